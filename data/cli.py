@@ -1,0 +1,62 @@
+"""How every command reads its options and tells its user what is wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+Config = TypeVar("Config")
+
+BAD_INPUT = 2
+"""Exit code of a command whose input was wrong: nothing was written, running it again changes nothing."""
+
+
+class UserError(ValueError):
+    """What the user can mend: one line that names the key, the rule, the value and a way out."""
+
+
+def parse(config_class: type[Config], argv: Sequence[str] | None = None, *, prog: str, description: str = "") -> Config:
+    """Read `--config FILE.yaml` and dotted overrides (`--a.b value`) into a frozen dataclass.
+
+    Later options win. `--print_config` prints the resolved configuration and ends; `--help` shows every field with its
+    docstring. Raises UserError for an unknown key or a value of the wrong type. A ValueError raised by a dataclass's own
+    `__post_init__` becomes a UserError too.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=prog, description=description or config_class.__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="A YAML file; options after it override it.")
+    parser.add_class_arguments(config_class, fail_untyped=True, sub_configs=False)
+    try:
+        namespace = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
+        namespace.pop("config", None)
+        return config_class(**{key: parser.instantiate_classes(namespace)[key] for key in _names(config_class)})
+    except (ArgumentError, ValueError, TypeError, OSError) as error:
+        raise UserError(_one_line(error)) from error
+
+
+def _names(config_class: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(config_class)]
+
+
+def _one_line(error: BaseException) -> str:
+    """The library's message without its line breaks and usage text."""
+    return " ".join(str(error).split())
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command's main function: exit 0 or what it returns; a UserError is one line on stderr and exit 2."""
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        # Every rank meets the same mistake: one line is enough, unless only a single rank met it.
+        rank = os.environ.get("RANK", "0")
+        prefix = "error" if rank == "0" else f"error (rank {rank})"
+        print(f"{prefix}: {error}", file=sys.stderr, flush=True)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(130)

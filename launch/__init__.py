@@ -1,0 +1,1 @@
+"""How a run starts, stops, resumes and is seen."""

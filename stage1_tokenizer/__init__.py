@@ -1,0 +1,1 @@
+"""Stage one: pictures to codes and back."""

@@ -1,0 +1,1 @@
+"""Stage two: codes to new codes."""
