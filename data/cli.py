@@ -22,8 +22,8 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None, *, prog
     """Read `--config FILE.yaml` and dotted overrides (`--a.b value`) into a frozen dataclass.
 
     Later options win. `--print_config` prints the resolved configuration and ends; `--help` shows every field with its
-    docstring. Raises UserError for an unknown key or a value of the wrong type. A ValueError raised by a dataclass's own
-    `__post_init__` becomes a UserError too.
+    docstring. Raises UserError for an unknown key, a value of the wrong type, and for a ValueError that a dataclass's
+    own `__post_init__` raises.
     """
     from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
