@@ -1,0 +1,83 @@
+"""What a run's results depend on beside its configuration: commit, versions, hardware, command, date."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "accelerate", "transformers", "webdataset", "numpy", "lpips", "deepspeed")
+"""The packages whose versions are kept with every run."""
+
+
+def commit(folder: Path | None = None) -> str | None:
+    """The git commit of the code, with `+changes` where tracked files differ from it; None outside a repository."""
+    where = folder or Path(__file__).resolve().parent
+    head = _git(where, "rev-parse", "HEAD")
+    if head is None:
+        return None
+    return f"{head}+changes" if _git(where, "status", "--porcelain", "--untracked-files=no") else head
+
+
+def _git(where: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=where, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of Python and of the packages that decide results."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> str:
+    """One line: the GPUs with their count, or the processor with the number of cores this process may use."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return f"{cores()} CPU cores, {_processor()}"
+
+
+def cores() -> int:
+    """Cores this process may run on (an affinity mask or a container's share counts)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names and names[0] not in ("", "unknown") else platform.machine()
+
+
+def now() -> str:
+    """The date and time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def facts() -> dict[str, Any]:
+    """Everything above as one dictionary, ready for JSON."""
+    return {
+        "date": now(),
+        "commit": commit(),
+        "argv": list(sys.argv),
+        "hardware": hardware(),
+        "host": platform.node(),
+        "versions": versions(),
+    }

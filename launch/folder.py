@@ -1,0 +1,104 @@
+"""A run's folder: who may write to it, with which configuration, and what it says about its origin.
+
+RUN/config.yaml      the resolved configuration; `--config RUN/config.yaml` starts the same run again
+RUN/run.json         commit, versions, hardware and command of each start
+RUN/metrics.jsonl    launch.metrics
+RUN/log.txt          what the run said
+RUN/checkpoints/     launch.checkpoint
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from data.cli import UserError
+from launch.facts import facts
+
+CONFIG, ORIGIN, LOG, LOCK = "config.yaml", "run.json", "log.txt", ".lock"
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as the dictionaries, lists and strings that YAML and JSON know."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader or a kill finds the old one or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def lock(folder: Path) -> IO[str]:
+    """Hold the run folder until the returned file is closed or its process is gone, however it went.
+
+    Raises UserError where another running process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise UserError(
+            f"run.folder={folder} is in use by {owner}: wait for it, stop it, or choose another folder"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {os.uname().nodename}")
+    file.flush()
+    return file
+
+
+def adopt(folder: Path, config: Any, may_change: Sequence[str]) -> None:
+    """Save the configuration in a new folder; in an old one, check that it is still the same.
+
+    `may_change` lists dotted keys, or prefixes ending in a dot, that don't alter the result. Raises UserError with the
+    first key that differs otherwise.
+    """
+    new = plain(config)
+    path = folder / CONFIG
+    if path.exists():
+        old = yaml.safe_load(path.read_text())
+        for key, before, after in differences(old, new):
+            if not any(key == free or (free.endswith(".") and key.startswith(free)) for free in may_change):
+                raise UserError(
+                    f"{key}={after!r} differs from {before!r}, with which the run in {folder} was started: "
+                    f"set it back to continue that run, or choose another run.folder"
+                )
+    write_atomically(path, yaml.safe_dump(new, sort_keys=False))
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys at which two nested configurations differ, with both values (None where absent)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+    elif old != new:
+        yield prefix, old, new
+
+
+def record_start(folder: Path, **extra: Any) -> None:
+    """Append this start's facts to run.json, whose top level tells of the newest one."""
+    path = folder / ORIGIN
+    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    starts.append({**facts(), **extra})
+    write_atomically(path, json.dumps({**starts[-1], "starts": starts}, indent=2) + "\n")

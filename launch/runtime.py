@@ -1,0 +1,270 @@
+"""How a run starts, is steered and ends: ranks, devices, seeds, signals, its folder, its metrics.
+
+with start_run(config, config.run) as run:
+    ...
+    for batch in batches:
+        stop = run.stopping()                     # once a step, on every rank
+        if due_save or stop: checkpoint.save(run.folder, step, state, run, keep=config.run.keep)
+        if due_finish or stop: break
+        run.record(parts, step=step, samples=B)   # stays on the device until a line is due
+return run.exit_code                              # 0, or STOPPED after SIGTERM or SIGUSR1
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from data.progress import Progress
+from launch import distributed, folder
+from launch.facts import cores
+from launch.metrics import Means, MetricFile
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import Tensor
+
+STOPPED = 85
+"""Exit code of a run that SIGTERM or SIGUSR1 ended at a step boundary, after a checkpoint: start it again to go on."""
+
+FREE_KEYS = (
+    "run.folder",
+    "run.trackers",
+    "run.project",
+    "run.log_every",
+    "run.save_every",
+    "run.keep",
+    "run.processes",
+    "run.timeout",
+)
+"""Settings that a continued run may change, because its weights don't depend on them."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run is started, watched and saved; nothing of what it computes, seed and precision apart."""
+
+    folder: str
+    """Where configuration, checkpoints, metrics and logs of the run go; an interrupted run there is continued."""
+    seed: int = 0
+    """Seed of everything random: initial weights, order of samples, augmentation, noise."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the networks: fp32, or bf16 with norms, distances and losses in fp32."""
+    deterministic: bool = False
+    """On GPUs, use deterministic kernels, so that a continued run is bit-identical; slower. CPUs always are."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where metrics go beside metrics.jsonl: any of tensorboard, wandb; [] for none."""
+    project: str = "vqloom"
+    """Name under which trackers file the run."""
+    log_every: int = 50
+    """Steps between two lines of training metrics."""
+    save_every: int = 1000
+    """Steps between two checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Checkpoints kept, the newest ones; older ones are deleted once a new one is complete."""
+    processes: int | None = None
+    """The number of ranks the run must have, else it doesn't start; null takes what the launcher gives."""
+    timeout: int = 1800
+    """Seconds that a rank waits for the others before it gives up."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.trackers if name not in ("tensorboard", "wandb")]
+        if unknown:
+            raise ValueError(f"run.trackers={unknown[0]} is not known: use tensorboard, wandb or an empty list")
+        for name, least in (("log_every", 1), ("save_every", 1), ("keep", 1), ("timeout", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"run.{name}={getattr(self, name)} is too small: set it to {least} or more")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"run.processes={self.processes} is too small: set it to 1 or more, or to null")
+
+
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Set torch's, numpy's and Python's generators for one step's model noise, a function of (seed, rank, step).
+
+    Called before every step, so that a continued run draws what the uninterrupted one did, with no saved state.
+    """
+    import torch
+
+    words = np.random.SeedSequence([seed, rank, step]).generate_state(3)
+    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+    np.random.seed(int(words[2]))
+    random.seed(int(words[2]))
+
+
+class Run:
+    """A started run, as one of its ranks sees it. Made by start_run."""
+
+    def __init__(self, config: RunConfig, accelerator: Accelerator, place: Path):
+        self.config = config
+        self.accelerator = accelerator
+        self.folder = place
+        self._asked, self._agreed = False, False
+        self._means, self._metrics = Means(), MetricFile(place) if self.is_main else None
+        self._samples, self._since = 0, time.monotonic()
+        self._vote = distributed.Vote(accelerator.num_processes, accelerator.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return self.accelerator.device
+
+    @property
+    def rank(self) -> int:
+        """This process's number among all ranks, from 0."""
+        return self.accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks there are."""
+        return self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes."""
+        return self.accelerator.is_main_process
+
+    @property
+    def exit_code(self) -> int:
+        """What the command returns: 0, or STOPPED where a signal ended the run early."""
+        return STOPPED if self._agreed else 0
+
+    def ask_to_stop(self) -> None:
+        """What SIGTERM and SIGUSR1 do on the rank that gets them: the run stops at the next step boundary."""
+        self._asked = True
+
+    def stopping(self) -> bool:
+        """Whether the run should save and end now: the same answer on every rank.
+
+        Call it once per step, on every rank. It doesn't wait for the GPU: the ranks agree over the CPU.
+        """
+        self._agreed = self._agreed or self._vote.any(self._asked)
+        return self._agreed
+
+    def record(
+        self, values: Mapping[str, Tensor | float], *, step: int, samples: int = 0, unit: str = "pictures"
+    ) -> None:
+        """Add one step's scalars to the means; every `log_every`-th step logs them and starts anew.
+
+        `samples` is the step's global number of samples and gives `rate/<unit>_per_second`. Every rank calls it alike.
+        """
+        self._means.add(values, self.device)
+        self._samples += samples
+        if (step + 1) % self.config.log_every == 0:
+            means = self._means.take(self.world_size)
+            now = time.monotonic()
+            if self._samples:
+                means[f"rate/{unit}_per_second"] = self._samples / max(now - self._since, 1e-9)
+            self._samples, self._since = 0, now
+            self.log(step, means, kind="train")
+
+    def log(self, step: int, values: Mapping[str, Tensor | float], kind: str = "eval") -> None:
+        """Write one line to metrics.jsonl and to the trackers, on rank 0; the others do nothing."""
+        if self._metrics is not None:
+            numbers = {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
+            self._metrics.write(step, numbers, kind)
+            if self.config.trackers:
+                self.accelerator.log(numbers, step=step)
+
+    def say(self, text: str) -> None:
+        """Tell the user something: on stderr and in log.txt, from rank 0 only."""
+        if self.is_main:
+            print(text, file=sys.stderr, flush=True)
+            with (self.folder / folder.LOG).open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def progress(self, title: str, total: int | None, *, unit: str, start: int = 0) -> Progress:
+        """A progress display that only rank 0 shows."""
+        return Progress(title, total, unit=unit, start=start, enabled=self.is_main)
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.accelerator.wait_for_everyone()
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's picklable object, on every rank."""
+        return self._vote.broadcast(value)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks (the tensor itself on one)."""
+        return distributed.total(tensor, self.world_size)
+
+
+@contextlib.contextmanager
+def start_run(config: Any, run: RunConfig, *, may_change: Sequence[str] = ()) -> Iterator[Run]:
+    """Start a run, on every rank: process group, seeds, folder, signals, trackers; at the end, close them all.
+
+    `config` is the whole configuration (a dataclass), saved in the folder; `may_change` names further dotted keys that
+    a continued run may change. Raises UserError where the launch isn't what was asked for, or the folder belongs to
+    another configuration or to a running process. An exception on one rank ends all of them with its reason printed.
+    """
+    import torch
+
+    outside = torch.distributed.is_initialized()
+    accelerator = distributed.start(run)
+    place = Path(run.folder)
+    held = distributed.on_main(accelerator, lambda: _open_folder(place, config, (*FREE_KEYS, *may_change), accelerator))
+    _seed(run, accelerator)
+    if run.trackers:
+        accelerator.init_trackers(run.project)
+    this = Run(run, accelerator, place)
+    _warn_of_idle_cores(this)
+    with _signals(this), distributed.failing_together(accelerator):
+        yield this
+    this.barrier()
+    distributed.end(accelerator, close_group=not outside)
+    if held is not None:
+        held.close()
+
+
+def _open_folder(place: Path, config: Any, free: Sequence[str], accelerator: Accelerator) -> Any:
+    held = folder.lock(place)
+    folder.adopt(place, config, free)
+    folder.record_start(place, world_size=accelerator.num_processes, device=str(accelerator.device.type))
+    return held
+
+
+def _seed(run: RunConfig, accelerator: Accelerator) -> None:
+    """The same generators on every rank, so that initial weights agree; seed_step then differs by rank."""
+    import torch
+
+    seed_step(run.seed, 0, 0)
+    if run.deterministic and accelerator.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def _warn_of_idle_cores(run: Run) -> None:
+    import torch
+
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    used = torch.get_num_threads() * local
+    if run.device.type == "cpu" and used < cores() and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        run.say(
+            f"note: {used} of {cores()} cores are used (OMP_NUM_THREADS={torch.get_num_threads()}; accelerate launch "
+            f"sets 1 unless told): set OMP_NUM_THREADS, or start with python -m launch.local"
+        )
+
+
+@contextlib.contextmanager
+def _signals(run: Run) -> Iterator[None]:
+    """SIGTERM and SIGUSR1 become a request to stop, until the process ends: a launcher may send a second one."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        run.ask_to_stop()
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, ask)
+    yield
