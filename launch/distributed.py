@@ -122,6 +122,16 @@ class Vote:
         torch.distributed.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's object, by rank, on every rank."""
+        if self._world_size == 1:
+            return [value]
+        import torch
+
+        boxes: list[Any] = [None] * self._world_size
+        torch.distributed.all_gather_object(boxes, value, group=self._group)
+        return boxes
+
 
 def total(tensor: Tensor, world_size: int) -> Tensor:
     """The sum over ranks of a tensor that lies where the process group computes."""

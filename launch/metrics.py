@@ -1,6 +1,6 @@
 """Numbers of a run: summed on the device until they are logged, written as lines of JSON.
 
-A line of metrics.jsonl: `{"step": int, "time": seconds since 1970, "kind": "train" | "eval" | "system", NAME: number…}`.
+A line of metrics.jsonl: `{"step": int, "time": seconds since 1970, "kind": "train" | "eval" | "system", NAME: number}`.
 Names are paths with slashes: `loss/rec`, `codes/perplexity`, `rate/pictures_per_second`, `eval/psnr`.
 """
 

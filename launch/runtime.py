@@ -196,6 +196,10 @@ class Run:
         """Rank 0's picklable object, on every rank."""
         return self._vote.broadcast(value)
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable object, by rank, on every rank."""
+        return self._vote.gather(value)
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all ranks (the tensor itself on one)."""
         return distributed.total(tensor, self.world_size)

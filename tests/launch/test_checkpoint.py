@@ -1,0 +1,163 @@
+"""Checkpoints: exact, atomic, checked, and passed over where damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.cli import UserError
+from launch import checkpoint
+from launch.runtime import RunConfig, start_run
+from tests.distributed import run_distributed_test
+
+
+class Counter:
+    def __init__(self, value: int = 0):
+        self.value = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.value = state_dict["value"]
+
+
+def parts(seed: int = 0) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(4, 3)).sum().backward()
+    optimizer.step()
+    return {"model": model, "optimizer": optimizer}
+
+
+def weights(state: dict[str, Any]) -> list[torch.Tensor]:
+    moments = [value for entry in state["optimizer"].state_dict()["state"].values() for value in entry.values()]
+    return [*state["model"].state_dict().values(), *moments]
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
+    saved, loaded = parts(0), parts(1)
+    assert not same(saved, loaded)
+    checkpoint.save(tmp_path, 7, saved)
+    assert checkpoint.load_latest(tmp_path, loaded) == 7
+    assert same(saved, loaded)
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert checkpoint.load_latest(tmp_path, parts()) is None
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 10):
+        checkpoint.save(tmp_path, step, parts(), keep=2)
+    assert checkpoint.steps(tmp_path) == [10, 3]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, parts(0))
+    checkpoint.save(tmp_path, 1, parts(1))
+    assert checkpoint.load_latest(tmp_path, loaded := parts(2)) == 1
+    assert same(loaded, parts(1))
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "reason"),
+    [
+        (truncate, "model.pt", "truncated"),
+        (flip_a_bit, "optimizer.pt", "altered"),
+        (Path.unlink, "model.pt", "missing"),
+        (Path.unlink, "manifest.json", "missing"),
+        (truncate, "manifest.json", "can't be read"),
+    ],
+)
+def test_a_damaged_one_is_passed_over_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any, file: str, reason: str
+) -> None:
+    older = parts(0)
+    checkpoint.save(tmp_path, 1, older)
+    newest = checkpoint.save(tmp_path, 2, parts(1))
+    damage(newest / file)
+    loaded = parts(2)
+    assert checkpoint.load_latest(tmp_path, loaded) == 1
+    assert same(loaded, older)
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert reason in warning
+    assert file in warning
+    assert newest.name in warning
+
+
+def test_a_kill_while_saving_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, 1, parts(0), keep=1)
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "_finish", killed)
+        checkpoint.save(tmp_path, 2, parts(1), keep=1)
+    loaded = parts(2)
+    assert checkpoint.load_latest(tmp_path, loaded) == 1
+    assert same(loaded, parts(0))
+    checkpoint.save(tmp_path, 2, parts(1), keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000002"]
+
+
+def test_other_parts_are_refused(tmp_path: Path) -> None:
+    state = parts()
+    checkpoint.save(tmp_path, 1, state)
+    with pytest.raises(UserError, match=r"holds model\.pt, optimizer\.pt but this run asks for .*ema\.pt"):
+        checkpoint.load_latest(tmp_path, {**state, "ema": state["model"]})
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "evil"),)
+
+    path = checkpoint.save(tmp_path, 1, {"part": Counter(1)})
+    torch.save(Evil(), path / "part.pt")
+    manifest = json.loads((path / "manifest.json").read_text())
+    with (path / "part.pt").open("rb") as file:
+        digest = checkpoint.hashlib.file_digest(file, "sha256").hexdigest()
+    manifest["files"]["part.pt"] = {"size": (path / "part.pt").stat().st_size, "sha256": digest}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Exception, match=r"[Ww]eights"):
+        checkpoint.load_latest(tmp_path, {"part": Counter()})
+    assert not (tmp_path / "evil").exists()
+
+
+def save_on_each_rank(folder: str) -> tuple[int, list[str]]:
+    with start_run(RunConfig(folder), RunConfig(folder, trackers=[])) as run:
+        model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+        checkpoint.save(run.folder, 5, {"model": model}, run, per_rank={"own": Counter(10 + run.rank)})
+        own = Counter()
+        assert checkpoint.load_latest(run.folder, {"model": model}, run, per_rank={"own": own}) == 5
+        return own.value, sorted(path.name for path in (run.folder / "checkpoints/step-000000005").iterdir())
+
+
+def test_two_ranks_save_and_one_loads(tmp_path: Path) -> None:
+    results = run_distributed_test(save_on_each_rank, 2, [str(tmp_path / "run")])
+    assert [value for value, _ in results] == [10, 11]
+    assert results[0][1] == ["manifest.json", "model.pt", "own.rank0.pt", "own.rank1.pt"]
+    assert checkpoint.load_latest(tmp_path / "run", {"model": torch.nn.Linear(2, 2)}) == 5
