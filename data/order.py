@@ -1,0 +1,248 @@
+"""Which sample comes when: a pure function of the shard sizes, a seed and the step. No I/O, no torch, no state.
+
+Epoch e reads the shards, permuted by (seed, e), as one ring of N samples from an offset drawn from (seed, e), cut into
+R lanes of L = N // R neighbours. At step t each lane gives b = B / R samples: positions [t·b, (t + 1)·b) of its endless
+sequence. Inside a lane, windows of w samples are permuted by (seed, e, lane, window).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+_MASK = (1 << 64) - 1
+_ROUNDS = 4
+_KEPT_EPOCHS = 4
+
+
+class Order(Protocol):
+    """What the stream asks of an order; SampleOrder and MixtureOrder are the two there are."""
+
+    batch_size: int
+    lanes: int
+
+    def slots(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Lanes and positions in their lanes, int64 (n,) each, of one rank's share of the step."""
+        ...
+
+    def at(self, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Int64 (n, 3): shard, position in the shard and epoch of each (lane, position in the lane's sequence)."""
+        ...
+
+    def runs(self, lane: int, position: int) -> tuple[int, list[tuple[int, int, int]]]:
+        """The window around a lane's position: its end, and the (shard, start, stop) runs it is made of."""
+        ...
+
+
+class _Epoch(NamedTuple):
+    """One epoch's shards in their order."""
+
+    shards: np.ndarray
+    """Shard numbers, int64 (S,)."""
+    starts: np.ndarray
+    """Where each begins in the epoch's sequence, int64 (S + 1,)."""
+    offset: int
+    """Where lane 0 begins."""
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors of a positive number, ascending."""
+    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return small + [number // d for d in reversed(small) if d * d != number]
+
+
+class SampleOrder:
+    """The order of the samples of one set of shards.
+
+    `shard_sizes` are the samples in each shard; `batch_size` is the global batch B; `lanes` R (default B) must divide
+    B and not exceed the samples; `window` w is the reach of the shuffle inside a lane. ValueError names what would do.
+    """
+
+    def __init__(
+        self,
+        shard_sizes: Sequence[int] | np.ndarray,
+        *,
+        seed: int,
+        batch_size: int,
+        lanes: int | None = None,
+        window: int = 4096,
+    ):
+        self.sizes = np.asarray(shard_sizes, dtype=np.int64)
+        self.samples = int(self.sizes.sum())
+        self.seed, self.batch_size, self.window = seed, batch_size, window
+        self.lanes = batch_size if lanes is None else lanes
+        if batch_size < 1 or window < 1 or self.lanes < 1:
+            raise ValueError(f"batch_size={batch_size}, lanes={self.lanes} and window={window} must be 1 or more")
+        if batch_size % self.lanes:
+            raise ValueError(
+                f"data.lanes={self.lanes} does not divide data.batch_size={batch_size}: "
+                f"set data.lanes to one of {_listed(divisors(batch_size))}"
+            )
+        if self.samples < self.lanes:
+            fitting = [d for d in divisors(batch_size) if d <= self.samples]
+            way_out = f"set data.lanes to one of {_listed(fitting)}" if fitting else "add samples"
+            raise ValueError(f"data.lanes={self.lanes} is more than the {self.samples} samples there are: {way_out}")
+        self.lane_length = self.samples // self.lanes
+        self.per_lane = batch_size // self.lanes
+        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
+
+    def epoch(self, step: int) -> int:
+        """The epoch in which step `step` begins."""
+        return step * self.per_lane // self.lane_length
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps that one pass over the samples takes."""
+        return self.lane_length / self.per_lane
+
+    def batch(self, step: int) -> np.ndarray:
+        """Int64 (B, 2): shard and position in the shard of each sample of the global batch."""
+        return self.part(step, 0, 1)
+
+    def part(self, step: int, rank: int, world_size: int) -> np.ndarray:
+        """Int64 (B / W, 2): rank `rank`'s share of the batch; the shares of all ranks, in order, are the batch."""
+        return self.at(*self.slots(step, rank, world_size))[:, :2]
+
+    def slots(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Lanes and positions in them, int64 (B / W,) each, of one rank's share of the step. O(1) in the step."""
+        return lane_slots(self.lanes, self.per_lane, step, rank, world_size)
+
+    def at(self, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Int64 (n, 3): shard, position in the shard and epoch of each (lane, position in its endless sequence)."""
+        found = np.empty((len(lanes), 3), dtype=np.int64)
+        epochs, inside = np.divmod(positions, self.lane_length)
+        found[:, 2] = epochs
+        for epoch in np.unique(epochs).tolist():
+            chosen = np.flatnonzero(epochs == epoch)
+            shuffled = self._shuffle(epoch, lanes[chosen], inside[chosen])
+            plan = self._plan(epoch)
+            ring = (plan.offset + lanes[chosen] * self.lane_length + shuffled) % self.samples
+            place = np.searchsorted(plan.starts, ring, side="right") - 1
+            found[chosen, 0] = plan.shards[place]
+            found[chosen, 1] = ring - plan.starts[place]
+        return found
+
+    def runs(self, lane: int, position: int) -> tuple[int, list[tuple[int, int, int]]]:
+        """The window that holds a lane's `position`: where it ends, and its (shard, start, stop) runs of samples.
+
+        A streaming reader fetches these neighbours in one go and gives them out in the window's order.
+        """
+        epoch, inside = divmod(position, self.lane_length)
+        first = inside - inside % self.window
+        count = min(self.window, self.lane_length - first)
+        plan = self._plan(epoch)
+        ring = (plan.offset + lane * self.lane_length + first) % self.samples
+        found, left = [], count
+        while left:
+            place = int(np.searchsorted(plan.starts, ring, side="right")) - 1
+            start = ring - int(plan.starts[place])
+            taken = min(left, int(plan.starts[place + 1]) - ring)
+            found.append((int(plan.shards[place]), start, start + taken))
+            left -= taken
+            ring = (ring + taken) % self.samples
+        return epoch * self.lane_length + first + count, found
+
+    def _plan(self, epoch: int) -> _Epoch:
+        plan = self._epochs.get(epoch)
+        if plan is None:
+            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([_key(self.seed, epoch)])))
+            shards = rng.permutation(len(self.sizes)).astype(np.int64)
+            starts = np.concatenate([[0], np.cumsum(self.sizes[shards])])
+            # The offset makes the N mod R samples left over others in every epoch, also where there is one shard.
+            plan = _Epoch(shards, starts, int(rng.integers(self.samples)))
+            self._epochs[epoch] = plan
+            while len(self._epochs) > _KEPT_EPOCHS:
+                self._epochs.pop(next(iter(self._epochs)), None)
+        return plan
+
+    def _shuffle(self, epoch: int, lanes: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        """Positions in the lane after each window's permutation."""
+        window, place = np.divmod(inside, self.window)
+        first = window * self.window
+        count = np.minimum(self.window, self.lane_length - first)
+        base = np.uint64(_key(self.seed, epoch))
+        keys = _mix(_mix(base ^ lanes.astype(np.uint64)) + window.astype(np.uint64))
+        return first + permute(place, count, keys)
+
+
+def lane_slots(lanes: int, per_lane: int, step: int, rank: int, world_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rank `rank`'s lanes and the positions in them at `step`; ValueError unless the ranks divide the lanes."""
+    if step < 0 or not 0 <= rank < world_size:
+        raise ValueError(f"step={step} must not be negative and rank={rank} must be in 0..{world_size - 1}")
+    if lanes % world_size:
+        batch = lanes * per_lane
+        fitting = [d for d in divisors(batch) if d % world_size == 0]
+        nearest = sorted({max(1, batch // world_size) * world_size, (batch // world_size + 1) * world_size})
+        other = (
+            f"set data.lanes to one of {_listed(fitting)}"
+            if fitting
+            else (f"set data.lanes and data.batch_size to {_listed(nearest)}")
+        )
+        raise ValueError(
+            f"data.lanes={lanes} is not a multiple of the {world_size} ranks: "
+            f"run on {_listed(divisors(lanes))} ranks, or {other}"
+        )
+    own = lanes // world_size
+    lane = np.repeat(np.arange(rank * own, (rank + 1) * own, dtype=np.int64), per_lane)
+    position = np.tile(step * per_lane + np.arange(per_lane, dtype=np.int64), own)
+    return lane, position
+
+
+def permute(place: np.ndarray, count: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Image of each `place` in [0, count) under a permutation of [0, count) chosen by `keys` (uint64).
+
+    Rounds of multiplication and shift are bijections of the next power of two; what falls outside [0, count) is sent
+    through again until it is inside (cycle walking), less than twice on average. Any place costs the same: no array of
+    the window is made.
+    """
+    last = (count - 1).astype(np.uint64)
+    bits = np.zeros_like(last)
+    for shift in (32, 16, 8, 4, 2, 1):
+        above = (last >> (bits + np.uint64(shift))) > 0
+        bits[above] += np.uint64(shift)
+    bits += last > 0
+    mask = (np.uint64(1) << bits) - np.uint64(1)
+    value = place.astype(np.uint64)
+    todo = np.arange(len(value))
+    while len(todo):
+        value[todo] = _scramble(value[todo], bits[todo], mask[todo], keys[todo])
+        todo = todo[value[todo] > last[todo]]
+    return value.astype(np.int64)
+
+
+def _scramble(value: np.ndarray, bits: np.ndarray, mask: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    shift = np.maximum(bits >> np.uint64(1), np.uint64(1))
+    for turn in range(_ROUNDS):
+        keys = _mix(keys + np.uint64(turn))
+        value = (value + (keys >> np.uint64(1))) & mask
+        value = (value * (keys | np.uint64(1))) & mask
+        value = value ^ (value >> shift)
+    return value
+
+
+def _mix(value: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele et al. 2014) over uint64, wrapping."""
+    with np.errstate(over="ignore"):
+        value = value + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return value ^ (value >> np.uint64(31))
+
+
+def _key(*numbers: int) -> int:
+    """64 bits from some integers of any size."""
+    key = 0
+    for number in numbers:
+        key = int(_mix(np.array([(key ^ number) & _MASK], dtype=np.uint64))[0])
+        key ^= (number >> 64) & _MASK if number >= 0 else 0
+    return key
+
+
+def _listed(numbers: Sequence[int], most: int = 12) -> str:
+    shown = [str(number) for number in numbers]
+    if len(shown) > most:
+        shown = [*shown[: most // 2], "…", *shown[-most // 2 :]]
+    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " or " + shown[-1]
