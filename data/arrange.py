@@ -1,0 +1,71 @@
+"""Which samples go into which split and shard, in what order: pure functions of numbers, the same on every machine.
+
+The shuffle is a hash of (seed, position), not a library's generator: a set packed today can be packed again, to the
+same bytes, with another version of numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+def hashed(values: np.ndarray, seed: int) -> np.ndarray:
+    """64 well-mixed bits for each value, uint64 (SplitMix64's output function, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        start = np.uint64((seed * 0xD1342543DE82EF95 + 0x2545F4914F6CDD1D) % 2**64)
+        bits = (np.asarray(values).astype(np.uint64) + np.uint64(1)) * _STEP ^ start
+        for shift, factor in zip((30, 27), _MIX, strict=True):
+            bits = (bits ^ (bits >> np.uint64(shift))) * factor
+        return bits ^ (bits >> np.uint64(31))
+
+
+def shuffled(count: int, seed: int) -> np.ndarray:
+    """A permutation of range(count), int64."""
+    return np.argsort(hashed(np.arange(count), seed), kind="stable")
+
+
+def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions kept and positions held out (both sorted, int64): `share` of all samples, and of each label's.
+
+    Stratified by largest remainder, so that the total held out is round(share · N) exactly and each label's differs
+    from its share by less than one. Which ones, is drawn by `seed`.
+    """
+    labels = np.asarray(labels)
+    names, label_of, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    wanted = counts * share
+    take = np.floor(wanted).astype(np.int64)
+    missing = round(share * len(labels)) - int(take.sum())
+    take[np.argsort(-(wanted - take), kind="stable")[:missing]] += 1
+    out = np.zeros(len(labels), dtype=bool)
+    order = shuffled(len(labels), seed)
+    for i in range(len(names)):
+        out[order[label_of[order] == i][: take[i]]] = True
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def cut_by_count(count: int, per_shard: int) -> list[range]:
+    """Shards of `per_shard` samples each; the last may be smaller."""
+    return [range(start, min(start + per_shard, count)) for start in range(0, count, per_shard)]
+
+
+def cut_evenly(count: int, shards: int) -> list[range]:
+    """`shards` shards whose sizes differ by one at most."""
+    edges = [count * i // shards for i in range(shards + 1)]
+    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+
+
+def cut_by_bytes(sizes: Sequence[int] | np.ndarray, per_shard: int) -> list[range]:
+    """Shards of neighbouring samples whose bytes add up to at most `per_shard` each (a larger sample stands alone)."""
+    ends = np.cumsum(np.asarray(sizes, dtype=np.int64))
+    shards, start = [], 0
+    while start < len(ends):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + per_shard, side="right")))
+        shards.append(range(start, stop))
+        start = stop
+    return shards
