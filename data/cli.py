@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 Config = TypeVar("Config")
 
 BAD_INPUT = 2
 """Exit code of a command whose input was wrong: nothing was written, running it again changes nothing."""
+
+ERRORS_FOLDER = "VQLOOM_ERRORS"
+"""Environment variable with which a launcher of several ranks names a folder of its own, to tell an error only once."""
 
 
 class UserError(ValueError):
@@ -53,10 +58,22 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        # Every rank meets the same mistake: one line is enough, unless only a single rank met it.
-        rank = os.environ.get("RANK", "0")
-        prefix = "error" if rank == "0" else f"error (rank {rank})"
-        print(f"{prefix}: {error}", file=sys.stderr, flush=True)
+        if _first_to_tell(str(error)):
+            print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _first_to_tell(message: str) -> bool:
+    """Whether no other rank of this launch has told the user the same: ranks mostly meet the same mistake."""
+    folder = os.environ.get(ERRORS_FOLDER)
+    if folder is None:
+        return True
+    try:
+        (Path(folder) / hashlib.sha256(message.encode()).hexdigest()).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True

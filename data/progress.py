@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TypeVar
 
@@ -84,7 +84,7 @@ class Progress:
 
 def progress(items: Iterable[Item], title: str, *, unit: str, total: int | None = None) -> Iterator[Item]:
     """Iterate with a Progress over it."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(title, total, unit=unit) as bar:
         for item in items:

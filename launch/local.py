@@ -1,0 +1,87 @@
+"""Start a command of this project on one machine: `python -m launch.local --processes N MODULE ARGUMENT…`.
+
+It is `accelerate launch` with the flags that make N ranks belong together, and with a plain ending: a user's mistake
+stays one line and exit code 2, a stop by signal keeps its exit code (launch.runtime.STOPPED), and a failure is told by
+the rank that failed, not by the launcher's own trace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from types import FrameType
+
+from data.cli import BAD_INPUT, ERRORS_FOLDER, UserError, run
+from launch.processes import launch_arguments
+from launch.runtime import STOPPED
+
+
+def start(module: str, arguments: Sequence[str], processes: int = 1) -> int:
+    """Run a module on `processes` ranks in this process's launcher and wait; the exit code that tells what happened.
+
+    0, BAD_INPUT or STOPPED where a rank ended with it, else 1 (and 128 + signal for a rank that a signal killed).
+    """
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    for name in ("torch.distributed.elastic", "torch.distributed.run", "accelerate.commands.launch"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _forward_signals()
+    options = launch_command_parser().parse_args(launch_arguments(module, arguments, processes))
+    with tempfile.TemporaryDirectory() as errors:
+        os.environ[ERRORS_FOLDER] = errors
+        try:
+            launch_command(options)
+        except ChildFailedError as error:
+            return _verdict([failure.exitcode for failure in error.failures.values()])
+        except subprocess.CalledProcessError as error:
+            return _verdict([error.returncode])
+    return 0
+
+
+def _verdict(codes: Sequence[int]) -> int:
+    """One exit code for the ranks'. A rank that the launcher ended (SIGTERM) because of another says nothing."""
+    for code in (BAD_INPUT, STOPPED):
+        if code in codes:
+            return code
+    own = [code for code in codes if code != -signal.SIGTERM]
+    if not own:
+        return 128 + signal.SIGTERM
+    return 128 - own[0] if own[0] < 0 else 1
+
+
+def _forward_signals() -> None:
+    """SIGTERM, SIGUSR1 and SIGINT go to the ranks, which end in their own time; the launcher waits for them."""
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        import psutil
+
+        for child in psutil.Process().children():
+            child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, forward)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read `--processes N MODULE ARGUMENT…` and start it."""
+    parser = argparse.ArgumentParser(prog="python -m launch.local", description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=int, default=1, help="ranks on this machine (default 1)")
+    parser.add_argument("module", help="stage1_tokenizer.train, stage2_prior.sample, …")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the module's own options")
+    options = parser.parse_args(argv)
+    if options.processes < 1:
+        raise UserError(f"--processes={options.processes} is too small: give 1 or more")
+    return start(options.module, options.arguments, options.processes)
+
+
+if __name__ == "__main__":
+    sys.stderr.reconfigure(line_buffering=True)
+    run(main)

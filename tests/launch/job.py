@@ -1,0 +1,66 @@
+"""A command for the launcher's tests: a run that does nothing but what its options ask."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+
+import torch
+
+from data.cli import UserError, parse, run
+from launch import checkpoint
+from launch.runtime import RunConfig, start_run
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """A run without work."""
+
+    run: RunConfig
+    """The run."""
+    mistake: bool = False
+    """Every rank meets a user's mistake."""
+    fail_rank: int = -1
+    """The rank that raises at step 3."""
+    kill_rank: int = -1
+    """The rank that dies at step 3."""
+    signal_rank: int = -1
+    """The rank that gets a signal at step 3."""
+    launcher: bool = False
+    """Whether the signal goes to the launcher instead."""
+    steps: int = 100000
+    """Steps until the run ends by itself."""
+
+
+def act(config: JobConfig, rank: int) -> None:
+    if rank == config.fail_rank:
+        raise RuntimeError("the paper jam")
+    if rank == config.kill_rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if rank == config.signal_rank:
+        os.kill(os.getppid() if config.launcher else os.getpid(), signal.SIGUSR1)
+
+
+def main() -> int:
+    config = parse(JobConfig, prog="tests.launch.job")
+    if config.mistake:
+        raise UserError("mistake=True is not wanted: leave it away")
+    with start_run(config, config.run, may_change=["signal_rank", "steps"]) as run:
+        first = checkpoint.load_latest(run.folder, {}, run) or 0
+        total = 0.0
+        for step in range(first, config.steps):
+            stop = run.stopping()
+            if stop:
+                checkpoint.save(run.folder, step, {}, run)
+                break
+            if step == 3:
+                act(config, run.rank)
+            total = float(run.sum(torch.ones(1)))
+            run.record({"ranks": total, "rank": run.rank}, step=step, samples=4)
+        run.say(f"{run.world_size} ranks, sum {total}, from step {first}")
+    return run.exit_code
+
+
+if __name__ == "__main__":
+    run(main)

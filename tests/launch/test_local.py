@@ -1,0 +1,106 @@
+"""The launcher: ranks that belong together, plain endings, and refusals of starts that only look right."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch import metrics
+from launch.processes import CONFIGS, command
+from launch.runtime import STOPPED
+
+JOB = "tests.launch.job"
+
+
+def launch(folder: Path, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "launch.local", "--processes", str(processes), JOB]
+    return run([*line, "--run.folder", str(folder), "--run.trackers", "[]", *arguments])
+
+
+def run(line: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "MASTER_"))}
+    environment = {**clean, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environ}
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment, check=False)
+
+
+def test_two_processes_are_two_ranks(tmp_path: Path) -> None:
+    done = launch(tmp_path / "run", "--steps", "50", "--run.processes", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "2 ranks, sum 2.0, from step 0\n"
+    (line,) = metrics.read(tmp_path / "run" / "metrics.jsonl")
+    assert (line["step"], line["kind"], line["ranks"], line["rank"]) == (49, "train", 2.0, 0.5)
+    assert line["rate/pictures_per_second"] > 0
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        done = launch(tmp_path / "run", "--mistake", "true", processes=processes)
+        assert (done.returncode, done.stderr) == (2, "error: mistake=True is not wanted: leave it away\n")
+
+
+def test_an_unknown_key_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = launch(tmp_path / "run", "--run.sede", "1")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "sede" in done.stderr
+
+
+def test_one_failing_rank_ends_all_with_its_reason(tmp_path: Path) -> None:
+    done = launch(tmp_path / "run", "--fail_rank", "1")
+    assert done.returncode == 1
+    assert "rank 1 failed" in done.stderr
+    assert "RuntimeError: the paper jam" in done.stderr
+    assert done.stderr.count("Traceback") == 1
+
+
+def test_a_killed_rank_ends_all(tmp_path: Path) -> None:
+    done = launch(tmp_path / "run", "--kill_rank", "1")
+    assert done.returncode in (1, 128 + 9)
+    assert "rank 0 ends because another rank is gone" in done.stderr or done.returncode == 128 + 9
+
+
+@pytest.mark.parametrize("launcher", ["false", "true"])
+def test_a_signal_stops_all_ranks_with_a_checkpoint_and_its_exit_code(tmp_path: Path, launcher: str) -> None:
+    done = launch(tmp_path / "run", "--signal_rank", "1", "--launcher", launcher)
+    assert done.returncode == STOPPED, done.stderr
+    again = launch(tmp_path / "run", "--steps", "30", "--signal_rank", "-1", "--launcher", launcher)
+    assert again.returncode == 0, again.stderr
+    assert "from step" in again.stderr
+    assert "from step 0" not in again.stderr
+
+
+def test_another_number_of_ranks_than_asked_is_refused(tmp_path: Path) -> None:
+    done = launch(tmp_path / "run", "--run.processes", "3")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: run.processes=3 but the launcher started 2: start with")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_silently_undistributed_launch_is_refused(tmp_path: Path) -> None:
+    bare = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
+    done = run([*bare, "-m", JOB, "--run.folder", str(tmp_path / "run")])
+    assert done.returncode != 0
+    assert "error: accelerate launch was asked for several processes but started one" in done.stderr
+    assert "python -m launch.local" in done.stderr
+
+
+def test_plain_accelerate_launch_with_our_file_is_distributed(tmp_path: Path) -> None:
+    done = run(command(JOB, ["--run.folder", str(tmp_path / "run"), "--run.trackers", "[]", "--steps", "2"], 2))
+    assert "2 ranks, sum 2.0" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ["one", "cpu", "gpu"])
+def test_accelerate_reads_its_files(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    path = CONFIGS / f"{name}.yaml"
+    loaded = load_config_from_file(str(path))
+    written = yaml.safe_load(path.read_text())
+    assert loaded.distributed_type.value == written["distributed_type"]
+    assert loaded.num_machines == 1
+    assert loaded.use_cpu is False
