@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
@@ -47,33 +47,79 @@ def save(
     *,
     keep: int = 2,
     per_rank: Mapping[str, Stateful] | None = None,
-) -> Path:
+) -> Path | None:
     """Write the run's checkpoint of `step` (steps done so far) and delete all but the `keep` newest; its folder.
 
     `state` is the same on every rank and written by rank 0 while the others wait; `per_rank` is written by each rank.
     A model wrapped for several ranks is saved as the model inside, so that another number of ranks can load it.
+    Nothing is saved after a loss that isn't finite: that raises NotFiniteError. Where the disk takes no more, the older
+    checkpoints stay, and run.on_save_error decides: a UserError, or a warning and None.
     """
     final = folder / FOLDER / _name(step)
     temporary = final.with_name(f".{final.name}.part")
+    if run is not None:
+        run.check_finite()
+    problem = _on_main(run, lambda: _make_empty(temporary))
+    files: dict[str, Any] = {}
+    mine = None
+    if problem is None:
+        files, mine = _write_parts(temporary, state if _is_main(run) else {}, per_rank or {}, run)
+    everyones = run.gather((files, mine)) if run else [(files, mine)]
+    problem = problem or next((text for _, text in everyones if text), None)
+    merged = {name: entry for part, _ in everyones for name, entry in part.items()}
+    manifest = {"format": FORMAT, "step": step, "world_size": len(everyones), "files": merged}
+    problem = problem or _on_main(run, lambda: _finish(temporary, final, manifest))
+    if problem is not None:
+        _not_written(folder, temporary, step, problem, run)
+        return None
     if _is_main(run):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    _wait(run)
-    files = {}
-    if _is_main(run):
-        files = {f"{name}.pt": _write(temporary / f"{name}.pt", _inner(part)) for name, part in state.items()}
-    if per_rank:
-        rank = run.rank if run else 0
-        mine = {f"{name}.rank{rank}.pt": part for name, part in per_rank.items()}
-        files |= {name: _write(temporary / name, part) for name, part in mine.items()}
-    everyones = run.gather(files) if run and per_rank else [files]
-    if _is_main(run):
-        merged = {name: entry for part in everyones for name, entry in part.items()}
-        _finish(temporary, final, {"format": FORMAT, "step": step, "world_size": len(everyones), "files": merged})
         for old in _folders(folder)[keep:]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
     _wait(run)
     return final
+
+
+def _on_main(run: Run | None, work: Callable[[], None]) -> str | None:
+    """Do something with files on rank 0; what was wrong with the disk, on every rank."""
+    problem = None
+    if _is_main(run):
+        try:
+            work()
+        except OSError as error:
+            problem = str(error)
+    return run.broadcast(problem) if run else problem
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _write_parts(
+    temporary: Path, state: Mapping[str, Stateful], per_rank: Mapping[str, Stateful], run: Run | None
+) -> tuple[dict[str, Any], str | None]:
+    """This rank's files with their sizes and hashes, and what was wrong with the disk."""
+    files = {f"{name}.pt": _inner(part) for name, part in state.items()}
+    files |= {f"{name}.rank{run.rank if run else 0}.pt": part for name, part in per_rank.items()}
+    try:
+        return {name: _write(temporary / name, part) for name, part in files.items()}, None
+    except OSError as error:
+        return {}, str(error)
+    except RuntimeError as error:  # torch's zip writer hides the file's OSError in its own
+        if isinstance(error.__context__, OSError):
+            return {}, str(error.__context__)
+        raise
+
+
+def _not_written(folder: Path, temporary: Path, step: int, problem: str, run: Run | None) -> None:
+    if _is_main(run):
+        shutil.rmtree(temporary, ignore_errors=True)
+    kept = steps(folder)
+    text = f"the checkpoint of step {step} can't be written ({problem}); "
+    text += f"that of step {kept[0]} is the newest" if kept else "there is no older one"
+    if run is None or run.config.on_save_error == "stop":
+        raise UserError(f"{text}: make room and start again, or set run.on_save_error=continue")
+    _say(run, f"warning: {text}; the run goes on (run.on_save_error=continue)")
 
 
 def load_latest(

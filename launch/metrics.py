@@ -87,6 +87,13 @@ class Means:
             self._sums[name] = self._sums[name] + scalar if name in self._sums else scalar.clone()
             self._counts[name] = self._counts.get(name, 0) + 1
 
+    def not_finite(self, prefix: str) -> bool:
+        """Whether a mean of this rank whose name begins with `prefix` is infinite or not a number; waits for it."""
+        import torch
+
+        sums = [value for name, value in self._sums.items() if name.startswith(prefix)]
+        return bool(sums) and not bool(torch.isfinite(torch.stack(sums)).all())
+
     def take(self, world_size: int = 1) -> dict[str, float]:
         """The means since the last call, the same on every rank; the only point where the device is waited for."""
         import torch

@@ -19,10 +19,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +29,8 @@ from data.progress import Progress
 from launch import distributed, folder
 from launch.facts import cores
 from launch.metrics import Means, MetricFile
+from launch.settings import FREE_KEYS, RunConfig
+from launch.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import torch
@@ -39,55 +40,12 @@ if TYPE_CHECKING:
 STOPPED = 85
 """Exit code of a run that SIGTERM or SIGUSR1 ended at a step boundary, after a checkpoint: start it again to go on."""
 
-FREE_KEYS = (
-    "run.folder",
-    "run.trackers",
-    "run.project",
-    "run.log_every",
-    "run.save_every",
-    "run.keep",
-    "run.processes",
-    "run.timeout",
-)
-"""Settings that a continued run may change, because its weights don't depend on them."""
+LOSSES = "loss/"
+"""What the names of recorded scalars begin with that must be finite."""
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """How a run is started, watched and saved; nothing of what it computes, seed and precision apart."""
-
-    folder: str
-    """Where configuration, checkpoints, metrics and logs of the run go; an interrupted run there is continued."""
-    seed: int = 0
-    """Seed of everything random: initial weights, order of samples, augmentation, noise."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks: fp32, or bf16 with norms, distances and losses in fp32."""
-    deterministic: bool = False
-    """On GPUs, use deterministic kernels, so that a continued run is bit-identical; slower. CPUs always are."""
-    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Where metrics go beside metrics.jsonl: any of tensorboard, wandb; [] for none."""
-    project: str = "vqloom"
-    """Name under which trackers file the run."""
-    log_every: int = 50
-    """Steps between two lines of training metrics."""
-    save_every: int = 1000
-    """Steps between two checkpoints; the last step is always saved."""
-    keep: int = 2
-    """Checkpoints kept, the newest ones; older ones are deleted once a new one is complete."""
-    processes: int | None = None
-    """The number of ranks the run must have, else it doesn't start; null takes what the launcher gives."""
-    timeout: int = 1800
-    """Seconds that a rank waits for the others before it gives up."""
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.trackers if name not in ("tensorboard", "wandb")]
-        if unknown:
-            raise ValueError(f"run.trackers={unknown[0]} is not known: use tensorboard, wandb or an empty list")
-        for name, least in (("log_every", 1), ("save_every", 1), ("keep", 1), ("timeout", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"run.{name}={getattr(self, name)} is too small: set it to {least} or more")
-        if self.processes is not None and self.processes < 1:
-            raise ValueError(f"run.processes={self.processes} is too small: set it to 1 or more, or to null")
+class NotFiniteError(RuntimeError):
+    """A loss became infinite or not a number; what was learned since the newest checkpoint is lost."""
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
@@ -114,6 +72,7 @@ class Run:
         self._means, self._metrics = Means(), MetricFile(place) if self.is_main else None
         self._samples, self._since = 0, time.monotonic()
         self._vote = distributed.Vote(accelerator.num_processes, accelerator.device)
+        self._watchdog = Watchdog(config.watchdog, self.rank)
 
     @property
     def device(self) -> torch.device:
@@ -140,6 +99,10 @@ class Run:
         """What the command returns: 0, or STOPPED where a signal ended the run early."""
         return STOPPED if self._agreed else 0
 
+    def close(self) -> None:
+        """End what watches the run; start_run does it."""
+        self._watchdog.close()
+
     def ask_to_stop(self) -> None:
         """What SIGTERM and SIGUSR1 do on the rank that gets them: the run stops at the next step boundary."""
         self._asked = True
@@ -149,8 +112,15 @@ class Run:
 
         Call it once per step, on every rank. It doesn't wait for the GPU: the ranks agree over the CPU.
         """
+        self._watchdog.alive()
         self._agreed = self._agreed or self._vote.any(self._asked)
         return self._agreed
+
+    def check_finite(self) -> None:
+        """Raise NotFiniteError on every rank if a loss recorded since the last log line isn't a number; it syncs."""
+        if self._vote.any(bad := self._means.not_finite(LOSSES)):
+            where = f"on rank {self.rank}" if bad else "on another rank"
+            raise NotFiniteError(f"a loss is not finite {where}: lower the learning rate, or look at the newest data")
 
     def record(
         self, values: Mapping[str, Tensor | float], *, step: int, samples: int = 0, unit: str = "pictures"
@@ -162,6 +132,7 @@ class Run:
         self._means.add(values, self.device)
         self._samples += samples
         if (step + 1) % self.config.log_every == 0:
+            self.check_finite()
             means = self._means.take(self.world_size)
             now = time.monotonic()
             if self._samples:
@@ -171,6 +142,7 @@ class Run:
 
     def log(self, step: int, values: Mapping[str, Tensor | float], kind: str = "eval") -> None:
         """Write one line to metrics.jsonl and to the trackers, on rank 0; the others do nothing."""
+        self._watchdog.alive()
         if self._metrics is not None:
             numbers = {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
             self._metrics.write(step, numbers, kind)
@@ -181,15 +153,20 @@ class Run:
         """Tell the user something: on stderr and in log.txt, from rank 0 only."""
         if self.is_main:
             print(text, file=sys.stderr, flush=True)
-            with (self.folder / folder.LOG).open("a") as file:
+            with contextlib.suppress(OSError), (self.folder / folder.LOG).open("a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def progress(self, title: str, total: int | None, *, unit: str, start: int = 0) -> Progress:
         """A progress display that only rank 0 shows."""
         return Progress(title, total, unit=unit, start=start, enabled=self.is_main)
 
+    def alive(self) -> None:
+        """A sign of life for the watchdog, for work between two steps that takes long."""
+        self._watchdog.alive()
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
+        self._watchdog.alive()
         self.accelerator.wait_for_everyone()
 
     def broadcast(self, value: Any) -> Any:
@@ -202,6 +179,7 @@ class Run:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all ranks (the tensor itself on one)."""
+        self._watchdog.alive()
         return distributed.total(tensor, self.world_size)
 
 
@@ -224,10 +202,13 @@ def start_run(config: Any, run: RunConfig, *, may_change: Sequence[str] = ()) ->
         accelerator.init_trackers(run.project)
     this = Run(run, accelerator, place)
     _warn_of_idle_cores(this)
-    with _signals(this), distributed.failing_together(accelerator):
-        yield this
-    this.barrier()
-    distributed.end(accelerator, close_group=not outside)
+    try:
+        with _signals(this), distributed.failing_together(accelerator):
+            yield this
+        this.barrier()
+        distributed.end(accelerator, close_group=not outside)
+    finally:
+        this.close()
     if held is not None:
         held.close()
 

@@ -1,0 +1,64 @@
+"""How a run is started, watched and saved: the `run:` block of every recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FREE_KEYS = (
+    "run.folder",
+    "run.trackers",
+    "run.project",
+    "run.log_every",
+    "run.save_every",
+    "run.keep",
+    "run.processes",
+    "run.timeout",
+    "run.watchdog",
+    "run.on_save_error",
+)
+"""Settings that a continued run may change, because its weights don't depend on them."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run is started, watched and saved; nothing of what it computes, seed and precision apart."""
+
+    folder: str
+    """Where configuration, checkpoints, metrics and logs of the run go; an interrupted run there is continued."""
+    seed: int = 0
+    """Seed of everything random: initial weights, order of samples, augmentation, noise."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the networks: fp32, or bf16 with norms, distances and losses in fp32."""
+    deterministic: bool = False
+    """On GPUs, use deterministic kernels, so that a continued run is bit-identical; slower. CPUs always are."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where metrics go beside metrics.jsonl: any of tensorboard, wandb; [] for none."""
+    project: str = "vqloom"
+    """Name under which trackers file the run."""
+    log_every: int = 50
+    """Steps between two lines of training metrics."""
+    save_every: int = 1000
+    """Steps between two checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Checkpoints kept, the newest ones; older ones are deleted once a new one is complete."""
+    processes: int | None = None
+    """The number of ranks the run must have, else it doesn't start; null takes what the launcher gives."""
+    timeout: int = 1800
+    """Seconds that a rank waits for the others before it gives up."""
+    watchdog: float = 900.0
+    """Seconds without a sign of life (a step, an evaluation's reduction, a checkpoint) after which a rank writes its
+    stacks and ends, and with it the job; 0 for never."""
+    on_save_error: Literal["stop", "continue"] = "stop"
+    """Where a checkpoint can't be written (full or read-only disk): end the run, or warn and go on with the old."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.trackers if name not in ("tensorboard", "wandb")]
+        if unknown:
+            raise ValueError(f"run.trackers={unknown[0]} is not known: use tensorboard, wandb or an empty list")
+        least_values = (("log_every", 1), ("save_every", 1), ("keep", 1), ("timeout", 1), ("seed", 0), ("watchdog", 0))
+        for name, least in least_values:
+            if getattr(self, name) < least:
+                raise ValueError(f"run.{name}={getattr(self, name)} is too small: set it to {least} or more")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"run.processes={self.processes} is too small: set it to 1 or more, or to null")
