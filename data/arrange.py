@@ -6,6 +6,7 @@ same bytes, with another version of numpy.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +57,7 @@ def cut_by_count(count: int, per_shard: int) -> list[range]:
 def cut_evenly(count: int, shards: int) -> list[range]:
     """`shards` shards whose sizes differ by one at most."""
     edges = [count * i // shards for i in range(shards + 1)]
-    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [range(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
 
 def cut_by_bytes(sizes: Sequence[int] | np.ndarray, per_shard: int) -> list[range]:
