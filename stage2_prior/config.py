@@ -1,0 +1,133 @@
+"""What a prior is and how it is trained: the blocks of launch/recipes/*/prior.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data.config import CodeDataConfig
+from launch.runtime import RunConfig
+
+FEED_FORWARD_MULTIPLE = 32
+"""The inner width is rounded up to a multiple of this, which matrix kernels like."""
+
+
+@dataclass(frozen=True)
+class PriorModelConfig:
+    """The transformer over codes."""
+
+    kind: Literal["autoregressive", "masked"] = "autoregressive"
+    """autoregressive: a causal Llama, one code after the other; masked: a bidirectional encoder that fills in masks."""
+    layers: int = 6
+    """Transformer blocks."""
+    width: int = 256
+    """Features of each token."""
+    heads: int = 4
+    """Attention heads; they share the width."""
+    key_value_heads: int | None = None
+    """Heads of keys and values, where fewer than `heads` (grouped queries); null for as many."""
+    feed_forward_width: int | None = None
+    """Inner width of the gated feed-forward layers; null for 8/3 of the width (a plain layer's parameters at 4)."""
+    tied: bool = False
+    """Whether the output layer shares the token embedding's weights."""
+    rope_theta: float = 10000.0
+    """Base of the rotary positions' wavelengths."""
+    attention_dropout: float = 0.0
+    """Dropout of attention weights in training."""
+    code_noise: float = 0.0
+    """Share of the codes that the prior reads, not those it predicts, replaced by random ones in training: against
+    learning small sets by heart."""
+    class_dropout: float = 0.1
+    """Share of training samples whose class becomes the null token, which guidance needs."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)} is too small: set it to 1 or more")
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(
+                f"model.width={self.width} over model.heads={self.heads} is no even whole head width: "
+                f"set model.width to a multiple of {2 * self.heads}"
+            )
+        if self.key_value_heads is not None and (self.key_value_heads < 1 or self.heads % self.key_value_heads):
+            raise ValueError(
+                f"model.key_value_heads={self.key_value_heads} doesn't divide model.heads={self.heads}: "
+                "set it to null or to a divisor"
+            )
+        for name in ("attention_dropout", "code_noise", "class_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)} is no share: set it in [0, 1)")
+
+    @property
+    def inner_width(self) -> int:
+        """Features inside the feed-forward layers."""
+        if self.feed_forward_width is not None:
+            return self.feed_forward_width
+        return -(-8 * self.width // (3 * FEED_FORWARD_MULTIPLE)) * FEED_FORWARD_MULTIPLE
+
+
+@dataclass(frozen=True)
+class PriorOptimizerConfig:
+    """AdamW with a linear warm-up and a cosine decay, clipping and averaged weights."""
+
+    learning_rate: float = 1e-3
+    """The highest learning rate, reached after the warm-up."""
+    warmup_steps: int = 100
+    """Steps over which the rate rises from 0."""
+    final_share: float = 0.05
+    """The learning rate of the last step, as a share of the highest."""
+    beta1: float = 0.9
+    """Decay of AdamW's mean of gradients."""
+    beta2: float = 0.95
+    """Decay of AdamW's mean of squared gradients."""
+    weight_decay: float = 0.05
+    """Decoupled decay of matrices; embeddings and norms have none."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    accumulate: int = 1
+    """Parts that a rank's share of the batch is cut into, one forward and backward each, to save memory."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights, which are evaluated and exported; it rises to this value over the first steps."""
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("learning_rate", self.learning_rate > 0, "be above 0"),
+            ("warmup_steps", self.warmup_steps >= 0, "be 0 or more"),
+            ("final_share", 0 <= self.final_share <= 1, "lie in [0, 1]"),
+            ("beta1", 0 <= self.beta1 < 1, "lie in [0, 1)"),
+            ("beta2", 0 <= self.beta2 < 1, "lie in [0, 1)"),
+            ("weight_decay", self.weight_decay >= 0, "be 0 or more"),
+            ("clip_norm", self.clip_norm >= 0, "be 0 (no clipping) or more"),
+            ("accumulate", self.accumulate >= 1, "be 1 or more"),
+            ("ema_decay", 0 <= self.ema_decay < 1, "lie in [0, 1): 0 keeps the latest weights"),
+        )
+        for name, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)} must {rule}")
+
+
+@dataclass(frozen=True)
+class PriorTrainConfig:
+    """Train a prior over a tokenizer's codes."""
+
+    run: RunConfig
+    """Folder, seed, precision, checkpoints, trackers."""
+    data: CodeDataConfig
+    """The code shards, made by stage2_prior.encode."""
+    tokenizer: str
+    """The released tokenizer whose codes these are; codes of another one are refused."""
+    model: PriorModelConfig = field(default_factory=PriorModelConfig)
+    """The transformer."""
+    optimizer: PriorOptimizerConfig = field(default_factory=PriorOptimizerConfig)
+    """How its weights are found."""
+    steps: int = 1000
+    """Steps to train."""
+    evaluate_every: int = 500
+    """Steps between two evaluations on data.held_out; the last step is always evaluated."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
+        if not self.data.index:
+            raise ValueError("data.index names no index: set it to the index.json that stage2_prior.encode wrote")

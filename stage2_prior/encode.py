@@ -1,0 +1,220 @@
+"""Encode pictures: `accelerate launch -m stage2_prior.encode --tokenizer DIR --data INDEX.json --out DIR`.
+
+A shard of codes for each shard of pictures, every sample exactly once whatever the number of ranks, each shard whole or
+absent, to the same bytes after any interruption. index.json's `meta` ties them to the tokenizer:
+
+    tokenizer      its fingerprint
+    transform      what was done to the pictures
+    codebook_size  K
+    grid           [h, w]
+    variants       ["plain"] or ["plain", "flip"]
+    histogram      how often each code occurs, K numbers; used and perplexity say it in short
+
+Shapes: B batch, C channels, H W pixels, h w latent grid, K codes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from data.cli import UserError, parse, run
+from data.index import Shard, ShardIndex, is_remote
+from data.offsets import ShardOffsets
+from data.progress import Progress
+from data.stream import Batch, every_sample
+from data.transforms import to_float
+from data.writer import Sample, ShardSet
+from stage2_prior.codes import CodeSource, code_type
+from stage2_prior.ranks import joined
+from stage2_prior.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from data.transforms import TransformConfig
+    from stage1_tokenizer import Tokenizer
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """Turn shards of pictures into shards of a tokenizer's codes."""
+
+    tokenizer: str
+    """A released tokenizer's folder."""
+    data: str
+    """Index of the pictures."""
+    out: str
+    """Folder for the code shards and index.json; an interrupted encoding there is continued."""
+    flip: bool = False
+    """Also encode every picture mirrored, as a sample of its own (its key ends in -flip)."""
+    batch_size: int = 64
+    """Pictures encoded at once on each rank."""
+    threads: int = 2
+    """Reading and decoding threads of each rank."""
+    overwrite: bool = False
+    """Replace a finished set of codes in `out`."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
+
+
+class Encoding:
+    """One encoding: which shards become which, and what is known about the codes."""
+
+    def __init__(self, config: EncodeConfig, tokenizer: Tokenizer, transform: TransformConfig, index: ShardIndex):
+        self.config, self.tokenizer, self.transform, self.index = config, tokenizer, transform, index
+        height, width = tokenizer.grid(transform.size)
+        described = transform.to_dict()
+        self.source = CodeSource(tokenizer.fingerprint, tokenizer.codebook_size, (height, width), described)
+        self.vocabulary = Vocabulary(tokenizer.codebook_size, tuple(index.classes))
+        self.out = ShardSet(config.out)
+        self.names = [f"codes-{shard:06d}.tar" for shard in range(len(index.shards))]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the codes are, for the plan and for index.json."""
+        return {
+            **self.source.to_dict(),
+            "variants": ["plain", "flip"] if self.config.flip else ["plain"],
+        }
+
+    def begin(self) -> None:
+        """Start or go on; UserError where something else lies in `out`."""
+        pictures = [asdict(shard) for shard in self.index.shards]
+        plan = {**self.about, "pictures": pictures, "batch_size": self.config.batch_size}
+        self.out.begin(plan, [INDEX], overwrite=self.config.overwrite)
+
+    def shard(self, shard: int, bar: Progress) -> None:
+        """Encode one shard, unless it is there."""
+        notes: dict[str, Any] = {}
+        self.out.write(self.names[shard], self._samples(shard, notes, bar), notes)
+
+    def _samples(self, shard: int, notes: dict[str, Any], bar: Progress) -> Iterator[Sample]:
+        histogram_K = np.zeros(self.vocabulary.codebook_size, dtype=np.int64)
+        for batch in one_shard(self.index, shard, self.transform, self.config.batch_size, self.config.threads):
+            for variant in self.about["variants"]:
+                codes_Bhw = self._codes(batch, flipped=variant == "flip")
+                histogram_K += np.bincount(codes_Bhw.ravel(), minlength=len(histogram_K))
+                suffix = "" if variant == "plain" else f"-{variant}"
+                for key, label, codes_hw in zip(batch.keys, batch.label_B.tolist(), codes_Bhw, strict=True):
+                    self.vocabulary.check_labels([label])
+                    members = {"codes.npy": npy(codes_hw)} | ({"cls": str(label).encode()} if label >= 0 else {})
+                    yield key + suffix, members
+            bar.advance(len(batch.keys))
+        notes["histogram"] = histogram_K.tolist()
+
+    @torch.inference_mode()
+    def _codes(self, batch: Batch, *, flipped: bool) -> np.ndarray:
+        x_BCHW = to_float(batch.pixels_BCHW.to(next(self.tokenizer.parameters()).device))
+        codes_Bhw = self.tokenizer.encode(x_BCHW.flip(-1) if flipped else x_BCHW)
+        return codes_Bhw.cpu().numpy().astype(code_type(self.vocabulary.codebook_size))
+
+    def finish(self) -> None:
+        """Write index.json, which makes the set complete."""
+        records = [self.out.finished(name) for name in self.names]
+        missing = [name for name, record in zip(self.names, records, strict=True) if record is None]
+        if missing:
+            raise UserError(
+                f"out={self.config.out} lacks {missing[0]} again: did another process delete it? Start anew"
+            )
+        done = [record for record in records if record is not None]
+        histogram_K = np.sum([record.notes["histogram"] for record in done], axis=0)
+        index = ShardIndex(
+            shards=tuple(Shard(record.url, record.nsamples, record.filesize) for record in done),
+            name=self.index.name,
+            classes=self.index.classes,
+            licence=self.index.licence,
+            kind="codes",
+            meta={**self.about, **summary(histogram_K), "histogram": histogram_K.tolist()},
+        )
+        expected = len(self.index) * len(self.about["variants"])
+        if len(index) != expected:
+            print(f"warning: {expected - len(index)} of {expected} pictures are damaged and have no codes", flush=True)
+        self.out.finish({INDEX: json.dumps(index.to_json(), ensure_ascii=False) + "\n"})
+
+
+def one_shard(
+    index: ShardIndex, shard: int, transform: TransformConfig, batch_size: int, threads: int
+) -> Iterator[Batch]:
+    """Each picture of one shard once, in order: `every_sample` on an index of that shard alone."""
+    location = index.location(shard)
+    url = location if is_remote(location) else str(Path(location).absolute())
+    offsets = ShardOffsets.from_starts([index.offsets.of_shard(shard).tolist()]) if index.offsets is not None else None
+    alone = replace(index, shards=(replace(index.shards[shard], url=url),), offsets=offsets)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / INDEX
+        alone.save(path)
+        yield from every_sample(str(path), transform, batch_size=batch_size, threads=threads)
+
+
+def npy(array: np.ndarray) -> bytes:
+    """An array as the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def summary(histogram_K: np.ndarray) -> dict[str, float]:
+    """Share of the codes that occur at all, and the perplexity of their distribution (K if all are alike frequent)."""
+    share_K = histogram_K / max(1, histogram_K.sum())
+    present = share_K[share_K > 0]
+    entropy = float(-(present * np.log(present)).sum())
+    return {"used": float((histogram_K > 0).mean()), "perplexity": float(np.exp(entropy))}
+
+
+def shards_of(rank: int, world_size: int, sizes: Sequence[int]) -> list[int]:
+    """The shards that a rank encodes: largest first, each to the rank with the least so far. Disjoint and complete."""
+    load = [0] * world_size
+    mine = []
+    for shard in sorted(range(len(sizes)), key=lambda shard: (-sizes[shard], shard)):
+        chosen = min(range(world_size), key=lambda other: (load[other], other))
+        load[chosen] += sizes[shard]
+        if chosen == rank:
+            mine.append(shard)
+    return sorted(mine)
+
+
+def encode(config: EncodeConfig) -> int:
+    """Encode as configured, on all ranks; the exit code."""
+    from launch.distributed import on_main
+    from stage1_tokenizer import Tokenizer
+
+    index = ShardIndex.load(config.data)
+    tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
+    if not tokenizer.codebook_size or tokenizer.transform is None:
+        raise UserError(
+            f"tokenizer={config.tokenizer} has no codes or no preprocessor_config.json: release one that has"
+        )
+    encoding = Encoding(config, tokenizer, tokenizer.transform, index)
+    with joined(config.out) as accelerator:
+        on_main(accelerator, encoding.begin)
+        tokenizer.to(accelerator.device)
+        mine = shards_of(accelerator.process_index, accelerator.num_processes, index.sizes)
+        todo = [shard for shard in mine if encoding.out.finished(encoding.names[shard]) is None]
+        total = sum(index.sizes[shard] for shard in todo)
+        with Progress("encode", total, unit="pictures", enabled=accelerator.is_main_process) as bar:
+            for shard in todo:
+                encoding.shard(shard, bar)
+        accelerator.wait_for_everyone()
+        on_main(accelerator, encoding.finish)
+    return 0
+
+
+def main() -> int:
+    """The command."""
+    return encode(parse(EncodeConfig, prog="python -m stage2_prior.encode"))
+
+
+if __name__ == "__main__":
+    run(main)

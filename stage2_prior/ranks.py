@@ -1,0 +1,35 @@
+"""The ranks of a command that isn't a training run: encode and sample."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from launch import distributed
+from launch.runtime import RunConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@contextlib.contextmanager
+def joined(folder: str) -> Iterator[Accelerator]:
+    """The ranks that the launcher started, checked as a training run's are, together until the end of the block.
+
+    A failure of one ends all. UserError where the launch isn't what was asked for.
+    """
+    import torch
+
+    outside = torch.distributed.is_initialized()
+    accelerator = distributed.start(RunConfig(folder=folder, trackers=[]))
+    with distributed.failing_together(accelerator):
+        yield accelerator
+        accelerator.wait_for_everyone()
+    distributed.end(accelerator, close_group=not outside)
+
+
+def planned_rank() -> int:
+    """This process's rank as the launcher says it, before anything is joined."""
+    return int(os.environ.get("RANK", "0"))

@@ -1,0 +1,267 @@
+"""Sample pictures: `accelerate launch -m stage2_prior.sample --prior RUN --tokenizer DIR --out OUT --count 10 …`.
+
+OUT/<class>/<number>.png   the pictures, `count` of each class
+OUT/codes/<batch>.npy      their codes, uint16 or uint32 (B, h, w); a batch is done when its file is there
+OUT/grid.png               a row for each class
+OUT/samples.json           settings, tokenizer, classes and their folders, the order of the pictures in the batches
+
+A picture's randomness is a function of (seed, class, number), and the batches are cut alike on any number of ranks, so
+that any world size gives the same pictures, also after an interruption. Shapes: B batch, N codes, h w their grid.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.cli import UserError, parse, run
+from data.progress import Progress
+from data.transforms import to_uint8
+from data.writer import write_file
+from stage2_prior.codes import code_type
+from stage2_prior.decoding import Drawing
+from stage2_prior.priors import load_prior
+from stage2_prior.ranks import joined
+
+if TYPE_CHECKING:
+    from stage1_tokenizer import Tokenizer
+    from stage2_prior.autoregressive import AutoregressivePrior
+
+GRID_ROWS, GRID_COLUMNS, GRID_GAP = 50, 10, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Drawing):
+    """Sample pictures of every class."""
+
+    prior: str
+    """A finished run's folder or a released prior."""
+    tokenizer: str
+    """The released tokenizer whose codes the prior was trained on; another one is refused."""
+    out: str
+    """Folder for the pictures; an interrupted sampling there is continued."""
+    count: int = 10
+    """Pictures of each class."""
+    classes: list[str] | None = None
+    """Names or numbers of the classes to sample; null for all."""
+    seed: int = 0
+    """Seed; with the class and the picture's number it decides everything random."""
+    batch_size: int = 64
+    """Pictures drawn at once on each rank. Other sizes give the same pictures up to rounding."""
+    decode_batch: int = 16
+    """Pictures decoded at once."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the prior."""
+    npz: bool = False
+    """Also write OUT/samples.npz (arr_0, uint8 NHWC), which the ADM evaluation suite reads."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("count", "batch_size", "decode_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} is negative: set it to 0 or more")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to sample: the number'th of its class (label -1: of no class)."""
+
+    label: int
+    number: int
+
+
+def uniforms(seed: int, pictures: Sequence[Picture], draws: int) -> Tensor:
+    """All randomness of some pictures, uniform_BN float32 in [0, 1): each row a function of (seed, class, number)."""
+    rows = []
+    for picture in pictures:
+        words = np.random.SeedSequence([seed, picture.label + 1, picture.number])
+        rows.append(np.random.Generator(np.random.Philox(words)).random(draws, dtype=np.float32))
+    return torch.from_numpy(np.stack(rows))
+
+
+def sample_codes(prior: AutoregressivePrior, pictures: Sequence[Picture], seed: int, drawing: Drawing) -> Tensor:
+    """Codes of some pictures, idx_Bhw int64, drawn together on the prior's device."""
+    device = next(prior.parameters()).device
+    label_B = torch.tensor([picture.label for picture in pictures], device=device)
+    uniform_BN = uniforms(seed, pictures, prior.draws).to(device)
+    code_BN = prior.sample(prior.vocabulary.class_tokens(label_B), uniform_BN, drawing)
+    return code_BN.unflatten(1, prior.source.grid)
+
+
+@torch.inference_mode()
+def decode_pictures(tokenizer: Tokenizer, idx_Bhw: Tensor, batch: int) -> list[Image.Image]:
+    """The pictures of some code grids."""
+    pictures = []
+    for part_Bhw in idx_Bhw.split(batch):
+        for pixels_CHW in to_uint8(tokenizer.decode(part_Bhw)).cpu():
+            pixels_HWC = pixels_CHW.permute(1, 2, 0).contiguous().numpy()
+            pictures.append(Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[-1] == 1 else pixels_HWC))
+    return pictures
+
+
+class Sampling:
+    """One sampling: what is drawn in which batch, and where it lies."""
+
+    def __init__(self, config: SampleConfig, prior: AutoregressivePrior):
+        self.config, self.prior = config, prior
+        self.out = Path(config.out)
+        names = prior.vocabulary.classes
+        wanted = range(len(names)) if config.classes is None else map(prior.vocabulary.label, config.classes)
+        self.labels = list(dict.fromkeys(wanted)) or [-1]
+        self.folders = dict(zip(self.labels, folder_names(self.labels, names), strict=True))
+        pictures = [Picture(label, number) for number in range(config.count) for label in self.labels]
+        size = config.batch_size
+        self.batches = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+
+    def path(self, picture: Picture) -> Path:
+        """Where a picture lies."""
+        return self.out / self.folders[picture.label] / f"{picture.number:05d}.png"
+
+    def codes_path(self, batch: int) -> Path:
+        """Where a batch's codes lie."""
+        return self.out / "codes" / f"{batch:06d}.npy"
+
+    def done(self, batch: int) -> bool:
+        """Whether a batch's codes and pictures are there."""
+        return self.codes_path(batch).exists() and all(self.path(picture).exists() for picture in self.batches[batch])
+
+    def describe(self) -> dict[str, Any]:
+        """samples.json without the results."""
+        settings = {
+            name: value for name, value in asdict(self.config).items() if name not in ("prior", "tokenizer", "out")
+        }
+        names = self.prior.vocabulary.classes
+        return {
+            "settings": settings,
+            "tokenizer": self.prior.source.tokenizer,
+            "grid": list(self.prior.source.grid),
+            "classes": [
+                {
+                    "label": label,
+                    "name": names[label] if label >= 0 else None,
+                    "folder": folder,
+                    "count": self.config.count,
+                }
+                for label, folder in self.folders.items()
+            ],
+            "order": "picture i of all batches is number i // C of class i % C, C classes as listed",
+        }
+
+    def begin(self) -> None:
+        """Make the folders and samples.json; UserError where another sampling lies there."""
+        described, file = self.describe(), self.out / "samples.json"
+        if file.exists():
+            there = json.loads(file.read_text())
+            wrong = [key for key, value in described.items() if there.get(key) != value]
+            if wrong:
+                raise UserError(f"out={self.out} holds samples with another {wrong[0]}: choose another folder")
+        elif self.out.exists() and any(self.out.iterdir()):
+            raise UserError(f"out={self.out} isn't empty and holds no samples.json: choose another folder")
+        for folder in (*self.folders.values(), "codes"):
+            (self.out / folder).mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            write_file(file, json.dumps(described, indent=1) + "\n")
+
+    def draw(self, batch: int, tokenizer: Tokenizer) -> None:
+        """Draw and decode one batch and write it; always full, so that its size never differs."""
+        pictures = self.batches[batch]
+        padded = [pictures[i % len(pictures)] for i in range(self.config.batch_size)]
+        idx_Bhw = sample_codes(self.prior, padded, self.config.seed, self.config)[: len(pictures)]
+        for picture, image in zip(pictures, decode_pictures(tokenizer, idx_Bhw, self.config.decode_batch), strict=True):
+            image.save(self.path(picture))
+        part = self.codes_path(batch).with_suffix(".part")
+        with part.open("wb") as file:
+            np.save(file, idx_Bhw.cpu().numpy().astype(code_type(self.prior.vocabulary.codebook_size)))
+        part.replace(self.codes_path(batch))
+
+    def finish(self, seconds: float, drawn: int) -> None:
+        """Write grid.png, samples.npz if asked for, and the results."""
+        rows = self.labels[:GRID_ROWS]
+        columns = range(min(self.config.count, GRID_COLUMNS))
+        picture_grid([[self.path(Picture(label, number)) for number in columns] for label in rows]).save(
+            self.out / "grid.png"
+        )
+        if self.config.npz:
+            files = [self.path(picture) for batch in self.batches for picture in batch]
+            np.savez(
+                self.out / "samples.npz", np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+            )
+        results: dict[str, Any] = {"pictures": sum(map(len, self.batches)), "complete": True}
+        if drawn:
+            results |= {"seconds": round(seconds, 3), "pictures_per_second": round(drawn / seconds, 3)}
+        write_file(self.out / "samples.json", json.dumps(self.describe() | results, indent=1) + "\n")
+
+
+def folder_names(labels: Sequence[int], names: Sequence[str]) -> list[str]:
+    """A folder for each label: the class's name without what file systems don't take, its number where that clashes."""
+    cleaned = [re.sub(r"[^\w &+-]", "_", names[label]).strip() if label >= 0 else "all" for label in labels]
+    return [
+        name if name and cleaned.count(name) == 1 and name != "codes" else f"class-{label}"
+        for label, name in zip(labels, cleaned, strict=True)
+    ]
+
+
+def picture_grid(rows: Sequence[Sequence[Path]]) -> Image.Image:
+    """The pictures of some files in rows and columns on white."""
+    images = [[Image.open(file) for file in row] for row in rows]
+    width, height = images[0][0].size
+    step_x, step_y = width + GRID_GAP, height + GRID_GAP
+    grid = Image.new(images[0][0].mode, (len(images[0]) * step_x - GRID_GAP, len(images) * step_y - GRID_GAP), "white")
+    for y, row in enumerate(images):
+        for x, image in enumerate(row):
+            grid.paste(image, (x * step_x, y * step_y))
+    return grid
+
+
+def sample(config: SampleConfig) -> int:
+    """Sample as configured, on all ranks; the exit code."""
+    from stage1_tokenizer import Tokenizer
+
+    prior = load_prior(config.prior)
+    sampling = Sampling(config, prior)
+    tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
+    prior.source.must_be_of(tokenizer.fingerprint, "tokenizer", config.tokenizer)
+    with joined(config.out) as accelerator:
+        from launch.distributed import on_main
+
+        on_main(accelerator, sampling.begin)
+        prior.to(accelerator.device, torch.bfloat16 if config.precision == "bf16" else torch.float32)
+        tokenizer.to(accelerator.device)
+        # Counted alike on every rank before any of them writes.
+        todo = [batch for batch in range(len(sampling.batches)) if not sampling.done(batch)]
+        accelerator.wait_for_everyone()
+        total = sum(len(sampling.batches[batch]) for batch in todo)
+        began = time.monotonic()
+        with Progress("sample", total, unit="pictures", enabled=accelerator.is_main_process) as bar:
+            for turn in range(0, len(todo), accelerator.num_processes):
+                mine = turn + accelerator.process_index
+                if mine < len(todo):
+                    sampling.draw(todo[mine], tokenizer)
+                bar.advance(
+                    sum(len(sampling.batches[batch]) for batch in todo[turn : turn + accelerator.num_processes])
+                )
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            sampling.finish(time.monotonic() - began, total)
+    return 0
+
+
+def main() -> int:
+    """The command."""
+    return sample(parse(SampleConfig, prog="python -m stage2_prior.sample"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,160 @@
+"""Train a prior: `accelerate launch -m stage2_prior.train --config launch/recipes/NAME/prior.yaml --tokenizer DIR …`.
+
+Shapes: B batch (this rank's part), N codes of a picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from data.cli import parse, run
+from data.index import ShardIndex
+from data.stream import CodeBatch, CodeStream, every_code
+from launch import checkpoint
+from launch.runtime import Run, seed_step, start_run
+from stage2_prior.codes import CodeSource
+from stage2_prior.config import PriorTrainConfig
+from stage2_prior.optimization import Ema, build_optimizer, learning_rate, set_rate
+from stage2_prior.priors import build_prior
+
+if TYPE_CHECKING:
+    from stage2_prior.autoregressive import AutoregressivePrior
+
+
+def train(config: PriorTrainConfig) -> int:
+    """Train, or go on training, to `config.steps` and export RUN/prior; the exit code (0, or STOPPED by a signal)."""
+    index = checked_codes(config)
+    with start_run(config, config.run, may_change=("evaluate_every", "data.threads", "data.read_ahead")) as this:
+        raw, ema, model, optimizer = build(config, index, this)
+        state: dict[str, checkpoint.Stateful] = {"prior": raw, "ema": ema, "optimizer": optimizer}
+        step = checkpoint.load_latest(this.folder, state, this) or 0
+        say_size(raw, config, this)
+        with (
+            CodeStream(config.data, seed=config.run.seed, rank=this.rank, world_size=this.world_size) as codes,
+            this.progress("train prior", config.steps, unit="steps", start=step) as bar,
+        ):
+            began = step
+            for batch in codes.batches(step):
+                stop, last = this.stopping(), step == config.steps
+                if config.data.held_out and not stop and (last or due(step, config.evaluate_every, began)):
+                    this.log(step, {"eval/bits_per_code": bits_per_code(ema.model, config.data.held_out, this)})
+                if step > began and (last or stop or due(step, config.run.save_every, began)):
+                    checkpoint.save(this.folder, step, state, this, keep=config.run.keep)
+                if last or stop:
+                    break
+                seed_step(config.run.seed, this.rank, step)
+                parts = train_step(model, optimizer, batch, config, step, this)
+                ema.update(raw, step)
+                this.record(parts, step=step, samples=config.data.batch_size)
+                step += 1
+                bar.advance()
+        if step == config.steps and this.is_main:
+            export(ema.model, config, index, this)
+        return this.exit_code
+
+
+def due(step: int, every: int, began: int) -> bool:
+    """Whether something done every so many steps is due before `step`, in a run (or its continuation) from `began`."""
+    return step > began and step % every == 0
+
+
+def checked_codes(config: PriorTrainConfig) -> ShardIndex:
+    """The index to train on, once it is sure to hold codes of config.tokenizer, and data.held_out too."""
+    from stage1_tokenizer import Tokenizer
+
+    index = ShardIndex.load(config.data.index)
+    source = CodeSource.of_index(index, config.data.index)
+    source.must_be_of(Tokenizer.from_pretrained(config.tokenizer).fingerprint, "tokenizer", config.tokenizer)
+    if config.data.held_out:
+        held_out = ShardIndex.load(config.data.held_out)
+        other = CodeSource.of_index(held_out, config.data.held_out, "data.held_out")
+        source.must_equal(other, "data.held_out", config.data.held_out)
+    return index
+
+
+def build(
+    config: PriorTrainConfig, index: ShardIndex, this: Run
+) -> tuple[AutoregressivePrior, Ema[AutoregressivePrior], nn.Module, torch.optim.Optimizer]:
+    """The prior, its averaged weights, the prior as the ranks train it together, and the optimizer."""
+    raw = build_prior(config.model, CodeSource.of_index(index, config.data.index), index.classes)
+    raw.to(this.device)
+    ema = Ema(raw, config.optimizer.ema_decay)
+    model, optimizer = this.accelerator.prepare(raw, build_optimizer(raw, config.optimizer))
+    model.train()
+    return raw, ema, model, optimizer
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: CodeBatch,
+    config: PriorTrainConfig,
+    step: int,
+    this: Run,
+) -> dict[str, Tensor | float]:
+    """One optimizer step on this rank's part of a batch; its scalars, still on the device."""
+    code_BN = batch.idx_Bhw.flatten(1).to(this.device, non_blocking=True)
+    label_B = batch.label_B.to(this.device, non_blocking=True)
+    parts = config.optimizer.accumulate
+    nats = torch.zeros((), device=this.device)
+    for part in range(parts):
+        with contextlib.ExitStack() as stack:
+            if part < parts - 1:
+                stack.enter_context(this.accelerator.no_sync(model))
+            loss = model(code_BN[part::parts], label_B[part::parts])
+            this.accelerator.backward(loss / parts)
+        nats += loss.detach() / parts
+    norm = this.accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm or math.inf)
+    rate = learning_rate(config.optimizer, step, config.steps)
+    set_rate(optimizer, rate)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {"loss/nll_bits": nats / math.log(2), "gradient_norm": norm, "learning_rate": rate}
+
+
+@torch.inference_mode()
+def bits_per_code(prior: AutoregressivePrior, index: str, this: Run | None = None, batch_size: int = 64) -> float:
+    """The prior's mean -log2 p(code) over every code of an index, each once, over all ranks."""
+    rank, world_size = (this.rank, this.world_size) if this else (0, 1)
+    device = next(prior.parameters()).device
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    for batch in every_code(index, batch_size=batch_size, rank=rank, world_size=world_size):
+        code_BN = batch.idx_Bhw.flatten(1).to(device)
+        token_B = prior.vocabulary.class_tokens(batch.label_B.to(device))
+        sums[0] += prior.nats(code_BN, token_B).double().sum()
+        sums[1] += code_BN.numel()
+    nats, count = (this.sum(sums) if this else sums).tolist()
+    return nats / max(count, 1) / math.log(2)
+
+
+def say_size(prior: AutoregressivePrior, config: PriorTrainConfig, this: Run) -> None:
+    """Print and log what the prior is and what it costs."""
+    count = sum(parameter.numel() for parameter in prior.parameters())
+    # 6 per weight and token (forward and backward), and the attention's products over half of the positions.
+    flops = 6 * count + 6 * config.model.layers * config.model.width * prior.source.positions
+    height, width = prior.source.grid
+    this.say(
+        f"prior: {config.model.kind}, {count / 1e6:.2f} M parameters, {prior.source.codebook_size} codes on "
+        f"{height}×{width}, {len(prior.vocabulary.classes)} classes, {flops / 1e6:.1f} MFLOP a code"
+    )
+    this.log(0, {"model/parameters": count, "model/flops_per_code": flops}, kind="system")
+
+
+def export(prior: AutoregressivePrior, config: PriorTrainConfig, index: ShardIndex, this: Run) -> None:
+    """Write RUN/prior: the averaged weights in stock form, with what the codes are."""
+    prior.save_pretrained(this.folder / "prior", steps=config.steps, data=index.name)
+    this.say(f"prior exported to {this.folder / 'prior'}")
+
+
+def main() -> int:
+    """The command."""
+    return train(parse(PriorTrainConfig, prog="python -m stage2_prior.train"))
+
+
+if __name__ == "__main__":
+    run(main)

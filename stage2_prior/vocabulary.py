@@ -1,0 +1,111 @@
+"""Which token id means what: the single place that knows.
+
+K codes come first, so that a code is its own token id; then C class tokens, one null token (no class: what guidance
+compares with), and for masked priors one mask token. Shapes: B batch, N positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.cli import UserError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Codes 0 … K-1, classes K … K+C-1, null K+C and, where `masked`, the mask token K+C+1."""
+
+    codebook_size: int
+    """K, the number of the tokenizer's codes."""
+    classes: tuple[str, ...] = ()
+    """Names of the C classes, in the order of their labels; empty for an unconditional prior."""
+    masked: bool = False
+    """Whether a mask token follows the null token."""
+
+    def __post_init__(self) -> None:
+        if self.codebook_size < 1:
+            raise ValueError(
+                f"codebook_size={self.codebook_size} must be at least 1: name the tokenizer's number of codes"
+            )
+
+    @property
+    def null(self) -> int:
+        """The token that stands for "no class"."""
+        return self.codebook_size + len(self.classes)
+
+    @property
+    def mask(self) -> int:
+        """The token of a position that isn't filled yet; ValueError in a vocabulary without one."""
+        if not self.masked:
+            raise ValueError("this vocabulary has no mask token: build it with masked=True")
+        return self.null + 1
+
+    @property
+    def size(self) -> int:
+        """V, the number of token ids."""
+        return self.null + 1 + int(self.masked)
+
+    def class_tokens(self, label_B: Tensor) -> Tensor:
+        """Token ids of the labels, int64; -1 (no label) gives the null token. Labels must be in [-1, C)."""
+        return torch.where(label_B < 0, self.null, label_B + self.codebook_size)
+
+    def drop(self, token_B: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+        """Each class token replaced by the null token with probability `share`. (Ho and Salimans 2022, algorithm 1)"""
+        if share <= 0:
+            return token_B
+        draw_B = torch.rand(token_B.shape, device=token_B.device, generator=generator)
+        return torch.where(draw_B < share, self.null, token_B)
+
+    def label(self, wanted: str | int) -> int:
+        """The label of a class given by number or by name; UserError names what is allowed."""
+        text = str(wanted)
+        if text in self.classes:
+            return self.classes.index(text)
+        if text.isdecimal() and int(text) < len(self.classes):
+            return int(text)
+        raise UserError(f"class {text!r} is not one of the prior's classes: {self.allowed()}")
+
+    def allowed(self) -> str:
+        """One line naming the class ids and, as far as they fit, their names."""
+        count = len(self.classes)
+        if not count:
+            return "it has none, so sample without --classes"
+        shown = ", ".join(self.classes[:20]) + (", …" if count > 20 else "")
+        return f"use 0 to {count - 1}, or a name ({shown})"
+
+    def check_labels(self, labels: Sequence[int]) -> None:
+        """UserError for a label outside [-1, C)."""
+        for label in labels:
+            if not -1 <= label < len(self.classes):
+                allowed = f"0 to {len(self.classes) - 1}" if self.classes else "none"
+                raise UserError(
+                    f"class id {label} is outside the {len(self.classes)} classes of this index (allowed: {allowed}; "
+                    "or -1 for no class): pack the pictures again with the right class list"
+                )
+
+    def check_codes(self, code_BN: Tensor) -> None:
+        """UserError for a code outside [0, K)."""
+        low, high = int(code_BN.min()), int(code_BN.max())
+        if low < 0 or high >= self.codebook_size:
+            wrong = low if low < 0 else high
+            raise UserError(
+                f"code {wrong} is outside [0, {self.codebook_size}): encode the pictures with the named tokenizer"
+            )
+
+    def special_tokens(self) -> list[int]:
+        """Every id that is no code, for samplers that must never draw one."""
+        return list(range(self.codebook_size, self.size))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; `from_dict` reads it back."""
+        return {"codebook_size": self.codebook_size, "classes": list(self.classes), "masked": self.masked}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Vocabulary:
+        """The vocabulary that `to_dict` described."""
+        return cls(int(saved["codebook_size"]), tuple(saved["classes"]), bool(saved.get("masked", False)))
