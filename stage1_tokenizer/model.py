@@ -7,13 +7,15 @@ all spatial axes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config import ModelConfig
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     1: nn.Conv1d,
@@ -23,9 +25,14 @@ CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
 """The convolution class for each number of spatial dimensions."""
 
 
-def convolution(dims: int, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0) -> nn.Module:
+def convolution(dims: int, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0) -> Convolution:
     """A convolution over `dims` spatial axes."""
     return CONVOLUTIONS[dims](inputs, outputs, kernel, stride=stride, padding=padding)
+
+
+def norm_groups(channels: int) -> int:
+    """The largest number of groups, at most 32, that divides the channels."""
+    return next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0)
 
 
 class Norm(nn.GroupNorm):
@@ -35,9 +42,7 @@ class Norm(nn.GroupNorm):
     """
 
     def __init__(self, channels: int, *, swish: bool = True):
-        super().__init__(
-            next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0), channels, eps=1e-6
-        )
+        super().__init__(norm_groups(channels), channels, eps=1e-6)
         self.swish = swish
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
@@ -117,10 +122,13 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The blocks of one resolution; attention, where there is any, follows each of them."""
 
-    def __init__(self, dims: int, widths: Iterable[tuple[int, int]], attention: bool, dropout: float):
+    downsample: nn.Module
+    upsample: nn.Module
+
+    def __init__(self, dims: int, widths: Sequence[tuple[int, int]], attention: bool, dropout: float):
         super().__init__()
         self.block = nn.ModuleList(ResnetBlock(dims, inputs, outputs, dropout) for inputs, outputs in widths)
-        self.attn = nn.ModuleList(AttentionBlock(dims, block.conv2.out_channels) for block in self.block if attention)
+        self.attn = nn.ModuleList(AttentionBlock(dims, outputs) for _, outputs in widths if attention)
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """Through the blocks, resolution unchanged."""
@@ -172,7 +180,7 @@ class Encoder(nn.Module):
                 f"a picture of {tuple(x_BCHW.shape[2:])} is not a multiple of the stride {stride}: pad or crop it"
             )
         h = self.conv_in(x_BCHW)
-        for level in self.down:
+        for level in cast("list[Level]", self.down):
             h = level.downsample(level(h))
         return self.conv_out(self.norm_out(self.mid(h)))
 
@@ -199,14 +207,14 @@ class Decoder(nn.Module):
         self.conv_out = convolution(dims, widths[0], config.in_channels, 3, padding=1)
 
     @property
-    def last_layer(self) -> nn.Module:
+    def last_layer(self) -> Convolution:
         """The convolution that gives the picture."""
         return self.conv_out
 
     def features(self, z_BDhw: Tensor) -> Tensor:
         """(B, z_channels, h, w) to what enters the last layer, (B, channels, H, W)."""
         h = self.mid(self.conv_in(z_BDhw))
-        for level in reversed(self.up):
+        for level in reversed(cast("list[Level]", self.up)):
             h = level.upsample(level(h))
         return self.norm_out(h)
 

@@ -1,15 +1,33 @@
-"""The stage-one step, one forward (being written): the signatures."""
+"""The stage-one step: gradients of tokenizer and discriminator from one forward of each.
+
+Every term reaches the generator G through its reconstruction x̂ alone (the quantizer's losses apart), so the gradients
+of the terms are taken at x̂, weighed there, and sent through G in one backward:
+
+    x̂ = G(x);  x' = x̂ without its graph
+    g_rec = ∂(pixel + perceptual)/∂x'             one backward through LPIPS
+    g_adv = ∂(adversarial)/∂x'                    one forward of D and one backward to its input; the graph is kept
+    weight = ‖g_rec → last layer‖ / (‖g_adv → last layer‖ + 1e-4)
+    backward of ⟨x̂, g_rec + weight·g_adv⟩ + the quantizer's losses           gives G's gradients
+    backward of D's loss from D(x) and from the logits of x' already there   gives D's gradients
+
+A test holds this equal to the form of the paper. Legend: B batch, C channels, H W pixels, h w latent grid.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from stage1_tokenizer.config import LossConfig
+from stage1_tokenizer.losses import PIXEL, adaptive_weight, discriminator_loss, evenly_spread, generator_loss
+from stage1_tokenizer.model import Convolution, Decoder
 from stage1_tokenizer.perceptual import LPIPS
+from stage1_tokenizer.reduce import at_least_float32
 
 
 @dataclass
@@ -23,28 +41,29 @@ class Reconstruction:
     codes_Bhw: Tensor | None
     """The quantizer's codes."""
     losses: dict[str, Tensor]
-    """The quantizer's losses."""
+    """The quantizer's losses, weighted."""
 
 
 @dataclass
 class StepResult:
-    """What one step leaves besides gradients; all detached, on the device."""
+    """What one step leaves besides gradients; all of it detached, on the device."""
 
     metrics: dict[str, Tensor]
-    """Scalars: loss/rec, loss/perceptual, loss/commitment, loss/adversarial, loss/discriminator, gan/weight, …"""
-    reconstruction: Reconstruction
-    """The reconstruction and the codes (for code usage, pictures)."""
+    """Scalars by name: loss/rec, loss/perceptual, loss/<quantizer's>, loss/adversarial, loss/discriminator, gan/…"""
+    x_BCHW: Tensor
+    """The reconstruction, at least float32."""
+    codes_Bhw: Tensor | None
+    """The codes of the batch."""
     discriminator_trained: bool
-    """Whether the discriminator has gradients: step its optimizer only then."""
+    """Whether the discriminator has got gradients: step its optimizer only then."""
 
 
 class OneForwardStep:
-    """Gradients of tokenizer and discriminator from one forward of each (see the module's text).
+    """Computes the gradients of one step; the caller zeroes them before, clips and steps both optimizers after.
 
-    The caller zeroes gradients before, clips and steps both optimizers after. `generator` and `discriminator` may be
-    wrapped (DDP with broadcast_buffers=False); `generator(x)` returns a Reconstruction and, unwrapped, has `.decoder.last_layer`.
-    `autocast` opens the mixed-precision region for the networks' forwards (accelerator.autocast); `backward` is
-    accelerator.backward where that is wanted.
+    `generator` and `discriminator` may be wrapped by DDP. `generator(x)` returns a Reconstruction and, unwrapped, has
+    `decoder.last_layer`. `autocast` opens the mixed-precision region for their forwards (accelerator.autocast);
+    `backward` is called once for each of them (accelerator.backward).
     """
 
     def __init__(
@@ -55,8 +74,84 @@ class OneForwardStep:
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         backward: Callable[[Tensor], None] = Tensor.backward,
     ):
-        raise NotImplementedError
+        if (perceptual is None) != (config.perceptual.weight == 0):
+            raise ValueError(f"loss.perceptual.weight={config.perceptual.weight} but perceptual is {perceptual}")
+        self.config = config
+        self.perceptual = perceptual
+        self.autocast = autocast
+        self.backward = backward
+
+    def adversarial_share(self, step: int) -> float | None:
+        """The ramp's factor in (0, 1] at this step; None where the discriminator rests."""
+        adversarial = self.config.adversarial
+        if not adversarial.weight or step < adversarial.start:
+            return None
+        return min(1.0, (step - adversarial.start + 1) / max(adversarial.ramp, 1))
 
     def __call__(self, generator: nn.Module, discriminator: nn.Module | None, x_BCHW: Tensor, step: int) -> StepResult:
-        """Leave both gradients in the parameters. `discriminator` may be None where adversarial.weight is 0."""
-        raise NotImplementedError
+        """Leave the gradients of this batch in the parameters of both.
+
+        x_BCHW is this rank's part of the batch, in [-1, 1]. `discriminator` may be None as long as it rests, else
+        ValueError.
+        """
+        share = self.adversarial_share(step)
+        if share is not None and discriminator is None:
+            raise ValueError(f"loss.adversarial.weight={self.config.adversarial.weight} needs a discriminator")
+        with self.autocast():
+            made: Reconstruction = generator(x_BCHW)
+        x_hat = at_least_float32(made.x_BCHW)
+        leaf = x_hat.detach().requires_grad_()
+        gradient, metrics = self._towards_reconstruction(leaf, x_BCHW)
+        fake = None
+        if share is not None and discriminator is not None:
+            with self.autocast():
+                fake = unwrapped(discriminator)(leaf)
+            loss = generator_loss(self.config.adversarial.loss, fake)
+            (towards_adv,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+            weight = share * self._weight(_last_layer(generator), made, gradient, towards_adv)
+            gradient = gradient + weight * towards_adv
+            metrics |= {"loss/adversarial": loss.detach(), "gan/weight": weight}
+        quantizer = sum(made.losses.values(), x_hat.new_zeros(()))
+        self.backward((x_hat * gradient).sum() + self.config.quantizer_weight * quantizer)
+        metrics |= {f"loss/{name}": value.detach() for name, value in made.losses.items()}
+        if fake is not None and discriminator is not None:
+            metrics |= self._discriminate(discriminator, x_BCHW, fake)
+        return StepResult(metrics, x_hat.detach(), made.codes_Bhw, fake is not None)
+
+    def _towards_reconstruction(self, leaf: Tensor, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """∂(pixel + perceptual)/∂x' and both values."""
+        pixel = PIXEL[self.config.pixel](leaf, x_BCHW)
+        total, metrics = self.config.pixel_weight * pixel, {"loss/rec": pixel.detach()}
+        if self.perceptual is not None:
+            some = evenly_spread(len(leaf), self.config.perceptual.fraction, leaf.device)
+            pair = (leaf, x_BCHW) if some is None else (leaf[some], x_BCHW[some])
+            perceptual = self.perceptual(*pair).mean()
+            total = total + self.config.perceptual.weight * perceptual
+            metrics["loss/perceptual"] = perceptual.detach()
+        return torch.autograd.grad(total, leaf)[0], metrics
+
+    def _weight(self, layer: Convolution, made: Reconstruction, towards_rec: Tensor, towards_adv: Tensor) -> Tensor:
+        """The adversarial term's weight before the ramp."""
+        config = self.config.adversarial
+        if not config.adaptive:
+            return towards_rec.new_tensor(config.weight)
+        ratio = adaptive_weight(layer, made.features_BCHW, towards_rec, towards_adv)
+        return config.weight * ratio.clamp(max=config.adaptive_limit)
+
+    def _discriminate(self, discriminator: nn.Module, x_BCHW: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """D's gradients, from the logits of the reconstruction that are there and those of the pictures."""
+        with self.autocast():
+            real = discriminator(x_BCHW)
+        loss = discriminator_loss(self.config.adversarial.loss, real, fake)
+        self.backward(loss)
+        logits = {"gan/logits_real": real.detach().float().mean(), "gan/logits_fake": fake.detach().float().mean()}
+        return {"loss/discriminator": loss.detach(), **logits}
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside a wrapper such as DDP, whose own forward would prepare a gradient reduction."""
+    return getattr(module, "module", module)
+
+
+def _last_layer(generator: nn.Module) -> Convolution:
+    return cast(Decoder, unwrapped(generator).decoder).last_layer
