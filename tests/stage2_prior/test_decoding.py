@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stage2_prior.decoding import CachedLlama, Drawing, decode, draw_codes
+from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
+
+
+@pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}, {"tied": True, "spread": 2.0}])
+def test_cached_logits_equal_uncached_ones_at_every_step(settings: dict[str, object]):
+    prior = tiny_prior(**settings)  # type: ignore[arg-type]
+    code_BN, token_B = random_codes(5), prior.vocabulary.class_tokens(torch.tensor([0, 1, 2, -1, 0]))
+    with torch.inference_mode():
+        token_BT = torch.cat([token_B[:, None], code_BN[:, :-1]], dim=1)
+        whole_BTK = prior.logits(token_BT)
+        llama = CachedLlama(prior.lm, CODES, SOURCE.positions)
+        for _ in range(2):  # a second use of the same cache must not see the first
+            llama.start(5)
+            for position in range(SOURCE.positions):
+                step_BK = llama.step(token_BT[:, position], position)
+                torch.testing.assert_close(step_BK, whole_BTK[:, position], atol=1e-4, rtol=1e-4)
+
+
+def test_guidance_one_is_no_guidance_and_more_of_it_is_the_formula():
+    prior = tiny_prior()
+    token_B = prior.vocabulary.class_tokens(torch.tensor([0, 1, 2]))
+    uniform_BN = torch.rand(3, SOURCE.positions)
+    llama = CachedLlama(prior.lm, CODES, SOURCE.positions)
+
+    def drawn(drawing: Drawing) -> torch.Tensor:
+        return decode(llama, token_B, uniform_BN, drawing, null=prior.vocabulary.null)
+
+    plain_BN = drawn(Drawing())
+    assert torch.equal(drawn(Drawing(guidance=1.0)), plain_BN)
+    # a scale that falls from almost 1 takes the path of both halves
+    assert torch.equal(drawn(Drawing(guidance=1.0 + 1e-6)), plain_BN)
+    null_BN = decode(
+        llama, torch.full_like(token_B, prior.vocabulary.null), uniform_BN, Drawing(), null=prior.vocabulary.null
+    )
+    assert torch.equal(drawn(Drawing(guidance=0.0)), null_BN)
+
+    greedy_BN = drawn(Drawing(guidance=3.0, temperature=0.0))
+    assert not torch.equal(greedy_BN, drawn(Drawing(temperature=0.0)))
+    with torch.inference_mode():
+        read_BN = greedy_BN[:, :-1]
+        class_BTK = prior.logits(torch.cat([token_B[:, None], read_BN], dim=1))
+        null_BTK = prior.logits(torch.cat([torch.full_like(token_B, prior.vocabulary.null)[:, None], read_BN], dim=1))
+    assert torch.equal((null_BTK + 3.0 * (class_BTK - null_BTK)).argmax(-1), greedy_BN)
+
+
+@pytest.mark.parametrize(("schedule", "first", "last"), [("constant", 5, 5), ("linear", 1.4, 5), ("cosine", 1.098, 5)])
+def test_guidance_schedules(schedule: str, first: float, last: float):
+    drawing = Drawing(guidance=5.0, guidance_schedule=schedule)  # type: ignore[arg-type]
+    assert drawing.scale(0, 10) == pytest.approx(first, abs=1e-3)
+    assert drawing.scale(9, 10) == pytest.approx(last)
+
+
+def test_draws_follow_the_distribution():
+    logits_K = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    uniform_B = (torch.arange(20000) + 0.5) / 20000
+    drawn_B = draw_codes(logits_K.expand(20000, -1), uniform_B, Drawing(temperature=2.0))
+    share_K = torch.bincount(drawn_B, minlength=4) / 20000
+    torch.testing.assert_close(share_K, (logits_K / 2).softmax(0), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("drawing", "kept"),
+    [
+        (Drawing(top_k=2), {1, 2}),
+        (Drawing(top_p=0.5), {2}),
+        (Drawing(top_p=0.7), {1, 2}),
+        (Drawing(top_k=3, top_p=0.999), {0, 1, 2}),
+        (Drawing(top_k=1), {2}),
+        (Drawing(temperature=0.0), {2}),
+    ],
+)
+def test_only_likely_codes_are_drawn_and_in_proportion(drawing: Drawing, kept: set[int]):
+    logits_K = torch.tensor([0.0, 1.0, 2.0, -1.0])  # shares 0.087, 0.237, 0.644, 0.032
+    uniform_B = (torch.arange(20000) + 0.5) / 20000
+    drawn_B = draw_codes(logits_K.expand(20000, -1), uniform_B, drawing)
+    share_K = torch.bincount(drawn_B, minlength=4) / 20000
+    expected_K = torch.where(torch.tensor([code in kept for code in range(4)]), logits_K.softmax(0), 0)
+    torch.testing.assert_close(share_K, expected_K / expected_K.sum(), atol=2e-4, rtol=0)
+
+
+def test_the_largest_uniform_number_never_leaves_the_codebook():
+    logits_BK = torch.randn(64, 5000, generator=torch.Generator().manual_seed(0)) * 4
+    top_B = torch.full((64,), 1 - 2**-24)
+    for drawing in (Drawing(), Drawing(top_p=0.9), Drawing(top_k=7)):
+        assert draw_codes(logits_BK, top_B, drawing).max() < 5000
+
+
+def test_given_codes_stay_and_the_rest_continues_after_them():
+    prior = tiny_prior()
+    token_B = prior.vocabulary.class_tokens(torch.tensor([0, 2]))
+    uniform_BN = torch.rand(2, SOURCE.positions)
+    free_BN = prior.sample(token_B, uniform_BN, Drawing())
+    given_BN = torch.full_like(free_BN, -1)
+    given_BN[:, :5] = free_BN[:, :5]
+    assert torch.equal(prior.sample(token_B, uniform_BN, Drawing(), given_BN), free_BN)
+    given_BN[:, 4] = (free_BN[:, 4] + 1) % CODES
+    changed_BN = prior.sample(token_B, uniform_BN, Drawing(), given_BN)
+    assert torch.equal(changed_BN[:, :5], given_BN[:, :5])
+    assert not torch.equal(changed_BN[:, 5:], free_BN[:, 5:])
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"guidance": -2.0}])
+def test_wrong_settings_name_the_rule(wrong: dict[str, float]):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* must "):
+        Drawing(**wrong)  # type: ignore[arg-type]

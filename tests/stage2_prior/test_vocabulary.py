@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.cli import UserError
+from stage2_prior.vocabulary import Vocabulary
+
+SHAPES = Vocabulary(16, ("circle", "square", "star"))
+
+
+def test_codes_come_first_then_classes_then_the_null_token():
+    assert SHAPES.class_tokens(torch.tensor([0, 2, -1])).tolist() == [16, 18, 19]
+    assert (SHAPES.null, SHAPES.size) == (19, 20)
+    assert SHAPES.special_tokens() == [16, 17, 18, 19]
+
+
+def test_a_mask_token_is_there_only_where_asked_for():
+    masked = Vocabulary(16, ("circle",), masked=True)
+    assert (masked.mask, masked.size) == (18, 19)
+    with pytest.raises(ValueError, match="masked=True"):
+        _ = SHAPES.mask
+
+
+@given(st.integers(1, 10**6), st.lists(st.text(max_size=8), max_size=5), st.booleans())
+def test_round_trip_through_json(codes: int, names: list[str], masked: bool):
+    vocabulary = Vocabulary(codes, tuple(names), masked)
+    assert Vocabulary.from_dict(vocabulary.to_dict()) == vocabulary
+    tokens = vocabulary.class_tokens(torch.arange(-1, len(names))).tolist()
+    everything = [*tokens, *([vocabulary.mask] if masked else [])]
+    assert sorted(everything) == vocabulary.special_tokens()
+
+
+@pytest.mark.parametrize(("wanted", "label"), [("star", 2), ("1", 1), (0, 0)])
+def test_classes_go_by_name_and_number(wanted: str | int, label: int):
+    assert SHAPES.label(wanted) == label
+
+
+@pytest.mark.parametrize("wrong", ["triangle", "3", "-1", 7])
+def test_a_wrong_class_is_told_with_what_is_allowed(wrong: str | int):
+    with pytest.raises(UserError, match=r"use 0 to 2, or a name \(circle, square, star\)") as caught:
+        SHAPES.label(wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_and_codes_outside_are_refused():
+    SHAPES.check_labels([-1, 0, 2])
+    with pytest.raises(UserError, match=r"class id 3 .*allowed: 0 to 2;"):
+        SHAPES.check_labels([0, 3])
+    SHAPES.check_codes(torch.tensor([0, 15]))
+    with pytest.raises(UserError, match=r"code 16 is outside \[0, 16\)"):
+        SHAPES.check_codes(torch.tensor([3, 16]))
+
+
+def test_class_dropout_gives_the_null_token_at_the_asked_rate():
+    token_B = SHAPES.class_tokens(torch.arange(3).repeat(4000))
+    dropped_B = SHAPES.drop(token_B, 0.25, torch.Generator().manual_seed(0))
+    changed_B = dropped_B != token_B
+    assert (dropped_B[changed_B] == SHAPES.null).all()
+    assert 0.23 < changed_B.float().mean() < 0.27
+    assert torch.equal(SHAPES.drop(token_B, 0.0), token_B)
