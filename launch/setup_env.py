@@ -15,7 +15,7 @@ from pathlib import Path
 
 SYMPTOM = "operator torchvision::nms does not exist"
 
-DECLARATIONS = '''
+DECLARATIONS = """
 # A torchvision built for CUDA beside a CPU build of torch registers no operators: declare the two its import needs.
 if not _has_ops():
     import torch as _torch
@@ -23,7 +23,7 @@ if not _has_ops():
     _declared = _torch.library.Library("torchvision", "FRAGMENT")
     _declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-'''
+"""
 
 
 def problem(module: str) -> str:
