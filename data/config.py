@@ -65,14 +65,16 @@ class DataConfig(CodeDataConfig):
 
     transform: TransformConfig = field(default_factory=TransformConfig)
     """Size, channels, crop and augmentation; it travels with the released tokenizer."""
-    max_pixels: int = 100_000_000
+    max_pixels: int = 80_000_000
     """A picture with more pixels than this is refused before it is decoded, and counted as damaged."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what can be seen to be wrong without the shards."""
         super().__post_init__()
-        if self.max_pixels < 1:
-            raise ValueError(f"data.max_pixels={self.max_pixels} is less than 1: set it to 1 or more")
+        if not 1 <= self.max_pixels <= 178_956_970:
+            raise ValueError(
+                f"data.max_pixels={self.max_pixels} is not in 1..178956970 (PIL's own limit): set one of them"
+            )
 
 
 def _divisors(number: int) -> str:

@@ -50,6 +50,8 @@ class ShardIndex:
     """What else belongs to the set; of codes: tokenizer, transform, codebook_size, grid, …"""
     base: str = ""
     """Folder or URL that the shards' urls are relative to; where the index was loaded from."""
+    path: str = ""
+    """The local file it was loaded from, if any."""
     offsets: ShardOffsets | None = field(default=None, repr=False, compare=False)
     """Where the samples lie in the shards; None until built, or of remote shards without an offsets file."""
 
@@ -161,7 +163,7 @@ class ShardIndex:
 
 def is_remote(location: str) -> bool:
     """Whether a location is a URL (or a `pipe:` command) rather than a path."""
-    return "://" in location and not location.startswith("file://") or location.startswith("pipe:")
+    return ("://" in location and not location.startswith("file://")) or location.startswith("pipe:")
 
 
 def offsets_path(path: Path) -> Path:

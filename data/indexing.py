@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ from urllib.parse import urlsplit
 from data.cli import UserError
 from data.index import Shard, ShardIndex, is_remote, offsets_path
 from data.offsets import ShardOffsets
+from data.plain import open_plain
 from data.progress import Progress
 from data.tar import Scan, scan
 
@@ -40,7 +43,7 @@ def load_index(path: str) -> ShardIndex:
         raise UserError(f"the index {path} holds no samples: make it anew with `python -m data.index`")
     if remote:
         return index.with_offsets(_remote_offsets(path, index))
-    return _with_local_offsets(index, Path(path))
+    return _with_local_offsets(replace(index, path=path), Path(path))
 
 
 def build_index(tars: Sequence[str], threads: int, base: str, show_progress: bool, about: dict[str, Any]) -> ShardIndex:
@@ -127,10 +130,8 @@ def _with_local_offsets(index: ShardIndex, path: Path) -> ShardIndex:
     if wrong:
         raise UserError(f"shards that don't fit {path}: {named(wrong)}; make it anew with `python -m data.index`")
     offsets = ShardOffsets.from_starts([found.starts for found in scans])
-    try:
+    with suppress(OSError):  # In a read-only folder they are made again next time.
         offsets.save(stored)
-    except OSError:
-        pass  # A read-only folder: they are made again next time.
     return index.with_offsets(offsets)
 
 
@@ -144,10 +145,11 @@ def _read_url(url: str) -> bytes:
 
 
 def _scan_one(tar: str) -> Scan:
-    opener: Callable[[], Any] = lambda: Path(tar).open("rb")  # noqa: E731
     try:
-        with opener() as file:
-            return scan(file)
+        with os.fdopen(open_plain(tar), "rb") as file:
+            found = scan(file)
+        found.size = os.stat(tar).st_size  # noqa: PTH116 (of the file: a compressed one is smaller than its tar)
+        return found
     except OSError as error:
         failed = Scan()
         failed.damage = error.strerror or str(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -32,8 +33,8 @@ class Order(Protocol):
         """Int64 (n, 3): shard, position in the shard and epoch of each (lane, position in the lane's sequence)."""
         ...
 
-    def runs(self, lane: int, position: int) -> tuple[int, list[tuple[int, int, int]]]:
-        """The window around a lane's position: its end, and the (shard, start, stop) runs it is made of."""
+    def neighbours(self, lane: int, position: int) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
+        """The window around a lane's position: a name for it, and the (shard, start, stop) runs it is made of."""
         ...
 
 
@@ -88,6 +89,7 @@ class SampleOrder:
         self.lane_length = self.samples // self.lanes
         self.per_lane = batch_size // self.lanes
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
+        self._lock = Lock()
 
     def epoch(self, step: int) -> int:
         """The epoch in which step `step` begins."""
@@ -125,17 +127,18 @@ class SampleOrder:
             found[chosen, 1] = ring - plan.starts[place]
         return found
 
-    def runs(self, lane: int, position: int) -> tuple[int, list[tuple[int, int, int]]]:
-        """The window that holds a lane's `position`: where it ends, and its (shard, start, stop) runs of samples.
+    def neighbours(self, lane: int, position: int) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
+        """The window that holds a lane's `position`: (lane, epoch, number) and its (shard, start, stop) runs.
 
         A streaming reader fetches these neighbours in one go and gives them out in the window's order.
         """
         epoch, inside = divmod(position, self.lane_length)
-        first = inside - inside % self.window
-        count = min(self.window, self.lane_length - first)
+        number = inside // self.window
+        first = number * self.window
         plan = self._plan(epoch)
         ring = (plan.offset + lane * self.lane_length + first) % self.samples
-        found, left = [], count
+        left = min(self.window, self.lane_length - first)
+        found = []
         while left:
             place = int(np.searchsorted(plan.starts, ring, side="right")) - 1
             start = ring - int(plan.starts[place])
@@ -143,9 +146,13 @@ class SampleOrder:
             found.append((int(plan.shards[place]), start, start + taken))
             left -= taken
             ring = (ring + taken) % self.samples
-        return epoch * self.lane_length + first + count, found
+        return (lane, epoch, number), found
 
     def _plan(self, epoch: int) -> _Epoch:
+        with self._lock:
+            return self._planned(epoch)
+
+    def _planned(self, epoch: int) -> _Epoch:
         plan = self._epochs.get(epoch)
         if plan is None:
             rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([_key(self.seed, epoch)])))
@@ -155,7 +162,7 @@ class SampleOrder:
             plan = _Epoch(shards, starts, int(rng.integers(self.samples)))
             self._epochs[epoch] = plan
             while len(self._epochs) > _KEPT_EPOCHS:
-                self._epochs.pop(next(iter(self._epochs)), None)
+                self._epochs.popitem(last=False)
         return plan
 
     def _shuffle(self, epoch: int, lanes: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ _LONG_NAME, _PAX, _PAX_GLOBAL = b"L", b"x", b"g"
 _MOST_NAME_BYTES = 1 << 20
 
 
-class TarDamage(ValueError):
+class TarError(ValueError):
     """Bytes that are not a sound tar archive, with the offset where the trouble begins."""
 
 
@@ -53,13 +53,13 @@ class _Header:
         self.first: int | None = None
 
     def feed(self, block: bytes, offset: int) -> tuple[str, bytes, int]:
-        """Name, type and size of the header at `offset`; TarDamage if it isn't one."""
+        """Name, type and size of the header at `offset`; TarError if it isn't one."""
         stored = _number(block[148:156], offset)
         if sum(block) - sum(block[148:156]) + 256 != stored:
-            raise TarDamage(f"no tar header at byte {offset}")
+            raise TarError(f"no tar header at byte {offset}")
         size = _number(block[124:136], offset)
         if size < 0:
-            raise TarDamage(f"a negative size at byte {offset}")
+            raise TarError(f"a negative size at byte {offset}")
         name = _text(block[0:100])
         prefix = _text(block[345:500]) if block[257:262] == b"ustar" and block[257:264] != b"ustar  " else ""
         return (f"{prefix}/{name}" if prefix else name), block[156:157], size
@@ -78,7 +78,7 @@ class _Header:
 def members(buffer: bytes | memoryview, base: int = 0) -> Iterator[Member]:
     """The regular files in `buffer`, a stretch of an archive that starts at a header.
 
-    Offsets count from `base`. TarDamage where the bytes are no archive or end within a member; ValueError for a name
+    Offsets count from `base`. TarError where the bytes are no archive or end within a member; ValueError for a name
     that leaves the archive. A stretch that ends without the closing zero blocks is fine.
     """
     view, offset, header = memoryview(buffer), 0, _Header()
@@ -91,7 +91,7 @@ def members(buffer: bytes | memoryview, base: int = 0) -> Iterator[Member]:
         data = offset + BLOCK
         size = header.long_size if header.long_size is not None else size
         if data + size > len(view):
-            raise TarDamage(f"the archive ends within a member at byte {base + offset}")
+            raise TarError(f"the archive ends within a member at byte {base + offset}")
         offset = data + padded(size)
         if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
             header.first = first
@@ -101,14 +101,15 @@ def members(buffer: bytes | memoryview, base: int = 0) -> Iterator[Member]:
             yield Member(_safe(header.long_name or name), base + first, base + data, size)
         header = _Header()
     if offset != len(view) and offset < len(view):
-        raise TarDamage(f"the archive ends within a header at byte {base + offset}")
+        raise TarError(f"the archive ends within a header at byte {base + offset}")
 
 
 class Scan:
     """The samples of one archive, found without reading their contents.
 
     `starts` are the offsets of the samples' first headers and, at the end, the offset after the last one; `keys` their
-    keys; `extensions` the number of members with each extension; `size` the bytes of the archive; `damage` says where a damaged archive stops, else "".
+    keys; `extensions` the number of members with each extension; `size` the archive's bytes; `damage` says where a
+    damaged archive stops, else "".
     """
 
     def __init__(self) -> None:
@@ -144,7 +145,7 @@ def scan(file: BinaryIO) -> Scan:
             file.seek(offset)
             block = file.read(BLOCK)
             if len(block) < BLOCK:
-                raise TarDamage(f"the archive ends at byte {offset}")
+                raise TarError(f"the archive ends at byte {offset}")
             if not block.rstrip(b"\0"):
                 closed = True
                 break
@@ -153,7 +154,7 @@ def scan(file: BinaryIO) -> Scan:
             size = header.long_size if header.long_size is not None else size
             data, offset = offset + BLOCK, offset + BLOCK + padded(size)
             if data + size > end:
-                raise TarDamage(f"the archive ends within a member at byte {data - BLOCK}")
+                raise TarError(f"the archive ends within a member at byte {data - BLOCK}")
             if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
                 header.first = first
                 header.extend(kind, file.read(min(size, _MOST_NAME_BYTES)))
@@ -162,7 +163,7 @@ def scan(file: BinaryIO) -> Scan:
                 found.add(_safe(header.long_name or name), first, min(offset, end))
             header = _Header()
         if not closed:
-            raise TarDamage(f"the archive's end marker is missing at byte {offset}")
+            raise TarError(f"the archive's end marker is missing at byte {offset}")
     except ValueError as error:
         found.damage = str(error)
     return found
@@ -172,7 +173,7 @@ def _safe(name: str) -> str:
     """The member's name, or ValueError for one that would leave the archive when unpacked."""
     name = name.removeprefix("./")
     if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-        raise TarDamage(f"the member name {name!r} leaves the archive")
+        raise TarError(f"the member name {name!r} leaves the archive")
     return name
 
 
@@ -183,7 +184,7 @@ def _number(field: bytes, offset: int) -> int:
     try:
         return int(field.strip(b" \0") or b"0", 8)
     except ValueError:
-        raise TarDamage(f"no tar header at byte {offset}") from None
+        raise TarError(f"no tar header at byte {offset}") from None
 
 
 def _text(field: bytes) -> str:

@@ -1,0 +1,112 @@
+"""What a batch is, and how samples' bytes become its rows.
+
+Shapes: B batch (this rank's part), C channels, H W pixels, h w latent grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from data.cli import UserError
+from data.decode import DamagedSampleError, decode_codes, decode_picture, label, picture_bytes, read_sample
+from data.index import ShardIndex
+from data.transforms import TransformConfig, apply, draw
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of one step."""
+
+    step: int
+    """Number of the global batch (of `every_sample`: of this rank's batch)."""
+    pixels_BCHW: torch.Tensor
+    """uint8, pinned where there is a GPU; the channels of a pixel lie together (channels_last)."""
+    label_B: torch.Tensor
+    """int64, -1 where a sample has no label."""
+    keys: list[str]
+    """The samples' names in their shards."""
+
+
+@dataclass(frozen=True)
+class CodeBatch:
+    """Code grids of one step."""
+
+    step: int
+    """Number of the global batch (of `every_code`: of this rank's batch)."""
+    idx_Bhw: torch.Tensor
+    """int64 codes."""
+    label_B: torch.Tensor
+    """int64, -1 where a sample has no label."""
+    keys: list[str]
+    """The samples' names in their shards."""
+
+
+class PictureDecoder:
+    """Fills uint8 batches. `seed` None: nothing random is done to the pictures."""
+
+    def __init__(self, transform: TransformConfig, classes: int, *, max_pixels: int, seed: int | None):
+        self._transform, self._classes, self._max_pixels = transform, classes, max_pixels
+        self._seed = seed if transform.flip or transform.random_crop else None
+        self._pin = torch.cuda.is_available()
+
+    def allocate(self, rows: int) -> torch.Tensor:
+        """pixels_BHWC, uint8; pinned where there is a GPU, from torch's pool of pinned memory."""
+        size = self._transform.size
+        return torch.empty((rows, size, size, self._transform.channels), dtype=torch.uint8, pin_memory=self._pin)
+
+    def fill(self, raw: bytes, epoch: int, buffer: torch.Tensor, row: int) -> tuple[str, int]:
+        """Decode one sample into a row; its key and label."""
+        sample = read_sample(raw)
+        number = label(sample, self._classes)
+        random = None if self._seed is None else draw(self._seed, epoch, sample.key)
+        picture_HWC = decode_picture(picture_bytes(sample), self._transform, max_pixels=self._max_pixels, random=random)
+        apply(picture_HWC, self._transform, random, buffer[row].numpy())
+        return sample.key, number
+
+    def finish(
+        self, step: int, buffer: torch.Tensor, rows: list[int] | None, labels: list[int], keys: list[str]
+    ) -> Batch:
+        """The batch of the rows that count."""
+        pixels_BHWC = buffer if rows is None else buffer[rows]
+        return Batch(step, pixels_BHWC.permute(0, 3, 1, 2), torch.tensor(labels, dtype=torch.int64), keys)
+
+
+class CodeDecoder:
+    """Fills code batches of the grid and codebook that a code index names. UserError for an index that names none."""
+
+    def __init__(self, index: ShardIndex):
+        try:
+            self._grid = tuple(int(side) for side in index.meta["grid"])
+            self._codebook_size = int(index.meta["codebook_size"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{index.path or index.base} names no grid and codebook_size: "
+                "make it with `python -m stage2_prior.encode`"
+            ) from error
+        self._classes = len(index.classes)
+
+    def allocate(self, rows: int) -> np.ndarray:
+        """idx_Bhw, int64."""
+        return np.empty((rows, *self._grid), dtype=np.int64)
+
+    def fill(self, raw: bytes, epoch: int, buffer: np.ndarray, row: int) -> tuple[str, int]:
+        """Read one sample's codes into a row; its key and label."""
+        sample = read_sample(raw)
+        number = label(sample, self._classes)
+        codes = decode_codes(sample)
+        if codes.shape != self._grid or codes.dtype.kind not in "iu":
+            raise DamagedSampleError(f"its codes are {codes.dtype} {codes.shape}, the index says {self._grid}")
+        if codes.size and (int(codes.max()) >= self._codebook_size or int(codes.min()) < 0):
+            raise DamagedSampleError(f"it has codes outside 0..{self._codebook_size - 1}")
+        buffer[row] = codes
+        return sample.key, number
+
+    def finish(
+        self, step: int, buffer: np.ndarray, rows: list[int] | None, labels: list[int], keys: list[str]
+    ) -> CodeBatch:
+        """The batch of the rows that count."""
+        idx_Bhw = torch.from_numpy(buffer if rows is None else buffer[rows])
+        return CodeBatch(step, idx_Bhw, torch.tensor(labels, dtype=torch.int64), keys)

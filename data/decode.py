@@ -1,0 +1,205 @@
+"""From a sample's bytes to pixels or codes. Whatever lies in the wild is decoded, or refused with a reason.
+
+What a picture is, its first bytes say, not its extension. JPEGs go through libjpeg-turbo (simplejpeg), all else
+through PIL. Shapes: H W pixels, C channels, h w latent grid.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from data.tar import members, split_name
+from data.transforms import Draw, TransformConfig, crop_box, target_size
+
+PICTURES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif", "img")
+"""Last parts of the extensions of members that hold a picture."""
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_ORIENTATION = 0x0112
+
+
+class DamagedSampleError(ValueError):
+    """A sample that can't be used, and why."""
+
+
+class Sample(NamedTuple):
+    """One sample as it lies in its shard."""
+
+    key: str
+    files: Mapping[str, memoryview]
+    """Contents by extension, lower case."""
+
+
+def read_sample(buffer: bytes) -> Sample:
+    """The sample in a stretch of an archive; DamagedSampleError if the bytes aren't a sound one."""
+    view = memoryview(buffer)
+    key, files = "", {}
+    try:
+        for member in members(view):
+            key, extension = split_name(member.name)
+            files[extension] = view[member.data : member.data + member.size]
+    except ValueError as error:
+        raise DamagedSampleError(f"not a sound tar member: {error}") from error
+    if not files:
+        raise DamagedSampleError("no member where the index says there is a sample")
+    return Sample(key, files)
+
+
+def label(sample: Sample, classes: int) -> int:
+    """The class number in the sample's `cls`, -1 without one; DamagedSampleError unless it is in [0, classes)."""
+    text = sample.files.get("cls")
+    if text is None:
+        return -1
+    try:
+        number = int(bytes(text))
+    except ValueError:
+        raise DamagedSampleError(f"its label {bytes(text[:20])!r} is not a number") from None
+    if number < 0 or (classes and number >= classes):
+        raise DamagedSampleError(f"its label {number} is not one of the {classes} classes")
+    return number
+
+
+def picture_bytes(sample: Sample) -> memoryview:
+    """The contents of the sample's picture member; DamagedSampleError without one."""
+    for extension, contents in sample.files.items():
+        if extension.rpartition(".")[2] in PICTURES:
+            return contents
+    raise DamagedSampleError(f"no picture among {', '.join(sample.files)}")
+
+
+def decode_picture(
+    data: bytes | memoryview, config: TransformConfig, *, max_pixels: int, random: Draw | None = None
+) -> np.ndarray:
+    """Pixels of an encoded picture, uint8 (H, W, C) with `config.channels` channels.
+
+    Turned as its EXIF orientation says; 16 bits become 8; transparent parts show `config.background`; of an animation
+    the first frame. With resize=area a JPEG may come out smaller, but not smaller than the target needs.
+    DamagedSampleError for what can't be decoded and for more than `max_pixels` (seen before decoding).
+    """
+    if not len(data):
+        raise DamagedSampleError("no bytes")
+    if bytes(data[:3]) == b"\xff\xd8\xff":
+        pixels = _decode_jpeg(data, config, max_pixels, random)
+        if pixels is not None:
+            return pixels
+    return _decode_other(data, config, max_pixels)
+
+
+def decode_codes(sample: Sample) -> np.ndarray:
+    """The code grid of a code sample, integers (h, w); DamagedSampleError without a sound one."""
+    contents = sample.files.get("codes.npy")
+    if contents is None:
+        raise DamagedSampleError(f"no codes.npy among {', '.join(sample.files)}")
+    try:
+        return np.lib.format.read_array(io.BytesIO(contents), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DamagedSampleError(f"its codes.npy can't be read: {error}") from error
+
+
+def _decode_jpeg(
+    data: bytes | memoryview, config: TransformConfig, max_pixels: int, random: Draw | None
+) -> np.ndarray | None:
+    """The picture by libjpeg-turbo, or None where PIL should look at it (CMYK, oddities that PIL tolerates)."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        _check_pixels(width, height, max_pixels)
+        if colours not in ("YCbCr", "Gray", "RGB"):
+            return None
+        turn = _jpeg_orientation(data)
+        least_w, least_h = _least_size(width, height, config, random) if turn == 1 else (0, 0)
+        pixels_HWC = simplejpeg.decode_jpeg(
+            data,
+            colorspace="RGB" if config.channels == 3 else "GRAY",
+            min_width=least_w,
+            min_height=least_h,
+            min_factor=2 if least_w else 1,
+        )
+    except DamagedSampleError:
+        raise
+    except ValueError:
+        return None
+    return _turned(pixels_HWC, turn)
+
+
+def _least_size(width: int, height: int, config: TransformConfig, random: Draw | None) -> tuple[int, int]:
+    """Smallest width and height to decode at so that the cropped part still covers the target; 0: all of it."""
+    if config.resize != "area":
+        return 0, 0
+    left, upper, right, lower = crop_box(width, height, config, random)
+    target_w, target_h = target_size(width, height, config)
+    return math.ceil(width * target_w / (right - left)), math.ceil(height * target_h / (lower - upper))
+
+
+def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels: int) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_pixels(*image.size, max_pixels)
+            turn = image.getexif().get(_ORIENTATION, 1) if image.format != "GIF" else 1
+            image.load()
+            pixels = np.asarray(_eight_bit(image, config))
+    except DamagedSampleError:
+        raise
+    except Exception as error:  # PIL's decoders raise almost anything on damaged input
+        raise DamagedSampleError(f"can't be decoded: {type(error).__name__}: {error}"[:200]) from error
+    return _turned(pixels if pixels.ndim == 3 else pixels[:, :, None], turn)
+
+
+def _eight_bit(image: Image.Image, config: TransformConfig) -> Image.Image:
+    """The picture in mode RGB or L, over the background where it is transparent."""
+    mode = "RGB" if config.channels == 3 else "L"
+    if image.mode.startswith("I"):
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 0xFFFF:
+            raise DamagedSampleError("its pixels have more than 16 bits")
+        image = Image.fromarray((deep >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise DamagedSampleError("its pixels are floating-point numbers")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        behind = Image.new("RGBA", image.size, (config.background,) * 3 + (255,))
+        image = Image.alpha_composite(behind, image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise DamagedSampleError(f"{width}x{height} pixels are more than max_pixels={max_pixels}")
+
+
+def _jpeg_orientation(data: bytes | memoryview) -> int:
+    """The EXIF orientation of a JPEG, 1 (upright) without one."""
+    head = bytes(data[: 1 << 16])
+    begin = head.find(b"Exif\0\0", 0, 1 << 16)
+    if begin < 0:
+        return 1
+    tiff = head[begin + 6 :]
+    order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
+    if order is None:
+        return 1
+
+    def number(offset: int, size: int) -> int:
+        return int.from_bytes(tiff[offset : offset + size], "little" if order == "little" else "big")
+
+    directory = number(4, 4)
+    for entry in range(min(number(directory, 2), 512)):
+        at = directory + 2 + 12 * entry
+        if number(at, 2) == _ORIENTATION:
+            return number(at + 8, 2)
+    return 1
+
+
+def _turned(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
+    """The picture upright, by its EXIF orientation (2 to 8; 1 and anything else is upright already)."""
+    if orientation in (5, 6, 7, 8):
+        pixels_HWC = pixels_HWC.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels_HWC = pixels_HWC[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels_HWC = pixels_HWC[::-1]
+    return np.ascontiguousarray(pixels_HWC) if not pixels_HWC.flags["C_CONTIGUOUS"] else pixels_HWC
