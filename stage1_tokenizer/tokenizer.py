@@ -197,7 +197,7 @@ class Tokenizer(nn.Module):
 
         folder = Path(folder)
         values = _read_config(folder)
-        tokenizer = cls(_model_config(values["model"], folder / CONFIG), _read_transform(folder / PREPROCESSOR))
+        tokenizer = cls(model_config(values["model"], folder / CONFIG), _read_transform(folder / PREPROCESSOR))
         try:
             tokenizer.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -240,7 +240,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _model_config(values: dict[str, Any], source: Path) -> ModelConfig:
+def model_config(values: dict[str, Any], source: Path) -> ModelConfig:
     """ModelConfig of its JSON; UserError for a key or a value that this version doesn't know."""
     try:
         return ModelConfig(**{**values, "quantizer": QuantizerConfig(**values.get("quantizer", {}))})

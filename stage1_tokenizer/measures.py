@@ -1,0 +1,100 @@
+"""How good reconstructions are and how the codebook is used, as sums that ranks can add up.
+
+PSNR and SSIM compare pictures as they would be saved: clamped and rounded to 8 bits, data range 255, each picture by
+itself, then the mean over pictures. Legend: B batch, C channels, H W pixels, h w latent grid, K codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WINDOW = 11
+"""Side of SSIM's Gaussian window (Wang et al. 2004); smaller pictures have no SSIM."""
+
+
+def psnr(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture in dB, (B,) float64; pictures in uint8. Equal pictures get 100 dB."""
+    difference = x_BCHW.double() - y_BCHW.double()
+    error_B = difference.square().flatten(1).mean(1)
+    return torch.where(error_B > 0, 10 * torch.log10(255.0**2 / error_B.clamp_min(1e-12)), 100.0)
+
+
+def ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
+    """Structural similarity of each picture, (B,) float64; pictures in uint8. (Wang et al. 2004, eq. 13)
+
+    Gaussian window of 11 with sigma 1.5, only where it lies wholly inside, mean over channels; K1 0.01, K2 0.03.
+    Raises ValueError for pictures smaller than the window.
+    """
+    channels, height, width = x_BCHW.shape[1:]
+    if min(height, width) < WINDOW:
+        raise ValueError(f"pictures of {height}x{width} are smaller than SSIM's window of {WINDOW}")
+    at = torch.arange(WINDOW, dtype=torch.float64, device=x_BCHW.device) - WINDOW // 2
+    weight = torch.exp(-at.square() / (2 * 1.5**2))
+    weight = weight / weight.sum()
+
+    def blur(h_BCHW: Tensor) -> Tensor:
+        h = F.conv2d(h_BCHW, weight.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+        return F.conv2d(h, weight.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+
+    x, y = x_BCHW.double(), y_BCHW.double()
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    top = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return (top / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).flatten(1).mean(1)
+
+
+def code_statistics(count_K: Tensor) -> dict[str, float]:
+    """Codebook use from how often each code occurred: codes_used, codebook_usage, entropy_bits, perplexity."""
+    total = max(int(count_K.sum()), 1)
+    share = count_K[count_K > 0].double() / total
+    entropy = float(-(share * share.log2()).sum())
+    used = int((count_K > 0).sum())
+    return {
+        "codes_used": used,
+        "codebook_usage": used / count_K.numel(),
+        "entropy_bits": entropy,
+        "perplexity": 2.0**entropy,
+    }
+
+
+class Scores:
+    """Sums over pictures, on the device; `result` adds those of all ranks and waits for the device once."""
+
+    def __init__(self, codebook_size: int, device: torch.device):
+        self._sums: dict[str, Tensor] = {}
+        self._count_K = torch.zeros(codebook_size, dtype=torch.int64, device=device)
+        self._positions = torch.zeros(3, dtype=torch.float64, device=device)  # pictures, codes, pixels
+
+    def add(self, scores: dict[str, Tensor], idx_Bhw: Tensor | None, x_BCHW: Tensor) -> None:
+        """Add a batch: scores of each picture, (B,), by name; codes; the pictures, for their number and size.
+
+        Every batch on every rank has the same names.
+        """
+        for name, score_B in scores.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(self._positions[0])) + score_B.double().sum()
+        pixels = x_BCHW[:, 0].numel()
+        codes = 0 if idx_Bhw is None else idx_Bhw.numel()
+        self._positions += torch.tensor([len(x_BCHW), codes, pixels], dtype=torch.float64).to(self._positions.device)
+        if idx_Bhw is not None:
+            self._count_K += torch.bincount(idx_Bhw.flatten(), minlength=len(self._count_K))
+
+    def result(self, names: tuple[str, ...], total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> dict:
+        """Means over all pictures of all ranks, with codebook use, bits per pixel and the number of pictures.
+
+        `names` are those of `add` (a rank without a picture can't know them); `total` sums a tensor over the ranks.
+        """
+        zero = torch.zeros_like(self._positions[0])
+        sums = total(torch.cat([self._positions, torch.stack([self._sums.get(name, zero) for name in names])])).tolist()
+        pictures, codes, pixels = sums[:3]
+        found: dict[str, float] = {name: value / max(pictures, 1) for name, value in zip(names, sums[3:], strict=True)}
+        if len(self._count_K):
+            found |= code_statistics(total(self._count_K).cpu())
+            found["bits_per_pixel"] = codes * math.log2(len(self._count_K)) / max(pixels, 1)
+        return {**found, "samples": int(pictures)}

@@ -1,0 +1,157 @@
+"""Release a tokenizer: `python -m stage1_tokenizer.release --run RUN --out DIR`.
+
+DIR/model.safetensors, config.json, preprocessor_config.json   what `Tokenizer.from_pretrained` reads (averaged weights)
+DIR/metrics.json                                               its figures, and how they were measured
+DIR/README.md                                                  the model card
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.cli import UserError, parse, run
+
+if TYPE_CHECKING:
+    from stage1_tokenizer.tokenizer import Tokenizer
+
+METRICS, CARD = "metrics.json", "README.md"
+
+
+@dataclass(frozen=True)
+class ReleaseConfig:
+    """Make a folder that others can use from a run's newest checkpoint."""
+
+    run: str
+    """Folder of the training run."""
+    out: str
+    """Folder to be made; one that exists is left alone."""
+    metrics: str | None = None
+    """JSON file of stage1_tokenizer.evaluate on this run; null: the run's own last evaluation."""
+    name: str | None = None
+    """The tokenizer's name in its card; null: the folder's."""
+    licence: str = "unknown"
+    """Licence of the weights, by its Hub identifier (apache-2.0, mit, cc-by-nc-4.0, …)."""
+
+
+def release(config: ReleaseConfig) -> Path:
+    """Write the folder, whole or not at all; the folder.
+
+    Raises UserError where `out` exists, the run has no whole checkpoint, or `metrics` was measured on other weights.
+    """
+    from stage1_tokenizer.card import write_card
+
+    out = Path(config.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={out} exists: choose another folder, or delete it first")
+    opened = open_run(Path(config.run))
+    metrics = _given_metrics(config.metrics, opened) if config.metrics else _own_metrics(opened)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        opened.tokenizer.save_pretrained(part)
+        (part / METRICS).write_text(json.dumps(metrics, indent=2) + "\n")
+        write_card(part / CARD, config.name or out.resolve().name, config.licence, opened, metrics)
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run's newest checkpoint and what its folder tells of it."""
+
+    folder: Path
+    """The run folder."""
+    tokenizer: Tokenizer
+    """The averaged weights, in evaluation mode, on the CPU."""
+    step: int
+    """Training steps behind them."""
+    config: dict[str, Any]
+    """The run's resolved configuration."""
+    origin: dict[str, Any]
+    """run.json: commit, versions, hardware."""
+
+
+def open_tokenizer(folder: str) -> Tokenizer:
+    """The tokenizer of a released folder or of a run folder; UserError where it is neither."""
+    from launch.folder import CONFIG
+    from stage1_tokenizer.tokenizer import Tokenizer
+
+    return open_run(Path(folder)).tokenizer if (Path(folder) / CONFIG).exists() else Tokenizer.from_pretrained(folder)
+
+
+def open_run(folder: Path) -> OpenedRun:
+    """Load the averaged weights of the newest whole checkpoint; UserError where the folder has none."""
+    import torch
+    import yaml
+
+    from data.transforms import TransformConfig
+    from launch import checkpoint
+    from launch.folder import CONFIG, ORIGIN
+    from stage1_tokenizer.tokenizer import Tokenizer, model_config
+
+    if not (folder / CONFIG).exists():
+        raise UserError(f"run={folder} is not a run folder, it has no {CONFIG}: name the run.folder of a training run")
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    if "model" not in config or "transform" not in config.get("data", {}):
+        raise UserError(f"run={folder} is not the run of a tokenizer: name one of stage1_tokenizer.train")
+    transform = TransformConfig.from_dict(config["data"]["transform"])
+    tokenizer = Tokenizer(model_config(config["model"], folder / CONFIG), transform)
+    for step in checkpoint.steps(folder):
+        place = folder / checkpoint.FOLDER / f"{checkpoint.PREFIX}{step:09d}"
+        if checkpoint.verify(place) is None:
+            tokenizer.load_state_dict(torch.load(place / "ema.pt", map_location="cpu", weights_only=True))
+            origin = json.loads((folder / ORIGIN).read_text()) if (folder / ORIGIN).exists() else {}
+            return OpenedRun(folder, tokenizer.eval(), step, config, origin)
+    raise UserError(f"run={folder} has no whole checkpoint: let it train until its first one, or continue it")
+
+
+def _given_metrics(path: str, opened: OpenedRun) -> dict[str, Any]:
+    try:
+        metrics: dict[str, Any] = json.loads(Path(path).read_text())
+        measured = metrics["measured"]["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"metrics={path} is no file of stage1_tokenizer.evaluate ({error}): make it anew") from error
+    if measured != opened.tokenizer.fingerprint:
+        raise UserError(
+            f"metrics={path} was measured on other weights than the newest checkpoint of {opened.folder}: "
+            f"run stage1_tokenizer.evaluate --tokenizer {opened.folder} again"
+        )
+    return metrics
+
+
+def _own_metrics(opened: OpenedRun) -> dict[str, Any]:
+    """The run's evaluation at the checkpoint's step; only what it is made of where there is none."""
+    from launch.metrics import FILE, read
+
+    lines = [line for line in read(opened.folder / FILE) if line["kind"] == "eval" and line["step"] == opened.step]
+    found = {name.removeprefix("eval/"): value for name, value in (lines[-1] if lines else {}).items() if "/" in name}
+    limit = opened.config.get("evaluate_samples")
+    measured = {
+        "by": "the training run's last evaluation, of averaged weights" if lines else "nothing: not measured",
+        "data": opened.config["data"].get("held_out"),
+        "subset": "all pictures" if limit is None else f"at most {limit} pictures, evenly spaced",
+        "pictures": "clamped and rounded to 8 bits, data range 255; every picture once, mean over pictures",
+        "lpips": "vgg, version 0.1",
+        "transform": opened.config["data"]["transform"],
+        "fingerprint": opened.tokenizer.fingerprint,
+        **{name: opened.origin.get(name) for name in ("commit", "hardware", "versions", "date")},
+    }
+    return {**found, "measured": measured}
+
+
+def main() -> None:
+    """The command."""
+    print(release(parse(ReleaseConfig, prog="python -m stage1_tokenizer.release")))
+
+
+if __name__ == "__main__":
+    run(main)
