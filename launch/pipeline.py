@@ -20,6 +20,9 @@ from launch.stages import PipelineConfig, Stage, stages
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 
+OF_SAMPLES = ("class_agreement", "class_agreement_by_class", "real_accuracy", "real_samples", "classifier")
+"""Figures of the prior's evaluation that tell of the samples."""
+
 
 def pipeline(config: PipelineConfig) -> int:
     """Do every stage that isn't done, write metrics.json and the report; 0, or a failed stage's exit code."""
@@ -152,12 +155,8 @@ def collect(config: PipelineConfig, done: list[Stage]) -> dict[str, Any]:
     records = {stage.name: record(stage, out) or {} for stage in done}
     tokenizer = json.loads((out / "evaluation" / "tokenizer.json").read_text())
     prior = json.loads((out / "evaluation" / "prior.json").read_text())
-    samples = prior.pop("samples", {})
-    if not isinstance(samples, dict):
-        samples = {"count": samples}
-    for name in ("class_agreement", "real_accuracy"):
-        if name in prior:
-            samples[name] = prior.pop(name)
+    samples = {name: prior.pop(name) for name in OF_SAMPLES if name in prior}
+    samples["count"] = prior.pop("samples", None)
     seconds = {name: entry.get("seconds") for name, entry in records.items()}
     return {
         "tokenizer": tokenizer,

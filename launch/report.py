@@ -199,13 +199,16 @@ def codebook_use(source: Path) -> dict[str, str] | None:
 
 def samples(source: Path) -> dict[str, Any] | None:
     """Sampled pictures by class; the grid picture alone where there are none by class."""
+    described = read_json(source / "samples.json").get("classes") or [
+        {"name": path.name, "folder": path.name} for path in sorted(source.glob("*"), key=natural) if path.is_dir()
+    ]
     classes = []
-    for path in sorted((p for p in source.glob("*") if p.is_dir()), key=natural) if source.is_dir() else []:
-        pictures = [embedded(file) for file in sorted(path.glob("*.png"), key=natural)[:PICTURES_A_CLASS]]
-        if pictures:
-            classes.append({"name": path.name, "pictures": pictures})
+    for one in described[:MOST_CLASSES]:
+        files = sorted((source / one["folder"]).glob("*.png"), key=natural)[:PICTURES_A_CLASS]
+        if files:
+            classes.append({"name": one["name"], "pictures": [embedded(file) for file in files]})
     if classes:
-        return {"classes": classes[:MOST_CLASSES], "more": max(0, len(classes) - MOST_CLASSES), "grid": ""}
+        return {"classes": classes, "more": max(0, len(described) - MOST_CLASSES), "grid": ""}
     grid = embedded(source / "grid.png")
     return {"classes": [], "more": 0, "grid": grid} if grid else None
 

@@ -1,0 +1,130 @@
+"""The report: everything it promises is on the page, and nothing that needs the network."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.cli import UserError
+from launch import report
+from launch.charts import Line, line_chart, log_ticks, number, ticks, use_chart
+from launch.metrics import MetricFile
+
+
+def picture(path: Path, seed: int, side: int = 28) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (side, side), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+def fake_run(folder: Path, names: dict[str, float], evaluation: str) -> None:
+    folder.mkdir(parents=True)
+    file = MetricFile(folder)
+    for step in range(49, 2000, 50):
+        file.write(step, {name: start * math.exp(-step / 600) + 0.1 for name, start in names.items()}, "train")
+        if step % 500 == 499:
+            file.write(step + 1, {evaluation: 5 * math.exp(-step / 900)}, "eval")
+    (folder / "config.yaml").write_text("run:\n  folder: <b>x</b>\n")
+    (folder / "run.json").write_text(json.dumps({"argv": ["train.py", "--config", "a.yaml"], "commit": "abc"}))
+
+
+@pytest.fixture
+def outcome(tmp_path: Path) -> Path:
+    losses = {"loss/rec": 0.5, "loss/perceptual": 0.7, "codes/perplexity": 90.0, "rate/pictures_per_second": 800.0}
+    fake_run(tmp_path / "tokenizer-run", losses, "eval/psnr")
+    fake_run(tmp_path / "prior-run", {"loss/nll_bits": 6.0}, "eval/bits_per_code")
+    for label in range(3):
+        for count in range(12):
+            picture(tmp_path / "samples" / str(label) / f"{count:05d}.png", 100 * label + count)
+    picture(tmp_path / "evaluation" / "reconstructions.png", 7, 200)
+    codes = {"meta": {"histogram": [max(0, 300 - index) for index in range(310)]}}
+    (tmp_path / "codes" / "train").mkdir(parents=True)
+    (tmp_path / "codes" / "train" / "index.json").write_text(json.dumps(codes))
+    figures: dict[str, Any] = {
+        "tokenizer": {"psnr": 21.43, "lpips": 0.0571, "codebook_usage": 0.987},
+        "prior": {"bits_per_code": 3.21},
+        "samples": {"class_agreement": 0.932, "count": 500},
+        "seconds": {"tokenizer": 301.0, "prior": 120.4, "total": 421.4},
+        "data": "mnist",
+        "hardware": "2 CPU cores",
+        "commit": "0123abcd",
+        "versions": {"torch": "2.13.0"},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(figures))
+    return tmp_path
+
+
+def test_the_page_shows_all_it_promises(outcome: Path) -> None:
+    page = report.write(outcome).read_text()
+    for shown in ("21.43", "0.0571", "98.7 %", "3.21", "93.2 %", "7 min 1 s", "300 of 310 codes are used"):
+        assert shown in page
+    for name in ("loss/rec", "loss/perceptual", "loss/nll_bits", "eval/bits_per_code", "eval/psnr"):
+        assert name in page
+    assert page.count("a sample of") == 30
+    assert "originals beside their reconstructions" in page
+    assert "2 CPU cores" in page
+    assert "0123abcd" in page
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+
+
+def test_the_page_needs_nothing_from_outside(outcome: Path) -> None:
+    page = report.write(outcome).read_text()
+    assert not re.search(r"<script|<link|@import|url\(|https?://", page)
+    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)"', page))
+
+
+def test_a_single_run_has_a_page_too(outcome: Path, tmp_path: Path) -> None:
+    page = report.write(outcome / "prior-run", tmp_path / "page.html")
+    assert "loss/nll_bits" in page.read_text()
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        report.write(tmp_path)
+
+
+def test_charts_are_well_formed_and_leave_out_what_is_not_finite() -> None:
+    svg = line_chart([Line("a & b", [0, 1, 2, 3], [1.0, math.nan, 1000.0, math.inf])], "<label>")
+    tree = ElementTree.fromstring(svg)
+    (curve,) = [element for element in tree if element.tag == "polyline"]
+    assert len(curve.attrib["points"].split()) == 2
+    ElementTree.fromstring(use_chart([5, 0, 2], "use"))
+    assert line_chart([Line("nothing", [1], [math.nan])], "empty") == ""
+    assert use_chart([0, 0], "unused") == ""
+
+
+def test_long_curves_are_thinned_but_keep_their_end() -> None:
+    svg = line_chart([Line("long", range(10_000), [1.0 + 0.001 * index for index in range(10_000)])], "long")
+    assert len(svg) < 20_000
+    assert "long at step 9999" in line_chart([Line("long", [*range(48), 9999], [1.0] * 49, dots=True)], "long")
+
+
+def test_ticks_are_round() -> None:
+    assert ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1.0]
+    assert ticks(0.03, 0.11) == [0.04, 0.06, 0.08, 0.1]
+    assert ticks(5, 5) == [5]
+    assert log_ticks(0.02, 300) == [0.1, 1, 10, 100]
+    assert [number(value) for value in (0, 1234567, 25000, 0.25, 0.00012)] == ["0", "1.23M", "25k", "0.25", "1.20e-04"]
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
+def test_a_browser_draws_it_without_overflow(outcome: Path, tmp_path: Path) -> None:
+    page = report.write(outcome)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    shot = tmp_path / "shot.png"
+    line = ["chromium", *flags, f"--screenshot={shot}", "--window-size=1200,2000", page.as_uri()]
+    subprocess.run(line, capture_output=True, timeout=90, check=True)
+    pixels = np.asarray(Image.open(shot).convert("L"))
+    assert pixels.shape == (2000, 1200)
+    assert pixels.std() > 10
