@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 _MASK = (1 << 64) - 1
-_ROUNDS = 4
+_ROUNDS = 6
+_SMALL = 16
 _KEPT_EPOCHS = 4
 
 
@@ -203,21 +204,29 @@ def permute(place: np.ndarray, count: np.ndarray, keys: np.ndarray) -> np.ndarra
 
     Rounds of multiplication and shift are bijections of the next power of two; what falls outside [0, count) is sent
     through again until it is inside (cycle walking), less than twice on average. Any place costs the same: no array of
-    the window is made.
+    the window is made. The few bits of a small count mix badly: there, the place's rank among random numbers is taken.
     """
+    value = place.astype(np.int64)
+    small = np.flatnonzero(count <= _SMALL)
+    value[small] = _ranks(value[small], count[small], keys[small])
+    todo = np.flatnonzero(count > _SMALL)
     last = (count - 1).astype(np.uint64)
-    bits = np.zeros_like(last)
-    for shift in (32, 16, 8, 4, 2, 1):
-        above = (last >> (bits + np.uint64(shift))) > 0
-        bits[above] += np.uint64(shift)
-    bits += last > 0
+    # Exact: a double holds every count below 2^53.
+    bits = np.frexp(last.astype(np.float64))[1].astype(np.uint64)
     mask = (np.uint64(1) << bits) - np.uint64(1)
-    value = place.astype(np.uint64)
-    todo = np.arange(len(value))
     while len(todo):
-        value[todo] = _scramble(value[todo], bits[todo], mask[todo], keys[todo])
-        todo = todo[value[todo] > last[todo]]
-    return value.astype(np.int64)
+        image = _scramble(value[todo].astype(np.uint64), bits[todo], mask[todo], keys[todo])
+        value[todo] = image.astype(np.int64)
+        todo = todo[image > last[todo]]
+    return value
+
+
+def _ranks(place: np.ndarray, count: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Rank of each place's random number among those of [0, count)."""
+    numbers = _mix(keys[:, None] + np.arange(_SMALL, dtype=np.uint64)[None, :])
+    own = np.take_along_axis(numbers, place[:, None], axis=1)
+    among = np.arange(_SMALL)[None, :] < count[:, None]
+    return ((numbers < own) & among).sum(axis=1)
 
 
 def _scramble(value: np.ndarray, bits: np.ndarray, mask: np.ndarray, keys: np.ndarray) -> np.ndarray:

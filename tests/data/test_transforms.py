@@ -1,0 +1,99 @@
+"""Crop, resize, pad, flip: geometry, seeds, and agreement with PIL."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from data.transforms import TransformConfig, apply, crop_box, draw, to_float, to_uint8
+
+
+def transformed(picture: np.ndarray, config: TransformConfig, key: str | None = None) -> np.ndarray:
+    out = np.empty((config.size, config.size, config.channels), dtype=np.uint8)
+    apply(picture, config, draw(0, 0, key) if key else None, out)
+    return out
+
+
+def photo(height: int, width: int, channels: int = 3) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    small = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((width, height))
+    return np.asarray(small)[:, :, :channels].copy()
+
+
+def test_bicubic_is_pils_to_two_of_255() -> None:
+    picture = photo(100, 140)
+    ours = transformed(picture, TransformConfig(size=32))
+    square = Image.fromarray(picture[:, 20:120])
+    theirs = np.asarray(square.resize((32, 32), Image.Resampling.BICUBIC))
+    assert np.abs(ours.astype(int) - theirs).max() <= 2
+
+
+def test_area_keeps_the_mean() -> None:
+    picture = photo(128, 128)
+    ours = transformed(picture, TransformConfig(size=16, resize="area"))
+    np.testing.assert_allclose(ours.mean((0, 1)), picture.mean((0, 1)), atol=2)
+
+
+def test_a_picture_of_the_right_size_is_left_as_it_is() -> None:
+    picture = photo(20, 30)
+    np.testing.assert_array_equal(transformed(picture, TransformConfig(size=20)), picture[:, 5:25])
+
+
+def test_pad_surrounds_and_never_enlarges() -> None:
+    digit = photo(28, 28, 1)
+    out = transformed(digit, TransformConfig(size=32, channels=1, fit="pad", background=0))
+    np.testing.assert_array_equal(out[2:30, 2:30], digit)
+    assert out[:2].max() == 0 and out[:, 30:].max() == 0
+    wide = transformed(photo(20, 80), TransformConfig(size=40, fit="pad", background=7))
+    assert (wide[:15] == 7).all() and (wide[25:] == 7).all() and (wide[15:25] != 7).any()
+
+
+def test_flip_depends_on_key_and_epoch_alone() -> None:
+    config = TransformConfig(size=8, flip=True)
+    picture = photo(8, 8)
+    kinds = {transformed(picture, config, f"k{i}").tobytes() for i in range(20)}
+    assert kinds == {picture.tobytes(), picture[:, ::-1].tobytes()}
+    assert draw(1, 2, "a") == draw(1, 2, "a") != draw(1, 3, "a")
+    assert transformed(picture, config).tobytes() == picture.tobytes()
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.floats(0.05, 1.0), st.text(max_size=5))
+def test_random_squares_lie_in_the_picture(width: int, height: int, least: float, key: str) -> None:
+    config = TransformConfig(size=8, random_crop=True, min_scale=least)
+    left, upper, right, lower = crop_box(width, height, config, draw(0, 0, key))
+    assert 0 <= left < right <= width and 0 <= upper < lower <= height
+    assert right - left == lower - upper >= max(1, round(least * min(width, height)) - 1)
+
+
+def test_to_float_and_back_is_exact() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 4, 4).permute(0, 1, 3, 2)
+    x = to_float(pixels)
+    assert x.min() == -1 and x.max() == 1 and x.is_contiguous()
+    assert torch.equal(to_uint8(x), pixels)
+    assert to_uint8(torch.tensor([-9.0, 9.0])).tolist() == [0, 255]
+
+
+def test_config_travels_as_a_dict() -> None:
+    config = TransformConfig(size=32, channels=1, fit="pad", background=0)
+    assert TransformConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ValueError, match="unknown keys colour"):
+        TransformConfig.from_dict({"colour": 1})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"size": 0}, "transform.size=0"),
+        ({"channels": 4}, "transform.channels=4"),
+        ({"min_scale": 0.5}, "random_crop"),
+        ({"random_crop": True, "fit": "pad"}, "fit=crop"),
+        ({"background": 300}, "0..255"),
+    ],
+)
+def test_wrong_values_are_named(values: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TransformConfig(**values)
