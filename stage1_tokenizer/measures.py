@@ -64,6 +64,15 @@ def code_statistics(count_K: Tensor) -> dict[str, float]:
     }
 
 
+def batch_use(idx_Bhw: Tensor, codebook_size: int) -> dict[str, Tensor]:
+    """How many codes one rank's part of a batch uses, and their perplexity; nothing waits for the device."""
+    count_K = torch.zeros(codebook_size, dtype=torch.int64, device=idx_Bhw.device)
+    count_K.scatter_add_(0, idx_Bhw.flatten(), torch.ones_like(idx_Bhw.flatten()))
+    share_K = count_K.float() / idx_Bhw.numel()
+    entropy = -torch.special.xlogy(share_K, share_K).sum()
+    return {"codes/used": (count_K > 0).sum(), "codes/perplexity": entropy.exp()}
+
+
 class Scores:
     """Sums over pictures, on the device; `result` adds those of all ranks and waits for the device once."""
 

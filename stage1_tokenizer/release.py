@@ -140,7 +140,7 @@ def _own_metrics(opened: OpenedRun) -> dict[str, Any]:
         "data": opened.config["data"].get("held_out"),
         "subset": "all pictures" if limit is None else f"at most {limit} pictures, evenly spaced",
         "pictures": "clamped and rounded to 8 bits, data range 255; every picture once, mean over pictures",
-        "lpips": "vgg, version 0.1",
+        "lpips": f"{opened.config['loss']['perceptual']['net']}, version 0.1",
         "transform": opened.config["data"]["transform"],
         "fingerprint": opened.tokenizer.fingerprint,
         **{name: opened.origin.get(name) for name in ("commit", "hardware", "versions", "date")},

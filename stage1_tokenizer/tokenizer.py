@@ -150,6 +150,10 @@ class Tokenizer(nn.Module):
                 f"scale them (data.transforms.to_float does it for uint8)"
             )
 
+    def weights(self) -> dict[str, Tensor]:
+        """What encoding and decoding need, by name: the state without the codebook's statistics of training."""
+        return {name: tensor.detach() for name, tensor in self.state_dict().items() if ".statistics." not in name}
+
     @property
     def fingerprint(self) -> str:
         """sha256 (hex) over the configuration and every weight: what ties code shards and priors to this tokenizer.
@@ -158,9 +162,9 @@ class Tokenizer(nn.Module):
         order.
         """
         digest = hashlib.sha256(json.dumps(_changed(self.config), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
+        for name, tensor in sorted(self.weights().items()):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -179,7 +183,7 @@ class Tokenizer(nn.Module):
             "model": dataclasses.asdict(self.config),
         }
         _write_json(folder / CONFIG, config)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.weights().items()}
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         if self.transform is not None:
             transform = {"value_range": [-1.0, 1.0], "transform": self.transform.to_dict()}

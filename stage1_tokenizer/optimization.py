@@ -1,0 +1,75 @@
+"""What belongs to an optimizer step but not to the losses: rates, optimizers, the wrapper for several ranks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from stage1_tokenizer.config import OptimizerConfig
+
+if TYPE_CHECKING:
+    from launch.runtime import Run
+
+
+def rate_share(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The learning rate of a step in [0, steps) over its peak: linear warm-up, then constant or along a cosine."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    if config.decay == "constant":
+        return 1.0
+    done = min(1.0, (step - config.warmup) / max(1, steps - 1 - config.warmup))
+    return config.final + (1 - config.final) * (1 + math.cos(math.pi * done)) / 2
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig, peak: float) -> torch.optim.AdamW:
+    """AdamW over what a module trains; `peak` is remembered as the rate that `rate_share` scales."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=peak, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+    for group in optimizer.param_groups:
+        group["peak"] = peak
+    return optimizer
+
+
+def joined_with_other_ranks(module: nn.Module, run: Run) -> nn.Module:
+    """The module with its gradients averaged over the ranks; itself on one.
+
+    Its buffers are left to it: DDP would overwrite every rank's code statistics with rank 0's.
+    """
+    if run.world_size == 1:
+        return module
+    from torch.nn.parallel import DistributedDataParallel
+
+    devices = [run.device] if run.device.type == "cuda" else None
+    return DistributedDataParallel(module, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+@dataclass
+class Learner:
+    """A network with its optimizer."""
+
+    raw: nn.Module
+    """The network itself, which is saved."""
+    module: nn.Module
+    """The network as the ranks train it together."""
+    optimizer: torch.optim.Optimizer
+    """Its optimizer, over what the network trains."""
+
+    @classmethod
+    def build(cls, raw: nn.Module, config: OptimizerConfig, peak: float, run: Run) -> Learner:
+        """Move a network to the run's device, in training mode, and give it an optimizer with the peak rate `peak`."""
+        raw.to(run.device).train()
+        return cls(raw, joined_with_other_ranks(raw, run), build_optimizer(raw, config, peak))
+
+    def descend(self, share: float, clip: float) -> Tensor:
+        """Clip the gradients' norm (0: not), step at `share` of the peak rate, clear them; the norm before."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip or math.inf)
+        for group in self.optimizer.param_groups:
+            group["lr"] = share * group["peak"]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
