@@ -25,7 +25,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from data.cli import UserError
+from data.index import Shard, ShardIndex
+from data.offsets import ShardOffsets
 
 Sample = tuple[str, Mapping[str, bytes]]
 """(key, {extension: bytes}): `("n01440764/0001", {"jpg": ..., "cls": b"3"})`."""
@@ -79,17 +83,20 @@ class _Hashed(io.RawIOBase):
         return self._target.write(block)
 
 
-def write_tar(path: Path, samples: Iterable[Sample], *, part: Path | None = None) -> ShardRecord:
+def write_tar(
+    path: Path, samples: Iterable[Sample], *, part: Path | None = None, starts: list[int] | None = None
+) -> ShardRecord:
     """Write one shard: a temporary file, fsync, rename. `.tar`, or `.tar.gz` where the name says so.
 
     The bytes depend on the samples alone (no times, no user names). Raises ValueError for a key that occurs twice or
-    that `check_key` refuses; then, or when `samples` raises, nothing stays behind.
+    that `check_key` refuses; then, or when `samples` raises, nothing stays behind. `starts` gets the offset of each
+    sample in the plain tar, and that of the last one's end.
     """
     part = part or path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             hashed = _Hashed(file)
-            count = _write_samples(hashed, samples, compressed=path.suffix == ".gz")
+            found = _write_samples(hashed, samples, compressed=path.suffix == ".gz")
             file.flush()
             os.fsync(file.fileno())
         size = part.stat().st_size
@@ -98,24 +105,29 @@ def write_tar(path: Path, samples: Iterable[Sample], *, part: Path | None = None
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-    return ShardRecord(path.name, count, size, hashed.digest.hexdigest())
+    if starts is not None:
+        starts[:] = found
+    return ShardRecord(path.name, len(found) - 1, size, hashed.digest.hexdigest())
 
 
-def _write_samples(file: Any, samples: Iterable[Sample], *, compressed: bool) -> int:
+def _write_samples(file: Any, samples: Iterable[Sample], *, compressed: bool) -> list[int]:
     from webdataset.writer import TarWriter
 
     stream = gzip.GzipFile("", "wb", 9, file, mtime=0) if compressed else file
     seen: set[str] = set()
+    starts = []
     writer = TarWriter(stream, user="", group="", mode=0o644, mtime=0, encoder=False, compress=False)
     for key, members in samples:
         if check_key(key) in seen:
             raise ValueError(f"key {key!r} occurs twice in one shard")
         seen.add(key)
+        starts.append(writer.tarstream.offset)
         writer.write({"__key__": key, **members})
+    starts.append(writer.tarstream.offset)
     writer.close()
     if compressed:
         stream.close()
-    return len(seen)
+    return starts
 
 
 def sync_folder(folder: Path) -> None:
@@ -190,15 +202,33 @@ class ShardSet:
         done = self.finished(name)
         if done is not None:
             return done
-        record = write_tar(self.folder / name, samples, part=self._state / f"{name}.{os.getpid()}.part")
+        starts: list[int] = []
+        part = self._state / f"{name}.{os.getpid()}.part"
+        record = write_tar(self.folder / name, samples, part=part, starts=starts)
         record = dataclasses.replace(record, notes=notes or {})
+        write_file(self._state / f"{name}.starts", np.asarray(starts, dtype="<i8").tobytes())
         write_file(self._state / f"{name}.json", json.dumps(dataclasses.asdict(record)))
         return record
 
-    def finish(self, files: Mapping[str, str | bytes]) -> None:
-        """Write the index files (and others, name → content) and declare the set complete."""
-        for name, content in files.items():
+    def index(self, records: Iterable[ShardRecord], **about: Any) -> ShardIndex:
+        """The index of finished shards, with their offsets; `about` are ShardIndex's further fields."""
+        records = list(records)
+        starts: list[Any] = [
+            np.frombuffer((self._state / f"{r.url}.starts").read_bytes(), dtype="<i8") for r in records
+        ]
+        return ShardIndex(
+            shards=tuple(Shard(record.url, record.nsamples, record.filesize) for record in records),
+            base=str(self.folder),
+            offsets=ShardOffsets.from_starts(starts),
+            **about,
+        )
+
+    def finish(self, indexes: Mapping[str, ShardIndex], files: Mapping[str, str | bytes] | None = None) -> None:
+        """Write the index files (and other files, name → content) and declare the set complete."""
+        for name, content in (files or {}).items():
             write_file(self.folder / name, content)
+        for name, index in indexes.items():
+            index.save(self.folder / name)
         self._drop_state()
 
     def _take_lock(self) -> None:

@@ -25,7 +25,6 @@ from PIL import Image
 
 from data.arrange import cut_evenly, shuffled, split
 from data.cli import UserError, parse, run
-from data.index import Shard, ShardIndex
 from data.progress import progress
 from data.writer import ShardSet
 
@@ -208,22 +207,22 @@ def write(made: SampleSet, out: Path, *, overwrite: bool) -> None:
     plan = {"set": made.name, "source": made.source, "seed": SEED, "samples": len(made.keys)}
     shards.begin(plan, ["train.json", "held_out.json"], overwrite=overwrite)
     train, held_out = split(made.labels, 0.1, SEED)
-    files: dict[str, str | bytes] = {"LICENSE": made.licence_text}
+    indexes = {}
     for name, chosen, count in (("train", train, made.train_shards), ("held_out", held_out, 2)):
         chosen = chosen[shuffled(len(chosen), SEED)]
-        written = []
         parts = list(enumerate(cut_evenly(len(chosen), count)))
-        for i, part in progress(parts, f"{made.name} {name}", unit="shards"):
-            written.append(shards.write(f"{name}-{i:06d}.tar.gz", _samples(made, chosen[part.start : part.stop])))
-        index = ShardIndex(
-            shards=tuple(Shard(record.url, record.nsamples, record.filesize) for record in written),
+        written = [
+            shards.write(f"{name}-{i:06d}.tar.gz", _samples(made, chosen[part.start : part.stop]))
+            for i, part in progress(parts, f"{made.name} {name}", unit="shards")
+        ]
+        indexes[f"{name}.json"] = shards.index(
+            written,
             name=f"{made.name}-{name}",
             classes=made.classes,
             licence="MIT, see LICENSE",
             meta={"source": made.source, "counts": np.bincount(made.labels[chosen]).tolist()},
         )
-        files[f"{name}.json"] = json.dumps(index.to_json(), indent=1, ensure_ascii=False) + "\n"
-    shards.finish(files)
+    shards.finish(indexes, {"LICENSE": made.licence_text})
 
 
 def _samples(made: SampleSet, chosen: np.ndarray) -> Iterator[tuple[str, dict[str, bytes]]]:
