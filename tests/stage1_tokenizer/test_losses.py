@@ -1,0 +1,49 @@
+"""Loss terms against their equations; the adaptive weight against two plain backwards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stage1_tokenizer.losses import adaptive_weight, discriminator_loss, evenly_spread, generator_loss
+from stage1_tokenizer.model import CONVOLUTIONS
+
+REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, 0.0, 3.0])
+
+
+def test_hinge() -> None:
+    assert float(discriminator_loss("hinge", REAL, FAKE)) == pytest.approx((2.5 / 3 + 5 / 3) / 2)
+    assert float(generator_loss("hinge", FAKE)) == pytest.approx(-1 / 3)
+
+
+def test_logistic() -> None:
+    expected = -(torch.sigmoid(REAL).log().mean() + (1 - torch.sigmoid(FAKE)).log().mean()) / 2
+    for kind in ("vanilla", "non_saturating"):
+        torch.testing.assert_close(discriminator_loss(kind, REAL, FAKE), expected)
+    torch.testing.assert_close(generator_loss("vanilla", FAKE), -FAKE.mean())
+    torch.testing.assert_close(generator_loss("non_saturating", FAKE), -torch.sigmoid(FAKE).log().mean())
+
+
+def test_half_precision_logits_give_float32_losses() -> None:
+    assert discriminator_loss("hinge", REAL.bfloat16(), FAKE.bfloat16()).dtype == torch.float32
+    assert generator_loss("hinge", FAKE.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_adaptive_weight_is_the_ratio_of_last_layer_gradients(dims: int) -> None:
+    torch.manual_seed(0)
+    layer = CONVOLUTIONS[dims](5, 3, 3, padding=1).double()
+    h = torch.randn(2, 5, *[6] * dims, dtype=torch.float64)
+    out = layer(h)
+    first, second = (out**2).mean(), (out.sin() / 7).sum()
+    norms = [torch.autograd.grad(loss, layer.weight, retain_graph=True)[0].norm() for loss in (first, second)]
+    at_out = [torch.autograd.grad(loss, out, retain_graph=True)[0] for loss in (first, second)]
+    torch.testing.assert_close(adaptive_weight(layer, h, *at_out), norms[0] / (norms[1] + 1e-4))
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "expected"), [(4, 1.0, None), (4, 0.5, [1, 3]), (8, 0.25, [3, 7]), (3, 0.1, [0])]
+)
+def test_evenly_spread(count: int, fraction: float, expected: list[int] | None) -> None:
+    chosen = evenly_spread(count, fraction, torch.device("cpu"))
+    assert (chosen if chosen is None else chosen.tolist()) == expected

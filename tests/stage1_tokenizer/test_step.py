@@ -1,0 +1,179 @@
+"""The one-forward step against the textbook step, written plainly, in float64; on one process and on two."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stage1_tokenizer.config import AdversarialConfig, LossConfig, ModelConfig, PerceptualConfig, QuantizerConfig
+from stage1_tokenizer.discriminator import Discriminator
+from stage1_tokenizer.losses import PIXEL, discriminator_loss, generator_loss
+from stage1_tokenizer.perceptual import LPIPS
+from stage1_tokenizer.step import OneForwardStep
+from stage1_tokenizer.tokenizer import Tokenizer
+from tests.distributed import run_distributed_test
+
+MODEL = ModelConfig(
+    channels=8,
+    channel_multipliers=[1, 2],
+    res_blocks=1,
+    z_channels=8,
+    quantizer=QuantizerConfig(codebook_size=16, code_dim=4, start="batch"),
+)
+ADVERSARIAL = AdversarialConfig(channels=4, layers=2)
+
+
+def random_lpips() -> LPIPS:
+    """AlexNet's shapes with random weights: the test needs no downloaded ones."""
+    shapes = [(64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3)]
+    kernels = [(torch.randn(o, i, k, k) * (2 / (i * k * k)) ** 0.5, torch.randn(o) * 0.1) for o, i, k in shapes]
+    return LPIPS("alex", kernels, [torch.rand(o) for o, _, _ in shapes]).double()
+
+
+def parts(adversarial: AdversarialConfig, model: ModelConfig = MODEL) -> tuple[Tokenizer, Discriminator, LPIPS, Tensor]:
+    torch.manual_seed(0)
+    generator = Tokenizer(model).double().train()
+    discriminator = Discriminator(adversarial, in_channels=3).double()
+    return generator, discriminator, random_lpips(), torch.rand(4, 3, 32, 32, dtype=torch.float64) * 2 - 1
+
+
+def textbook(
+    config: LossConfig, generator: Tokenizer, discriminator: Discriminator, lpips: LPIPS, x: Tensor, share: float | None
+) -> tuple[dict[str, float], list[Tensor], list[Tensor]]:
+    """Losses through the whole graph, the adaptive weight by two backwards to the last layer (Esser et al. 2021)."""
+    made = generator(x)
+    pixel = PIXEL[config.pixel](made.x_BCHW, x)
+    perceptual = lpips(made.x_BCHW, x).mean() if config.perceptual.weight else x.new_zeros(())
+    rec = config.pixel_weight * pixel + config.perceptual.weight * perceptual
+    total = rec + config.quantizer_weight * sum(made.losses.values())
+    values = {"loss/rec": float(pixel.detach())}
+    if share is not None:
+        adversarial = generator_loss(config.adversarial.loss, discriminator(made.x_BCHW))
+        last = generator.decoder.conv_out.weight
+        norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (rec, adversarial)]
+        ratio = (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach() if config.adversarial.adaptive else 1.0
+        total = total + config.adversarial.weight * share * ratio * adversarial
+        values |= {"loss/adversarial": float(adversarial.detach())}
+    of_generator = list(torch.autograd.grad(total, trained(generator)))
+    if share is None:
+        return values, of_generator, []
+    real, fake = discriminator(x), discriminator(made.x_BCHW.detach())
+    loss = discriminator_loss(config.adversarial.loss, real, fake)
+    values["loss/discriminator"] = float(loss.detach())
+    return values, of_generator, list(torch.autograd.grad(loss, list(discriminator.parameters())))
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def assert_same_gradients(module: nn.Module, expected: list[Tensor]) -> None:
+    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    # Relative to the largest gradient: a convolution's bias before a group norm has one that is 0 but for rounding.
+    largest = max(float(gradient.norm()) for gradient in expected)
+    for name, parameter, gradient in zip(names, trained(module), expected, strict=True):
+        assert parameter.grad is not None, name
+        error = float((parameter.grad - gradient).norm()) / max(float(gradient.norm()), 1e-6 * largest)
+        assert error < 1e-5, f"{name}: relative error {error}"
+
+
+@pytest.mark.parametrize(
+    ("adversarial", "step", "share"),
+    [
+        (ADVERSARIAL, 0, 1.0),
+        (replace(ADVERSARIAL, adaptive=False, norm="group"), 0, 1.0),
+        (replace(ADVERSARIAL, loss="non_saturating", norm="none"), 0, 1.0),
+        (replace(ADVERSARIAL, loss="vanilla", start=10, ramp=4), 11, 0.5),
+        (replace(ADVERSARIAL, start=10), 9, None),
+    ],
+)
+def test_gradients_equal_the_textbook_step(adversarial: AdversarialConfig, step: int, share: float | None) -> None:
+    config = LossConfig(pixel="l1", adversarial=adversarial, perceptual=PerceptualConfig(weight=0.7))
+    generator, discriminator, lpips, x = parts(adversarial)
+    other = copy.deepcopy(generator)
+    values, of_generator, of_discriminator = textbook(config, other, discriminator, lpips, x, share)
+
+    result = OneForwardStep(config, lpips)(generator, discriminator, x, step)
+
+    assert_same_gradients(generator, of_generator)
+    assert result.discriminator_trained == (share is not None)
+    if share is not None:
+        assert_same_gradients(discriminator, of_discriminator)
+    else:
+        assert all(parameter.grad is None for parameter in discriminator.parameters())
+    for name, value in values.items():
+        assert float(result.metrics[name]) == pytest.approx(value, rel=1e-9)
+
+
+def test_before_its_start_the_discriminator_is_not_called() -> None:
+    config = LossConfig(perceptual=PerceptualConfig(weight=0), adversarial=replace(ADVERSARIAL, start=5))
+    generator, _, _, x = parts(ADVERSARIAL)
+    result = OneForwardStep(config, None)(generator, None, x, 4)
+    assert not result.discriminator_trained
+    assert "loss/discriminator" not in result.metrics
+    with pytest.raises(ValueError, match="needs a discriminator"):
+        OneForwardStep(config, None)(generator, None, x, 5)
+
+
+def test_ramp_rises_to_one() -> None:
+    step = OneForwardStep(
+        LossConfig(perceptual=PerceptualConfig(weight=0), adversarial=replace(ADVERSARIAL, start=3, ramp=2)), None
+    )
+    assert [step.adversarial_share(number) for number in range(6)] == [None, None, None, 0.5, 1.0, 1.0]
+
+
+def test_perceptual_share_estimates_from_some_pictures() -> None:
+    config = LossConfig(perceptual=PerceptualConfig(fraction=0.5), adversarial=AdversarialConfig(weight=0))
+    generator, _, lpips, x = parts(ADVERSARIAL)
+    result = OneForwardStep(config, lpips)(generator, None, x, 0)
+    expected = lpips(result.x_BCHW[1::2], x[1::2]).mean()
+    assert float(result.metrics["loss/perceptual"]) == pytest.approx(float(expected), rel=1e-9)
+
+
+def one_part(rank: int, ranks: int, wrap: bool) -> tuple[list[Tensor], list[Tensor], dict[str, float]]:
+    """Gradients and metrics of this rank's part of the batch."""
+    config = LossConfig(adversarial=ADVERSARIAL)
+    generator, discriminator, lpips, x = parts(ADVERSARIAL)
+    modules: tuple[nn.Module, nn.Module] = (generator, discriminator)
+    if wrap:
+        modules = (DistributedDataParallel(generator), DistributedDataParallel(discriminator))
+    mine = x.chunk(ranks)[rank]
+    for number in range(2):  # the second step also shows that DDP is ready again
+        generator.zero_grad()
+        discriminator.zero_grad()
+        result = OneForwardStep(config, lpips)(*modules, mine, number)
+    gradients = [[parameter.grad.clone() for parameter in trained(module)] for module in (generator, discriminator)]
+    return gradients[0], gradients[1], {name: float(value) for name, value in result.metrics.items()}
+
+
+def on_rank() -> tuple[list[np.ndarray], dict[str, float]]:
+    distributed = torch.distributed
+    of_generator, of_discriminator, metrics = one_part(distributed.get_rank(), distributed.get_world_size(), wrap=True)
+    return [gradient.numpy() for gradient in of_generator + of_discriminator], metrics
+
+
+def test_two_ranks_equal_one_process_on_the_same_batch() -> None:
+    expected_generator, expected_discriminator, expected = one_part(0, 1, wrap=False)
+    ranks = run_distributed_test(on_rank)
+    for gradients, metrics in ranks:
+        for got, wanted in zip(gradients, expected_generator + expected_discriminator, strict=True):
+            np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-6, atol=1e-9)
+        assert metrics["gan/weight"] == pytest.approx(expected["gan/weight"], rel=1e-6)
+    for name in expected:
+        assert sum(metrics[name] for _, metrics in ranks) / 2 == pytest.approx(expected[name], rel=1e-6), name
+
+
+def test_bf16_keeps_losses_in_float32() -> None:
+    torch.manual_seed(0)
+    generator, discriminator = Tokenizer(MODEL).train(), Discriminator(ADVERSARIAL, in_channels=3)
+    config = LossConfig(adversarial=ADVERSARIAL)
+    step = OneForwardStep(config, random_lpips().float(), autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    result = step(generator, discriminator, torch.rand(2, 3, 32, 32) * 2 - 1, 0)
+    assert {value.dtype for value in result.metrics.values()} == {torch.float32}
+    assert all(parameter.grad.isfinite().all() for parameter in (*trained(generator), *trained(discriminator)))
