@@ -39,7 +39,8 @@ def parse(config_class: type[Config], argv: Sequence[str] | None = None, *, prog
     try:
         namespace = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
         namespace.pop("config", None)
-        return config_class(**{key: parser.instantiate_classes(namespace)[key] for key in _names(config_class)})
+        made = parser.instantiate(namespace)
+        return config_class(**{key: made[key] for key in _names(config_class)})
     except (ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(_one_line(error)) from error
 

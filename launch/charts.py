@@ -124,7 +124,7 @@ def use_chart(counts: Sequence[int], label: str) -> str:
     if not total:
         return ""
     shares = [100 * count / total for count in sorted(counts, reverse=True)]
-    width, height = 700, 200
+    width, height = 700, 220
     top = shares[0] * 1.05
     inner_width, inner_height = width - LEFT - RIGHT, height - TOP - BOTTOM
     base = height - BOTTOM
