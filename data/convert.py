@@ -80,7 +80,7 @@ def convert(raw: Raw, config: ConvertConfig) -> dict[str, bytes]:
 def _picture(raw: Raw, config: ConvertConfig) -> tuple[str, bytes]:
     if raw.encoded is None:
         assert raw.pixels is not None, "a sample has bytes or pixels"
-        kind = "png" if config.format == "keep" else config.format
+        kind: str = "png" if config.format == "keep" else config.format
         return kind, encode(_resized(Image.fromarray(raw.pixels), config), kind, config.quality)
     if not raw.encoded:
         raise SkipSampleError("no bytes")

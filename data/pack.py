@@ -25,6 +25,7 @@ from data.convert import ConvertConfig
 from data.packing import Job, encoded_size, pack_shards
 from data.progress import Progress
 from data.sources import Source, open_source
+from data.words import as_options
 from data.writer import ShardRecord, ShardSet
 
 SAMPLE_OVERHEAD = 2048
@@ -95,18 +96,8 @@ class PackConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, pack, and print the summary."""
     words = list(sys.argv[1:] if argv is None else argv)
-    config = parse(PackConfig, named(words, ("source", "out")), prog="python -m data.pack SOURCE OUT")
+    config = parse(PackConfig, as_options(words, ("source", "out"), PackConfig), prog="python -m data.pack SOURCE OUT")
     pack(config)
-
-
-def named(words: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The leading words of a command line given their option names: `A B --c 1` → `--source A --out B --c 1`."""
-    leading: list[str] = []
-    for name, word in zip(names, words, strict=False):
-        if word.startswith("-"):
-            break
-        leading += [f"--{name}", word]
-    return [*leading, *words[len(leading) // 2 :]]
 
 
 def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[ShardRecord]]:
@@ -148,8 +139,8 @@ def chosen_splits(source: Source, config: PackConfig) -> dict[str, np.ndarray]:
     splits = dict(source.splits)
     if config.held_out:
         if "train" not in splits or "held_out" in splits:
-            raise UserError(f"held_out={config.held_out} needs a `train` split and no `held_out` one, and the source has "
-                            f"{', '.join(splits)}: leave held_out out")  # fmt: skip
+            raise UserError(f"held_out={config.held_out} needs a `train` split and no `held_out` one, but there are "
+                            f"{', '.join(splits)}: leave it out")  # fmt: skip
         train = splits["train"]
         kept, out = split(source.labels[train], config.held_out, config.seed)
         splits |= {"train": train[kept], "held_out": train[out]}

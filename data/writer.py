@@ -254,7 +254,9 @@ class ShardSet:
             for shard in json.loads(index.read_text()).get("shardlist", []):
                 if "/" not in shard["url"]:
                     (self.folder / shard["url"]).unlink(missing_ok=True)
-            index.unlink()
+            for suffix in (".offsets.npz", ".quarantine.json", ".skipped.json"):
+                index.with_suffix(suffix).unlink(missing_ok=True)
+            index.unlink()  # Last: what is left after a kill in here is still known as a set.
 
 
 def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
