@@ -1,0 +1,117 @@
+"""The one-forward step beside the textbook step: time of both, on the same weights and batch, and whether they agree.
+
+    python -m tests.benchmarks.stage1_step --size 128 --channels 64 --batch 2 --threads 1
+
+Both run in one process, in turns, so that whatever else the machine does meets both alike. Times are CPU time, or, on
+a GPU, wall time with the GPU waited for. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+from torch import nn
+
+from stage1_tokenizer.config import AdversarialConfig, LossConfig, ModelConfig, QuantizerConfig
+from stage1_tokenizer.discriminator import Discriminator
+from stage1_tokenizer.perceptual import load_lpips
+from stage1_tokenizer.step import OneForwardStep
+from stage1_tokenizer.tokenizer import Tokenizer
+from tests.stage1_tokenizer.textbook import textbook_step
+
+
+def options() -> argparse.Namespace:
+    """The command's options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--size", type=int, default=64, help="pixels along each side")
+    parser.add_argument("--channels", type=int, default=32, help="the model's width at full resolution")
+    parser.add_argument("--multipliers", type=int, nargs="+", default=[1, 1, 2, 2, 4], help="of the levels' widths")
+    parser.add_argument("--codes", type=int, default=1024, help="size of the codebook")
+    parser.add_argument("--batch", type=int, default=2, help="pictures a step")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each form, in turns")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--layout", choices=["channels_last", "contiguous"], default="channels_last")
+    return parser.parse_args()
+
+
+def largest_difference(module: nn.Module, other: nn.Module) -> float:
+    """Norm of the difference of all gradients over the norm of all gradients."""
+    ours = torch.cat([parameter.grad.flatten() for parameter in module.parameters() if parameter.grad is not None])
+    theirs = torch.cat([parameter.grad.flatten() for parameter in other.parameters() if parameter.grad is not None])
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def seconds(step: Callable[[], object], device: str) -> float:
+    """Time of one step."""
+    if device == "cpu":
+        began = time.process_time()
+        step()
+        return time.process_time() - began
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    step()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Time both forms, print the table and the JSON line."""
+    args = options()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    layout = torch.channels_last if args.layout == "channels_last" else torch.contiguous_format
+    quantizer = QuantizerConfig(codebook_size=args.codes)
+    model = ModelConfig(channels=args.channels, channel_multipliers=args.multipliers, quantizer=quantizer)
+    config = LossConfig(adversarial=AdversarialConfig())
+    generator: Tokenizer = Tokenizer(model).train().to(args.device, memory_format=layout)
+    discriminator = Discriminator(config.adversarial, 3).to(args.device, memory_format=layout)
+    lpips = load_lpips().to(args.device, memory_format=layout)
+    x = (torch.rand(args.batch, 3, args.size, args.size) * 2 - 1).to(args.device, memory_format=layout)
+    plain_generator, plain_discriminator = copy.deepcopy(generator), copy.deepcopy(discriminator)
+    one_forward = OneForwardStep(config, lpips)
+
+    def ours() -> None:
+        generator.zero_grad()
+        discriminator.zero_grad()
+        one_forward(generator, discriminator, x, 0)
+
+    def textbook() -> None:
+        plain_generator.zero_grad()
+        plain_discriminator.zero_grad()
+        textbook_step(config, plain_generator, plain_discriminator, lpips, x, 1.0)
+
+    times: dict[str, list[float]] = {"one_forward": [], "textbook": []}
+    for turn in range(-1, args.repeats):  # the first turn warms up and is not counted
+        for name, step in (("one_forward", ours), ("textbook", textbook)):
+            taken = seconds(step, args.device)
+            if turn >= 0:
+                times[name].append(taken)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ratio = statistics.median(a / b for a, b in zip(times["one_forward"], times["textbook"], strict=True))
+    errors = {
+        "generator_difference": largest_difference(generator, plain_generator),
+        "discriminator_difference": largest_difference(discriminator, plain_discriminator),
+    }
+    kind = "CPU time" if args.device == "cpu" else "wall time"
+    print(f"stage-one step, {args.batch} pictures of {args.size} px, {args.channels} channels, {args.device}, {kind}")
+    print(f"{'form':<14}{'median s':>10}{'least s':>10}{'most s':>10}")
+    for name, values in times.items():
+        print(f"{name:<14}{medians[name]:>10.3f}{min(values):>10.3f}{max(values):>10.3f}")
+    print(f"ratio (paired median) {ratio:.3f}; relative difference of gradients " + str(errors))
+    seconds_each = {f"{name}_s": round(value, 4) for name, value in medians.items()}
+    print(json.dumps({**seconds_each, "ratio": round(ratio, 4), **errors, **vars(args)}))
+
+
+if __name__ == "__main__":
+    main()

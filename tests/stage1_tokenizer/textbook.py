@@ -1,0 +1,48 @@
+"""The stage-one step as its paper has it, written plainly: what the one-forward step is held against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stage1_tokenizer.config import LossConfig
+from stage1_tokenizer.discriminator import Discriminator
+from stage1_tokenizer.losses import PIXEL, discriminator_loss, generator_loss
+from stage1_tokenizer.perceptual import LPIPS
+from stage1_tokenizer.tokenizer import Tokenizer
+
+
+def textbook_step(
+    config: LossConfig,
+    generator: Tokenizer,
+    discriminator: Discriminator,
+    lpips: LPIPS | None,
+    x_BCHW: Tensor,
+    share: float | None,
+) -> dict[str, float]:
+    """Leave the gradients of both networks; the losses' values. (Esser et al. 2021, section 3.1 and eq. 7)
+
+    The losses have the whole graph, and the adaptive weight is found by two more backwards, to the last layer.
+    `share` is the ramp's factor, or None where the discriminator rests.
+    """
+    made = generator(x_BCHW)
+    rec = config.pixel_weight * PIXEL[config.pixel](made.x_BCHW, x_BCHW)
+    values = {"loss/rec": rec.detach() / config.pixel_weight}
+    if lpips is not None:
+        rec = rec + config.perceptual.weight * lpips(made.x_BCHW, x_BCHW).mean()
+    total = rec + config.quantizer_weight * sum(made.losses.values())
+    if share is not None:
+        adversarial = generator_loss(config.adversarial.loss, discriminator(made.x_BCHW))
+        weight = torch.tensor(1.0)
+        if config.adversarial.adaptive:
+            last = generator.decoder.conv_out.weight
+            norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (rec, adversarial)]
+            weight = (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()
+        total = total + config.adversarial.weight * share * weight * adversarial
+        values |= {"loss/adversarial": adversarial.detach()}
+    total.backward(inputs=[parameter for parameter in generator.parameters() if parameter.requires_grad])
+    if share is not None:
+        loss = discriminator_loss(config.adversarial.loss, discriminator(x_BCHW), discriminator(made.x_BCHW.detach()))
+        loss.backward()
+        values["loss/discriminator"] = loss.detach()
+    return {name: float(value) for name, value in values.items()}
