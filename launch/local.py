@@ -19,12 +19,18 @@ from types import FrameType
 from data.cli import BAD_INPUT, ERRORS_FOLDER, UserError, run
 from launch.processes import launch_arguments
 from launch.runtime import STOPPED
+from launch.watchdog import HUNG
 
 
 def start(module: str, arguments: Sequence[str], processes: int = 1) -> int:
-    """Run a module on `processes` ranks in this process's launcher and wait; the exit code that tells what happened.
+    """Run a module on `processes` ranks of this machine and wait; the exit code that tells what happened."""
+    return supervise(launch_arguments(module, arguments, processes))
 
-    0, BAD_INPUT or STOPPED where a rank ended with it, else 1 (and 128 + signal for a rank that a signal killed).
+
+def supervise(flags: Sequence[str]) -> int:
+    """Be `accelerate launch FLAGS…` in this process and wait; the exit code that tells what happened.
+
+    0, BAD_INPUT, STOPPED or HUNG where a rank ended with it, else 1 (and 128 + signal for a rank that a signal killed).
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -32,9 +38,9 @@ def start(module: str, arguments: Sequence[str], processes: int = 1) -> int:
     for name in ("torch.distributed.elastic", "torch.distributed.run", "accelerate.commands.launch"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     _forward_signals()
-    options = launch_command_parser().parse_args(launch_arguments(module, arguments, processes))
+    options = launch_command_parser().parse_args(list(flags))
     with tempfile.TemporaryDirectory() as errors:
-        os.environ[ERRORS_FOLDER] = errors
+        os.environ.setdefault(ERRORS_FOLDER, errors)
         try:
             launch_command(options)
         except ChildFailedError as error:
@@ -46,7 +52,7 @@ def start(module: str, arguments: Sequence[str], processes: int = 1) -> int:
 
 def _verdict(codes: Sequence[int]) -> int:
     """One exit code for the ranks'. A rank that the launcher ended (SIGTERM) because of another says nothing."""
-    for code in (BAD_INPUT, STOPPED):
+    for code in (BAD_INPUT, HUNG, STOPPED):
         if code in codes:
             return code
     own = [code for code in codes if code != -signal.SIGTERM]
@@ -64,6 +70,7 @@ def _forward_signals() -> None:
 
         for child in psutil.Process().children():
             child.send_signal(number)
+            child.send_signal(signal.SIGCONT)  # a stopped rank would not hear it
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, forward)

@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
 # A requeued job starts again no sooner than its old credential ends: 10 s instead of two minutes.
-AuthInfo=socket={folder}/run/munge.socket,cred_expire=10
+AuthInfo=socket={munge}/socket,cred_expire=10
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/run/slurmctld.own
@@ -77,7 +78,7 @@ class Cluster:
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self.cpus = cpus
         self.conf = self.folder / "slurm.conf"
-        self._tag = f"vq{os.getpid() % 100000}"
+        self._tag, self._munge = f"vq{os.getpid() % 100000}", ""
 
     @property
     def environ(self) -> dict[str, str]:
@@ -101,6 +102,10 @@ class Cluster:
         for name in ("run", "log", "state"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
+        # munged wants a folder that everyone may enter, which a test's own is not.
+        self._munge = tempfile.mkdtemp(prefix="vqloom-munge-")
+        Path(self._munge).chmod(0o755)
+        (self.folder / "run" / "munge").write_text(self._munge)
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
@@ -110,7 +115,8 @@ class Cluster:
         self._start_daemons()
 
     def _write_settings(self, subnet: str, port: int) -> None:
-        names = dict(controller=socket.gethostname().split(".")[0], subnet=subnet, port=port, folder=self.folder)
+        controller = socket.gethostname().split(".")[0]
+        names = {"controller": controller, "subnet": subnet, "port": port, "folder": self.folder, "munge": self._munge}
         lines = [SETTINGS.format(**names)]
         hosts = ["127.0.0.1 localhost", f"{subnet}.1 {names['controller']}"]
         for number, name in enumerate(self.names, start=11):
@@ -145,10 +151,16 @@ class Cluster:
     def _start_daemons(self) -> None:
         run, log = self.folder / "run", self.folder / "log"
         self._spawn(
-            *("munged", "munged", "--foreground", f"--socket={run}/munge.socket", f"--key-file={self.folder}/munge.key"),
+            *(
+                "munged",
+                "munged",
+                "--foreground",
+                f"--socket={self._munge}/socket",
+                f"--key-file={self.folder}/munge.key",
+            ),
             *(f"--pid-file={run}/munged.own", f"--log-file={log}/munged.log", f"--seed-file={run}/munge.seed"),
         )
-        self._wait(10, "munged", lambda: _quiet("munge", "-n", "-S", f"{run}/munge.socket"))
+        self._wait(10, "munged", lambda: _quiet("munge", "-n", "-S", f"{self._munge}/socket"))
         self._spawn("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
         for name in self.names:
             (self.folder / f"spool-{name}").mkdir(exist_ok=True)
@@ -208,6 +220,9 @@ class Cluster:
             self._patiently(10, lambda: not any(map(_alive, daemons.values())))
         for path in run.glob("*.pid"):
             path.unlink()
+        if (run / "munge").exists():
+            shutil.rmtree((run / "munge").read_text(), ignore_errors=True)
+            (run / "munge").unlink()
         if (run / "network.json").exists():
             made = json.loads((run / "network.json").read_text())
             for kind, names in (("netns", made["namespaces"]), ("link", made["links"])):

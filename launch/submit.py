@@ -1,0 +1,240 @@
+"""Submit a recipe's whole chain to SLURM: `python -m launch.submit launch/recipes/mnist --nodes 4`.
+
+Prints the table of jobs, records it in OUT/jobs.json, and ends; the jobs wait for each other. Called again it submits
+only what isn't done, running or waiting. `--dry-run` shows the table and the commands; `--local` runs the stages here,
+one after the other, without SLURM. What the cluster gives each stage stands in the recipe's cluster.yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.cli import UserError, run
+from launch import attempts, chain, facts
+from launch.cluster import Resources
+from launch.folder import write_atomically
+
+JOBS = "jobs.json"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Row:
+    """A line of the job table."""
+
+    stage: chain.Stage
+    """The stage."""
+    what: str
+    """`done`, `running as 12`, or what will be submitted."""
+    job: str | None = None
+    """The job that does it, if any."""
+    command: tuple[str, ...] = ()
+    """How it is submitted, if it is."""
+
+
+def live_jobs() -> dict[str, str]:
+    """Ids of the user's jobs that SLURM still has, running or waiting, with their states. UserError without SLURM."""
+    line = ["squeue", "--noheader", "--me", "--format=%F %T"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        raise UserError("squeue is not here: submit on a machine with SLURM, or use --local") from None
+    if done.returncode:
+        raise UserError(f"squeue failed: {' '.join(done.stderr.split())}: is SLURM up? --local needs none")
+    return {job: state for job, _, state in (text.partition(" ") for text in done.stdout.splitlines())}
+
+
+def recorded(out: Path) -> dict[str, Any]:
+    """The jobs of earlier calls, by stage: {"job": id, "nodes": n, …}."""
+    path = out / JOBS
+    return dict(json.loads(path.read_text())["stages"]) if path.exists() else {}
+
+
+def sbatch(stage: chain.Stage, config: chain.ClusterConfig, recipe: Path, out: Path, parts: Sequence[int]) -> list[str]:
+    """The sbatch line of a stage, without its dependencies. `parts` are the parts of an array job to be done."""
+    given = stage.resources
+    options: dict[str, Any] = {
+        "job-name": f"{out.name}-{stage.name}",
+        "partition": config.partition,
+        "account": config.account,
+        "nodes": given.nodes,
+        "gpus-per-node": given.gpus or None,
+        "cpus-per-task": given.cpus,
+        "mem": given.memory,
+        "time": given.time,
+        "signal": f"B:USR1@{config.warn_seconds}",
+        "array": ",".join(map(str, parts)) if stage.parts > 1 else None,
+        "output": f"{out}/logs/{stage.name}-%j.log",
+        "chdir": str(ROOT),
+        "export": "ALL," + ",".join(f"{name}={value}" for name, value in _variables(stage, config, recipe, out)),
+    }
+    return [
+        *("sbatch", "--parsable", "--kill-on-invalid-dep=yes"),
+        *(f"--{name}={value}" for name, value in options.items() if value is not None),
+        *(given.options or []),
+    ]
+
+
+def _variables(
+    stage: chain.Stage, config: chain.ClusterConfig, recipe: Path, out: Path
+) -> list[tuple[str, str | int | Path]]:
+    """What launch/slurm/common.sh reads."""
+    given: list[tuple[str, str | int | Path | None]] = [
+        ("VQLOOM_ROOT", ROOT),
+        ("VQLOOM_RECIPE", recipe),
+        ("VQLOOM_OUT", out),
+        ("VQLOOM_STAGE", stage.name),
+        ("VQLOOM_SETUP", config.setup),
+        ("VQLOOM_SRUN", " ".join(config.srun) or None),
+        ("VQLOOM_NCCL", config.nccl),
+        ("VQLOOM_PROCESSES", stage.resources.processes),
+        ("VQLOOM_PREFLIGHT", int(config.preflight)),
+        ("VQLOOM_MOST_IDLE", config.most_idle),
+        ("VQLOOM_PARTS", stage.parts if stage.parts > 1 else None),
+    ]
+    set_ones = [(name, value) for name, value in given if value is not None]
+    for name, value in set_ones:
+        if "," in str(value):
+            raise UserError(f"{name}={value} has a comma, which sbatch's --export doesn't take: choose another path")
+    return set_ones
+
+
+def plan(chosen: chain.Chain, recipe: Path, out: Path, first: str | None, live: dict[str, str]) -> list[Row]:
+    """What is to be done for each stage; with `first`, only for it and those that need it."""
+    stages = chosen.onwards(first) if first else chosen.stages
+    known = recorded(out)
+    rows = []
+    for stage in stages:
+        job = str(known.get(stage.name, {}).get("job", ""))
+        missing = stage.missing(out)
+        if job in live:
+            rows.append(Row(stage, f"{live[job].lower()} as job {job}", job))
+        elif not missing:
+            rows.append(Row(stage, "done"))
+        else:
+            rows.append(Row(stage, "to do", None, tuple(sbatch(stage, chosen.cluster, recipe, out, missing))))
+    return rows
+
+
+def submit(rows: Sequence[Row], out: Path) -> None:
+    """Submit the planned jobs, each after those it needs, and record every one as soon as it is there."""
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    known = recorded(out)
+    jobs = {row.stage.name: row.job for row in rows}
+    for row in rows:
+        if not row.command:
+            continue
+        before = [jobs[name] for name in row.stage.needs if jobs.get(name)]
+        line = [*row.command, *([f"--dependency=afterok:{':'.join(map(str, before))}"] if before else [])]
+        line.append(str(ROOT / "launch" / "slurm" / row.stage.script))
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, env=_clean())
+        if done.returncode:
+            raise UserError(f"sbatch refused {row.stage.name}: {' '.join(done.stderr.split())}: {shlex.join(line)}")
+        row.job = jobs[row.stage.name] = done.stdout.strip().partition(";")[0]
+        row.what = f"submitted as job {row.job}" + (f" after {', '.join(map(str, before))}" if before else "")
+        known[row.stage.name] = {
+            "job": row.job,
+            "after": before,
+            "nodes": row.stage.resources.nodes,
+            "parts": row.stage.parts,
+            "command": line,
+            "date": facts.now(),
+        }
+        write_atomically(out / JOBS, json.dumps({"commit": facts.commit(), "stages": known}, indent=1) + "\n")
+
+
+def _clean() -> dict[str, str]:
+    """This environment without a surrounding job's options, which sbatch would take for its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("SBATCH_", "SLURM_"))} | (
+        {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
+    )
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """The job table."""
+    cells = [("stage", "nodes", "parts", "job", "what")]
+    for row in rows:
+        given = row.stage.resources
+        cells.append((row.stage.name, str(given.nodes), str(row.stage.parts), row.job or "-", row.what))
+    widths = [max(len(line[column]) for line in cells) for column in range(4)]
+    for line in cells:
+        print("  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[4]]))
+
+
+def run_here(rows: Sequence[Row], recipe: Path, out: Path, processes: int) -> int:
+    """The planned stages, one after the other, on this machine; 0, or the exit code of the one that failed."""
+    environ = {**os.environ, "VQLOOM_PROCESSES": str(processes)}
+    for row in rows:
+        if row.what == "done":
+            continue
+        name = row.stage.name
+        print(f"submit: {name}", flush=True)
+        attempts.begin(out, name)
+        line = [sys.executable, "-m", "launch.node", name, "--recipe", str(recipe), "--out", str(out)]
+        code = subprocess.run(line, cwd=ROOT, env=environ, check=False).returncode
+        attempts.end(out, name, code)
+        if code:
+            print(f"submit: {name} ended with exit code {code}; the same command again goes on from there", flush=True)
+            return code
+    return 0
+
+
+def _resize(config: chain.Chain, nodes: int | None) -> chain.Chain:
+    """The chain with --nodes for its training stages."""
+    asked = Resources(nodes=nodes)
+    changed = [
+        dataclasses.replace(stage, resources=asked.over(stage.resources)) if stage.trains else stage
+        for stage in config.stages
+    ]
+    return chain.Chain(tuple(changed), config.cluster)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m launch.submit", description=__doc__)
+    parser.add_argument("recipe", type=Path, help="launch/recipes/NAME")
+    parser.add_argument("--nodes", type=int, help="nodes of the training jobs; else cluster.yaml's")
+    parser.add_argument("--out", type=Path, help="the chain's folder, seen by all nodes (default: runs/NAME)")
+    parser.add_argument(
+        "--from",
+        dest="first",
+        metavar="STAGE",
+        help="do this stage and those that need it; what it needs must be there",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the table and the commands, submit nothing")
+    parser.add_argument("--local", action="store_true", help="run the stages here, without SLURM")
+    parser.add_argument("--processes", type=int, default=1, help="--local: ranks of the stages that share work")
+    options = parser.parse_args(argv)
+    if (options.nodes or 1) < 1 or options.processes < 1:
+        raise UserError("--nodes and --processes must be 1 or more")
+    recipe = options.recipe.resolve()
+    recipe = recipe.relative_to(ROOT) if recipe.is_relative_to(ROOT) else recipe
+    os.chdir(ROOT)
+    out = (options.out or Path("runs") / recipe.name).absolute()
+    chosen = _resize(chain.read(recipe, out, shared=not options.local), options.nodes)
+    rows = plan(chosen, recipe, out, options.first, {} if options.local else live_jobs())
+    if options.local and not options.dry_run:
+        return run_here(rows, recipe, out, options.processes)
+    if not options.dry_run:
+        submit(rows, out)
+    print_table(rows)
+    if options.dry_run:
+        for row in rows:
+            print(shlex.join([*row.command, row.stage.script]) if row.command else f"# {row.stage.name}: {row.what}")
+    else:
+        print(f"watch it with: python -m launch.status {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
