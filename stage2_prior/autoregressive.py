@@ -41,7 +41,7 @@ class AutoregressivePrior(nn.Module):
     @classmethod
     def build(cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource) -> AutoregressivePrior:
         """A prior with fresh weights, from torch's generator."""
-        from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
         positions = source.positions
         settings = LlamaConfig(
@@ -60,7 +60,7 @@ class AutoregressivePrior(nn.Module):
         )
         prior = cls(LlamaForCausalLM(settings), vocabulary, source)
         prior.class_dropout, prior.code_noise = config.class_dropout, config.code_noise
-        prior.lm.generation_config.update(
+        prior.lm.generation_config = GenerationConfig(
             suppress_tokens=vocabulary.special_tokens(),
             max_new_tokens=positions,
             min_new_tokens=positions,
@@ -73,7 +73,9 @@ class AutoregressivePrior(nn.Module):
     def load(cls, folder: Path, vocabulary: Vocabulary, source: CodeSource) -> AutoregressivePrior:
         """The stock model in a folder, float32, on the CPU, in evaluation mode."""
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         lm: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         return cls(lm, vocabulary, source).eval()
 
@@ -117,7 +119,10 @@ class AutoregressivePrior(nn.Module):
 
         `notes` (JSON values) are added to prior.json.
         """
+        from transformers.utils import logging
+
         folder = Path(folder)
+        logging.disable_progress_bar()
         self.lm.save_pretrained(folder)
         described = {
             "format": 1,

@@ -16,7 +16,6 @@ Shapes: B batch, C channels, H W pixels, h w latent grid, K codes.
 from __future__ import annotations
 
 import io
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,14 +26,14 @@ import numpy as np
 import torch
 
 from data.cli import UserError, parse, run
-from data.index import Shard, ShardIndex, is_remote
+from data.index import ShardIndex, is_remote
 from data.offsets import ShardOffsets
 from data.progress import Progress
 from data.stream import Batch, every_sample
 from data.transforms import to_float
 from data.writer import Sample, ShardSet
+from launch.ranks import joined
 from stage2_prior.codes import CodeSource, code_type
-from stage2_prior.ranks import joined
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -130,8 +129,8 @@ class Encoding:
             )
         done = [record for record in records if record is not None]
         histogram_K = np.sum([record.notes["histogram"] for record in done], axis=0)
-        index = ShardIndex(
-            shards=tuple(Shard(record.url, record.nsamples, record.filesize) for record in done),
+        index = self.out.index(
+            done,
             name=self.index.name,
             classes=self.index.classes,
             licence=self.index.licence,
@@ -141,7 +140,7 @@ class Encoding:
         expected = len(self.index) * len(self.about["variants"])
         if len(index) != expected:
             print(f"warning: {expected - len(index)} of {expected} pictures are damaged and have no codes", flush=True)
-        self.out.finish({INDEX: json.dumps(index.to_json(), ensure_ascii=False) + "\n"})
+        self.out.finish({INDEX: index})
 
 
 def one_shard(
@@ -197,7 +196,7 @@ def encode(config: EncodeConfig) -> int:
             f"tokenizer={config.tokenizer} has no codes or no preprocessor_config.json: release one that has"
         )
     encoding = Encoding(config, tokenizer, tokenizer.transform, index)
-    with joined(config.out) as accelerator:
+    with joined() as accelerator:
         on_main(accelerator, encoding.begin)
         tokenizer.to(accelerator.device)
         mine = shards_of(accelerator.process_index, accelerator.num_processes, index.sizes)

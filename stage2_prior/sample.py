@@ -28,10 +28,10 @@ from data.cli import UserError, parse, run
 from data.progress import Progress
 from data.transforms import to_uint8
 from data.writer import write_file
+from launch.ranks import joined
 from stage2_prior.codes import code_type
 from stage2_prior.decoding import Drawing
 from stage2_prior.priors import load_prior
-from stage2_prior.ranks import joined
 
 if TYPE_CHECKING:
     from stage1_tokenizer import Tokenizer
@@ -233,7 +233,7 @@ def sample(config: SampleConfig) -> int:
     sampling = Sampling(config, prior)
     tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
     prior.source.must_be_of(tokenizer.fingerprint, "tokenizer", config.tokenizer)
-    with joined(config.out) as accelerator:
+    with joined() as accelerator:
         from launch.distributed import on_main
 
         on_main(accelerator, sampling.begin)

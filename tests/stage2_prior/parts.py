@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+import io
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
+import torch
+from PIL import Image
+
+from data.transforms import TransformConfig
+from data.writer import Sample, ShardSet
 from stage2_prior.autoregressive import AutoregressivePrior
 from stage2_prior.codes import CodeSource
 from stage2_prior.config import PriorModelConfig
@@ -28,3 +36,47 @@ def tiny_prior(seed: int = 0, spread: float = 6.0, **settings: object) -> Autore
 def random_codes(batch: int, seed: int = 1) -> torch.Tensor:
     """code_BN for the tiny prior."""
     return torch.randint(CODES, (batch, SOURCE.positions), generator=torch.Generator().manual_seed(seed))
+
+
+def write_pictures(folder: Path, *, shards: int, each: int, seed: int = 0) -> str:
+    """Shards of 16×16 grey pictures of three classes (what differs is where the bright half lies); their index."""
+    random = np.random.default_rng(seed)
+    tars = ShardSet(folder)
+    tars.begin({"seed": seed}, ["index.json"])
+
+    def samples(shard: int) -> Iterator[Sample]:
+        for i in range(each):
+            label = (shard * each + i) % len(CLASSES)
+            pixels_HW = random.integers(0, 80, (16, 16), dtype=np.uint8)
+            half_HW = (pixels_HW[:8], pixels_HW[:, :8], pixels_HW[4:12, 4:12])[label]
+            half_HW += 150
+            png = io.BytesIO()
+            Image.fromarray(pixels_HW).save(png, "png")
+            yield f"{shard:02d}_{i:03d}", {"png": png.getvalue(), "cls": str(label).encode()}
+
+    records = [tars.write(f"pictures-{shard:06d}.tar", samples(shard)) for shard in range(shards)]
+    tars.finish({"index.json": tars.index(records, name="halves", classes=list(CLASSES))})
+    return str(folder / "index.json")
+
+
+def write_tokenizer(folder: Path, *, seed: int = 0) -> str:
+    """An untrained tokenizer for them: 4×4 codes out of 24."""
+    from stage1_tokenizer import Tokenizer
+    from stage1_tokenizer.config import ModelConfig, QuantizerConfig
+
+    torch.manual_seed(seed)
+    quantizer = QuantizerConfig(codebook_size=CODES, code_dim=4)
+    model = ModelConfig(
+        in_channels=1,
+        channels=32,
+        channel_multipliers=[1, 1, 1],
+        res_blocks=1,
+        attention=False,
+        z_channels=8,
+        quantizer=quantizer,
+    )
+    tokenizer = Tokenizer(model, TransformConfig(size=16, channels=1))
+    with torch.no_grad():
+        tokenizer.quantizer.embedding.weight.normal_()
+    tokenizer.save_pretrained(folder)
+    return str(folder)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from stage2_prior.encode import EncodeConfig, encode
+from tests.stage2_prior.parts import write_pictures, write_tokenizer
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Pictures, a tokenizer, and the codes of the one by the other."""
+
+    pictures: str
+    held_out: str
+    tokenizer: str
+    codes: str
+    held_out_codes: str
+
+
+@pytest.fixture(scope="session")
+def coded(tmp_path_factory: pytest.TempPathFactory) -> Coded:
+    place: Path = tmp_path_factory.mktemp("coded")
+    pictures = write_pictures(place / "pictures", shards=5, each=18)
+    held_out = write_pictures(place / "held_out", shards=2, each=9, seed=1)
+    tokenizer = write_tokenizer(place / "tokenizer")
+    for name, index in (("codes", pictures), ("held_out_codes", held_out)):
+        assert encode(EncodeConfig(tokenizer=tokenizer, data=index, out=str(place / name), batch_size=7)) == 0
+    return Coded(
+        pictures,
+        held_out,
+        tokenizer,
+        str(place / "codes" / "index.json"),
+        str(place / "held_out_codes" / "index.json"),
+    )

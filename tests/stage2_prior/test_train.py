@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.cli import UserError
+from data.config import CodeDataConfig
+from launch.runtime import STOPPED, RunConfig
+from stage2_prior import train as training
+from stage2_prior.codes import CodeSource
+from stage2_prior.config import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
+from stage2_prior.optimization import Ema, build_optimizer, learning_rate
+from stage2_prior.priors import build_prior, load_prior
+from stage2_prior.train import bits_per_code, train
+from tests.distributed import run_distributed_test
+from tests.stage2_prior.conftest import Coded
+from tests.stage2_prior.parts import tiny_prior, write_tokenizer
+
+
+def settings(coded: Coded, folder: Path, **changes: Any) -> PriorTrainConfig:
+    return PriorTrainConfig(
+        run=RunConfig(folder=str(folder), trackers=[], log_every=2, save_every=3),
+        data=CodeDataConfig(index=coded.codes, held_out=coded.held_out_codes, batch_size=8),
+        tokenizer=coded.tokenizer,
+        **{
+            "model": PriorModelConfig(layers=1, width=16, heads=2, class_dropout=0.3, code_noise=0.1),
+            "optimizer": PriorOptimizerConfig(learning_rate=5e-3, warmup_steps=3),
+            "steps": 10,
+            "evaluate_every": 5,
+            **changes,
+        },
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "prior" / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Killed(BaseException):
+    """Ends a training in the middle of a step, as kill -9 would: nothing is saved after it."""
+
+
+def train_killed_at(config: PriorTrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = training.train_step
+
+    def step_or_die(*args: Any) -> Any:
+        if args[4] == step:
+            raise Killed
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_step", step_or_die)
+        with pytest.raises(Killed):
+            train(config)
+
+
+@pytest.mark.parametrize("step", [2, 8])
+def test_killed_and_resumed_is_bit_identical(coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int):
+    assert train(settings(coded, tmp_path / "whole")) == 0
+    cut = settings(coded, tmp_path / "cut")
+    train_killed_at(cut, step, monkeypatch)
+    assert not (tmp_path / "cut" / "prior").exists()
+    assert train(cut) == 0
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_a_signal_stops_with_a_checkpoint_and_its_own_exit_code(
+    coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = training.train_step
+
+    def step_and_signal(*args: Any) -> Any:
+        if args[4] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    config = settings(coded, tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_step", step_and_signal)
+        assert train(config) == STOPPED
+    assert (tmp_path / "cut" / "checkpoints" / "step-000000005").is_dir()
+    assert train(config) == 0
+    assert train(settings(coded, tmp_path / "whole")) == 0
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_training_learns_and_says_how_well(coded: Coded, tmp_path: Path):
+    config = settings(coded, tmp_path / "run", steps=60, evaluate_every=20)
+    assert train(config) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    bits = [line["eval/bits_per_code"] for line in lines if line["kind"] == "eval"]
+    assert [line["step"] for line in lines if line["kind"] == "eval"] == [20, 40, 60]
+    assert bits[-1] < bits[0] < math.log2(24) + 0.1
+    assert {"loss/nll_bits", "gradient_norm", "learning_rate"} <= lines[-2].keys()
+    prior = load_prior(tmp_path / "run")
+    assert bits_per_code(prior, coded.held_out_codes, batch_size=5) == pytest.approx(bits[-1], rel=1e-6)
+    assert train(config) == 0, "a finished run is left as it is"
+
+
+def test_accumulation_is_the_same_step(coded: Coded, tmp_path: Path):
+    plain = PriorModelConfig(layers=1, width=16, heads=2, class_dropout=0.0)
+    optimizer = PriorOptimizerConfig(learning_rate=5e-3, warmup_steps=3)
+    for name, parts in (("one", 1), ("four", 4)):
+        changed = replace(optimizer, accumulate=parts)
+        train(settings(coded, tmp_path / name, model=plain, optimizer=changed, steps=4))
+    one, four = weights(tmp_path / "one"), weights(tmp_path / "four")
+    for name in one:
+        torch.testing.assert_close(one[name], four[name], atol=2e-5, rtol=1e-3)
+
+
+def on_two_ranks(coded: Coded, place: str) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert train(settings(coded, Path(place) / "whole")) == 0
+        cut = settings(coded, Path(place) / "cut")
+        train_killed_at(cut, 7, monkeypatch)
+        assert train(cut) == 0
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_bit_identical_and_agree_with_one(coded: Coded, tmp_path: Path):
+    run_distributed_test(on_two_ranks, 2, (coded, str(tmp_path)))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [line["eval/bits_per_code"] for line in lines if line["kind"] == "eval"][-1]
+    # Summed over two ranks it is the same mean as in one process over every code.
+    assert bits_per_code(load_prior(tmp_path / "whole"), coded.held_out_codes) == pytest.approx(evaluated, rel=1e-6)
+
+
+def test_another_tokenizers_codes_are_refused_in_one_line(coded: Coded, tmp_path: Path):
+    other = write_tokenizer(tmp_path / "other", seed=5)
+    with pytest.raises(UserError, match=r"tokenizer=.* but the codes are of .*: name the tokenizer") as caught:
+        train(replace(settings(coded, tmp_path / "run"), tokenizer=other))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists(), "nothing was begun"
+
+
+def test_pictures_are_no_codes(coded: Coded, tmp_path: Path):
+    config = settings(coded, tmp_path / "run")
+    with pytest.raises(UserError, match="holds no codes"):
+        train(replace(config, data=replace(config.data, index=coded.pictures)))
+
+
+def test_a_uniform_prior_is_evaluated_at_log2_k_bits(coded: Coded):
+    from data.index import ShardIndex
+
+    source = CodeSource.of_index(ShardIndex.load(coded.codes), coded.codes)
+    prior = build_prior(PriorModelConfig(layers=1, width=16, heads=2), source, ["a", "b", "c"]).eval()
+    torch.nn.init.zeros_(prior.lm.lm_head.weight)
+    assert bits_per_code(prior, coded.held_out_codes, batch_size=4) == pytest.approx(math.log2(24), rel=1e-6)
+
+
+def test_learning_rate_rises_then_falls():
+    config = PriorOptimizerConfig(learning_rate=1.0, warmup_steps=10, final_share=0.1)
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.1)
+    assert sorted(rates[10:], reverse=True) == rates[10:]
+
+
+def test_only_matrices_decay():
+    prior = tiny_prior()
+    decayed, free = build_optimizer(prior, PriorOptimizerConfig()).param_groups
+    assert all(weight.ndim == 2 for weight in decayed["params"])
+    names = {id(weight): name for name, weight in prior.named_parameters()}
+    assert {names[id(weight)].split(".")[-2] for weight in free["params"]} >= {"embed_tokens", "norm"}
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+def test_the_average_follows_the_weights():
+    prior = tiny_prior()
+    ema = Ema(prior, 0.9)
+    before = [weight.clone() for weight in ema.model.parameters()]
+    with torch.no_grad():
+        for weight in prior.parameters():
+            weight.add_(1.0)
+    ema.update(prior, step=1000)
+    for old, mean in zip(before, ema.model.parameters(), strict=True):
+        torch.testing.assert_close(mean, old + 0.1)
+    ema.update(prior, step=0)
+    assert not any(mean.requires_grad for mean in ema.model.parameters())
