@@ -57,7 +57,7 @@ class PictureDecoder:
         size = self._transform.size
         return torch.empty((rows, size, size, self._transform.channels), dtype=torch.uint8, pin_memory=self._pin)
 
-    def fill(self, raw: bytes, epoch: int, buffer: torch.Tensor, row: int) -> tuple[str, int]:
+    def fill(self, raw: bytes | memoryview, epoch: int, buffer: torch.Tensor, row: int) -> tuple[str, int]:
         """Decode one sample into a row; its key and label."""
         sample = read_sample(raw)
         number = label(sample, self._classes)
@@ -92,7 +92,7 @@ class CodeDecoder:
         """idx_Bhw, int64."""
         return np.empty((rows, *self._grid), dtype=np.int64)
 
-    def fill(self, raw: bytes, epoch: int, buffer: np.ndarray, row: int) -> tuple[str, int]:
+    def fill(self, raw: bytes | memoryview, epoch: int, buffer: np.ndarray, row: int) -> tuple[str, int]:
         """Read one sample's codes into a row; its key and label."""
         sample = read_sample(raw)
         number = label(sample, self._classes)

@@ -33,14 +33,18 @@ class CodeDataConfig:
     """Folder for copies of remote shards. None: no copies, remote shards are streamed."""
     cache_gigabytes: float = 50.0
     """Size limit of `cache`; the shards not used for longest go first."""
+    connections: int = 8
+    """Remote reads of each rank at a time."""
     retries: int = 8
-    """Attempts at a remote read before the run stops and names the shard; pauses double from half a second to 30 s."""
+    """Failed attempts in a row, at a remote read, before the run stops and names the shard."""
+    retry_pause: float = 0.5
+    """Seconds before the second attempt; they double with each further one, to 30 at most."""
     stall_seconds: float = 30.0
     """A remote read that brings nothing for so long is reported with its shard's name and tried again."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what can be seen to be wrong without the shards."""
-        for name, least in (("batch_size", 1), ("threads", 1), ("read_ahead", 1), ("retries", 1)):
+        for name, least in (("batch_size", 1), ("threads", 1), ("read_ahead", 1), ("retries", 1), ("connections", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"data.{name}={getattr(self, name)} is less than {least}: set it to {least} or more")
         if self.window is not None and self.window < 1:
@@ -52,8 +56,11 @@ class CodeDataConfig:
             )
         if not 0 <= self.max_damaged <= 1:
             raise ValueError(f"data.max_damaged={self.max_damaged} is not a share: set it between 0 and 1")
-        if self.stall_seconds <= 0 or self.cache_gigabytes <= 0:
-            raise ValueError("data.stall_seconds and data.cache_gigabytes must be above 0")
+        for name in ("stall_seconds", "cache_gigabytes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"data.{name}={getattr(self, name)} is not above 0: set it above 0")
+        if self.retry_pause < 0:
+            raise ValueError(f"data.retry_pause={self.retry_pause} is negative: set 0 or more seconds")
         for index, weight in self.mixture.items():
             if not weight > 0:
                 raise ValueError(f"data.mixture[{index}]={weight} is not above 0: leave the index out, or raise it")

@@ -36,7 +36,7 @@ class Sample(NamedTuple):
     """Contents by extension, lower case."""
 
 
-def read_sample(buffer: bytes) -> Sample:
+def read_sample(buffer: bytes | memoryview) -> Sample:
     """The sample in a stretch of an archive; DamagedSampleError if the bytes aren't a sound one."""
     view = memoryview(buffer)
     key, files = "", {}

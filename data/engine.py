@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -37,7 +37,7 @@ class Decoder(Protocol[BufferT, BatchT_co]):
         """Room for a batch."""
         ...
 
-    def fill(self, raw: bytes, epoch: int, buffer: BufferT, row: int) -> tuple[str, int]:
+    def fill(self, raw: bytes | memoryview, epoch: int, buffer: BufferT, row: int) -> tuple[str, int]:
         """Decode one sample into a row; its key and label. DamagedSampleError if it can't be."""
         ...
 
@@ -174,7 +174,7 @@ class Engine(Generic[BufferT, BatchT]):
             shard, place, _ = self._order.at(np.array([lane]), np.array([other]))[0].tolist()
             tried.add(shard)
             try:
-                fetch: Callable[[], bytes] = lambda: self.reader.read(shard, place)  # noqa: B023, E731
+                fetch: Fetch = lambda: self.reader.read(shard, place)  # noqa: B023, E731
                 return self._decode(shard, place, epoch, fetch, buffer, row)
             except DamagedSampleError:
                 continue

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data.cli import UserError
+from data.cli import UserError, parse, run
 from data.offsets import SUFFIX, ShardOffsets
 
 KIND = "wids-shard-index-v1"
@@ -177,3 +178,37 @@ def _joined(base: str, url: str) -> str:
     if is_remote(url) or os.path.isabs(url) or not base:  # noqa: PTH117
         return url
     return posixpath.join(base, url)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """Index bare WebDataset tars, or turn the Hub's `_info.json` into an index, without decoding anything."""
+
+    pattern: str
+    """Tars: a path or URL with * and {000..127}; or an `_info.json`, `#split` at its end. The first word."""
+    out: str
+    """The index file to write; the second word."""
+    name: str = ""
+    """Name of the set."""
+    classes: str | None = None
+    """A text file with the class names, one a line."""
+    licence: str = ""
+    """Licence of the samples, or where its text lies."""
+    threads: int = 8
+    """Tars looked into at a time."""
+    overwrite: bool = False
+    """Replace an index that is there."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the options, write the index."""
+    from data.indexing import command
+    from data.words import as_options
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    prog = "python -m data.index PATTERN OUT.json"
+    return command(parse(IndexConfig, as_options(words, ("pattern", "out"), IndexConfig), prog=prog))
+
+
+if __name__ == "__main__":
+    run(main)

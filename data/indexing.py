@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import posixpath
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from data.cli import UserError
-from data.index import Shard, ShardIndex, is_remote, offsets_path
-from data.offsets import ShardOffsets
-from data.plain import open_plain
+from data.discover import beside, find_tars, folder_of, from_info, read_url, relative, scan_location
+from data.index import IndexConfig, Shard, ShardIndex, is_remote, offsets_path
+from data.offsets import SUFFIX, ShardOffsets
 from data.progress import Progress
-from data.tar import Scan, scan
+from data.tar import Scan
+from data.transport import Patience
 
 SHOWN = 5
 """Shards named in an error before it says how many more there are."""
@@ -26,9 +26,10 @@ SHOWN = 5
 
 def load_index(path: str) -> ShardIndex:
     """See ShardIndex.load."""
+    path, _, split = path.partition("#")
     remote = is_remote(path)
     try:
-        text = _read_url(path).decode("utf-8") if remote else Path(path).read_text(encoding="utf-8")
+        text = read_url(path, Patience()) if remote else Path(path).read_bytes()
         values = json.loads(text)
     except FileNotFoundError as error:
         raise UserError(
@@ -36,14 +37,21 @@ def load_index(path: str) -> ShardIndex:
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"the index {path} can't be read ({error}): check data.index") from error
-    values = _from_info(values)
-    base = posixpath.dirname(path) if remote else str(Path(path).parent)
-    index = ShardIndex.from_json(values, base, path)
+    base = folder_of(path) if remote else str(Path(path).parent)
+    index = ShardIndex.from_json(from_info(values, split, path), base, path)
     if not index.shards or not len(index):
         raise UserError(f"the index {path} holds no samples: make it anew with `python -m data.index`")
     if remote:
-        return index.with_offsets(_remote_offsets(path, index))
-    return _with_local_offsets(replace(index, path=path), Path(path))
+        return _safe_remote(path, index)
+    return _with_local_offsets(replace(index, path=path), offsets_path(Path(f"{path}#{split}" if split else path)))
+
+
+def _safe_remote(url: str, index: ShardIndex) -> ShardIndex:
+    """A remote index with its offsets. It may not name commands or this machine's files."""
+    for i, shard in enumerate(index.shards):
+        if shard.url.startswith("pipe:") or not is_remote(index.location(i)):
+            raise UserError(f"the remote index {url} names {shard.url!r}: only an index on this machine may do that")
+    return index.with_offsets(_remote_offsets(url, index))
 
 
 def build_index(tars: Sequence[str], threads: int, base: str, show_progress: bool, about: dict[str, Any]) -> ShardIndex:
@@ -57,16 +65,19 @@ def build_index(tars: Sequence[str], threads: int, base: str, show_progress: boo
     filled = [i for i, found in enumerate(scans) if found.keys]
     if not filled:
         raise UserError(f"no samples in {named(list(tars))}: a sample is a file with an extension")
-    shards = tuple(Shard(_relative(tars[i], base), len(scans[i].keys), scans[i].size) for i in filled)
+    shards = tuple(Shard(relative(tars[i], base), len(scans[i].keys), scans[i].size) for i in filled)
     offsets = ShardOffsets.from_starts([scans[i].starts for i in filled])
     return ShardIndex(shards=shards, base=base, offsets=offsets, **about)
 
 
-def scan_all(tars: Sequence[str], threads: int, show_progress: bool = False) -> list[Scan]:
+def scan_all(
+    tars: Sequence[str], threads: int, show_progress: bool = False, patience: Patience | None = None
+) -> list[Scan]:
     """The samples of each tar, local or remote, from headers alone; a missing one counts as damaged."""
-    found = []
+    found: list[Scan] = []
+    look = partial(scan_location, patience=patience or Patience())
     with ThreadPoolExecutor(threads) as pool, Progress("index", len(tars), unit="shards", enabled=show_progress) as bar:
-        for one in pool.map(_scan_one, tars):
+        for one in pool.map(look, tars):
             found.append(one)
             bar.advance()
     return found
@@ -105,9 +116,8 @@ def named(items: Sequence[str]) -> str:
     return ", ".join(items[:SHOWN]) + more
 
 
-def _with_local_offsets(index: ShardIndex, path: Path) -> ShardIndex:
+def _with_local_offsets(index: ShardIndex, stored: Path) -> ShardIndex:
     """The index with its offsets; made anew where they are missing or of another set, if all shards are local."""
-    stored = offsets_path(path)
     try:
         offsets = ShardOffsets.load(stored)
         if offsets.counts() == index.sizes:
@@ -128,49 +138,46 @@ def _with_local_offsets(index: ShardIndex, path: Path) -> ShardIndex:
         if len(found.keys) != size
     ]
     if wrong:
-        raise UserError(f"shards that don't fit {path}: {named(wrong)}; make it anew with `python -m data.index`")
+        raise UserError(f"shards that don't fit {index.path}: {named(wrong)}; make it anew with `python -m data.index`")
     offsets = ShardOffsets.from_starts([found.starts for found in scans])
     with suppress(OSError):  # In a read-only folder they are made again next time.
         offsets.save(stored)
     return index.with_offsets(offsets)
 
 
-def _remote_offsets(path: str, index: ShardIndex) -> ShardOffsets | None:
+def _remote_offsets(url: str, index: ShardIndex) -> ShardOffsets | None:
     """The offsets beside a remote index, if they are there and fit."""
-    return None
-
-
-def _read_url(url: str) -> bytes:
-    raise UserError(f"{url}: remote indexes are not read yet")
-
-
-def _scan_one(tar: str) -> Scan:
     try:
-        with os.fdopen(open_plain(tar), "rb") as file:
-            found = scan(file)
-        found.size = os.stat(tar).st_size  # noqa: PTH116 (of the file: a compressed one is smaller than its tar)
-        return found
-    except OSError as error:
-        failed = Scan()
-        failed.damage = error.strerror or str(error)
-        return failed
+        offsets = ShardOffsets.from_bytes(read_url(beside(url, SUFFIX), Patience(retries=3)))
+    except (UserError, ValueError):
+        return None
+    return offsets if offsets.counts() == index.sizes else None
 
 
-def _relative(tar: str, base: str) -> str:
-    if is_remote(tar):
-        return tar.removeprefix(base.rstrip("/") + "/") if base and is_remote(base) else tar
-    if not base or is_remote(base):
-        return str(Path(tar).resolve())
-    return os.path.relpath(Path(tar).resolve(), Path(base).resolve())
+def command(config: IndexConfig) -> int:
+    """What `python -m data.index` does."""
+    out = Path(config.out)
+    if out.exists() and not config.overwrite:
+        raise UserError(f"{out} is there already: give another name, or --overwrite")
+    about: dict[str, Any] = {"name": config.name, "licence": config.licence}
+    if config.classes:
+        try:
+            about["classes"] = Path(config.classes).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise UserError(f"classes={config.classes} can't be read ({error.strerror}): check the path") from error
+    if config.pattern.partition("#")[0].endswith(".json"):
+        index = _moved(load_index(config.pattern), str(out.parent), about)
+    else:
+        index = build_index(find_tars(config.pattern), config.threads, str(out.parent), True, about)
+    index.save(out)
+    print(f"{out}: {len(index)} samples in {len(index.shards)} shards")
+    return 0
 
 
-def _from_info(values: Any) -> Any:
-    """The Hub's `_info.json` (webdataset's and img2dataset's splits) as our keys; other values as they are."""
-    if not isinstance(values, dict) or "shardlist" in values or "splits" not in values:
-        return values
-    return values
-
-
-def scheme(location: str) -> str:
-    """The scheme of a URL: `https`, `s3`, `pipe`, …"""
-    return "pipe" if location.startswith("pipe:") else urlsplit(location).scheme
+def _moved(index: ShardIndex, base: str, about: dict[str, Any]) -> ShardIndex:
+    """The index as it reads from another folder, with what is new about it."""
+    shards = tuple(
+        replace(shard, url=relative(index.location(i), base), filesize=shard.filesize)
+        for i, shard in enumerate(index.shards)
+    )
+    return replace(index, shards=shards, base=base, **{key: value for key, value in about.items() if value})

@@ -24,7 +24,7 @@ class MixtureOrder:
 
     def __init__(self, orders: Sequence[SampleOrder], weights: Sequence[float], *, seed: int):
         self.orders = list(orders)
-        self.batch_size, self.lanes = orders[0].batch_size, orders[0].lanes
+        self.batch_size, self.lanes, self.window = orders[0].batch_size, orders[0].lanes, orders[0].window
         self.per_lane = self.batch_size // self.lanes
         counts = [len(order.sizes) for order in orders]
         self.first_shard = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -6,6 +6,7 @@ header. The next sample's block ends it. One `pread` then gives names, labels an
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Sequence
@@ -50,6 +51,11 @@ class ShardOffsets:
         stop = start + 1 if stop is None else stop
         return int(self.blocks[base + start]) * BLOCK, int(self.blocks[base + stop]) * BLOCK
 
+    def places(self, shard: int, start: int, stop: int) -> list[int]:
+        """Byte offsets where samples `start` to `stop` - 1 begin and the last of them ends."""
+        base = int(self.first[shard])
+        return (self.blocks[base + start : base + stop + 1].astype(np.int64) * BLOCK).tolist()
+
     def of_shard(self, shard: int) -> np.ndarray:
         """Byte offsets of a shard's samples and its end, int64 (n + 1,)."""
         return self.blocks[int(self.first[shard]) : int(self.first[shard + 1])].astype(np.int64) * BLOCK
@@ -60,6 +66,15 @@ class ShardOffsets:
         with part.open("wb") as file:
             np.savez(file, first=self.first, blocks=self.blocks)
         part.replace(path)
+
+    @classmethod
+    def from_bytes(cls, contents: bytes) -> ShardOffsets:
+        """From the contents of a file that came over a network. ValueError if they aren't one."""
+        try:
+            with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
+                return cls(arrays["first"], arrays["blocks"])
+        except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
+            raise ValueError("not an offsets file") from error
 
     @classmethod
     def load(cls, path: Path) -> ShardOffsets:

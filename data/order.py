@@ -25,6 +25,7 @@ class Order(Protocol):
 
     batch_size: int
     lanes: int
+    window: int
 
     def slots(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Lanes and positions in their lanes, int64 (n,) each, of one rank's share of the step."""

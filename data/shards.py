@@ -13,11 +13,11 @@ from typing import Protocol
 import numpy as np
 
 from data.cli import UserError
-from data.index import ShardIndex, is_remote
+from data.index import ShardIndex
 from data.order import Order
 from data.plain import open_plain
 
-Fetch = Callable[[], bytes]
+Fetch = Callable[[], bytes | memoryview]
 
 
 class ShardSet:
@@ -66,7 +66,7 @@ class ShardSet:
 class Reader(Protocol):
     """Gives the bytes of samples, from several threads at once."""
 
-    def read(self, shard: int, position: int) -> bytes:
+    def read(self, shard: int, position: int) -> bytes | memoryview:
         """The stretch of the shard that holds one sample, tar headers included."""
         ...
 
@@ -101,8 +101,12 @@ class LocalReader:
         """See Reader. UserError, naming the shard, when it has vanished or can't be read."""
         extent = self._shards.extent(shard, position, position + 1)
         assert extent is not None, "local shards have offsets"
+        return self.stretch(shard, *extent)
+
+    def stretch(self, shard: int, first: int, last: int) -> bytes:
+        """Bytes `first` to `last` - 1 of a shard; fewer at its end. UserError as in `read`."""
         try:
-            return os.pread(self._file(shard).number, extent[1] - extent[0], extent[0])
+            return os.pread(self._file(shard).number, last - first, first)
         except OSError as error:
             location = self._shards.location(shard)
             raise UserError(f"shard {location} can't be read ({error.strerror}): restore it and resume") from error
@@ -126,8 +130,3 @@ class LocalReader:
             else:
                 self._open.move_to_end(shard)
             return file
-
-
-def all_local(shards: ShardSet) -> bool:
-    """Whether every shard is a file on this machine."""
-    return not any(is_remote(shards.location(i)) for i in range(len(shards)))

@@ -7,8 +7,8 @@ absolute or `..` names are refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 BLOCK = 512
 _FILES = (b"0", b"\0", b"7")
@@ -108,7 +108,8 @@ class Scan:
     """The samples of one archive, found without reading their contents.
 
     `starts` are the offsets of the samples' first headers and, at the end, the offset after the last one; `keys` their
-    keys; `extensions` the number of members with each extension; `size` the archive's bytes; `damage` says where a
+    keys; `extensions` the number of members with each extension; `size` the
+    file's bytes, where known; `damage` says where a
     damaged archive stops, else "".
     """
 
@@ -117,7 +118,7 @@ class Scan:
         self.keys: list[str] = []
         self.extensions: dict[str, int] = {}
         self.damage = ""
-        self.size = 0
+        self.size: int | None = None
 
     def add(self, name: str, start: int, end: int) -> None:
         """Take in the next member."""
@@ -135,38 +136,112 @@ class Scan:
         self.extensions[extension] = self.extensions.get(extension, 0) + 1
 
 
-def scan(file: BinaryIO) -> Scan:
-    """Walk the headers of a seekable archive. Damage ends the walk and is told in `Scan.damage`."""
-    found, header, offset = Scan(), _Header(), 0
-    end = found.size = file.seek(0, 2)
-    closed = False
-    try:
-        while offset + BLOCK <= end:
-            file.seek(offset)
-            block = file.read(BLOCK)
-            if len(block) < BLOCK:
-                raise TarError(f"the archive ends at byte {offset}")
-            if not block.rstrip(b"\0"):
-                closed = True
-                break
-            name, kind, size = header.feed(block, offset)
-            first = offset if header.first is None else header.first
-            size = header.long_size if header.long_size is not None else size
-            data, offset = offset + BLOCK, offset + BLOCK + padded(size)
-            if data + size > end:
-                raise TarError(f"the archive ends within a member at byte {data - BLOCK}")
-            if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
-                header.first = first
-                header.extend(kind, file.read(min(size, _MOST_NAME_BYTES)))
-                continue
-            if kind in _FILES:
-                found.add(_safe(header.long_name or name), first, min(offset, end))
-            header = _Header()
-        if not closed:
+class Readable(Protocol):
+    """A file that can be read on."""
+
+    def read(self, count: int, /) -> bytes:
+        """The next `count` bytes; fewer only at the end."""
+        ...
+
+
+class Seekable(Readable, Protocol):
+    """A file that can be read anywhere."""
+
+    def seek(self, offset: int, /) -> object:
+        """Go to an offset from the start."""
+        ...
+
+
+def _entries(
+    file: Readable, offset: int, skip: Callable[[int, int], bytes]
+) -> Iterator[tuple[str | None, int, int, bytes]]:
+    """Name (None: no regular file), first byte, end and skipped bytes of each member, to the closing zero block.
+
+    `skip(offset, count)` moves over contents, and gives them if they were read.
+    """
+    header = _Header()
+    collected = []
+    while True:
+        block = file.read(BLOCK)
+        if len(block) < BLOCK:
             raise TarError(f"the archive's end marker is missing at byte {offset}")
-    except ValueError as error:
+        if not block.rstrip(b"\0"):
+            return
+        name, kind, size = header.feed(block, offset)
+        first = offset if header.first is None else header.first
+        size = header.long_size if header.long_size is not None else size
+        collected.append(block)
+        offset += BLOCK
+        if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
+            header.first = first
+            contents = file.read(padded(min(size, _MOST_NAME_BYTES)))
+            header.extend(kind, contents[:size])
+            collected.append(contents)
+            offset += len(contents)
+            continue
+        collected.append(skip(offset, padded(size)))
+        offset += padded(size)
+        regular = kind in _FILES
+        yield (_safe(header.long_name or name) if regular else None), first, offset, b"".join(collected)
+        header, collected = _Header(), []
+
+
+def scan(file: Seekable) -> Scan:
+    """Walk the headers of an archive, seeking over contents. Damage ends the walk and is told in `Scan.damage`."""
+    found = Scan()
+
+    def skip(offset: int, count: int) -> bytes:
+        # The last byte is read, so that an archive cut within contents is noticed where it is cut.
+        if count:
+            file.seek(offset + count - 1)
+            if not file.read(1):
+                raise TarError(f"the archive ends within a member at byte {offset - BLOCK}")
+        return b""
+
+    file.seek(0)
+    try:
+        for name, first, end, _ in _entries(file, 0, skip):
+            if name is not None:
+                found.add(name, first, end)
+    except TarError as error:
         found.damage = str(error)
     return found
+
+
+def samples(file: Readable, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Read an archive through, from a header at `offset` on: where each sample begins, and its bytes with headers.
+
+    TarError at damage, after all sound samples before it.
+    """
+
+    def skip(at: int, count: int) -> bytes:
+        contents = file.read(count)
+        if len(contents) < count:
+            raise TarError(f"the archive ends within a member at byte {at - BLOCK}")
+        return contents
+
+    begin, key = 0, None
+    pieces: list[bytes] = []
+    damage: TarError | None = None
+    entries = _entries(file, offset, skip)
+    while True:
+        try:
+            name, first, _, raw = next(entries)
+        except StopIteration:
+            break
+        except TarError as error:
+            damage = error
+            break
+        if name is not None and split_name(name)[0] != key:
+            if key is not None:
+                yield begin, b"".join(pieces)
+            begin, key, pieces = first, split_name(name)[0], []
+        if key is not None:
+            pieces.append(raw)
+    if key is not None:
+        yield begin, b"".join(pieces)
+    if damage is not None:
+        raise damage
 
 
 def _safe(name: str) -> str:

@@ -20,7 +20,7 @@ def as_options(words: Sequence[str], names: Sequence[str], config_class: type) -
     flags = {f"--{field.name}" for field in dataclasses.fields(config_class) if field.type in ("bool", bool)}
     rest: list[str] = []
     after = [*words[len(leading) // 2 :]]
-    for word, following in zip(after, [*after[1:], "--"], strict=True):
+    for word, following in zip(after, [*after[1:], "--"], strict=False):
         rest.append(word)
         if word in flags and following.startswith("-"):
             rest.append("true")

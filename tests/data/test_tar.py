@@ -38,7 +38,7 @@ def test_names_and_contents_agree_with_tarfile(form: int) -> None:
     assert [raw[m.data : m.data + m.size] for m in found] == [b"x" * (i + 1) for i in range(len(names))]
     walked = scan(io.BytesIO(raw))
     assert walked.keys == [split_name(name)[0] for name in (names[0], names[2], names[4])]
-    assert walked.damage == "" and walked.size == len(raw)
+    assert walked.damage == ""
     for i, key in enumerate(walked.keys):
         piece = raw[walked.starts[i] : walked.starts[i + 1]]
         assert {split_name(m.name)[0] for m in members(piece)} == {key}

@@ -1,0 +1,185 @@
+"""Remote shards: the batches of local ones, also through failing servers, caches, pipes and fsspec."""
+
+from __future__ import annotations
+
+import json
+import logging
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.cli import UserError
+from data.index import ShardIndex, main, offsets_path
+from data.stream import DataConfig, PictureStream, every_sample
+from data.transforms import TransformConfig
+from tests.data.making import picture_set
+from tests.data.serving import served
+
+SMALL = TransformConfig(size=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = picture_set(tmp_path_factory.mktemp("remote"), [10, 17, 21])
+    return path.parent
+
+
+def batches(index: str, start: int = 0, count: int = 14, **values: Any) -> list[tuple[list[str], bytes]]:
+    """Two epochs and more, of which the order must not depend on where the shards lie."""
+    values = {"batch_size": 8, "lanes": 4, "window": 6, "retry_pause": 0.001, "stall_seconds": 0.3, **values}
+    with PictureStream(DataConfig(index=index, transform=SMALL, **values), seed=3) as stream:
+        return [(b.keys, b.pixels_BCHW.numpy().tobytes()) for b in islice(stream.batches(start), count)]
+
+
+@pytest.fixture(scope="module")
+def healthy(folder: Path) -> list[tuple[list[str], bytes]]:
+    return batches(str(folder / "set.json"))
+
+
+def test_http_gives_the_batches_of_local_shards_and_resumes(folder: Path, healthy: list) -> None:
+    with served(folder) as server:
+        assert batches(f"{server.url}/set.json") == healthy
+        assert batches(f"{server.url}/set.json", start=9, count=5) == healthy[9:]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("offsets", [True, False])
+def test_servers_without_ranges_and_indexes_without_offsets(
+    folder: Path, healthy: list, ranges: bool, offsets: bool
+) -> None:
+    def fault(path: str, number: int) -> str:
+        return "404" if path.endswith(".npz") and not offsets else ""
+
+    with served(folder, fault, ranges=ranges) as server:
+        assert batches(f"{server.url}/set.json") == healthy
+        assert batches(f"{server.url}/set.json", start=5, count=9) == healthy[5:]
+
+
+@pytest.mark.parametrize("how", ["503", "drop", "stall"])
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("offsets", [True, False])
+def test_a_failing_server_gives_the_batches_of_a_healthy_one(
+    folder: Path, healthy: list, tmp_path: Path, how: str, cached: bool, offsets: bool
+) -> None:
+    def fault(path: str, number: int) -> str:
+        if path.endswith(".npz") and not offsets:
+            return "404"
+        return how if path.endswith(".tar") and number % 3 == 0 else ""
+
+    with served(folder, fault) as server:
+        cache = str(tmp_path / "cache") if cached else None
+        assert batches(f"{server.url}/set.json", count=5, cache=cache) == healthy[:5]
+
+
+def test_every_failure_at_once(folder: Path, healthy: list) -> None:
+    def fault(path: str, number: int) -> str:
+        return ["", "503", "drop", "", "stall", "503", "drop", "drop"][number % 8] if path.endswith(".tar") else ""
+
+    with served(folder, fault) as server:
+        assert batches(f"{server.url}/set.json") == healthy
+
+
+def test_a_stall_is_told_with_the_shards_name(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        served(folder, lambda path, number: "stall" if number == 4 else "") as server,
+        caplog.at_level(logging.WARNING),
+    ):
+        batches(f"{server.url}/set.json", count=2, stall_seconds=0.2)
+    assert any("set-0" in line and "nothing came for 0.2 s" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(("how", "words"), [("503", "3 attempts failed .*503"), ("404", "HTTP status 404")])
+def test_a_dead_server_stops_the_run_with_the_shards_name(folder: Path, how: str, words: str) -> None:
+    with served(folder, lambda path, number: how if path.endswith("set-01.tar") else "") as server:  # noqa: SIM117
+        with pytest.raises(UserError, match=rf"set-01\.tar.*{words}") as caught:
+            batches(f"{server.url}/set.json", retries=3)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cached_shard_is_fetched_once(folder: Path, healthy: list, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with served(folder) as server:
+        assert batches(f"{server.url}/set.json", cache=str(cache)) == healthy
+        assert batches(f"{server.url}/set.json", cache=str(cache)) == healthy
+        assert sorted(path for path in server.requests if path.endswith(".tar")) == [f"/set-0{i}.tar" for i in range(3)]
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_the_cache_keeps_to_its_size(folder: Path, healthy: list, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    size = max(path.stat().st_size for path in folder.glob("*.tar"))
+    with served(folder) as server:
+        limit = size * 1.5 / 1e9
+        assert batches(f"{server.url}/set.json", cache=str(cache), cache_gigabytes=limit) == healthy
+    assert sum(path.stat().st_size for path in cache.iterdir()) <= size * 1.5
+
+
+def test_evaluation_reads_each_remote_sample_once(folder: Path) -> None:
+    with served(folder) as server:
+        keys = [key for batch in every_sample(f"{server.url}/set.json", SMALL, batch_size=10) for key in batch.keys]
+    assert keys == sorted(keys) and len(keys) == 48
+
+
+def test_pipes_and_fsspec(folder: Path, healthy: list, tmp_path: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    listed: dict[str, list] = {"pipe": [], "memory": []}
+    for path in sorted(folder.glob("*.tar")):
+        memory.pipe_file(f"/shards/{path.name}", path.read_bytes())
+        count = {"00": 10, "01": 17, "02": 21}[path.stem[-2:]]
+        listed["pipe"].append({"url": f"pipe:cat {path}", "nsamples": count})
+        listed["memory"].append({"url": f"memory://shards/{path.name}", "nsamples": count})
+    classes = ShardIndex.load(folder / "set.json").classes
+    for name, shards in listed.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"shardlist": shards, "classes": classes}))
+        assert batches(str(path)) == healthy, name
+
+
+def test_a_remote_index_may_not_name_commands_or_local_files(tmp_path: Path) -> None:
+    for url in ("pipe:cat /etc/passwd", "/etc/passwd"):
+        (tmp_path / "bad.json").write_text(json.dumps({"shardlist": [{"url": url, "nsamples": 1}]}))
+        with served(tmp_path) as server, pytest.raises(UserError, match="only an index on this machine"):
+            ShardIndex.load(f"{server.url}/bad.json")
+
+
+def test_the_command_indexes_local_and_remote_tars_alike(folder: Path, tmp_path: Path) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("a\nb\nc\n")
+    assert main([str(folder / "*.tar"), str(tmp_path / "local.json"), "--classes", str(names)]) == 0
+    with served(folder) as server:
+        assert main([f"{server.url}/set-{{00..02}}.tar", str(tmp_path / "remote.json")]) == 0
+        remote = ShardIndex.load(tmp_path / "remote.json")
+        assert [shard.url for shard in remote.shards] == [f"{server.url}/set-0{i}.tar" for i in range(3)]
+    local = ShardIndex.load(tmp_path / "local.json")
+    assert local.sizes == remote.sizes == [10, 17, 21] and local.classes == ["a", "b", "c"]
+    assert [s.filesize for s in local.shards] == [s.filesize for s in remote.shards]
+    assert offsets_path(tmp_path / "local.json").read_bytes() == offsets_path(tmp_path / "remote.json").read_bytes()
+    with pytest.raises(UserError, match="is there already"):
+        main([str(folder / "*.tar"), str(tmp_path / "local.json")])
+    with pytest.raises(UserError, match="matches no tar"):
+        main([str(folder / "*.nothing"), str(tmp_path / "none.json")])
+    with pytest.raises(UserError, match=r"missing\.tar"):
+        main([str(folder / "missing.tar"), str(tmp_path / "none.json")])
+
+
+def test_the_hubs_info_is_read(folder: Path, tmp_path: Path) -> None:
+    splits = {
+        "train": {"name": "train", "filenames": ["set-00.tar", "set-02.tar"], "shard_lengths": [10, 21]},
+        "validation": {"name": "validation", "filenames": ["set-01.tar"], "shard_lengths": [17]},
+    }
+    for path in folder.glob("*.tar"):
+        (tmp_path / path.name).symlink_to(path)
+    info = tmp_path / "_info.json"
+    info.write_text(json.dumps({"name": "digits", "splits": splits}))
+    assert ShardIndex.load(info).sizes == [10, 21]
+    assert ShardIndex.load(f"{info}#validation").sizes == [17]
+    with pytest.raises(UserError, match="no split 'test'"):
+        ShardIndex.load(f"{info}#test")
+    assert main([f"{info}#validation", str(tmp_path / "v.json")]) == 0
+    pixels = [batch.pixels_BCHW for batch in every_sample(str(tmp_path / "v.json"), SMALL, batch_size=20)]
+    assert torch.cat(pixels).shape == (17, 3, 8, 8)
