@@ -61,11 +61,17 @@ class EncodeConfig:
     """Reading and decoding threads of each rank."""
     overwrite: bool = False
     """Replace a finished set of codes in `out`."""
+    part: int = 0
+    """Which of `parts` this is, from 0."""
+    parts: int = 1
+    """Share the shards out to so many jobs; each writes a folder of its own in `out`, and stage2_prior.parts joins."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
+        if not 0 <= self.part < self.parts:
+            raise ValueError(f"part={self.part} is none of parts={self.parts}: count from 0 to {self.parts - 1}")
 
 
 class Encoding:
@@ -137,6 +143,8 @@ class Encoding:
             kind="codes",
             meta={**self.about, **summary(histogram_K), "histogram": histogram_K.tolist()},
         )
+        if NUMBERS in self.index.meta:
+            index.meta[NUMBERS] = self.index.meta[NUMBERS]
         expected = len(self.index) * len(self.about["variants"])
         if len(index) != expected:
             print(f"warning: {expected - len(index)} of {expected} pictures are damaged and have no codes", flush=True)
@@ -172,24 +180,15 @@ def summary(histogram_K: np.ndarray) -> dict[str, float]:
     return {"used": float((histogram_K > 0).mean()), "perplexity": float(np.exp(entropy))}
 
 
-def shards_of(rank: int, world_size: int, sizes: Sequence[int]) -> list[int]:
-    """The shards that a rank encodes: largest first, each to the rank with the least so far. Disjoint and complete."""
-    load = [0] * world_size
-    mine = []
-    for shard in sorted(range(len(sizes)), key=lambda shard: (-sizes[shard], shard)):
-        chosen = min(range(world_size), key=lambda other: (load[other], other))
-        load[chosen] += sizes[shard]
-        if chosen == rank:
-            mine.append(shard)
-    return sorted(mine)
-
-
 def encode(config: EncodeConfig) -> int:
     """Encode as configured, on all ranks; the exit code."""
     from launch.distributed import on_main
     from stage1_tokenizer import Tokenizer
 
     index = ShardIndex.load(config.data)
+    if config.parts > 1:
+        index = share(index, config.part, config.parts)
+        config = replace(config, out=part_folder(config.out, config.part, config.parts))
     tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
     if not tokenizer.codebook_size or tokenizer.transform is None:
         raise UserError(

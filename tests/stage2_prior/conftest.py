@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -45,3 +45,25 @@ def coded(tmp_path_factory: pytest.TempPathFactory) -> Coded:
         str(place / "codes" / "index.json"),
         str(place / "held_out_codes" / "index.json"),
     )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained prior, and 7 samples of each class from it, drawn in batches of 4."""
+
+    prior: str
+    samples: Path
+
+
+@pytest.fixture(scope="session")
+def trained(coded: Coded, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    from stage2_prior.sample import sample
+    from stage2_prior.train import train
+    from tests.stage2_prior.test_sample import sampling
+    from tests.stage2_prior.test_train import settings
+
+    place = tmp_path_factory.mktemp("trained")
+    assert train(settings(coded, place / "run", steps=60)) == 0
+    config = sampling(coded, str(place / "run"))
+    assert sample(replace(config, out=str(place / "samples"))) == 0
+    return Trained(config.prior, place / "samples")

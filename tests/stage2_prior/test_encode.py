@@ -18,7 +18,6 @@ from data.transforms import TransformConfig, to_float
 from stage1_tokenizer import Tokenizer
 from stage2_prior.codes import CodeSource, code_type
 from stage2_prior.encode import EncodeConfig, Encoding, encode, shards_of, summary
-from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import CLASSES, CODES, write_tokenizer
 
@@ -94,17 +93,6 @@ def test_killed_ten_times_it_ends_with_the_bytes_of_an_uninterrupted_encoding(co
         encode(config)
     assert files(tmp_path / "out") == files(Path(coded.codes).parent)
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == []
-
-
-def encode_on_a_rank(tokenizer: str, data: str, out: str) -> int:
-    return encode(EncodeConfig(tokenizer=tokenizer, data=data, out=out, batch_size=7))
-
-
-@pytest.mark.slow
-def test_two_ranks_write_what_one_writes(coded: Coded, tmp_path: Path):
-    args = (coded.tokenizer, coded.pictures, str(tmp_path / "out"))
-    assert run_distributed_test(encode_on_a_rank, 2, args) == [0, 0]
-    assert files(tmp_path / "out") == files(Path(coded.codes).parent)
 
 
 def test_another_tokenizers_codes_are_not_written_into_the_same_folder(coded: Coded, tmp_path: Path):

@@ -21,7 +21,6 @@ from stage2_prior.config import PriorModelConfig, PriorOptimizerConfig, PriorTra
 from stage2_prior.optimization import Ema, build_optimizer, learning_rate
 from stage2_prior.priors import build_prior, load_prior
 from stage2_prior.train import bits_per_code, train
-from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import tiny_prior, write_tokenizer
 
@@ -119,24 +118,6 @@ def test_accumulation_is_the_same_step(coded: Coded, tmp_path: Path):
     one, four = weights(tmp_path / "one"), weights(tmp_path / "four")
     for name in one:
         torch.testing.assert_close(one[name], four[name], atol=2e-5, rtol=1e-3)
-
-
-def on_two_ranks(coded: Coded, place: str) -> None:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        assert train(settings(coded, Path(place) / "whole")) == 0
-        cut = settings(coded, Path(place) / "cut")
-        train_killed_at(cut, 7, monkeypatch)
-        assert train(cut) == 0
-
-
-@pytest.mark.slow
-def test_two_ranks_resume_bit_identical_and_agree_with_one(coded: Coded, tmp_path: Path):
-    run_distributed_test(on_two_ranks, 2, (coded, str(tmp_path)))
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
-    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    evaluated = [line["eval/bits_per_code"] for line in lines if line["kind"] == "eval"][-1]
-    # Summed over two ranks it is the same mean as in one process over every code.
-    assert bits_per_code(load_prior(tmp_path / "whole"), coded.held_out_codes) == pytest.approx(evaluated, rel=1e-6)
 
 
 def test_another_tokenizers_codes_are_refused_in_one_line(coded: Coded, tmp_path: Path):

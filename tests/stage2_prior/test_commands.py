@@ -1,0 +1,38 @@
+"""The commands as users start them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.cli import BAD_INPUT, parse
+from stage2_prior.config import PriorTrainConfig
+from tests.stage2_prior.conftest import Coded
+from tests.stage2_prior.parts import write_tokenizer
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "launch" / "recipes").glob("*/prior.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
+def test_every_recipe_is_read_and_says_how_it_is_started(recipe: Path):
+    config = parse(PriorTrainConfig, ["--config", str(recipe)], prog="train")
+    assert config.steps > config.optimizer.warmup_steps
+    text = recipe.read_text()
+    assert f"--config launch/recipes/{recipe.parent.name}/prior.yaml" in text
+    assert "# Hardware: " in text and "# Expected: " in text
+
+
+def test_a_prior_given_another_tokenizers_codes_is_one_line_and_exit_code_2(coded: Coded, tmp_path: Path):
+    other = write_tokenizer(tmp_path / "other", seed=5)
+    arguments = ["--run.folder", str(tmp_path / "run"), "--data.index", coded.codes, "--tokenizer", other]
+    done = subprocess.run(
+        [sys.executable, "-m", "stage2_prior.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == BAD_INPUT
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: tokenizer={other} is of tokenizer ")
+    assert not (tmp_path / "run").exists()

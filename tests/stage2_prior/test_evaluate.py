@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.cli import UserError
+from data.transforms import TransformConfig
+from stage2_prior.evaluate import EvaluateConfig, PictureClassifier, evaluate, features, real_pictures
+from stage2_prior.priors import load_prior
+from stage2_prior.train import bits_per_code
+from tests.stage2_prior.conftest import Coded, Trained
+
+MNIST = Path(__file__).parents[2] / "data" / "samples" / "mnist"
+
+
+def test_results_are_written_and_right(coded: Coded, trained: Trained, tmp_path: Path):
+    config = EvaluateConfig(
+        prior=trained.prior,
+        tokenizer=coded.tokenizer,
+        codes=coded.held_out_codes,
+        samples=str(trained.samples),
+        data=coded.pictures,
+        held_out=coded.held_out,
+        out=str(tmp_path / "new" / "prior.json"),
+    )
+    results = evaluate(config)
+    assert json.loads((tmp_path / "new" / "prior.json").read_text()) == results
+    assert results["bits_per_code"] == pytest.approx(bits_per_code(load_prior(trained.prior), coded.held_out_codes))
+    assert results["real_accuracy"] >= 0.95, "halves of pictures are easily told apart"
+    assert (results["samples"], results["real_samples"], results["codes"]) == (21, 18, 18)
+    assert results["class_agreement"] == pytest.approx(np.mean(list(results["class_agreement_by_class"].values())))
+
+
+def test_agreement_counts_the_samples_that_show_their_class(coded: Coded, trained: Trained, tmp_path: Path):
+    """Real pictures in the samples' place, a third of them under a wrong class."""
+    from PIL import Image
+
+    described = json.loads((trained.samples / "samples.json").read_text())
+    for one in described["classes"]:
+        one["count"] = 3
+    (tmp_path / "samples.json").write_text(json.dumps(described))
+    label_B, pixels_BCHW = real_pictures(coded.held_out, TransformConfig(size=16, channels=1), 100, 8)
+    for one in described["classes"]:
+        (tmp_path / one["folder"]).mkdir()
+        for number in range(3):
+            shown = one["label"] if number else (one["label"] + 1) % 3
+            pixels_HW = pixels_BCHW[np.flatnonzero(label_B == shown)[number], 0]
+            Image.fromarray(pixels_HW).save(tmp_path / one["folder"] / f"{number:05d}.png")
+    config = EvaluateConfig(
+        prior=trained.prior, samples=str(tmp_path), data=coded.pictures, out=str(tmp_path / "o.json")
+    )
+    assert evaluate(config)["class_agreement"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.slow
+def test_the_classifier_knows_real_digits():
+    transform = TransformConfig(size=32, channels=1, fit="pad", background=0)
+    classifier = PictureClassifier(*real_pictures(str(MNIST / "train.json"), transform, 10_000, 256))
+    label_B, pixels_BCHW = real_pictures(str(MNIST / "held_out.json"), transform, 10_000, 256)
+    assert (classifier.labels(pixels_BCHW) == label_B).mean() >= 0.95
+
+
+def test_features_are_coarse_means():
+    pixels_BCHW = np.zeros((1, 1, 32, 32), dtype=np.uint8)
+    pixels_BCHW[0, 0, :2, 2:4] = 255
+    found_BF = features(pixels_BCHW)
+    assert found_BF.shape == (1, 256)
+    assert found_BF[0].nonzero()[0].tolist() == [1]
+    assert found_BF[0, 1] == 1.0
+
+
+def test_what_does_not_belong_together_is_refused(coded: Coded, trained: Trained, tmp_path: Path):
+    config = EvaluateConfig(prior=trained.prior, codes=coded.pictures, out=str(tmp_path / "o.json"))
+    with pytest.raises(UserError, match=r"codes=.* holds no codes"):
+        evaluate(config)
+    with pytest.raises(UserError, match="holds no finished samples"):
+        evaluate(replace(config, codes=None, samples=str(tmp_path), data=coded.pictures))
+    with pytest.raises(ValueError, match="nothing to measure"):
+        EvaluateConfig(prior="p", out="o")

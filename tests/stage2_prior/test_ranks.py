@@ -1,0 +1,64 @@
+"""What must not depend on the number of ranks; all of it on one pair of processes, since starting them takes long."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stage2_prior.encode import EncodeConfig, encode
+from stage2_prior.priors import load_prior
+from stage2_prior.sample import sample
+from stage2_prior.train import bits_per_code, train
+from tests.distributed import run_distributed_test
+from tests.stage2_prior.conftest import Coded, Trained
+from tests.stage2_prior.test_encode import files
+from tests.stage2_prior.test_sample import codes, pictures, sampling
+from tests.stage2_prior.test_train import same, settings, train_killed_at, weights
+
+
+def on_a_rank(coded: Coded, prior: str, place: Path) -> None:
+    """Encode, sample, train, and train interrupted."""
+    assert (
+        encode(EncodeConfig(tokenizer=coded.tokenizer, data=coded.pictures, out=str(place / "codes"), batch_size=7))
+        == 0
+    )
+    assert sample(replace(sampling(coded, prior), out=str(place / "samples"))) == 0
+    assert train(settings(coded, place / "whole")) == 0
+    cut = settings(coded, place / "cut")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        train_killed_at(cut, 7, monkeypatch)
+    assert train(cut) == 0
+
+
+@pytest.fixture(scope="module")
+def place(coded: Coded, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two ranks left their work."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    run_distributed_test(on_a_rank, 2, (coded, trained.prior, folder))
+    return folder
+
+
+@pytest.mark.slow
+def test_two_ranks_encode_to_the_bytes_that_one_writes(coded: Coded, place: Path):
+    assert files(place / "codes") == files(Path(coded.codes).parent)
+
+
+@pytest.mark.slow
+def test_two_ranks_sample_the_pictures_that_one_samples(trained: Trained, place: Path):
+    assert pictures(place / "samples") == pictures(trained.samples)
+    assert codes(place / "samples") == codes(trained.samples)
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_bit_identical(place: Path):
+    assert same(weights(place / "whole"), weights(place / "cut"))
+
+
+@pytest.mark.slow
+def test_two_ranks_evaluate_every_code_once(coded: Coded, place: Path):
+    lines = [json.loads(line) for line in (place / "whole" / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [line["eval/bits_per_code"] for line in lines if line["kind"] == "eval"][-1]
+    assert bits_per_code(load_prior(place / "whole"), coded.held_out_codes) == pytest.approx(evaluated, rel=1e-6)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.cli import UserError
+from data.transforms import to_uint8
+from stage1_tokenizer import Tokenizer
+from stage2_prior.decoding import Drawing
+from stage2_prior.priors import load_prior
+from stage2_prior.sample import Picture, SampleConfig, Sampling, folder_names, sample, sample_codes, uniforms
+from tests.stage2_prior.conftest import Coded, Trained
+from tests.stage2_prior.parts import CLASSES, tiny_prior, write_tokenizer
+
+
+def sampling(coded: Coded, prior: str, **changes: Any) -> SampleConfig:
+    defaults = {"count": 7, "batch_size": 4, "guidance": 2.0, "seed": 3, "out": ""}
+    return SampleConfig(prior=prior, tokenizer=coded.tokenizer, **(defaults | changes))
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def codes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "codes").iterdir()}
+
+
+def test_exactly_count_pictures_of_each_class_which_are_their_codes_decoded(coded: Coded, trained: Trained):
+    found = sorted(pictures(trained.samples))
+    wanted = [f"{name}/{number:05d}.png" for name in CLASSES for number in range(7)]
+    assert found == sorted([*wanted, "grid.png"])
+    described = json.loads((trained.samples / "samples.json").read_text())
+    assert described["complete"] and described["pictures"] == 21
+    assert described["tokenizer"] == load_prior(trained.prior).source.tokenizer
+    batches = [np.load(path) for path in sorted((trained.samples / "codes").iterdir())]
+    assert [len(batch) for batch in batches] == [4, 4, 4, 4, 4, 1]
+    assert batches[0].dtype == np.uint16
+    x_BCHW = Tokenizer.from_pretrained(coded.tokenizer).decode(torch.from_numpy(np.concatenate(batches).astype(int)))
+    for i, pixels_CHW in enumerate(to_uint8(x_BCHW)):
+        file = trained.samples / CLASSES[i % 3] / f"{i // 3:05d}.png"
+        # The decoder's rounding differs with the batch's size by at most one grey step.
+        assert np.abs(np.asarray(Image.open(file)).astype(int) - pixels_CHW[0].numpy().astype(int)).max() <= 1
+
+
+def test_randomness_belongs_to_the_picture():
+    alone_1N = uniforms(3, [Picture(1, 5)], 16)
+    among_3N = uniforms(3, [Picture(0, 5), Picture(1, 5), Picture(1, 6)], 16)
+    assert torch.equal(alone_1N[0], among_3N[1])
+    assert len({tuple(row) for row in among_3N.tolist()}) == 3
+    assert not torch.equal(uniforms(4, [Picture(1, 5)], 16), alone_1N)
+    assert float(among_3N.min()) >= 0 and float(among_3N.max()) < 1
+
+
+def test_a_picture_does_not_depend_on_those_drawn_beside_it():
+    prior, drawing = tiny_prior(), Drawing(guidance=2.0, top_p=0.95)
+    wanted = [Picture(label, number) for number in range(4) for label in range(3)]
+    together_Bhw = sample_codes(prior, wanted, 7, drawing)
+    assert torch.equal(sample_codes(prior, wanted, 7, drawing), together_Bhw)
+    assert not torch.equal(sample_codes(prior, wanted, 8, drawing), together_Bhw)
+    for size in (1, 5):
+        parts = [sample_codes(prior, wanted[i : i + size], 7, drawing) for i in range(0, 12, size)]
+        assert torch.equal(torch.cat(parts), together_Bhw)
+
+
+def killed(config: SampleConfig, after: int) -> None:
+    """A sampling that is killed with no notice once it has drawn `after` batches."""
+    real, done = Sampling.draw, 0
+
+    def draw(self: Sampling, *args: Any) -> None:
+        nonlocal done
+        if done == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+        real(self, *args)
+
+    Sampling.draw = draw  # type: ignore[method-assign]
+    sample(config)
+
+
+def test_killed_and_continued_gives_the_same_pictures(coded: Coded, trained: Trained, tmp_path: Path):
+    config = replace(sampling(coded, trained.prior), out=str(tmp_path / "out"))
+    process = multiprocessing.get_context("fork").Process(target=killed, args=(config, 3))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "codes").iterdir()}
+    assert len(before) == 3
+    assert sample(config) == 0
+    assert all(path.stat().st_mtime_ns == at for path, at in before.items()), "what was there isn't drawn again"
+    assert pictures(tmp_path / "out") == pictures(trained.samples)
+
+
+def test_chosen_classes_and_an_npz_for_the_adm_suite(coded: Coded, trained: Trained, tmp_path: Path):
+    config = sampling(coded, trained.prior, classes=["star", "0"], count=2, npz=True, out=str(tmp_path / "out"))
+    assert sample(config) == 0
+    assert sorted(pictures(tmp_path / "out"))[:2] == ["circle/00000.png", "circle/00001.png"]
+    assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].shape == (4, 16, 16, 3)
+    # The same seed, class and number are the same picture as among all classes.
+    same = [(tmp_path / "out" / name).read_bytes() == (trained.samples / name).read_bytes() for name in
+            ("circle/00000.png", "star/00001.png")]  # fmt: skip
+    assert all(same)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ["triangle"]}, r"class 'triangle' is not one of .* use 0 to 2, or a name"),
+        ({"prior": "nowhere"}, r"prior=nowhere holds no prior\.json"),
+    ],
+)
+def test_wrong_options_are_one_line_and_leave_nothing(
+    coded: Coded, trained: Trained, tmp_path: Path, changes: dict[str, Any], message: str
+):
+    config = replace(sampling(coded, trained.prior), out=str(tmp_path / "out"), **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        sample(config)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_tokenizer_and_another_samplings_folder_are_refused(coded: Coded, trained: Trained, tmp_path: Path):
+    other = write_tokenizer(tmp_path / "other", seed=5)
+    with pytest.raises(UserError, match="name the tokenizer they were made with"):
+        sample(replace(sampling(coded, trained.prior), tokenizer=other, out=str(tmp_path / "out")))
+    before = pictures(trained.samples)
+    with pytest.raises(UserError, match="holds samples with another settings"):
+        sample(replace(sampling(coded, trained.prior), out=str(trained.samples), seed=4))
+    assert pictures(trained.samples) == before
+
+
+def test_folders_are_the_classes_names_where_file_systems_take_them():
+    names = ["Smileys & Emotion", "a/b", "a:b", "codes", "..", ""]
+    found = folder_names(range(-1, 6), names)
+    assert found == ["all", "Smileys & Emotion", "class-1", "class-2", "class-3", "__", "class-5"]
