@@ -38,6 +38,13 @@ TOGETHER = {"loss/nll_bits": "eval/bits_per_code"}
 """Training curves that an evaluation's curve belongs to."""
 
 
+MAIN_GROUPS = ("loss", "codes", "eval")
+"""Metrics that the page shows at once, where they change at all; the others wait behind a fold."""
+
+OWN_TABLES = ("seconds", "versions", "commit", "hardware", "date", "data", "short")
+"""Parts of metrics.json that the page shows elsewhere than among the figures."""
+
+
 @dataclass(frozen=True)
 class ReportConfig:
     """Write the report of a pipeline's folder, or of one run's."""
@@ -70,16 +77,13 @@ def write(source: Path, out: Path | None = None) -> Path:
         use=codebook_use(source),
         reconstructions=embedded(source / "evaluation" / "reconstructions.png"),
         samples=samples(source / "samples"),
-        figures=[(name, shown(name, value)) for name, value in flat(figures) if name.split(".")[0] not in OWN_TABLES],
+        figures=list(all_figures(figures)),
         seconds=list(stage_seconds(figures)),
         facts=list(provenance(figures, runs)),
     )
     target = out or source / "report.html"
     write_atomically(target, page)
     return target
-
-
-OWN_TABLES = ("seconds", "versions", "commit", "hardware", "date", "data", "short")
 
 
 def run_folders(source: Path) -> Iterator[tuple[Path, str]]:
@@ -104,7 +108,7 @@ def run_facts(path: Path, title: str) -> dict[str, Any]:
     }
 
 
-def charts(lines: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
+def charts(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """One chart for each metric of a run, training and evaluation together where they measure the same."""
     series = {kind: curves(lines, kind) for kind in ("train", "eval")}
     shown_already = set()
@@ -119,14 +123,16 @@ def charts(lines: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
             yield chart(name, [line])
 
 
-def chart(name: str, lines: list[Line]) -> dict[str, str]:
-    """A chart with its heading and last value."""
+def chart(name: str, lines: list[Line]) -> dict[str, Any]:
+    """A chart with its heading and last value; `main` says whether the page shows it at once."""
     names = [line.name for line in lines] if len(lines) > 1 else []
+    changes = any(len(set(line.values)) > 1 for line in lines)
     return {
         "name": name,
         "svg": line_chart(lines, name),
         "last": number(lines[0].values[-1]),
-        "legend": ", ".join(names),
+        "legend": names,
+        "main": changes and name.split("/")[0] in MAIN_GROUPS,
     }
 
 
@@ -151,6 +157,13 @@ def tiles(figures: dict[str, Any]) -> Iterator[dict[str, str]]:
         if isinstance(values.get(name), (int, float)):
             text = duration(values[name]) if name.startswith("seconds.") else shown(name, values[name])
             yield {"title": title, "value": text, "meaning": meaning}
+
+
+def all_figures(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every figure with its name, without what was measured how."""
+    for name, value in flat(figures):
+        if name.split(".")[0] not in OWN_TABLES and ".measured." not in name:
+            yield name, shown(name, value)
 
 
 def shown(name: str, value: Any) -> str:
