@@ -39,6 +39,7 @@ def supervise(flags: Sequence[str]) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     _forward_signals()
     options = launch_command_parser().parse_args(list(flags))
+    options.signals_to_handle = "SIGHUP,SIGQUIT"  # torchrun's own option: the others are forwarded
     with tempfile.TemporaryDirectory() as errors:
         os.environ.setdefault(ERRORS_FOLDER, errors)
         try:
@@ -63,7 +64,6 @@ def _verdict(codes: Sequence[int]) -> int:
 
 def _forward_signals() -> None:
     """SIGTERM, SIGUSR1 and SIGINT go to the ranks, which end in their own time; the launcher waits for them."""
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"
 
     def forward(number: int, frame: FrameType | None) -> None:
         import psutil

@@ -58,7 +58,7 @@ resized with `{resize}`.
 
 ## Training
 
-{steps} steps at a global batch of {batch}, {precision}; averaged weights (decay {ema}). Commit {commit}, {hardware}, \
+{steps} steps at a global batch of {batch}, {precision}; averaged weights (decay {ema}). Commit {commit}; {hardware}; \
 {date}. Fingerprint `{fingerprint}`.
 
 ## Figures
@@ -101,9 +101,9 @@ def write_card(path: Path, name: str, licence: str, opened: OpenedRun, metrics: 
         batch=config["data"]["batch_size"],
         precision=config["run"]["precision"],
         ema=config["optimizer"]["ema_decay"],
-        commit=opened.origin.get("commit"),
-        hardware=opened.origin.get("hardware"),
-        date=opened.origin.get("date"),
+        commit=_said(opened, "commit"),
+        hardware=_said(opened, "hardware"),
+        date=_said(opened, "date")[:10],
         fingerprint=opened.tokenizer.fingerprint,
         figures=_figures(metrics),
         by=measured.get("by", "stage1_tokenizer.evaluate"),
@@ -120,6 +120,12 @@ def _what(opened: OpenedRun, size: int, grid: str) -> str:
     count = sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6
     codes = f"{grid} codes out of {tokenizer.codebook_size}" if tokenizer.codebook_size else f"{grid} Gaussian latents"
     return f"{size}×{size} pixels become {codes} and back ({count:.2f} M parameters)"
+
+
+def _said(opened: OpenedRun, key: str) -> str:
+    """What the starts of a run say of a key, each answer once, in their order."""
+    answers = [start.get(key) or "unknown" for start in opened.origin.get("starts", [opened.origin])]
+    return ", then ".join(dict.fromkeys(answers))
 
 
 def _figures(metrics: dict[str, Any]) -> str:

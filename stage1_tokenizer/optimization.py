@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,10 @@ def joined_with_other_ranks(module: nn.Module, run: Run) -> nn.Module:
     from torch.nn.parallel import DistributedDataParallel
 
     devices = [run.device] if run.device.type == "cuda" else None
-    return DistributedDataParallel(module, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {sync: False}
+    return DistributedDataParallel(module, devices, gradient_as_bucket_view=True, **options)
 
 
 @dataclass

@@ -9,6 +9,7 @@ Legend: B batch (this rank's part), C channels, H W pixels, h w latent grid, K c
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -194,10 +195,17 @@ def evaluate(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -
         limit=config.evaluate_samples,
     )
     tokenizer = parts.ema.tokenizer
-    found = measure(tokenizer, batches, parts.gradients.perceptual, device=this.device, total=this.sum)
+    found = measure(tokenizer, alive(batches, this), parts.gradients.perceptual, device=this.device, total=this.sum)
     if this.is_main:
         save_pictures(this.folder / "pictures" / f"step-{step:09d}.png", tokenizer, held_out, PICTURES)
     return {f"eval/{name}": value for name, value in found.items()}
+
+
+def alive(batches: Iterable[Batch], this: Run) -> Iterator[Batch]:
+    """The batches, each a sign of life: a long evaluation is no hang."""
+    for batch in batches:
+        this.alive()
+        yield batch
 
 
 def main() -> int:

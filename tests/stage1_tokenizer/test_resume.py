@@ -1,0 +1,137 @@
+"""A training run that is killed or stopped anywhere and started again ends with the very bits of one that wasn't."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from launch import checkpoint
+from launch.runtime import STOPPED
+from tests.stage1_tokenizer import tiny
+
+MODULE = "stage1_tokenizer.train"
+STEPS = 40
+CHANGES = {"steps": STEPS, "run__save_every": 7, "evaluate_every": 15}
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    """Everything in the last checkpoint."""
+    assert checkpoint.steps(folder)[0] == STEPS
+    place = folder / checkpoint.FOLDER / f"{checkpoint.PREFIX}{STEPS:09d}"
+    return {path.stem: torch.load(path, weights_only=True) for path in sorted(place.glob("*.pt"))}
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested dictionaries and lists as one dictionary of leaves."""
+    if isinstance(value, dict):
+        return {key: leaf for part in value for key, leaf in flat(value[part], f"{name}/{part}").items()}
+    if isinstance(value, list | tuple):
+        return flat(dict(enumerate(value)), name)
+    return {name: value}
+
+
+def assert_same_bits(folder: Path, reference: Path) -> None:
+    mine, other = flat(final_state(folder)), flat(final_state(reference))
+    assert list(mine) == list(other)
+    for name, value in mine.items():
+        if isinstance(value, torch.Tensor):
+            assert value.dtype == other[name].dtype
+            # Compared as bytes: NaN equals NaN and 0.0 is not -0.0.
+            assert value.numpy().tobytes() == other[name].numpy().tobytes(), name
+        else:
+            assert value == other[name], name
+
+
+def steps_done(folder: Path) -> int:
+    """The newest training step that metrics.jsonl tells of."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    whole = [json.loads(line) for line in lines if line.endswith("}")]
+    return max([line["step"] for line in whole if line["kind"] == "train"], default=-1)
+
+
+def interrupt(folder: Path, processes: int, number: int, at: int) -> int:
+    """Start the run, send a signal to all its processes as soon as step `at` is done; the launcher's exit code."""
+    line = tiny.command(MODULE, tiny.arguments(folder, **CHANGES), processes)
+    quiet = subprocess.DEVNULL
+    started = subprocess.Popen(
+        line, cwd=tiny.ROOT, env=tiny.environment(), stdout=quiet, stderr=quiet, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while steps_done(folder) < at:
+            assert started.poll() is None, f"it ended by itself ({started.returncode}) before step {at}"
+            assert time.monotonic() < deadline, "no progress"
+            time.sleep(0.005)
+        (os.killpg if number == signal.SIGKILL else os.kill)(started.pid, number)
+        return started.wait(timeout=60)
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+
+
+def finish(folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
+    done = tiny.call(MODULE, tiny.arguments(folder, **CHANGES), processes)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    folders = {}
+    for processes in (1, 2):
+        folders[processes] = tmp_path_factory.mktemp(f"whole{processes}") / "run"
+        finish(folders[processes], processes)
+    return folders
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_anywhere_it_ends_with_the_same_bits(uninterrupted: dict[int, Path], tmp_path: Path, processes: int):
+    at = random.SystemRandom().randrange(STEPS - 15)
+    print(f"killed at step {at}")
+    interrupt(tmp_path / "run", processes, signal.SIGKILL, at)
+    reached = checkpoint.steps(tmp_path / "run")
+    assert not reached or reached[0] < STEPS, "it was finished before the kill"
+    finish(tmp_path / "run", processes)
+    assert_same_bits(tmp_path / "run", uninterrupted[processes])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_stopped_by_sigterm_it_saves_and_goes_on(uninterrupted: dict[int, Path], tmp_path: Path, processes: int):
+    at = random.SystemRandom().randrange(2, STEPS - 15)
+    print(f"stopped at step {at}")
+    assert interrupt(tmp_path / "run", processes, signal.SIGTERM, at) == STOPPED
+    assert at < checkpoint.steps(tmp_path / "run")[0] < STEPS
+    done = finish(tmp_path / "run", processes)
+    assert_same_bits(tmp_path / "run", uninterrupted[processes])
+    if processes == 1:
+        before = (tmp_path / "run" / "metrics.jsonl").read_text()
+        done = finish(tmp_path / "run", processes)
+        assert "is finished" in done.stderr
+        assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_the_metrics_of_a_whole_run(uninterrupted: dict[int, Path]):
+    from launch.metrics import read
+
+    for folder in uninterrupted.values():
+        lines = read(folder / "metrics.jsonl")
+        assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(STEPS))
+        evaluations = [line for line in lines if line["kind"] == "eval"]
+        assert [line["step"] for line in evaluations] == [15, 30, 40]
+        assert all(line["eval/samples"] == 20 for line in evaluations)
+        assert {"loss/rec", "loss/commitment", "codes/used", "rate/pictures_per_second"} <= set(lines[0])
+        assert "loss/adversarial" not in lines[1] and "loss/adversarial" in lines[2]
+        assert (folder / "pictures" / "step-000000040.png").is_file()

