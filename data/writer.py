@@ -28,8 +28,9 @@ from typing import IO, Any
 import numpy as np
 
 from data.cli import UserError
-from data.index import Shard, ShardIndex
+from data.index import Shard, ShardIndex, offsets_path
 from data.offsets import ShardOffsets
+from data.quarantine import quarantine_path
 
 Sample = tuple[str, Mapping[str, bytes]]
 """(key, {extension: bytes}): `("n01440764/0001", {"jpg": ..., "cls": b"3"})`."""
@@ -79,6 +80,8 @@ class _Hashed(io.RawIOBase):
         return True
 
     def write(self, block: Any) -> int:
+        if self._target.closed:
+            return len(block)  # A given-up tar tries to write its end when it is collected.
         self.digest.update(block)
         return self._target.write(block)
 
@@ -139,9 +142,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Replace a small file as a whole, or leave it as it was."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_file(path: Path, content: str | bytes, *, part: Path | None = None) -> None:
+    """Replace a small file as a whole, or leave it as it was; `part` is where it is written first."""
+    part = part or path.with_name(f".{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
@@ -184,7 +192,7 @@ class ShardSet:
                             "options, choose another folder, or pass --overwrite true to start anew")  # fmt: skip
         if overwrite and unfinished != text:
             self._remove_old(there)
-        for left in self._state.glob("*.part"):
+        for left in (*self._state.glob("*.part"), *self._state.glob(".*.part")):
             left.unlink(missing_ok=True)
         write_file(plan_file, text)
 
@@ -226,9 +234,15 @@ class ShardSet:
     def finish(self, indexes: Mapping[str, ShardIndex], files: Mapping[str, str | bytes] | None = None) -> None:
         """Write the index files (and other files, name → content) and declare the set complete."""
         for name, content in (files or {}).items():
-            write_file(self.folder / name, content)
+            write_file(self.folder / name, content, part=self._state / f"{name}.part")
         for name, index in indexes.items():
-            index.save(self.folder / name)
+            index.save(self._state / name)
+            # The offsets first: an index that is there is complete.
+            for made in (offsets_path(self._state / name), self._state / name):
+                if made.exists():
+                    _sync_file(made)
+                    made.replace(self.folder / made.name)
+        sync_folder(self.folder)
         self._drop_state()
 
     def _take_lock(self) -> None:
@@ -254,8 +268,8 @@ class ShardSet:
             for shard in json.loads(index.read_text()).get("shardlist", []):
                 if "/" not in shard["url"]:
                     (self.folder / shard["url"]).unlink(missing_ok=True)
-            for suffix in (".offsets.npz", ".quarantine.json", ".skipped.json"):
-                index.with_suffix(suffix).unlink(missing_ok=True)
+            for beside in (offsets_path(index), quarantine_path(index), index.with_suffix(".skipped.json")):
+                beside.unlink(missing_ok=True)
             index.unlink()  # Last: what is left after a kill in here is still known as a set.
 
 

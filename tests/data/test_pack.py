@@ -1,0 +1,222 @@
+"""Packing: every kind of source, what is left out, restarts, and that a killed pack ends in the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.cli import UserError, parse
+from data.config import DataConfig
+from data.convert import ConvertConfig, fit_key
+from data.index import ShardIndex
+from data.pack import PackConfig, main, pack
+from data.stream import PictureStream, every_sample
+from data.transforms import TransformConfig
+from data.words import as_options
+from data.writer import STATE
+from tests.data.making import jpeg
+from tests.data.reading import first_picture
+
+SMALL = TransformConfig(size=8, fit="stretch")
+
+
+def folder_of_pictures(root: Path, per_class: int = 12, classes: tuple[str, ...] = ("cat", "dog", "emu")) -> Path:
+    for c, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(per_class):
+            (root / name / f"{i:03d}.jpg").write_bytes(jpeg(100 * c + i))
+    return root
+
+
+def packed(source: Path, out: Path, kind: str = "folder", **options: object) -> dict[str, bytes]:
+    """Pack, and give the files that came out."""
+    options = {"processes": 1, **options}
+    pack(PackConfig(source=str(source), out=str(out), kind=kind, **options), show_progress=False)  # type: ignore[arg-type]
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def labels_by_key(index: Path) -> dict[str, int]:
+    batches = every_sample(str(index), SMALL, batch_size=7, threads=1)
+    return {key: int(label) for batch in batches for key, label in zip(batch.keys, batch.label_B, strict=True)}
+
+
+def test_a_folder_keeps_its_bytes_and_labels(tmp_path: Path) -> None:
+    source = folder_of_pictures(tmp_path / "in")
+    packed(source, tmp_path / "out", samples_per_shard=10, licence="free")
+    index = ShardIndex.load(tmp_path / "out/train.json")
+    assert (index.sizes, index.classes, index.licence) == ([10, 10, 10, 6], ["cat", "dog", "emu"], "free")
+    assert index.meta["counts"] == [12, 12, 12]
+    found = labels_by_key(tmp_path / "out/train.json")
+    assert found == {f"{name}/{i:03d}": c for c, name in enumerate(index.classes) for i in range(12)}
+    first = [list(found.values())[:10].count(c) for c in range(3)]
+    assert max(first) < 10, "shards are not sorted by class"
+    everything = (tmp_path / "out/train-000000.tar").read_bytes()
+    assert (source / (next(iter(found)) + ".jpg")).read_bytes() in everything
+
+
+def test_the_loader_takes_a_packed_set(tmp_path: Path) -> None:
+    packed(folder_of_pictures(tmp_path / "in"), tmp_path / "out", held_out=0.25, samples_per_shard=8)
+    config = DataConfig(index=str(tmp_path / "out/train.json"), batch_size=9, transform=SMALL)
+    with PictureStream(config, seed=0) as stream:
+        batches = stream.batches()
+        keys = [key for _ in range(3) for key in next(batches).keys]
+    assert len(set(keys)) == 27
+    held_out = labels_by_key(tmp_path / "out/held_out.json")
+    assert sorted(held_out.values()) == [0] * 3 + [1] * 3 + [2] * 3
+    assert not set(keys) & set(held_out)
+
+
+def test_processes_and_repetition_change_nothing(tmp_path: Path) -> None:
+    source = folder_of_pictures(tmp_path / "in")
+    options = {"samples_per_shard": 5, "convert": ConvertConfig(size=16, format="png"), "name": "set"}
+    one = packed(source, tmp_path / "a", **options)
+    assert one == packed(source, tmp_path / "b", **options, processes=3)
+    assert one != packed(source, tmp_path / "c", **options, seed=1)
+
+
+def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = folder_of_pictures(tmp_path / "in")
+    (source / "cat/000.jpg").write_bytes(b"")
+    (source / "cat/001.jpg").write_bytes(b"<html>not found</html>")
+    (source / "cat/002.jpg").write_bytes(jpeg(1)[:300])  # Truncated: only seen where pictures are decoded.
+    (source / "dog/note.txt").write_text("no picture")
+    Image.new("RGB", (4000, 4000)).save(source / "dog/large.png")
+    (source / "dog/gone.jpg").symlink_to(source / "cat/003.jpg")
+    convert = ConvertConfig(check="decode", max_pixels=10**6)
+    pack(PackConfig(source=str(source), out=str(tmp_path / "out"), kind="folder", processes=1, convert=convert))
+    skipped = json.loads((tmp_path / "out/train.skipped.json").read_text())
+    assert set(skipped) == {"cat/000", "cat/001", "cat/002", "dog/large"}
+    assert (skipped["cat/000"], skipped["cat/001"]) == ("no bytes", "not a picture of a known format")
+    assert "max_pixels=1000000" in skipped["dog/large"]
+    told = capsys.readouterr().err
+    assert "train: 34 samples in 1 shards" in told
+    assert "1 no bytes (cat/000)" in told
+    assert len(ShardIndex.load(tmp_path / "out/train.json")) == 34
+
+
+def test_a_file_that_vanishes_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder_of_pictures(tmp_path / "in")
+    real = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        if path.name == "005.jpg":
+            raise FileNotFoundError(2, "No such file or directory")
+        return real(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", read)
+        pack(PackConfig(source=str(source), out=str(tmp_path / "out"), kind="folder", processes=1), show_progress=False)
+    skipped = json.loads((tmp_path / "out/train.skipped.json").read_text())
+    assert set(skipped) == {f"{name}/005.jpg" for name in ("cat", "dog", "emu")}
+
+
+def test_extensions_follow_the_contents(tmp_path: Path) -> None:
+    source = folder_of_pictures(tmp_path / "in", per_class=1)
+    Image.new("RGB", (5, 5), "red").save(source / "cat/wrong.jpg", "PNG")
+    (source / "cat/000.png").write_bytes(jpeg(9))  # The same stem twice.
+    out = packed(source, tmp_path / "out", shuffle=False)
+    members = out["train-000000.tar"]
+    assert b"cat/wrong.png" in members and b"cat/wrong.jpg" not in members
+    assert set(labels_by_key(tmp_path / "out/train.json")) >= {"cat/000_jpg", "cat/000_png", "cat/wrong"}
+
+
+def test_shards_by_bytes(tmp_path: Path) -> None:
+    source = folder_of_pictures(tmp_path / "in")
+    out = packed(source, tmp_path / "kept", megabytes_per_shard=0.03)
+    sizes = [len(contents) for name, contents in out.items() if name.endswith(".tar")]
+    assert len(sizes) > 2
+    assert max(sizes) <= 0.03e6 + 10240  # The archive's own end is padded to 10,240 bytes.
+    again = packed(source, tmp_path / "anew", megabytes_per_shard=0.03, convert=ConvertConfig(size=8, format="png"))
+    assert len([name for name in again if name.endswith(".tar")]) > 2
+
+
+def test_resizing(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 32), "red").save(folder := tmp_path / "in.png")
+    (tmp_path / "in").mkdir()
+    folder.rename(tmp_path / "in/a.png")
+    for fit, size in (("crop", (16, 16)), ("shorter", (32, 16)), ("stretch", (16, 16))):
+        out = packed(tmp_path / "in", tmp_path / fit, convert=ConvertConfig(size=16, fit=fit, format="jpg"))  # type: ignore[arg-type]
+        assert first_picture(out["train-000000.tar"]).size == size
+        assert labels_by_key(tmp_path / fit / "train.json") == {"a": -1}
+
+
+def test_options_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = folder_of_pictures(tmp_path / "in", per_class=2)
+    words = [str(source), str(tmp_path / "out"), "--kind", "folder", "--processes", "1"]
+    main(words)
+    assert "6 samples" in capsys.readouterr().err
+    with pytest.raises(UserError, match="finished set"):
+        main(words)
+    main([*words, "--overwrite", "--held_out", "0.5"])
+    assert len(ShardIndex.load(tmp_path / "out/held_out.json")) == 3
+    with pytest.raises(UserError, match="option of kind=celeba"):
+        main([*words, "--label_attribute", "Male"])
+    with pytest.raises(UserError, match="are both set"):
+        main([*words, "--samples_per_shard", "3", "--megabytes_per_shard", "3"])
+    with pytest.raises(UserError, match="no samples"):
+        (tmp_path / "empty").mkdir()
+        main([str(tmp_path / "empty"), str(tmp_path / "e"), "--kind", "folder"])
+    assert not (tmp_path / "e").exists()
+
+
+def test_words_become_options() -> None:
+    words = ["A", "B", "--overwrite", "--seed", "3"]
+    assert as_options(words, ("source", "out"), PackConfig) == [
+        *("--source", "A", "--out", "B", "--overwrite", "true", "--seed", "3")
+    ]
+    config = parse(PackConfig, as_options([*words, "--kind", "idx"], ("source", "out"), PackConfig), prog="pack")
+    assert (config.source, config.out, config.overwrite, config.seed) == ("A", "B", True, 3)
+    assert as_options(["--overwrite", "false"], ("source",), PackConfig) == ["--overwrite", "false"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("a/b.c.jpg", "a/b_c_jpg"), ("/a/../b", "a/b"), ("..", "_"), ("a\\b\n", "a_b_"), ("ü/x", "ü/x")]
+)
+def test_keys_are_made_fit(name: str, key: str) -> None:
+    assert fit_key(name) == key
+
+
+def test_killed_twenty_times_at_random_and_restarted(tmp_path: Path) -> None:
+    """kill -9 of the packing process (its workers end themselves) at 20 random moments: the same bytes in the end."""
+    source = folder_of_pictures(tmp_path / "in", per_class=40)
+    options = {"samples_per_shard": 3, "convert": ConvertConfig(size=24, format="png"), "name": "set", "processes": 2}
+    began = time.monotonic()
+    expected = packed(source, tmp_path / "whole", **options)
+    whole = time.monotonic() - began
+    rng, kills, rounds, kept = random.Random(0), 0, 0, 0
+    while kills < 20:
+        out = tmp_path / f"killed-{rounds}"
+        while not (out / "train.json").exists() or (out / STATE).exists():
+            config = PackConfig(source=str(source), out=str(out), kind="folder", **options)  # type: ignore[arg-type]
+            child = os.fork()
+            if child == 0:
+                os.setsid()
+                try:
+                    pack(config, show_progress=False)
+                finally:
+                    os._exit(0)
+            # Not a wait for something to happen: the moment of the kill is the test's input.
+            if kills < 20:
+                time.sleep(rng.uniform(0, whole * 0.6))
+            if kills >= 20:
+                os.waitpid(child, 0)
+            elif os.waitpid(child, os.WNOHANG) == (0, 0):
+                os.kill(child, signal.SIGKILL) if rng.random() < 0.5 else os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                kills += 1
+                shown = list(out.glob("*.tar")) if out.exists() else []
+                kept += len(shown)
+                assert all(path.read_bytes() == expected[path.name] for path in shown), (
+                    "a half-written shard is visible"
+                )
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
+        rounds += 1
+    assert kills >= 20
+    assert kept > 0
