@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -174,12 +174,16 @@ def _stages(recipe: Path, out: Path, cluster: ClusterConfig, shared: bool) -> li
             module, arguments, indexes = resources.module, folder, ()
         needs, script = tuple(last[need] for need in before), f"{SCRIPTS.get(name, name)}.sbatch"
         stage = Stage(name, module, arguments, needs, indexes, makes, script, resources)
+        if not stage.ranks:  # one process, whatever every stage gets
+            stage = replace(stage, resources=Resources(nodes=1, processes=1).over(resources))
         every.append(stage)
         last[name] = name
         if stage.parts > 1:
             last[name] = f"{name}-index"
             alone = Resources(parts=1).over(resources)
-            every.append(Stage(last[name], module, arguments, (name,), indexes, makes, script, alone))
+            if name != "samples" and resources.module is None:
+                module, arguments = "stage2_prior.parts", ("--out", str(out / name), "--parts", str(stage.parts))
+            every.append(Stage(last[name], module, arguments, (name,), (), makes, script, alone))
     return every
 
 

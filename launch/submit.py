@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -171,6 +172,11 @@ def print_table(rows: Sequence[Row]) -> None:
         print("  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[4]]))
 
 
+def here(stage: chain.Stage, recipe: Path, out: Path) -> list[str]:
+    """How a stage is started on this machine."""
+    return [sys.executable, "-m", "launch.node", stage.name, "--recipe", str(recipe), "--out", str(out)]
+
+
 def run_here(rows: Sequence[Row], recipe: Path, out: Path, processes: int) -> int:
     """The planned stages, one after the other, on this machine; 0, or the exit code of the one that failed."""
     environ = {**os.environ, "VQLOOM_PROCESSES": str(processes)}
@@ -180,8 +186,7 @@ def run_here(rows: Sequence[Row], recipe: Path, out: Path, processes: int) -> in
         name = row.stage.name
         print(f"submit: {name}", flush=True)
         attempts.begin(out, name)
-        line = [sys.executable, "-m", "launch.node", name, "--recipe", str(recipe), "--out", str(out)]
-        code = subprocess.run(line, cwd=ROOT, env=environ, check=False).returncode
+        code = subprocess.run(here(row.stage, recipe, out), cwd=ROOT, env=environ, check=False).returncode
         attempts.end(out, name, code)
         if code:
             print(f"submit: {name} ended with exit code {code}; the same command again goes on from there", flush=True)
@@ -222,7 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.chdir(ROOT)
     out = (options.out or Path("runs") / recipe.name).absolute()
     chosen = _resize(chain.read(recipe, out, shared=not options.local), options.nodes)
-    rows = plan(chosen, recipe, out, options.first, {} if options.local else live_jobs())
+    blind = options.local or (options.dry_run and shutil.which("squeue") is None)
+    rows = plan(chosen, recipe, out, options.first, {} if blind else live_jobs())
     if options.local and not options.dry_run:
         return run_here(rows, recipe, out, options.processes)
     if not options.dry_run:
@@ -230,7 +236,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_table(rows)
     if options.dry_run:
         for row in rows:
-            print(shlex.join([*row.command, row.stage.script]) if row.command else f"# {row.stage.name}: {row.what}")
+            line = here(row.stage, recipe, out) if options.local else [*row.command, f"launch/slurm/{row.stage.script}"]
+            print(shlex.join(line) if row.command else f"# {row.stage.name}: {row.what}")
     else:
         print(f"watch it with: python -m launch.status {out}")
     return 0

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,13 +34,12 @@ from data.transforms import to_float
 from data.writer import Sample, ShardSet
 from launch.ranks import joined
 from stage2_prior.codes import CodeSource, code_type
+from stage2_prior.parts import INDEX, NUMBERS, part_folder, shards_of, share
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from data.transforms import TransformConfig
     from stage1_tokenizer import Tokenizer
-
-INDEX = "index.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,10 @@ class SampleConfig(Drawing):
     """Arithmetic of the prior."""
     npz: bool = False
     """Also write OUT/samples.npz (arr_0, uint8 NHWC), which the ADM evaluation suite reads."""
+    part: int = 0
+    """Which of `parts` this is, from 0."""
+    parts: int = 1
+    """Share the batches out to so many jobs; the same command without parts then completes the set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,6 +76,8 @@ class SampleConfig(Drawing):
                 raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} is negative: set it to 0 or more")
+        if not 0 <= self.part < self.parts:
+            raise ValueError(f"part={self.part} is none of parts={self.parts}: count from 0 to {self.parts - 1}")
 
 
 @dataclass(frozen=True)
@@ -139,9 +145,8 @@ class Sampling:
 
     def describe(self) -> dict[str, Any]:
         """samples.json without the results."""
-        settings = {
-            name: value for name, value in asdict(self.config).items() if name not in ("prior", "tokenizer", "out")
-        }
+        places = ("prior", "tokenizer", "out", "part", "parts")
+        settings = {name: value for name, value in asdict(self.config).items() if name not in places}
         names = self.prior.vocabulary.classes
         return {
             "settings": settings,
@@ -167,12 +172,13 @@ class Sampling:
             wrong = [key for key, value in described.items() if there.get(key) != value]
             if wrong:
                 raise UserError(f"out={self.out} holds samples with another {wrong[0]}: choose another folder")
-        elif self.out.exists() and any(self.out.iterdir()):
+        elif self.out.exists() and any("samples.json" not in there.name for there in self.out.iterdir()):
             raise UserError(f"out={self.out} isn't empty and holds no samples.json: choose another folder")
-        for folder in (*self.folders.values(), "codes"):
-            (self.out / folder).mkdir(parents=True, exist_ok=True)
-        if not file.exists():
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not file.exists():  # before the folders: another part of the same sampling may begin just now
             write_file(file, json.dumps(described, indent=1) + "\n")
+        for folder in (*self.folders.values(), "codes"):
+            (self.out / folder).mkdir(exist_ok=True)
 
     def draw(self, batch: int, tokenizer: Tokenizer) -> None:
         """Draw and decode one batch and write it; always full, so that its size never differs."""
@@ -240,20 +246,21 @@ def sample(config: SampleConfig) -> int:
         prior.to(accelerator.device, torch.bfloat16 if config.precision == "bf16" else torch.float32)
         tokenizer.to(accelerator.device)
         # Counted alike on every rank before any of them writes.
-        todo = [batch for batch in range(len(sampling.batches)) if not sampling.done(batch)]
+        mine = range(config.part, len(sampling.batches), config.parts)
+        todo = [batch for batch in mine if not sampling.done(batch)]
         accelerator.wait_for_everyone()
         total = sum(len(sampling.batches[batch]) for batch in todo)
         began = time.monotonic()
         with Progress("sample", total, unit="pictures", enabled=accelerator.is_main_process) as bar:
             for turn in range(0, len(todo), accelerator.num_processes):
-                mine = turn + accelerator.process_index
-                if mine < len(todo):
-                    sampling.draw(todo[mine], tokenizer)
+                own = turn + accelerator.process_index
+                if own < len(todo):
+                    sampling.draw(todo[own], tokenizer)
                 bar.advance(
                     sum(len(sampling.batches[batch]) for batch in todo[turn : turn + accelerator.num_processes])
                 )
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
+        if accelerator.is_main_process and config.parts == 1:
             sampling.finish(time.monotonic() - began, total)
     return 0
 
