@@ -1,0 +1,203 @@
+"""Pictures as they come in the wild: each decoded right, or refused with a reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from data.decode import DamagedSampleError, Sample, decode_codes, decode_picture, label, picture_bytes, read_sample
+from data.transforms import TransformConfig
+from tests.data.making import encoded
+
+RGB = TransformConfig(size=16)
+GREY = TransformConfig(size=16, channels=1)
+
+
+def decoded(data: bytes, config: TransformConfig = RGB, max_pixels: int = 10**6) -> np.ndarray:
+    pixels = decode_picture(data, config, max_pixels=max_pixels)
+    assert pixels.dtype == np.uint8 and pixels.shape[2] == config.channels and pixels.flags["C_CONTIGUOUS"]
+    return pixels
+
+
+def scene() -> np.ndarray:
+    """24 × 40, each quarter of another colour."""
+    pixels = np.zeros((24, 40, 3), dtype=np.uint8)
+    pixels[:12, :20], pixels[:12, 20:] = (200, 30, 30), (30, 200, 30)
+    pixels[12:, :20], pixels[12:, 20:] = (30, 30, 200), (200, 200, 30)
+    return pixels
+
+
+def close(left: np.ndarray, right: np.ndarray, most: float = 8.0) -> bool:
+    return left.shape == right.shape and float(np.abs(left.astype(int) - right).mean()) < most
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("config", [RGB, GREY])
+def test_formats_are_told_by_their_bytes(kind: str, config: TransformConfig) -> None:
+    grey = np.asarray(Image.fromarray(scene()).convert("L"))[:, :, None]
+    assert close(decoded(encoded(scene(), kind), config), scene() if config is RGB else grey)
+
+
+def bomb(side: int) -> bytes:
+    """A PNG header of side × side pixels with next to nothing behind it."""
+
+    def chunk(kind: bytes, contents: bytes) -> bytes:
+        return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(kind + contents))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_turns_the_picture_upright(orientation: int, kind: str, order: str) -> None:
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = Image.fromarray(scene())
+    if orientation in turn:
+        stored = stored.transpose(turn[orientation])
+    exif = (
+        b"Exif\0\0"
+        + (b"II*\0" if order == "<" else b"MM\0*")
+        + struct.pack(order + "IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    )
+    data = encoded(np.asarray(stored), kind, exif=exif, **({"quality": 95} if kind != "PNG" else {}))
+    for config in (RGB, TransformConfig(size=16, resize="area")):
+        assert close(decoded(data, config), scene())
+
+
+def test_a_damaged_exif_block_is_no_reason_to_fail() -> None:
+    data = encoded(scene(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert close(decoded(data), scene())
+
+
+def test_cmyk_comes_out_in_its_colours() -> None:
+    assert close(decoded(encoded(scene(), "JPEG", mode="CMYK", quality=95)), scene(), most=8)
+
+
+def test_sixteen_bits_keep_their_upper_eight() -> None:
+    deep = (np.arange(24 * 40).reshape(24, 40) * 68).astype(np.uint16)
+    for data in (encoded(deep, "PNG"), encoded(deep, "TIFF")):
+        np.testing.assert_array_equal(decoded(data, GREY)[:, :, 0], deep >> 8)
+        assert close(decoded(data), np.repeat((deep >> 8)[:, :, None], 3, axis=2), most=1)
+
+
+def test_palettes_bits_and_transparency() -> None:
+    palette = encoded(scene(), "PNG", mode="P")
+    assert close(decoded(palette), scene(), most=30)
+    bits = np.zeros((24, 40), dtype=bool)
+    bits[:, 20:] = True
+    assert decoded(encoded(bits, "PNG"))[0, [0, 39]].tolist() == [[0] * 3, [255] * 3]
+    rgba = np.dstack([scene(), np.full((24, 40), 255, np.uint8)])
+    rgba[:, 20:, 3] = 0
+    on_white = decoded(encoded(rgba, "PNG"))
+    assert (on_white[:, 20:] == 255).all() and (on_white[:, :20] == scene()[:, :20]).all()
+    on_black = decoded(encoded(rgba, "WEBP", lossless=True), TransformConfig(size=16, background=0))
+    assert (on_black[:, 20:] == 0).all()
+    grey = Image.fromarray(scene()[:, :, 0])
+    buffer = io.BytesIO()
+    grey.save(buffer, "PNG", transparency=200)
+    assert (decoded(buffer.getvalue())[:12, :20] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_the_first_frame_of_an_animation_counts(kind: str) -> None:
+    frames = [Image.fromarray(np.full((24, 40, 3), value, np.uint8)) for value in (40, 120, 200)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    assert close(decoded(buffer.getvalue()), np.full((24, 40, 3), 40), most=3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.7])
+def test_truncated_pictures_are_refused(kind: str, kept: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    data = encoded(noise, kind)
+    with pytest.raises(DamagedSampleError):
+        decoded(data[: int(len(data) * kept)])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"\0" * 5000, b"not a picture", b"\xff\xd8\xff", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+)
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    with pytest.raises(DamagedSampleError):
+        decoded(data)
+
+
+def test_bombs_are_refused_before_decoding() -> None:
+    for side in (50_000, 12_000):
+        with pytest.raises(DamagedSampleError, match=r"pixels|Bomb"):
+            decoded(bomb(side), max_pixels=80_000_000)
+    large = simplejpeg.encode_jpeg(np.zeros((1001, 1000, 3), np.uint8))
+    with pytest.raises(DamagedSampleError, match="1000x1001 pixels"):
+        decoded(large)
+
+
+def test_a_jpeg_with_odd_bytes_behind_it_is_still_read() -> None:
+    data = encoded(scene(), "JPEG", quality=95)
+    assert close(decoded(data + b"trailing bytes"), scene())
+
+
+def test_area_decodes_large_jpegs_smaller_but_not_too_small() -> None:
+    photo = np.asarray(Image.fromarray(scene()).resize((400, 240)))
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(photo), quality=95)
+    small = decode_picture(data, TransformConfig(size=30, resize="area"), max_pixels=10**6)
+    assert small.shape == (60, 100, 3) or small.shape == (30, 50, 3)
+    assert min(small.shape[:2]) >= 30
+    assert decode_picture(data, TransformConfig(size=200, resize="area"), max_pixels=10**6).shape == (240, 400, 3)
+
+
+def sample(**files: bytes) -> Sample:
+    return Sample("k", {extension.replace("_", "."): memoryview(contents) for extension, contents in files.items()})
+
+
+def test_labels() -> None:
+    assert label(sample(cls=b" 3\n"), 5) == 3
+    assert label(sample(jpg=b""), 5) == -1
+    assert label(sample(cls=b"1234"), 0) == 1234
+    for bad in (b"5", b"-1", b"cat", b"", b"\xff\xfe"):
+        with pytest.raises(DamagedSampleError):
+            label(sample(cls=bad), 5)
+
+
+def test_the_picture_member_is_found_by_its_last_extension() -> None:
+    assert bytes(picture_bytes(sample(cls=b"1", photo_png=b"x"))) == b"x"
+    with pytest.raises(DamagedSampleError, match="no picture among cls, txt"):
+        picture_bytes(sample(cls=b"1", txt=b""))
+
+
+def test_codes_are_read_and_pickles_are_not() -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(6, dtype=np.uint16).reshape(2, 3))
+    assert decode_codes(sample(codes_npy=buffer.getvalue())).tolist() == [[0, 1, 2], [3, 4, 5]]
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{}], dtype=object), allow_pickle=True)
+    for bad in (pickled.getvalue(), b"", buffer.getvalue()[:-3]):
+        with pytest.raises(DamagedSampleError):
+            decode_codes(sample(codes_npy=bad))
+
+
+def test_a_stretch_of_noise_is_no_sample() -> None:
+    for bad in (b"", b"\0" * 1024, bytes(range(256)) * 4):
+        with pytest.raises(DamagedSampleError):
+            read_sample(bad)
