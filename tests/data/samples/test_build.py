@@ -1,0 +1,111 @@
+"""The sample sets that ship with the project: whole, labelled, split, small; and how they are made."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.cli import UserError
+from data.index import ShardIndex
+from data.samples.build import Package, SampleSet, contents, on_white, write
+from data.stream import every_sample
+from data.transforms import TransformConfig
+from data.verify import verify
+
+SETS = Path(__file__).parents[3] / "data/samples"
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("mnist", (9000, 1000)), ("emoji", (3036, 337))])
+def test_the_sets_are_whole(name: str, sizes: tuple[int, int]) -> None:
+    assert (SETS / name / "LICENSE").read_text().count("Permission is hereby granted") == 1
+    for split, size in zip(("train", "held_out"), sizes, strict=True):
+        index = ShardIndex.load(SETS / name / f"{split}.json")
+        assert len(index) == size == sum(index.meta["counts"])
+        assert len(index.shards) >= 2, "two processes have a shard each"
+        assert all((SETS / name / s.url).stat().st_size == s.filesize for s in index.shards)
+
+
+def test_they_are_small() -> None:
+    files = [path for path in SETS.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 15e6
+    assert max(path.stat().st_size for path in files) < 3e6
+
+
+@pytest.mark.parametrize("name", ["mnist", "emoji"])
+def test_held_out_samples_are_sound_and_stratified(name: str) -> None:
+    held_out = ShardIndex.load(SETS / name / "held_out.json")
+    train = ShardIndex.load(SETS / name / "train.json")
+    found = verify(held_out)
+    assert found.sound and not found.duplicates and not found.misnamed
+    for out, of_train in zip(held_out.meta["counts"], train.meta["counts"], strict=True):
+        assert abs(out - (out + of_train) / 10) < 1
+
+
+def test_shards_are_mixed_and_splits_disjoint() -> None:
+    recipe = TransformConfig(size=28, channels=1)
+    batches = {
+        split: list(every_sample(str(SETS / f"mnist/{split}.json"), recipe, batch_size=1000, threads=1))
+        for split in ("train", "held_out")
+    }
+    for batch in batches["train"]:
+        counts = np.bincount(batch.label_B.numpy(), minlength=10)
+        assert counts.min() > 50, "each thousand holds every digit"
+    pictures = {
+        split: {hashlib.sha256(pixels.numpy().tobytes()).digest() for batch in of for pixels in batch.pixels_BCHW}
+        for split, of in batches.items()
+    }
+    assert len(pictures["held_out"]) == 1000
+    assert not pictures["train"] & pictures["held_out"]
+    # Ink in the middle, none at the edges, and a one has less of it than a zero.
+    first = batches["train"][0]
+    ink = {digit: first.pixels_BCHW[first.label_B == digit].float().mean().item() for digit in (0, 1)}
+    assert ink[1] < 0.6 * ink[0]
+    assert first.pixels_BCHW[:, :, 0].float().mean() < 1 < first.pixels_BCHW[:, :, 14].float().mean()
+
+
+def test_a_set_is_written_the_same_twice(tmp_path: Path) -> None:
+    made = SampleSet(
+        name="tiny",
+        classes=["a", "b"],
+        source="here",
+        licence_text="free",
+        keys=[f"k{i}" for i in range(40)],
+        labels=np.arange(40) % 2,
+        extension="txt",
+        encode=lambda i: str(i).encode(),
+        train_shards=3,
+    )
+    for name in ("one", "two"):
+        write(made, tmp_path / name, overwrite=False)
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name / "tiny").iterdir()} for name in ("one", "two"))
+    assert one == two
+    assert json.loads(one["held_out.json"])["meta"]["counts"] == [2, 2]
+    with pytest.raises(UserError, match="finished set"):
+        write(made, tmp_path / "one", overwrite=False)
+
+
+def test_emoji_are_put_on_white() -> None:
+    picture = Image.new("RGBA", (256, 264), (255, 0, 0, 0))
+    picture.paste((0, 0, 255, 255), (100, 100, 156, 164))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", lossless=True)
+    made = np.asarray(on_white(buffer.getvalue()))
+    assert made.shape == (64, 64, 3)
+    assert (made[0] == 255).all() and (made[:, 0] == 255).all()
+    assert made[32, 32].tolist() == [0, 0, 255]
+
+
+def test_a_package_of_other_contents_is_refused(tmp_path: Path) -> None:
+    package = Package("@some/thing", "1.0.0", "0" * 64)
+    assert package.file == "some-thing-1.0.0.tgz"
+    with tarfile.open(tmp_path / package.file, "w:gz"):
+        pass
+    with pytest.raises(UserError, match="another SHA-256"):
+        contents(package, tmp_path)
