@@ -40,7 +40,7 @@ class Order(Protocol):
         ...
 
 
-class _Epoch(NamedTuple):
+class EpochPlan(NamedTuple):
     """One epoch's shards in their order."""
 
     shards: np.ndarray
@@ -90,7 +90,7 @@ class SampleOrder:
             raise ValueError(f"data.lanes={self.lanes} is more than the {self.samples} samples there are: {way_out}")
         self.lane_length = self.samples // self.lanes
         self.per_lane = batch_size // self.lanes
-        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
+        self._epochs: OrderedDict[int, EpochPlan] = OrderedDict()
         self._lock = Lock()
 
     def epoch(self, step: int) -> int:
@@ -122,7 +122,7 @@ class SampleOrder:
         for epoch in np.unique(epochs).tolist():
             chosen = np.flatnonzero(epochs == epoch)
             shuffled = self._shuffle(epoch, lanes[chosen], inside[chosen])
-            plan = self._plan(epoch)
+            plan = self.plan(epoch)
             ring = (plan.offset + lanes[chosen] * self.lane_length + shuffled) % self.samples
             place = np.searchsorted(plan.starts, ring, side="right") - 1
             found[chosen, 0] = plan.shards[place]
@@ -137,7 +137,7 @@ class SampleOrder:
         epoch, inside = divmod(position, self.lane_length)
         number = inside // self.window
         first = number * self.window
-        plan = self._plan(epoch)
+        plan = self.plan(epoch)
         ring = (plan.offset + lane * self.lane_length + first) % self.samples
         left = min(self.window, self.lane_length - first)
         found = []
@@ -150,18 +150,19 @@ class SampleOrder:
             ring = (ring + taken) % self.samples
         return (lane, epoch, number), found
 
-    def _plan(self, epoch: int) -> _Epoch:
+    def plan(self, epoch: int) -> EpochPlan:
+        """How an epoch lays the shards end to end. The last few are kept."""
         with self._lock:
             return self._planned(epoch)
 
-    def _planned(self, epoch: int) -> _Epoch:
+    def _planned(self, epoch: int) -> EpochPlan:
         plan = self._epochs.get(epoch)
         if plan is None:
             rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([_key(self.seed, epoch)])))
             shards = rng.permutation(len(self.sizes)).astype(np.int64)
             starts = np.concatenate([[0], np.cumsum(self.sizes[shards])])
             # The offset makes the N mod R samples left over others in every epoch, also where there is one shard.
-            plan = _Epoch(shards, starts, int(rng.integers(self.samples)))
+            plan = EpochPlan(shards, starts, int(rng.integers(self.samples)))
             self._epochs[epoch] = plan
             while len(self._epochs) > _KEPT_EPOCHS:
                 self._epochs.popitem(last=False)
