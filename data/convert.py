@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import simplejpeg
 from PIL import Image
 
 from data.decode import DamagedSampleError, decode_picture
@@ -145,9 +146,20 @@ def _look_at(encoded: bytes, config: ConvertConfig) -> None:
     if config.check == "decode":
         decode_picture(encoded, TransformConfig(size=1, fit="stretch"), max_pixels=config.max_pixels)
     elif config.check == "header":
-        width, height = _opened(encoded).size
+        width, height = _size(encoded)
         if width * height > config.max_pixels:
             raise SkipSampleError(f"{width}x{height} pixels are more than max_pixels={config.max_pixels}")
+
+
+def _size(encoded: bytes) -> tuple[int, int]:
+    """Width and height, from the header: libjpeg-turbo's where it can, else PIL's."""
+    if encoded.startswith(b"\xff\xd8\xff"):
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
+            return width, height
+        except ValueError:
+            pass  # PIL reads some JPEGs that libjpeg-turbo does not.
+    return _opened(encoded).size
 
 
 def _is_grey(encoded: bytes) -> bool:
