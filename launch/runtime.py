@@ -253,3 +253,7 @@ def _signals(run: Run) -> Iterator[None]:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, ask)
     yield
+    # SLURM signals the ranks and their launcher, which passes it on: the second one must not kill a rank that is
+    # leaving. Python's own ending puts back the default of every handler but this.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

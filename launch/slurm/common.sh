@@ -126,5 +126,8 @@ run_stage() {
     [ "$signals" -eq 0 ] || finish $STOPPED "stopped before it began"
     each_node python -m launch.node "$stage" --recipe "$VQLOOM_RECIPE" --out "$VQLOOM_OUT" "$@"
     verdict_code
+    if [ "$signals" -gt 0 ] && [ "$code" -gt 128 ]; then
+        finish "$code" "stopped by a signal, before the first step"
+    fi
     finish "$code" ""
 }
