@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -227,8 +226,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.chdir(ROOT)
     out = (options.out or Path("runs") / recipe.name).absolute()
     chosen = _resize(chain.read(recipe, out, shared=not options.local), options.nodes)
-    blind = options.local or (options.dry_run and shutil.which("squeue") is None)
-    rows = plan(chosen, recipe, out, options.first, {} if blind else live_jobs())
+    try:
+        live = {} if options.local else live_jobs()
+    except UserError:
+        if not options.dry_run:
+            raise
+        live = {}
+    rows = plan(chosen, recipe, out, options.first, live)
     if options.local and not options.dry_run:
         return run_here(rows, recipe, out, options.processes)
     if not options.dry_run:
