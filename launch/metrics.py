@@ -7,6 +7,7 @@ Names are paths with slashes: `loss/rec`, `codes/perplexity`, `rate/pictures_per
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,8 +43,11 @@ class MetricFile:
             raise ValueError(f"metric name {clash[0]!r} is reserved for the line itself: choose another")
         line: dict[str, Any] = {"step": step, "time": round(time.time(), 3), "kind": kind}
         line.update({name: _plain(value) for name, value in values.items()})
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:  # a full disk is the checkpoints' to judge (run.on_save_error)
+            print(f"warning: {self.path} can't be written, a line is lost: {error}", file=sys.stderr, flush=True)
 
 
 def _plain(value: float) -> float | int:

@@ -146,7 +146,7 @@ def table(out: Path) -> list[tuple[str, ...]]:
     jobs = json.loads((out / "jobs.json").read_text())["stages"] if (out / "jobs.json").exists() else {}
     if not records and not jobs:
         raise UserError(f"{out} is neither a run's folder nor a chain's: it has no config.yaml, stages or jobs.json")
-    names = [*NEEDS, *(name for name in {**jobs, **records} if name not in NEEDS)]
+    names = [name for stage in NEEDS for name in (stage, f"{stage}-index") if name in {*NEEDS, *jobs, *records}]
     return [HEADER, *(stage_row(out, name, records.get(name, [])) for name in names)]
 
 

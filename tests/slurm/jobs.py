@@ -92,16 +92,16 @@ class Toy:
 
     def steps_done(self) -> int:
         """Steps that rank 0 began so far."""
-        file = self.folder / "order.0.txt"
+        file = self.out / "order.0.txt"
         return file.read_text().count("\n") if file.exists() else 0
 
     def final(self) -> dict[str, Any]:
-        return json.loads((self.folder / "final.json").read_text())
+        return json.loads((self.out / "final.json").read_text())
 
     def orders(self) -> dict[int, list[int]]:
         """Each step's samples in the order of the ranks: the last time it was done counts, as its weights do."""
         parts: dict[int, dict[int, list[int]]] = defaultdict(dict)
-        for file in self.folder.glob("order.*.txt"):
+        for file in self.out.glob("order.*.txt"):
             for line in file.read_text().splitlines():
                 step, *samples = map(int, line.split())
                 parts[step][int(file.suffixes[-2].strip("."))] = samples

@@ -1,6 +1,6 @@
 """A real little training for the cluster tests: a linear map over ranks, with the project's order, run and checkpoint.
 
-Each rank appends its samples to RUN/order.<rank>.txt ("step sample sample …"), so that a test can tell whether one was
+Each rank appends its samples to order.<rank>.txt beside RUN ("step sample sample …"), so that a test can tell whether one was
 lost or repeated across interruptions. At `trouble_at` one rank of the first attempt gets into trouble.
 """
 
@@ -32,6 +32,8 @@ class ToyConfig:
     """Steps to train."""
     batch_size: int = 16
     """Samples of the global batch."""
+    dropout: float = 0.1
+    """Share of the hidden units left out, by random numbers that differ by rank."""
     step_seconds: float = 0.0
     """Pause in each step, so that there is time to interrupt it."""
     trouble: Literal["none", "nan", "hang", "stop", "kill"] = "none"
@@ -53,20 +55,22 @@ def cause(trouble: str) -> float:
 
 
 def train(config: ToyConfig) -> int:
-    """Train to the end, or to a signal; RUN/final.json tells the weights' hash and the losses' step."""
+    """Train to the end, or to a signal; final.json beside RUN tells the weights' hash and the losses' step."""
     import torch
 
     from data.order import SampleOrder
 
     with start_run(config, config.run, may_change=("step_seconds", "trouble", "trouble_at")) as this:
         order = SampleOrder([SAMPLES // 4] * 4, seed=config.run.seed, batch_size=config.batch_size)
-        raw = torch.nn.Sequential(torch.nn.Linear(FEATURES, 16), torch.nn.Dropout(0.1), torch.nn.Linear(16, 1))
+        raw = torch.nn.Sequential(
+            torch.nn.Linear(FEATURES, 16), torch.nn.Dropout(config.dropout), torch.nn.Linear(16, 1)
+        )
         model, optimizer = this.accelerator.prepare(raw, torch.optim.AdamW(raw.parameters(), 1e-2))
         state: dict[str, Any] = {"model": raw, "optimizer": optimizer}
         step = first = checkpoint.load_latest(this.folder, state, this) or 0
         this.say(f"{this.world_size} ranks, from step {first}")
         table = torch.randn(SAMPLES, FEATURES, generator=torch.Generator().manual_seed(0))
-        with (this.folder / f"order.{this.rank}.txt").open("a") as seen:
+        with (this.folder.parent / f"order.{this.rank}.txt").open("a") as seen:
             while True:
                 stop, last = this.stopping(), step == config.steps
                 if step > first and (stop or last or step % config.run.save_every == 0):
@@ -97,7 +101,7 @@ def finish(this: Run, model: Any, step: int) -> None:
     """Write the weights' hash on rank 0."""
     if this.is_main:
         digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values())).hexdigest()
-        (this.folder / "final.json").write_text(json.dumps({"step": step, "sha256": digest}))
+        (this.folder.parent / "final.json").write_text(json.dumps({"step": step, "sha256": digest}))
 
 
 def main() -> int:

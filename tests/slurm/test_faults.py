@@ -1,0 +1,155 @@
+"""What goes wrong on clusters, on a local one: dead and hung ranks, losses that aren't numbers, damage, other sizes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launch import attempts, checkpoint, metrics
+from tests.slurm.cluster import Cluster
+from tests.slurm.jobs import Toy, until
+from tests.slurm.test_jobs import all_samples
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow_slurm, pytest.mark.xdist_group("slurm")]
+
+WATCHDOG = 20
+SLOW = ("--step_seconds", "0.05", "--run.save_every", "10", "--run.log_every", "5", "--run.watchdog", str(WATCHDOG))
+
+
+def started(toy: Toy, steps: int = 12) -> None:
+    until(120, lambda: toy.steps_done() >= steps or toy.over(), f"{steps} steps")
+
+
+def test_a_killed_rank_ends_the_others_within_30_seconds_and_the_job_goes_on(toy: Toy) -> None:
+    toy.submit("--steps", "60", *SLOW)
+    started(toy)
+    ranks = toy.processes()
+    assert len(ranks) == 2
+    os.kill(ranks[1].pid, signal.SIGKILL)
+    seconds = until(60, lambda: not any(rank.is_running() for rank in ranks), "the other rank's end")
+    print(f"MEASURED killed rank: the other was gone after {seconds:.1f} s")
+    assert seconds < 30
+    assert toy.wait(180) == "COMPLETED"
+    assert toy.orders() == all_samples(60)
+
+
+@pytest.mark.parametrize("how", ["stop", "hang"])
+def test_a_hung_rank_ends_the_job_after_the_watchdogs_time(toy: Toy, how: str) -> None:
+    toy.submit("--steps", "60", *SLOW, "--trouble", how, "--trouble_at", "15", VQLOOM_MOST_IDLE="1")
+    started(toy)
+    ranks = toy.processes()
+    seconds = until(WATCHDOG + 60, lambda: not any(rank.is_running() for rank in ranks), "the end of all ranks")
+    print(f"MEASURED hung rank ({how}): all were gone {seconds:.1f} s after its step, watchdog {WATCHDOG} s")
+    assert seconds < WATCHDOG + 30
+    until(60, lambda: toy.state != "RUNNING", "end of the job")
+    assert "stands still for" in toy.text()
+    assert "in stopping" in toy.text() or "in backward" in toy.text()
+    if how == "hang":
+        assert "in cause" in toy.text(), "the stack of the rank that hangs"
+
+
+def test_a_loss_that_is_no_number_ends_the_job_and_saves_nothing_of_it(toy: Toy) -> None:
+    toy.submit("--steps", "60", *SLOW, "--trouble", "nan", "--trouble_at", "27", VQLOOM_MOST_IDLE="2")
+    assert toy.wait(300) == "FAILED"
+    assert "a loss is not finite" in toy.text()
+    assert checkpoint.steps(toy.folder)[0] == 20
+    state = attempts.read(toy.out, "tokenizer")
+    assert "2 attempts in a row brought no newer checkpoint" in state["reason"]
+    assert len(state["attempts"]) == 3, "one with progress, two without"
+
+
+def test_a_second_job_on_the_run_folder_is_refused_and_a_dead_owner_is_not(toy: Toy) -> None:
+    toy.submit("--steps", "400", *SLOW, nodes=1)
+    started(toy)
+    second = Toy(toy.cluster, toy.out)
+    second.log = toy.log.with_name("second.log")
+    second.submit("--steps", "400", *SLOW, nodes=1)
+    assert second.wait(120) == "FAILED"
+    assert "is in use by process" in second.text()
+    os.kill(toy.processes()[0].pid, signal.SIGKILL)
+    until(60, lambda: toy.state != "RUNNING", "end of the killed one")
+    assert toy.wait(240) == "COMPLETED"
+    assert toy.orders() == all_samples(400)
+
+
+def test_two_nodes_then_one_then_two(toy: Toy, cluster: Cluster, tmp_path: Path) -> None:
+    calm = Toy(cluster, tmp_path / "calm").submit("--steps", "90", "--dropout", "0", *SLOW)
+    assert calm.wait(180) == "COMPLETED"
+    toy.submit("--steps", "90", "--dropout", "0", *SLOW)
+    for goal, nodes in ((20, 1), (50, 2)):
+        started(toy, goal)
+        cluster.call("scancel", "--batch", "--signal=USR1", toy.job)
+        until(60, lambda: toy.state == "PENDING", "requeue")
+        cluster.call("scontrol", "update", f"jobid={toy.job}", f"NumNodes={nodes}")
+        until(90, lambda: toy.state == "RUNNING", "restart")
+    assert toy.wait(180) == "COMPLETED"
+    assert "1 ranks, from step" in toy.text()
+    assert toy.orders() == all_samples(90) == calm.orders()
+    expected, found = (
+        [line["loss/square"] for line in metrics.read(one.folder / metrics.FILE) if line["kind"] == "train"]
+        for one in (calm, toy)
+    )
+    worst = max(abs(a - b) / abs(a) for a, b in zip(expected, found, strict=True))
+    print(f"MEASURED 2 → 1 → 2 nodes: largest relative difference of a logged loss {worst:.2e}")
+    assert worst < 1e-4
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink], ids=["truncated", "bit-flipped", "missing"])
+def test_a_damaged_newest_checkpoint_is_passed_over(toy: Toy, damage: Callable[[Path], None]) -> None:
+    toy.submit("--steps", "60", *SLOW, nodes=1)
+    started(toy, 25)
+    toy.cluster.call("scancel", "--batch", "--signal=USR1", toy.job)
+    until(60, lambda: toy.state == "PENDING", "requeue")
+    newest, older = checkpoint.steps(toy.folder)[:2]
+    damage(toy.folder / checkpoint.FOLDER / f"{checkpoint.PREFIX}{newest:09d}" / "model.pt")
+    assert toy.wait(180) == "COMPLETED"
+    assert f"step-{newest:09d} is passed over: model.pt is" in toy.text()
+    assert f"from step {older}" in toy.text()
+    assert toy.orders() == all_samples(60)
+
+
+@pytest.mark.parametrize("choice", ["stop", "continue"])
+def test_a_full_disk_leaves_the_old_checkpoints(toy: Toy, choice: str) -> None:
+    """The run folder lies on a file system of one megabyte, most of which another file takes after a while."""
+    toy.folder.mkdir(parents=True)
+    toy.cluster.call("mount", "-t", "tmpfs", "-o", "size=1m", "none", str(toy.folder))
+    try:
+        toy.submit("--steps", "60", *SLOW, "--run.on_save_error", choice, nodes=1)
+        started(toy)
+        until(60, lambda: checkpoint.steps(toy.folder), "a checkpoint")
+        fill(toy.folder / "something else")
+        state = toy.wait(180)
+        saved = toy.folder / checkpoint.FOLDER
+        assert "can't be written ([Errno 28]" in toy.text()
+        assert all(checkpoint.verify(path) is None for path in saved.glob("step-*"))
+        assert checkpoint.steps(toy.folder)[0] < 60
+        assert state == ("FAILED" if choice == "stop" else "COMPLETED")
+    finally:
+        toy.cluster.call("scancel", toy.job, check=False)
+        time.sleep(1)
+        toy.cluster.call("umount", "-l", str(toy.folder))
+
+
+def fill(path: Path) -> None:
+    with path.open("wb") as file:
+        try:
+            while True:
+                file.write(b"\0" * 4096)
+                file.flush()
+        except OSError:
+            return
