@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stage2_prior.autoregressive import AutoregressivePrior
     from stage2_prior.decoding import Drawing
+    from stage2_prior.masked import MaskedPrior
     from stage2_prior.priors import build_prior, load_prior
     from stage2_prior.vocabulary import Vocabulary
 
-__all__ = ["AutoregressivePrior", "Drawing", "Vocabulary", "build_prior", "load_prior"]
+__all__ = ["AutoregressivePrior", "Drawing", "MaskedPrior", "Vocabulary", "build_prior", "load_prior"]
 
 _HOMES = {
     "AutoregressivePrior": "stage2_prior.autoregressive",
     "Drawing": "stage2_prior.decoding",
+    "MaskedPrior": "stage2_prior.masked",
     "Vocabulary": "stage2_prior.vocabulary",
     "build_prior": "stage2_prior.priors",
     "load_prior": "stage2_prior.priors",

@@ -6,44 +6,33 @@ Shapes: B batch, N positions (h·w codes), T = N tokens read, K codes, V vocabul
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from stage2_prior.codes import CodeSource
+from stage2_prior.prior import Prior
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
-
     from stage2_prior.config import PriorModelConfig
     from stage2_prior.decoding import Drawing
 
-DESCRIPTION = "prior.json"
-"""The file beside the stock weights that says what the tokens mean and which tokenizer's codes they are."""
 
-
-class AutoregressivePrior(nn.Module):
-    """A stock Llama and what its tokens mean. `lm` is a plain transformers model; all parameters are its own."""
+class AutoregressivePrior(Prior):
+    """Codes one after the other, each given the class and all before it."""
 
     kind = "autoregressive"
-
-    def __init__(self, lm: LlamaForCausalLM, vocabulary: Vocabulary, source: CodeSource):
-        super().__init__()
-        self.lm = lm
-        self.vocabulary = vocabulary
-        self.source = source
-        self.class_dropout = self.code_noise = 0.0
+    stock = "AutoModelForCausalLM"
+    code_noise: float = 0.0
+    """Share of the codes read in training that are replaced by random ones."""
 
     @classmethod
     def build(cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource) -> AutoregressivePrior:
         """A prior with fresh weights, from torch's generator."""
         from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-        positions = source.positions
         settings = LlamaConfig(
             vocab_size=vocabulary.size,
             hidden_size=config.width,
@@ -51,7 +40,7 @@ class AutoregressivePrior(nn.Module):
             num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
             num_key_value_heads=config.key_value_heads or config.heads,
-            max_position_embeddings=positions + 1,
+            max_position_embeddings=source.positions + 1,
             tie_word_embeddings=config.tied,
             attention_dropout=config.attention_dropout,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
@@ -60,24 +49,15 @@ class AutoregressivePrior(nn.Module):
         )
         prior = cls(LlamaForCausalLM(settings), vocabulary, source)
         prior.class_dropout, prior.code_noise = config.class_dropout, config.code_noise
+        # So that plain `generate` from a class token gives one grid, of codes only.
         prior.lm.generation_config = GenerationConfig(
             suppress_tokens=vocabulary.special_tokens(),
-            max_new_tokens=positions,
-            min_new_tokens=positions,
+            max_new_tokens=source.positions,
+            min_new_tokens=source.positions,
             bos_token_id=None,
             eos_token_id=None,
         )
         return prior
-
-    @classmethod
-    def load(cls, folder: Path, vocabulary: Vocabulary, source: CodeSource) -> AutoregressivePrior:
-        """The stock model in a folder, float32, on the CPU, in evaluation mode."""
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        lm: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        return cls(lm, vocabulary, source).eval()
 
     def logits(self, token_BT: Tensor) -> Tensor:
         """Logits of the next code after each token, logits_BTK float32; class tokens can't be drawn, so have none."""
@@ -102,33 +82,13 @@ class AutoregressivePrior(nn.Module):
             read_BN = torch.where(torch.rand(code_BN.shape, device=code_BN.device) < self.code_noise, other_BN, code_BN)
         return self.nats(code_BN, token_B, read_BN).mean()
 
-    @property
-    def draws(self) -> int:
-        """Random numbers that one picture's codes take."""
+    def draws(self, drawing: Drawing) -> int:
+        """One random number for each code."""
         return self.source.positions
 
-    def sample(self, token_B: Tensor, uniform_BN: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
+    def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN for class (or null) tokens; see `stage2_prior.decoding.decode`."""
         from stage2_prior.decoding import CachedLlama, decode
 
         llama = CachedLlama(self.lm, self.vocabulary.codebook_size, self.source.positions)
-        return decode(llama, token_B, uniform_BN, drawing, null=self.vocabulary.null, given_BN=given_BN)
-
-    def save_pretrained(self, folder: str | Path, **notes: Any) -> None:
-        """Write a folder that plain `transformers.AutoModelForCausalLM.from_pretrained` loads, and prior.json.
-
-        `notes` (JSON values) are added to prior.json.
-        """
-        from transformers.utils import logging
-
-        folder = Path(folder)
-        logging.disable_progress_bar()
-        self.lm.save_pretrained(folder)
-        described = {
-            "format": 1,
-            "kind": self.kind,
-            "vocabulary": self.vocabulary.to_dict(),
-            "codes": self.source.to_dict(),
-            **notes,
-        }
-        (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+        return decode(llama, token_B, uniform_BU, drawing, null=self.vocabulary.null, given_BN=given_BN)

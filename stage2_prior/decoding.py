@@ -8,6 +8,7 @@ key-value heads, d head width, F inner width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,13 +30,21 @@ class Drawing:
     guidance: float = 1.0
     """Scale s of classifier-free guidance, logits = null + s (class - null); 1 is none."""
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the scale goes from 1 to `guidance` over the positions; constant is `guidance` everywhere."""
+    """How the scale goes from 1 to `guidance` over the positions (or steps); constant is `guidance` everywhere."""
+    steps: int = 12
+    """Of a masked prior: steps in which all codes are filled in."""
+    order: Literal["confidence", "halton"] = "confidence"
+    """Of a masked prior: which codes a step fills in, the most certain ones or those far apart."""
+    choice_temperature: float = 4.5
+    """Of a masked prior with order=confidence: how much chance is in the choice at first."""
 
     def __post_init__(self) -> None:
         rules = (
             ("temperature", self.temperature >= 0, "be 0 (most likely code) or more: 1 samples as trained"),
             ("top_k", self.top_k >= 0, "be 0 (all codes) or more"),
             ("top_p", 0 < self.top_p <= 1, "lie in (0, 1]: 1 keeps all codes"),
+            ("steps", self.steps >= 1, "be 1 or more"),
+            ("choice_temperature", self.choice_temperature >= 0, "be 0 (no chance) or more"),
             ("guidance", self.guidance >= 0, "be 0 (no class) or more: 1 is no guidance, 3 is usual"),
         )
         for name, holds, rule in rules:
@@ -50,6 +59,17 @@ class Drawing:
         if self.guidance_schedule == "cosine":
             done = (1 - math.cos(math.pi * done)) / 2
         return 1 + (self.guidance - 1) * done
+
+
+def guided(
+    logits: Callable[[Tensor, Tensor], Tensor], token_B: Tensor, code_BN: Tensor, null: int, scale: float | None
+) -> Tensor:
+    """logits(token_B, code_BN), guided: both halves in one batch; scale None is no guidance."""
+    if scale is None:
+        return logits(token_B, code_BN)
+    both = logits(torch.cat([token_B, torch.full_like(token_B, null)]), code_BN.repeat(2, 1))
+    class_half, null_half = both.chunk(2)
+    return torch.lerp(null_half, class_half, scale)
 
 
 def draw_codes(logits_BK: Tensor, uniform_B: Tensor, drawing: Drawing) -> Tensor:

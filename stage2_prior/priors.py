@@ -8,24 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.cli import UserError
-from stage2_prior.autoregressive import DESCRIPTION, AutoregressivePrior
+from stage2_prior.autoregressive import AutoregressivePrior
 from stage2_prior.codes import CodeSource
+from stage2_prior.masked import MaskedPrior
+from stage2_prior.prior import DESCRIPTION, Prior
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from stage2_prior.config import PriorModelConfig
 
-KINDS: dict[str, type[AutoregressivePrior]] = {"autoregressive": AutoregressivePrior}
+KINDS: dict[str, type[Prior]] = {kind.kind: kind for kind in (AutoregressivePrior, MaskedPrior)}
 """The classes by `model.kind`."""
 
 
-def build_prior(config: PriorModelConfig, source: CodeSource, classes: Sequence[str]) -> AutoregressivePrior:
+def build_prior(config: PriorModelConfig, source: CodeSource, classes: Sequence[str]) -> Prior:
     """A prior with fresh weights (from torch's generator) for codes of `source`."""
     vocabulary = Vocabulary(source.codebook_size, tuple(classes), masked=config.kind == "masked")
     return KINDS[config.kind].build(config, vocabulary, source)
 
 
-def load_prior(folder: str | Path) -> AutoregressivePrior:
+def load_prior(folder: str | Path) -> Prior:
     """The prior in a release or at the end of a run (RUN/prior), in evaluation mode, float32, on the CPU.
 
     Raises UserError where there is none.

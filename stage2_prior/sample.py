@@ -35,7 +35,7 @@ from stage2_prior.priors import load_prior
 
 if TYPE_CHECKING:
     from stage1_tokenizer import Tokenizer
-    from stage2_prior.autoregressive import AutoregressivePrior
+    from stage2_prior.prior import Prior
 
 GRID_ROWS, GRID_COLUMNS, GRID_GAP = 50, 10, 2
 
@@ -97,12 +97,12 @@ def uniforms(seed: int, pictures: Sequence[Picture], draws: int) -> Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
-def sample_codes(prior: AutoregressivePrior, pictures: Sequence[Picture], seed: int, drawing: Drawing) -> Tensor:
+def sample_codes(prior: Prior, pictures: Sequence[Picture], seed: int, drawing: Drawing) -> Tensor:
     """Codes of some pictures, idx_Bhw int64, drawn together on the prior's device."""
     device = next(prior.parameters()).device
     label_B = torch.tensor([picture.label for picture in pictures], device=device)
-    uniform_BN = uniforms(seed, pictures, prior.draws).to(device)
-    code_BN = prior.sample(prior.vocabulary.class_tokens(label_B), uniform_BN, drawing)
+    uniform_BU = uniforms(seed, pictures, prior.draws(drawing)).to(device)
+    code_BN = prior.sample(prior.vocabulary.class_tokens(label_B), uniform_BU, drawing)
     return code_BN.unflatten(1, prior.source.grid)
 
 
@@ -120,7 +120,7 @@ def decode_pictures(tokenizer: Tokenizer, idx_Bhw: Tensor, batch: int) -> list[I
 class Sampling:
     """One sampling: what is drawn in which batch, and where it lies."""
 
-    def __init__(self, config: SampleConfig, prior: AutoregressivePrior):
+    def __init__(self, config: SampleConfig, prior: Prior):
         self.config, self.prior = config, prior
         self.out = Path(config.out)
         names = prior.vocabulary.classes

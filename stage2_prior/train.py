@@ -23,7 +23,7 @@ from stage2_prior.optimization import Ema, build_optimizer, learning_rate, set_r
 from stage2_prior.priors import build_prior
 
 if TYPE_CHECKING:
-    from stage2_prior.autoregressive import AutoregressivePrior
+    from stage2_prior.prior import Prior
 
 
 def train(config: PriorTrainConfig) -> int:
@@ -79,7 +79,7 @@ def checked_codes(config: PriorTrainConfig) -> ShardIndex:
 
 def build(
     config: PriorTrainConfig, index: ShardIndex, this: Run
-) -> tuple[AutoregressivePrior, Ema[AutoregressivePrior], nn.Module, torch.optim.Optimizer]:
+) -> tuple[Prior, Ema[Prior], nn.Module, torch.optim.Optimizer]:
     """The prior, its averaged weights, the prior as the ranks train it together, and the optimizer."""
     raw = build_prior(config.model, CodeSource.of_index(index, config.data.index), index.classes)
     raw.to(this.device)
@@ -118,7 +118,7 @@ def train_step(
 
 
 @torch.inference_mode()
-def bits_per_code(prior: AutoregressivePrior, index: str, this: Run | None = None, batch_size: int = 64) -> float:
+def bits_per_code(prior: Prior, index: str, this: Run | None = None, batch_size: int = 64) -> float:
     """The prior's mean -log2 p(code) over every code of an index, each once, over all ranks."""
     rank, world_size = (this.rank, this.world_size) if this else (0, 1)
     device = next(prior.parameters()).device
@@ -132,7 +132,7 @@ def bits_per_code(prior: AutoregressivePrior, index: str, this: Run | None = Non
     return nats / max(count, 1) / math.log(2)
 
 
-def say_size(prior: AutoregressivePrior, config: PriorTrainConfig, this: Run) -> None:
+def say_size(prior: Prior, config: PriorTrainConfig, this: Run) -> None:
     """Print and log what the prior is and what it costs."""
     count = sum(parameter.numel() for parameter in prior.parameters())
     # 6 per weight and token (forward and backward), and the attention's products over half of the positions.
@@ -145,7 +145,7 @@ def say_size(prior: AutoregressivePrior, config: PriorTrainConfig, this: Run) ->
     this.log(0, {"model/parameters": count, "model/flops_per_code": flops}, kind="system")
 
 
-def export(prior: AutoregressivePrior, config: PriorTrainConfig, index: ShardIndex, this: Run) -> None:
+def export(prior: Prior, config: PriorTrainConfig, index: ShardIndex, this: Run) -> None:
     """Write RUN/prior: the averaged weights in stock form, with what the codes are."""
     prior.save_pretrained(this.folder / "prior", steps=config.steps, data=index.name)
     this.say(f"prior exported to {this.folder / 'prior'}")

@@ -12,16 +12,16 @@ from PIL import Image
 
 from data.transforms import TransformConfig
 from data.writer import Sample, ShardSet
-from stage2_prior.autoregressive import AutoregressivePrior
 from stage2_prior.codes import CodeSource
 from stage2_prior.config import PriorModelConfig
+from stage2_prior.prior import Prior
 from stage2_prior.priors import build_prior
 
 CODES, CLASSES, GRID = 24, ("circle", "square", "star"), (3, 4)
 SOURCE = CodeSource("f" * 64, CODES, GRID, {"size": 12, "channels": 1})
 
 
-def tiny_prior(seed: int = 0, spread: float = 6.0, **settings: object) -> AutoregressivePrior:
+def tiny_prior(seed: int = 0, spread: float = 6.0, **settings: object) -> Prior:
     """A prior of two layers; `spread` scales its matrices, so that its choices are far from uniform."""
     torch.manual_seed(seed)
     defaults = {"layers": 2, "width": 32, "heads": 4} | settings

@@ -62,7 +62,7 @@ def test_plain_transformers_loads_the_export_and_generates_the_same_greedy_codes
     prior = tiny_prior()
     prior.save_pretrained(tmp_path, steps=7)
     token_B = prior.vocabulary.class_tokens(torch.tensor([0, 1, 2, -1]))
-    ours_BN = prior.sample(token_B, torch.zeros(4, prior.draws), Drawing(temperature=0))
+    ours_BN = prior.sample(token_B, torch.zeros(4, prior.draws(Drawing())), Drawing(temperature=0))
     stock = AutoModelForCausalLM.from_pretrained(tmp_path)
     theirs_BT = stock.generate(token_B[:, None], do_sample=False)
     assert torch.equal(theirs_BT[:, 1:], ours_BN)

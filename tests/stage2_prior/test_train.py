@@ -66,10 +66,13 @@ def train_killed_at(config: PriorTrainConfig, step: int, monkeypatch: pytest.Mon
             train(config)
 
 
-@pytest.mark.parametrize("step", [2, 8])
-def test_killed_and_resumed_is_bit_identical(coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int):
-    assert train(settings(coded, tmp_path / "whole")) == 0
-    cut = settings(coded, tmp_path / "cut")
+@pytest.mark.parametrize(("kind", "step"), [("autoregressive", 2), ("autoregressive", 8), ("masked", 8)])
+def test_killed_and_resumed_is_bit_identical(
+    coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, step: int
+):
+    model = PriorModelConfig(kind=kind, layers=1, width=16, heads=2, class_dropout=0.3)
+    assert train(settings(coded, tmp_path / "whole", model=model)) == 0
+    cut = settings(coded, tmp_path / "cut", model=model)
     train_killed_at(cut, step, monkeypatch)
     assert not (tmp_path / "cut" / "prior").exists()
     assert train(cut) == 0

@@ -1,0 +1,95 @@
+"""What every kind of prior is: a stock transformers model, what its tokens mean, and whose codes they are.
+
+Shapes: B batch, N codes of a picture.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from stage2_prior.codes import CodeSource
+from stage2_prior.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from stage2_prior.config import PriorModelConfig
+    from stage2_prior.decoding import Drawing
+
+DESCRIPTION = "prior.json"
+"""The file beside the stock weights that says what the tokens mean and which tokenizer's codes they are."""
+
+Kind = TypeVar("Kind", bound="Prior")
+
+
+class Prior(nn.Module):
+    """A distribution over code grids given a class. `lm` is a plain transformers model with all the parameters."""
+
+    kind: ClassVar[str]
+    """Its name in `model.kind` and prior.json."""
+    stock: ClassVar[str]
+    """The transformers class that loads its weights."""
+    class_dropout: float = 0.0
+    """Share of the training samples whose class becomes the null token."""
+
+    def __init__(self, lm: Any, vocabulary: Vocabulary, source: CodeSource):
+        super().__init__()
+        self.lm = lm
+        self.vocabulary = vocabulary
+        self.source = source
+
+    @classmethod
+    def build(cls: type[Kind], config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource) -> Kind:
+        """A prior with fresh weights, from torch's generator."""
+        raise NotImplementedError
+
+    def forward(self, code_BN: Tensor, label_B: Tensor) -> Tensor:
+        """The training loss, mean nats per code predicted; what is random comes from torch's generator."""
+        raise NotImplementedError
+
+    def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
+        """-ln p of the codes (or a bound from above), nats_BN float32, given the class (or null) tokens; not random."""
+        raise NotImplementedError
+
+    def draws(self, drawing: Drawing) -> int:
+        """Random numbers that one picture's codes take."""
+        raise NotImplementedError
+
+    def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
+        """Draw code_BN for class (or null) tokens; uniform_BU in [0, 1), U = draws(drawing), is all that is random.
+
+        `given_BN` fixes the codes where it isn't negative.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls: type[Kind], folder: Path, vocabulary: Vocabulary, source: CodeSource) -> Kind:
+        """The stock model in a folder, float32, on the CPU, in evaluation mode."""
+        import transformers
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        lm = getattr(transformers, cls.stock).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        return cls(lm, vocabulary, source).eval()
+
+    def save_pretrained(self, folder: str | Path, **notes: Any) -> None:
+        """Write a folder that plain `transformers` loads (`<stock>.from_pretrained`), and prior.json.
+
+        `notes` (JSON values) are added to prior.json.
+        """
+        from transformers.utils import logging
+
+        folder = Path(folder)
+        logging.disable_progress_bar()
+        self.lm.save_pretrained(folder)
+        described = {
+            "format": 1,
+            "kind": self.kind,
+            "vocabulary": self.vocabulary.to_dict(),
+            "codes": self.source.to_dict(),
+            **notes,
+        }
+        (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")

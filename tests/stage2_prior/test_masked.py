@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from stage2_prior.decoding import Drawing
+from stage2_prior.masked import MaskedPrior, halton_order, rank, still_masked
+from stage2_prior.priors import load_prior
+from stage2_prior.sample import Picture, sample_codes, uniforms
+from tests.stage2_prior.parts import CODES, GRID, SOURCE, random_codes, tiny_prior
+
+ORDERS = ["confidence", "halton"]
+
+
+def masked_prior(**settings: object) -> MaskedPrior:
+    prior = tiny_prior(kind="masked", **{"spread": 3.0, **settings})  # type: ignore[arg-type]
+    assert isinstance(prior, MaskedPrior)
+    return prior
+
+
+def test_every_prediction_hears_every_token():
+    prior = masked_prior()
+    code_BN, token_B = random_codes(1), prior.vocabulary.class_tokens(torch.tensor([1]))
+    embedded = prior.lm.get_input_embeddings()(torch.cat([token_B[:, None], code_BN], dim=1)).detach().requires_grad_()
+    logits_BTV = prior.lm(inputs_embeds=embedded).logits
+    for position in (1, 6, SOURCE.positions):
+        (gradient_BTD,) = torch.autograd.grad(logits_BTV[0, position].square().sum(), embedded, retain_graph=True)
+        assert (gradient_BTD[0].abs().sum(-1) > 0).all()
+
+
+def test_a_masked_code_is_not_seen():
+    prior = masked_prior()
+    token_B, masked_BN = torch.tensor([prior.vocabulary.null]), torch.zeros(1, SOURCE.positions, dtype=torch.bool)
+    masked_BN[0, [2, 7]] = True
+    one_BN = random_codes(1)
+    other_BN = one_BN.clone()
+    other_BN[0, 7] = (one_BN[0, 7] + 1) % CODES
+    one, other = (prior._masked_nats(code_BN, token_B, masked_BN) for code_BN in (one_BN, other_BN))
+    assert torch.equal(one[0, :7], other[0, :7])
+    assert one[0, 7] != other[0, 7]
+
+
+def test_a_uniform_prior_pays_log2_k_bits_per_code():
+    prior = masked_prior()
+    with torch.no_grad():
+        for weight in prior.lm.get_output_embeddings().parameters():
+            weight.zero_()
+    token_B = prior.vocabulary.class_tokens(torch.tensor([0, -1]))
+    assert prior.nats(random_codes(2), token_B).mean().item() / math.log(2) == pytest.approx(math.log2(CODES))
+    assert prior(random_codes(8), torch.zeros(8, dtype=torch.int64)).item() / math.log(2) == pytest.approx(
+        math.log2(CODES)
+    )
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("steps", [1, 5, 12, 40])
+def test_each_position_is_filled_exactly_once(order: str, steps: int, monkeypatch: pytest.MonkeyPatch):
+    prior, seen = masked_prior(), []
+    real = MaskedPrior.logits
+
+    def logits(self: MaskedPrior, code_BN: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:
+        seen.append(code_BN.clone())
+        return real(self, code_BN, token_B)
+
+    monkeypatch.setattr(MaskedPrior, "logits", logits)
+    drawing = Drawing(order=order, steps=steps)  # type: ignore[arg-type]
+    token_B = prior.vocabulary.class_tokens(torch.tensor([0, 2]))
+    final_BN = prior.sample(token_B, uniforms(0, [Picture(0, 0), Picture(2, 0)], prior.draws(drawing)), drawing)
+    states = [*seen, final_BN]
+    mask = prior.vocabulary.mask
+    assert (states[0] == mask).all() and not (final_BN == mask).any()
+    assert final_BN.max() < CODES
+    for before, after in itertools.pairwise(states):
+        filled = before != mask
+        assert torch.equal(after[filled], before[filled]), "what is filled in stays"
+    left = [(state == mask).sum(1).tolist() for state in states]
+    assert left == [[round(SOURCE.positions * still_masked(step, steps))] * 2 for step in range(steps + 1)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_samples_are_reproducible_and_do_not_depend_on_the_batch(order: str):
+    prior, drawing = masked_prior(), Drawing(order=order, guidance=2.0, steps=5)  # type: ignore[arg-type]
+    wanted = [Picture(label, number) for number in range(3) for label in range(3)]
+    together_Bhw = sample_codes(prior, wanted, 7, drawing)
+    assert together_Bhw.shape == (9, *GRID)
+    assert torch.equal(torch.cat([sample_codes(prior, wanted[i : i + 4], 7, drawing) for i in (0, 4, 8)]), together_Bhw)
+    assert not torch.equal(sample_codes(prior, wanted, 8, drawing), together_Bhw)
+
+
+def test_guidance_one_is_no_guidance():
+    prior, token_B = masked_prior(), torch.tensor([CODES, CODES + 1])
+    uniform_BU = torch.rand(2, prior.draws(Drawing()))
+    plain_BN = prior.sample(token_B, uniform_BU, Drawing())
+    assert torch.equal(prior.sample(token_B, uniform_BU, Drawing(guidance=1.0)), plain_BN)
+    assert torch.equal(prior.sample(token_B, uniform_BU, Drawing(guidance=1.0 + 1e-6)), plain_BN)
+    assert not torch.equal(prior.sample(token_B, uniform_BU, Drawing(guidance=60.0)), plain_BN)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_given_codes_stay_and_the_rest_is_filled_in(order: str):
+    prior, drawing = masked_prior(), Drawing(order=order)  # type: ignore[arg-type]
+    given_BN = torch.full((2, SOURCE.positions), -1)
+    given_BN[:, 3:9] = random_codes(2)[:, 3:9]
+    uniform_BU = torch.rand(2, prior.draws(drawing))
+    code_BN = prior.sample(torch.tensor([CODES, CODES]), uniform_BU, drawing, given_BN)
+    assert torch.equal(code_BN[:, 3:9], given_BN[:, 3:9])
+    assert int(code_BN.min()) >= 0 and int(code_BN.max()) < CODES
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (3, 4), (8, 8), (16, 5)])
+def test_the_halton_order_visits_every_position_once(grid: tuple[int, int]):
+    assert sorted(halton_order(*grid).tolist()) == list(range(grid[0] * grid[1]))
+
+
+def test_the_halton_order_begins_with_its_sequence():
+    # (1/2, 1/3), (1/4, 2/3), (3/4, 1/9), (1/8, 4/9) on a 6×6 grid
+    assert halton_order(6, 6)[:4].tolist() == [3 * 6 + 2, 1 * 6 + 4, 4 * 6 + 0, 0 * 6 + 2]
+
+
+def test_ranks_count_from_the_highest():
+    assert rank(torch.tensor([[0.1, 3.0, -1.0, 3.0]])).tolist() == [[2, 0, 3, 1]]
+
+
+def test_plain_transformers_loads_the_export(tmp_path: Path):
+    from transformers import AutoModelForMaskedLM
+
+    prior = masked_prior()
+    prior.save_pretrained(tmp_path)
+    again = load_prior(tmp_path)
+    assert isinstance(again, MaskedPrior) and again.vocabulary.mask == prior.vocabulary.mask
+    token_BT = torch.cat([torch.tensor([[CODES]]), random_codes(1)], dim=1)
+    stock = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(stock(token_BT).logits[:, 1:, :CODES], again.logits(token_BT[:, 1:], token_BT[:, 0]))
