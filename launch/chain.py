@@ -121,13 +121,13 @@ class Chain:
         raise UserError(f"there is no stage {name}: choose one of {', '.join(stage.name for stage in self.stages)}")
 
     def onwards(self, name: str) -> list[Stage]:
-        """The stage of this name and all that need it, directly or not. UserError where what it needs isn't there."""
-        names = {self.stage(name).name}
-        for stage in self.stages:
-            if names & set(stage.needs):
-                names.add(stage.name)
-        chosen = [stage for stage in self.stages if stage.name in names]
-        needed = {need for stage in chosen for need in stage.needs} - names
+        """All stages but those that this one needs, directly or not. UserError where what they make isn't there."""
+        before = set(self.stage(name).needs)
+        for stage in reversed(self.stages):
+            if stage.name in before:
+                before.update(stage.needs)
+        chosen = [stage for stage in self.stages if stage.name not in before]
+        needed = {need for stage in chosen for need in stage.needs} & before
         for stage in self.stages:
             for path in stage.makes if stage.name in needed else ():
                 if not path.exists():
@@ -182,7 +182,8 @@ def _stages(recipe: Path, out: Path, cluster: ClusterConfig, shared: bool) -> li
             last[name] = f"{name}-index"
             alone = Resources(parts=1).over(resources)
             if name != "samples" and resources.module is None:
-                module, arguments = "stage2_prior.parts", ("--out", str(out / name), "--parts", str(stage.parts))
+                codes = arguments[arguments.index("--out") + 1]
+                module, arguments = "stage2_prior.parts", ("--out", codes, "--parts", str(stage.parts))
             every.append(Stage(last[name], module, arguments, (name,), (), makes, script, alone))
     return every
 

@@ -110,7 +110,7 @@ def _variables(
 
 
 def plan(chosen: chain.Chain, recipe: Path, out: Path, first: str | None, live: dict[str, str]) -> list[Row]:
-    """What is to be done for each stage; with `first`, only for it and those that need it."""
+    """What is to be done for each stage; with `first`, none of the stages that it needs."""
     stages = chosen.onwards(first) if first else chosen.stages
     known = recorded(out)
     rows = []
@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--from",
         dest="first",
         metavar="STAGE",
-        help="do this stage and those that need it; what it needs must be there",
+        help="leave out the stages that this one needs; what they make must be there",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the table and the commands, submit nothing")
     parser.add_argument("--local", action="store_true", help="run the stages here, without SLURM")

@@ -1,7 +1,7 @@
 """A real little training for the cluster tests: a linear map over ranks, with the project's order, run and checkpoint.
 
-Each rank appends its samples to order.<rank>.txt beside RUN ("step sample sample …"), so that a test can tell whether one was
-lost or repeated across interruptions. At `trouble_at` one rank of the first attempt gets into trouble.
+Each rank appends its samples to order.<rank>.txt beside RUN ("step sample sample …"), so that a test can tell if one
+was lost or repeated across interruptions. At `trouble_at` one rank gets into trouble.
 """
 
 from __future__ import annotations

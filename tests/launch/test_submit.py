@@ -1,0 +1,118 @@
+"""Chains: which jobs, in which order, with which options, and what is left out the second time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from data.cli import UserError
+from launch import attempts, chain, cluster, node, submit
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(path for path in (ROOT / "launch" / "recipes").iterdir() if path.is_dir())
+MNIST = ROOT / "launch" / "recipes" / "mnist"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """The MNIST recipe with its encoding shared out to three jobs."""
+    folder = tmp_path / "recipe"
+    shutil.copytree(MNIST, folder)
+    (folder / "cluster.yaml").write_text(
+        "partition: gpu\naccount: lab\nsetup: env.sh\nsrun: [--container-image=x]\nevery: {gpus: 2, time: '1:00:00'}\n"
+        "stages:\n  codes-train: {parts: 3, options: [--constraint=a100]}\n  prior: {arguments: [--steps, '9']}\n"
+    )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in [name for name in os.environ if name.startswith(("SLURM", "VQLOOM"))]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_every_recipe_has_a_cluster_file_that_loads(recipe: Path) -> None:
+    assert (recipe / "cluster.yaml").exists()
+    config = cluster.load(recipe)
+    assert set(config.stages) <= set(chain.NEEDS)
+
+
+def test_every_stage_comes_after_what_it_needs(recipe: Path, tmp_path: Path) -> None:
+    seen: set[str] = set()
+    for stage in chain.read(recipe, tmp_path).stages:
+        assert set(stage.needs) <= seen, stage.name
+        assert (ROOT / "launch" / "slurm" / stage.script).exists()
+        seen.add(stage.name)
+    assert "codes-train-index" in seen
+    assert "samples-index" not in seen
+
+
+def rows(recipe: Path, out: Path, first: str | None = None, **live: str) -> dict[str, submit.Row]:
+    jobs = {name.strip("j"): state for name, state in live.items()}
+    return {row.stage.name: row for row in submit.plan(chain.read(recipe, out), recipe, out, first, jobs)}
+
+
+def test_the_command_of_a_job(recipe: Path, tmp_path: Path) -> None:
+    line = rows(recipe, tmp_path)["codes-train"].command
+    for option in ("--partition=gpu", "--account=lab", "--gpus-per-node=2", "--array=0,1,2", "--constraint=a100"):
+        assert option in line
+    (exports,) = (word for word in line if word.startswith("--export="))
+    assert "VQLOOM_SETUP=env.sh" in exports
+    assert "VQLOOM_PARTS=3" in exports
+    assert "VQLOOM_SRUN=--container-image=x" in exports
+
+
+def test_only_what_is_missing_is_submitted(recipe: Path, tmp_path: Path) -> None:
+    for name, part in (("tokenizer", None), ("codes-train", 0), ("codes-train", 2)):
+        attempts.begin(tmp_path, name, part)
+        attempts.end(tmp_path, name, 0, part)
+    (tmp_path / "jobs.json").write_text('{"stages": {"release": {"job": "12"}, "prior": {"job": "13"}}}')
+    planned = rows(recipe, tmp_path, j12="RUNNING")
+    assert planned["tokenizer"].what == "done"
+    assert (planned["release"].what, planned["release"].job) == ("running as job 12", "12")
+    assert "--array=1" in planned["codes-train"].command
+    assert planned["prior"].command, "job 13 is gone and its stage isn't done"
+
+
+def test_from_wants_what_the_stage_needs(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--from prior needs .*tokenizer/model.safetensors, which the stage release"):
+        rows(recipe, tmp_path, "prior")
+    for path in ("codes/train/index.json", "codes/held_out/index.json", "tokenizer/model.safetensors"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    left = ["tokenizer-evaluation", "prior", "samples", "prior-evaluation", "report"]
+    assert list(rows(recipe, tmp_path, "prior")) == left
+    with pytest.raises(UserError, match="there is no stage priors: choose one of tokenizer, release"):
+        rows(recipe, tmp_path, "priors")
+
+
+def test_a_mistake_in_the_cluster_file_is_one_line(recipe: Path, tmp_path: Path) -> None:
+    (recipe / "cluster.yaml").write_text("stages: {tokeniser: {nodes: 2}}\n")
+    with pytest.raises(UserError, match=r"stages.tokeniser is no stage: choose one of tokenizer"):
+        chain.read(recipe, tmp_path)
+    (recipe / "cluster.yaml").write_text("partitions: gpu\n")
+    with pytest.raises(UserError, match="partitions"):
+        chain.read(recipe, tmp_path)
+
+
+def test_the_dry_run_submits_nothing(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit.main([str(recipe), "--nodes", "4", "--out", str(tmp_path / "out"), "--dry-run", "--local"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[1].split()[:2] == ["tokenizer", "4"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_launcher_of_a_node_gets_rank_address_and_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    flags = node.accelerate_flags("m", ["--a", "b"], nodes=4, node=2, processes=8, address="n7", port=20001)
+    pairs = dict(itertools.pairwise(flags))
+    assert (pairs["--num_machines"], pairs["--machine_rank"]) == ("4", "2")
+    assert (pairs["--main_process_ip"], pairs["--main_process_port"]) == ("n7", "20001")
+    assert (pairs["--num_processes"], pairs["--rdzv_backend"], pairs["-m"]) == ("32", "static", "m")
+    assert flags[-2:] == ["--a", "b"]
