@@ -29,7 +29,7 @@ def pipeline(config: PipelineConfig) -> int:
     out = config.folder
     todo = stages(config)
     with lock(out):
-        chain = ""
+        chain, worked = "", False
         for number, stage in enumerate(todo, 1):
             chain = key(stage, out, chain)
             heading = f"[{number}/{len(todo) + 1}] {stage.title}"
@@ -37,11 +37,13 @@ def pipeline(config: PipelineConfig) -> int:
                 say(f"{heading}: reused, it was done earlier with the same configuration")
                 continue
             say(f"{heading}: {shlex.join(command(stage)[1:])}")
+            worked = True
             if code := do(stage, out, chain):
                 say(failure(stage, code))
                 return code
         say(f"[{len(todo) + 1}/{len(todo) + 1}] write the report")
-        write_atomically(out / "metrics.json", json.dumps(collect(config, todo), indent=2) + "\n")
+        if worked or not (out / "metrics.json").exists():  # else date and commit stay those of the work
+            write_atomically(out / "metrics.json", json.dumps(collect(config, todo), indent=2) + "\n")
         page = report.write(out)
     say(f"done, report at {page}")
     return 0
@@ -163,6 +165,7 @@ def collect(config: PipelineConfig, done: list[Stage]) -> dict[str, Any]:
         "prior": prior,
         "samples": samples,
         "seconds": {**seconds, "total": round(sum(value or 0 for value in seconds.values()), 1)},
+        "setup_seconds": setup_seconds(),
         "data": config.data,
         "processes": config.processes,
         "short": config.short,
@@ -171,6 +174,13 @@ def collect(config: PipelineConfig, done: list[Stage]) -> dict[str, Any]:
         "versions": facts.versions(),
         "date": facts.now(),
     }
+
+
+def setup_seconds(venv: Path = Path(sys.prefix)) -> int | None:
+    """How long launch/setup.sh took to make this environment; None where something else made it."""
+    stamp = venv / ".vqloom-setup"
+    words = stamp.read_text().split() if stamp.exists() else []
+    return int(words[words.index("seconds") + 1]) if "seconds" in words else None
 
 
 def main() -> int:

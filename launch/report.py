@@ -41,7 +41,7 @@ TOGETHER = {"loss/nll_bits": "eval/bits_per_code"}
 MAIN_GROUPS = ("loss", "codes", "eval")
 """Metrics that the page shows at once, where they change at all; the others wait behind a fold."""
 
-OWN_TABLES = ("seconds", "versions", "commit", "hardware", "date", "data", "short")
+OWN_TABLES = ("seconds", "setup_seconds", "versions", "commit", "hardware", "date", "data", "short")
 """Parts of metrics.json that the page shows elsewhere than among the figures."""
 
 
@@ -195,6 +195,8 @@ def provenance(figures: dict[str, Any], runs: list[dict[str, Any]]) -> Iterator[
             yield name, str(origin[name])
     if versions := origin.get("versions"):
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
+    if origin.get("setup_seconds"):
+        yield "set-up", duration(origin["setup_seconds"])
     for item in runs:
         if argv := item["origin"].get("argv"):
             yield f"command ({item['title'].split(': ')[-1]})", " ".join([Path(argv[0]).name, *argv[1:]])

