@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config import AdversarialConfig
-from stage1_tokenizer.model import CONVOLUTIONS, norm_groups
+from stage1_tokenizer.convolution import CONVOLUTIONS
+from stage1_tokenizer.model import norm_groups
 from stage1_tokenizer.reduce import at_least_float32, differentiable_sum, world
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from stage1_tokenizer.model import Convolution
+from stage1_tokenizer.convolution import Convolution
 from stage1_tokenizer.reduce import all_mean, at_least_float32
 
 PIXEL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss}

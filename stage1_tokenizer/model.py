@@ -14,20 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config import ModelConfig
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-
-CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
-    1: nn.Conv1d,
-    2: nn.Conv2d,
-    3: nn.Conv3d,
-}
-"""The convolution class for each number of spatial dimensions."""
-
-
-def convolution(dims: int, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0) -> Convolution:
-    """A convolution over `dims` spatial axes."""
-    return CONVOLUTIONS[dims](inputs, outputs, kernel, stride=stride, padding=padding)
+from stage1_tokenizer.convolution import Convolution, convolution, doubled
 
 
 def norm_groups(channels: int) -> int:
@@ -116,7 +103,7 @@ class Upsample(nn.Module):
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, 2H, 2W)."""
-        return self.conv(F.interpolate(h_BCHW, scale_factor=2.0, mode="nearest"))
+        return doubled(h_BCHW, self.conv)
 
 
 class Level(nn.Module):

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from stage1_tokenizer.config import LossConfig
+from stage1_tokenizer.convolution import Convolution
 from stage1_tokenizer.losses import PIXEL, adaptive_weight, discriminator_loss, evenly_spread, generator_loss
-from stage1_tokenizer.model import Convolution, Decoder
+from stage1_tokenizer.model import Decoder
 from stage1_tokenizer.perceptual import LPIPS
 from stage1_tokenizer.reduce import at_least_float32
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stage1_tokenizer.convolution import CONVOLUTIONS
 from stage1_tokenizer.losses import adaptive_weight, discriminator_loss, evenly_spread, generator_loss
-from stage1_tokenizer.model import CONVOLUTIONS
 
 REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, 0.0, 3.0])
 

@@ -1,0 +1,77 @@
+"""The CPU's own convolution forms against torch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stage1_tokenizer import convolution
+from stage1_tokenizer.convolution import Conv2d, doubled, weight_gradient
+
+LAST = torch.channels_last
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forms apply to these small pictures too."""
+    monkeypatch.setattr(convolution, "LEAST_CHANNELS", 16)
+    monkeypatch.setattr(convolution, "LEAST_POSITIONS", 1)
+
+
+def gradients(result: Tensor, *sources: Tensor) -> list[Tensor]:
+    torch.manual_seed(1)
+    return [result.detach(), *torch.autograd.grad((result * torch.randn(result.shape)).sum(), sources)]
+
+
+def assert_all_close(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (2, 1), (3, 1), (3, 0), (4, 1)])
+def test_own_gradients_are_torchs(kernel: int, padding: int) -> None:
+    x = torch.randn(2, 16, 6, 9, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
+    layer = Conv2d(16, 24, kernel, padding=padding).double()
+    ours = layer(x)
+    assert "Correlation" in ours.grad_fn.name()
+    sources = (x, layer.weight, layer.bias)
+    assert_all_close(gradients(ours, *sources), gradients(F.conv2d(*sources, padding=padding), *sources))
+
+
+def test_doubled_is_interpolation_and_convolution() -> None:
+    x = torch.randn(2, 16, 3, 5, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
+    layer = Conv2d(16, 24, 3, padding=1).double()
+    sources = (x, layer.weight, layer.bias)
+    theirs = F.conv2d(F.interpolate(x, scale_factor=2.0), layer.weight, layer.bias, padding=1)
+    ours = doubled(x, layer)
+    assert ours.is_contiguous(memory_format=LAST)
+    assert_all_close(gradients(ours, *sources), gradients(theirs, *sources))
+
+
+def test_elsewhere_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few channels, the other layout, strides and mixed precision take torch's own way."""
+    monkeypatch.setattr(convolution, "weight_gradient", None)
+    x = torch.randn(2, 16, 8, 8).to(memory_format=LAST)
+    Conv2d(16, 4, 3, padding=1)(x).sum().backward()
+    Conv2d(16, 16, 3, stride=2)(x).sum().backward()
+    Conv2d(16, 16, 3)(x.contiguous()).sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = Conv2d(16, 16, 3)(x)
+    assert result.dtype == torch.bfloat16
+    result.sum().backward()
+
+
+def test_weight_gradient_by_its_definition() -> None:
+    x, towards = torch.randn(2, 3, 5, 4, dtype=torch.float64), torch.randn(2, 2, 5, 4, dtype=torch.float64)
+    padded = F.pad(x, (1, 1, 1, 1))
+    expected = torch.stack(
+        [
+            torch.einsum("bohw,bihw->oi", towards, padded[:, :, row : row + 5, column : column + 4])
+            for row in range(3)
+            for column in range(3)
+        ],
+        dim=2,
+    ).view(2, 3, 3, 3)
+    torch.testing.assert_close(weight_gradient(x, towards, 1), expected)
