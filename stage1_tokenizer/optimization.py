@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ def joined_with_other_ranks(module: nn.Module, run: Run) -> nn.Module:
     devices = [run.device] if run.device.type == "cuda" else None
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    # The gradient of a 1x1 convolution may come in another order of its axes of length 1: no loss of time or bits.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     options: dict[str, Any] = {sync: False}
     return DistributedDataParallel(module, devices, gradient_as_bucket_view=True, **options)
 

@@ -9,6 +9,7 @@ Legend: B batch (this rank's part), C channels, H W pixels, h w latent grid, K c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -83,13 +84,18 @@ def due(step: int, every: int, began: int) -> bool:
 def check(config: TokenizerTrainConfig) -> LPIPS | None:
     """Look for everything the run needs from elsewhere; LPIPS, or None where its weight is 0."""
     from data.index import ShardIndex
+    from data.indexing import check_present
     from stage1_tokenizer.perceptual import build_perceptual
 
     if not config.data.index:
         raise UserError("data.index is not set: give the path or URL of a shard index")
     for path in (config.data.index, *config.data.mixture, config.data.held_out):
-        if path and (kind := ShardIndex.load(path).kind) != "pictures":
-            raise UserError(f"{path} holds {kind}, not pictures: give an index of pictures")
+        if not path:
+            continue
+        index = ShardIndex.load(path)
+        if index.kind != "pictures":
+            raise UserError(f"{path} holds {index.kind}, not pictures: give an index of pictures")
+        check_present(index, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     return build_perceptual(config.loss.perceptual)
 
 

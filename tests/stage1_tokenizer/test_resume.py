@@ -67,13 +67,13 @@ def interrupt(folder: Path, processes: int, number: int, at: int) -> int:
         line, cwd=tiny.ROOT, env=tiny.environment(), stdout=quiet, stderr=quiet, start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while steps_done(folder) < at:
             assert started.poll() is None, f"it ended by itself ({started.returncode}) before step {at}"
             assert time.monotonic() < deadline, "no progress"
             time.sleep(0.005)
         (os.killpg if number == signal.SIGKILL else os.kill)(started.pid, number)
-        return started.wait(timeout=60)
+        return started.wait(timeout=300)
     finally:
         if started.poll() is None:
             os.killpg(started.pid, signal.SIGKILL)

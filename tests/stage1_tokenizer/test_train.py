@@ -31,18 +31,22 @@ def _train(config: TokenizerTrainConfig) -> int:
 
 def test_two_processes_compute_what_one_does(tmp_path: Path):
     # No dropout: its noise differs by rank. The codebook's statistics and D's batch norm are those of the global batch.
+    # 64 channels: where a group of a norm is one channel, the bias before it has no gradient, and Adam follows noise.
     for ranks in (1, 2):
-        config = configured(tmp_path / str(ranks), model__dropout=0, evaluate_samples=21)
+        config = configured(tmp_path / str(ranks), model__dropout=0, model__channels=64, evaluate_samples=21)
         assert run_distributed_test(_train, ranks, [config]) == [0] * ranks
     one, two = (open_run(tmp_path / name).tokenizer for name in ("1", "2"))
     for name, weight in one.weights().items():
+        if name.endswith("attn_1.k.bias") or ".attn.0.k.bias" in name:
+            continue  # the softmax cancels it: it has no gradient either
         assert torch.allclose(weight, two.weights()[name], rtol=1e-3, atol=1e-5), name
     from launch.metrics import read
 
     lines = [read(tmp_path / name / "metrics.jsonl") for name in ("1", "2")]
     for first, second in zip(*lines, strict=True):
-        for key in ("loss/rec", "loss/commitment", "loss/discriminator", "gan/weight", "eval/psnr", "eval/samples"):
-            assert first.get(key) == pytest.approx(second.get(key), rel=1e-3), (first["step"], key)
+        assert list(first) == list(second)
+        for key in [key for key in first if key.startswith(("loss/", "gan/weight", "eval/"))]:
+            assert first[key] == pytest.approx(second[key], rel=1e-3, abs=1e-5), (first["step"], key)
 
 
 def test_bf16_trains(tmp_path: Path):
@@ -120,7 +124,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake: str, tmp_path: Path):
 def test_another_configuration_is_refused_and_nothing_touched(tmp_path: Path):
     config = configured(tmp_path, steps=2, data__held_out="null")
     assert run_distributed_test(_train, 1, [config]) == [0]
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
     with pytest.raises(UserError, match=r"model\.channels=16 differs from 8"):
         train(configured(tmp_path, steps=2, data__held_out="null", model__channels=16))
     assert {path: path.read_bytes() for path in before} == before

@@ -88,4 +88,4 @@ def command(module: str, options: list[str], processes: int = 1) -> list[str]:
 def call(module: str, options: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     line = command(module, options, processes)
-    return subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=180)
+    return subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
