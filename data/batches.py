@@ -23,7 +23,7 @@ class Batch:
     step: int
     """Number of the global batch (of `every_sample`: of this rank's batch)."""
     pixels_BCHW: torch.Tensor
-    """uint8, pinned where there is a GPU; the channels of a pixel lie together (channels_last)."""
+    """uint8, contiguous; pinned where there is a GPU."""
     label_B: torch.Tensor
     """int64, -1 where a sample has no label."""
     keys: list[str]
@@ -53,9 +53,9 @@ class PictureDecoder:
         self._pin = torch.cuda.is_available()
 
     def allocate(self, rows: int) -> torch.Tensor:
-        """pixels_BHWC, uint8; pinned where there is a GPU, from torch's pool of pinned memory."""
+        """pixels_BCHW, uint8; pinned where there is a GPU, from torch's pool of pinned memory."""
         size = self._transform.size
-        return torch.empty((rows, size, size, self._transform.channels), dtype=torch.uint8, pin_memory=self._pin)
+        return torch.empty((rows, self._transform.channels, size, size), dtype=torch.uint8, pin_memory=self._pin)
 
     def fill(self, raw: bytes | memoryview, epoch: int, buffer: torch.Tensor, row: int) -> tuple[str, int]:
         """Decode one sample into a row; its key and label."""
@@ -63,15 +63,15 @@ class PictureDecoder:
         number = label(sample, self._classes)
         random = None if self._seed is None else draw(self._seed, epoch, sample.key)
         picture_HWC = decode_picture(picture_bytes(sample), self._transform, max_pixels=self._max_pixels, random=random)
-        apply(picture_HWC, self._transform, random, buffer[row].numpy())
+        apply(picture_HWC, self._transform, random, buffer[row].numpy().transpose(1, 2, 0))
         return sample.key, number
 
     def finish(
         self, step: int, buffer: torch.Tensor, rows: list[int] | None, labels: list[int], keys: list[str]
     ) -> Batch:
         """The batch of the rows that count."""
-        pixels_BHWC = buffer if rows is None else buffer[rows]
-        return Batch(step, pixels_BHWC.permute(0, 3, 1, 2), torch.tensor(labels, dtype=torch.int64), keys)
+        pixels_BCHW = buffer if rows is None else buffer[rows]
+        return Batch(step, pixels_BCHW, torch.tensor(labels, dtype=torch.int64), keys)
 
 
 class CodeDecoder:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -119,6 +119,8 @@ def _decode_jpeg(
             min_width=least_w,
             min_height=least_h,
             min_factor=2 if least_w else 1,
+            fastdct=config.resize == "area",
+            fastupsample=config.resize == "area",
         )
     except DamagedSampleError:
         raise
@@ -173,18 +175,21 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def _jpeg_orientation(data: bytes | memoryview) -> int:
-    """The EXIF orientation of a JPEG, 1 (upright) without one."""
-    head = bytes(data[: 1 << 16])
-    begin = head.find(b"Exif\0\0", 0, 1 << 16)
-    if begin < 0:
-        return 1
-    tiff = head[begin + 6 :]
-    order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
-    if order is None:
-        return 1
+    """The EXIF orientation of a JPEG, 1 (upright) without one: in the application segments before the picture."""
+    at = 2
+    while at + 10 < len(data) and data[at] == 0xFF and (0xE0 <= data[at + 1] <= 0xEF or data[at + 1] == 0xFE):
+        size = 2 + (data[at + 2] << 8) + data[at + 3]
+        if data[at + 1] == 0xE1 and bytes(data[at + 4 : at + 10]) == b"Exif\0\0":
+            return _tiff_orientation(bytes(data[at + 10 : at + size]))
+        at += size
+    return 1
+
+
+def _tiff_orientation(tiff: bytes) -> int:
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
 
     def number(offset: int, size: int) -> int:
-        return int.from_bytes(tiff[offset : offset + size], "little" if order == "little" else "big")
+        return int.from_bytes(tiff[offset : offset + size], order)
 
     directory = number(4, 4)
     for entry in range(min(number(directory, 2), 512)):

@@ -100,7 +100,8 @@ def crop_box(width: int, height: int, config: TransformConfig, random: Draw | No
 def apply(picture_HWC: np.ndarray, config: TransformConfig, random: Draw | None, out_HWC: np.ndarray) -> None:
     """Crop, resize, pad and flip `picture_HWC` (uint8, config.channels channels) into `out_HWC`.
 
-    `random` None: as in evaluation, the middle crop and no flip.
+    `random` None: as in evaluation, the middle crop and no flip. Fastest where `out_HWC` is a view of memory whose
+    channels are planes (C, H, W): the resized picture comes so.
     """
     height, width = picture_HWC.shape[:2]
     box = crop_box(width, height, config, random)
