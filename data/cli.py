@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import hashlib
 import os
@@ -57,13 +58,23 @@ def _one_line(error: BaseException) -> str:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's main function: exit 0 or what it returns; a UserError is one line on stderr and exit 2."""
     try:
-        sys.exit(main() or 0)
+        _leave(main() or 0)
     except UserError as error:
         if _first_to_tell(str(error)):
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process. A rank of a launch skips the interpreter's own clean-up, in which finished ranks have aborted."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _first_to_tell(message: str) -> bool:

@@ -8,6 +8,7 @@ the rank that failed, not by the launcher's own trace.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -64,13 +65,13 @@ def _verdict(codes: Sequence[int]) -> int:
 
 def _forward_signals() -> None:
     """SIGTERM, SIGUSR1 and SIGINT go to the ranks, which end in their own time; the launcher waits for them."""
+    import psutil  # not in the handler, which a second signal may interrupt
 
     def forward(number: int, frame: FrameType | None) -> None:
-        import psutil
-
         for child in psutil.Process().children():
-            child.send_signal(number)
-            child.send_signal(signal.SIGCONT)  # a stopped rank would not hear it
+            with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
+                child.send_signal(number)
+                child.send_signal(signal.SIGCONT)  # a stopped rank would not hear it
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, forward)

@@ -30,6 +30,7 @@ from launch import distributed, folder
 from launch.facts import cores
 from launch.metrics import Means, MetricFile
 from launch.settings import FREE_KEYS, RunConfig
+from launch.waits import Waits, summary
 from launch.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Run:
         self._samples, self._since = 0, time.monotonic()
         self._vote = distributed.Vote(accelerator.num_processes, accelerator.device)
         self._watchdog = Watchdog(config.watchdog, self.rank)
+        self._waits = Waits()
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +115,10 @@ class Run:
         Call it once per step, on every rank. It doesn't wait for the GPU: the ranks agree over the CPU.
         """
         self._watchdog.alive()
+        self._waits.batch_came()
+        began = time.monotonic()
         self._agreed = self._agreed or self._vote.any(self._asked)
+        self._waits.met(time.monotonic() - began)
         return self._agreed
 
     def check_finite(self) -> None:
@@ -138,7 +143,8 @@ class Run:
             if self._samples:
                 means[f"rate/{unit}_per_second"] = self._samples / max(now - self._since, 1e-9)
             self._samples, self._since = 0, now
-            self.log(step, means, kind="train")
+            self.log(step, {**means, **summary(self.gather(self._waits.take()))}, kind="train")
+        self._waits.step_ended()
 
     def log(self, step: int, values: Mapping[str, Tensor | float], kind: str = "eval") -> None:
         """Write one line to metrics.jsonl and to the trackers, on rank 0; the others do nothing."""

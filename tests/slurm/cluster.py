@@ -23,6 +23,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "munged", "munge", "ip", "nsenter", "unshare")
 SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin"
 
@@ -220,6 +222,7 @@ class Cluster:
             self._patiently(10, lambda: not any(map(_alive, daemons.values())))
         for path in run.glob("*.pid"):
             path.unlink()
+        self._end_orphans()
         if (run / "munge").exists():
             shutil.rmtree((run / "munge").read_text(), ignore_errors=True)
             (run / "munge").unlink()
@@ -229,6 +232,16 @@ class Cluster:
                 for name in names:
                     _quiet("ip", kind, "del", name)
             (run / "network.json").unlink()
+
+    def _end_orphans(self) -> None:
+        """Processes of this cluster's jobs that outlived its daemons."""
+        for process in psutil.process_iter():
+            try:
+                environ = process.environ()
+                if environ.get("SLURM_CONF") == str(self.conf) and "SLURM_JOB_ID" in environ:
+                    process.kill()
+            except psutil.Error:
+                continue
 
     def _patiently(self, seconds: float, ready: Callable[[], bool]) -> None:
         until = time.monotonic() + seconds

@@ -41,13 +41,13 @@ def storm(cluster: Cluster, folder: Path, interruptions: int, seed: int, steps: 
     chance = random.Random(seed)
     arguments = ("--steps", str(steps), "--run.save_every", "10", "--run.log_every", "5", "--run.watchdog", "60")
     calm = Toy(cluster, folder / "calm").submit(*arguments)
-    calm.wait()
+    calm.wait(900)
     toy = Toy(cluster, folder / "storm").submit(*arguments, "--step_seconds", "0.05", VQLOOM_MOST_IDLE="5")
     began, counts, damaged = time.monotonic(), collections.Counter[str](), list[str]()
     while sum(counts.values()) < interruptions:
         seen = toy.steps_done()
         goal = seen + chance.randint(3, 25)
-        until(240, lambda goal=goal: toy.over() or (toy.steps_done() >= goal and toy.processes()), f"step {goal}")
+        until(600, lambda goal=goal: toy.over() or (toy.steps_done() >= goal and toy.processes()), f"step {goal}")
         if toy.over():
             break
         kind = KINDS[sum(counts.values()) % len(KINDS)] if sum(counts.values()) < len(KINDS) else chance.choice(KINDS)
@@ -57,9 +57,9 @@ def storm(cluster: Cluster, folder: Path, interruptions: int, seed: int, steps: 
             continue
         counts[kind] += 1
         print(f"{time.monotonic() - began:6.1f} s  {sum(counts.values()):2d}  {kind} at step {seen}", flush=True)
-        until(120, lambda: toy.state != "RUNNING" or not toy.processes(), f"effect of {kind}")
+        until(300, lambda: toy.state != "RUNNING" or not toy.processes(), f"effect of {kind}")
         damaged += unreadable(toy)
-    state = toy.wait(600)
+    state = toy.wait(1200)
     return {
         "interruptions": sum(counts.values()),
         "kinds": dict(counts),
@@ -80,7 +80,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped
-    with tempfile.TemporaryDirectory() as folder, Cluster(Path(folder) / "cluster") as cluster:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        Cluster(Path(folder) / "cluster") as cluster,
+    ):
         try:
             result = storm(cluster, Path(folder), options.interruptions, options.seed, options.steps)
         except BaseException:
