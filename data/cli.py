@@ -68,7 +68,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process. A rank of a launch skips the interpreter's own clean-up, in which finished ranks have aborted."""
+    """End the process. A launched rank skips the interpreter's own clean-up, in which finished ranks have aborted."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         sys.exit(code)
     atexit._run_exitfuncs()
