@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config import AdversarialConfig
-from stage1_tokenizer.convolution import CONVOLUTIONS
+from stage1_tokenizer.convolution import CONVOLUTIONS, laid_out
 from stage1_tokenizer.model import norm_groups
 from stage1_tokenizer.reduce import at_least_float32, differentiable_sum, world
 
@@ -77,4 +77,5 @@ class Discriminator(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits of patches (B, 1, h, w): positive for real ones."""
-        return self.main(x_BCHW)
+        h = self.main[0](x_BCHW)
+        return self.main[1:](laid_out(h, h.shape[1]))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config import ModelConfig
-from stage1_tokenizer.convolution import Convolution, convolution, doubled
+from stage1_tokenizer.convolution import Convolution, convolution, doubled, laid_out
 
 
 def norm_groups(channels: int) -> int:
@@ -166,7 +166,7 @@ class Encoder(nn.Module):
             raise ValueError(
                 f"a picture of {tuple(x_BCHW.shape[2:])} is not a multiple of the stride {stride}: pad or crop it"
             )
-        h = self.conv_in(x_BCHW)
+        h = laid_out(self.conv_in(x_BCHW), self.conv_in.out_channels)
         for level in cast("list[Level]", self.down):
             h = level.downsample(level(h))
         return self.conv_out(self.norm_out(self.mid(h)))
@@ -200,7 +200,7 @@ class Decoder(nn.Module):
 
     def features(self, z_BDhw: Tensor) -> Tensor:
         """(B, z_channels, h, w) to what enters the last layer, (B, channels, H, W)."""
-        h = self.mid(self.conv_in(z_BDhw))
+        h = self.mid(laid_out(self.conv_in(z_BDhw), self.conv_out.in_channels))
         for level in reversed(cast("list[Level]", self.up)):
             h = level.upsample(level(h))
         return self.norm_out(h)

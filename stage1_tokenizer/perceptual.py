@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from data.cli import UserError
 from stage1_tokenizer.config import PerceptualConfig
+from stage1_tokenizer.convolution import laid_out
 from stage1_tokenizer.reduce import at_least_float32
 
 # One entry a layer: "pool", or (outputs, kernel, stride, padding) of a convolution and its ReLU; "tap" marks features.
@@ -76,7 +77,7 @@ class LPIPS(nn.Module):
             raise ValueError(
                 f"LPIPS compares pictures of 1 or 3 channels, not {tuple(x_BCHW.shape)}: set its weight to 0"
             )
-        h = (at_least_float32(x_BCHW) - self.shift) / self.scale
+        h = laid_out((at_least_float32(x_BCHW) - self.shift) / self.scale, width=64)
         taps, number = [], 0
         for layer in _TRUNKS[self.net]:
             if layer == "tap":

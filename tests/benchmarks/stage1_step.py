@@ -41,7 +41,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each form, in turns")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--layout", choices=["channels_last", "contiguous"], default="channels_last")
     return parser.parse_args()
 
 
@@ -70,14 +69,13 @@ def main() -> None:
     args = options()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    layout = torch.channels_last if args.layout == "channels_last" else torch.contiguous_format
     quantizer = QuantizerConfig(codebook_size=args.codes)
     model = ModelConfig(channels=args.channels, channel_multipliers=args.multipliers, quantizer=quantizer)
     config = LossConfig(adversarial=AdversarialConfig())
-    generator: Tokenizer = Tokenizer(model).train().to(args.device, memory_format=layout)
-    discriminator = Discriminator(config.adversarial, 3).to(args.device, memory_format=layout)
-    lpips = load_lpips().to(args.device, memory_format=layout)
-    x = (torch.rand(args.batch, 3, args.size, args.size) * 2 - 1).to(args.device, memory_format=layout)
+    generator: Tokenizer = Tokenizer(model).train().to(args.device)
+    discriminator = Discriminator(config.adversarial, 3).to(args.device)
+    lpips = load_lpips().to(args.device)
+    x = (torch.rand(args.batch, 3, args.size, args.size) * 2 - 1).to(args.device)
     plain_generator, plain_discriminator = copy.deepcopy(generator), copy.deepcopy(discriminator)
     one_forward = OneForwardStep(config, lpips)
 

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage1_tokenizer import convolution
+from stage1_tokenizer.config import ModelConfig
 from stage1_tokenizer.convolution import Conv2d, doubled, weight_gradient
+from stage1_tokenizer.model import Decoder, Encoder
 
 LAST = torch.channels_last
 
@@ -75,3 +77,11 @@ def test_weight_gradient_by_its_definition() -> None:
         dim=2,
     ).view(2, 3, 3, 3)
     torch.testing.assert_close(weight_gradient(x, towards, 1), expected)
+
+
+def test_layout_carries_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "WIDE", 16)
+    model = ModelConfig(in_channels=1, channels=16, channel_multipliers=[1, 2], z_channels=16)
+    z = Encoder(model)(torch.randn(2, 1, 8, 12))
+    assert z.is_contiguous(memory_format=LAST)
+    assert Decoder(model).features(z.contiguous()).is_contiguous(memory_format=LAST)
