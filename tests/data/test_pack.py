@@ -206,12 +206,14 @@ def test_killed_twenty_times_at_random_and_restarted(tmp_path: Path, monkeypatch
                     os._exit(0)
             with contextlib.suppress(OSError):  # Both do it, so that the group is there whoever comes first.
                 os.setpgid(child, child)
-            # Not a wait for something to happen: the moment of the kill is the test's input.
-            if kills < 20:
-                time.sleep(rng.uniform(0, whole * 0.6))
             if kills >= 20:
                 os.waitpid(child, 0)
-            elif os.waitpid(child, os.WNOHANG) == (0, 0):
+                continue
+            # Not a wait for something to happen: the moment of the kill is the test's input.
+            moment = time.monotonic() + rng.uniform(0, whole * 0.6)
+            while not (ended := os.waitpid(child, os.WNOHANG)[0]) and time.monotonic() < moment:
+                time.sleep(0.002)
+            if not ended:
                 os.kill(child, signal.SIGKILL) if rng.random() < 0.5 else os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 kills += 1
