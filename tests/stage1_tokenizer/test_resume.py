@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -72,17 +73,32 @@ def interrupt(folder: Path, processes: int, number: int, at: int) -> int:
             assert started.poll() is None, f"it ended by itself ({started.returncode}) before step {at}"
             assert time.monotonic() < deadline, "no progress"
             time.sleep(0.005)
-        (os.killpg if number == signal.SIGKILL else os.kill)(started.pid, number)
+        if number == signal.SIGKILL:
+            kill_all(started)
+        else:
+            started.send_signal(number)
         return started.wait(timeout=300)
     finally:
-        if started.poll() is None:
-            os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
+        kill_all(started)
+        started.wait()
+
+
+def kill_all(started: subprocess.Popen[bytes]) -> None:
+    """Kill a launcher and its ranks, which are in sessions of their own and would otherwise train on."""
+    if started.poll() is None:
+        launcher = psutil.Process(started.pid)
+        launcher.suspend()  # so that it neither reacts to the first one's end nor starts another
+        family = [*launcher.children(recursive=True), launcher]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=60)
 
 
 def finish(folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
     done = tiny.call(MODULE, tiny.arguments(folder, **CHANGES), processes)
     assert done.returncode == 0, done.stderr
+    assert checkpoint.steps(folder)[0] == STEPS
     return done
 
 
@@ -103,7 +119,8 @@ def test_killed_anywhere_it_ends_with_the_same_bits(uninterrupted: dict[int, Pat
     interrupt(tmp_path / "run", processes, signal.SIGKILL, at)
     reached = checkpoint.steps(tmp_path / "run")
     assert not reached or reached[0] < STEPS, "it was finished before the kill"
-    finish(tmp_path / "run", processes)
+    done = finish(tmp_path / "run", processes)
+    assert "is finished" not in done.stderr, "the ranks outlived the kill"
     assert_same_bits(tmp_path / "run", uninterrupted[processes])
 
 
