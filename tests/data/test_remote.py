@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batches(index: str, start: int = 0, count: int = 14, **values: Any) -> list[tuple[list[str], bytes]]:
     """Two epochs and more, of which the order must not depend on where the shards lie."""
-    values = {"batch_size": 8, "lanes": 4, "window": 6, "retry_pause": 0.001, "stall_seconds": 0.3, **values}
+    values = {"batch_size": 8, "lanes": 4, "window": 6, "retry_pause": 0.001, "stall_seconds": 10.0, **values}
     with PictureStream(DataConfig(index=index, transform=SMALL, **values), seed=3) as stream:
         return [(b.keys, b.pixels_BCHW.numpy().tobytes()) for b in islice(stream.batches(start), count)]
 
@@ -71,7 +71,7 @@ def test_a_failing_server_gives_the_batches_of_a_healthy_one(
 
     with served(folder, fault) as server:
         cache = str(tmp_path / "cache") if cached else None
-        assert batches(f"{server.url}/set.json", count=5, cache=cache) == healthy[:5]
+        assert batches(f"{server.url}/set.json", count=5, cache=cache, stall_seconds=0.4, retries=30) == healthy[:5]
 
 
 def test_every_failure_at_once(folder: Path, healthy: list) -> None:
@@ -79,7 +79,7 @@ def test_every_failure_at_once(folder: Path, healthy: list) -> None:
         return ["", "503", "drop", "", "stall", "503", "drop", "drop"][number % 8] if path.endswith(".tar") else ""
 
     with served(folder, fault) as server:
-        assert batches(f"{server.url}/set.json") == healthy
+        assert batches(f"{server.url}/set.json", stall_seconds=0.4, retries=30) == healthy
 
 
 def test_a_stall_is_told_with_the_shards_name(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -87,7 +87,7 @@ def test_a_stall_is_told_with_the_shards_name(folder: Path, caplog: pytest.LogCa
         served(folder, lambda path, number: "stall" if number == 4 else "") as server,
         caplog.at_level(logging.WARNING),
     ):
-        batches(f"{server.url}/set.json", count=2, stall_seconds=0.2)
+        batches(f"{server.url}/set.json", count=2, stall_seconds=0.2, retries=30)
     assert any("set-0" in line and "nothing came for 0.2 s" in line for line in caplog.messages)
 
 
