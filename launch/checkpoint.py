@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 from data.cli import UserError
+from launch import retention
 
 if TYPE_CHECKING:
     from launch.runtime import Run
@@ -50,6 +51,8 @@ def save(
 ) -> Path | None:
     """Write the run's checkpoint of `step` (steps done so far) and delete all but the `keep` newest; its folder.
 
+    run.keep_every and run.keep_best spare more (launch.retention).
+
     `state` is the same on every rank and written by rank 0 while the others wait; `per_rank` is written by each rank.
     A model wrapped for several ranks is saved as the model inside, so that another number of ranks can load it.
     Nothing is saved after a loss that isn't finite: that raises NotFiniteError. Where the disk takes no more, the older
@@ -73,8 +76,8 @@ def save(
         _not_written(folder, temporary, step, problem, run)
         return None
     if _is_main(run):
-        for old in _folders(folder)[keep:]:
-            shutil.rmtree(old, ignore_errors=True)
+        for old in retention.doomed(folder, steps(folder), keep, run.config if run else None):
+            shutil.rmtree(folder / FOLDER / _name(old), ignore_errors=True)
     _wait(run)
     return final
 
@@ -279,3 +282,10 @@ def _say(run: Run | None, text: str) -> None:
         run.say(text)
     else:
         print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    from data.cli import run as run_command
+    from launch.inspection import main
+
+    run_command(main)

@@ -134,6 +134,7 @@ class Run:
 
         `samples` is the step's global number of samples and gives `rate/<unit>_per_second`. Every rank calls it alike.
         """
+        self._watchdog.step_done()
         self._means.add(values, self.device)
         self._samples += samples
         if (step + 1) % self.config.log_every == 0:

@@ -12,6 +12,8 @@ FREE_KEYS = (
     "run.log_every",
     "run.save_every",
     "run.keep",
+    "run.keep_every",
+    "run.keep_best",
     "run.processes",
     "run.timeout",
     "run.watchdog",
@@ -42,13 +44,17 @@ class RunConfig:
     """Steps between two checkpoints; the last step is always saved."""
     keep: int = 2
     """Checkpoints kept, the newest ones; older ones are deleted once a new one is complete."""
+    keep_every: int = 0
+    """Also keep every checkpoint whose step is a multiple of this; 0 for none."""
+    keep_best: str | None = None
+    """Also keep the one with the best evaluation: a name in metrics.jsonl with :min or :max, such as eval/lpips:min."""
     processes: int | None = None
     """The number of ranks the run must have, else it doesn't start; null takes what the launcher gives."""
     timeout: int = 1800
     """Seconds that a rank waits for the others before it gives up."""
     watchdog: float = 900.0
     """Seconds without a sign of life (a step, an evaluation's reduction, a checkpoint) after which a rank writes its
-    stacks and ends, and with it the job; 0 for never."""
+    stacks and ends, and with it the job; 0 for never. The first step of a start may take ten times as long."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """Where a checkpoint can't be written (full or read-only disk): end the run, or warn and go on with the old."""
 
@@ -56,9 +62,19 @@ class RunConfig:
         unknown = [name for name in self.trackers if name not in ("tensorboard", "wandb")]
         if unknown:
             raise ValueError(f"run.trackers={unknown[0]} is not known: use tensorboard, wandb or an empty list")
-        least_values = (("log_every", 1), ("save_every", 1), ("keep", 1), ("timeout", 1), ("seed", 0), ("watchdog", 0))
+        least_values = (
+            ("log_every", 1),
+            ("save_every", 1),
+            ("keep", 1),
+            ("timeout", 1),
+            ("seed", 0),
+            ("watchdog", 0),
+            ("keep_every", 0),
+        )
         for name, least in least_values:
             if getattr(self, name) < least:
                 raise ValueError(f"run.{name}={getattr(self, name)} is too small: set it to {least} or more")
+        if self.keep_best is not None and self.keep_best.rpartition(":")[2] not in ("min", "max"):
+            raise ValueError(f"run.keep_best={self.keep_best} says not which is best: end it with :min or :max")
         if self.processes is not None and self.processes < 1:
             raise ValueError(f"run.processes={self.processes} is too small: set it to 1 or more, or to null")

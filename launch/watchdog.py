@@ -21,11 +21,16 @@ GRACE = 3.0
 """Seconds between a rank's dump and its end, in which the other ranks, who hang with it, write theirs."""
 
 
+FIRST = 10
+"""How many times the limit the time to the first finished step may take: libraries load and kernels are compiled."""
+
+
 class Watchdog:
     """Ends this process when `alive` wasn't called for `limit` seconds; a limit of 0 watches nothing."""
 
     def __init__(self, limit: float, rank: int):
-        self._limit, self._rank = limit, rank
+        self._limit, self._rank = limit * FIRST, rank
+        self._usual = limit
         self._last, self._closed = time.monotonic(), threading.Event()
         if limit > 0:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -36,12 +41,17 @@ class Watchdog:
         if self._limit <= 0 or now - self._last <= self._limit:
             self._last = now
 
+    def step_done(self) -> None:
+        """A sign of life after which the usual limit holds."""
+        self.alive()
+        self._limit = self._usual
+
     def close(self) -> None:
         """Watch no longer."""
         self._closed.set()
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(1.0, self._limit / 10)):
+        while not self._closed.wait(min(1.0, self._usual / 10)):
             still = time.monotonic() - self._last
             if still > self._limit:
                 self._end(still)

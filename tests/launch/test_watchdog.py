@@ -10,7 +10,7 @@ from launch.watchdog import HUNG, Watchdog
 
 
 def run(body: str) -> subprocess.CompletedProcess[str]:
-    code = f"import time\nfrom launch.watchdog import Watchdog\ndog = Watchdog(0.5, rank=3)\n{body}"
+    code = f"import time\nfrom launch.watchdog import Watchdog\ndog = Watchdog(0.5, rank=3)\ndog.step_done()\n{body}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -29,6 +29,11 @@ def test_a_sign_of_life_that_comes_too_late_counts_for_nothing() -> None:
 
 def test_a_rank_that_moves_lives() -> None:
     assert run("for _ in range(20):\n    dog.alive()\n    time.sleep(0.1)").returncode == 0
+
+
+def test_the_first_step_may_take_longer() -> None:
+    code = "import time\nfrom launch.watchdog import Watchdog\nWatchdog(0.2, rank=0)\ntime.sleep(1)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
 def test_a_closed_watchdog_and_one_without_limit_watch_nothing() -> None:

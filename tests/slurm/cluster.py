@@ -57,6 +57,9 @@ SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 KillWait=10
+# A job in the partition `urgent` takes the nodes of those in `test`, which get SIGTERM first, then 20 s.
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 MinJobAge=3600
 ReturnToService=2
 SlurmdTimeout=120
@@ -127,7 +130,9 @@ class Cluster:
                 " State=UNKNOWN\n"
             )
             hosts.append(f"{subnet}.{number} {name}")
-        lines.append("PartitionName=test Nodes=ALL Default=YES DefaultTime=60 MaxTime=INFINITE State=UP\n")
+        every = "Nodes=ALL DefaultTime=60 MaxTime=INFINITE State=UP"
+        lines.append(f"PartitionName=test {every} Default=YES PriorityTier=1 GraceTime=20\n")
+        lines.append(f"PartitionName=urgent {every} PriorityTier=9\n")
         self.conf.write_text("".join(lines))
         (self.folder / "hosts").write_text("\n".join(hosts) + "\n")
         # No name server answers in a namespace: ask the hosts file only.

@@ -53,6 +53,19 @@ def test_a_hung_rank_ends_the_job_after_the_watchdogs_time(toy: Toy, how: str) -
         assert "in cause" in toy.text(), "the stack of the rank that hangs"
 
 
+def test_a_preempted_job_saves_gives_way_and_goes_on(toy: Toy) -> None:
+    toy.submit("--steps", "60", *SLOW)
+    started(toy)
+    urgent = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=srun sleep 3"]
+    toy.cluster.call("sbatch", *urgent)
+    until(90, lambda: toy.state != "RUNNING", "the end of the preempted job")
+    first = attempts.read(toy.out, "tokenizer")["attempts"][0]
+    assert (first["code"], first["to"]) == (85, checkpoint.steps(toy.folder)[0])
+    assert toy.wait(240) == "COMPLETED"
+    assert f"from step {first['to']}" in toy.text()
+    assert toy.orders() == all_samples(60)
+
+
 def test_a_loss_that_is_no_number_ends_the_job_and_saves_nothing_of_it(toy: Toy) -> None:
     toy.submit("--steps", "60", *SLOW, "--trouble", "nan", "--trouble_at", "27", VQLOOM_MOST_IDLE="2")
     assert toy.wait(300) == "FAILED"

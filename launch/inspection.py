@@ -1,0 +1,69 @@
+"""Look at a run's checkpoints: `python -m launch.checkpoint RUN --list | --verify | --export FOLDER [--step N]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.cli import UserError
+from launch import checkpoint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; 1 where --verify finds damage."""
+    parser = argparse.ArgumentParser(prog="python -m launch.checkpoint", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--list", action="store_true", help="steps, sizes and parts of all checkpoints")
+    what.add_argument("--verify", action="store_true", help="compare every file with its size and hash")
+    what.add_argument("--export", type=Path, metavar="FOLDER", help="write a checkpoint's networks as safetensors")
+    parser.add_argument("--step", type=int, help="--export: which one (default: the newest that is whole)")
+    options = parser.parse_args(argv)
+    found = checkpoint.steps(options.run)
+    if not found:
+        raise UserError(f"{options.run} holds no checkpoints: name a run's folder")
+    folders = {step: options.run / checkpoint.FOLDER / f"{checkpoint.PREFIX}{step:09d}" for step in found}
+    if options.export:
+        return export(folders, options.step, options.export)
+    damaged = 0
+    for step, folder in folders.items():
+        damage = checkpoint.verify(folder) if options.verify else None
+        damaged += damage is not None
+        print(f"{step:>9}  {damage or described(folder)}")
+    return int(damaged > 0)
+
+
+def described(folder: Path) -> str:
+    """A checkpoint's size, ranks and parts in one line."""
+    try:
+        manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+        size = sum(entry["size"] for entry in manifest["files"].values())
+        return f"{size / 1e6:.1f} MB, {manifest['world_size']} ranks: {', '.join(sorted(manifest['files']))}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{checkpoint.MANIFEST} is missing or can't be read"
+
+
+def export(folders: dict[int, Path], step: int | None, out: Path) -> int:
+    """Write each part that is a plain dictionary of tensors as OUT/NAME.safetensors."""
+    import torch
+    from safetensors.torch import save_file
+
+    if step is not None and step not in folders:
+        raise UserError(f"--step={step} is not there: choose one of {', '.join(map(str, folders))}")
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} isn't empty: choose another folder")
+    whole = [one for one in ([step] if step is not None else folders) if checkpoint.verify(folders[one]) is None]
+    if not whole:
+        raise UserError(f"no such checkpoint is whole: look with --verify at {next(iter(folders.values())).parent}")
+    out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folders[whole[0]].glob("*.pt")):
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values()):
+            save_file(
+                {name: value.clone().contiguous() for name, value in state.items()}, out / f"{path.stem}.safetensors"
+            )
+            print(f"{out / path.stem}.safetensors: {len(state)} tensors of step {whole[0]}")
+    return 0
