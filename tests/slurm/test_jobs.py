@@ -41,14 +41,14 @@ def test_shellcheck_finds_nothing() -> None:
 
 def test_a_training_told_to_stop_saves_is_requeued_and_goes_on(toy: Toy) -> None:
     toy.submit("--steps", "60", "--run.save_every", "1000", "--step_seconds", "0.05")
-    until(90, lambda: toy.steps_done() >= 5 or toy.over(), "five steps")
+    until(240, lambda: toy.steps_done() >= 5 or toy.over(), "five steps")
     toy.cluster.call("scancel", "--batch", "--signal=USR1", toy.job)
-    until(60, lambda: toy.state != "RUNNING", "requeue")
+    until(120, lambda: toy.state != "RUNNING", "requeue")
     (saved,) = checkpoint.steps(toy.folder)
     assert 5 <= saved < 60
     state = attempts.read(toy.out, "tokenizer")
     assert (state["state"], state["attempts"][0]["code"], state["attempts"][0]["to"]) == ("waiting", 85, saved)
-    assert toy.wait(120) == "COMPLETED"
+    assert toy.wait(300) == "COMPLETED"
     assert f"2 ranks, from step {saved}" in toy.text()
     assert toy.orders() == all_samples(60)
     assert attempts.read(toy.out, "tokenizer")["state"] == "done"
@@ -59,7 +59,7 @@ def test_a_training_told_to_stop_saves_is_requeued_and_goes_on(toy: Toy) -> None
 
 def test_a_mistake_is_one_line_and_not_requeued(toy: Toy) -> None:
     toy.submit("--stepz", "60", VQLOOM_PREFLIGHT="0")
-    assert toy.wait(60) == "FAILED"
+    assert toy.wait(240) == "FAILED"
     errors = [line for line in toy.text().splitlines() if "error:" in line and "srun:" not in line]
     assert len(errors) == 1, errors
     assert "stepz" in errors[0]
@@ -81,7 +81,7 @@ def test_the_preflight_names_the_node_without_the_shared_folder(toy: Toy, tmp_pa
     wrap.chmod(0o755)
     setup.write_text(f'. {ROOT}/.venv/bin/activate\nexport PATH="{tmp_path}:$PATH"\n')
     toy.submit("--steps", "5", VQLOOM_SETUP=str(setup))
-    assert toy.wait(60) == "FAILED"
+    assert toy.wait(240) == "FAILED"
     assert "node n2" in toy.text()
     assert "shared" in toy.text()
     assert not (toy.folder / "config.yaml").exists()
