@@ -18,7 +18,10 @@ from stage2_prior.config import PriorTrainConfig
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("data", "launch", "stage1_tokenizer", "stage2_prior")
-FOUNDATION = ("distributed", "facts", "folder", "metrics", "ranks", "runtime", "checkpoint", "settings", "watchdog")
+FOUNDATION = (
+    *("distributed", "facts", "folder", "metrics", "ranks", "runtime", "checkpoint", "settings", "watchdog"),
+    *("inspection", "retention", "waits"),
+)
 ALLOWED = {
     "data": set(),
     "stage1_tokenizer": {"data", "launch"},
