@@ -86,7 +86,8 @@ finish() {
     verdict=$(attempt end --code "$1" --why "$2") || verdict=fail
     say "ended with exit code $1${2:+ ($2)}: $verdict"
     if [ "$verdict" = requeue ]; then
-        scontrol requeue "$SLURM_JOB_ID" || say "the job can't be requeued here: submit it again to go on"
+        scontrol requeue "$SLURM_JOB_ID" 2>/dev/null ||
+            say "not requeued by this script: SLURM did it already (see squeue), or forbids it: submit it again to go on"
     fi
     exit "$1"
 }
