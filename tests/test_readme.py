@@ -1,0 +1,69 @@
+"""The README's own-pictures walk-through, command by command, on a handful of emoji and a few small steps."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.stream import every_sample
+from data.transforms import TransformConfig
+from launch.stages import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+SMALL = shlex.split(
+    "--steps 2 --run.precision fp32 --data.transform.size 32 --data.batch_size 4 --model.channels 32 "
+    "--model.res_blocks 1 --evaluate_samples 4 --loss.adversarial.start 1 --loss.adversarial.channels 8"
+)
+
+
+def block(heading: str, language: str) -> str:
+    """The first code block of a language under a heading, with continued lines joined."""
+    section = re.split(r"^## ", README.split(f"\n## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    assert found, f"no {language} block under {heading}"
+    return found[1].replace("\\\n", " ")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Emoji in a folder for each class."""
+    folder = tmp_path / "pictures"
+    index = str(ROOT / "data" / "samples" / "emoji" / "held_out.json")
+    for batch in every_sample(index, TransformConfig(size=64), batch_size=40, limit=40):
+        for pixels, label, key in zip(batch.pixels_BCHW, batch.label_B, batch.keys, strict=True):
+            place = folder / str(int(label))
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(place / f"{key}.png")
+    return folder
+
+
+def test_own_pictures(pictures: Path, tmp_path: Path):
+    lines = [line.split("  #")[0].strip() for line in block("Your own pictures", "bash").splitlines()]
+    commands = [line for line in lines if line.startswith(("python", "accelerate"))]
+    assert len(commands) == 5
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command in commands:
+        words = shlex.split(
+            command.replace("path/to/pictures", str(pictures))
+            .replace("runs/mine", str(tmp_path / "mine"))
+            .replace("--held_out 0.05", "--held_out 0.2")
+        )
+        if "stage1_tokenizer.train" in words:
+            words += SMALL
+        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    for made in ("sheet.png", "tokenizer/model.safetensors", "evaluation.json", "reconstructions.png"):
+        assert (tmp_path / "mine" / made).is_file()
+
+
+def test_the_recipes_named_are_those_that_ship():
+    named = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    assert named == {place.name for place in (ROOT / "launch" / "recipes").iterdir() if place.is_dir()}
