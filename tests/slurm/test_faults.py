@@ -98,7 +98,7 @@ def test_two_nodes_then_one_then_two(toy: Toy, cluster: Cluster, tmp_path: Path)
         started(toy, goal)
         cluster.call("scancel", "--batch", "--signal=USR1", toy.job)
         until(120, lambda: toy.state == "PENDING", "requeue")
-        cluster.call("scontrol", "update", f"jobid={toy.job}", f"NumNodes={nodes}")
+        cluster.call("scontrol", "update", f"jobid={toy.job}", f"NumNodes={nodes}-{nodes}", f"NumTasks={nodes}")
         until(240, lambda: toy.state == "RUNNING", "restart")
     assert toy.wait(600) == "COMPLETED"
     assert "1 ranks, from step" in toy.text()
