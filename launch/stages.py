@@ -62,12 +62,17 @@ class PipelineConfig:
     @property
     def recipe_folder(self) -> Path:
         """Where tokenizer.yaml and prior.yaml lie."""
-        return Path(self.recipe) if self.recipe else ROOT / "launch" / "recipes" / self.data
+        return Path(self.recipe) if self.recipe else _shipped("launch", "recipes", self.data)
 
     def index(self, part: str) -> Path:
         """The picture index of `train` or `held_out`."""
         given = self.train if part == "train" else self.held_out
-        return Path(given) if given else ROOT / "data" / "samples" / self.data / f"{part}.json"
+        return Path(given) if given else _shipped("data", "samples", self.data, f"{part}.json")
+
+
+def _shipped(*parts: str) -> Path:
+    """A path inside the project; relative when called from its root, so that records don't name the machine's folders."""
+    return Path(*parts) if Path.cwd() == ROOT else ROOT.joinpath(*parts)
 
 
 @dataclass(frozen=True)
