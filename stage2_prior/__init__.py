@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stage2_prior.autoregressive import AutoregressivePrior
-    from stage2_prior.decoding import Drawing
+    from stage2_prior.drawing import Drawing
     from stage2_prior.masked import MaskedPrior
     from stage2_prior.priors import build_prior, load_prior
     from stage2_prior.vocabulary import Vocabulary
@@ -15,7 +15,7 @@ __all__ = ["AutoregressivePrior", "Drawing", "MaskedPrior", "Vocabulary", "build
 
 _HOMES = {
     "AutoregressivePrior": "stage2_prior.autoregressive",
-    "Drawing": "stage2_prior.decoding",
+    "Drawing": "stage2_prior.drawing",
     "MaskedPrior": "stage2_prior.masked",
     "Vocabulary": "stage2_prior.vocabulary",
     "build_prior": "stage2_prior.priors",

@@ -17,7 +17,8 @@ from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from stage2_prior.config import PriorModelConfig
-    from stage2_prior.decoding import Drawing
+    from stage2_prior.decoding import CachedLlama
+    from stage2_prior.drawing import Drawing
 
 
 class AutoregressivePrior(Prior):
@@ -27,6 +28,8 @@ class AutoregressivePrior(Prior):
     stock = "AutoModelForCausalLM"
     code_noise: float = 0.0
     """Share of the codes read in training that are replaced by random ones."""
+    _decoder: tuple[list[tuple[int, int]], CachedLlama] | None = None
+    """State of the weights, and they as a CachedLlama."""
 
     @classmethod
     def build(cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource) -> AutoregressivePrior:
@@ -88,7 +91,16 @@ class AutoregressivePrior(Prior):
 
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN for class (or null) tokens; see `stage2_prior.decoding.decode`."""
-        from stage2_prior.decoding import CachedLlama, decode
+        from stage2_prior.decoding import decode
 
-        llama = CachedLlama(self.lm, self.vocabulary.codebook_size, self.source.positions)
-        return decode(llama, token_B, uniform_BU, drawing, null=self.vocabulary.null, given_BN=given_BN)
+        return decode(self._cached(), token_B, uniform_BU, drawing, null=self.vocabulary.null, given_BN=given_BN)
+
+    def _cached(self) -> CachedLlama:
+        """The weights ready for decoding, made anew when they have changed."""
+        from stage2_prior.decoding import CachedLlama
+
+        state = [(weight.data_ptr(), weight._version) for weight in self.lm.parameters()]
+        if self._decoder is None or self._decoder[0] != state:
+            llama = CachedLlama(self.lm, self.vocabulary.codebook_size, self.source.positions)
+            self._decoder = (state, llama)
+        return self._decoder[1]

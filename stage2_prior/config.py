@@ -18,6 +18,8 @@ class PriorModelConfig:
 
     kind: Literal["autoregressive", "masked"] = "autoregressive"
     """autoregressive: a causal Llama, one code after the other; masked: a bidirectional encoder that fills in masks."""
+    condition: Literal["class", "none"] = "class"
+    """What the codes depend on: the sample's class, or nothing."""
     layers: int = 6
     """Transformer blocks."""
     width: int = 256

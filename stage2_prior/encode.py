@@ -193,6 +193,11 @@ def encode(config: EncodeConfig) -> int:
         raise UserError(
             f"tokenizer={config.tokenizer} has no codes or no preprocessor_config.json: release one that has"
         )
+    if tokenizer.codebooks > 1 or tokenizer.config.quantizer.kind == "multiscale":
+        raise UserError(
+            f"tokenizer={config.tokenizer} gives several codes a position (model.quantizer.kind="
+            f"{tokenizer.config.quantizer.kind}), which the prior can't learn yet: choose a kind with one code, like vq"
+        )
     encoding = Encoding(config, tokenizer, tokenizer.transform, index)
     with joined() as accelerator:
         on_main(accelerator, encoding.begin)

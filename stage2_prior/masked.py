@@ -19,13 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stage2_prior.codes import CodeSource
-from stage2_prior.decoding import draw_codes, guided
+from stage2_prior.drawing import draw_codes, guided
 from stage2_prior.prior import Prior
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from stage2_prior.config import PriorModelConfig
-    from stage2_prior.decoding import Drawing
+    from stage2_prior.drawing import Drawing
 
 LEVELS = 8
 """Mask shares at which `nats` looks."""
@@ -118,11 +118,14 @@ class MaskedPrior(Prior):
             open_BN, code_BN = given_BN < 0, torch.where(given_BN < 0, code_BN, given_BN)
         at_N = halton_order(*self.source.grid).argsort().to(token_B.device) if drawing.order == "halton" else None
         for step, uniform_BXN in enumerate(uniform_SBXN):
+            scale, heat = drawing.scale(step, drawing.steps), drawing.heat(step, drawing.steps)
             logits_BNK = guided(
                 lambda token_C, code_CN: self.logits(code_CN, token_C), token_B, code_BN, self.vocabulary.null,
-                drawing.scale(step, drawing.steps) if drawing.guidance != 1 else None,
+                scale if scale != 1 else None,
             )  # fmt: skip
-            drawn_BN = draw_codes(logits_BNK.flatten(0, 1), uniform_BXN[:, 0].reshape(-1), drawing).view(batch, -1)
+            drawn_BN = draw_codes(logits_BNK.flatten(0, 1), uniform_BXN[:, 0].reshape(-1), drawing, heat).view(
+                batch, -1
+            )
             left = round(positions * still_masked(step + 1, drawing.steps))
             if at_N is not None:
                 score_BN = -at_N.float().expand(batch, -1)

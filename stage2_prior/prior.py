@@ -17,7 +17,7 @@ from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from stage2_prior.config import PriorModelConfig
-    from stage2_prior.decoding import Drawing
+    from stage2_prior.drawing import Drawing
 
 DESCRIPTION = "prior.json"
 """The file beside the stock weights that says what the tokens mean and which tokenizer's codes they are."""

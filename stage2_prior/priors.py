@@ -23,7 +23,8 @@ KINDS: dict[str, type[Prior]] = {kind.kind: kind for kind in (AutoregressivePrio
 
 def build_prior(config: PriorModelConfig, source: CodeSource, classes: Sequence[str]) -> Prior:
     """A prior with fresh weights (from torch's generator) for codes of `source`."""
-    vocabulary = Vocabulary(source.codebook_size, tuple(classes), masked=config.kind == "masked")
+    names = tuple(classes) if config.condition == "class" else ()
+    vocabulary = Vocabulary(source.codebook_size, names, masked=config.kind == "masked")
     return KINDS[config.kind].build(config, vocabulary, source)
 
 

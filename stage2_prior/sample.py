@@ -30,7 +30,7 @@ from data.transforms import to_uint8
 from data.writer import write_file
 from launch.ranks import joined
 from stage2_prior.codes import code_type
-from stage2_prior.decoding import Drawing
+from stage2_prior.drawing import Drawing
 from stage2_prior.priors import load_prior
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class SampleConfig(Drawing):
     count: int = 10
     """Pictures of each class."""
     classes: list[str] | None = None
-    """Names or numbers of the classes to sample; null for all."""
+    """Names or numbers of the classes to sample, none for pictures of no class; null for all classes."""
     seed: int = 0
     """Seed; with the class and the picture's number it decides everything random."""
     batch_size: int = 64
@@ -126,6 +126,8 @@ class Sampling:
         names = prior.vocabulary.classes
         wanted = range(len(names)) if config.classes is None else map(prior.vocabulary.label, config.classes)
         self.labels = list(dict.fromkeys(wanted)) or [-1]
+        if not names and config.guidance != 1:
+            raise UserError(f"guidance={config.guidance:g} needs classes, and this prior has none: leave it at 1")
         self.folders = dict(zip(self.labels, folder_names(self.labels, names), strict=True))
         pictures = [Picture(label, number) for number in range(config.count) for label in self.labels]
         size = config.batch_size

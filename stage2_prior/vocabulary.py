@@ -51,7 +51,12 @@ class Vocabulary:
         return self.null + 1 + int(self.masked)
 
     def class_tokens(self, label_B: Tensor) -> Tensor:
-        """Token ids of the labels, int64; -1 (no label) gives the null token. Labels must be in [-1, C)."""
+        """Token ids of the labels, int64; -1 (no label) gives the null token, and so does every label without classes.
+
+        Where there are classes, labels must be in [-1, C).
+        """
+        if not self.classes:
+            return torch.full_like(label_B, self.null)
         return torch.where(label_B < 0, self.null, label_B + self.codebook_size)
 
     def drop(self, token_B: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
@@ -62,12 +67,14 @@ class Vocabulary:
         return torch.where(draw_B < share, self.null, token_B)
 
     def label(self, wanted: str | int) -> int:
-        """The label of a class given by number or by name; UserError names what is allowed."""
+        """The label of a class given by number or by name, -1 for "none"; UserError names what is allowed."""
         text = str(wanted)
         if text in self.classes:
             return self.classes.index(text)
         if text.isdecimal() and int(text) < len(self.classes):
             return int(text)
+        if text == "none":
+            return -1
         raise UserError(f"class {text!r} is not one of the prior's classes: {self.allowed()}")
 
     def allowed(self) -> str:
@@ -76,7 +83,7 @@ class Vocabulary:
         if not count:
             return "it has none, so sample without --classes"
         shown = ", ".join(self.classes[:20]) + (", …" if count > 20 else "")
-        return f"use 0 to {count - 1}, or a name ({shown})"
+        return f"use 0 to {count - 1}, or a name ({shown}), or none for no class"
 
     def check_labels(self, labels: Sequence[int]) -> None:
         """UserError for a label outside [-1, C)."""

@@ -25,7 +25,7 @@ def llamagen_sampler(
     if not (checkout / "autoregressive" / "models" / "gpt.py").is_file():
         sys.exit(f"--peer {peer} holds no checkout LlamaGen/: clone FoundationVision/LlamaGen there")
     sys.path.insert(0, str(checkout))
-    from autoregressive.models.generate import generate  # type: ignore[import-not-found]
+    from autoregressive.models.generate import generate
 
     model = _transformer(prior).eval()
     label_B, positions = token_B - prior.source.codebook_size, prior.source.positions

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.cli import UserError
-from stage2_prior.decoding import Drawing
+from stage2_prior.drawing import Drawing
 from stage2_prior.priors import load_prior
 from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage2_prior.decoding import CachedLlama, Drawing, decode, draw_codes
+from stage2_prior.decoding import CachedLlama, decode
+from stage2_prior.drawing import Drawing, draw_codes
+from stage2_prior.products import Product
 from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
 
 
@@ -109,3 +111,69 @@ def test_given_codes_stay_and_the_rest_continues_after_them():
 def test_wrong_settings_name_the_rule(wrong: dict[str, float]):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* must "):
         Drawing(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"min_p": 1.5}, {"final_temperature": -1.0}, {"guidance_from": 0.8}])
+def test_wrong_schedules_name_the_rule(wrong: dict[str, float]):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* must "):
+        Drawing(guidance_until=0.5, **wrong)  # type: ignore[arg-type]
+
+
+def test_min_p_keeps_what_is_likely_beside_the_most_likely():
+    logits_K = torch.tensor([0.0, 1.0, 2.0, -1.0])  # shares 0.087, 0.237, 0.644, 0.032
+    uniform_B = (torch.arange(4000) + 0.5) / 4000
+    for min_p, kept in ((0.0, {0, 1, 2, 3}), (0.1, {0, 1, 2}), (0.3, {1, 2}), (1.0, {2})):
+        drawn_B = draw_codes(logits_K.expand(4000, -1), uniform_B, Drawing(min_p=min_p))
+        assert set(drawn_B.tolist()) == kept
+
+
+def test_the_temperature_goes_in_a_straight_line_and_reaches_the_draws():
+    drawing = Drawing(temperature=1.0, final_temperature=0.0)
+    assert [drawing.heat(i, 5) for i in range(5)] == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
+    assert Drawing(temperature=0.7).heat(3, 5) == 0.7
+    prior = tiny_prior()
+    token_B = prior.vocabulary.class_tokens(torch.tensor([0, 1, 2] * 8))
+    uniform_BN = torch.rand(24, SOURCE.positions)
+    code_BN = prior.sample(token_B, uniform_BN, drawing)
+    with torch.inference_mode():
+        best_B = prior.logits(torch.cat([token_B[:, None], code_BN[:, :-1]], dim=1))[:, -1].argmax(-1)
+    assert torch.equal(code_BN[:, -1], best_B), "the last code is drawn at temperature 0"
+    assert not torch.equal(code_BN, prior.sample(token_B, uniform_BN, Drawing(temperature=0.0)))
+
+
+def test_guidance_in_an_interval_is_guidance_there_and_none_elsewhere():
+    drawing = Drawing(guidance=4.0, guidance_from=0.25, guidance_until=0.5, temperature=0.0)
+    scales = [drawing.scale(i, SOURCE.positions) for i in range(SOURCE.positions)]
+    assert scales == [1.0] * 3 + [4.0] * 3 + [1.0] * 6
+    assert drawing.guided(SOURCE.positions) == 6
+    prior = tiny_prior()
+    token_B = prior.vocabulary.class_tokens(torch.tensor([0, 1, 2]))
+    code_BN = prior.sample(token_B, torch.rand(3, SOURCE.positions), drawing)
+    with torch.inference_mode():
+        read_BN = code_BN[:, :-1]
+        class_BTK = prior.logits(torch.cat([token_B[:, None], read_BN], dim=1))
+        null_BTK = prior.logits(torch.cat([torch.full_like(token_B, prior.vocabulary.null)[:, None], read_BN], dim=1))
+    scale_T1 = torch.tensor(scales)[:, None]
+    assert torch.equal((null_BTK + scale_T1 * (class_BTK - null_BTK)).argmax(-1), code_BN)
+
+
+def test_changed_weights_are_decoded_with():
+    prior = tiny_prior()
+    token_B, uniform_BN = prior.vocabulary.class_tokens(torch.tensor([0, 1, 2])), torch.rand(3, SOURCE.positions)
+    before_BN = prior.sample(token_B, uniform_BN, Drawing())
+    assert torch.equal(prior.sample(token_B, uniform_BN, Drawing()), before_BN)
+    with torch.no_grad():
+        prior.lm.lm_head.weight.copy_(prior.lm.lm_head.weight.roll(1, 0))
+    assert not torch.equal(prior.sample(token_B, uniform_BN, Drawing()), before_BN)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 48, 49, 100])
+def test_a_prepared_product_is_the_product(rows: int):
+    generator = torch.Generator().manual_seed(0)
+    weight_OI = torch.randn(33, 20, generator=generator)
+    product = Product(weight_OI)
+    product.prepare(rows)
+    for count in (rows, 3):  # another number than prepared for works too
+        x_BI = torch.randn(count, 20, generator=generator)
+        with torch.inference_mode():
+            torch.testing.assert_close(product(x_BI), x_BI @ weight_OI.T, atol=1e-5, rtol=1e-5)

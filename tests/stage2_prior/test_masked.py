@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stage2_prior.decoding import Drawing
+from stage2_prior.drawing import Drawing
 from stage2_prior.masked import MaskedPrior, halton_order, rank, still_masked
 from stage2_prior.priors import load_prior
 from stage2_prior.sample import Picture, sample_codes, uniforms

@@ -16,7 +16,7 @@ from PIL import Image
 from data.cli import UserError
 from data.transforms import to_uint8
 from stage1_tokenizer import Tokenizer
-from stage2_prior.decoding import Drawing
+from stage2_prior.drawing import Drawing
 from stage2_prior.priors import load_prior
 from stage2_prior.sample import Picture, SampleConfig, Sampling, folder_names, sample, sample_codes, uniforms
 from tests.stage2_prior.conftest import Coded, Trained
@@ -143,3 +143,17 @@ def test_folders_are_the_classes_names_where_file_systems_take_them():
     names = ["Smileys & Emotion", "a/b", "a:b", "codes", "..", ""]
     found = folder_names(range(-1, 6), names)
     assert found == ["all", "Smileys & Emotion", "class-1", "class-2", "class-3", "__", "class-5"]
+
+
+def test_pictures_of_no_class_from_a_prior_with_classes_and_from_one_without(
+    coded: Coded, trained: Trained, tmp_path: Path
+):
+    assert sample(sampling(coded, trained.prior, classes=["none"], count=3, out=str(tmp_path / "with"))) == 0
+    assert sorted(pictures(tmp_path / "with" / "all")) == ["00000.png", "00001.png", "00002.png"]
+    prior = tiny_prior(condition="none")
+    assert prior.vocabulary.classes == ()
+    assert prior.vocabulary.class_tokens(torch.tensor([0, 2, -1])).tolist() == [prior.vocabulary.null] * 3
+    prior.save_pretrained(tmp_path / "prior")
+    with pytest.raises(UserError, match="guidance=2 needs classes"):
+        Sampling(sampling(coded, str(tmp_path / "prior")), prior)
+    assert Sampling(sampling(coded, str(tmp_path / "prior"), guidance=1.0), prior).labels == [-1]
