@@ -71,7 +71,7 @@ class PipelineConfig:
 
 
 def _shipped(*parts: str) -> Path:
-    """A path inside the project; relative when called from its root, so that records don't name the machine's folders."""
+    """A path inside the project, relative where called from its root: records then name no folder of the machine."""
     return Path(*parts) if Path.cwd() == ROOT else ROOT.joinpath(*parts)
 
 
