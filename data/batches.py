@@ -6,12 +6,21 @@ Shapes: B batch (this rank's part), C channels, H W pixels, h w latent grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import local
 
 import numpy as np
 import torch
 
 from data.cli import UserError
-from data.decode import DamagedSampleError, decode_codes, decode_picture, label, picture_bytes, read_sample
+from data.decode import (
+    DamagedSampleError,
+    Workspace,
+    decode_codes,
+    decode_picture,
+    label,
+    picture_bytes,
+    read_sample,
+)
 from data.index import ShardIndex
 from data.transforms import TransformConfig, apply, draw
 
@@ -51,6 +60,7 @@ class PictureDecoder:
         self._transform, self._classes, self._max_pixels = transform, classes, max_pixels
         self._seed = seed if transform.flip or transform.random_crop else None
         self._pin = torch.cuda.is_available()
+        self._of_thread = local()
 
     def allocate(self, rows: int) -> torch.Tensor:
         """pixels_BCHW, uint8; pinned where there is a GPU, from torch's pool of pinned memory."""
@@ -62,9 +72,20 @@ class PictureDecoder:
         sample = read_sample(raw)
         number = label(sample, self._classes)
         random = None if self._seed is None else draw(self._seed, epoch, sample.key)
-        picture_HWC = decode_picture(picture_bytes(sample), self._transform, max_pixels=self._max_pixels, random=random)
+        picture_HWC = decode_picture(
+            picture_bytes(sample),
+            self._transform,
+            max_pixels=self._max_pixels,
+            random=random,
+            workspace=self._workspace(),
+        )
         apply(picture_HWC, self._transform, random, buffer[row].numpy().transpose(1, 2, 0))
         return sample.key, number
+
+    def _workspace(self) -> Workspace:
+        if not hasattr(self._of_thread, "workspace"):
+            self._of_thread.workspace = Workspace()
+        return self._of_thread.workspace
 
     def finish(
         self, step: int, buffer: torch.Tensor, rows: list[int] | None, labels: list[int], keys: list[str]

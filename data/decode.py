@@ -22,6 +22,7 @@ PICTURES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "p
 """Last parts of the extensions of members that hold a picture."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112
+_MOST_KEPT = 64_000_000
 
 
 class DamagedSampleError(ValueError):
@@ -34,6 +35,21 @@ class Sample(NamedTuple):
     key: str
     files: Mapping[str, memoryview]
     """Contents by extension, lower case."""
+
+
+class Workspace:
+    """Memory that one thread decodes into again and again: fresh memory costs a page fault every 4 KB of pixels."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def room(self, size: int) -> np.ndarray | None:
+        """At least `size` bytes, valid until the next call; None for so many that they had better not be kept."""
+        if size > _MOST_KEPT:
+            return None
+        if size > len(self._memory):
+            self._memory = np.empty(size, np.uint8)
+        return self._memory
 
 
 def read_sample(buffer: bytes | memoryview) -> Sample:
@@ -74,18 +90,24 @@ def picture_bytes(sample: Sample) -> memoryview:
 
 
 def decode_picture(
-    data: bytes | memoryview, config: TransformConfig, *, max_pixels: int, random: Draw | None = None
+    data: bytes | memoryview,
+    config: TransformConfig,
+    *,
+    max_pixels: int,
+    random: Draw | None = None,
+    workspace: Workspace | None = None,
 ) -> np.ndarray:
     """Pixels of an encoded picture, uint8 (H, W, C) with `config.channels` channels.
 
     Turned as its EXIF orientation says; 16 bits become 8; transparent parts show `config.background`; of an animation
     the first frame. With resize=area a JPEG may come out smaller, but not smaller than the target needs.
-    DamagedSampleError for what can't be decoded and for more than `max_pixels` (seen before decoding).
+    DamagedSampleError for what can't be decoded and for more than `max_pixels` (seen before decoding). With a
+    `workspace` the pixels may lie in it: they hold until it is used again.
     """
     if not len(data):
         raise DamagedSampleError("no bytes")
     if bytes(data[:3]) == b"\xff\xd8\xff":
-        pixels = _decode_jpeg(data, config, max_pixels, random)
+        pixels = _decode_jpeg(data, config, max_pixels, random, workspace)
         if pixels is not None:
             return pixels
     return _decode_other(data, config, max_pixels)
@@ -103,7 +125,11 @@ def decode_codes(sample: Sample) -> np.ndarray:
 
 
 def _decode_jpeg(
-    data: bytes | memoryview, config: TransformConfig, max_pixels: int, random: Draw | None
+    data: bytes | memoryview,
+    config: TransformConfig,
+    max_pixels: int,
+    random: Draw | None,
+    workspace: Workspace | None,
 ) -> np.ndarray | None:
     """The picture by libjpeg-turbo, or None where PIL should look at it (CMYK, oddities that PIL tolerates)."""
     try:
@@ -121,6 +147,7 @@ def _decode_jpeg(
             min_factor=2 if least_w else 1,
             fastdct=config.resize == "area",
             fastupsample=config.resize == "area",
+            buffer=None if workspace is None else workspace.room(height * width * config.channels),
         )
     except DamagedSampleError:
         raise
@@ -144,7 +171,7 @@ def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels:
             _check_pixels(*image.size, max_pixels)
             turn = image.getexif().get(_ORIENTATION, 1) if image.format != "GIF" else 1
             image.load()
-            pixels = np.asarray(_eight_bit(image, config))
+            pixels = np.array(_eight_bit(image, config))  # A copy: torch warns of what can't be written to.
     except DamagedSampleError:
         raise
     except Exception as error:  # PIL's decoders raise almost anything on damaged input

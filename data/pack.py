@@ -24,7 +24,7 @@ from data.cli import UserError, parse, run
 from data.convert import ConvertConfig
 from data.packing import Job, encoded_size, pack_shards
 from data.progress import Progress
-from data.sources import Source, open_source
+from data.sources import Source, open_source, source_class
 from data.words import as_options
 from data.writer import ShardRecord, ShardSet
 
@@ -102,8 +102,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[ShardRecord]]:
     """Pack, and give the shards of each split. UserError for what the user can mend."""
-    source = open_source(config.kind, config.source, config.source_options())
-    shards = ShardSet(config.out)
+    options, shards = config.source_options(), ShardSet(config.out)
+    if not config.overwrite:
+        # Listing a large source takes long: what can be refused without is refused first.
+        shards.refuse_finished(f"{name}.json" for name in source_class(config.kind).certain_splits(config.source))
+    source = open_source(config.kind, config.source, options)
     splits = chosen_splits(source, config)
     shards.begin(plan(source, config), [f"{name}.json" for name in splits], overwrite=config.overwrite)
     jobs = [job for name, numbers in splits.items() for job in cut(source, name, numbers, config)]

@@ -184,8 +184,7 @@ class ShardSet:
         unfinished = plan_file.read_text() if plan_file.exists() else None
         if there and unfinished is None and not overwrite:
             self._drop_state()
-            raise UserError(f"out={self.folder} holds a finished set ({there[0].name}): choose another folder, "
-                            "or pass --overwrite true to replace it")  # fmt: skip
+            self.refuse_finished(path.name for path in there)
         if unfinished is not None and unfinished != text and not overwrite:
             key = _first_difference(json.loads(unfinished), json.loads(text))
             raise UserError(f"out={self.folder} holds an unfinished set made with another {key}: go on with the same "
@@ -195,6 +194,13 @@ class ShardSet:
         for left in (*self._state.glob("*.part"), *self._state.glob(".*.part")):
             left.unlink(missing_ok=True)
         write_file(plan_file, text)
+
+    def refuse_finished(self, indexes: Iterable[str]) -> None:
+        """UserError where one of these index files is there and no unfinished set; writes nothing."""
+        for name in indexes:
+            if (self.folder / name).exists() and not (self._state / "plan.json").exists():
+                raise UserError(f"out={self.folder} holds a finished set ({name}): choose another folder, "
+                                "or pass --overwrite true to replace it")  # fmt: skip
 
     def finished(self, name: str) -> ShardRecord | None:
         """The record of a shard that is already written, else None."""

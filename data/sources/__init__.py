@@ -6,6 +6,6 @@ order and from several processes.
 
 from __future__ import annotations
 
-from data.sources.base import KINDS, Raw, SkipSampleError, Source, open_source
+from data.sources.base import KINDS, Raw, SkipSampleError, Source, open_source, source_class
 
-__all__ = ["KINDS", "Raw", "SkipSampleError", "Source", "open_source"]
+__all__ = ["KINDS", "Raw", "SkipSampleError", "Source", "open_source", "source_class"]

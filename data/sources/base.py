@@ -58,6 +58,11 @@ class Source:
         """Sample `number`. SkipSampleError (or OSError) where it can't be read."""
         raise NotImplementedError
 
+    @classmethod
+    def certain_splits(cls, source: str) -> list[str]:
+        """Splits that will surely have samples, as far as a short look tells, without listing them all."""
+        return []
+
     def fingerprint(self) -> str:
         """Changes when the source's samples do: a restarted pack goes on only with the same ones."""
         digest = hashlib.sha256(repr((self.classes, sorted(self.splits))).encode())
@@ -88,10 +93,15 @@ KINDS: dict[str, tuple[str, str]] = {
 """Kind → module and class."""
 
 
+def source_class(kind: str) -> Any:
+    """The class of a kind of source."""
+    module, name = KINDS[kind]
+    return getattr(importlib.import_module(module), name)
+
+
 def open_source(kind: str, source: str, options: Mapping[str, Any] | None = None) -> Source:
     """The source of `kind` at `source`; `options` are that kind's own. UserError if there is none."""
-    module, name = KINDS[kind]
-    made: Source = getattr(importlib.import_module(module), name)(source, **(options or {}))
+    made: Source = source_class(kind)(source, **(options or {}))
     if not len(made):
         raise UserError(f"source={source} holds no samples of kind={kind}: check the path and the kind")
     return made

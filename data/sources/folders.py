@@ -54,9 +54,8 @@ class FolderSource(FileSource):
 
     def __init__(self, root: str) -> None:
         super().__init__(existing(root, "a folder of pictures"))
-        folders = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir() and entry.name[0] != ".")
-        with_splits = bool(folders) and all(name in SPLITS for name in folders)
-        tops = {name: self.root / name for name in folders} if with_splits else {"train": self.root}
+        tops = split_folders(self.root)
+        with_splits = self.root not in tops.values()
         self.classes = sorted({name for top in tops.values() for name in class_folders(top)})
         number = {name: i for i, name in enumerate(self.classes)}
         found = []
@@ -68,6 +67,20 @@ class FolderSource(FileSource):
         self.fill(found)
         if not (self.labels >= 0).any():
             self.classes = []
+
+    @classmethod
+    def certain_splits(cls, source: str) -> list[str]:
+        """Those whose folder holds a picture."""
+        if not Path(source).is_dir():
+            return []
+        return [name for name, top in split_folders(Path(source)).items() if next(pictures(top), None)]
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folder of each split; where the folders in `root` aren't splits, `root` is `train`."""
+    folders = class_folders(root)
+    with_splits = bool(folders) and all(name in SPLITS for name in folders)
+    return {name: root / name for name in folders} if with_splits else {"train": root}
 
 
 def class_folders(top: Path) -> list[str]:

@@ -19,11 +19,8 @@ class ImageNetSource(FileSource):
     """Classes are WordNet ids in sorted order (as torchvision and all published models number them)."""
 
     def __init__(self, root: str) -> None:
-        top = existing(root, "ImageNet's folder")
-        if (top / "ILSVRC/Data/CLS-LOC").is_dir():
-            top = top / "ILSVRC/Data/CLS-LOC"
-        super().__init__(top)
-        tops = {name: self.root / name for name in ("train", "val") if (self.root / name).is_dir()}
+        super().__init__(_top(existing(root, "ImageNet's folder")))
+        tops = _tops(self.root)
         if not tops:
             raise UserError(f"source={root} has neither train/ nor val/: name ImageNet's root, or use kind=folder")
         wnids = sorted({name for folder in tops.values() for name in class_folders(folder)})
@@ -45,6 +42,20 @@ class ImageNetSource(FileSource):
                                         "ILSVRC2012_devkit_t12 or LOC_val_solution.csv to the root")  # fmt: skip
                 found.append((f"{split}/{path}", size, number[wnid], split))
         self.fill(found)
+
+    @classmethod
+    def certain_splits(cls, source: str) -> list[str]:
+        """Those whose folder holds a picture."""
+        return [name for name, folder in _tops(_top(Path(source))).items() if next(pictures(folder), None)]
+
+
+def _top(root: Path) -> Path:
+    """Where train and val lie: in `root`, or below it as Kaggle packs them."""
+    return root / "ILSVRC/Data/CLS-LOC" if (root / "ILSVRC/Data/CLS-LOC").is_dir() else root
+
+
+def _tops(top: Path) -> dict[str, Path]:
+    return {name: top / name for name in ("train", "val") if (top / name).is_dir()}
 
 
 def class_names(root: Path) -> dict[str, str]:

@@ -21,7 +21,8 @@ GREY = TransformConfig(size=16, channels=1)
 
 def decoded(data: bytes, config: TransformConfig = RGB, max_pixels: int = 10**6) -> np.ndarray:
     pixels = decode_picture(data, config, max_pixels=max_pixels)
-    assert pixels.dtype == np.uint8 and pixels.shape[2] == config.channels and pixels.flags["C_CONTIGUOUS"]
+    assert pixels.dtype == np.uint8 and pixels.shape[2] == config.channels
+    assert pixels.flags["C_CONTIGUOUS"] and pixels.flags["WRITEABLE"], "torch warns of arrays that aren't writable"
     return pixels
 
 

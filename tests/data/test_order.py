@@ -31,7 +31,7 @@ def epoch_of(order: SampleOrder, epoch: int) -> list[tuple[int, int]]:
     return [(s, p) for s, p, _ in found.tolist()]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100)
 @given(orders(), st.integers(0, 10**9))
 def test_every_sample_at_most_once_an_epoch_and_few_left_out(order: SampleOrder, epoch: int) -> None:
     seen = Counter(epoch_of(order, epoch))
@@ -40,7 +40,7 @@ def test_every_sample_at_most_once_an_epoch_and_few_left_out(order: SampleOrder,
     assert all(0 <= position < order.sizes[shard] for shard, position in seen)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100)
 @given(orders(), st.integers(0, 10**9))
 def test_ranks_together_are_the_batch_for_every_allowed_world_size(order: SampleOrder, step: int) -> None:
     whole = order.batch(step)
@@ -50,7 +50,7 @@ def test_ranks_together_are_the_batch_for_every_allowed_world_size(order: Sample
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40)
 @given(orders())
 def test_batches_in_a_row_give_each_epoch_once(order: SampleOrder) -> None:
     steps = -(-3 * order.lane_length // order.per_lane)
@@ -60,7 +60,7 @@ def test_batches_in_a_row_give_each_epoch_once(order: SampleOrder) -> None:
         assert sorted(map(tuple, part.tolist())) == sorted(epoch_of(order, epoch))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40)
 @given(orders(), st.integers(0, 200), st.data())
 def test_neighbours_hold_the_samples_of_their_window(order: SampleOrder, position: int, data: st.DataObject) -> None:
     lane = data.draw(st.integers(0, order.lanes - 1))
@@ -71,7 +71,7 @@ def test_neighbours_hold_the_samples_of_their_window(order: SampleOrder, positio
     assert sorted(expected) == sorted((s, p) for s, p, _ in found.tolist())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 300), st.integers(0, 2**64 - 1))
 def test_permute_is_a_permutation(count: int, key: int) -> None:
     image = permute(np.arange(count), np.full(count, count), np.full(count, key, dtype=np.uint64))

@@ -88,7 +88,7 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     (source / "cat/001.jpg").write_bytes(b"<html>not found</html>")
     (source / "cat/002.jpg").write_bytes(jpeg(1)[:300])  # Truncated: only seen where pictures are decoded.
     (source / "dog/note.txt").write_text("no picture")
-    Image.new("RGB", (4000, 4000)).save(source / "dog/large.png")
+    Image.new("RGB", (1100, 1000)).save(source / "dog/large.png")
     (source / "dog/gone.jpg").symlink_to(source / "cat/003.jpg")
     convert = ConvertConfig(check="decode", max_pixels=10**6)
     pack(PackConfig(source=str(source), out=str(tmp_path / "out"), kind="folder", processes=1, convert=convert))
@@ -167,6 +167,27 @@ def test_options_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "e").exists()
 
 
+@pytest.mark.parametrize("kind", ["folder", "imagenet"])
+def test_a_finished_set_is_refused_before_the_source_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for split in ("train", "val"):
+        folder_of_pictures(tmp_path / "in" / split, per_class=1)
+    made = packed(tmp_path / "in", tmp_path / "out", kind)
+
+    def listing(*arguments: object) -> None:
+        raise AssertionError("the source was listed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("data.pack.open_source", listing)
+        with pytest.raises(UserError, match=r"finished set \(train\.json\)"):
+            packed(tmp_path / "in", tmp_path / "out", kind)
+    (tmp_path / "out/train.json").unlink()
+    with pytest.raises(UserError, match=r"finished set \(val\.json\)"):
+        packed(tmp_path / "in", tmp_path / "out", kind)
+    assert packed(tmp_path / "in", tmp_path / "out", kind, overwrite=True) == made
+
+
 def test_words_become_options() -> None:
     words = ["A", "B", "--overwrite", "--seed", "3"]
     assert as_options(words, ("source", "out"), PackConfig) == [
@@ -187,8 +208,8 @@ def test_keys_are_made_fit(name: str, key: str) -> None:
 def test_killed_twenty_times_at_random_and_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 of the packing process (its workers end themselves) at 20 random moments: the same bytes in the end."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # For power cuts; a kill loses nothing of a file.
-    source = folder_of_pictures(tmp_path / "in", per_class=40)
-    options = {"samples_per_shard": 3, "convert": ConvertConfig(size=24, format="png"), "name": "set", "processes": 2}
+    source = folder_of_pictures(tmp_path / "in", per_class=16)
+    options = {"samples_per_shard": 2, "convert": ConvertConfig(size=24, format="png"), "name": "set", "processes": 2}
     began = time.monotonic()
     expected = packed(source, tmp_path / "whole", **options)
     whole = time.monotonic() - began

@@ -22,6 +22,7 @@ from data.stream import (
 )
 from data.transforms import TransformConfig
 from tests.data.making import code_set, picture_set
+from tests.distributed import run_distributed_test
 
 RANDOM = TransformConfig(size=16, flip=True, random_crop=True, min_scale=0.7)
 
@@ -74,6 +75,23 @@ def test_a_resume_on_other_ranks_continues_the_sequence(pictures: Path, before: 
         return [[key for batches in ranks for key in batches[i].keys] for i in range(count)]
 
     assert keys(before, 0, 5) + keys(after, 5, 7) == whole
+
+
+def keys_of_this_process(index: str, start: int, count: int) -> list[list[str]]:
+    """One of several processes: its rank's part of each step, put together with the others'."""
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    own = [batch.keys for batch in take(config(Path(index)), count, start, rank, world_size)]
+    gathered: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(gathered, own)
+    return [[key for part in gathered for key in part[i]] for i in range(count)]
+
+
+def test_two_processes_and_one_continue_each_others_sequence(pictures: Path) -> None:
+    """2 → 1 and 1 → 2, with processes of their own and a process group."""
+    whole = [batch.keys for batch in take(config(pictures), 12)]
+    begun, continued = (run_distributed_test(keys_of_this_process, 2, [str(pictures), *s]) for s in ((0, 5), (5, 7)))
+    assert begun == [whole[:5]] * 2
+    assert continued == [whole[5:]] * 2
 
 
 def test_a_resume_gives_the_same_pixels(pictures: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as functional
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,6 +33,25 @@ def test_bicubic_is_pils_to_two_of_255() -> None:
     square = Image.fromarray(picture[:, 20:120])
     theirs = np.asarray(square.resize((32, 32), Image.Resampling.BICUBIC))
     assert np.abs(ours.astype(int) - theirs).max() <= 2
+
+
+@pytest.mark.parametrize(("resize", "mode"), [("bicubic", "bicubic"), ("area", "bilinear")])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_it_is_torchs_interpolation_wherever_it_is_written(resize: Any, mode: str, channels: int) -> None:
+    picture = np.ascontiguousarray(photo(100, 140, channels))
+    square = torch.from_numpy(picture[:, 20:120]).permute(2, 0, 1)[None]
+    expected = functional.interpolate(square, size=(32, 32), mode=mode, antialias=True)[0].permute(1, 2, 0).numpy()
+    config = TransformConfig(size=32, channels=channels, resize=resize, flip=True)
+    planes = np.empty((channels, 32, 32), np.uint8).transpose(1, 2, 0)
+    mixed = np.empty((32, 32, channels), np.uint8)
+    kinds = set()
+    for out in (planes, mixed):
+        for random in (None, *(draw(0, 0, f"k{i}") for i in range(8))):
+            apply(picture, config, random, out)
+            flipped = random is not None and random.flip < 0.5
+            kinds.add(flipped)
+            np.testing.assert_array_equal(out, expected[:, ::-1] if flipped else expected)
+    assert kinds == {True, False}
 
 
 def test_area_keeps_the_mean() -> None:
