@@ -227,7 +227,7 @@ class Cluster:
             self._patiently(10, lambda: not any(map(_alive, daemons.values())))
         for path in run.glob("*.pid"):
             path.unlink()
-        self._end_orphans()
+        self._patiently(5, lambda: not self._end_orphans())
         if (run / "munge").exists():
             shutil.rmtree((run / "munge").read_text(), ignore_errors=True)
             (run / "munge").unlink()
@@ -238,15 +238,18 @@ class Cluster:
                     _quiet("ip", kind, "del", name)
             (run / "network.json").unlink()
 
-    def _end_orphans(self) -> None:
-        """Processes of this cluster's jobs that outlived its daemons."""
+    def _end_orphans(self) -> int:
+        """Kill processes of this cluster's jobs that outlived its daemons; how many there were."""
+        found = 0
         for process in psutil.process_iter():
             try:
                 environ = process.environ()
                 if environ.get("SLURM_CONF") == str(self.conf) and "SLURM_JOB_ID" in environ:
                     process.kill()
+                    found += 1
             except psutil.Error:
                 continue
+        return found
 
     def _patiently(self, seconds: float, ready: Callable[[], bool]) -> None:
         until = time.monotonic() + seconds
