@@ -84,8 +84,7 @@ def write_card(path: Path, name: str, licence: str, opened: OpenedRun, metrics: 
     config, measured = opened.config, metrics["measured"]
     transform = config["data"]["transform"]
     size, channels = transform["size"], transform["channels"]
-    sides = opened.tokenizer.grid(size)
-    grid = "×".join(map(str, sides))
+    grid = "×".join(map(str, opened.tokenizer.codes_shape(size)))
     text = TEMPLATE.format(
         name=name,
         licence=licence,

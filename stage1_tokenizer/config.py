@@ -7,54 +7,8 @@ from typing import Literal
 
 from data.config import DataConfig
 from launch.runtime import RunConfig
-
-
-def _check(key: str, value: float, good: bool, rule: str) -> None:
-    """Raise ValueError (key, value, rule, way out) unless `good`."""
-    if not good:
-        raise ValueError(f"{key}={value} is out of range: set it to {rule}")
-
-
-@dataclass(frozen=True)
-class QuantizerConfig:
-    """How latent vectors become codes."""
-
-    kind: Literal["vq", "gaussian"] = "vq"
-    """vq: nearest entry of a learned codebook (VQ-VAE, VQGAN); gaussian: no codes, a VAE's latents with a KL term."""
-    codebook_size: int = 1024
-    """Number of codes K."""
-    code_dim: int = 256
-    """Length D of a code vector, and channels of what the decoder's side receives."""
-    l2_normalise: bool = False
-    """Look up on the unit sphere: latents and codes are scaled to length 1 (ViT-VQGAN; best with a small code_dim)."""
-    learning: Literal["gradient", "moving_average"] = "gradient"
-    """How codes follow their latents: by the codebook loss's gradient, or as moving averages of them."""
-    decay: float = 0.99
-    """With learning=moving_average, the share of the old average that stays in each step."""
-    commitment: float = 0.25
-    """beta: weight of the term that draws latents to their codes (van den Oord et al. 2017, eq. 3)."""
-    beta_placement: Literal["paper", "legacy"] = "paper"
-    """paper: beta weighs the commitment term; legacy: the codebook term instead, as taming-transformers published."""
-    start: Literal["uniform", "batch"] = "uniform"
-    """First codes: uniform in [-1/K, 1/K], or latent vectors drawn from the first training batch."""
-    revive_after: int = 0
-    """Every so many training steps, codes that none of them used move to vectors of the global batch; 0: never."""
-    kl_weight: float = 1e-4
-    """With kind=gaussian, weight of the KL divergence, which is counted in nats per latent element."""
-
-    def __post_init__(self) -> None:
-        at = "model.quantizer."
-        _check(at + "codebook_size", self.codebook_size, self.codebook_size >= 2, "2 or more")
-        _check(at + "code_dim", self.code_dim, self.code_dim >= 1, "1 or more")
-        _check(at + "decay", self.decay, 0 <= self.decay < 1, "a share from 0 to below 1")
-        _check(at + "commitment", self.commitment, self.commitment >= 0, "0 or more")
-        _check(at + "revive_after", self.revive_after, self.revive_after >= 0, "0 (never) or more")
-        _check(at + "kl_weight", self.kl_weight, self.kl_weight >= 0, "0 or more")
-        if self.beta_placement == "legacy" and self.learning == "moving_average":
-            raise ValueError(
-                "model.quantizer.beta_placement=legacy has no meaning with learning=moving_average, which has no "
-                "codebook term: set it to paper"
-            )
+from stage1_tokenizer.quantizer_config import QuantizerConfig
+from stage1_tokenizer.quantizer_config import check as _check
 
 
 @dataclass(frozen=True)
@@ -86,6 +40,11 @@ class ModelConfig:
         _check("model.res_blocks", self.res_blocks, self.res_blocks >= 1, "1 or more")
         _check("model.z_channels", self.z_channels, self.z_channels >= 1, "1 or more")
         _check("model.dropout", self.dropout, 0 <= self.dropout < 1, "a share from 0 to below 1")
+        if self.quantizer.kind == "multiscale" and self.spatial_dims != 2:
+            raise ValueError(
+                f"model.spatial_dims={self.spatial_dims} can't have model.quantizer.kind=multiscale, which is for "
+                f"pictures: set it to 2, or choose kind=residual"
+            )
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
             raise ValueError(
                 f"model.channel_multipliers={list(self.channel_multipliers)} must be one or more whole numbers from 1 "
@@ -239,6 +198,12 @@ class TokenizerTrainConfig:
             raise ValueError(
                 f"data.transform.size={size} is not a multiple of {stride}, the stride of the {stride.bit_length()} "
                 f"levels of model.channel_multipliers: set it to {size // stride * stride or stride}"
+            )
+        quantizer = self.model.quantizer
+        if quantizer.kind == "multiscale" and quantizer.scales[-1] != size // stride:
+            raise ValueError(
+                f"model.quantizer.scales={list(quantizer.scales)} must end with {size // stride}, the latent grid of "
+                f"pictures of data.transform.size={size}: add it, or leave off what is larger"
             )
         if self.model.in_channels != self.data.transform.channels:
             raise ValueError(

@@ -136,7 +136,7 @@ def measure(
     from data.transforms import to_float, to_uint8
     from stage1_tokenizer import measures
 
-    scores = measures.Scores(tokenizer.codebook_size, device)
+    scores = measures.Scores(tokenizer.codebook_size, device, tokenizer.codebooks)
     size = tokenizer.transform.size if tokenizer.transform else measures.WINDOW
     names = ("psnr", *(["ssim"] if size >= measures.WINDOW else []), *(["lpips"] if lpips is not None else []))
     for batch in batches:

@@ -50,35 +50,57 @@ def ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     return (top / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).flatten(1).mean(1)
 
 
-def code_statistics(count_K: Tensor) -> dict[str, float]:
-    """Codebook use from how often each code occurred: codes_used, codebook_usage, entropy_bits, perplexity."""
-    total = max(int(count_K.sum()), 1)
-    share = count_K[count_K > 0].double() / total
-    entropy = float(-(share * share.log2()).sum())
-    used = int((count_K > 0).sum())
+COUNTED = 2**24
+"""Codebooks larger than this are not counted: their use and perplexity are not measured."""
+
+
+def count_codes(idx_Bhw: Tensor, codebook_size: int, codebooks: int = 1) -> Tensor:
+    """How often each code occurs in each codebook, count_GK int64. With several codebooks, axis 1 of the codes is G."""
+    idx_GN = (idx_Bhw.movedim(1, 0) if codebooks > 1 else idx_Bhw).reshape(codebooks, -1)
+    shifted_GN = idx_GN + torch.arange(codebooks, device=idx_GN.device)[:, None] * codebook_size
+    count = torch.zeros(codebooks * codebook_size, dtype=torch.int64, device=idx_Bhw.device)
+    return count.scatter_add_(0, shifted_GN.flatten(), torch.ones_like(shifted_GN.flatten())).view(codebooks, -1)
+
+
+def code_statistics(count_GK: Tensor) -> dict[str, float]:
+    """Codebook use from how often each code occurred: codes_used, codebook_usage, entropy_bits, perplexity.
+
+    (K,), or (G, K) for several codebooks: codes_used counts those of all, the others are means over the codebooks, and
+    perplexity is that of the mean entropy.
+    """
+    count_GK = count_GK.reshape(-1, count_GK.shape[-1])
+    share_GK = count_GK.double() / count_GK.sum(1, keepdim=True).clamp_min(1)
+    entropy = float(-torch.special.xlogy(share_GK, share_GK).sum(1).mean()) / math.log(2)
+    used = int((count_GK > 0).sum())
     return {
         "codes_used": used,
-        "codebook_usage": used / count_K.numel(),
+        "codebook_usage": used / count_GK.numel(),
         "entropy_bits": entropy,
         "perplexity": 2.0**entropy,
     }
 
 
-def batch_use(idx_Bhw: Tensor, codebook_size: int) -> dict[str, Tensor]:
-    """How many codes one rank's part of a batch uses, and their perplexity; nothing waits for the device."""
-    count_K = torch.zeros(codebook_size, dtype=torch.int64, device=idx_Bhw.device)
-    count_K.scatter_add_(0, idx_Bhw.flatten(), torch.ones_like(idx_Bhw.flatten()))
-    share_K = count_K.float() / idx_Bhw.numel()
-    entropy = -torch.special.xlogy(share_K, share_K).sum()
-    return {"codes/used": (count_K > 0).sum(), "codes/perplexity": entropy.exp()}
+def batch_use(idx_Bhw: Tensor, codebook_size: int, codebooks: int = 1) -> dict[str, Tensor]:
+    """How many codes one rank's part of a batch uses, and their perplexity; nothing waits for the device.
+
+    Nothing for codebooks of more than COUNTED codes.
+    """
+    if codebook_size > COUNTED:
+        return {}
+    count_GK = count_codes(idx_Bhw, codebook_size, codebooks)
+    share_GK = count_GK.float() / (idx_Bhw.numel() / codebooks)
+    entropy = -torch.special.xlogy(share_GK, share_GK).sum(1).mean()
+    return {"codes/used": (count_GK > 0).sum(), "codes/perplexity": entropy.exp()}
 
 
 class Scores:
     """Sums over pictures, on the device; `result` adds those of all ranks and waits for the device once."""
 
-    def __init__(self, codebook_size: int, device: torch.device):
+    def __init__(self, codebook_size: int, device: torch.device, codebooks: int = 1):
         self._sums: dict[str, Tensor] = {}
-        self._count_K = torch.zeros(codebook_size, dtype=torch.int64, device=device)
+        self._codebook_size = codebook_size
+        counted = codebook_size if codebook_size <= COUNTED else 0
+        self._count_GK = torch.zeros(codebooks, counted, dtype=torch.int64, device=device)
         self._positions = torch.zeros(3, dtype=torch.float64, device=device)  # pictures, codes, pixels
 
     def add(self, scores: dict[str, Tensor], idx_Bhw: Tensor | None, x_BCHW: Tensor) -> None:
@@ -91,8 +113,8 @@ class Scores:
         pixels = x_BCHW[:, 0].numel()
         codes = 0 if idx_Bhw is None else idx_Bhw.numel()
         self._positions += torch.tensor([len(x_BCHW), codes, pixels], dtype=torch.float64).to(self._positions.device)
-        if idx_Bhw is not None:
-            self._count_K += torch.bincount(idx_Bhw.flatten(), minlength=len(self._count_K))
+        if idx_Bhw is not None and self._count_GK.numel():
+            self._count_GK += count_codes(idx_Bhw, self._codebook_size, len(self._count_GK))
 
     def result(self, names: tuple[str, ...], total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> dict:
         """Means over all pictures of all ranks, with codebook use, bits per pixel and the number of pictures.
@@ -103,7 +125,8 @@ class Scores:
         sums = total(torch.cat([self._positions, torch.stack([self._sums.get(name, zero) for name in names])])).tolist()
         pictures, codes, pixels = sums[:3]
         found: dict[str, float] = {name: value / max(pictures, 1) for name, value in zip(names, sums[3:], strict=True)}
-        if len(self._count_K):
-            found |= code_statistics(total(self._count_K).cpu())
-            found["bits_per_pixel"] = codes * math.log2(len(self._count_K)) / max(pixels, 1)
+        if self._count_GK.numel():
+            found |= code_statistics(total(self._count_GK).cpu())
+        if self._codebook_size:
+            found["bits_per_pixel"] = codes * math.log2(self._codebook_size) / max(pixels, 1)
         return {**found, "samples": int(pictures)}

@@ -54,8 +54,20 @@ class Tokenizer(nn.Module):
 
     @property
     def codebook_size(self) -> int:
-        """Number of codes K; 0 for a Gaussian latent, which has none."""
+        """Number of codes K, of each codebook; 0 for a Gaussian latent, which has none."""
         return self.quantizer.codebook_size
+
+    @property
+    def codebooks(self) -> int:
+        """Number of codebooks G that give a code to each position; 1 for most quantizers."""
+        return self.quantizer.codebooks
+
+    def codes_shape(self, size: int | Sequence[int]) -> tuple[int, ...]:
+        """Shape of the codes of one picture of `size` pixels: its grid (h, w), for most quantizers.
+
+        (G, h, w) with several codebooks, (N,) with multiscale. Raises ValueError for a size that doesn't fit.
+        """
+        return self.quantizer.codes_shape(self.grid(size))
 
     @property
     def stride(self) -> int:
@@ -80,6 +92,7 @@ class Tokenizer(nn.Module):
     def encode(self, x_BCHW: Tensor) -> Tensor:
         """Codes idx_Bhw, int64 in [0, K), of pictures in [-1, 1] (`data.transforms.to_float` makes them of uint8).
 
+        With other forms of codes (`codes_shape`), (B, G, h, w) or (B, N).
         Raises ValueError for another type, shape or range, and where there are no codes (a Gaussian latent).
         """
         self._need_codes()
@@ -92,11 +105,9 @@ class Tokenizer(nn.Module):
     def decode(self, idx_Bhw: Tensor) -> Tensor:
         """Pictures x_BCHW, float in [-1, 1], of codes (any integer type). Raises ValueError for anything else."""
         self._need_codes()
-        dims = self.config.spatial_dims
         if idx_Bhw.is_floating_point() or idx_Bhw.is_complex() or idx_Bhw.dtype is torch.bool:
             raise ValueError(f"codes of type {idx_Bhw.dtype} are not whole numbers: give int64 from `encode`")
-        if idx_Bhw.ndim != dims + 1:
-            raise ValueError(f"codes of shape {tuple(idx_Bhw.shape)} need {dims + 1} axes: batch, then the grid")
+        self.quantizer.check_codes(idx_Bhw.shape, self.config.spatial_dims)
         idx_Bhw = idx_Bhw.long()
         if idx_Bhw.numel() and not bool(((idx_Bhw >= 0) & (idx_Bhw < self.codebook_size)).all()):
             raise ValueError(

@@ -179,7 +179,7 @@ def train_step(
         scalars["optimizer/discriminator_gradient_norm"] = judge.descend(share, clip)
     parts.ema.update(parts.tokenizer, step)
     if done.codes_Bhw is not None:
-        scalars |= batch_use(done.codes_Bhw, parts.tokenizer.codebook_size)
+        scalars |= batch_use(done.codes_Bhw, parts.tokenizer.codebook_size, parts.tokenizer.codebooks)
     return scalars
 
 

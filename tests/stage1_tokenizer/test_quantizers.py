@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage1_tokenizer import quantizers
 from stage1_tokenizer.config import QuantizerConfig
-from stage1_tokenizer.quantizers import Gaussian, VectorQuantizer, build_quantizer, draw_rows, nearest_code
+from stage1_tokenizer.quantizers import Gaussian, VectorQuantizer, build_quantizer, draw_rows, nearest_code, search
 from tests.distributed import run_distributed_test
 
 GRADIENT = QuantizerConfig(codebook_size=32, code_dim=6, start="batch", revive_after=2)
@@ -35,13 +34,13 @@ def trained(config: QuantizerConfig, steps: int = 3) -> VectorQuantizer:
 
 @pytest.mark.parametrize(("rows", "codes"), [(1, 1), (7, 5), (64, 16), (33, 49)])
 def test_search_by_tiles_equals_the_full_matrix(monkeypatch: pytest.MonkeyPatch, rows: int, codes: int) -> None:
-    monkeypatch.setattr(quantizers, "TILE", 16)
+    monkeypatch.setattr(search, "TILE", 16)
     z_ND, code_KD = torch.randn(rows, 3, dtype=torch.float64), torch.randn(codes, 3, dtype=torch.float64)
     assert torch.equal(nearest_code(z_ND, code_KD), torch.cdist(z_ND, code_KD).argmin(1))
 
 
 def test_search_takes_the_lowest_of_equal_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantizers, "TILE", 4)
+    monkeypatch.setattr(search, "TILE", 4)
     code_KD = torch.tensor([[5.0], [1.0], [1.0], [7.0], [1.0], [1.0]])
     assert nearest_code(torch.tensor([[1.0]]), code_KD).tolist() == [1]
 

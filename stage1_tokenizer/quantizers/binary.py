@@ -1,0 +1,79 @@
+"""Lookup-free and binary spherical quantization: the signs of the channels are the code.
+
+Legend: B batch, L bits of a code (channels), h w latent grid, N positions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stage1_tokenizer.config import QuantizerConfig
+from stage1_tokenizer.quantizers.base import Counter, Quantized, Quantizer, codes_to_grid, grid_to_rows
+from stage1_tokenizer.quantizers.entropy import binary_entropies, weighted
+from stage1_tokenizer.quantizers.straight import straight_through
+
+
+class LookupFreeQuantizer(Quantizer):
+    """LFQ: q(z) = sign(z) in {−1, 1}^L (Yu et al. 2023, MAGVIT-v2, eq. 3), with its entropy term (eq. 5).
+
+    The first channel is the highest bit of a code. A code's probability is taken as exp(−‖z − c‖²/temperature) over its
+    sum, which makes the bits independent: σ(4 z c / temperature) each.
+    """
+
+    bit_L: Tensor
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__()
+        self.config = config
+        self.codebook_size = config.codebook_size
+        bits = config.codebook_size.bit_length() - 1
+        self.input_channels = self.latent_channels = bits
+        self.size = 1.0
+        self.register_buffer("bit_L", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
+        self.statistics = Counter()
+
+    def forward(self, z_BLhw: Tensor) -> Quantized:
+        """Latents (B, L, h, w), codes (B, h, w), and the losses `commitment` (MSE to sg[q(z)]) and `entropy`."""
+        with torch.autocast(z_BLhw.device.type, enabled=False):
+            rows_NL, grid = grid_to_rows(z_BLhw)
+            z_NL = self._prepared(rows_NL)
+            positive_NL = z_NL.detach() > 0
+            e_NL = self._signs(positive_NL, z_NL.dtype)
+            losses = {"commitment": self.config.commitment * F.mse_loss(z_NL, e_NL)}
+            if self.config.entropy_weight:
+                logit_NL = 4 * self.size / self.config.entropy_temperature * z_NL
+                entropies = binary_entropies(logit_NL, self.config.entropy_bits)
+                losses["entropy"] = weighted(self.config, entropies, self.statistics.steps)
+            if self.training:
+                self.statistics.steps += 1
+            latents_NL = straight_through(z_NL, e_NL)
+        return Quantized(codes_to_grid(latents_NL, grid), (positive_NL * self.bit_L).sum(1).view(grid), losses)
+
+    def embed(self, idx_Bhw: Tensor) -> Tensor:
+        """Codes to latents (B, L, h, w)."""
+        positive_NL = (idx_Bhw.flatten()[:, None] & self.bit_L) != 0
+        return codes_to_grid(self._signs(positive_NL, torch.get_default_dtype()), idx_Bhw.shape)
+
+    def nearest(self, latents_BLhw: Tensor) -> Tensor:
+        """Codes (B, h, w) of latents that `embed` gave."""
+        rows_NL, grid = grid_to_rows(latents_BLhw)
+        return ((rows_NL > 0) * self.bit_L).sum(1).view(grid)
+
+    def _prepared(self, rows_NL: Tensor) -> Tensor:
+        return rows_NL
+
+    def _signs(self, positive_NL: Tensor, dtype: torch.dtype) -> Tensor:
+        return (positive_NL * 2 - 1).to(dtype) * self.size
+
+
+class BinarySphericalQuantizer(LookupFreeQuantizer):
+    """BSQ: latents of length 1, q(u) = sign(u)/√L (Zhao et al. 2024, section 3.1), with the entropy term of LFQ."""
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__(config)
+        self.size = self.input_channels**-0.5
+
+    def _prepared(self, rows_NL: Tensor) -> Tensor:
+        return F.normalize(rows_NL, dim=1)

@@ -1,0 +1,84 @@
+"""Tokenizers with several codes a position: encode, decode, what is counted, the prior's refusal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.cli import UserError
+from stage1_tokenizer.config import QuantizerConfig
+from stage1_tokenizer.measures import COUNTED, Scores, batch_use, code_statistics, count_codes
+from stage1_tokenizer.tokenizer import Tokenizer
+from stage2_prior.encode import EncodeConfig, encode
+from tests.stage1_tokenizer import tiny
+
+FORMS = {"residual": (3, 8, 8), "product": (3, 8, 8), "multiscale": (1 + 16 + 64,), "fsq": (8, 8), "bsq": (8, 8)}
+
+
+def tokenizer(kind: str) -> Tokenizer:
+    torch.manual_seed(0)
+    quantizer = QuantizerConfig(kind=kind, codebook_size=32, code_dim=6, codebooks=3, scales=[1, 4, 8])  # type: ignore[arg-type]
+    return Tokenizer(replace(tiny.tokenizer().config, quantizer=quantizer), tiny.TRANSFORM).eval()
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_codes_of_every_form_decode_to_the_reconstruction(kind: str, tmp_path: Path) -> None:
+    model = tokenizer(kind)
+    x = torch.rand(2, 1, 16, 16) * 2 - 1
+    codes = model.encode(x)
+    assert codes.shape == (2, *FORMS[kind])
+    assert model.codes_shape(16) == FORMS[kind]
+    assert torch.equal(model.decode(codes), model.reconstruct(x)[0])
+    with pytest.raises(ValueError, match="codes of shape"):
+        model.decode(codes[:, :1] if len(FORMS[kind]) != 2 else codes[0])
+    model.save_pretrained(tmp_path)
+    assert torch.equal(Tokenizer.from_pretrained(tmp_path).encode(x), codes)
+
+
+def test_each_codebook_is_counted_by_itself() -> None:
+    idx_BGhw = torch.zeros(2, 2, 1, 4, dtype=torch.int64)
+    idx_BGhw[:, 1] = torch.arange(4)
+    count_GK = count_codes(idx_BGhw, 4, 2)
+    assert count_GK.tolist() == [[8, 0, 0, 0], [2, 2, 2, 2]]
+    assert code_statistics(count_GK) == {
+        "codes_used": 5,
+        "codebook_usage": 5 / 8,
+        "entropy_bits": pytest.approx(1.0),
+        "perplexity": pytest.approx(2.0),
+    }
+    use = batch_use(idx_BGhw, 4, 2)
+    assert int(use["codes/used"]) == 5
+    assert float(use["codes/perplexity"]) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("kind", ["residual", "multiscale", "bsq"])
+def test_bits_per_pixel_count_every_code(kind: str) -> None:
+    model, x = tokenizer(kind), torch.rand(2, 1, 16, 16) * 2 - 1
+    scores = Scores(model.codebook_size, x.device, model.codebooks)
+    scores.add({"psnr": torch.ones(2)}, model.encode(x), x)
+    found = scores.result(("psnr",))
+    assert found["bits_per_pixel"] == pytest.approx(math.prod(FORMS[kind]) * 5 / 256)
+    assert 0 < found["codebook_usage"] <= 1
+
+
+def test_a_codebook_too_large_to_count_still_has_its_rate() -> None:
+    x, idx = torch.zeros(1, 1, 8, 8), torch.full((1, 2, 2), 2**35)
+    scores = Scores(2**36, x.device)
+    scores.add({"psnr": torch.ones(1)}, idx, x)
+    found = scores.result(("psnr",))
+    assert COUNTED < 2**36
+    assert found["bits_per_pixel"] == 4 * 36 / 64
+    assert "perplexity" not in found
+    assert batch_use(idx, 2**36) == {}
+
+
+@pytest.mark.parametrize("kind", ["residual", "multiscale"])
+def test_the_prior_refuses_them_in_one_line(kind: str, tmp_path: Path) -> None:
+    tokenizer(kind).save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(UserError, match="several codes a position") as error:
+        encode(EncodeConfig(tokenizer=str(tmp_path / "tokenizer"), data=tiny.HELD_OUT, out=str(tmp_path / "codes")))
+    assert "\n" not in str(error.value)
