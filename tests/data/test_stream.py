@@ -77,21 +77,23 @@ def test_a_resume_on_other_ranks_continues_the_sequence(pictures: Path, before: 
     assert keys(before, 0, 5) + keys(after, 5, 7) == whole
 
 
-def keys_of_this_process(index: str, start: int, count: int) -> list[list[str]]:
-    """One of several processes: its rank's part of each step, put together with the others'."""
+def keys_of_the_processes(index: str, stretches: list[tuple[int, int]]) -> list[list[list[str]]]:
+    """One of several processes: of each (start, count), its rank's parts put together with the others'."""
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    own = [batch.keys for batch in take(config(Path(index)), count, start, rank, world_size)]
-    gathered: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(gathered, own)
-    return [[key for part in gathered for key in part[i]] for i in range(count)]
+    found = []
+    for start, count in stretches:
+        own = [batch.keys for batch in take(config(Path(index)), count, start, rank, world_size)]
+        gathered: list[Any] = [None] * world_size
+        torch.distributed.all_gather_object(gathered, own)
+        found.append([[key for part in gathered for key in part[i]] for i in range(count)])
+    return found
 
 
 def test_two_processes_and_one_continue_each_others_sequence(pictures: Path) -> None:
     """2 → 1 and 1 → 2, with processes of their own and a process group."""
     whole = [batch.keys for batch in take(config(pictures), 12)]
-    begun, continued = (run_distributed_test(keys_of_this_process, 2, [str(pictures), *s]) for s in ((0, 5), (5, 7)))
-    assert begun == [whole[:5]] * 2
-    assert continued == [whole[5:]] * 2
+    both = run_distributed_test(keys_of_the_processes, 2, [str(pictures), [(0, 5), (5, 7)]])
+    assert both == [[whole[:5], whole[5:]]] * 2
 
 
 def test_a_resume_gives_the_same_pixels(pictures: Path) -> None:
