@@ -89,8 +89,17 @@ class AdversarialConfig:
     """Scale by the ratio of gradient norms at the decoder's last layer (Esser et al. 2021, eq. 7)."""
     adaptive_limit: float = 1e4
     """Largest adaptive weight."""
-    loss: Literal["hinge", "vanilla", "non_saturating"] = "hinge"
-    """hinge; vanilla: the discriminator's logistic loss with the generator's hinge term (taming's); non_saturating."""
+    loss: Literal["hinge", "vanilla", "non_saturating", "least_squares"] = "hinge"
+    """hinge; vanilla: the discriminator's logistic loss with the generator's hinge term (taming's); non_saturating;
+    least_squares (LSGAN)."""
+    lecam: float = 0.0
+    """Weight of LeCam's penalty, which keeps the discriminator's logits near their running means; 0: none."""
+    lecam_decay: float = 0.999
+    """Share of the old mean that stays in each step."""
+    penalty: float = 0.0
+    """gamma: weight of the zero-centred gradient penalty on real pictures (R1, Mescheder et al. 2018); 0: none."""
+    penalty_every: int = 16
+    """Steps from one gradient penalty to the next; each counts for all of them."""
     channels: int = 64
     """Width of the discriminator's first layer."""
     layers: int = 3
@@ -104,6 +113,10 @@ class AdversarialConfig:
         _check(at + "start", self.start, self.start >= 0, "0 or more")
         _check(at + "ramp", self.ramp, self.ramp >= 0, "0 or more")
         _check(at + "adaptive_limit", self.adaptive_limit, self.adaptive_limit > 0, "above 0")
+        _check(at + "lecam", self.lecam, self.lecam >= 0, "0 (none) or more")
+        _check(at + "lecam_decay", self.lecam_decay, 0 <= self.lecam_decay < 1, "a share from 0 to below 1")
+        _check(at + "penalty", self.penalty, self.penalty >= 0, "0 (none) or more")
+        _check(at + "penalty_every", self.penalty_every, self.penalty_every >= 1, "1 or more")
         _check(at + "channels", self.channels, self.channels >= 1, "1 or more")
         _check(at + "layers", self.layers, self.layers >= 1, "1 or more")
 
@@ -112,8 +125,8 @@ class AdversarialConfig:
 class LossConfig:
     """What is minimised: pixel + perceptual + adversarial + the quantizer's own terms."""
 
-    pixel: Literal["l1", "l2"] = "l1"
-    """Distance between pixels: absolute or squared."""
+    pixel: Literal["l1", "l2", "huber", "log_cosh"] = "l1"
+    """Distance between pixels: absolute, squared, or near 0 half the square and far from it the absolute one."""
     pixel_weight: float = 1.0
     """Weight of the pixel term."""
     quantizer_weight: float = 1.0

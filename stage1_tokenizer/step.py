@@ -25,7 +25,15 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.config import LossConfig
 from stage1_tokenizer.convolution import Convolution
-from stage1_tokenizer.losses import PIXEL, adaptive_weight, discriminator_loss, evenly_spread, generator_loss
+from stage1_tokenizer.losses import (
+    PIXEL,
+    LeCam,
+    adaptive_weight,
+    discriminator_loss,
+    evenly_spread,
+    generator_loss,
+    gradient_penalty,
+)
 from stage1_tokenizer.model import Decoder
 from stage1_tokenizer.perceptual import LPIPS
 from stage1_tokenizer.reduce import at_least_float32
@@ -81,6 +89,7 @@ class OneForwardStep:
         self.perceptual = perceptual
         self.autocast = autocast
         self.backward = backward
+        self.lecam = LeCam(config.adversarial.lecam_decay)
 
     def adversarial_share(self, step: int) -> float | None:
         """The ramp's factor in (0, 1] at this step; None where the discriminator rests."""
@@ -116,7 +125,7 @@ class OneForwardStep:
         self.backward((x_hat * gradient).sum() + self.config.quantizer_weight * quantizer)
         metrics |= {f"loss/{name}": value.detach() for name, value in made.losses.items()}
         if fake is not None and discriminator is not None:
-            metrics |= self._discriminate(discriminator, x_BCHW, fake)
+            metrics |= self._discriminate(discriminator, x_BCHW, fake, step)
         return StepResult(metrics, x_hat.detach(), made.codes_Bhw, fake is not None)
 
     def _towards_reconstruction(self, leaf: Tensor, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -139,14 +148,27 @@ class OneForwardStep:
         ratio = adaptive_weight(layer, made.features_BCHW, towards_rec, towards_adv)
         return config.weight * ratio.clamp(max=config.adaptive_limit)
 
-    def _discriminate(self, discriminator: nn.Module, x_BCHW: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def _discriminate(self, discriminator: nn.Module, x_BCHW: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
         """D's gradients, from the logits of the reconstruction that are there and those of the pictures."""
+        config = self.config.adversarial
+        penalised = config.penalty > 0 and (step - config.start) % config.penalty_every == 0
+        pictures = x_BCHW.detach().requires_grad_() if penalised else x_BCHW
         with self.autocast():
-            real = discriminator(x_BCHW)
-        loss = discriminator_loss(self.config.adversarial.loss, real, fake)
+            real = discriminator(pictures)
+        loss = discriminator_loss(config.loss, real, fake)
+        metrics = {"loss/discriminator": loss.detach()}
+        if config.lecam:
+            lecam = self.lecam(real, fake)
+            loss = loss + config.lecam * lecam
+            metrics["loss/lecam"] = lecam.detach()
+        if penalised:
+            penalty = gradient_penalty(at_least_float32(real), pictures)
+            loss = loss + config.penalty_every * config.penalty / 2 * penalty
+            metrics["gan/penalty"] = penalty.detach()
         self.backward(loss)
-        logits = {"gan/logits_real": real.detach().float().mean(), "gan/logits_fake": fake.detach().float().mean()}
-        return {"loss/discriminator": loss.detach(), **logits}
+        real, fake = real.detach().float(), fake.detach().float()
+        right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+        return {**metrics, "gan/logits_real": real.mean(), "gan/logits_fake": fake.mean(), "gan/accuracy": right}
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -130,6 +130,8 @@ class Parts:
         if self.discriminator is not None:
             found["discriminator"] = self.discriminator.raw
             found["discriminator_optimizer"] = self.discriminator.optimizer
+        if self.gradients.config.adversarial.lecam:
+            found["lecam"] = self.gradients.lecam
         return found
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stage1_tokenizer.convolution import CONVOLUTIONS
-from stage1_tokenizer.losses import adaptive_weight, discriminator_loss, evenly_spread, generator_loss
+from stage1_tokenizer.losses import PIXEL, LeCam, adaptive_weight, discriminator_loss, evenly_spread, generator_loss
 
 REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, 0.0, 3.0])
 
@@ -22,6 +22,32 @@ def test_logistic() -> None:
         torch.testing.assert_close(discriminator_loss(kind, REAL, FAKE), expected)
     torch.testing.assert_close(generator_loss("vanilla", FAKE), -FAKE.mean())
     torch.testing.assert_close(generator_loss("non_saturating", FAKE), -torch.sigmoid(FAKE).log().mean())
+
+
+def test_least_squares() -> None:
+    assert float(discriminator_loss("least_squares", REAL, FAKE)) == pytest.approx((5.25 / 3 + 13 / 3) / 2)
+    assert float(generator_loss("least_squares", FAKE)) == pytest.approx((9 + 1 + 4) / 6)
+
+
+def test_pixel_distances() -> None:
+    x = torch.tensor([0.0, 0.5, -3.0, 200.0], dtype=torch.float64)
+    zero = torch.zeros_like(x)
+    assert {name: float(PIXEL[name](zero, zero)) for name in PIXEL} == {name: pytest.approx(0) for name in PIXEL}
+    assert float(PIXEL["huber"](x, zero)) == pytest.approx((0.125 + 2.5 + 199.5) / 4)
+    torch.testing.assert_close(PIXEL["log_cosh"](x[:3], zero[:3]), x[:3].cosh().log().mean())
+    assert float(PIXEL["log_cosh"](x[3:], zero[3:])) == pytest.approx(200 - float(torch.tensor(2.0).log()))
+
+
+def test_lecam_follows_its_averages_and_resumes() -> None:
+    lecam = LeCam(0.9)
+    first = lecam(REAL, FAKE)
+    torch.testing.assert_close(first, (REAL - FAKE.mean()).square().mean() + (FAKE - REAL.mean()).square().mean())
+    lecam(REAL + 1, FAKE - 1)
+    assert float(lecam.real) == pytest.approx(float(REAL.mean()) + 0.1)
+    assert float(lecam.fake) == pytest.approx(float(FAKE.mean()) - 0.1)
+    other = LeCam(0.9)
+    other.load_state_dict(lecam.state_dict())
+    assert torch.equal(other(REAL, FAKE), lecam(REAL, FAKE))
 
 
 def test_half_precision_logits_give_float32_losses() -> None:

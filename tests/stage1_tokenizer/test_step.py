@@ -27,6 +27,7 @@ MODEL = ModelConfig(
     quantizer=QuantizerConfig(codebook_size=16, code_dim=4, start="batch"),
 )
 ADVERSARIAL = AdversarialConfig(channels=4, layers=2)
+EVERYTHING = replace(ADVERSARIAL, lecam=0.2, lecam_decay=0.5, penalty=1.0, penalty_every=1)
 
 
 def random_lpips() -> LPIPS:
@@ -66,6 +67,8 @@ def assert_same_gradients(module: nn.Module, plain: nn.Module) -> None:
         (replace(ADVERSARIAL, loss="non_saturating", norm="none"), 0, 1.0),
         (replace(ADVERSARIAL, loss="vanilla", start=10, ramp=4), 11, 0.5),
         (replace(ADVERSARIAL, start=10), 9, None),
+        (replace(ADVERSARIAL, loss="least_squares", lecam=0.3), 0, 1.0),
+        (replace(ADVERSARIAL, penalty=2.0, penalty_every=4, start=3), 7, 1.0),
     ],
 )
 def test_gradients_equal_the_textbook_step(adversarial: AdversarialConfig, step: int, share: float | None) -> None:
@@ -110,8 +113,9 @@ def test_perceptual_share_estimates_from_some_pictures() -> None:
 
 def one_part(rank: int, ranks: int, wrap: bool) -> tuple[list[Tensor], list[Tensor], dict[str, float]]:
     """Gradients and metrics of this rank's part of the batch."""
-    config = LossConfig(adversarial=ADVERSARIAL)
-    generator, discriminator, lpips, x = parts(ADVERSARIAL)
+    config = LossConfig(pixel="huber", adversarial=EVERYTHING)
+    generator, discriminator, lpips, x = parts(EVERYTHING)
+    step = OneForwardStep(config, lpips)
     modules: tuple[nn.Module, nn.Module] = (generator, discriminator)
     if wrap:
         modules = (DistributedDataParallel(generator), DistributedDataParallel(discriminator))
@@ -119,7 +123,7 @@ def one_part(rank: int, ranks: int, wrap: bool) -> tuple[list[Tensor], list[Tens
     for number in range(2):  # the second step also shows that DDP is ready again
         generator.zero_grad()
         discriminator.zero_grad()
-        result = OneForwardStep(config, lpips)(*modules, mine, number)
+        result = step(*modules, mine, number)
     gradients = [[parameter.grad.clone() for parameter in trained(module)] for module in (generator, discriminator)]
     return gradients[0], gradients[1], {name: float(value) for name, value in result.metrics.items()}
 

@@ -42,7 +42,17 @@ def textbook_step(
         values |= {"loss/adversarial": adversarial.detach()}
     total.backward(inputs=[parameter for parameter in generator.parameters() if parameter.requires_grad])
     if share is not None:
-        loss = discriminator_loss(config.adversarial.loss, discriminator(x_BCHW), discriminator(made.x_BCHW.detach()))
-        loss.backward()
+        x = x_BCHW.detach().requires_grad_()
+        real, fake = discriminator(x), discriminator(made.x_BCHW.detach())
+        loss = discriminator_loss(config.adversarial.loss, real, fake)
         values["loss/discriminator"] = loss.detach()
+        if config.adversarial.lecam:  # at the first step, when the averages are this batch's
+            means = real.detach().mean(), fake.detach().mean()
+            loss = loss + config.adversarial.lecam * ((real - means[1]) ** 2).mean()
+            loss = loss + config.adversarial.lecam * ((fake - means[0]) ** 2).mean()
+        if config.adversarial.penalty:
+            (towards_x,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+            weight = config.adversarial.penalty / 2 * config.adversarial.penalty_every
+            loss = loss + weight * sum(gradient.square().sum() for gradient in towards_x) / len(x)
+        loss.backward()
     return {name: float(value) for name, value in values.items()}
