@@ -1,17 +1,21 @@
 """The autoregressive prior: a stock Llama causal LM over [class token, code 1, …, code N] in raster order.
 
+In training the order may be random at first (stage2_prior.orders).
+
 p(code_N | class) = Π_n p(code_n | class, code_<n). (Esser et al. 2021, eq. 10; Sun et al. 2024 use a Llama)
 Shapes: B batch, N positions (h·w codes), T = N tokens read, K codes, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stage2_prior.codes import CodeSource
+from stage2_prior.losses import code_losses
+from stage2_prior.orders import Aim
 from stage2_prior.prior import Prior
 from stage2_prior.vocabulary import Vocabulary
 
@@ -30,6 +34,11 @@ class AutoregressivePrior(Prior):
     """Share of the codes read in training that are replaced by random ones."""
     _decoder: tuple[list[tuple[int, int]], CachedLlama] | None = None
     """State of the weights, and they as a CachedLlama."""
+
+    def __init__(self, lm: Any, vocabulary: Vocabulary, source: CodeSource):
+        super().__init__(lm, vocabulary, source)
+        self.aim: Aim | None = None
+        """What tells the next code's place in training in random orders; not part of the stock model."""
 
     @classmethod
     def build(cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource) -> AutoregressivePrior:
@@ -52,6 +61,9 @@ class AutoregressivePrior(Prior):
         )
         prior = cls(LlamaForCausalLM(settings), vocabulary, source)
         prior.class_dropout, prior.code_noise = config.class_dropout, config.code_noise
+        prior.label_smoothing, prior.z_loss = config.label_smoothing, config.z_loss
+        if config.order == "random":
+            prior.aim = Aim(source.positions, config.width, config.anneal_from, config.anneal_until)
         # So that plain `generate` from a class token gives one grid, of codes only.
         prior.lm.generation_config = GenerationConfig(
             suppress_tokens=vocabulary.special_tokens(),
@@ -67,23 +79,48 @@ class AutoregressivePrior(Prior):
         logits_BTV = self.lm(input_ids=token_BT, use_cache=False).logits
         return logits_BTV[..., : self.vocabulary.codebook_size].float()
 
-    def nats(self, code_BN: Tensor, token_B: Tensor, read_BN: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood of each code in nats, nats_BN float32, given the class (or null) tokens.
+    def ordered_logits(self, token_BT: Tensor, place_BN: Tensor) -> Tensor:
+        """Logits of the next code after each token where the codes come in another order, logits_BTK float32.
 
-        `read_BN` stands in for the codes before the one predicted (training with noise); default `code_BN` itself.
+        place_BN are the codes' places on the grid in that order, token_BT class token and codes in it. In raster order
+        these are the logits of `logits`.
         """
-        token_BT = torch.cat([token_B[:, None], (code_BN if read_BN is None else read_BN)[:, :-1]], dim=1)
-        logits_BKN = self.logits(token_BT).transpose(1, 2)
-        return nn.functional.cross_entropy(logits_BKN, code_BN, reduction="none")
+        assert self.aim is not None, "only priors trained with order=random know other orders"
+        at_BT = torch.cat([torch.zeros_like(place_BN[:, :1]), place_BN[:, :-1] + 1], dim=1)
+        x_BTD = self.lm.model.embed_tokens(token_BT) + self.aim(at_BT, place_BN)
+        # A mask of ones, or transformers would take positions that don't rise for several sequences in one row.
+        ones_BT = torch.ones_like(token_BT)
+        out = self.lm(inputs_embeds=x_BTD, position_ids=at_BT, attention_mask=ones_BT, use_cache=False)
+        return out.logits[..., : self.vocabulary.codebook_size].float()
 
-    def forward(self, code_BN: Tensor, label_B: Tensor) -> Tensor:
-        """The training loss, mean nats per code; classes are dropped and codes disturbed by torch's generator."""
+    def set_progress(self, done: float) -> None:
+        """Tell the share of the training steps that are done: it decides how many samples come in a random order."""
+        if self.aim is not None:
+            self.aim.set_progress(done)
+
+    def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
+        """Negative log-likelihood of each code in nats, nats_BN float32, given the class (or null) tokens."""
+        token_BT = torch.cat([token_B[:, None], code_BN[:, :-1]], dim=1)
+        return code_losses(self.logits(token_BT), code_BN, 0, 0)[1]
+
+    def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The training loss and the mean nats per code.
+
+        By torch's generator classes are dropped, codes disturbed and, with order=random, orders chosen.
+        """
         token_B = self.vocabulary.drop(self.vocabulary.class_tokens(label_B), self.class_dropout)
         read_BN = code_BN
         if self.code_noise > 0:
             other_BN = torch.randint_like(code_BN, self.vocabulary.codebook_size)
             read_BN = torch.where(torch.rand(code_BN.shape, device=code_BN.device) < self.code_noise, other_BN, code_BN)
-        return self.nats(code_BN, token_B, read_BN).mean()
+        if self.aim is None:
+            logits_BNK = self.logits(torch.cat([token_B[:, None], read_BN[:, :-1]], dim=1))
+        else:
+            place_BN = self.aim.orders(len(code_BN), code_BN.device)
+            code_BN, read_BN = code_BN.gather(1, place_BN), read_BN.gather(1, place_BN)
+            logits_BNK = self.ordered_logits(torch.cat([token_B[:, None], read_BN[:, :-1]], dim=1), place_BN)
+        loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
+        return loss_BN.mean(), nats_BN.mean()
 
     def draws(self, drawing: Drawing) -> int:
         """One random number for each code."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from data.config import CodeDataConfig
 from launch.runtime import RunConfig
+from stage2_prior.presets import PRESETS, PresetName
 
 FEED_FORWARD_MULTIPLE = 32
 """The inner width is rounded up to a multiple of this, which matrix kernels like."""
@@ -20,6 +21,8 @@ class PriorModelConfig:
     """autoregressive: a causal Llama, one code after the other; masked: a bidirectional encoder that fills in masks."""
     condition: Literal["class", "none"] = "class"
     """What the codes depend on: the sample's class, or nothing."""
+    preset: PresetName | None = None
+    """A published shape, which sets layers, width, heads and feed_forward_width; null: they are set one by one."""
     layers: int = 6
     """Transformer blocks."""
     width: int = 256
@@ -41,8 +44,29 @@ class PriorModelConfig:
     learning small sets by heart."""
     class_dropout: float = 0.1
     """Share of training samples whose class becomes the null token, which guidance needs."""
+    order: Literal["raster", "random"] = "raster"
+    """Of an autoregressive prior, the order of codes in training: rows from the top; or every sample in a random order
+    of its own at first and in rows at last, so that the prior learns from both sides (RAR). It is sampled in rows."""
+    anneal_from: float = 0.5
+    """With order=random: share of the steps after which the random orders begin to give way."""
+    anneal_until: float = 0.75
+    """With order=random: share of the steps from which all orders are rows."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all codes."""
+    z_loss: float = 0.0
+    """Weight of the squared log-sum-exp of the logits, which keeps them near 0 in long trainings; 1e-4 is usual."""
 
     def __post_init__(self) -> None:
+        self._apply_preset()
+        if self.order == "random" and self.kind != "autoregressive":
+            raise ValueError(f"model.order=random is not for model.kind={self.kind}: set model.order to raster")
+        if not 0 <= self.anneal_from <= self.anneal_until <= 1:
+            raise ValueError(
+                f"model.anneal_from={self.anneal_from} and model.anneal_until={self.anneal_until} must be shares of "
+                "the steps, the first no more than the second"
+            )
+        if self.z_loss < 0:
+            raise ValueError(f"model.z_loss={self.z_loss} must be 0 (none) or more")
         for name in ("layers", "width", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)} is too small: set it to 1 or more")
@@ -56,9 +80,21 @@ class PriorModelConfig:
                 f"model.key_value_heads={self.key_value_heads} doesn't divide model.heads={self.heads}: "
                 "set it to null or to a divisor"
             )
-        for name in ("attention_dropout", "code_noise", "class_dropout"):
+        for name in ("attention_dropout", "code_noise", "class_dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)} is no share: set it in [0, 1)")
+
+    def _apply_preset(self) -> None:
+        if self.preset is None:
+            return
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, value in asdict(PRESETS[self.preset]).items():
+            own = getattr(self, name)
+            if own not in (defaults[name], value):
+                raise ValueError(
+                    f"model.{name}={own} is not that of model.preset={self.preset}, which has {value}: leave one out"
+                )
+            object.__setattr__(self, name, value)
 
     @property
     def inner_width(self) -> int:
@@ -126,6 +162,12 @@ class PriorTrainConfig:
     """Steps to train."""
     evaluate_every: int = 500
     """Steps between two evaluations on data.held_out; the last step is always evaluated."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third more work."""
+    compile: bool = False
+    """Compile the transformer with torch.compile: faster steps on GPUs after minutes of compiling."""
+    dry_run: bool = False
+    """Print parameters, operations and memory, and train nothing (--dry-run true is the same)."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "evaluate_every"):

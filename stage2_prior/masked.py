@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from stage2_prior.codes import CodeSource
 from stage2_prior.drawing import draw_codes, guided
+from stage2_prior.losses import code_losses
 from stage2_prior.prior import Prior
 from stage2_prior.vocabulary import Vocabulary
 
@@ -62,6 +62,7 @@ class MaskedPrior(Prior):
         )
         prior = cls(ModernBertForMaskedLM(settings), vocabulary, source)
         prior.class_dropout = config.class_dropout
+        prior.label_smoothing, prior.z_loss = config.label_smoothing, config.z_loss
         return prior
 
     def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
@@ -70,16 +71,17 @@ class MaskedPrior(Prior):
         logits_BTV = self.lm(input_ids=token_BT).logits
         return logits_BTV[:, 1:, : self.vocabulary.codebook_size].float()
 
-    def forward(self, code_BN: Tensor, label_B: Tensor) -> Tensor:
-        """The training loss: mean nats of the masked codes; classes, shares and places by torch's generator."""
+    def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The training loss and mean nats of the masked codes; classes, shares and places by torch's generator."""
         token_B = self.vocabulary.drop(self.vocabulary.class_tokens(label_B), self.class_dropout)
         batch, positions = code_BN.shape
         share_B1 = torch.cos(torch.rand(batch, 1, device=code_BN.device) * (math.pi / 2))
         count_B1 = (share_B1 * positions).ceil().clamp(min=1)
         rank_BN = torch.rand(batch, positions, device=code_BN.device).argsort(1).argsort(1)
         masked_BN = rank_BN < count_B1
-        nats_BN = self._masked_nats(code_BN, token_B, masked_BN)
-        return (nats_BN * masked_BN).sum() / masked_BN.sum()
+        losses = self._masked_losses(code_BN, token_B, masked_BN)
+        loss, nats = ((each_BN * masked_BN).sum() / masked_BN.sum() for each_BN in losses)
+        return loss, nats
 
     def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
         """A bound from above of -ln p in nats, spread evenly over the codes, nats_BN float32.
@@ -96,12 +98,13 @@ class MaskedPrior(Prior):
             masked_N = torch.zeros(positions, dtype=torch.bool)
             masked_N[torch.randperm(positions, generator=generator)[:count]] = True
             masked_BN = masked_N.to(code_BN.device).expand(batch, -1)
-            mean_B += (self._masked_nats(code_BN, token_B, masked_BN) * masked_BN).sum(1) / count / LEVELS
+            _, nats_BN = self._masked_losses(code_BN, token_B, masked_BN)
+            mean_B += (nats_BN * masked_BN).sum(1) / count / LEVELS
         return mean_B[:, None].expand(-1, positions)
 
-    def _masked_nats(self, code_BN: Tensor, token_B: Tensor, masked_BN: Tensor) -> Tensor:
+    def _masked_losses(self, code_BN: Tensor, token_B: Tensor, masked_BN: Tensor) -> tuple[Tensor, Tensor]:
         logits_BNK = self.logits(torch.where(masked_BN, self.vocabulary.mask, code_BN), token_B)
-        return F.cross_entropy(logits_BNK.transpose(1, 2), code_BN, reduction="none")
+        return code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
 
     def draws(self, drawing: Drawing) -> int:
         """A number to draw each code in each step, and with confidence one more to choose which to keep."""

@@ -34,6 +34,10 @@ class Prior(nn.Module):
     """The transformers class that loads its weights."""
     class_dropout: float = 0.0
     """Share of the training samples whose class becomes the null token."""
+    label_smoothing: float = 0.0
+    """Share of the training target spread evenly over all codes."""
+    z_loss: float = 0.0
+    """Weight of the squared log-sum-exp of the logits in training."""
 
     def __init__(self, lm: Any, vocabulary: Vocabulary, source: CodeSource):
         super().__init__()
@@ -46,9 +50,12 @@ class Prior(nn.Module):
         """A prior with fresh weights, from torch's generator."""
         raise NotImplementedError
 
-    def forward(self, code_BN: Tensor, label_B: Tensor) -> Tensor:
-        """The training loss, mean nats per code predicted; what is random comes from torch's generator."""
+    def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The training loss, and mean nats per code predicted (no gradients); what is random is torch's generator's."""
         raise NotImplementedError
+
+    def set_progress(self, done: float) -> None:
+        """Tell the share of the training steps that are done, for what changes during training."""
 
     def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
         """-ln p of the codes (or a bound from above), nats_BN float32, given the class (or null) tokens; not random."""

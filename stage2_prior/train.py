@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,21 +22,34 @@ from launch import checkpoint
 from launch.runtime import Run, seed_step, start_run
 from stage2_prior.codes import CodeSource
 from stage2_prior.config import PriorTrainConfig
+from stage2_prior.cost import Utilisation, cost, dry_run, peak_flops
 from stage2_prior.optimization import Ema, build_optimizer, learning_rate, set_rate
 from stage2_prior.priors import build_prior
 
 if TYPE_CHECKING:
     from stage2_prior.prior import Prior
 
+MAY_CHANGE = (
+    "evaluate_every",
+    "data.threads",
+    "data.read_ahead",
+    "activation_checkpointing",
+    "compile",
+    "dry_run",
+)
+"""Keys that a continued run may change."""
+
 
 def train(config: PriorTrainConfig) -> int:
     """Train, or go on training, to `config.steps` and export RUN/prior; the exit code (0, or STOPPED by a signal)."""
+    if config.dry_run:
+        return print_cost(config)
     index = checked_codes(config)
-    with start_run(config, config.run, may_change=("evaluate_every", "data.threads", "data.read_ahead")) as this:
+    with start_run(config, config.run, may_change=MAY_CHANGE) as this:
         raw, ema, model, optimizer = build(config, index, this)
         state: dict[str, checkpoint.Stateful] = {"prior": raw, "ema": ema, "optimizer": optimizer}
         step = checkpoint.load_latest(this.folder, state, this) or 0
-        say_size(raw, config, this)
+        use = say_size(raw, config, this)
         with (
             CodeStream(config.data, seed=config.run.seed, rank=this.rank, world_size=this.world_size) as codes,
             this.progress("train prior", config.steps, unit="steps", start=step) as bar,
@@ -48,8 +64,12 @@ def train(config: PriorTrainConfig) -> int:
                 if last or stop:
                     break
                 seed_step(config.run.seed, this.rank, step)
+                raw.set_progress(step / config.steps)
                 parts = train_step(model, optimizer, batch, config, step, this)
                 ema.update(raw, step)
+                use.step()
+                if (step + 1) % config.run.log_every == 0:
+                    this.log(step, {"rate/mfu": use.take()}, kind="system")
                 this.record(parts, step=step, samples=config.data.batch_size)
                 step += 1
                 bar.advance()
@@ -84,6 +104,10 @@ def build(
     raw = build_prior(config.model, CodeSource.of_index(index, config.data.index), index.classes)
     raw.to(this.device)
     ema = Ema(raw, config.optimizer.ema_decay)
+    if config.activation_checkpointing:
+        raw.lm.activation_checkpointing_enable({"use_reentrant": False})
+    if config.compile:
+        raw.lm.compile()
     model, optimizer = this.accelerator.prepare(raw, build_optimizer(raw, config.optimizer))
     model.train()
     return raw, ema, model, optimizer
@@ -101,20 +125,25 @@ def train_step(
     code_BN = batch.idx_Bhw.flatten(1).to(this.device, non_blocking=True)
     label_B = batch.label_B.to(this.device, non_blocking=True)
     parts = config.optimizer.accumulate
-    nats = torch.zeros((), device=this.device)
+    sums = torch.zeros(2, device=this.device)
     for part in range(parts):
         with contextlib.ExitStack() as stack:
             if part < parts - 1:
                 stack.enter_context(this.accelerator.no_sync(model))
-            loss = model(code_BN[part::parts], label_B[part::parts])
+            loss, nats = model(code_BN[part::parts], label_B[part::parts])
             this.accelerator.backward(loss / parts)
-        nats += loss.detach() / parts
+        sums += torch.stack([loss.detach(), nats]) / parts
     norm = this.accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm or math.inf)
     rate = learning_rate(config.optimizer, step, config.steps)
     set_rate(optimizer, rate)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {"loss/nll_bits": nats / math.log(2), "gradient_norm": norm, "learning_rate": rate}
+    return {
+        "loss/total": sums[0],
+        "loss/nll_bits": sums[1] / math.log(2),
+        "gradient_norm": norm,
+        "learning_rate": rate,
+    }
 
 
 @torch.inference_mode()
@@ -132,17 +161,31 @@ def bits_per_code(prior: Prior, index: str, this: Run | None = None, batch_size:
     return nats / max(count, 1) / math.log(2)
 
 
-def say_size(prior: Prior, config: PriorTrainConfig, this: Run) -> None:
-    """Print and log what the prior is and what it costs."""
-    count = sum(parameter.numel() for parameter in prior.parameters())
-    # 6 per weight and token (forward and backward), and the attention's products over half of the positions.
-    flops = 6 * count + 6 * config.model.layers * config.model.width * prior.source.positions
+def say_size(prior: Prior, config: PriorTrainConfig, this: Run) -> Utilisation:
+    """Print and log what the prior is and what it costs; what measures how well the devices are used."""
+    found = cost(prior, config.model, prior.source.positions)
+    peak, origin = peak_flops(this.device, config.run.precision)
     height, width = prior.source.grid
     this.say(
-        f"prior: {config.model.kind}, {count / 1e6:.2f} M parameters, {prior.source.codebook_size} codes on "
-        f"{height}×{width}, {len(prior.vocabulary.classes)} classes, {flops / 1e6:.1f} MFLOP a code"
+        f"prior: {config.model.kind}, {found.parameters / 1e6:.2f} M parameters, {prior.source.codebook_size} codes on "
+        f"{height}×{width}, {len(prior.vocabulary.classes)} classes, {found.flops_per_code / 1e6:.1f} MFLOP a code; "
+        f"rate/mfu is of {peak / 1e12:.3g} TFLOP/s a device ({origin})"
     )
-    this.log(0, {"model/parameters": count, "model/flops_per_code": flops}, kind="system")
+    sizes = {"model/parameters": found.parameters, "model/flops_per_code": found.flops_per_code}
+    this.log(0, {**sizes, "model/peak_flops": peak}, kind="system")
+    step = found.flops_per_code * prior.source.positions * config.data.batch_size
+    return Utilisation(step, peak * this.world_size)
+
+
+def print_cost(config: PriorTrainConfig) -> int:
+    """What --dry_run prints: from the codes if they are there, else for 16×16 of 16384 codes and 1000 classes."""
+    if Path(config.data.index).exists():
+        index = ShardIndex.load(config.data.index)
+        print(dry_run(config, CodeSource.of_index(index, config.data.index), index.classes))
+    else:
+        note = f" (assumed: {config.data.index} is not there)"
+        print(dry_run(config, CodeSource("", 16384, (16, 16), {}), list(map(str, range(1000))), note))
+    return 0
 
 
 def export(prior: Prior, config: PriorTrainConfig, index: ShardIndex, this: Run) -> None:
@@ -153,7 +196,8 @@ def export(prior: Prior, config: PriorTrainConfig, index: ShardIndex, this: Run)
 
 def main() -> int:
     """The command."""
-    return train(parse(PriorTrainConfig, prog="python -m stage2_prior.train"))
+    arguments = [re.sub("^--dry-run", "--dry_run", argument) for argument in sys.argv[1:]]
+    return train(parse(PriorTrainConfig, arguments, prog="python -m stage2_prior.train"))
 
 
 if __name__ == "__main__":

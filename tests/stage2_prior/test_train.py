@@ -176,3 +176,38 @@ def test_the_average_follows_the_weights():
         torch.testing.assert_close(mean, old + 0.1)
     ema.update(prior, step=0)
     assert not any(mean.requires_grad for mean in ema.model.parameters())
+
+
+def test_recomputed_activations_give_the_same_weights(coded: Coded, tmp_path: Path):
+    model = PriorModelConfig(layers=2, width=16, heads=2, attention_dropout=0.1)
+    for name in ("kept", "again"):
+        again = name == "again"
+        train(settings(coded, tmp_path / name, model=model, steps=3, activation_checkpointing=again))
+    for name, kept in weights(tmp_path / "kept").items():
+        torch.testing.assert_close(weights(tmp_path / "again")[name], kept, atol=1e-6, rtol=1e-5)
+
+
+def test_random_orders_train_resume_and_export_a_stock_model(
+    coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = PriorModelConfig(layers=1, width=16, heads=2, order="random", label_smoothing=0.1, z_loss=1e-4)
+    assert train(settings(coded, tmp_path / "whole", model=model)) == 0
+    cut = settings(coded, tmp_path / "cut", model=model)
+    train_killed_at(cut, 7, monkeypatch)
+    assert train(cut) == 0
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    assert not any("aim" in name for name in weights(tmp_path / "whole"))
+    assert load_prior(tmp_path / "whole").vocabulary.codebook_size == 24
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    train_lines = [line for line in lines if line["kind"] == "train"]
+    assert all(line["loss/total"] != line["loss/nll_bits"] * math.log(2) for line in train_lines)
+    uses = [line["rate/mfu"] for line in lines if "rate/mfu" in line]
+    assert len(uses) == 5 and all(use > 0 for use in uses)
+    assert any(line.get("model/flops_per_code", 0) > 0 for line in lines)
+
+
+def test_compiling_is_asked_of_the_transformer_alone(coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    assert train(settings(coded, tmp_path / "run", steps=1, compile=True)) == 0
+    assert compiled == ["LlamaForCausalLM"]

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.cli import parse
+from stage2_prior.codes import CodeSource
+from stage2_prior.config import PriorModelConfig, PriorTrainConfig
+from stage2_prior.cost import Utilisation, cost, dry_run, on_no_device, peak_flops, state_bytes
+from stage2_prior.presets import PRESETS
+from tests.stage2_prior.parts import SOURCE, tiny_prior
+
+ROOT = Path(__file__).parents[2]
+IMAGENET = CodeSource("", 16384, (16, 16), {})
+CLASSES = list(map(str, range(1000)))
+
+
+@pytest.mark.parametrize(
+    ("preset", "published"),
+    [
+        ("LlamaGen-B", 111e6),
+        ("LlamaGen-L", 343e6),
+        ("LlamaGen-XL", 775e6),
+        ("LlamaGen-XXL", 1.41e9),
+        ("LlamaGen-3B", 3.1e9),
+    ],
+)
+def test_presets_have_the_published_numbers_of_parameters(preset: str, published: float):
+    found = on_no_device(PriorModelConfig(preset=preset), IMAGENET, CLASSES)  # type: ignore[arg-type]
+    assert found.parameters == pytest.approx(published, rel=0.01)
+
+
+def test_a_preset_sets_the_shape_and_refuses_another():
+    config = PriorModelConfig(preset="LlamaGen-L")
+    assert (config.layers, config.width, config.heads, config.inner_width) == (24, 1024, 16, 2816)
+    assert PriorModelConfig(preset="LlamaGen-L", layers=24) == config
+    with pytest.raises(ValueError, match=r"model\.layers=5 is not that of model\.preset=LlamaGen-L, which has 24"):
+        PriorModelConfig(preset="LlamaGen-L", layers=5)
+    assert set(PRESETS) >= {"LlamaGen-B", "LlamaGen-3B"}
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "masked"])
+def test_nothing_is_allocated_and_the_numbers_are_those_of_the_built_prior(kind: str):
+    config = PriorModelConfig(kind=kind, layers=2, width=32, heads=4)  # type: ignore[arg-type]
+    prior = tiny_prior(kind=kind)
+    found = on_no_device(config, SOURCE, prior.vocabulary.classes)
+    assert found == cost(prior, config, SOURCE.positions)
+    assert found.parameters == sum(weight.numel() for weight in prior.lm.parameters())
+    assert found.parameters - found.multiplied == prior.vocabulary.size * 32
+
+
+def test_operations_are_those_that_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    prior = tiny_prior(class_dropout=0.0)
+    prior.lm.set_attn_implementation("eager")  # its products are counted one by one
+    with FlopCounterMode(display=False) as counter:
+        loss, _ = prior(torch.zeros(4, SOURCE.positions, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
+        loss.backward()
+    config = PriorModelConfig(layers=2, width=32, heads=4)
+    found = cost(prior, config, SOURCE.positions)
+    # torch counts all of the attention's products, also those that the mask makes useless.
+    expected = found.flops_per_code + 12 * config.layers * config.width * SOURCE.positions / 2
+    assert counter.get_total_flops() / (4 * SOURCE.positions) == pytest.approx(expected, rel=0.02)
+
+
+def test_memory_by_strategy():
+    one, eight = state_bytes(1, 1, "fp32"), state_bytes(1, 8, "bf16")
+    assert one["DDP"] == one["FSDP2"] == one["ZeRO-3"] == 20
+    assert eight == {"DDP": 24, "FSDP2": 2.5, "ZeRO-1": 9.5, "ZeRO-2": 7.75, "ZeRO-3": 2.5}
+
+
+def test_a_dry_run_needs_neither_gpu_nor_codes():
+    recipe = "launch/recipes/imagenet256/prior.yaml"
+    config = parse(PriorTrainConfig, ["--config", str(ROOT / recipe)], prog="train")
+    text = dry_run(config, IMAGENET, CLASSES)
+    assert "111.6" in text and "ZeRO-3" in text and "65536 codes" in text
+    command = [sys.executable, "-m", "stage2_prior.train", "--config", recipe, "--dry-run", "true"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "(assumed: " in done.stdout
+    assert done.stdout.splitlines()[1:] == text.splitlines()[1:]
+
+
+def test_utilisation_is_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch):
+    clock = [100.0]
+    monkeypatch.setattr("stage2_prior.cost.time.perf_counter", lambda: clock[0])
+    use = Utilisation(flops_per_step=30.0, peak=100.0)
+    for _ in range(4):
+        use.step()
+    clock[0] += 2.0
+    assert use.take() == pytest.approx(0.6)
+    clock[0] += 1.0
+    assert use.take() == 0
+
+
+def test_the_peak_of_an_unknown_device_is_measured():
+    peak, origin = peak_flops(torch.device("cpu"), "fp32")
+    assert 1e7 < peak < 1e14
+    assert "512" in origin

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stage2_prior.autoregressive import AutoregressivePrior
+from stage2_prior.config import PriorModelConfig
+from stage2_prior.orders import Aim
+from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
+
+
+def random_prior(**settings: object) -> AutoregressivePrior:
+    prior = tiny_prior(order="random", spread=3.0, **settings)
+    assert isinstance(prior, AutoregressivePrior)
+    return prior
+
+
+def test_in_raster_order_it_is_the_stock_model():
+    prior = random_prior()
+    token_B, code_BN = prior.vocabulary.class_tokens(torch.tensor([0, 1, -1])), random_codes(3)
+    token_BT = torch.cat([token_B[:, None], code_BN[:, :-1]], dim=1)
+    raster_BN = torch.arange(SOURCE.positions).expand(3, -1)
+    torch.testing.assert_close(prior.ordered_logits(token_BT, raster_BN), prior.logits(token_BT), atol=1e-5, rtol=1e-5)
+
+
+def test_every_step_reads_only_the_codes_before_it_in_its_order_and_knows_what_is_asked_for():
+    prior = random_prior()
+    place_1N = torch.randperm(SOURCE.positions, generator=torch.Generator().manual_seed(3))[None]
+    token_1T = random_codes(1).gather(1, place_1N)
+    with torch.no_grad():
+        before_TK = prior.ordered_logits(token_1T, place_1N)[0]
+        for changed in range(1, SOURCE.positions):
+            other_1T = token_1T.clone()
+            other_1T[0, changed] = (other_1T[0, changed] + 1) % CODES
+            after_TK = prior.ordered_logits(other_1T, place_1N)[0]
+            differs_T = (after_TK - before_TK).abs().amax(-1) > 1e-6
+            assert not differs_T[:changed].any() and differs_T[changed:].all()
+        # The same codes read, another place asked for: the last step alone can tell.
+        swapped_1N = place_1N.clone()
+        swapped_1N[0, -1] = place_1N[0, 0]
+        after_TK = prior.ordered_logits(token_1T, swapped_1N)[0]
+    differs_T = (after_TK - before_TK).abs().amax(-1) > 1e-6
+    assert differs_T.tolist() == [False] * (SOURCE.positions - 1) + [True]
+
+
+def test_orders_are_permutations_and_give_way_to_rows():
+    aim = Aim(12, 8, 0.5, 0.75)
+    torch.manual_seed(0)
+    shares = {}
+    for done in (0.0, 0.49, 0.625, 0.75, 1.0):
+        aim.set_progress(done)
+        place_BN = aim.orders(2000, torch.device("cpu"))
+        assert torch.equal(place_BN.sort(1).values, torch.arange(12).expand(2000, -1))
+        shares[done] = (place_BN != torch.arange(12)).any(1).float().mean().item()
+    assert shares == pytest.approx({0.0: 1.0, 0.49: 1.0, 0.625: 0.5, 0.75: 0.0, 1.0: 0.0}, abs=0.05)
+
+
+def test_the_loss_is_of_each_code_once_in_its_order():
+    prior = random_prior(class_dropout=0.0)
+    code_BN, label_B = random_codes(4), torch.tensor([0, 1, 2, 0])
+    prior.set_progress(1.0)
+    expected = prior.nats(code_BN, prior.vocabulary.class_tokens(label_B)).mean()
+    torch.testing.assert_close(prior(code_BN, label_B)[0], expected)
+    prior.set_progress(0.0)
+    loss, _ = prior(code_BN, label_B)
+    assert loss != expected
+    loss.backward()
+    assert prior.aim is not None and prior.aim.embedding.weight.grad is not None
+    assert prior.aim.embedding.weight.grad.abs().sum() > 0
+
+
+def test_the_masked_prior_has_no_order():
+    with pytest.raises(ValueError, match=r"model\.order=random is not for model\.kind=masked"):
+        PriorModelConfig(kind="masked", order="random")
