@@ -95,14 +95,14 @@ def write_card(path: Path, name: str, licence: str, opened: OpenedRun, metrics: 
         grid=grid,
         fit=transform["fit"],
         resize=transform["resize"],
-        data=_data(config["data"]["index"]),
+        data=trained_on(config["data"]["index"]),
         steps=opened.step,
         batch=config["data"]["batch_size"],
         precision=config["run"]["precision"],
         ema=config["optimizer"]["ema_decay"],
-        commit=_said(opened, "commit"),
-        hardware=_said(opened, "hardware"),
-        date=_said(opened, "date")[:10],
+        commit=said(opened.origin, "commit"),
+        hardware=said(opened.origin, "hardware"),
+        date=said(opened.origin, "date")[:10],
         fingerprint=opened.tokenizer.fingerprint,
         figures=_figures(metrics),
         by=measured.get("by", "stage1_tokenizer.evaluate"),
@@ -121,9 +121,9 @@ def _what(opened: OpenedRun, size: int, grid: str) -> str:
     return f"{size}×{size} pixels become {codes} and back ({count:.2f} M parameters)"
 
 
-def _said(opened: OpenedRun, key: str) -> str:
+def said(origin: dict[str, Any], key: str) -> str:
     """What the starts of a run say of a key, each answer once, in their order."""
-    answers = [start.get(key) or "unknown" for start in opened.origin.get("starts", [opened.origin])]
+    answers = [start.get(key) or "unknown" for start in origin.get("starts", [origin])]
     return ", then ".join(dict.fromkeys(answers))
 
 
@@ -132,7 +132,7 @@ def _figures(metrics: dict[str, Any]) -> str:
     return "\n".join(["| figure | value |", "|---|---|", *rows]) if rows else "None were measured."
 
 
-def _data(index_path: str) -> str:
+def trained_on(index_path: str) -> str:
     """Name, size and licence of the training data, where the index is still there."""
     from data.index import ShardIndex
 

@@ -7,9 +7,11 @@ DIR/README.md                                                  the model card
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,22 +48,32 @@ def release(config: ReleaseConfig) -> Path:
     from stage1_tokenizer.card import write_card
 
     out = Path(config.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out} exists: choose another folder, or delete it first")
-    opened = open_run(Path(config.run))
-    metrics = _given_metrics(config.metrics, opened) if config.metrics else _own_metrics(opened)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with new_folder(out) as part:
+        opened = open_run(Path(config.run))
+        metrics = _given_metrics(config.metrics, opened) if config.metrics else _own_metrics(opened)
         opened.tokenizer.save_pretrained(part)
         (part / METRICS).write_text(json.dumps(metrics, indent=2) + "\n")
         write_card(part / CARD, config.name or out.resolve().name, config.licence, opened, metrics)
+    return out
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A place to write what becomes the folder `out` when all went well, and nothing otherwise.
+
+    Raises UserError where `out` is there and not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={out} exists: choose another folder, or delete it first")
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        yield part
         if out.exists():
             out.rmdir()
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return out
 
 
 @dataclass(frozen=True)

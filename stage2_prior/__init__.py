@@ -1,4 +1,7 @@
-"""Stage two: codes to new codes. `from stage2_prior import load_prior`; commands: encode, train, sample, evaluate."""
+"""Stage two: codes to new codes. `from stage2_prior import load_prior`.
+
+Commands: encode, train, sample, evaluate, release.
+"""
 
 from __future__ import annotations
 

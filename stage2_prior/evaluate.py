@@ -147,6 +147,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from data.index import ShardIndex
     from data.transforms import TransformConfig
     from stage2_prior.codes import CodeSource
+    from stage2_prior.prior import weights_hash
     from stage2_prior.priors import load_prior
     from stage2_prior.train import bits_per_code
 
@@ -156,7 +157,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
         fingerprint = Tokenizer.from_pretrained(config.tokenizer).fingerprint
         prior.source.must_be_of(fingerprint, "tokenizer", config.tokenizer)
-    results: dict[str, Any] = {"tokenizer": prior.source.tokenizer}
+    results: dict[str, Any] = {"tokenizer": prior.source.tokenizer, "prior_weights": weights_hash(prior)}
     if config.codes:
         index = ShardIndex.load(config.codes)
         prior.source.must_equal(CodeSource.of_index(index, config.codes, "codes"), "codes", config.codes)

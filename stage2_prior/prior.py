@@ -5,6 +5,7 @@ Shapes: B batch, N codes of a picture.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -100,3 +101,12 @@ class Prior(nn.Module):
             **notes,
         }
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+
+
+def weights_hash(prior: Prior) -> str:
+    """sha256 over the names and values of a prior's weights, which says whether figures are its own."""
+    found = hashlib.sha256()
+    for name, weight in sorted(prior.lm.named_parameters()):
+        found.update(name.encode())
+        found.update(weight.detach().cpu().float().contiguous().numpy().tobytes())
+    return found.hexdigest()
