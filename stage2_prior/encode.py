@@ -7,7 +7,7 @@ absent, to the same bytes after any interruption. index.json's `meta` ties them 
     transform      what was done to the pictures
     codebook_size  K
     grid           [h, w]
-    variants       ["plain"] or ["plain", "flip"]
+    variants       ["plain"], or names of what is encoded of each picture (stage2_prior.variants)
     histogram      how often each code occurs, K numbers; used and perplexity say it in short
 
 Shapes: B batch, C channels, H W pixels, h w latent grid, K codes.
@@ -35,6 +35,8 @@ from data.writer import Sample, ShardSet
 from launch.ranks import joined
 from stage2_prior.codes import CodeSource, code_type
 from stage2_prior.parts import INDEX, NUMBERS, part_folder, shards_of, share
+from stage2_prior.variants import Variant, reading, variants
+from stage2_prior.verify import verify
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -53,7 +55,13 @@ class EncodeConfig:
     out: str
     """Folder for the code shards and index.json; an interrupted encoding there is continued."""
     flip: bool = False
-    """Also encode every picture mirrored, as a sample of its own (its key ends in -flip)."""
+    """Also encode every picture (or crop) mirrored, as a sample of its own (its key ends in -flip)."""
+    crops: int = 1
+    """1: the picture as it is; 5: its four corners and its middle, samples of their own. 5 with flip is ten-crop."""
+    crop_range: float = 1.1
+    """With crops=5: how much larger than a crop the picture is read."""
+    verify: int = 0
+    """Compare so many pictures' codes with a fresh encoding at the end, and show them decoded in OUT/verify.png."""
     batch_size: int = 64
     """Pictures encoded at once on each rank."""
     threads: int = 2
@@ -69,6 +77,10 @@ class EncodeConfig:
         for name in ("batch_size", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
+        if self.crops not in (1, 5):
+            raise ValueError(f"crops={self.crops} is neither 1 nor 5: set 1 for the picture, 5 for corners and middle")
+        if self.crop_range < 1 or self.verify < 0:
+            raise ValueError(f"crop_range={self.crop_range} must be 1 or more, verify={self.verify} 0 or more")
         if not 0 <= self.part < self.parts:
             raise ValueError(f"part={self.part} is none of parts={self.parts}: count from 0 to {self.parts - 1}")
 
@@ -82,6 +94,10 @@ class Encoding:
         described = transform.to_dict()
         self.source = CodeSource(tokenizer.fingerprint, tokenizer.codebook_size, (height, width), described)
         self.vocabulary = Vocabulary(tokenizer.codebook_size, tuple(index.classes))
+        self.variants = variants(config.crops, config.flip)
+        self.reading = reading(transform, config.crops, config.crop_range)
+        if config.crops > 1 and transform.fit != "crop":
+            raise UserError(f"crops={config.crops} needs a tokenizer whose transform has fit=crop, not {transform.fit}")
         self.out = ShardSet(config.out)
         self.names = [f"codes-{shard:06d}.tar" for shard in range(len(index.shards))]
 
@@ -90,7 +106,8 @@ class Encoding:
         """What the codes are, for the plan and for index.json."""
         return {
             **self.source.to_dict(),
-            "variants": ["plain", "flip"] if self.config.flip else ["plain"],
+            "variants": [variant.name for variant in self.variants],
+            **({"crop_range": self.config.crop_range} if self.config.crops > 1 else {}),
         }
 
     def begin(self) -> None:
@@ -106,22 +123,22 @@ class Encoding:
 
     def _samples(self, shard: int, notes: dict[str, Any], bar: Progress) -> Iterator[Sample]:
         histogram_K = np.zeros(self.vocabulary.codebook_size, dtype=np.int64)
-        for batch in one_shard(self.index, shard, self.transform, self.config.batch_size, self.config.threads):
-            for variant in self.about["variants"]:
-                codes_Bhw = self._codes(batch, flipped=variant == "flip")
+        for batch in one_shard(self.index, shard, self.reading, self.config.batch_size, self.config.threads):
+            for variant in self.variants:
+                codes_Bhw = self.codes(batch, variant)
                 histogram_K += np.bincount(codes_Bhw.ravel(), minlength=len(histogram_K))
-                suffix = "" if variant == "plain" else f"-{variant}"
                 for key, label, codes_hw in zip(batch.keys, batch.label_B.tolist(), codes_Bhw, strict=True):
                     self.vocabulary.check_labels([label])
                     members = {"codes.npy": npy(codes_hw)} | ({"cls": str(label).encode()} if label >= 0 else {})
-                    yield key + suffix, members
+                    yield key + variant.suffix, members
             bar.advance(len(batch.keys))
         notes["histogram"] = histogram_K.tolist()
 
     @torch.inference_mode()
-    def _codes(self, batch: Batch, *, flipped: bool) -> np.ndarray:
+    def codes(self, batch: Batch, variant: Variant) -> np.ndarray:
+        """Codes of a batch of pictures as a variant shows them, codes_Bhw in the type they are stored in."""
         x_BCHW = to_float(batch.pixels_BCHW.to(next(self.tokenizer.parameters()).device))
-        codes_Bhw = self.tokenizer.encode(x_BCHW.flip(-1) if flipped else x_BCHW)
+        codes_Bhw = self.tokenizer.encode(variant.of(x_BCHW, self.transform.size))
         return codes_Bhw.cpu().numpy().astype(code_type(self.vocabulary.codebook_size))
 
     def finish(self) -> None:
@@ -144,7 +161,7 @@ class Encoding:
         )
         if NUMBERS in self.index.meta:
             index.meta[NUMBERS] = self.index.meta[NUMBERS]
-        expected = len(self.index) * len(self.about["variants"])
+        expected = len(self.index) * len(self.variants)
         if len(index) != expected:
             print(f"warning: {expected - len(index)} of {expected} pictures are damaged and have no codes", flush=True)
         self.out.finish({INDEX: index})
@@ -210,6 +227,8 @@ def encode(config: EncodeConfig) -> int:
                 encoding.shard(shard, bar)
         accelerator.wait_for_everyone()
         on_main(accelerator, encoding.finish)
+        if config.verify:
+            on_main(accelerator, lambda: print(verify(encoding, config.verify), flush=True))
     return 0
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from data.cli import UserError
 from data.index import ShardIndex
@@ -65,7 +66,7 @@ def test_flips_are_samples_of_their_own(coded: Coded, tmp_path: Path):
 
 def killed(config: EncodeConfig, after: int) -> None:
     """An encoding that is killed with no notice when it has encoded `after` batches."""
-    real, done = Encoding._codes, 0
+    real, done = Encoding.codes, 0
 
     def codes(self: Encoding, *args: object, **kwargs: object) -> np.ndarray:
         nonlocal done
@@ -74,7 +75,7 @@ def killed(config: EncodeConfig, after: int) -> None:
         done += 1
         return real(self, *args, **kwargs)  # type: ignore[arg-type]
 
-    Encoding._codes = codes  # type: ignore[method-assign,assignment]
+    Encoding.codes = codes  # type: ignore[method-assign,assignment]
     encode(config)
 
 
@@ -117,3 +118,48 @@ def test_codes_take_two_bytes_while_they_can():
 
 def test_summary_of_a_histogram():
     assert summary(np.array([5, 5, 0, 0])) == {"used": 0.5, "perplexity": pytest.approx(2.0)}
+
+
+def test_ten_crops_are_samples_of_their_own(coded: Coded, tmp_path: Path):
+    config = EncodeConfig(
+        tokenizer=coded.tokenizer, data=coded.held_out, out=str(tmp_path / "out"), flip=True, crops=5, crop_range=1.5
+    )
+    assert encode(config) == 0
+    found = {}
+    for batch in every_code(str(tmp_path / "out" / "index.json"), batch_size=5):
+        found |= dict(zip(batch.keys, batch.idx_Bhw, strict=True))
+    assert len(found) == 180
+    index = ShardIndex.load(tmp_path / "out" / "index.json")
+    assert len(index.meta["variants"]) == 10 and index.meta["crop_range"] == 1.5
+    CodeSource.of_index(index, "").must_equal(CodeSource.of_index(ShardIndex.load(coded.codes), ""), "data", "")
+    tokenizer = Tokenizer.from_pretrained(coded.tokenizer)
+    batch = next(every_sample(coded.held_out, TransformConfig(size=24, channels=1), batch_size=3))
+    x_BCHW = to_float(batch.pixels_BCHW)
+    expected = {
+        "upper-left": x_BCHW[..., :16, :16],
+        "lower-right-flip": x_BCHW[..., 8:, 8:].flip(-1),
+        "upper-right": x_BCHW[..., :16, 8:],
+        "middle": x_BCHW[..., 4:20, 4:20],
+    }
+    for name, part_BCHW in expected.items():
+        for key, codes_hw in zip(batch.keys, tokenizer.encode(part_BCHW), strict=True):
+            assert torch.equal(found[f"{key}-{name}"], codes_hw)
+
+
+def test_verify_shows_the_codes_decoded_and_finds_wrong_ones(
+    coded: Coded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from stage2_prior.verify import stored, verify
+
+    out = tmp_path / "out"
+    config = EncodeConfig(tokenizer=coded.tokenizer, data=coded.pictures, out=str(out), verify=7, flip=True)
+    assert encode(config) == 0
+    assert "verified 20 samples: 100.00% of the codes" in capsys.readouterr().out
+    assert Image.open(out / "verify.png").size == (160, 32), "5 shards, plain and flipped, above what they decode to"
+    other = Tokenizer.from_pretrained(write_tokenizer(tmp_path / "other", seed=5))
+    assert other.transform is not None
+    with pytest.raises(UserError, match=r"only \d+\.\d% of the codes looked at") as caught:
+        verify(Encoding(config, other, other.transform, ShardIndex.load(coded.pictures)), 3)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="has no codes of nobody"):
+        stored(out / "codes-000000.tar", ["nobody"])
