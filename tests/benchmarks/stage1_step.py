@@ -2,8 +2,10 @@
 
     python -m tests.benchmarks.stage1_step --size 128 --channels 64 --batch 2 --threads 1
 
-Both run in one process, in turns, so that whatever else the machine does meets both alike. Times are CPU time, or, on
-a GPU, wall time with the GPU waited for. The last line is one JSON object.
+With `--peers DIR`, also beside taming-transformers' step (two training_step calls a batch) and LlamaGen's, with the
+adaptive weight in all of them and, `llamagen_fixed_weight`, in neither. All run in one process, in turns, so that
+whatever else the machine does meets all alike. Times are CPU time, or, on a GPU, wall time with the GPU waited for. The
+last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -24,7 +28,7 @@ from torch import nn
 
 from stage1_tokenizer.config import AdversarialConfig, LossConfig, ModelConfig, QuantizerConfig
 from stage1_tokenizer.discriminator import Discriminator
-from stage1_tokenizer.perceptual import load_lpips
+from stage1_tokenizer.perceptual import LPIPS, load_lpips
 from stage1_tokenizer.step import OneForwardStep
 from stage1_tokenizer.tokenizer import Tokenizer
 from tests.stage1_tokenizer.textbook import textbook_step
@@ -40,6 +44,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2, help="pictures a step")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each form, in turns")
+    parser.add_argument("--peers", type=Path, help="folder with checkouts taming-transformers and LlamaGen")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
@@ -49,6 +54,48 @@ def largest_difference(module: nn.Module, other: nn.Module) -> float:
     ours = torch.cat([parameter.grad.flatten() for parameter in module.parameters() if parameter.grad is not None])
     theirs = torch.cat([parameter.grad.flatten() for parameter in other.parameters() if parameter.grad is not None])
     return float((ours - theirs).norm() / theirs.norm())
+
+
+def beside(args: argparse.Namespace, model: ModelConfig, lpips: LPIPS, which: str) -> dict[str, float]:
+    """Our step beside a peer's on the same weights: both medians, the paired ratio, the gradients' difference."""
+    from tests.benchmarks.peer_steps import LlamaGen, Taming
+
+    adaptive = which != "llamagen_fixed_weight"
+    placement: Literal["legacy", "paper"] = "legacy" if which == "taming" else "paper"
+    model = replace(model, quantizer=replace(model.quantizer, beta_placement=placement))
+    config = LossConfig(adversarial=AdversarialConfig(adaptive=adaptive))
+    torch.manual_seed(0)
+    generator, discriminator = Tokenizer(model).train(), Discriminator(config.adversarial, 3)
+    weight = config.adversarial.weight
+    if which == "taming":
+        peer: Taming | LlamaGen = Taming(args.peers / "taming-transformers", model, args.size, weight)
+    else:
+        peer = LlamaGen(args.peers / "LlamaGen", model, weight, adaptive)
+    peer.take(generator, discriminator, lpips)
+    for part in (generator, discriminator, peer.model, peer.loss):
+        part.to(args.device)
+    x = (torch.rand(args.batch, 3, args.size, args.size) * 2 - 1).to(args.device)
+    one_forward = OneForwardStep(config, lpips)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for turn in range(-1, args.repeats):
+        generator.zero_grad()
+        discriminator.zero_grad()
+        peer.clear()
+        taken = [seconds(lambda: one_forward(generator, discriminator, x, 0), args.device)]
+        taken.append(seconds(lambda: peer.step(x), args.device))
+        if turn >= 0:
+            ours.append(taken[0])
+            theirs.append(taken[1])
+    pairs = peer.gradients(generator)
+    total = torch.cat([other.flatten() for _, other in pairs]).norm()
+    apart = torch.cat([(one - other).flatten() for one, other in pairs]).norm() / total
+    return {
+        f"ours_beside_{which}_s": round(statistics.median(ours), 4),
+        f"{which}_s": round(statistics.median(theirs), 4),
+        f"ratio_{which}": round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 4),
+        f"{which}_difference": float(apart),
+    }
 
 
 def seconds(step: Callable[[], object], device: str) -> float:
@@ -107,8 +154,13 @@ def main() -> None:
     for name, values in times.items():
         print(f"{name:<14}{medians[name]:>10.3f}{min(values):>10.3f}{max(values):>10.3f}")
     print(f"ratio (paired median) {ratio:.3f}; relative difference of gradients " + str(errors))
-    seconds_each = {f"{name}_s": round(value, 4) for name, value in medians.items()}
-    print(json.dumps({**seconds_each, "ratio": round(ratio, 4), **errors, **vars(args)}))
+    found = {f"{name}_s": round(value, 4) for name, value in medians.items()} | {"ratio": round(ratio, 4), **errors}
+    if args.peers:
+        for which in ("taming", "llamagen", "llamagen_fixed_weight"):
+            peer = beside(args, model, lpips, which)
+            found |= peer
+            print(f"beside {which}: {peer}")
+    print(json.dumps({**found, **{name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}}))
 
 
 if __name__ == "__main__":
