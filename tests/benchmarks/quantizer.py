@@ -168,7 +168,7 @@ def main() -> None:
             f"{case['memory_ratio']:>9.4f}{case['ours_s']:>9.2f}{case['theirs_s']:>10.2f}{case['time_ratio']:>8.3f}"
         )
     worst = {key: max(case[key] for case in cases) for key in ("memory_ratio", "time_ratio")}
-    print(json.dumps({**worst, "cases": cases, **vars(args)}))
+    print(json.dumps({**worst, "cases": cases, **vars(args), "vectors": vectors}))
 
 
 if __name__ == "__main__":
