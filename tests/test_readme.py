@@ -18,18 +18,23 @@ from launch.stages import ROOT
 
 README = (ROOT / "README.md").read_text()
 
-SMALL = shlex.split(
-    "--steps 2 --run.precision fp32 --data.transform.size 32 --data.batch_size 4 --model.channels 32 "
-    "--model.res_blocks 1 --evaluate_samples 4 --loss.adversarial.start 1 --loss.adversarial.channels 8"
-)
+SMALL = {
+    "stage1_tokenizer.train": "--steps 2 --run.precision fp32 --data.transform.size 32 --data.batch_size 4 "
+    "--model.channels 32 --model.res_blocks 1 --model.quantizer.codebook_size 16 --evaluate_samples 4 "
+    "--loss.adversarial.start 1 --loss.adversarial.channels 8",
+    "stage2_prior.train": "--steps 2 --run.precision fp32 --data.batch_size 4 --model.layers 1 --model.width 16 "
+    "--model.heads 2",
+    "stage2_prior.sample": "--count 1",
+}
+"""What makes each long command short."""
 
 
-def block(heading: str, language: str) -> str:
-    """The first code block of a language under a heading, with continued lines joined."""
+def commands(heading: str) -> list[str]:
+    """The commands in the shell blocks under a heading, with continued lines joined."""
     section = re.split(r"^## ", README.split(f"\n## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
-    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
-    assert found, f"no {language} block under {heading}"
-    return found[1].replace("\\\n", " ")
+    blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.startswith(("python", "accelerate"))]
 
 
 @pytest.fixture
@@ -46,21 +51,27 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_own_pictures(pictures: Path, tmp_path: Path):
-    lines = [line.split("  #")[0].strip() for line in block("Your own pictures", "bash").splitlines()]
-    commands = [line for line in lines if line.startswith(("python", "accelerate"))]
-    assert len(commands) == 5
+    listed = commands("Your own pictures")
+    assert len(listed) == 10
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for command in commands:
+    for command in listed:
         words = shlex.split(
             command.replace("path/to/pictures", str(pictures))
             .replace("runs/mine", str(tmp_path / "mine"))
             .replace("--held_out 0.05", "--held_out 0.2")
         )
-        if "stage1_tokenizer.train" in words:
-            words += SMALL
+        for module, options in SMALL.items():
+            if module in words:
+                words += shlex.split(options)
         done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    for made in ("sheet.png", "tokenizer/model.safetensors", "evaluation.json", "reconstructions.png"):
+    for made in (
+        "sheet.png",
+        "tokenizer/model.safetensors",
+        "evaluation.json",
+        "prior/config.json",
+        "samples/grid.png",
+    ):
         assert (tmp_path / "mine" / made).is_file()
 
 
