@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.order import SampleOrder, lane_slots
+from data.order import Order, SampleOrder
 
 PATTERN = 1024
 """Slots M of the pattern: weights are kept to 1 / M."""
 
 
-class MixtureOrder:
+class MixtureOrder(Order):
     """`orders` (of one batch size and number of lanes) mixed by `weights`. Shards are numbered through the orders.
 
     ValueError for a weight too small to get one slot in 1024.
@@ -37,18 +37,6 @@ class MixtureOrder:
         taken = self._pattern[:, None] == np.arange(len(orders))[None, :]
         self._before = np.concatenate([np.zeros((1, len(orders)), np.int64), np.cumsum(taken, axis=0)])
         self._shift = np.random.Generator(np.random.Philox(seed & (2**63 - 1))).integers(PATTERN, size=self.lanes)
-
-    def batch(self, step: int) -> np.ndarray:
-        """Int64 (B, 2): shard and position in the shard of each sample of the global batch."""
-        return self.part(step, 0, 1)
-
-    def part(self, step: int, rank: int, world_size: int) -> np.ndarray:
-        """Int64 (B / W, 2): one rank's share of the batch."""
-        return self.at(*self.slots(step, rank, world_size))[:, :2]
-
-    def slots(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Lanes and positions in them of one rank's share of the step."""
-        return lane_slots(self.lanes, self.per_lane, step, rank, world_size)
 
     def at(self, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Int64 (n, 3): shard, position in the shard and the source's epoch of each (lane, position in the lane)."""

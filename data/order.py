@@ -25,11 +25,20 @@ class Order(Protocol):
 
     batch_size: int
     lanes: int
+    per_lane: int
     window: int
 
+    def batch(self, step: int) -> np.ndarray:
+        """Int64 (B, 2): shard and position in the shard of each sample of the global batch."""
+        return self.part(step, 0, 1)
+
+    def part(self, step: int, rank: int, world_size: int) -> np.ndarray:
+        """Int64 (B / W, 2): rank `rank`'s share of the batch; the shares of all ranks, in order, are the batch."""
+        return self.at(*self.slots(step, rank, world_size))[:, :2]
+
     def slots(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Lanes and positions in their lanes, int64 (n,) each, of one rank's share of the step."""
-        ...
+        """Lanes and positions in them, int64 (B / W,) each, of one rank's share of the step. O(1) in the step."""
+        return lane_slots(self.lanes, self.per_lane, step, rank, world_size)
 
     def at(self, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Int64 (n, 3): shard, position in the shard and epoch of each (lane, position in the lane's sequence)."""
@@ -57,7 +66,7 @@ def divisors(number: int) -> list[int]:
     return small + [number // d for d in reversed(small) if d * d != number]
 
 
-class SampleOrder:
+class SampleOrder(Order):
     """The order of the samples of one set of shards.
 
     `shard_sizes` are the samples in each shard; `batch_size` is the global batch B; `lanes` R (default B) must divide
@@ -101,18 +110,6 @@ class SampleOrder:
     def steps_per_epoch(self) -> float:
         """Steps that one pass over the samples takes."""
         return self.lane_length / self.per_lane
-
-    def batch(self, step: int) -> np.ndarray:
-        """Int64 (B, 2): shard and position in the shard of each sample of the global batch."""
-        return self.part(step, 0, 1)
-
-    def part(self, step: int, rank: int, world_size: int) -> np.ndarray:
-        """Int64 (B / W, 2): rank `rank`'s share of the batch; the shares of all ranks, in order, are the batch."""
-        return self.at(*self.slots(step, rank, world_size))[:, :2]
-
-    def slots(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Lanes and positions in them, int64 (B / W,) each, of one rank's share of the step. O(1) in the step."""
-        return lane_slots(self.lanes, self.per_lane, step, rank, world_size)
 
     def at(self, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Int64 (n, 3): shard, position in the shard and epoch of each (lane, position in its endless sequence)."""
