@@ -58,8 +58,14 @@ class ShardCache:
                 raise UserError(
                     f"shard {printable(url)} has {part.stat().st_size} bytes, its index says {size}: index it anew"
                 )
-            self._make_room(part.stat().st_size)
-            part.replace(path)
+            # One at a time, or two shards that arrive together would both count on the same room.
+            room = os.open(self._folder, os.O_RDONLY)
+            try:
+                fcntl.flock(room, fcntl.LOCK_EX)
+                self._make_room(part.stat().st_size)
+                part.replace(path)
+            finally:
+                os.close(room)
         except OSError as error:
             raise UserError(
                 f"data.cache={self._folder} can't be written ({error.strerror}): make room there"
