@@ -19,6 +19,9 @@ class CodeDataConfig:
     """Further indexes by weight, relative to `index`'s 1: {more/index.json: 0.5} draws two from `index` to one."""
     batch_size: int = 64
     """Samples in the global batch B, over all ranks together."""
+    micro_batch: int | None = None
+    """Most samples of one forward on a rank: its part of a larger batch is computed in several, for one update all the
+    same. None: all at once."""
     lanes: int | None = None
     """Lanes R that the sample sequence is cut into (ranks | R | B). None: B for local shards, at most 64 for remote."""
     window: int | None = None
@@ -47,6 +50,8 @@ class CodeDataConfig:
         for name, least in (("batch_size", 1), ("threads", 1), ("read_ahead", 1), ("retries", 1), ("connections", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"data.{name}={getattr(self, name)} is less than {least}: set it to {least} or more")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"data.micro_batch={self.micro_batch} is less than 1: set it to 1 or more, or to null")
         if self.window is not None and self.window < 1:
             raise ValueError(f"data.window={self.window} is less than 1: set 1 for no shuffle inside a lane, or more")
         if self.lanes is not None and (self.lanes < 1 or self.batch_size % self.lanes):
