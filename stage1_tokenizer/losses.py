@@ -5,6 +5,7 @@ Legend: B batch, C channels, H W pixels.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -107,7 +108,8 @@ def adaptive_weight(layer: Convolution, features_BCHW: Tensor, towards_rec: Tens
     return gradient[:outputs].norm() / (gradient[outputs:].norm() + 1e-4)
 
 
-def evenly_spread(count: int, fraction: float, device: torch.device) -> Tensor | None:
-    """Which pictures of a batch a term looks at: a share of them, at least one; None for all."""
+@functools.cache  # a copy to a GPU would wait for it in every step
+def evenly_spread(count: int, fraction: float, device: torch.device) -> Tensor:
+    """Which pictures of a batch a term looks at: a share of them, at least one; int64, ascending."""
     chosen = [number for number in range(count) if int((number + 1) * fraction) > int(number * fraction)] or [0]
-    return None if len(chosen) == count else torch.tensor(chosen, device=device)
+    return torch.tensor(chosen, device=device)

@@ -72,7 +72,9 @@ class OneForwardStep:
 
     `generator` and `discriminator` may be wrapped by DDP. `generator(x)` returns a Reconstruction and, unwrapped, has
     `decoder.last_layer`. `autocast` opens the mixed-precision region for their forwards (accelerator.autocast);
-    `backward` is called once for each of them (accelerator.backward).
+    `backward` is called once for each of them (accelerator.backward). With `micro_batch`, generator and LPIPS see at most
+    so many pictures at a time; all that looks at the batch as a whole (quantizer, discriminator, adaptive weight) still
+    does, so that the gradients are the same.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class OneForwardStep:
         *,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         backward: Callable[[Tensor], None] = Tensor.backward,
+        micro_batch: int | None = None,
     ):
         if (perceptual is None) != (config.perceptual.weight == 0):
             raise ValueError(f"loss.perceptual.weight={config.perceptual.weight} but perceptual is {perceptual}")
@@ -89,6 +92,7 @@ class OneForwardStep:
         self.perceptual = perceptual
         self.autocast = autocast
         self.backward = backward
+        self.micro_batch = micro_batch
         self.lecam = LeCam(config.adversarial.lecam_decay)
 
     def adversarial_share(self, step: int) -> float | None:
@@ -108,7 +112,7 @@ class OneForwardStep:
         if share is not None and discriminator is None:
             raise ValueError(f"loss.adversarial.weight={self.config.adversarial.weight} needs a discriminator")
         with self.autocast():
-            made: Reconstruction = generator(x_BCHW)
+            made: Reconstruction = generator(x_BCHW, self.micro_batch)
         x_hat = at_least_float32(made.x_BCHW)
         leaf = x_hat.detach().requires_grad_()
         gradient, metrics = self._towards_reconstruction(leaf, x_BCHW)
@@ -131,14 +135,17 @@ class OneForwardStep:
     def _towards_reconstruction(self, leaf: Tensor, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """∂(pixel + perceptual)/∂x' and both values."""
         pixel = PIXEL[self.config.pixel](leaf, x_BCHW)
-        total, metrics = self.config.pixel_weight * pixel, {"loss/rec": pixel.detach()}
+        (gradient,) = torch.autograd.grad(self.config.pixel_weight * pixel, leaf)
+        metrics = {"loss/rec": pixel.detach()}
         if self.perceptual is not None:
             some = evenly_spread(len(leaf), self.config.perceptual.fraction, leaf.device)
-            pair = (leaf, x_BCHW) if some is None else (leaf[some], x_BCHW[some])
-            perceptual = self.perceptual(*pair).mean()
-            total = total + self.config.perceptual.weight * perceptual
-            metrics["loss/perceptual"] = perceptual.detach()
-        return torch.autograd.grad(total, leaf)[0], metrics
+            distance, size = torch.zeros_like(metrics["loss/rec"]), self.micro_batch or len(some)
+            for part_B in some.split(size):
+                share = self.perceptual(leaf[part_B], x_BCHW[part_B]).sum() / len(some)
+                gradient = gradient + self.config.perceptual.weight * torch.autograd.grad(share, leaf)[0]
+                distance = distance + share.detach()
+            metrics["loss/perceptual"] = distance
+        return gradient, metrics
 
     def _weight(self, layer: Convolution, made: Reconstruction, towards_rec: Tensor, towards_adv: Tensor) -> Tensor:
         """The adversarial term's weight before the ramp."""

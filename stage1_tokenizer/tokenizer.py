@@ -14,12 +14,13 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from data.cli import UserError
 from data.transforms import TransformConfig
@@ -128,10 +129,17 @@ class Tokenizer(nn.Module):
         recon_BCHW = self.decoder(self.post_quant_conv(quantized.latents)).clamp(-1.0, 1.0)
         return recon_BCHW, quantized.codes
 
-    def forward(self, x_BCHW: Tensor) -> Reconstruction:
-        """What a training step needs of pictures in [-1, 1]: not clamped, with the quantizer's losses. No checks."""
-        quantized: Quantized = self.quantizer(self.quant_conv(self.encoder(x_BCHW)))
-        features_BCHW = self.decoder.features(self.post_quant_conv(quantized.latents))
+    def forward(self, x_BCHW: Tensor, micro_batch: int | None = None) -> Reconstruction:
+        """What a training step needs of pictures in [-1, 1]: not clamped, with the quantizer's losses. No checks.
+
+        With `micro_batch`, encoder and decoder see at most so many pictures at a time, now and again in the backward,
+        and keep nothing in between; the quantizer sees all of them, so that its statistics and losses are the batch's.
+        """
+        z_BDhw = in_parts(lambda part: self.quant_conv(self.encoder(part)), x_BCHW, micro_batch)
+        quantized: Quantized = self.quantizer(z_BDhw)
+        features_BCHW = in_parts(
+            lambda part: self.decoder.features(self.post_quant_conv(part)), quantized.latents, micro_batch
+        )
         return Reconstruction(
             self.decoder.last_layer(features_BCHW), features_BCHW, quantized.codes, losses=quantized.losses
         )
@@ -224,6 +232,13 @@ class Tokenizer(nn.Module):
                 f"fetch or release it again"
             )
         return tokenizer.eval()
+
+
+def in_parts(network: Callable[[Tensor], Tensor], x_BCHW: Tensor, most: int | None) -> Tensor:
+    """network(x) of at most so many samples at a time, computed anew in the backward: its memory is one part's."""
+    if most is None or len(x_BCHW) <= most:
+        return network(x_BCHW)
+    return torch.cat([checkpoint(network, part, use_reentrant=False) for part in x_BCHW.split(most)])
 
 
 def _changed(config: Any) -> dict[str, Any]:

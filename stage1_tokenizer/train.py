@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from stage1_tokenizer.step import OneForwardStep
     from stage1_tokenizer.tokenizer import Tokenizer
 
-MAY_CHANGE = ("evaluate_every", "evaluate_samples", "data.held_out", "data.threads", "data.read_ahead")
+MAY_CHANGE = (
+    "evaluate_every",
+    "evaluate_samples",
+    "data.held_out",
+    "data.threads",
+    "data.read_ahead",
+    "data.micro_batch",
+)
 """Settings beside launch.settings.FREE_KEYS on which the weights don't depend."""
 
 PICTURES = 16
@@ -156,6 +163,7 @@ def build(config: TokenizerTrainConfig, perceptual: LPIPS | None, this: Run) -> 
         perceptual.to(this.device) if perceptual is not None else None,
         autocast=this.accelerator.autocast,
         backward=this.accelerator.backward,
+        micro_batch=config.data.micro_batch,
     )
     weights = sum(parameter.numel() for parameter in tokenizer.parameters())
     judging = sum(parameter.numel() for parameter in judge.raw.parameters()) if judge else 0

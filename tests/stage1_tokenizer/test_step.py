@@ -111,6 +111,46 @@ def test_perceptual_share_estimates_from_some_pictures() -> None:
     assert float(result.metrics["loss/perceptual"]) == pytest.approx(float(expected), rel=1e-9)
 
 
+@pytest.mark.parametrize("quantizer", [
+    QuantizerConfig(codebook_size=16, code_dim=4, start="kmeans", learning="moving_average", revive_after=1),
+    QuantizerConfig(kind="lfq", codebook_size=16),
+    QuantizerConfig(kind="residual", codebook_size=8, codebooks=2, code_dim=4),
+])  # fmt: skip
+def test_a_batch_in_four_parts_gives_what_it_gives_at_once(quantizer: QuantizerConfig) -> None:
+    adversarial = replace(EVERYTHING, norm="batch")
+    generator, discriminator, lpips, x = parts(adversarial, replace(MODEL, quantizer=quantizer, dropout=0.0))
+    config = LossConfig(adversarial=adversarial)
+    expected: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    for micro_batch in (None, 1):
+        one, other = copy.deepcopy(generator), copy.deepcopy(discriminator)
+        step = OneForwardStep(config, lpips, micro_batch=micro_batch)
+        for number in range(2):
+            for part in (one, other):
+                part.zero_grad()
+            result = step(one, other, x, number)
+            with torch.no_grad():
+                for parameter in [*trained(one), *trained(other)]:
+                    parameter -= 0.01 * parameter.grad
+        expected.append((result.metrics, {**one.state_dict(), **{f"d.{k}": v for k, v in other.state_dict().items()}}))
+    for at_once, in_parts in zip(*expected, strict=True):
+        assert at_once.keys() == in_parts.keys()
+        for name in at_once:
+            torch.testing.assert_close(in_parts[name], at_once[name], rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_parts_bound_the_memory_of_the_forward() -> None:
+    """What the graph keeps grows with the part, not with the batch: all but the parts' results is computed anew."""
+    generator, _, _, x = parts(ADVERSARIAL)
+
+    def kept(micro_batch: int | None) -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            generator(x, micro_batch)
+        return sum(sizes)
+
+    assert kept(1) < kept(None) / 3
+
+
 def one_part(rank: int, ranks: int, wrap: bool) -> tuple[list[Tensor], list[Tensor], dict[str, float]]:
     """Gradients and metrics of this rank's part of the batch."""
     config = LossConfig(pixel="huber", adversarial=EVERYTHING)
