@@ -43,9 +43,11 @@ CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
 """The convolution class for each number of spatial dimensions."""
 
 
-def convolution(dims: int, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0) -> Convolution:
+def convolution(
+    dims: int, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, bias: bool = True
+) -> Convolution:
     """A convolution over `dims` spatial axes."""
-    return CONVOLUTIONS[dims](inputs, outputs, kernel, stride=stride, padding=padding)
+    return CONVOLUTIONS[dims](inputs, outputs, kernel, stride=stride, padding=padding, bias=bias)
 
 
 def laid_out(h: Tensor, width: int) -> Tensor:

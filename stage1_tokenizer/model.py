@@ -13,8 +13,8 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.config import ModelConfig
 from stage1_tokenizer.convolution import Convolution, convolution, doubled, laid_out
+from stage1_tokenizer.model_config import ModelConfig
 
 
 def norm_groups(channels: int) -> int:
@@ -126,6 +126,20 @@ class Level(nn.Module):
         return h_BCHW
 
 
+def attention_levels(config: ModelConfig) -> set[int]:
+    """Numbers of the levels whose blocks attention follows."""
+    if not config.attention:
+        return set()
+    lowest = [len(config.channel_multipliers) - 1]
+    return set(lowest if config.attention_levels is None else config.attention_levels)
+
+
+def refuse_odd_sizes(sizes: Sequence[int], stride: int) -> None:
+    """ValueError unless every side is a multiple of the stride."""
+    if any(size % stride for size in sizes):
+        raise ValueError(f"a picture of {tuple(sizes)} is not a multiple of the stride {stride}: pad or crop it")
+
+
 class Middle(nn.Module):
     """Block, attention, block at the lowest resolution."""
 
@@ -147,25 +161,22 @@ class Encoder(nn.Module):
         super().__init__()
         dims, levels = config.spatial_dims, len(config.channel_multipliers)
         widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
+        attends, middle = attention_levels(config), config.attention and config.attention_middle
         self.conv_in = convolution(dims, config.in_channels, config.channels, 3, padding=1)
         self.down = nn.ModuleList()
         for number, (inputs, outputs) in enumerate(zip([config.channels, *widths], widths, strict=False)):
             lowest = number == levels - 1
             pairs = [(inputs, outputs)] + [(outputs, outputs)] * (config.res_blocks - 1)
-            level = Level(dims, pairs, config.attention and lowest, config.dropout)
+            level = Level(dims, pairs, number in attends, config.dropout)
             level.downsample = nn.Identity() if lowest else Downsample(dims, outputs)
             self.down.append(level)
-        self.mid = Middle(dims, widths[-1], config.attention, config.dropout)
+        self.mid = Middle(dims, widths[-1], middle, config.dropout)
         self.norm_out = Norm(widths[-1])
-        self.conv_out = convolution(dims, widths[-1], config.z_channels, 3, padding=1)
+        self.conv_out = convolution(dims, widths[-1], config.encoder_channels, 3, padding=1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, z_channels, h, w); H and W must be multiples of the stride, else ValueError."""
-        stride = 1 << (len(self.down) - 1)
-        if any(size % stride for size in x_BCHW.shape[2:]):
-            raise ValueError(
-                f"a picture of {tuple(x_BCHW.shape[2:])} is not a multiple of the stride {stride}: pad or crop it"
-            )
+        refuse_odd_sizes(x_BCHW.shape[2:], 1 << (len(self.down) - 1))
         h = laid_out(self.conv_in(x_BCHW), self.conv_in.out_channels)
         for level in cast("list[Level]", self.down):
             h = level.downsample(level(h))
@@ -179,14 +190,14 @@ class Decoder(nn.Module):
         super().__init__()
         dims, levels = config.spatial_dims, len(config.channel_multipliers)
         widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
+        attends, middle = attention_levels(config), config.attention and config.attention_middle
         self.conv_in = convolution(dims, config.z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(dims, widths[-1], config.attention, config.dropout)
+        self.mid = Middle(dims, widths[-1], middle, config.dropout)
         up: list[nn.Module] = []
         for number, outputs in enumerate(widths):
-            lowest = number == levels - 1
             inputs = widths[min(number + 1, levels - 1)]
             pairs = [(inputs, outputs)] + [(outputs, outputs)] * config.res_blocks
-            level = Level(dims, pairs, config.attention and lowest, config.dropout)
+            level = Level(dims, pairs, number in attends, config.dropout)
             level.upsample = Upsample(dims, outputs) if number else nn.Identity()
             up.append(level)
         self.up = nn.ModuleList(up)  # up[0] is the highest resolution, as in taming-transformers

@@ -24,8 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from data.cli import UserError
 from data.transforms import TransformConfig
-from stage1_tokenizer.config import ModelConfig, QuantizerConfig
-from stage1_tokenizer.model import Decoder, Encoder, convolution
+from stage1_tokenizer.backbones import build_bridge, build_decoder, build_encoder
+from stage1_tokenizer.config import ModelConfig
 from stage1_tokenizer.quantizers import Quantized, build_quantizer
 from stage1_tokenizer.step import Reconstruction
 
@@ -46,12 +46,11 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.transform = transform
-        dims = config.spatial_dims
-        self.encoder = Encoder(config)
+        self.encoder = build_encoder(config)
         self.quantizer = build_quantizer(config.quantizer)
-        self.quant_conv = convolution(dims, config.z_channels, self.quantizer.input_channels, 1)
-        self.post_quant_conv = convolution(dims, self.quantizer.latent_channels, config.z_channels, 1)
-        self.decoder = Decoder(config)
+        self.quant_conv = build_bridge(config, config.encoder_channels, self.quantizer.input_channels)
+        self.post_quant_conv = build_bridge(config, self.quantizer.latent_channels, config.z_channels)
+        self.decoder = build_decoder(config)
 
     @property
     def codebook_size(self) -> int:
@@ -272,10 +271,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def model_config(values: dict[str, Any], source: Path) -> ModelConfig:
     """ModelConfig of its JSON; UserError for a key or a value that this version doesn't know."""
+    types = get_type_hints(ModelConfig)
     try:
-        return ModelConfig(**{**values, "quantizer": QuantizerConfig(**values.get("quantizer", {}))})
+        nested = {key: types[key](**values[key]) for key in values if dataclasses.is_dataclass(types.get(key))}
+        return ModelConfig(**{**values, **nested})
     except (TypeError, ValueError) as error:
-        known = ", ".join(get_type_hints(ModelConfig))
+        known = ", ".join(types)
         raise UserError(f"{source}: model can't be read ({error}); this version knows {known}") from error
 
 

@@ -1,0 +1,35 @@
+"""Encoder and decoder that a configuration names, by one protocol for all kinds.
+
+An encoder takes pictures (B, C, H, W) to latents (B, encoder_channels, h, w); a decoder takes latents (B, z_channels,
+h, w) to pictures, and is `last_layer(features(z))`, where `last_layer` is a convolution: the adaptive weight of the
+adversarial term needs what enters it.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from stage1_tokenizer import conv_plus, model
+from stage1_tokenizer.convolution import convolution
+from stage1_tokenizer.model_config import ModelConfig
+
+Encoder = model.Encoder | conv_plus.Encoder
+Decoder = model.Decoder | conv_plus.Decoder
+
+
+def build_encoder(config: ModelConfig) -> Encoder:
+    """The encoder that `config.backbone` names."""
+    return conv_plus.Encoder(config) if config.backbone == "conv_plus" else model.Encoder(config)
+
+
+def build_decoder(config: ModelConfig) -> Decoder:
+    """The decoder that `config.backbone` names."""
+    return conv_plus.Decoder(config) if config.backbone == "conv_plus" else model.Decoder(config)
+
+
+def build_bridge(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
+    """What lies between a network and the quantizer: a convolution of width quant_conv_kernel, or nothing."""
+    kernel = config.quant_conv_kernel
+    if not kernel:
+        return nn.Identity()
+    return convolution(config.spatial_dims, inputs, outputs, kernel, padding=kernel // 2)
