@@ -31,8 +31,9 @@ class QuantizerConfig:
     """Look up on the unit sphere: latents and codes are scaled to length 1 (ViT-VQGAN; best with a small code_dim)."""
     learning: Literal["gradient", "moving_average"] = "gradient"
     """How codes follow their latents: by the codebook loss's gradient, or as moving averages of them."""
-    reparametrise: Literal["none", "linear"] = "none"
-    """linear: codes are frozen vectors times one learned matrix, so that all of them move with every step (SimVQ)."""
+    reparametrise: Literal["none", "linear", "affine"] = "none"
+    """linear: codes are frozen vectors times one learned matrix, so that all of them move with every step (SimVQ);
+    affine: plus one learned vector, as SimVQ's published weights have it."""
     gradient: Literal["straight_through", "rotation"] = "straight_through"
     """What the encoder gets of the decoder's gradient: all of it, or turned as the latent was towards its code."""
     decay: float = 0.99
@@ -97,7 +98,7 @@ class QuantizerConfig:
             self.beta_placement == "paper" or not averages,
             "has no meaning with learning=moving_average, which has no codebook term: set it to paper",
         )
-        frozen = self.reparametrise == "linear"
+        frozen = self.reparametrise != "none"
         plain = not averages and self.start == "uniform" and not self.revive_after and not self.l2_normalise
         yield (
             "reparametrise",

@@ -61,9 +61,9 @@ class VectorQuantizer(Quantizer):
         self.embedding = nn.Embedding(config.codebook_size, config.code_dim)
         nn.init.uniform_(self.embedding.weight, -1 / config.codebook_size, 1 / config.codebook_size)
         self.linear: nn.Module = nn.Identity()
-        if config.reparametrise == "linear":
+        if config.reparametrise != "none":
             nn.init.normal_(self.embedding.weight, std=config.code_dim**-0.5)
-            self.linear = nn.Linear(config.code_dim, config.code_dim, bias=False)
+            self.linear = nn.Linear(config.code_dim, config.code_dim, bias=config.reparametrise == "affine")
         averages = config.learning == "moving_average"
         self.embedding.weight.requires_grad_(not averages and config.reparametrise == "none")
         self.statistics = Statistics(config.codebook_size, config.code_dim, averages=averages)

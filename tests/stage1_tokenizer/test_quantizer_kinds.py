@@ -23,6 +23,7 @@ EVERY = {
     "vq-kmeans": replace(BASE, start="kmeans", learning="moving_average"),
     "vq-rotation": replace(BASE, gradient="rotation", start="batch"),
     "vq-simvq": replace(BASE, reparametrise="linear"),
+    "vq-simvq-affine": replace(BASE, reparametrise="affine"),
     "fsq": replace(BASE, kind="fsq"),
     "lfq": replace(BINARY, kind="lfq"),
     "bsq": replace(BINARY, kind="bsq"),
