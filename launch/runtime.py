@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.progress import Progress
-from launch import distributed, folder
+from launch import distributed, folder, guard
 from launch.facts import cores
+from launch.guard import NotFiniteError as NotFiniteError
 from launch.metrics import Means, MetricFile
 from launch.settings import FREE_KEYS, RunConfig
 from launch.waits import Waits, summary
@@ -43,10 +44,6 @@ STOPPED = 85
 
 LOSSES = "loss/"
 """What the names of recorded scalars begin with that must be finite."""
-
-
-class NotFiniteError(RuntimeError):
-    """A loss became infinite or not a number; what was learned since the newest checkpoint is lost."""
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
@@ -75,6 +72,7 @@ class Run:
         self._vote = distributed.Vote(accelerator.num_processes, accelerator.device)
         self._watchdog = Watchdog(config.watchdog, self.rank)
         self._waits = Waits()
+        self._guard = guard.Guard()
 
     @property
     def device(self) -> torch.device:
@@ -121,21 +119,42 @@ class Run:
         self._waits.met(time.monotonic() - began)
         return self._agreed
 
+    @property
+    def data_seed(self) -> int:
+        """Seed of the samples' order: run.seed, and another one after each turn back to a checkpoint."""
+        return guard.data_seed(self.config.seed, self.folder)
+
     def check_finite(self) -> None:
-        """Raise NotFiniteError on every rank if a loss recorded since the last log line isn't a number; it syncs."""
-        if self._vote.any(bad := self._means.not_finite(LOSSES)):
-            where = f"on rank {self.rank}" if bad else "on another rank"
-            raise NotFiniteError(f"a loss is not finite {where}: lower the learning rate, or look at the newest data")
+        """Raise NotFiniteError on every rank where losses recorded since the last log line aren't finite; it waits.
+
+        With skipped updates (`record`'s `good`), only where more than run.skip_limit were skipped in a row.
+        """
+        names = self.gather(self._means.not_finite(LOSSES))
+        self._guard.check(self, next((f" ({', '.join(bad)} on rank {r})" for r, bad in enumerate(names) if bad), ""))
+
+    def turn_back(self, error: NotFiniteError) -> None:
+        """Note that the run goes back to its newest checkpoint; where it did so too often, raise what is the matter."""
+        guard.note_rollback(self, error)
+        self._means, self._guard = Means(), guard.Guard()
 
     def record(
-        self, values: Mapping[str, Tensor | float], *, step: int, samples: int = 0, unit: str = "pictures"
+        self,
+        values: Mapping[str, Tensor | float],
+        *,
+        step: int,
+        samples: int = 0,
+        unit: str = "pictures",
+        good: Tensor | None = None,
     ) -> None:
         """Add one step's scalars to the means; every `log_every`-th step logs them and starts anew.
 
-        `samples` is the step's global number of samples and gives `rate/<unit>_per_second`. Every rank calls it alike.
+        `samples` is the step's global number of samples and gives `rate/<unit>_per_second`. `good` says whether the
+        update was done or skipped (launch.guard). Every rank calls it alike.
         """
         self._watchdog.step_done()
         self._means.add(values, self.device)
+        if good is not None:
+            self._guard.add(good)
         self._samples += samples
         if (step + 1) % self.config.log_every == 0:
             self.check_finite()
@@ -144,6 +163,8 @@ class Run:
             if self._samples:
                 means[f"rate/{unit}_per_second"] = self._samples / max(now - self._since, 1e-9)
             self._samples, self._since = 0, now
+            if self._guard.watching:
+                means["updates/skipped"] = self._guard.skipped
             self.log(step, {**means, **summary(self.gather(self._waits.take()))}, kind="train")
         self._waits.step_ended()
 

@@ -18,6 +18,8 @@ FREE_KEYS = (
     "run.timeout",
     "run.watchdog",
     "run.on_save_error",
+    "run.skip_limit",
+    "run.rollbacks",
 )
 """Settings that a continued run may change, because its weights don't depend on them."""
 
@@ -55,6 +57,11 @@ class RunConfig:
     watchdog: float = 900.0
     """Seconds without a sign of life (a step, an evaluation's reduction, a checkpoint) after which a rank writes its
     stacks and ends, and with it the job; 0 for never. The first step of a start may take ten times as long."""
+    skip_limit: int = 10
+    """Updates in a row that may be skipped because their gradients aren't finite. After more of them the run goes back
+    to its newest checkpoint and takes the samples in another order."""
+    rollbacks: int = 2
+    """How often a run may go back so before it stops."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """Where a checkpoint can't be written (full or read-only disk): end the run, or warn and go on with the old."""
 
@@ -70,6 +77,8 @@ class RunConfig:
             ("seed", 0),
             ("watchdog", 0),
             ("keep_every", 0),
+            ("skip_limit", 0),
+            ("rollbacks", 0),
         )
         for name, least in least_values:
             if getattr(self, name) < least:

@@ -86,6 +86,8 @@ def main() -> None:
     ):
         try:
             result = storm(cluster, Path(folder), options.interruptions, options.seed, options.steps)
+            if result["interruptions"] < options.interruptions:
+                raise RuntimeError(f"the training ended before all of them: {result}")
         except BaseException:
             for log in Path(folder).glob("*.log"):
                 print(f"--- {log.name}\n{log.read_text()[-6000:]}", flush=True)
