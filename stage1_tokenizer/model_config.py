@@ -39,6 +39,9 @@ class ModelConfig:
     """1 for audio, 2 for pictures, 3 for video: chooses the convolutions."""
     in_channels: int = 3
     """Channels of the data: 3 for colour, 1 for grey."""
+    pixel_range: Literal["symmetric", "unit"] = "symmetric"
+    """What the encoder sees: pixels in [-1, 1], or scaled to [0, 1] as in MaskGIT. Pictures are given in [-1, 1] in
+    both cases; it matters at the borders, where convolutions see zeros."""
     channels: int = 128
     """Width at full resolution."""
     channel_multipliers: list[int] = field(default_factory=lambda: [1, 1, 2, 2, 4])

@@ -134,7 +134,7 @@ class Tokenizer(nn.Module):
         With `micro_batch`, encoder and decoder see at most so many pictures at a time, now and again in the backward,
         and keep nothing in between; the quantizer sees all of them, so that its statistics and losses are the batch's.
         """
-        z_BDhw = in_parts(lambda part: self.quant_conv(self.encoder(part)), x_BCHW, micro_batch)
+        z_BDhw = in_parts(self._latents, x_BCHW, micro_batch)
         quantized: Quantized = self.quantizer(z_BDhw)
         features_BCHW = in_parts(
             lambda part: self.decoder.features(self.post_quant_conv(part)), quantized.latents, micro_batch
@@ -146,7 +146,12 @@ class Tokenizer(nn.Module):
     def _quantize(self, x_BCHW: Tensor) -> Quantized:
         if self.training:
             raise RuntimeError("the tokenizer is in training mode, in which its codebook may move: call .eval() first")
-        return self.quantizer(self.quant_conv(self.encoder(x_BCHW)))
+        return self.quantizer(self._latents(x_BCHW))
+
+    def _latents(self, x_BCHW: Tensor) -> Tensor:
+        """What the quantizer takes."""
+        x_BCHW = (x_BCHW + 1) / 2 if self.config.pixel_range == "unit" else x_BCHW
+        return self.quant_conv(self.encoder(x_BCHW))
 
     def _need_codes(self) -> None:
         if not self.codebook_size:
