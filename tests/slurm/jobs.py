@@ -81,7 +81,11 @@ class Toy:
         for process in psutil.process_iter():
             try:
                 line = process.cmdline()
-                if what in line and process.environ().get("VQLOOM_OUT") == str(self.out):
+                if (
+                    what not in line or Path(line[0]).name == "srun"
+                ):  # srun, and a helper of its own whose end nothing heeds
+                    continue
+                if process.environ().get("VQLOOM_OUT") == str(self.out):
                     found.append(process)
             except psutil.Error:
                 continue
