@@ -9,22 +9,25 @@ from __future__ import annotations
 
 from torch import nn
 
-from stage1_tokenizer import conv_plus, model
+from stage1_tokenizer import conv_plus, model, vit
 from stage1_tokenizer.convolution import convolution
 from stage1_tokenizer.model_config import ModelConfig
 
-Encoder = model.Encoder | conv_plus.Encoder
-Decoder = model.Decoder | conv_plus.Decoder
+Encoder = model.Encoder | conv_plus.Encoder | vit.Encoder
+Decoder = model.Decoder | conv_plus.Decoder | vit.Decoder
+
+_ENCODERS: dict[str, type[Encoder]] = {"conv": model.Encoder, "conv_plus": conv_plus.Encoder, "vit": vit.Encoder}
+_DECODERS: dict[str, type[Decoder]] = {"conv": model.Decoder, "conv_plus": conv_plus.Decoder, "vit": vit.Decoder}
 
 
 def build_encoder(config: ModelConfig) -> Encoder:
     """The encoder that `config.backbone` names."""
-    return conv_plus.Encoder(config) if config.backbone == "conv_plus" else model.Encoder(config)
+    return _ENCODERS[config.backbone](config)
 
 
 def build_decoder(config: ModelConfig) -> Decoder:
     """The decoder that `config.backbone` names."""
-    return conv_plus.Decoder(config) if config.backbone == "conv_plus" else model.Decoder(config)
+    return _DECODERS[config.backbone](config)
 
 
 def build_bridge(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
@@ -32,4 +35,4 @@ def build_bridge(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
     kernel = config.quant_conv_kernel
     if not kernel:
         return nn.Identity()
-    return convolution(config.spatial_dims, inputs, outputs, kernel, padding=kernel // 2)
+    return convolution(config.latent_dims, inputs, outputs, kernel, padding=kernel // 2)

@@ -21,15 +21,16 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.convolution import Convolution, convolution, doubled, laid_out
+from stage1_tokenizer.convolution import Convolution, convolution, depth_to_space, doubled, laid_out
 from stage1_tokenizer.model import Norm, norm_groups, refuse_odd_sizes
 from stage1_tokenizer.model_config import ModelConfig
+from stage1_tokenizer.recompute import Recomputable
 from stage1_tokenizer.reduce import at_least_float32
 
 _POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """x + conv(swish(norm(conv(swish(norm(x)))))) without biases, and a 1x1 convolution where the width changes.
 
     With shortcut=inner the 1x1 convolution's input is the second summand, not x, which then goes no further.
@@ -84,17 +85,6 @@ class Upsample(nn.Module):
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, 2H, 2W)."""
         return depth_to_space(self.conv(h_BCHW), 2) if self.shuffle else doubled(h_BCHW, self.conv)
-
-
-def depth_to_space(h_BCHW: Tensor, factor: int) -> Tensor:
-    """Channels to pixels: (B, f·f·C, H, W) to (B, C, f·H, f·W); a pixel's row and column vary slower than C."""
-    dims = h_BCHW.ndim - 2
-    parts = h_BCHW.unflatten(1, (*(factor,) * dims, -1))  # B, one axis of length f for each spatial one, C, H, W
-    order = [0, dims + 1]
-    for axis in range(dims):
-        order += [dims + 2 + axis, 1 + axis]
-    sizes = [factor * size for size in h_BCHW.shape[2:]]
-    return parts.permute(order).reshape(len(h_BCHW), -1, *sizes)
 
 
 class AdaptiveNorm(nn.Module):

@@ -38,6 +38,7 @@ class Conv2d(nn.Conv2d):
 
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+LastLayer = Convolution | nn.ConvTranspose2d
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: Conv2d, 3: nn.Conv3d}
 """The convolution class for each number of spatial dimensions."""
@@ -74,6 +75,17 @@ def doubled(x: Tensor, layer: Convolution) -> Tensor:
     kernel = kernel.contiguous(memory_format=torch.channels_last)
     bias = None if layer.bias is None else layer.bias.repeat(4)
     return _Interleave.apply(_Correlation.apply(x, kernel, bias, 1))
+
+
+def depth_to_space(h_BCHW: Tensor, factor: int) -> Tensor:
+    """Channels to pixels: (B, f·f·C, H, W) to (B, C, f·H, f·W); a pixel's row and column vary slower than C."""
+    dims = h_BCHW.ndim - 2
+    parts = h_BCHW.unflatten(1, (*(factor,) * dims, -1))  # B, one axis of length f for each spatial one, C, H, W
+    order = [0, dims + 1]
+    for axis in range(dims):
+        order += [dims + 2 + axis, 1 + axis]
+    sizes = [factor * size for size in h_BCHW.shape[2:]]
+    return parts.permute(order).reshape(len(h_BCHW), -1, *sizes)
 
 
 class _Interleave(torch.autograd.Function):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.convolution import Convolution, convolution, doubled, laid_out
 from stage1_tokenizer.model_config import ModelConfig
+from stage1_tokenizer.recompute import Recomputable
 
 
 def norm_groups(channels: int) -> int:
@@ -38,7 +39,7 @@ class Norm(nn.GroupNorm):
         return F.silu(h) if self.swish else h
 
 
-class ResnetBlock(nn.Module):
+class ResnetBlock(Recomputable):
     """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 convolution on x where the width changes."""
 
     def __init__(self, dims: int, inputs: int, outputs: int, dropout: float = 0.0):
@@ -57,7 +58,7 @@ class ResnetBlock(nn.Module):
         return self.nin_shortcut(h_BCHW) + inner
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(Recomputable):
     """x + self-attention over all positions, one head as wide as the channels."""
 
     def __init__(self, dims: int, channels: int):

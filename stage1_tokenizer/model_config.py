@@ -27,14 +27,64 @@ class ConvPlusConfig:
 
 
 @dataclass(frozen=True)
+class TransformerConfig:
+    """Size of one of the two transformers; the defaults are ViT-VQGAN's and TiTok's small one."""
+
+    width: int = 512
+    """Length of a token's vector."""
+    depth: int = 8
+    """Number of blocks."""
+    heads: int = 8
+    """Attention heads of a block; must divide the width."""
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """Transformers on patches: ViT-VQGAN by default; TiTok has latent_tokens, patch=16, head=linear."""
+
+    size: int = 256
+    """Side of the pictures for which positions are learned. Others are encoded too, with positions in between, but not
+    with latent tokens."""
+    patch: int = 8
+    """Side of a patch, which becomes one token."""
+    latent_tokens: int = 0
+    """Number of learned tokens that alone become codes, so that a picture is a sequence (N,); 0: one code a patch."""
+    positions: Literal["learned", "sincos"] = "learned"
+    """Of patches: learned vectors, or sines and cosines of row and column."""
+    head: Literal["tanh", "linear"] = "tanh"
+    """Last layers of both: two with tanh between, the decoder's giving patches (ViT-VQGAN); or one, and after the
+    decoder's a 3x3 convolution on the pixels (TiTok)."""
+    encoder: TransformerConfig = field(default_factory=TransformerConfig)
+    """Size of the encoder."""
+    decoder: TransformerConfig = field(default_factory=TransformerConfig)
+    """Size of the decoder."""
+
+    def __post_init__(self) -> None:
+        at = "model.vit."
+        _check(at + "patch", self.patch, self.patch >= 1, "1 or more")
+        _check(at + "latent_tokens", self.latent_tokens, self.latent_tokens >= 0, "0 (a code for each patch) or more")
+        fits = self.size >= 1 and self.size % self.patch == 0
+        _check(at + "size", self.size, fits, f"a multiple of model.vit.patch={self.patch}")
+        for name, shape in (("encoder", self.encoder), ("decoder", self.decoder)):
+            _check(f"{at}{name}.depth", shape.depth, shape.depth >= 1, "1 or more")
+            _check(f"{at}{name}.heads", shape.heads, shape.heads >= 1, "1 or more")
+            least = 4 * shape.heads if self.positions == "sincos" else shape.heads
+            fits = shape.width >= 1 and shape.width % least == 0
+            _check(f"{at}{name}.width", shape.width, fits, f"a multiple of {least}, for its heads and positions")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The networks of a tokenizer: encoder, quantizer, decoder."""
 
-    backbone: Literal["conv", "conv_plus"] = "conv"
+    backbone: Literal["conv", "conv_plus", "vit"] = "conv"
     """conv: VQGAN's (taming-transformers, LlamaGen, IBQ, VAR, diffusers); conv_plus: residual blocks without biases or
-    attention, as many in the middle as in a level (MaskGIT, Open-MAGVIT2)."""
+    attention, as many in the middle as in a level (MaskGIT, Open-MAGVIT2); vit: transformers on patches (ViT-VQGAN,
+    TiTok), for which channels, channel_multipliers, res_blocks and attention have no meaning."""
     conv_plus: ConvPlusConfig = field(default_factory=ConvPlusConfig)
     """With backbone=conv_plus: its variants."""
+    vit: VitConfig = field(default_factory=VitConfig)
+    """With backbone=vit: its transformers."""
     spatial_dims: Literal[1, 2, 3] = 2
     """1 for audio, 2 for pictures, 3 for video: chooses the convolutions."""
     in_channels: int = 3
@@ -94,19 +144,29 @@ class ModelConfig:
 
     def _check_unused(self) -> None:
         """What is set must be used, or refused."""
-        plus = self.backbone == "conv_plus"
-        without = plus or not self.attention
+        conv, vit = self.backbone == "conv", self.backbone == "vit"
         unused = {
-            "attention_levels": without and self.attention_levels is not None,
-            "attention_middle": without and not self.attention_middle,
-            "conv_plus": not plus and self.conv_plus != ConvPlusConfig(),
+            "attention_levels": not (conv and self.attention) and self.attention_levels is not None,
+            "attention_middle": not (conv and self.attention) and not self.attention_middle,
+            "conv_plus": self.backbone != "conv_plus" and self.conv_plus != ConvPlusConfig(),
+            "vit": not vit and self.vit != VitConfig(),
+            "channels": vit and self.channels != 128,
+            "channel_multipliers": vit and list(self.channel_multipliers) != [1, 1, 2, 2, 4],
+            "res_blocks": vit and self.res_blocks != 2,
         }
-        for name, set_in_vain in unused.items():
-            if set_in_vain:
+        for name, in_vain in unused.items():
+            if in_vain:
                 raise ValueError(
                     f"model.{name}={getattr(self, name)} has no meaning with model.backbone={self.backbone}, "
                     f"model.attention={self.attention}: leave it out"
                 )
+        if vit and self.spatial_dims != 2:
+            raise ValueError(f"model.spatial_dims={self.spatial_dims} is not for model.backbone=vit: set it to 2")
+        if self.latent_tokens and self.quantizer.kind == "multiscale":
+            raise ValueError(
+                f"model.vit.latent_tokens={self.latent_tokens} makes no grid to shrink, as "
+                f"model.quantizer.kind=multiscale needs: set it to 0, or choose kind=residual"
+            )
 
     def _check_widths(self) -> None:
         """Without convolutions beside the quantizer, the networks must give and take what it does."""
@@ -126,6 +186,16 @@ class ModelConfig:
         return self.z_channels * (1 + self.double_z)
 
     @property
+    def latent_tokens(self) -> int:
+        """Latent vectors of a picture where they are a sequence; 0 where they lie on a grid."""
+        return self.vit.latent_tokens if self.backbone == "vit" else 0
+
+    @property
+    def latent_dims(self) -> int:
+        """Axes of the latents beside batch and channels: 1 for a sequence."""
+        return 1 if self.latent_tokens else self.spatial_dims
+
+    @property
     def stride(self) -> int:
-        """Pixels per latent position along each axis."""
-        return 1 << (len(self.channel_multipliers) - 1)
+        """Pixels per latent position along each axis; of latent tokens, pixels of a patch."""
+        return self.vit.patch if self.backbone == "vit" else 1 << (len(self.channel_multipliers) - 1)

@@ -65,19 +65,20 @@ class Tokenizer(nn.Module):
     def codes_shape(self, size: int | Sequence[int]) -> tuple[int, ...]:
         """Shape of the codes of one picture of `size` pixels: its grid (h, w), for most quantizers.
 
-        (G, h, w) with several codebooks, (N,) with multiscale. Raises ValueError for a size that doesn't fit.
+        (G, h, w) with several codebooks, (N,) with multiscale or latent tokens. Raises ValueError for a size that
+        doesn't fit.
         """
         return self.quantizer.codes_shape(self.grid(size))
 
     @property
     def stride(self) -> int:
-        """Pixels per code along each axis."""
+        """Pixels per code along each axis (of latent tokens, which have no place, pixels per patch)."""
         return self.config.stride
 
     def grid(self, size: int | Sequence[int]) -> tuple[int, ...]:
-        """Codes along each axis, (h, w), of a picture of `size` pixels (one number for a square).
+        """Codes along each axis, (h, w), of a picture of `size` pixels (one number for a square); or (N,) tokens.
 
-        Raises ValueError where a side isn't a multiple of the stride.
+        Raises ValueError where a side isn't a multiple of the stride, or with latent tokens, not the trained one.
         """
         sides = [size] * self.config.spatial_dims if isinstance(size, int) else list(size)
         for side in sides:
@@ -86,7 +87,12 @@ class Tokenizer(nn.Module):
                     f"size={side} is not a multiple of the tokenizer's stride {self.stride}: "
                     f"pad, crop or resize to {max(side // self.stride, 1) * self.stride}"
                 )
-        return tuple(side // self.stride for side in sides)
+        tokens, trained = self.config.latent_tokens, self.config.vit.size
+        if tokens and sides != [trained] * 2:
+            raise ValueError(
+                f"size={sides} is not what latent tokens are for, pictures of model.vit.size={trained}: resize"
+            )
+        return (tokens,) if tokens else tuple(side // self.stride for side in sides)
 
     @torch.no_grad()
     def encode(self, x_BCHW: Tensor) -> Tensor:
@@ -107,7 +113,7 @@ class Tokenizer(nn.Module):
         self._need_codes()
         if idx_Bhw.is_floating_point() or idx_Bhw.is_complex() or idx_Bhw.dtype is torch.bool:
             raise ValueError(f"codes of type {idx_Bhw.dtype} are not whole numbers: give int64 from `encode`")
-        self.quantizer.check_codes(idx_Bhw.shape, self.config.spatial_dims)
+        self.quantizer.check_codes(idx_Bhw.shape, self.config.latent_dims)
         idx_Bhw = idx_Bhw.long()
         if idx_Bhw.numel() and not bool(((idx_Bhw >= 0) & (idx_Bhw < self.codebook_size)).all()):
             raise ValueError(
@@ -276,13 +282,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def model_config(values: dict[str, Any], source: Path) -> ModelConfig:
     """ModelConfig of its JSON; UserError for a key or a value that this version doesn't know."""
-    types = get_type_hints(ModelConfig)
     try:
-        nested = {key: types[key](**values[key]) for key in values if dataclasses.is_dataclass(types.get(key))}
-        return ModelConfig(**{**values, **nested})
+        return _built(ModelConfig, values)
     except (TypeError, ValueError) as error:
-        known = ", ".join(types)
+        known = ", ".join(get_type_hints(ModelConfig))
         raise UserError(f"{source}: model can't be read ({error}); this version knows {known}") from error
+
+
+def _built(kind: Any, values: dict[str, Any]) -> Any:
+    """A dataclass of its JSON, with those in it."""
+    types = get_type_hints(kind)
+    nested = {key: _built(types[key], values[key]) for key in values if dataclasses.is_dataclass(types.get(key))}
+    return kind(**{**values, **nested})
 
 
 def _read_transform(path: Path) -> TransformConfig | None:
