@@ -92,6 +92,8 @@ class TokenizerTrainConfig:
                 f"model.quantizer.scales={list(quantizer.scales)} must end with {size // stride}, the latent grid of "
                 f"pictures of data.transform.size={size}: add it, or leave off what is larger"
             )
+        if self.loss.adversarial.weight:
+            self.loss.adversarial.check_pictures(self.model.in_channels, self.model.spatial_dims, size)
         if self.model.in_channels != self.data.transform.channels:
             raise ValueError(
                 f"model.in_channels={self.model.in_channels} differs from data.transform.channels="

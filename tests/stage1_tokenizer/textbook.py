@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stage1_tokenizer.config import LossConfig
-from stage1_tokenizer.discriminator import Discriminator
 from stage1_tokenizer.losses import PIXEL, discriminator_loss, generator_loss
 from stage1_tokenizer.perceptual import LPIPS
 from stage1_tokenizer.tokenizer import Tokenizer
@@ -15,7 +14,7 @@ from stage1_tokenizer.tokenizer import Tokenizer
 def textbook_step(
     config: LossConfig,
     generator: Tokenizer,
-    discriminator: Discriminator,
+    discriminator: nn.Module,
     lpips: LPIPS | None,
     x_BCHW: Tensor,
     share: float | None,
@@ -43,16 +42,18 @@ def textbook_step(
     total.backward(inputs=[parameter for parameter in generator.parameters() if parameter.requires_grad])
     if share is not None:
         x = x_BCHW.detach().requires_grad_()
-        real, fake = discriminator(x), discriminator(made.x_BCHW.detach())
+        x_hat = made.x_BCHW.detach().requires_grad_()
+        real, fake = discriminator(x), discriminator(x_hat)
         loss = discriminator_loss(config.adversarial.loss, real, fake)
         values["loss/discriminator"] = loss.detach()
         if config.adversarial.lecam:  # at the first step, when the averages are this batch's
             means = real.detach().mean(), fake.detach().mean()
             loss = loss + config.adversarial.lecam * ((real - means[1]) ** 2).mean()
             loss = loss + config.adversarial.lecam * ((fake - means[0]) ** 2).mean()
-        if config.adversarial.penalty:
-            (towards_x,) = torch.autograd.grad(real.sum(), x, create_graph=True)
-            weight = config.adversarial.penalty / 2 * config.adversarial.penalty_every
+        of_fake = config.adversarial.penalty_fake
+        for gamma, logits, pictures in ((config.adversarial.penalty, real, x), (of_fake, fake, x_hat)):
+            (towards_x,) = torch.autograd.grad(logits.sum(), pictures, create_graph=True)
+            weight = gamma / 2 * config.adversarial.penalty_every
             loss = loss + weight * sum(gradient.square().sum() for gradient in towards_x) / len(x)
         loss.backward()
     return {name: float(value) for name, value in values.items()}

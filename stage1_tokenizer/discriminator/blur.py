@@ -1,0 +1,39 @@
+"""A low-pass filter, so that striding does not alias. (Zhang 2019)
+
+Legend: B batch, C channels, H W pixels, k width of the filter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class Blur(nn.Module):
+    """The product of one filter along each of `dims` axes, for each channel by itself, every `stride`-th value of it.
+
+    `taps` are scaled to sum 1; `padding` values are added on each side of each axis, mirrored or zeros.
+    """
+
+    def __init__(
+        self, taps: Sequence[float], dims: int, *, stride: int, padding: int, mode: Literal["reflect", "constant"]
+    ):
+        super().__init__()
+        tap_k = torch.tensor(taps) / sum(taps)
+        self.kernel: Tensor
+        self.register_buffer("kernel", reduce(lambda a, b: a[..., None] * b, [tap_k] * dims), persistent=False)
+        self.stride, self.pads, self.mode = stride, (padding, padding) * dims, mode
+
+    def forward(self, h_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, (H + 2·padding − k)/stride + 1, …)."""
+        channels = h_BCHW.shape[1]
+        kernel = self.kernel.to(h_BCHW.dtype).expand(channels, 1, *self.kernel.shape)
+        padded = F.pad(h_BCHW, self.pads, mode=self.mode)
+        return _CONVOLVE[self.kernel.ndim](padded, kernel, stride=self.stride, groups=channels)
