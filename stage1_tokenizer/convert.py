@@ -1,0 +1,204 @@
+"""Bring a published tokenizer, or take one elsewhere: `python -m stage1_tokenizer.convert IN OUT --from LAYOUT`.
+
+IN    a checkpoint (.ckpt, .pt, .pth, .bin, .safetensors) or a folder with one; without --from, our own released or run
+      folder
+OUT   a released tokenizer: config.json, model.safetensors, preprocessor_config.json, README.md, and
+      discriminator.safetensors where IN has one that fits; with --to diffusers, the folder of a diffusers.VQModel
+
+Nothing in IN is executed: pickles are read as weights only. Settings that the weights don't tell come from the peer's
+own file (--config) or from options such as `--model.quantizer.scales [1,2,3,4,6,9,13,18,24,32]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from data.cli import UserError, run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stage1_tokenizer.layouts import Converted
+    from stage1_tokenizer.tokenizer import Tokenizer
+
+NAMES = ("taming", "llamagen", "ibq", "open_magvit2", "simvq", "maskgit", "var", "diffusers")
+"""The layouts that can be read; the keys of stage1_tokenizer.layouts.LAYOUTS, known without importing torch."""
+
+SIZE = 256
+"""Side of the pictures where neither option nor configuration tells."""
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """What is converted, and how."""
+
+    source: Path
+    """Checkpoint, or folder with one."""
+    out: Path
+    """Folder to be made; one that exists is left alone."""
+    layout: str | None = None
+    """Whose checkpoint it is; None: our own folder."""
+    to: str = "vqloom"
+    """vqloom or diffusers."""
+    settings: Path | None = None
+    """The peer's configuration, YAML or JSON."""
+    weights: str = "averaged"
+    """averaged (where the checkpoint has an EMA) or last."""
+    size: int | None = None
+    """Side of the pictures that the tokenizer was trained on; None: as the configuration tells, else 256."""
+    licence: str = "unknown"
+    """Licence of the weights, for the card."""
+    origin: str | None = None
+    """Where the checkpoint was published, for the card."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Settings of ModelConfig that the checkpoint doesn't tell."""
+
+
+def convert(config: ConvertConfig) -> Path:
+    """Write the folder, whole or not at all; the folder.
+
+    Raises UserError where IN isn't what it is said to be, can't be read safely, or has what can't be built.
+    """
+    from stage1_tokenizer.convert_card import Origin, write_card
+    from stage1_tokenizer.layouts import judge
+    from stage1_tokenizer.release import new_folder
+
+    with new_folder(config.out) as part:
+        tokenizer, found, origin = _opened(config)
+        if config.to == "diffusers":
+            _write_diffusers(part, tokenizer)
+            return config.out
+        part.mkdir(parents=True, exist_ok=True)
+        tokenizer.save_pretrained(part)
+        carried = judge.discriminator(found)
+        if isinstance(carried, str):
+            origin = Origin(**{**vars(origin), "discriminator": f"none: {carried}"})
+        else:
+            judge.save(part, *carried)
+        write_card(part / "README.md", config.out.resolve().name, tokenizer, origin)
+    print(f"discriminator: {origin.discriminator}", file=sys.stderr)
+    return config.out
+
+
+def _opened(config: ConvertConfig) -> tuple[Tokenizer, dict[str, Tensor], Any]:
+    """The tokenizer, the peer's discriminator by its own names, and what the card tells of their origin."""
+    from stage1_tokenizer.convert_card import Origin
+    from stage1_tokenizer.layouts import convert_checkpoint, judge
+    from stage1_tokenizer.layouts.reading import read_checkpoint
+    from stage1_tokenizer.release import open_tokenizer
+
+    if config.layout is None:
+        if config.to != "diffusers":
+            raise UserError("--from is missing: say whose checkpoint it is, one of " + ", ".join(NAMES))
+        return open_tokenizer(str(config.source)), judge.load(config.source) or {}, None
+    checkpoint = read_checkpoint(config.source, config.settings)
+    averaged = config.weights == "averaged"
+    made, source = convert_checkpoint(checkpoint, config.layout, averaged=averaged, changes=config.model)
+    tokenizer = build(made, str(checkpoint.path), config.size)
+    settings = checkpoint.settings_path.name if checkpoint.settings_path else None
+    origin = Origin(
+        config.layout, checkpoint.path.name, checkpoint.sha256, settings, config.origin, config.licence, made.notes
+    )
+    return tokenizer, source.discriminator, origin
+
+
+def build(made: Converted, where: str, size: int | None = None) -> Tokenizer:
+    """A tokenizer with the converted weights, in evaluation mode; UserError where they aren't its own, name by name."""
+    from data.transforms import TransformConfig
+    from stage1_tokenizer.layouts.judge import differing
+    from stage1_tokenizer.tokenizer import Tokenizer, model_config
+
+    config = model_config(made.model, Path(where))
+    kind, scales = config.quantizer.kind, config.quantizer.scales
+    size = size or made.size or (scales[-1] * config.stride if kind == "multiscale" else SIZE)
+    channels = 3 if config.in_channels == 3 else 1
+    tokenizer = Tokenizer(config, TransformConfig(size=size, channels=channels))
+    expected = tokenizer.weights()
+    if odd := differing(expected, made.weights):
+        what = "lacks" if odd in expected and odd not in made.weights else "has an unknown"
+        what = "differs at" if ", " in odd else what
+        missing, more = len(expected.keys() - made.weights.keys()), len(made.weights.keys() - expected.keys())
+        raise UserError(
+            f"{where} {what} {odd} (our names; {missing} missing, {more} too many): is --from right, and does --config "
+            f"belong to it?"
+        )
+    tokenizer.load_state_dict(made.weights)
+    return tokenizer.eval()
+
+
+def _write_diffusers(folder: Path, tokenizer: Tokenizer) -> None:
+    """config.json and diffusion_pytorch_model.safetensors of a diffusers.VQModel."""
+    from safetensors.torch import save_file
+
+    from stage1_tokenizer.layouts.diffusers_vq import to_diffusers
+
+    size = tokenizer.transform.size if tokenizer.transform else None
+    settings, weights = to_diffusers(tokenizer.config, tokenizer.weights(), size)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: see `{self.prog} --help`")
+
+
+def parse(argv: Sequence[str] | None = None) -> ConvertConfig:
+    """The command's options; UserError for those that don't fit."""
+    about, _, usage = (__doc__ or "").partition("\n\n")
+    parser = _Parser(
+        prog="python -m stage1_tokenizer.convert",
+        description=about,
+        epilog=usage,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", type=Path, metavar="IN", help="checkpoint, or folder with one")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to be made; one that exists is left alone")
+    parser.add_argument("--from", dest="layout", choices=NAMES, help="whose checkpoint it is; left out: our own folder")
+    parser.add_argument("--to", choices=("vqloom", "diffusers"), default="vqloom", help="what OUT becomes")
+    parser.add_argument("--config", dest="settings", type=Path, help="the peer's configuration, YAML or JSON")
+    parser.add_argument(
+        "--weights", choices=("averaged", "last"), default="averaged", help="of a checkpoint with an EMA"
+    )
+    parser.add_argument(
+        "--size", type=int, help="side of the training pictures (default: the configuration's, else 256)"
+    )
+    parser.add_argument("--licence", default="unknown", help="of the weights, by its Hub identifier, for the card")
+    parser.add_argument("--origin", help="where the checkpoint was published, for the card")
+    options, rest = parser.parse_known_args(argv)
+    return ConvertConfig(**vars(options), model=_model_options(rest))
+
+
+def _model_options(words: Sequence[str]) -> dict[str, Any]:
+    """`--model.a.b VALUE` options as nested dictionaries."""
+    import yaml
+
+    joined = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    found: dict[str, Any] = {}
+    for name, value in zip(joined[::2], [*joined[1::2], None], strict=False):
+        if not name.startswith("--model.") or value is None:
+            raise UserError(f"{name} is no option with a value: give --model.KEY VALUE, or see --help")
+        *path, last = name.removeprefix("--model.").split(".")
+        place = found
+        for key in path:
+            place = place.setdefault(key, {})
+        place[last] = yaml.safe_load(value)
+    return found
+
+
+def main() -> None:
+    """The command."""
+    print(convert(parse()))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,124 @@
+"""Converted tokenizers beside the peers' own code: are the codes equal, how far are the reconstructions apart?
+
+    python -m tests.benchmarks.parity --peers DIR
+
+DIR holds checkouts taming-transformers/, LlamaGen/, SEED-Voken/, SimVQ/, VAR/ and open-muse/. Each peer's own model,
+small and with random weights, is saved as its trainer would, converted by the command, and given the same pictures. A
+peer whose code can't be run is named with the reason. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+import yaml
+from torch import Tensor
+
+from stage1_tokenizer import convert
+from stage1_tokenizer.tokenizer import Tokenizer
+from tests.benchmarks.peer_models import PEERS, PeerModel
+
+LIMIT = 1e-4
+"""Largest difference of a pixel in [-1, 1] that still counts as equal."""
+
+
+@dataclass
+class Compared:
+    """A peer's tokenizer beside its conversion."""
+
+    peer: str
+    """Whose."""
+    codes_equal: bool = False
+    """Whether all codes are the same."""
+    codes: int = 0
+    """How many were compared."""
+    distinct: int = 0
+    """How many different ones there are among them."""
+    difference: float | None = None
+    """Largest one of a pixel, reconstructions in [-1, 1] but not clamped; where all codes are equal."""
+    largest: float = 0.0
+    """Largest absolute value of the peer's reconstruction: what the difference is to be seen against."""
+    discriminator: str = ""
+    """What became of it."""
+    reason: str = ""
+    """Why it wasn't run, or what had to be changed to run it."""
+
+    @property
+    def good(self) -> bool:
+        """Whether it is on par."""
+        return self.codes_equal and self.difference is not None and self.difference <= LIMIT
+
+
+def written(peer: PeerModel, folder: Path) -> list[str]:
+    """Save what a peer's trainer would; the options of the converter."""
+    torch.save(peer.checkpoint, folder / "last.ckpt")
+    options = [str(folder / "last.ckpt"), str(folder / "out"), *peer.changes]
+    if peer.settings is not None:
+        (folder / "peer.yaml").write_text(yaml.safe_dump(peer.settings))
+        options += ["--config", str(folder / "peer.yaml")]
+    return options
+
+
+def ours(tokenizer: Tokenizer, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes, flat, and the reconstruction, not clamped."""
+    codes = tokenizer.encode(x_BCHW)
+    return codes.flatten(), tokenizer.decoder(tokenizer.post_quant_conv(tokenizer.quantizer.embed(codes)))
+
+
+@torch.no_grad()
+def compare(name: str, folder: Path) -> Compared:
+    """Build a peer's tokenizer, convert it, run both."""
+    layout, build = PEERS[name]
+    torch.manual_seed(0)
+    try:
+        peer = build(folder)
+    except (ImportError, FileNotFoundError, AttributeError) as error:
+        return Compared(name, reason=f"not run: {' '.join(str(error).split())}")
+    x_BCHW = torch.rand(2, 3, peer.size, peer.size, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    their_codes, their_recon = peer.reconstruct(x_BCHW)
+    with tempfile.TemporaryDirectory() as place:
+        out = convert.convert(convert.parse([*written(peer, Path(place)), "--from", layout]))
+        tokenizer = Tokenizer.from_pretrained(out)
+        carried = "carried over" if (out / "discriminator.safetensors").is_file() else "none"
+    codes, recon = ours(tokenizer, x_BCHW)
+    equal = bool(torch.equal(codes, their_codes))
+    return Compared(
+        name,
+        equal,
+        codes.numel(),
+        len(their_codes.unique()),
+        float((recon - their_recon).abs().max()) if equal else None,
+        float(their_recon.abs().max()),
+        carried,
+        peer.note,
+    )
+
+
+def main() -> int:
+    """Compare all, print the table and the JSON line; 1 where a peer that ran isn't on par."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--peers", type=Path, required=True, help="folder with the peers' checkouts")
+    parser.add_argument("--only", choices=PEERS, help="one of them")
+    options = parser.parse_args()
+    rows = [compare(name, options.peers.resolve()) for name in PEERS if options.only in (None, name)]
+    print(f"{'peer':<40}{'codes equal':>12}{'codes':>7}{'distinct':>9}{'difference':>12}{'largest':>9}  discriminator")
+    for row in rows:
+        shown = "–" if row.difference is None else f"{row.difference:.1e}"
+        print(
+            f"{row.peer:<40}{row.codes_equal!s:>12}{row.codes:>7}{row.distinct:>9}{shown:>12}{row.largest:>9.2f}  "
+            f"{row.discriminator} {row.reason}"
+        )
+    print(json.dumps({"limit": LIMIT, "peers": [asdict(row) for row in rows]}))
+    return int(any(not row.good and not row.reason.startswith("not run") for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
