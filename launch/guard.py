@@ -7,6 +7,7 @@ another order of samples, so as not to meet the same ones again; after some such
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ class NotFiniteError(RuntimeError):
 
 
 class Guard:
-    """Counts skipped updates on the device. All ranks add the same: their gradients are the same after reduction."""
+    """Counts skipped updates on the device. All ranks add the same, as `all_finite` gives it."""
 
     def __init__(self) -> None:
         self.watching = False
@@ -60,11 +61,17 @@ class Guard:
             raise NotFiniteError(f"{in_a_row} updates in a row had gradients that are not finite{where}")
 
 
-def all_finite(*norms: Tensor) -> Tensor:
-    """Whether all of these norms of gradients are finite, as one boolean on their device."""
+def all_finite(values: Iterable[Tensor]) -> Tensor:
+    """Whether all of these losses and norms of gradients are finite on all ranks, as one boolean on their device."""
     import torch
+    import torch.distributed as dist
 
-    return torch.isfinite(torch.stack(norms)).all()
+    good = torch.isfinite(torch.stack([value.detach().float().reshape(()) for value in values])).all()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        agreed = good.int()
+        dist.all_reduce(agreed, dist.ReduceOp.MIN)
+        good = agreed.bool()
+    return good
 
 
 def step_if(good: Tensor, optimizer: torch.optim.Optimizer) -> None:

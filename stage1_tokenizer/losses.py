@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from stage1_tokenizer.convolution import Convolution
+from stage1_tokenizer.convolution import LastLayer
 from stage1_tokenizer.reduce import all_mean, at_least_float32
 
 
@@ -73,6 +73,7 @@ class LeCam:
         real, fake = at_least_float32(real), at_least_float32(fake)
         new = all_mean(torch.stack([real.detach().mean(), fake.detach().mean()]))
         old = torch.stack([self.real, self.fake]).to(new)
+        new = torch.where(new.isfinite().all(), new, old)
         self.real, self.fake = (old.lerp(new, 1 - self.decay) if self.known else new).unbind()
         self.known = True
         return (real - self.fake).square().mean() + (fake - self.real).square().mean()
@@ -92,7 +93,7 @@ def gradient_penalty(logits: Tensor, x_BCHW: Tensor) -> Tensor:
     return towards_x.square().flatten(1).sum(1).mean()
 
 
-def adaptive_weight(layer: Convolution, features_BCHW: Tensor, towards_rec: Tensor, towards_adv: Tensor) -> Tensor:
+def adaptive_weight(layer: LastLayer, features_BCHW: Tensor, towards_rec: Tensor, towards_adv: Tensor) -> Tensor:
     """‖∇L_rec‖ / (‖∇L_adv‖ + 1e-4), the gradients being those of the last layer's weight. (Esser et al. 2021, eq. 7)
 
     `layer` is the decoder's last convolution, `features_BCHW` what entered it, `towards_rec` and `towards_adv` the
@@ -101,10 +102,12 @@ def adaptive_weight(layer: Convolution, features_BCHW: Tensor, towards_rec: Tens
     """
     both = torch.cat([towards_rec, towards_adv], dim=1)
     outputs = towards_rec.shape[1]
-    shape = (2 * outputs, features_BCHW.shape[1], *layer.kernel_size)
     features = features_BCHW.detach().to(both.dtype)
-    gradient = _WEIGHT_GRADIENTS[both.ndim - 2](features, shape, both, stride=layer.stride, padding=layer.padding)
-    gradient = all_mean(gradient)
+    # A transposed convolution's weight meets the same products, with its input and its output in each other's place.
+    given, towards = (both, features) if layer.transposed else (features, both)
+    shape = (towards.shape[1], given.shape[1], *layer.kernel_size)
+    gradient = _WEIGHT_GRADIENTS[both.ndim - 2](given, shape, towards, stride=layer.stride, padding=layer.padding)
+    gradient = all_mean(gradient.transpose(0, 1) if layer.transposed else gradient)
     return gradient[:outputs].norm() / (gradient[outputs:].norm() + 1e-4)
 
 

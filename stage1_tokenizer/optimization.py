@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from launch.guard import step_if
 from stage1_tokenizer.config import OptimizerConfig
 
 if TYPE_CHECKING:
@@ -71,12 +72,14 @@ class Learner:
         raw.to(run.device).train()
         return cls(raw, joined_with_other_ranks(raw, run), build_optimizer(raw, config, peak))
 
-    def descend(self, share: float, clip: float) -> Tensor:
-        """Clip the gradients' norm (0: not), step at `share` of the peak rate, clear them; the norm before."""
+    def clip(self, most: float) -> Tensor:
+        """Clip the gradients' norm (0: not); the norm before."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, clip or math.inf)
+        return torch.nn.utils.clip_grad_norm_(parameters, most or math.inf)
+
+    def descend(self, share: float, good: Tensor) -> None:
+        """Step at `share` of the peak rate, unless `good` is false; clear the gradients."""
         for group in self.optimizer.param_groups:
             group["lr"] = share * group["peak"]
-        self.optimizer.step()
+        step_if(good, self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
-        return norm

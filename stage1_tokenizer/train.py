@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data.cli import UserError, parse, run
@@ -22,13 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from data.stream import Batch
-    from launch.checkpoint import Stateful
     from launch.runtime import Run
-    from stage1_tokenizer.ema import Ema
-    from stage1_tokenizer.optimization import Learner
+    from stage1_tokenizer.parts import Parts
     from stage1_tokenizer.perceptual import LPIPS
-    from stage1_tokenizer.step import OneForwardStep
-    from stage1_tokenizer.tokenizer import Tokenizer
 
 MAY_CHANGE = (
     "evaluate_every",
@@ -50,37 +45,52 @@ def train(config: TokenizerTrainConfig) -> int:
     Raises UserError for missing data or LPIPS weights, before any device is taken.
     """
     perceptual = check(config)
-    from data.stream import PictureStream
     from launch import checkpoint
+    from launch.guard import NotFiniteError
     from launch.runtime import seed_step, start_run
+    from stage1_tokenizer.parts import build
 
     with start_run(config, config.run, may_change=may_change(config)) as this:
-        parts = build(config, perceptual, this)
-        step = checkpoint.load_latest(this.folder, parts.state, this) or 0
-        if step >= config.steps:
-            this.say(f"{this.folder} is finished: it holds step {step}, nothing is left to do")
-            return 0
-        began, held_out = step, config.data.held_out
-        with (
-            PictureStream(config.data, seed=config.run.seed, rank=this.rank, world_size=this.world_size) as pictures,
-            this.progress("train tokenizer", config.steps, unit="steps", start=step) as bar,
-        ):
-            for batch in pictures.batches(step):
-                stop, last = this.stopping(), step == config.steps
-                if held_out and (last or (not stop and due(step, config.evaluate_every, began))):
-                    this.log(step, evaluate(config, parts, this, step))
-                if last or stop or due(step, config.run.save_every, began):
-                    checkpoint.save(this.folder, step, parts.state, this, keep=config.run.keep)
-                if last or stop:
-                    break
-                seed_step(config.run.seed, this.rank, step)
-                scalars = train_step(config, parts, batch, step, this.device)
-                this.record(scalars, step=step, samples=config.data.batch_size)
-                step += 1
-                bar.advance()
-        if stop and not last:
-            this.say(f"stopped at step {step}; start the same command again to go on")
-        return 0 if last else this.exit_code
+        while True:
+            seed_step(config.run.seed, 0, 0)  # the first weights, the same on every rank
+            parts = build(config, perceptual, this)
+            step = checkpoint.load_latest(this.folder, parts.state, this) or 0
+            try:
+                return fit(config, parts, this, step)
+            except NotFiniteError as error:
+                this.turn_back(error)
+
+
+def fit(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -> int:
+    """Train from `step` to the end or to a signal; the exit code. Raises NotFiniteError after too many bad updates."""
+    from data.stream import PictureStream
+    from launch import checkpoint
+    from launch.runtime import seed_step
+
+    if step >= config.steps:
+        this.say(f"{this.folder} is finished: it holds step {step}, nothing is left to do")
+        return 0
+    began, held_out = step, config.data.held_out
+    with (
+        PictureStream(config.data, seed=this.data_seed, rank=this.rank, world_size=this.world_size) as pictures,
+        this.progress("train tokenizer", config.steps, unit="steps", start=step) as bar,
+    ):
+        for batch in pictures.batches(step):
+            stop, last = this.stopping(), step == config.steps
+            if held_out and (last or (not stop and due(step, config.evaluate_every, began))):
+                this.log(step, evaluate(config, parts, this, step))
+            if last or stop or due(step, config.run.save_every, began):
+                checkpoint.save(this.folder, step, parts.state, this, keep=config.run.keep)
+            if last or stop:
+                break
+            seed_step(config.run.seed, this.rank, step)
+            scalars, good = train_step(config, parts, batch, step, this.device)
+            this.record(scalars, step=step, samples=config.data.batch_size, good=good)
+            step += 1
+            bar.advance()
+    if stop and not last:
+        this.say(f"stopped at step {step}; start the same command again to go on")
+    return 0 if last else this.exit_code
 
 
 def due(step: int, every: int, began: int) -> bool:
@@ -92,6 +102,7 @@ def check(config: TokenizerTrainConfig) -> LPIPS | None:
     """Look for everything the run needs from elsewhere; LPIPS, or None where its weight is 0."""
     from data.index import ShardIndex
     from data.indexing import check_present
+    from stage1_tokenizer.discriminator import check_discriminator
     from stage1_tokenizer.perceptual import build_perceptual
 
     if not config.data.index:
@@ -103,6 +114,7 @@ def check(config: TokenizerTrainConfig) -> LPIPS | None:
         if index.kind != "pictures":
             raise UserError(f"{path} holds {index.kind}, not pictures: give an index of pictures")
         check_present(index, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    check_discriminator(config.loss.adversarial, config.data.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
     return build_perceptual(config.loss.perceptual)
 
 
@@ -111,71 +123,15 @@ def may_change(config: TokenizerTrainConfig) -> tuple[str, ...]:
     return (*MAY_CHANGE, "steps") if config.optimizer.decay == "constant" else MAY_CHANGE
 
 
-@dataclass
-class Parts:
-    """All that a run trains, and what computes its gradients."""
-
-    tokenizer: Tokenizer
-    """The tokenizer itself."""
-    generator: Learner
-    """The tokenizer, with its optimizer."""
-    discriminator: Learner | None
-    """The discriminator, with its optimizer; None where the adversarial term has no weight."""
-    ema: Ema
-    """The averaged weights."""
-    gradients: OneForwardStep
-    """Leaves the gradients of a batch in both."""
-
-    @property
-    def state(self) -> dict[str, Stateful]:
-        """Everything stateful, by the name of its file in a checkpoint; codes' statistics are the tokenizer's."""
-        found: dict[str, Stateful] = {
-            "tokenizer": self.tokenizer,
-            "ema": self.ema,
-            "tokenizer_optimizer": self.generator.optimizer,
-        }
-        if self.discriminator is not None:
-            found["discriminator"] = self.discriminator.raw
-            found["discriminator_optimizer"] = self.discriminator.optimizer
-        if self.gradients.config.adversarial.lecam:
-            found["lecam"] = self.gradients.lecam
-        return found
-
-
-def build(config: TokenizerTrainConfig, perceptual: LPIPS | None, this: Run) -> Parts:
-    """Networks, optimizers and averages on the run's device, the same on every rank."""
-    from stage1_tokenizer.discriminator import Discriminator
-    from stage1_tokenizer.ema import Ema
-    from stage1_tokenizer.optimization import Learner
-    from stage1_tokenizer.step import OneForwardStep
-    from stage1_tokenizer.tokenizer import Tokenizer
-
-    model, adversarial, optimizer = config.model, config.loss.adversarial, config.optimizer
-    tokenizer = Tokenizer(model, config.data.transform)
-    generator = Learner.build(tokenizer, optimizer, optimizer.learning_rate, this)
-    judge = None
-    if adversarial.weight:
-        network = Discriminator(adversarial, model.in_channels, model.spatial_dims)
-        peak = optimizer.discriminator_learning_rate or optimizer.learning_rate
-        judge = Learner.build(network, optimizer, peak, this)
-    gradients = OneForwardStep(
-        config.loss,
-        perceptual.to(this.device) if perceptual is not None else None,
-        autocast=this.accelerator.autocast,
-        backward=this.accelerator.backward,
-        micro_batch=config.data.micro_batch,
-    )
-    weights = sum(parameter.numel() for parameter in tokenizer.parameters())
-    judging = sum(parameter.numel() for parameter in judge.raw.parameters()) if judge else 0
-    this.say(f"tokenizer: {weights / 1e6:.2f} M parameters, discriminator: {judging / 1e6:.2f} M")
-    return Parts(tokenizer, generator, judge, Ema(tokenizer, optimizer.ema_decay), gradients)
-
-
 def train_step(
     config: TokenizerTrainConfig, parts: Parts, batch: Batch, step: int, device: torch.device
-) -> dict[str, Tensor | float]:
-    """One step of both optimizers on this rank's part of a batch; its scalars, still on the device."""
+) -> tuple[dict[str, Tensor | float], Tensor]:
+    """One step of both optimizers on this rank's part of a batch; its scalars, and whether it was done.
+
+    Both are still on the device. Where a loss or a gradient of either network isn't finite on any rank, neither moves.
+    """
     from data.transforms import to_float
+    from launch.guard import all_finite
     from stage1_tokenizer.measures import batch_use
     from stage1_tokenizer.optimization import rate_share
 
@@ -183,14 +139,18 @@ def train_step(
     judge, clip = parts.discriminator, config.optimizer.clip
     done = parts.gradients(parts.generator.module, judge.module if judge else None, x_BCHW, step)
     share = rate_share(config.optimizer, step, config.steps)
-    scalars: dict[str, Tensor | float] = {**done.metrics, "optimizer/rate_share": share}
-    scalars["optimizer/gradient_norm"] = parts.generator.descend(share, clip)
+    norms = {"optimizer/gradient_norm": parts.generator.clip(clip)}
     if judge and done.discriminator_trained:
-        scalars["optimizer/discriminator_gradient_norm"] = judge.descend(share, clip)
+        norms["optimizer/discriminator_gradient_norm"] = judge.clip(clip)
+    good = all_finite([*norms.values(), *(value for name, value in done.metrics.items() if name.startswith("loss/"))])
+    parts.generator.descend(share, good)
+    if judge and done.discriminator_trained:
+        judge.descend(share, good)
     parts.ema.update(parts.tokenizer, step)
+    scalars: dict[str, Tensor | float] = {**done.metrics, "optimizer/rate_share": share, **norms}
     if done.codes_Bhw is not None:
         scalars |= batch_use(done.codes_Bhw, parts.tokenizer.codebook_size, parts.tokenizer.codebooks)
-    return scalars
+    return scalars, good
 
 
 def evaluate(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -> dict[str, float]:

@@ -128,6 +128,8 @@ class VectorQuantizer(Quantizer):
             state.used_K += all_sum(torch.bincount(idx_N, minlength=size))
             return
         count_K, sum_KD = sums_by_code(z_ND, idx_N, size)
+        good = sum_KD.isfinite().all()  # the update that latents out of range belong to is skipped, and so are they
+        count_K, sum_KD = torch.where(good, count_K, 0), torch.where(good, sum_KD, 0.0)
         state.used_K += count_K
         if state.steps == 1:
             state.sum_KD.copy_(self.embedding.weight)
@@ -146,6 +148,7 @@ class VectorQuantizer(Quantizer):
             return
         dead_K1 = (state.used_K == 0)[:, None]
         drawn_KD = self._drawn(z_ND, first).to(self.embedding.weight.dtype)
+        dead_K1 &= drawn_KD.isfinite().all(1, keepdim=True)
         self.embedding.weight.copy_(torch.where(dead_K1, drawn_KD, self.embedding.weight))
         if state.share_K is not None and state.sum_KD is not None and not first:
             state.share_K.copy_(torch.where(dead_K1[:, 0], 1.0, state.share_K))

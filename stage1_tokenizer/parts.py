@@ -1,0 +1,72 @@
+"""All that a run of stage one trains: networks, their optimizers, averages, and what computes the gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stage1_tokenizer.config import TokenizerTrainConfig
+from stage1_tokenizer.discriminator import build_discriminator
+from stage1_tokenizer.ema import Ema
+from stage1_tokenizer.optimization import Learner
+from stage1_tokenizer.perceptual import LPIPS
+from stage1_tokenizer.step import OneForwardStep
+from stage1_tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from launch.checkpoint import Stateful
+    from launch.runtime import Run
+
+
+@dataclass
+class Parts:
+    """All that a run trains, and what computes its gradients."""
+
+    tokenizer: Tokenizer
+    """The tokenizer itself."""
+    generator: Learner
+    """The tokenizer, with its optimizer."""
+    discriminator: Learner | None
+    """The discriminator, with its optimizer; None where the adversarial term has no weight."""
+    ema: Ema
+    """The averaged weights."""
+    gradients: OneForwardStep
+    """Leaves the gradients of a batch in both."""
+
+    @property
+    def state(self) -> dict[str, Stateful]:
+        """Everything stateful, by the name of its file in a checkpoint; codes' statistics are the tokenizer's."""
+        found: dict[str, Stateful] = {
+            "tokenizer": self.tokenizer,
+            "ema": self.ema,
+            "tokenizer_optimizer": self.generator.optimizer,
+        }
+        if self.discriminator is not None:
+            found["discriminator"] = self.discriminator.raw
+            found["discriminator_optimizer"] = self.discriminator.optimizer
+        if self.gradients.config.adversarial.lecam:
+            found["lecam"] = self.gradients.lecam
+        return found
+
+
+def build(config: TokenizerTrainConfig, perceptual: LPIPS | None, this: Run) -> Parts:
+    """Networks, optimizers and averages on the run's device, the same on every rank."""
+    model, adversarial, optimizer = config.model, config.loss.adversarial, config.optimizer
+    tokenizer = Tokenizer(model, config.data.transform)
+    generator = Learner.build(tokenizer, optimizer, optimizer.learning_rate, this)
+    judge = None
+    if adversarial.weight:
+        network = build_discriminator(adversarial, model.in_channels, model.spatial_dims)
+        peak = optimizer.discriminator_learning_rate or optimizer.learning_rate
+        judge = Learner.build(network, optimizer, peak, this)
+    gradients = OneForwardStep(
+        config.loss,
+        perceptual.to(this.device) if perceptual is not None else None,
+        autocast=this.accelerator.autocast,
+        backward=this.accelerator.backward,
+        micro_batch=config.data.micro_batch,
+    )
+    weights = sum(parameter.numel() for parameter in tokenizer.parameters())
+    judging = sum(parameter.numel() for parameter in judge.raw.parameters()) if judge else 0
+    this.say(f"tokenizer: {weights / 1e6:.2f} M parameters, discriminator: {judging / 1e6:.2f} M")
+    return Parts(tokenizer, generator, judge, Ema(tokenizer, optimizer.ema_decay), gradients)
