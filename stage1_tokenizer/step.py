@@ -23,8 +23,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from stage1_tokenizer.backbones import Decoder
 from stage1_tokenizer.config import LossConfig
-from stage1_tokenizer.convolution import Convolution
+from stage1_tokenizer.convolution import LastLayer
 from stage1_tokenizer.discriminator.weights import advance
 from stage1_tokenizer.losses import (
     PIXEL,
@@ -35,7 +36,6 @@ from stage1_tokenizer.losses import (
     generator_loss,
     gradient_penalty,
 )
-from stage1_tokenizer.model import Decoder
 from stage1_tokenizer.perceptual import LPIPS
 from stage1_tokenizer.reduce import at_least_float32
 
@@ -149,7 +149,7 @@ class OneForwardStep:
             metrics["loss/perceptual"] = distance
         return gradient, metrics
 
-    def _weight(self, layer: Convolution, made: Reconstruction, towards_rec: Tensor, towards_adv: Tensor) -> Tensor:
+    def _weight(self, layer: LastLayer, made: Reconstruction, towards_rec: Tensor, towards_adv: Tensor) -> Tensor:
         """The adversarial term's weight before the ramp."""
         config = self.config.adversarial
         if not config.adaptive:
@@ -160,7 +160,7 @@ class OneForwardStep:
     def _discriminate(
         self, discriminator: nn.Module, x_BCHW: Tensor, leaf: Tensor, fake: Tensor, step: int
     ) -> dict[str, Tensor]:
-        """D's gradients, from the logits `fake` of the reconstruction `leaf`, already there, and those of the pictures."""
+        """D's gradients, from the logits `fake` of the reconstruction `leaf` and those of the pictures."""
         config = self.config.adversarial
         due = (step - config.start) % config.penalty_every == 0
         pictures = x_BCHW.detach().requires_grad_() if due and config.penalty else x_BCHW
@@ -189,5 +189,5 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return getattr(module, "module", module)
 
 
-def _last_layer(generator: nn.Module) -> Convolution:
+def _last_layer(generator: nn.Module) -> LastLayer:
     return cast(Decoder, unwrapped(generator).decoder).last_layer

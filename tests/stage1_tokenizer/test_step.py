@@ -14,9 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from stage1_tokenizer.config import AdversarialConfig, LossConfig, ModelConfig, PerceptualConfig, QuantizerConfig
 from stage1_tokenizer.discriminator import Discriminator
 from stage1_tokenizer.perceptual import LPIPS
+from stage1_tokenizer.recompute import recompute_activations
 from stage1_tokenizer.step import OneForwardStep
 from stage1_tokenizer.tokenizer import Tokenizer
 from tests.distributed import run_distributed_test
+from tests.stage1_tokenizer.small_backbones import BACKBONES
 from tests.stage1_tokenizer.textbook import textbook_step
 
 MODEL = ModelConfig(
@@ -85,6 +87,26 @@ def test_gradients_equal_the_textbook_step(adversarial: AdversarialConfig, step:
     assert_same_gradients(discriminator, plain_discriminator)
     for name, value in values.items():
         assert float(result.metrics[name]) == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_equals_the_textbook_step(name: str, recompute: bool) -> None:
+    config = LossConfig(adversarial=ADVERSARIAL, perceptual=PerceptualConfig(weight=0))
+    model = replace(BACKBONES[name], dropout=0.1)
+    generator, discriminator, _, x = parts(ADVERSARIAL, model)
+    plain_generator, plain_discriminator = copy.deepcopy(generator), copy.deepcopy(discriminator)
+    torch.manual_seed(1)
+    values = textbook_step(config, plain_generator, plain_discriminator, None, x, 1.0)
+    if recompute:
+        recompute_activations(generator)
+    torch.manual_seed(1)
+    result = OneForwardStep(config, None)(generator, discriminator, x, 0)
+    assert_same_gradients(generator, plain_generator)
+    assert_same_gradients(discriminator, plain_discriminator)
+    assert float(result.metrics["gan/weight"]) != 1
+    for key, value in values.items():
+        assert float(result.metrics[key]) == pytest.approx(value, rel=1e-9)
 
 
 def test_before_its_start_the_discriminator_is_not_called() -> None:
