@@ -42,7 +42,15 @@ def load_vit(file: str) -> FrozenViT:
 
             return FrozenViT(load_file(path))
         return FrozenViT(torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, KeyError, EOFError, RuntimeError, AttributeError, ValueError, TypeError) as error:
+    except (
+        pickle.UnpicklingError,
+        LookupError,
+        EOFError,
+        RuntimeError,
+        AttributeError,
+        ValueError,
+        TypeError,
+    ) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"loss.adversarial.weights={file} holds no vision transformer ({reason}): {WAY}") from error
 

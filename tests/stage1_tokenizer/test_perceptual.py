@@ -49,6 +49,33 @@ def test_agrees_with_the_package(lpips: LPIPS) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-7)
 
 
+def squeezenet() -> torch.nn.Module:
+    """The package's LPIPS on SqueezeNet, with its heads and random convolutions."""
+    torch.manual_seed(0)
+    return pytest.importorskip("lpips").LPIPS(net="squeeze", pnet_rand=True, verbose=False)
+
+
+@pytest.mark.parametrize("sides", [(40, 48), (64, 37)])
+def test_squeezenet_from_its_file_agrees_with_the_package(sides: tuple[int, int], tmp_path: Path) -> None:
+    package = squeezenet()
+    renamed = {f"features.{name.split('.', 1)[1]}": tensor for name, tensor in package.net.state_dict().items()}
+    torch.save(dict(reversed(renamed.items())), tmp_path / "squeezenet1_1.pth")
+    ours = load_lpips("squeeze", str(tmp_path / "squeezenet1_1.pth"))
+    x, reference = torch.rand(2, 2, 3, *sides).mul(2).sub(1)
+    x.requires_grad_()
+    values = ours(x, reference), package(x, reference).flatten()
+    torch.testing.assert_close(*values)
+    gradients = [torch.autograd.grad(value.sum(), x)[0] for value in values]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-7)
+
+
+def test_squeezenet_needs_its_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"loss\.perceptual\.net=squeeze needs a file .* squeezenet1_1-b8a52dc0\.pth"):
+        load_lpips("squeeze")
+    with pytest.raises(UserError, match="not those of squeeze: set"):
+        load_lpips("squeeze", str(torchvision_file(tmp_path)))
+
+
 def test_distance_to_itself_is_zero_and_grey_is_colour(lpips: LPIPS) -> None:
     x = picture("p0")
     assert float(lpips(x, x)) == 0
