@@ -4,13 +4,57 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from launch import distributed
 from launch.runtime import RunConfig
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
+    from torch import Tensor
+
+
+class Ranks(Protocol):
+    """This process among its ranks; a Run is one, and so is `Joined`."""
+
+    @property
+    def rank(self) -> int:
+        """Its number, from 0."""
+
+    @property
+    def world_size(self) -> int:
+        """How many there are."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over the ranks of a tensor on that device."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable object, by rank."""
+
+
+class Joined:
+    """The ranks of a command (`joined`), as Ranks."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.rank, self.world_size, self.device = (
+            accelerator.process_index,
+            accelerator.num_processes,
+            accelerator.device,
+        )
+        self._vote = distributed.Vote(self.world_size, self.device)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over the ranks of a tensor on the device."""
+        return distributed.total(tensor, self.world_size)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable object, by rank."""
+        return self._vote.gather(value)
 
 
 @contextlib.contextmanager

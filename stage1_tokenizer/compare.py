@@ -161,6 +161,7 @@ def measure(config: CompareConfig, name: str, folder: Path) -> dict[str, Any]:
             samples=config.samples,
             lpips=config.lpips,
             lpips_weights=config.lpips_weights,
+            features="vgg16" if config.lpips else "none",
             overwrite=True,
         )
     )

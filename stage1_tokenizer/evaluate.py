@@ -1,18 +1,21 @@
 """Measure a tokenizer: `python -m stage1_tokenizer.evaluate --tokenizer DIR --data INDEX --out FILE.json`.
 
-On several ranks with `accelerate launch`; every picture counts exactly once, whatever their number.
+On several ranks with `python -m launch.local --processes N stage1_tokenizer.evaluate …`; every picture counts exactly
+once, whatever their number. `--compare A.json B.json` says whether two results may be compared, and what differs.
 Legend: B batch, C channels, H W pixels, h w latent grid.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.cli import UserError, parse, run
+from stage1_tokenizer.distance_config import DistanceConfig
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +23,16 @@ if TYPE_CHECKING:
 
     from data.stream import Batch
     from data.transforms import TransformConfig
+    from launch.ranks import Ranks
+    from stage1_tokenizer.features import FeatureNetwork
     from stage1_tokenizer.perceptual import LPIPS
+    from stage1_tokenizer.references import MeasuredSet
+    from stage1_tokenizer.streams import Streams
     from stage1_tokenizer.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(DistanceConfig):
     """Measure a tokenizer's reconstructions and its use of the codebook on a set of pictures."""
 
     tokenizer: str
@@ -51,9 +58,10 @@ class EvaluateConfig:
     lpips_weights: str | None = None
     """File with that network's weights; null looks for an installed one."""
     overwrite: bool = False
-    """Write over `out` and `pictures` where they exist."""
+    """Write over `out`, `pictures` and `save_reference` where they exist."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("picture_count", "batch_size", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
@@ -64,49 +72,86 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Measure, write `out` and `pictures`, and return the figures (the same on every rank)."""
-    for path in (config.out, config.pictures):
+    """Measure, write `out`, `pictures` and `save_reference`, and return the result (the same on every rank).
+
+    The distances are those of the reconstructions from `reference`, or else from the originals.
+    """
+    for path in (config.out, config.pictures, config.save_reference):
         if path and Path(path).exists() and not config.overwrite:
             raise UserError(f"{path} exists: choose another file, delete it, or set --overwrite true")
 
-    from data.stream import every_sample
-    from launch.distributed import total
-    from launch.folder import write_atomically
-    from launch.ranks import joined
+    from launch.ranks import Joined, joined
+    from stage1_tokenizer.features import load_network
     from stage1_tokenizer.perceptual import load_lpips
-    from stage1_tokenizer.pictures import save_pictures
     from stage1_tokenizer.release import open_tokenizer
 
     tokenizer = open_tokenizer(config.tokenizer)
     transform = transform_of(tokenizer, config.tokenizer)
     lpips = load_lpips(config.lpips_net, config.lpips_weights) if config.lpips else None
-    with joined() as ranks:
-        tokenizer.to(ranks.device)
-        world_size = ranks.num_processes
-        batches = every_sample(
-            config.data,
-            transform,
-            batch_size=config.batch_size,
-            threads=config.threads,
-            rank=ranks.process_index,
-            world_size=world_size,
-            limit=config.samples,
-        )
-        figures = measure(
-            tokenizer,
-            _shown(batches, ranks.is_main_process),
-            lpips.to(ranks.device) if lpips else None,
-            device=ranks.device,
-            total=lambda tensor: total(tensor, world_size),
-        )
-        found = {**figures, "measured": circumstances(config, tokenizer, transform)}
-        if ranks.is_main_process:
-            if config.pictures:
-                save_pictures(Path(config.pictures), tokenizer, config.data, config.picture_count)
-            Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(Path(config.out), json.dumps(found, indent=2) + "\n")
-            print(json.dumps(figures))
-    return found
+    network = load_network(
+        config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights, lpips=lpips
+    )
+    with joined() as accelerator:
+        ranks = Joined(accelerator)
+        for module in (tokenizer, lpips, network):
+            if module is not None:
+                module.to(ranks.device)
+        result, reference = _measured(config, tokenizer, transform, lpips, network, ranks)
+        if accelerator.is_main_process:
+            _write(config, tokenizer, result, reference, network)
+    return result
+
+
+def _measured(
+    config: EvaluateConfig,
+    tokenizer: Tokenizer,
+    transform: TransformConfig,
+    lpips: LPIPS | None,
+    network: FeatureNetwork | None,
+    ranks: Ranks,
+) -> tuple[dict[str, Any], MeasuredSet | None]:
+    """The result, and the reference of its distances."""
+    from data.stream import every_sample
+    from stage1_tokenizer.references import reference_of
+    from stage1_tokenizer.streams import Streams
+
+    options: dict[str, Any] = {"batch_size": config.batch_size, "threads": config.threads, "limit": config.samples}
+    reference = None
+    if network is not None and config.reference:
+        given = {**options, "limit": None, "kept": config.kept}
+        reference = reference_of(config.reference, transform, network, ranks, **given)
+    streams = Streams(network, ranks.device, kept=config.kept, originals=reference is None)
+    batches = every_sample(config.data, transform, rank=ranks.rank, world_size=ranks.world_size, **options)
+    shown = _shown(batches, ranks.rank == 0)
+    figures = measure(tokenizer, shown, lpips, device=ranks.device, total=ranks.sum, streams=streams)
+    data_hash = streams.hash.result(ranks.sum)
+    measured = circumstances(config, tokenizer, transform, ranks) | {"data_hash": data_hash}
+    if network is not None:
+        reference = reference or streams.originals_set(config.data, data_hash, transform, ranks)
+        figures |= streams.figures(reference.statistics, ranks)
+        measured |= {"features": streams.about(), "reference": reference.about}
+    measured["samples"] = figures["samples"]
+    return {**figures, "measured": measured}, reference
+
+
+def _write(
+    config: EvaluateConfig,
+    tokenizer: Tokenizer,
+    result: dict[str, Any],
+    reference: MeasuredSet | None,
+    network: FeatureNetwork | None,
+) -> None:
+    from launch.folder import write_atomically
+    from stage1_tokenizer.pictures import save_pictures
+    from stage1_tokenizer.references import save_reference
+
+    if config.pictures:
+        save_pictures(Path(config.pictures), tokenizer, config.data, config.picture_count)
+    if config.save_reference and reference is not None and network is not None:
+        save_reference(Path(config.save_reference), reference, network)
+    Path(config.out).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(Path(config.out), json.dumps(result, indent=2) + "\n")
+    print(json.dumps({name: value for name, value in result.items() if name != "measured"}))
 
 
 def _shown(batches: Iterable[Batch], shown: bool) -> Iterable[Batch]:
@@ -125,11 +170,13 @@ def measure(
     *,
     device: torch.device,
     total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    streams: Streams | None = None,
 ) -> dict[str, float]:
     """PSNR, SSIM, LPIPS and codebook use over this rank's batches and, through `total`, the other ranks'.
 
     Keys: psnr (dB), ssim (pictures of 11 pixels and more), lpips, codes_used, codebook_usage, entropy_bits (per code),
-    perplexity, bits_per_pixel (at log2 K bits a code), samples. `tokenizer` is in evaluation mode.
+    perplexity, bits_per_pixel (at log2 K bits a code), samples. `tokenizer` is in evaluation mode. `streams` takes what
+    distances between the sets need.
     """
     import torch
 
@@ -148,17 +195,22 @@ def measure(
             found = {"psnr": measures.psnr(rounded_BCHW, pixels_BCHW)}
             if "ssim" in names:
                 found["ssim"] = measures.ssim(rounded_BCHW, pixels_BCHW)
+            taps = None
             if lpips is not None:
-                found["lpips"] = lpips(to_float(rounded_BCHW), x_BCHW)
+                taps = lpips.features(x_BCHW), lpips.features(to_float(rounded_BCHW))
+                found["lpips"] = lpips.distance(taps[1], taps[0])
+            if streams is not None:
+                streams.add(pixels_BCHW, rounded_BCHW, batch.keys, lpips, taps)
         scores.add(found, idx_Bhw, x_BCHW)
     return scores.result(names, total)
 
 
-def circumstances(config: EvaluateConfig, tokenizer: Tokenizer, transform: TransformConfig) -> dict[str, Any]:
+def circumstances(
+    config: EvaluateConfig, tokenizer: Tokenizer, transform: TransformConfig, ranks: Ranks
+) -> dict[str, Any]:
     """What the figures depend on, for the JSON."""
-    from launch.facts import facts
+    from stage1_tokenizer import results
 
-    known = facts()
     return {
         "data": config.data,
         "pictures": "clamped and rounded to 8 bits, data range 255; every picture once, mean over pictures",
@@ -166,7 +218,8 @@ def circumstances(config: EvaluateConfig, tokenizer: Tokenizer, transform: Trans
         "lpips": f"{config.lpips_net}, version 0.1" if config.lpips else "not measured",
         "transform": transform.to_dict(),
         "fingerprint": tokenizer.fingerprint,
-        **{name: known[name] for name in ("commit", "hardware", "versions", "date")},
+        "prior": None,
+        **results.circumstances(ranks.world_size),
     }
 
 
@@ -177,9 +230,14 @@ def transform_of(tokenizer: Tokenizer, source: str) -> TransformConfig:
     return tokenizer.transform
 
 
-def main() -> None:
+def main() -> int:
     """The command."""
+    if sys.argv[1:2] == ["--compare"]:
+        from stage1_tokenizer.results import compare
+
+        return compare(sys.argv[2:])
     evaluate(parse(EvaluateConfig, prog="python -m stage1_tokenizer.evaluate"))
+    return 0
 
 
 if __name__ == "__main__":

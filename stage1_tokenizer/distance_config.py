@@ -1,0 +1,32 @@
+"""How sets of pictures are compared: the settings that both stages' evaluations share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistanceConfig:
+    """Distances between a measured set of pictures and a reference."""
+
+    features: Literal["vgg16", "inception", "none"] = "vgg16"
+    """Network whose features the distances are measured on. inception: FID's own (fid, sfid, inception_score, kid,
+    precision, recall); vgg16: LPIPS's (frechet_vgg16, kid_vgg16, precision_vgg16, recall_vgg16); none: no distances."""
+    inception_weights: str | None = None
+    """File with FID's weights, pt_inception-2015-12-05-6726825d.pth; null: torch hub's cache, or a download into it."""
+    vgg_weights: str | None = None
+    """File with VGG16's weights; null looks for an installed one, as for LPIPS."""
+    reference: str | None = None
+    """The set to measure the distance from: an index of shards, a folder of pictures, an .npz of pictures (arr_0), or
+    statistics (a file of `save_reference`, or ADM's)."""
+    save_reference: str | None = None
+    """An .npz file to write the reference's statistics to, which `reference` takes later."""
+    kept: int = 10_000
+    """Pictures of each set that kid, precision and recall are measured on, chosen by their keys; the others use all."""
+
+    def __post_init__(self) -> None:
+        if self.kept < 4:
+            raise ValueError(f"kept={self.kept} is too small: set it to 4 or more")
+        if self.features == "none" and (self.reference or self.save_reference):
+            raise ValueError("reference and save_reference need features: set features to vgg16 or inception")
