@@ -1,6 +1,7 @@
 """Numbers of a run: summed on the device until they are logged, written as lines of JSON.
 
-A line of metrics.jsonl: `{"step": int, "time": seconds since 1970, "kind": "train" | "eval" | "system", NAME: number}`.
+A line of metrics.jsonl: `{"step": int, "time": seconds since 1970, "kind": "train" | "eval" | "system" | "event", NAME: number}`;
+an event's values are sentences.
 Names are paths with slashes: `loss/rec`, `codes/perplexity`, `rate/pictures_per_second`, `eval/psnr`.
 """
 
@@ -37,7 +38,7 @@ class MetricFile:
                 if file.read(1) != b"\n":
                     file.write(b"\n")
 
-    def write(self, step: int, values: Mapping[str, float], kind: str) -> None:
+    def write(self, step: int, values: Mapping[str, float] | Mapping[str, str], kind: str) -> None:
         """Append one line. Raises ValueError where a name collides with the line's own keys."""
         if clash := [name for name in values if name in RESERVED]:
             raise ValueError(f"metric name {clash[0]!r} is reserved for the line itself: choose another")
@@ -50,8 +51,8 @@ class MetricFile:
             print(f"warning: {self.path} can't be written, a line is lost: {error}", file=sys.stderr, flush=True)
 
 
-def _plain(value: float) -> float | int:
-    return value if isinstance(value, int) else float(f"{float(value):.7g}")
+def _plain(value: float | str) -> float | int | str:
+    return value if isinstance(value, int | str) else float(f"{float(value):.7g}")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -145,8 +145,8 @@ class Run:
         samples: int = 0,
         unit: str = "pictures",
         good: Tensor | None = None,
-    ) -> None:
-        """Add one step's scalars to the means; every `log_every`-th step logs them and starts anew.
+    ) -> dict[str, float] | None:
+        """Add one step's scalars to the means; every `log_every`-th step logs them, returns them and starts anew.
 
         `samples` is the step's global number of samples and gives `rate/<unit>_per_second`. `good` says whether the
         update was done or skipped (launch.guard). Every rank calls it alike.
@@ -156,6 +156,7 @@ class Run:
         if good is not None:
             self._guard.add(good)
         self._samples += samples
+        logged = None
         if (step + 1) % self.config.log_every == 0:
             self.check_finite()
             means = self._means.take(self.world_size)
@@ -165,8 +166,10 @@ class Run:
             self._samples, self._since = 0, now
             if self._guard.watching:
                 means["updates/skipped"] = self._guard.skipped
-            self.log(step, {**means, **summary(self.gather(self._waits.take()))}, kind="train")
+            logged = {**means, **summary(self.gather(self._waits.take()))}
+            self.log(step, logged, kind="train")
         self._waits.step_ended()
+        return logged
 
     def log(self, step: int, values: Mapping[str, Tensor | float], kind: str = "eval") -> None:
         """Write one line to metrics.jsonl and to the trackers, on rank 0; the others do nothing."""
@@ -176,6 +179,13 @@ class Run:
             self._metrics.write(step, numbers, kind)
             if self.config.trackers:
                 self.accelerator.log(numbers, step=step)
+
+    def note(self, step: int, events: Mapping[str, str]) -> None:
+        """Say what happened at a step, by name, and write it into metrics.jsonl (kind "event"), on rank 0."""
+        for text in events.values():
+            self.say(f"step {step}: {text}")
+        if self._metrics is not None and events:
+            self._metrics.write(step, events, "event")
 
     def say(self, text: str) -> None:
         """Tell the user something: on stderr and in log.txt, from rank 0 only."""
