@@ -11,6 +11,7 @@ from stage1_tokenizer.loss_config import AdversarialConfig as AdversarialConfig
 from stage1_tokenizer.loss_config import LossConfig as LossConfig
 from stage1_tokenizer.loss_config import PerceptualConfig as PerceptualConfig
 from stage1_tokenizer.model_config import ModelConfig as ModelConfig
+from stage1_tokenizer.monitor import MonitorConfig as MonitorConfig
 from stage1_tokenizer.quantizer_config import QuantizerConfig as QuantizerConfig
 from stage1_tokenizer.quantizer_config import check as _check
 
@@ -67,6 +68,8 @@ class TokenizerTrainConfig:
     """What is minimised."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """How it is minimised."""
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    """When the log says that the run goes wrong."""
     steps: int = 100_000
     """Number of training steps."""
     evaluate_every: int = 5000

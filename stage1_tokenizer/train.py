@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "data.threads",
     "data.read_ahead",
     "data.micro_batch",
+    "monitor.",
 )
 """Settings beside launch.settings.FREE_KEYS on which the weights don't depend."""
 
@@ -66,11 +67,13 @@ def fit(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -> int
     from data.stream import PictureStream
     from launch import checkpoint
     from launch.runtime import seed_step
+    from stage1_tokenizer.monitor import Monitor
 
     if step >= config.steps:
         this.say(f"{this.folder} is finished: it holds step {step}, nothing is left to do")
         return 0
     began, held_out = step, config.data.held_out
+    monitor = Monitor.of(config, parts.tokenizer, this.world_size)
     with (
         PictureStream(config.data, seed=this.data_seed, rank=this.rank, world_size=this.world_size) as pictures,
         this.progress("train tokenizer", config.steps, unit="steps", start=step) as bar,
@@ -85,7 +88,8 @@ def fit(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -> int
                 break
             seed_step(config.run.seed, this.rank, step)
             scalars, good = train_step(config, parts, batch, step, this.device)
-            this.record(scalars, step=step, samples=config.data.batch_size, good=good)
+            logged = this.record(scalars, step=step, samples=config.data.batch_size, good=good)
+            this.note(step, monitor.look(logged or {}))
             step += 1
             bar.advance()
     if stop and not last:
