@@ -41,12 +41,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class CodeBatch:
-    """Code grids of one step."""
+    """Codes of one step."""
 
     step: int
     """Number of the global batch (of `every_code`: of this rank's batch)."""
     idx_Bhw: torch.Tensor
-    """int64 codes."""
+    """int64 codes; (B, G, h, w) of several codebooks, (B, N) of several scales."""
     label_B: torch.Tensor
     """int64, -1 where a sample has no label."""
     keys: list[str]
@@ -96,11 +96,11 @@ class PictureDecoder:
 
 
 class CodeDecoder:
-    """Fills code batches of the grid and codebook that a code index names. UserError for an index that names none."""
+    """Fills code batches of the shape (`shape`, else `grid`) and codebook that a code index names, else UserError."""
 
     def __init__(self, index: ShardIndex):
         try:
-            self._grid = tuple(int(side) for side in index.meta["grid"])
+            self._shape = tuple(int(side) for side in index.meta.get("shape", index.meta["grid"]))
             self._codebook_size = int(index.meta["codebook_size"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
@@ -110,16 +110,16 @@ class CodeDecoder:
         self._classes = len(index.classes)
 
     def allocate(self, rows: int) -> np.ndarray:
-        """idx_Bhw, int64."""
-        return np.empty((rows, *self._grid), dtype=np.int64)
+        """idx_Bhw, int64; of codes of several levels or scales in their own form."""
+        return np.empty((rows, *self._shape), dtype=np.int64)
 
     def fill(self, raw: bytes | memoryview, epoch: int, buffer: np.ndarray, row: int) -> tuple[str, int]:
         """Read one sample's codes into a row; its key and label."""
         sample = read_sample(raw)
         number = label(sample, self._classes)
         codes = decode_codes(sample)
-        if codes.shape != self._grid or codes.dtype.kind not in "iu":
-            raise DamagedSampleError(f"its codes are {codes.dtype} {codes.shape}, the index says {self._grid}")
+        if codes.shape != self._shape or codes.dtype.kind not in "iu":
+            raise DamagedSampleError(f"its codes are {codes.dtype} {codes.shape}, the index says {self._shape}")
         if codes.size and (int(codes.max()) >= self._codebook_size or int(codes.min()) < 0):
             raise DamagedSampleError(f"it has codes outside 0..{self._codebook_size - 1}")
         buffer[row] = codes

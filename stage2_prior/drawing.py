@@ -99,8 +99,12 @@ def guided(
     """logits(token_B, code_BN), guided: both halves in one batch; scale None is no guidance."""
     if scale is None:
         return logits(token_B, code_BN)
-    both = logits(torch.cat([token_B, torch.full_like(token_B, null)]), code_BN.repeat(2, 1))
-    class_half, null_half = both.chunk(2)
+    return mixed(logits(torch.cat([token_B, torch.full_like(token_B, null)]), code_BN.repeat(2, 1)), scale)
+
+
+def mixed(both_XD: Tensor, scale: float) -> Tensor:
+    """null + s (class - null) of the class half above the null half: of logits, or of what they are linear in."""
+    class_half, null_half = both_XD.chunk(2)
     return torch.lerp(null_half, class_half, scale)
 
 

@@ -7,8 +7,11 @@ absent, to the same bytes after any interruption. index.json's `meta` ties them 
     transform      what was done to the pictures
     codebook_size  K
     grid           [h, w]
+    shape          of one sample's codes, where it isn't the grid's: [G, h, w] of several codebooks, [N] of all scales
+    codebooks      G, and
+    scales         the sides of the scales' grids, where there is a shape
     variants       ["plain"], or names of what is encoded of each picture (stage2_prior.variants)
-    histogram      how often each code occurs, K numbers; used and perplexity say it in short
+    histogram      how often each code occurs, K numbers (of each codebook); used and perplexity say it in short
 
 Shapes: B batch, C channels, H W pixels, h w latent grid, K codes.
 """
@@ -90,10 +93,9 @@ class Encoding:
 
     def __init__(self, config: EncodeConfig, tokenizer: Tokenizer, transform: TransformConfig, index: ShardIndex):
         self.config, self.tokenizer, self.transform, self.index = config, tokenizer, transform, index
-        height, width = tokenizer.grid(transform.size)
-        described = transform.to_dict()
-        self.source = CodeSource(tokenizer.fingerprint, tokenizer.codebook_size, (height, width), described)
-        self.vocabulary = Vocabulary(tokenizer.codebook_size, tuple(index.classes))
+        self.source = CodeSource.of_tokenizer(tokenizer, transform)
+        classes, codebooks = tuple(index.classes), self.source.codebooks
+        self.vocabulary = Vocabulary(tokenizer.codebook_size, classes, codebooks=codebooks)
         self.variants = variants(config.crops, config.flip)
         self.reading = reading(transform, config.crops, config.crop_range)
         if config.crops > 1 and transform.fit != "crop":
@@ -122,11 +124,11 @@ class Encoding:
         self.out.write(self.names[shard], self._samples(shard, notes, bar), notes)
 
     def _samples(self, shard: int, notes: dict[str, Any], bar: Progress) -> Iterator[Sample]:
-        histogram_K = np.zeros(self.vocabulary.codebook_size, dtype=np.int64)
+        histogram_K = np.zeros(self.vocabulary.codes, dtype=np.int64)
         for batch in one_shard(self.index, shard, self.reading, self.config.batch_size, self.config.threads):
             for variant in self.variants:
                 codes_Bhw = self.codes(batch, variant)
-                histogram_K += np.bincount(codes_Bhw.ravel(), minlength=len(histogram_K))
+                histogram_K += np.bincount(self.tokens(codes_Bhw).ravel(), minlength=len(histogram_K))
                 for key, label, codes_hw in zip(batch.keys, batch.label_B.tolist(), codes_Bhw, strict=True):
                     self.vocabulary.check_labels([label])
                     members = {"codes.npy": npy(codes_hw)} | ({"cls": str(label).encode()} if label >= 0 else {})
@@ -140,6 +142,12 @@ class Encoding:
         x_BCHW = to_float(batch.pixels_BCHW.to(next(self.tokenizer.parameters()).device))
         codes_Bhw = self.tokenizer.encode(variant.of(x_BCHW, self.transform.size))
         return codes_Bhw.cpu().numpy().astype(code_type(self.vocabulary.codebook_size))
+
+    def tokens(self, codes_Bhw: np.ndarray) -> np.ndarray:
+        """Codes as token ids, which tell the codebooks apart."""
+        if self.source.codebooks == 1:
+            return codes_Bhw
+        return codes_Bhw.astype(np.int64) + np.array(self.vocabulary.first_tokens)[:, None, None]
 
     def finish(self) -> None:
         """Write index.json, which makes the set complete."""
@@ -209,11 +217,6 @@ def encode(config: EncodeConfig) -> int:
     if not tokenizer.codebook_size or tokenizer.transform is None:
         raise UserError(
             f"tokenizer={config.tokenizer} has no codes or no preprocessor_config.json: release one that has"
-        )
-    if tokenizer.codebooks > 1 or tokenizer.config.quantizer.kind == "multiscale":
-        raise UserError(
-            f"tokenizer={config.tokenizer} gives several codes a position (model.quantizer.kind="
-            f"{tokenizer.config.quantizer.kind}), which the prior can't learn yet: choose a kind with one code, like vq"
         )
     encoding = Encoding(config, tokenizer, tokenizer.transform, index)
     with joined() as accelerator:

@@ -74,7 +74,7 @@ def join(out: str, parts: int) -> ShardIndex:
         index = ShardIndex.load(folder / INDEX)
         meta = {key: value for key, value in index.meta.items() if key not in _OWN}
         if first is None:
-            first, histogram_K = replace(index, meta=meta), np.zeros(index.meta["codebook_size"], dtype=np.int64)
+            first, histogram_K = replace(index, meta=meta), np.zeros(len(index.meta["histogram"]), dtype=np.int64)
         elif meta != first.meta:
             raise UserError(f"{folder} is of another tokenizer or other options than part 0: encode it anew")
         histogram_K += np.asarray(index.meta["histogram"])

@@ -1,7 +1,8 @@
 """Which token id means what: the single place that knows.
 
-K codes come first, so that a code is its own token id; then C class tokens, one null token (no class: what guidance
-compares with), and for masked priors one mask token. Shapes: B batch, N positions.
+K codes come first, so that a code is its own token id (of several codebooks one after the other: code k of codebook g
+is gK + k); then C class tokens, one null token (no class: what guidance compares with), and for masked priors one mask
+token. Shapes: B batch, N positions, G codebooks.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from data.cli import UserError
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Codes 0 … K-1, classes K … K+C-1, null K+C and, where `masked`, the mask token K+C+1."""
+    """Codes 0 … GK-1, classes GK … GK+C-1, null GK+C and, where `masked`, the mask token GK+C+1."""
 
     codebook_size: int
-    """K, the number of the tokenizer's codes."""
+    """K, the number of the tokenizer's codes (of each of its codebooks)."""
     classes: tuple[str, ...] = ()
     """Names of the C classes, in the order of their labels; empty for an unconditional prior."""
     masked: bool = False
     """Whether a mask token follows the null token."""
+    codebooks: int = 1
+    """G, the tokenizer's codebooks."""
 
     def __post_init__(self) -> None:
         if self.codebook_size < 1:
@@ -36,7 +39,17 @@ class Vocabulary:
     @property
     def null(self) -> int:
         """The token that stands for "no class"."""
-        return self.codebook_size + len(self.classes)
+        return self.codes + len(self.classes)
+
+    @property
+    def codes(self) -> int:
+        """GK, how many tokens are codes."""
+        return self.codebooks * self.codebook_size
+
+    @property
+    def first_tokens(self) -> list[int]:
+        """The token of each codebook's code 0."""
+        return list(range(0, self.codes, self.codebook_size))
 
     @property
     def mask(self) -> int:
@@ -57,13 +70,17 @@ class Vocabulary:
         """
         if not self.classes:
             return torch.full_like(label_B, self.null)
-        return torch.where(label_B < 0, self.null, label_B + self.codebook_size)
+        return torch.where(label_B < 0, self.null, label_B + self.codes)
 
-    def drop(self, token_B: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
-        """Each class token replaced by the null token with probability `share`. (Ho and Salimans 2022, algorithm 1)"""
+    def drop(self, token_B: Tensor, share: float, draw_B: Tensor | None = None) -> Tensor:
+        """Each class token replaced by the null token with probability `share`. (Ho and Salimans 2022, algorithm 1)
+
+        `draw_B`, uniform in [0, 1), decides; without it torch's generator does.
+        """
         if share <= 0:
             return token_B
-        draw_B = torch.rand(token_B.shape, device=token_B.device, generator=generator)
+        if draw_B is None:
+            draw_B = torch.rand(token_B.shape, device=token_B.device)
         return torch.where(draw_B < share, self.null, token_B)
 
     def label(self, wanted: str | int) -> int:
@@ -106,13 +123,15 @@ class Vocabulary:
 
     def special_tokens(self) -> list[int]:
         """Every id that is no code, for samplers that must never draw one."""
-        return list(range(self.codebook_size, self.size))
+        return list(range(self.codes, self.size))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` reads it back."""
-        return {"codebook_size": self.codebook_size, "classes": list(self.classes), "masked": self.masked}
+        described = {"codebook_size": self.codebook_size, "classes": list(self.classes), "masked": self.masked}
+        return described | ({"codebooks": self.codebooks} if self.codebooks > 1 else {})
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Vocabulary:
         """The vocabulary that `to_dict` described."""
-        return cls(int(saved["codebook_size"]), tuple(saved["classes"]), bool(saved.get("masked", False)))
+        masked, codebooks = bool(saved.get("masked", False)), int(saved.get("codebooks", 1))
+        return cls(int(saved["codebook_size"]), tuple(saved["classes"]), masked, codebooks)

@@ -83,9 +83,13 @@ class MultiscaleQuantizer(Quantizer):
         """Codes to latents (B, D, h, w)."""
         total = torch.zeros(())
         for number, idx in enumerate(idx_BN.split([scale**2 for scale in self.scales], dim=1)):
-            h = self._enlarged(number, idx.flatten())
-            total = total.to(h) + h
+            total = self.add_scale(total, number, idx)
         return total.contiguous()
+
+    def add_scale(self, total_BDhw: Tensor, number: int, idx_BM: Tensor) -> Tensor:
+        """The latents (B, D, h, w) of the scales up to `number`, from those of the scales before it (first: 0)."""
+        h_BDhw = self._enlarged(number, idx_BM.flatten())
+        return total_BDhw.to(h_BDhw) + h_BDhw
 
     def _enlarged(self, number: int, idx_N: Tensor) -> Tensor:
         """φ of the scale's vectors on the full grid, (B, D, h, w)."""

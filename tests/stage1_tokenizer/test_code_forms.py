@@ -1,4 +1,4 @@
-"""Tokenizers with several codes a position: encode, decode, what is counted, the prior's refusal."""
+"""Tokenizers with several codes a position: encode, decode, what is counted."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.cli import UserError
 from stage1_tokenizer.config import QuantizerConfig
 from stage1_tokenizer.measures import COUNTED, Scores, batch_use, code_statistics, count_codes
 from stage1_tokenizer.tokenizer import Tokenizer
-from stage2_prior.encode import EncodeConfig, encode
 from tests.stage1_tokenizer import tiny
 
 FORMS = {"residual": (3, 8, 8), "product": (3, 8, 8), "multiscale": (1 + 16 + 64,), "fsq": (8, 8), "bsq": (8, 8)}
@@ -74,11 +72,3 @@ def test_a_codebook_too_large_to_count_still_has_its_rate() -> None:
     assert found["bits_per_pixel"] == 4 * 36 / 64
     assert "perplexity" not in found
     assert batch_use(idx, 2**36) == {}
-
-
-@pytest.mark.parametrize("kind", ["residual", "multiscale"])
-def test_the_prior_refuses_them_in_one_line(kind: str, tmp_path: Path) -> None:
-    tokenizer(kind).save_pretrained(tmp_path / "tokenizer")
-    with pytest.raises(UserError, match="several codes a position") as error:
-        encode(EncodeConfig(tokenizer=str(tmp_path / "tokenizer"), data=tiny.HELD_OUT, out=str(tmp_path / "codes")))
-    assert "\n" not in str(error.value)
