@@ -13,7 +13,8 @@ import argparse
 import json
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -24,10 +25,34 @@ from torch import Tensor
 
 from stage1_tokenizer import convert
 from stage1_tokenizer.tokenizer import Tokenizer
-from tests.benchmarks.peer_models import PEERS, PeerModel
+from tests.benchmarks import peer_models
+from tests.benchmarks.peer_models import PeerModel
+from tests.stage1_tokenizer import peer_layouts
+from tests.stage1_tokenizer.peer_layouts import Shape, Shapes
 
 LIMIT = 1e-4
 """Largest difference of a pixel in [-1, 1] that still counts as equal."""
+
+
+SMALL = Shape(ch=32, mult=(1, 2, 2), z=16, codes=64, dim=16, attention=(2,))
+WIDE, DEEP = replace(SMALL, ch=128, dim=8), replace(SMALL, mult=(1, 1, 2, 2, 4), attention=(4,))
+PEERS: dict[str, tuple[str, Callable[[Path], PeerModel], Shapes]] = {
+    "taming VQModel": ("taming", peer_models.taming, peer_layouts.taming(SMALL)),
+    "taming VQModel, attention at 2 levels": (
+        "taming",
+        lambda folder: peer_models.taming(folder, attention=(8, 16)),
+        peer_layouts.taming(replace(SMALL, attention=(1, 2))),
+    ),
+    "taming GumbelVQ": ("taming", lambda folder: peer_models.taming(folder, "GumbelVQ"), peer_layouts.gumbel(SMALL)),
+    "LlamaGen VQModel": ("llamagen", peer_models.llamagen, peer_layouts.llamagen(WIDE)),
+    "SEED-Voken IBQ": ("ibq", peer_models.ibq, peer_layouts.taming(SMALL)),
+    "SEED-Voken Open-MAGVIT2": ("open_magvit2", peer_models.open_magvit2, peer_layouts.magvit(replace(SMALL, z=10))),
+    "SimVQ VQModel": ("simvq", peer_models.simvq, peer_layouts.simvq(SMALL)),
+    "VAR VQVAE": ("var", peer_models.var, peer_layouts.var(DEEP, scales=4)),
+    "open-muse MaskGitVQGAN": ("maskgit", peer_models.maskgit, peer_layouts.maskgit(SMALL)),
+    "diffusers VQModel": ("diffusers", peer_models.diffusers, peer_layouts.diffusers(SMALL)),
+}
+"""What is compared: the layout's name, the peer's own model, and the keys and shapes that the tests state for it."""
 
 
 @dataclass
@@ -48,13 +73,15 @@ class Compared:
     """Largest absolute value of the peer's reconstruction: what the difference is to be seen against."""
     discriminator: str = ""
     """What became of it."""
+    listed: bool = False
+    """Whether its own keys and shapes are those that the tests state for it, which need no checkout."""
     reason: str = ""
     """Why it wasn't run, or what had to be changed to run it."""
 
     @property
     def good(self) -> bool:
         """Whether it is on par."""
-        return self.codes_equal and self.difference is not None and self.difference <= LIMIT
+        return self.codes_equal and self.listed and self.difference is not None and self.difference <= LIMIT
 
 
 def written(peer: PeerModel, folder: Path) -> list[str]:
@@ -76,7 +103,7 @@ def ours(tokenizer: Tokenizer, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def compare(name: str, folder: Path) -> Compared:
     """Build a peer's tokenizer, convert it, run both."""
-    layout, build = PEERS[name]
+    layout, build, stated = PEERS[name]
     torch.manual_seed(0)
     try:
         peer = build(folder)
@@ -89,6 +116,8 @@ def compare(name: str, folder: Path) -> Compared:
         tokenizer = Tokenizer.from_pretrained(out)
         carried = "carried over" if (out / "discriminator.safetensors").is_file() else "none"
     codes, recon = ours(tokenizer, x_BCHW)
+    found = {name: tuple(tensor.shape) for name, tensor in peer.model.state_dict().items()}
+    listed = {name: shape for name, shape in found.items() if not name.startswith(("loss.", "model_ema."))} == stated
     equal = bool(torch.equal(codes, their_codes))
     return Compared(
         name,
@@ -98,6 +127,7 @@ def compare(name: str, folder: Path) -> Compared:
         float((recon - their_recon).abs().max()) if equal else None,
         float(their_recon.abs().max()),
         carried,
+        listed,
         peer.note,
     )
 
@@ -109,12 +139,13 @@ def main() -> int:
     parser.add_argument("--only", choices=PEERS, help="one of them")
     options = parser.parse_args()
     rows = [compare(name, options.peers.resolve()) for name in PEERS if options.only in (None, name)]
-    print(f"{'peer':<40}{'codes equal':>12}{'codes':>7}{'distinct':>9}{'difference':>12}{'largest':>9}  discriminator")
+    titles = f"{'peer':<40}{'codes equal':>12}{'codes':>7}{'distinct':>9}{'difference':>12}{'largest':>9}"
+    print(f"{titles}{'as stated':>10}  discriminator")
     for row in rows:
         shown = "–" if row.difference is None else f"{row.difference:.1e}"
         print(
-            f"{row.peer:<40}{row.codes_equal!s:>12}{row.codes:>7}{row.distinct:>9}{shown:>12}{row.largest:>9.2f}  "
-            f"{row.discriminator} {row.reason}"
+            f"{row.peer:<40}{row.codes_equal!s:>12}{row.codes:>7}{row.distinct:>9}{shown:>12}{row.largest:>9.2f}"
+            f"{row.listed!s:>10}  {row.discriminator} {row.reason}"
         )
     print(json.dumps({"limit": LIMIT, "peers": [asdict(row) for row in rows]}))
     return int(any(not row.good and not row.reason.startswith("not run") for row in rows))

@@ -279,18 +279,3 @@ def diffusers(folder: Path, **changes: Any) -> PeerModel:
         return model.quantize(latents)[2][2].flatten(), model.decode(latents).sample
 
     return PeerModel(model, model.state_dict(), reconstruct, {"_class_name": "VQModel"})
-
-
-PEERS: dict[str, tuple[str, Callable[[Path], PeerModel]]] = {
-    "taming VQModel": ("taming", taming),
-    "taming VQModel, attention at 2 levels": ("taming", lambda folder: taming(folder, attention=(8, 16))),
-    "taming GumbelVQ": ("taming", lambda folder: taming(folder, "GumbelVQ")),
-    "LlamaGen VQModel": ("llamagen", llamagen),
-    "SEED-Voken IBQ": ("ibq", ibq),
-    "SEED-Voken Open-MAGVIT2": ("open_magvit2", open_magvit2),
-    "SimVQ VQModel": ("simvq", simvq),
-    "VAR VQVAE": ("var", var),
-    "open-muse MaskGitVQGAN": ("maskgit", maskgit),
-    "diffusers VQModel": ("diffusers", diffusers),
-}
-"""What is compared: the layout's name and the peer's own model."""
