@@ -120,8 +120,7 @@ class Tokenizer(nn.Module):
                 f"codes from {int(idx_Bhw.min())} to {int(idx_Bhw.max())} are not all in [0, {self.codebook_size}): "
                 f"were they made by another tokenizer?"
             )
-        z_BDhw = self.post_quant_conv(self.quantizer.embed(idx_Bhw))
-        return self.decoder(z_BDhw).clamp(-1.0, 1.0)
+        return self._pictures(self.quantizer.embed(idx_Bhw))
 
     @torch.no_grad()
     def reconstruct(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -131,8 +130,7 @@ class Tokenizer(nn.Module):
         """
         self._check_pictures(x_BCHW)
         quantized = self._quantize(x_BCHW)
-        recon_BCHW = self.decoder(self.post_quant_conv(quantized.latents)).clamp(-1.0, 1.0)
-        return recon_BCHW, quantized.codes
+        return self._pictures(quantized.latents), quantized.codes
 
     def forward(self, x_BCHW: Tensor, micro_batch: int | None = None) -> Reconstruction:
         """What a training step needs of pictures in [-1, 1]: not clamped, with the quantizer's losses. No checks.
@@ -158,6 +156,10 @@ class Tokenizer(nn.Module):
         """What the quantizer takes."""
         x_BCHW = (x_BCHW + 1) / 2 if self.config.pixel_range == "unit" else x_BCHW
         return self.quant_conv(self.encoder(x_BCHW))
+
+    def _pictures(self, latents_BDhw: Tensor) -> Tensor:
+        """Pictures in [-1, 1] of what the quantizer gives."""
+        return self.decoder(self.post_quant_conv(latents_BDhw)).clamp(-1.0, 1.0)
 
     def _need_codes(self) -> None:
         if not self.codebook_size:
