@@ -4,6 +4,7 @@ RUN/checkpoints/step-000001234/
     manifest.json     {"format": 1, "step": …, "world_size": …, "files": {NAME: {"size": …, "sha256": …}}}
     <name>.pt         the state_dict of what the call names, by torch.save; read with weights_only=True
     <name>.rank3.pt   the same for state that differs by rank
+    <name>.part3.safetensors   rank 3's pieces of parameters, which any strategy and number of ranks can read
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from data.cli import UserError
-from launch import retention
+from launch import distributed, retention, writing
+from launch.shards import SUFFIX, PieceState, Reader
 
 if TYPE_CHECKING:
     from launch.runtime import Run
+    from launch.settings import RunConfig
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -43,7 +47,7 @@ class Stateful(Protocol):
 def save(
     folder: Path,
     step: int,
-    state: Mapping[str, Stateful],
+    state: Mapping[str, Stateful | PieceState],
     run: Run | None = None,
     *,
     keep: int = 2,
@@ -53,44 +57,65 @@ def save(
 
     run.keep_every and run.keep_best spare more (launch.retention).
 
-    `state` is the same on every rank and written by rank 0 while the others wait; `per_rank` is written by each rank.
+    `state` is the same on every rank and written by rank 0 while the others wait, but for pieces (launch.shards), of
+    which each rank writes its own; `per_rank` is written by each rank.
     A model wrapped for several ranks is saved as the model inside, so that another number of ranks can load it.
     Nothing is saved after a loss that isn't finite: that raises NotFiniteError. Where the disk takes no more, the older
     checkpoints stay, and run.on_save_error decides: a UserError, or a warning and None.
+
+    With run.save_in_background the state is copied and written while training goes on; what became of it is told by
+    the next `save`, or at the run's end (Run.finish_saving).
     """
     final = folder / FOLDER / _name(step)
-    temporary = final.with_name(f".{final.name}.part")
     if run is not None:
+        run.finish_saving()
         run.check_finite()
-    problem = _on_main(run, lambda: _make_empty(temporary))
+    parts = _files(state, per_rank or {}, run)
+    if run is not None and run.background_vote is not None:
+        copies, vote = writing.frozen(parts), run.background_vote
+        thread = writing.Background(lambda: _write(folder, step, copies, keep, vote, run.config))
+        run.unfinished = lambda: _told(folder, step, thread.wait(), run)
+        return final
+    vote = run.vote if run else distributed.Vote(1, None)
+    problem = _write(folder, step, parts, keep, vote, run.config if run else None)
+    return final if _told(folder, step, problem, run) else None
+
+
+def _write(
+    folder: Path, step: int, parts: Mapping[str, Any], keep: int, vote: distributed.Vote, config: RunConfig | None
+) -> str | None:
+    """Write this rank's files, on rank 0 finish the checkpoint and delete old ones; what was wrong with the disk."""
+    final = folder / FOLDER / _name(step)
+    temporary = final.with_name(f".{final.name}.part")
+    problem = _on_main(vote, lambda: _make_empty(temporary))
     files: dict[str, Any] = {}
     mine = None
     if problem is None:
-        files, mine = _write_parts(temporary, state if _is_main(run) else {}, per_rank or {}, run)
-    everyones = run.gather((files, mine)) if run else [(files, mine)]
+        files, mine = writing.write_all(temporary, parts)
+    everyones = vote.gather((files, mine))
     problem = problem or next((text for _, text in everyones if text), None)
     merged = {name: entry for part, _ in everyones for name, entry in part.items()}
     manifest = {"format": FORMAT, "step": step, "world_size": len(everyones), "files": merged}
-    problem = problem or _on_main(run, lambda: _finish(temporary, final, manifest))
-    if problem is not None:
-        _not_written(folder, temporary, step, problem, run)
-        return None
-    if _is_main(run):
-        for old in retention.doomed(folder, steps(folder), keep, run.config if run else None):
-            shutil.rmtree(folder / FOLDER / _name(old), ignore_errors=True)
-    _wait(run)
-    return final
+    problem = problem or _on_main(vote, lambda: _finish(temporary, final, manifest))
+    if vote.rank == 0:
+        if problem is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            for old in retention.doomed(folder, steps(folder), keep, config):
+                shutil.rmtree(folder / FOLDER / _name(old), ignore_errors=True)
+    vote.gather(None)
+    return problem
 
 
-def _on_main(run: Run | None, work: Callable[[], None]) -> str | None:
+def _on_main(vote: distributed.Vote, work: Callable[[], None]) -> str | None:
     """Do something with files on rank 0; what was wrong with the disk, on every rank."""
     problem = None
-    if _is_main(run):
+    if vote.rank == 0:
         try:
             work()
         except OSError as error:
             problem = str(error)
-    return run.broadcast(problem) if run else problem
+    return vote.broadcast(problem)
 
 
 def _make_empty(folder: Path) -> None:
@@ -98,36 +123,41 @@ def _make_empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _write_parts(
-    temporary: Path, state: Mapping[str, Stateful], per_rank: Mapping[str, Stateful], run: Run | None
-) -> tuple[dict[str, Any], str | None]:
-    """This rank's files with their sizes and hashes, and what was wrong with the disk."""
-    files = {f"{name}.pt": _inner(part) for name, part in state.items()}
-    files |= {f"{name}.rank{run.rank if run else 0}.pt": part for name, part in per_rank.items()}
-    try:
-        return {name: _write(temporary / name, part) for name, part in files.items()}, None
-    except OSError as error:
-        return {}, str(error)
-    except RuntimeError as error:  # torch's zip writer hides the file's OSError in its own
-        if isinstance(error.__context__, OSError):
-            return {}, str(error.__context__)
-        raise
+def _files(
+    state: Mapping[str, Stateful | PieceState], per_rank: Mapping[str, Stateful], run: Run | None
+) -> dict[str, Any]:
+    """What this rank writes, by file name."""
+    rank = run.rank if run else 0
+    found: dict[str, Any] = {}
+    for name, part in state.items():
+        if isinstance(part, PieceState):
+            if rank == 0 or not part.everywhere:
+                found[_piece_file(name, rank)] = part
+        elif rank == 0:
+            found[f"{name}.pt"] = _inner(part)
+    return found | {f"{name}.rank{rank}.pt": part for name, part in per_rank.items()}
 
 
-def _not_written(folder: Path, temporary: Path, step: int, problem: str, run: Run | None) -> None:
-    if _is_main(run):
-        shutil.rmtree(temporary, ignore_errors=True)
+def _piece_file(name: str, rank: int | str) -> str:
+    return f"{name}.part{rank}{SUFFIX}"
+
+
+def _told(folder: Path, step: int, problem: str | None, run: Run | None) -> bool:
+    """Whether the checkpoint is there; where it isn't, run.on_save_error decides."""
+    if problem is None:
+        return True
     kept = steps(folder)
     text = f"the checkpoint of step {step} can't be written ({problem}); "
     text += f"that of step {kept[0]} is the newest" if kept else "there is no older one"
     if run is None or run.config.on_save_error == "stop":
         raise UserError(f"{text}: make room and start again, or set run.on_save_error=continue")
-    _say(run, f"warning: {text}; the run goes on (run.on_save_error=continue)")
+    run.say(f"warning: {text}; the run goes on (run.on_save_error=continue)")
+    return False
 
 
 def load_latest(
     folder: Path,
-    state: Mapping[str, Stateful],
+    state: Mapping[str, Stateful | PieceState],
     run: Run | None = None,
     *,
     per_rank: Mapping[str, Stateful] | None = None,
@@ -149,13 +179,22 @@ def load_latest(
         return None
     path = folder / FOLDER / chosen
     manifest = json.loads((path / MANIFEST).read_text())
-    rank = run.rank if run else 0
-    parts = {f"{name}.pt": part for name, part in state.items()}
-    parts |= {f"{name}.rank{rank}.pt": part for name, part in (per_rank or {}).items()}
-    _check_parts(path, manifest, parts)
-    for name, part in parts.items():
-        _read(path / name, _inner(part))
+    _check_parts(path, manifest, state, per_rank or {}, run.rank if run else 0)
+    for name, part in state.items():
+        if isinstance(part, PieceState):
+            part.load(pieces(path, manifest, name))
+        else:
+            _read(path / f"{name}.pt", _inner(part))
+    for name, own in (per_rank or {}).items():
+        _read(path / f"{name}.rank{run.rank if run else 0}.pt", own)
     return int(manifest["step"])
+
+
+def pieces(path: Path, manifest: dict[str, Any], name: str) -> Reader:
+    """A reader of the part `name` of a checkpoint that was written in pieces."""
+    start, end = _piece_file(name, "\0").split("\0")
+    files = (file for file in sorted(manifest["files"]) if file.startswith(start) and file.endswith(end))
+    return Reader([path / file for file in files])
 
 
 def verify(path: Path) -> str | None:
@@ -201,36 +240,6 @@ def _inner(part: Stateful) -> Stateful:
     return part.module if isinstance(part, DistributedDataParallel) else part
 
 
-class _HashingFile:
-    """Counts and hashes what is written through it, so that a checkpoint is read back only when it is loaded."""
-
-    def __init__(self, file: BinaryIO):
-        self._file, self._hash, self.size = file, hashlib.sha256(), 0
-
-    def write(self, piece: Any) -> int:
-        self._hash.update(piece)
-        self.size += len(piece)
-        return self._file.write(piece)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    @property
-    def entry(self) -> dict[str, Any]:
-        return {"size": self.size, "sha256": self._hash.hexdigest()}
-
-
-def _write(path: Path, part: Stateful) -> dict[str, Any]:
-    import torch
-
-    with path.open("wb") as file:
-        hashing = _HashingFile(file)
-        torch.save(part.state_dict(), cast("BinaryIO", hashing))
-        file.flush()
-        os.fsync(file.fileno())
-    return hashing.entry
-
-
 def _read(path: Path, part: Stateful) -> None:
     import torch
 
@@ -243,38 +252,29 @@ def _finish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
         json.dump(manifest, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    _sync_folder(temporary)
+    writing.sync_folder(temporary)
     if final.exists():  # the same step again: what lies there was passed over as damaged, or is equal
         shutil.rmtree(final)
     temporary.rename(final)
-    _sync_folder(final.parent)
+    writing.sync_folder(final.parent)
 
 
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _check_parts(path: Path, manifest: dict[str, Any], parts: Mapping[str, Stateful]) -> None:
-    saved = {name for name in manifest["files"] if ".rank" not in name}
-    asked = {name for name in parts if ".rank" not in name}
-    if saved != asked or not set(parts) <= set(manifest["files"]):
+def _check_parts(
+    path: Path, manifest: dict[str, Any], state: Mapping[str, Any], per_rank: Mapping[str, Any], rank: int
+) -> None:
+    """UserError unless the checkpoint holds these parts, in the form that is asked for, and this rank's own."""
+    held = {re.sub(r"\.part\d+\.", ".", name) for name in manifest["files"]}
+    asked = {f"{name}{SUFFIX if isinstance(part, PieceState) else '.pt'}" for name, part in state.items()}
+    own = {f"{name}.rank{rank}.pt" for name in per_rank}
+    if {name for name in held if ".rank" not in name} != asked or not own <= held:
         raise UserError(
-            f"checkpoint {path} holds {', '.join(sorted(manifest['files']))} but this run asks for "
-            f"{', '.join(sorted(parts))}: continue it with the configuration and ranks it was saved with"
+            f"checkpoint {path} holds {', '.join(sorted(held))} but this run asks for "
+            f"{', '.join(sorted(asked | own))}: continue it with the configuration and ranks it was saved with"
         )
 
 
 def _is_main(run: Run | None) -> bool:
     return run is None or run.is_main
-
-
-def _wait(run: Run | None) -> None:
-    if run is not None:
-        run.barrier()
 
 
 def _say(run: Run | None, text: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from data.cli import UserError
@@ -28,13 +30,20 @@ RIGHT_WAY = (
 """How to start several ranks; stands at the end of every error about a wrong start."""
 
 
-def start(run: RunConfig) -> Accelerator:
+LAUNCHER = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+"""What accelerate launch sets for files with distributed_type DEEPSPEED or FSDP."""
+
+
+def start(run: RunConfig, strategies: Sequence[str] = ("ddp",)) -> Accelerator:
     """Make the Accelerator, on gloo where there is no GPU, and check that its ranks are those asked for.
 
     `accelerate launch` without the right flags runs every process as rank 0 of 1, or one process instead of several,
-    without a word. Raises UserError for that, and where the launcher's mixed precision contradicts run.precision.
+    without a word. Raises UserError for that, where the launcher's mixed precision contradicts run.precision, and for
+    a strategy that isn't among `strategies`.
     """
     _check_environment(run)
+    if (asked := strategy(run)) not in strategies:
+        raise UserError(f"run.strategy={asked} is not built into this command: set it to {' or '.join(strategies)}")
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -42,15 +51,60 @@ def start(run: RunConfig) -> Accelerator:
 
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process doesn't count
     cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision="bf16" if run.precision == "bf16" else "no",
-        log_with=list(run.trackers) or None,
-        project_dir=run.folder,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout))],
-    )
+    with _plain_ranks():
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision="bf16" if run.precision == "bf16" else "no",
+            log_with=list(run.trackers) or None,
+            project_dir=run.folder,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout))],
+        )
     _check_ranks(accelerator, run)
     return accelerator
+
+
+def strategy(run: RunConfig) -> str:
+    """What run.strategy and the accelerate file ask for, one of launch.strategies; UserError where they differ."""
+    told = _launched_strategy()
+    if run.strategy is not None and told not in (None, run.strategy):
+        raise UserError(
+            f"run.strategy={run.strategy} but accelerate launch was given a file for {told}: leave one of them away"
+        )
+    return run.strategy or told or "ddp"
+
+
+def _launched_strategy() -> str | None:
+    """The strategy of the accelerate file that this process was launched with; None where it names none."""
+    environ = os.environ
+    if environ.get("ACCELERATE_USE_FSDP") == "true":
+        refused = {"FSDP_OFFLOAD_PARAMS": "true", "FSDP_ACTIVATION_CHECKPOINTING": "true", "FSDP_VERSION": "1"}
+        for name, value in refused.items():
+            if environ.get(name, "").lower() == value:
+                raise UserError(f"{name.lower()}={value} is not supported here: use launch/accelerate/fsdp2.yaml")
+        return "fsdp2"
+    if environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        path = environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+        if not path:
+            raise UserError("the accelerate file names no deepspeed_config_file: use launch/accelerate/zero2.yaml")
+        try:
+            settings = json.loads(Path(path).read_text())
+            return f"zero{int(settings['zero_optimization']['stage'])}"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"deepspeed_config_file={path} can't be read ({error}): give DeepSpeed's settings as JSON, with "
+                "zero_optimization.stage 1, 2 or 3"
+            ) from error
+    return None
+
+
+@contextlib.contextmanager
+def _plain_ranks() -> Iterator[None]:
+    """Hide the file's strategy from accelerate, so that it joins the ranks and launch.strategies does the sharing."""
+    hidden = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _check_environment(run: RunConfig) -> None:
@@ -94,13 +148,17 @@ def end(accelerator: Accelerator, *, close_group: bool) -> None:
 
 
 class Vote:
-    """Agreement of the ranks over the CPU, which waits for no GPU: a gloo group of its own beside NCCL's."""
+    """Agreement of the ranks over the CPU, which waits for no GPU: a gloo group of its own beside NCCL's.
 
-    def __init__(self, world_size: int, device: torch.device):
-        import torch
+    With `apart` it has its own group in any case, for use in another thread than the training's.
+    """
 
-        self._world_size = world_size
-        self._group = torch.distributed.new_group(backend="gloo") if world_size > 1 and device.type != "cpu" else None
+    def __init__(self, world_size: int, device: torch.device | None, rank: int = 0, *, apart: bool = False):
+        self.rank, self._world_size, self._group = rank, world_size, None
+        if world_size > 1 and (apart or device is None or device.type != "cpu"):
+            import torch
+
+            self._group = torch.distributed.new_group(backend="gloo")
 
     def any(self, mine: bool) -> bool:
         """Whether any rank says yes; every rank must ask."""

@@ -18,7 +18,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -69,10 +69,32 @@ class Run:
         self._asked, self._agreed = False, False
         self._means, self._metrics = Means(), MetricFile(place) if self.is_main else None
         self._samples, self._since = 0, time.monotonic()
-        self._vote = distributed.Vote(accelerator.num_processes, accelerator.device)
+        self._vote = distributed.Vote(self.world_size, self.device, self.rank)
+        self.strategy = distributed.strategy(config)
+        """How the ranks share the model: run.strategy, or what the accelerate file says."""
+        self.background_vote = (
+            distributed.Vote(self.world_size, self.device, self.rank, apart=True) if config.save_in_background else None
+        )
+        """Agreement for the thread that writes checkpoints, where run.save_in_background."""
+        self.unfinished: Callable[[], object] | None = None
+        """Waits for the checkpoint that is being written, and tells what became of it."""
         self._watchdog = Watchdog(config.watchdog, self.rank)
         self._waits = Waits()
         self._guard = guard.Guard()
+
+    @property
+    def vote(self) -> distributed.Vote:
+        """Agreement of the ranks over the CPU."""
+        return self._vote
+
+    def finish_saving(self) -> None:
+        """Wait until the checkpoint that is being written in the background is there, on every rank.
+
+        Raises UserError where it can't be written and run.on_save_error is stop.
+        """
+        unfinished, self.unfinished = self.unfinished, None
+        if unfinished is not None:
+            unfinished()
 
     @property
     def device(self) -> torch.device:
@@ -222,17 +244,20 @@ class Run:
 
 
 @contextlib.contextmanager
-def start_run(config: Any, run: RunConfig, *, may_change: Sequence[str] = ()) -> Iterator[Run]:
+def start_run(
+    config: Any, run: RunConfig, *, may_change: Sequence[str] = (), strategies: Sequence[str] = ("ddp",)
+) -> Iterator[Run]:
     """Start a run, on every rank: process group, seeds, folder, signals, trackers; at the end, close them all.
 
     `config` is the whole configuration (a dataclass), saved in the folder; `may_change` names further dotted keys that
-    a continued run may change. Raises UserError where the launch isn't what was asked for, or the folder belongs to
-    another configuration or to a running process. An exception on one rank ends all of them with its reason printed.
+    a continued run may change; `strategies` are those of launch.strategies that the training can do. Raises UserError
+    where the launch isn't what was asked for, or the folder belongs to another configuration or to a running process.
+    An exception on one rank ends all of them with its reason printed.
     """
     import torch
 
     outside = torch.distributed.is_initialized()
-    accelerator = distributed.start(run)
+    accelerator = distributed.start(run, strategies)
     place = Path(run.folder)
     held = distributed.on_main(accelerator, lambda: _open_folder(place, config, (*FREE_KEYS, *may_change), accelerator))
     _seed(run, accelerator)
@@ -243,6 +268,7 @@ def start_run(config: Any, run: RunConfig, *, may_change: Sequence[str] = ()) ->
     try:
         with _signals(this), distributed.failing_together(accelerator):
             yield this
+            this.finish_saving()
         this.barrier()
         distributed.end(accelerator, close_group=not outside)
     finally:

@@ -20,6 +20,8 @@ FREE_KEYS = (
     "run.on_save_error",
     "run.skip_limit",
     "run.rollbacks",
+    "run.strategy",
+    "run.save_in_background",
 )
 """Settings that a continued run may change, because its weights don't depend on them."""
 
@@ -34,6 +36,9 @@ class RunConfig:
     """Seed of everything random: initial weights, order of samples, augmentation, noise."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the networks: fp32, or bf16 with norms, distances and losses in fp32."""
+    strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = None
+    """How the ranks share weights, gradients and optimizer (launch.strategies); null for what the accelerate file says,
+    which is ddp where it says nothing. A continued run may change it."""
     deterministic: bool = False
     """On GPUs, use deterministic kernels, so that a continued run is bit-identical; slower. CPUs always are."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
@@ -64,6 +69,9 @@ class RunConfig:
     """How often a run may go back so before it stops."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """Where a checkpoint can't be written (full or read-only disk): end the run, or warn and go on with the old."""
+    save_in_background: bool = False
+    """Copy the state to memory at the step's boundary and write it while training goes on, which then waits for the
+    disk only at the next checkpoint and at the end. Takes the state's size in memory of the CPU."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.trackers if name not in ("tensorboard", "wandb")]

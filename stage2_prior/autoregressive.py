@@ -100,23 +100,29 @@ class AutoregressivePrior(Prior):
 
     def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
         """Negative log-likelihood of each code in nats, nats_BN float32, given the class (or null) tokens."""
-        token_BT = torch.cat([token_B[:, None], code_BN[:, :-1]], dim=1)
-        return code_losses(self.logits(token_BT), code_BN, 0, 0)[1]
+        return self.judge(code_BN, token_B)[0]
+
+    def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and whether each code is the likeliest after those before it."""
+        logits_BNK = self.logits(torch.cat([token_B[:, None], code_BN[:, :-1]], dim=1))
+        return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
 
     def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
         """The training loss and the mean nats per code.
 
-        By torch's generator classes are dropped, codes disturbed and, with order=random, orders chosen.
+        By `chance` classes are dropped, codes disturbed and, with order=random, orders chosen.
         """
-        token_B = self.vocabulary.drop(self.vocabulary.class_tokens(label_B), self.class_dropout)
-        read_BN = code_BN
+        token_B, read_BN = self.dropped_tokens(label_B), code_BN
         if self.code_noise > 0:
-            other_BN = torch.randint_like(code_BN, self.vocabulary.codebook_size)
-            read_BN = torch.where(torch.rand(code_BN.shape, device=code_BN.device) < self.code_noise, other_BN, code_BN)
+            which_BN, other_BN = self.chance.uniform(len(code_BN), 2, code_BN.shape[1], device=code_BN.device).unbind(1)
+            other_BN = (other_BN * self.vocabulary.codebook_size).long().clamp(max=self.vocabulary.codebook_size - 1)
+            read_BN = torch.where(which_BN < self.code_noise, other_BN, code_BN)
         if self.aim is None:
             logits_BNK = self.logits(torch.cat([token_B[:, None], read_BN[:, :-1]], dim=1))
         else:
-            place_BN = self.aim.orders(len(code_BN), code_BN.device)
+            place_BN = self.aim.orders(
+                self.chance.uniform(len(code_BN), self.source.positions + 1, device=code_BN.device)
+            )
             code_BN, read_BN = code_BN.gather(1, place_BN), read_BN.gather(1, place_BN)
             logits_BNK = self.ordered_logits(torch.cat([token_B[:, None], read_BN[:, :-1]], dim=1), place_BN)
         loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)

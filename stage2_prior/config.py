@@ -123,7 +123,8 @@ class PriorOptimizerConfig:
     clip_norm: float = 1.0
     """Gradients are scaled down to this norm; 0 leaves them."""
     accumulate: int = 1
-    """Parts that a rank's share of the batch is cut into, one forward and backward each, to save memory."""
+    """Parts that a rank's share of the batch is cut into, one forward and backward each, to save memory. Where the
+    number of ranks may change, set data.micro_batch instead: the parts then follow from it."""
     ema_decay: float = 0.999
     """Decay of the averaged weights, which are evaluated and exported; it rises to this value over the first steps."""
 
@@ -175,3 +176,15 @@ class PriorTrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
         if not self.data.index:
             raise ValueError("data.index names no index: set it to the index.json that stage2_prior.encode wrote")
+        if self.data.micro_batch is not None and self.optimizer.accumulate > 1:
+            raise ValueError(
+                f"optimizer.accumulate={self.optimizer.accumulate} and data.micro_batch={self.data.micro_batch} both "
+                "cut the batch: leave one of them out"
+            )
+
+    def parts(self, world_size: int) -> int:
+        """How many parts each of so many ranks cuts its samples of a batch into."""
+        own = max(1, self.data.batch_size // world_size)
+        if self.data.micro_batch is not None:
+            return -(-own // self.data.micro_batch)
+        return min(self.optimizer.accumulate, own)

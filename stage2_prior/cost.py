@@ -64,22 +64,22 @@ def on_no_device(config: PriorModelConfig, source: CodeSource, classes: Sequence
         return cost(build_prior(config, source, classes), config, source.positions)
 
 
-def state_bytes(parameters: int, devices: int, precision: str) -> dict[str, float]:
+def state_bytes(parameters: int, devices: int) -> dict[str, float]:
     """Bytes of weights, gradients, AdamW's two means and averaged weights on each of n devices, by strategy.
 
-    DDP and FSDP2 keep float32 weights and cast in the products; ZeRO in bf16 keeps 16-bit weights and gradients and a
-    float32 copy (Rajbhandari et al. 2020, figure 1). DDP has its reduction buckets besides.
+    All keep float32 weights and cast in the products. DDP has its reduction buckets besides; ZeRO (Rajbhandari et al.
+    2020, figure 1) keeps weights to compute with beside the optimizer's share of them, and on one device it is DDP.
     """
-    weight, master = (2, 12) if precision == "bf16" else (4, 8)
-    gradient, n = weight, devices
+    n, everything = devices, 4 + 4 + 8 + 4
+    own = 4 + 8 + 4  # the optimizer's weights, two means, averaged weights
     per_weight = {
-        "DDP": 4 + 4 + 8 + 4 + (4 if n > 1 else 0),
-        "FSDP2": (4 + 4 + 8 + 4) / n,
-        "ZeRO-1": weight + gradient + master / n + 4,
-        "ZeRO-2": weight + (gradient + master) / n + 4,
-        "ZeRO-3": (weight + gradient + master + 4) / n,
+        "DDP": everything + 4,
+        "FSDP2": everything / n,
+        "ZeRO-1": 4 + 4 + own / n,
+        "ZeRO-2": 4 + (4 + own) / n,
+        "ZeRO-3": (4 + 4 + own) / n,
     }
-    return {name: parameters * each for name, each in per_weight.items()}
+    return {name: parameters * (each if n > 1 else everything) for name, each in per_weight.items()}
 
 
 def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int) -> float:
@@ -89,7 +89,7 @@ def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int)
     their product and the gate's activation: about 10 D + 4 F numbers a code; the loss the float32 logits twice.
     """
     model = config.model
-    tokens = source.positions * -(-config.data.batch_size // (devices * config.optimizer.accumulate))
+    tokens = source.positions * -(-config.data.batch_size // (devices * config.parts(devices)))
     size = 2 if config.run.precision == "bf16" else 4
     layer = (10 * model.width + 4 * model.inner_width) * size
     kept = model.layers * model.width * 4 + layer if config.activation_checkpointing else model.layers * layer
@@ -105,12 +105,12 @@ def dry_run(config: PriorTrainConfig, source: CodeSource, classes: Sequence[str]
         f"{source.codebook_size} codes on {source.grid[0]}×{source.grid[1]}, {len(classes)} classes{note}",
         f"a step: {tokens} codes, {each * tokens:.3g} FLOP ({each / 1e9:.3g} G a code); "
         f"{config.steps} steps: {each * tokens * config.steps:.3g} FLOP",
-        f"memory of each device, GiB, estimated: state + activations ({config.run.precision}; only DDP is built in)",
-        "devices".ljust(10) + "".join(name.rjust(16) for name in state_bytes(1, 1, "fp32")),
+        f"memory of each device, GiB, estimated: state + activations ({config.run.precision})",
+        "devices".ljust(10) + "".join(name.rjust(16) for name in state_bytes(1, 1)),
     ]
     for devices in (1, 8, 64):
         active = activation_bytes(config, source, devices) / 2**30
-        state = state_bytes(found.parameters, devices, config.run.precision).values()
+        state = state_bytes(found.parameters, devices).values()
         lines.append(str(devices).ljust(10) + "".join(f"{size / 2**30:.2f} + {active:.2f}".rjust(16) for size in state))
     return "\n".join(lines)
 

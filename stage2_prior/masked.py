@@ -72,15 +72,18 @@ class MaskedPrior(Prior):
         return logits_BTV[:, 1:, : self.vocabulary.codebook_size].float()
 
     def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The training loss and mean nats of the masked codes; classes, shares and places by torch's generator."""
-        token_B = self.vocabulary.drop(self.vocabulary.class_tokens(label_B), self.class_dropout)
+        """The training loss and mean nats of the masked codes; classes, shares and places by `chance`.
+
+        Both are sums over the samples, divided by what their number makes of the whole batch's masked codes.
+        """
+        token_B = self.dropped_tokens(label_B)
         batch, positions = code_BN.shape
-        share_B1 = torch.cos(torch.rand(batch, 1, device=code_BN.device) * (math.pi / 2))
-        count_B1 = (share_B1 * positions).ceil().clamp(min=1)
-        rank_BN = torch.rand(batch, positions, device=code_BN.device).argsort(1).argsort(1)
-        masked_BN = rank_BN < count_B1
+        share_X1 = torch.cos(self.chance.everyones(batch, 1, device=code_BN.device) * (math.pi / 2))
+        count_X1 = (share_X1 * positions).ceil().clamp(min=1)
+        rank_BN = self.chance.uniform(batch, positions, device=code_BN.device).argsort(1).argsort(1)
+        masked_BN = rank_BN < self.chance.mine(count_X1)
         losses = self._masked_losses(code_BN, token_B, masked_BN)
-        loss, nats = ((each_BN * masked_BN).sum() / masked_BN.sum() for each_BN in losses)
+        loss, nats = ((each_BN * masked_BN).sum() / (batch * count_X1.mean()) for each_BN in losses)
         return loss, nats
 
     def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
@@ -90,17 +93,23 @@ class MaskedPrior(Prior):
         masked codes' mean nats bounds -ln p / N for codes filled in one by one in random order. (Hoogeboom et al.
         2022, Autoregressive diffusion models, eq. 8)
         """
+        return self.judge(code_BN, token_B)[0]
+
+    def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the share of the masked codes that are the likeliest, averaged over LEVELS alike."""
         batch, positions = code_BN.shape
         generator = torch.Generator().manual_seed(0)
-        mean_B = torch.zeros(batch, device=code_BN.device)
+        mean_2B = torch.zeros(2, batch, device=code_BN.device)
         for level in range(LEVELS):
             count = min(positions, 1 + int(positions * (level + 0.5) / LEVELS))
             masked_N = torch.zeros(positions, dtype=torch.bool)
             masked_N[torch.randperm(positions, generator=generator)[:count]] = True
             masked_BN = masked_N.to(code_BN.device).expand(batch, -1)
-            _, nats_BN = self._masked_losses(code_BN, token_B, masked_BN)
-            mean_B += (nats_BN * masked_BN).sum(1) / count / LEVELS
-        return mean_B[:, None].expand(-1, positions)
+            logits_BNK = self.logits(torch.where(masked_BN, self.vocabulary.mask, code_BN), token_B)
+            found = (code_losses(logits_BNK, code_BN, 0, 0)[1], logits_BNK.argmax(-1) == code_BN)
+            mean_2B += torch.stack([(each_BN * masked_BN).sum(1) / count / LEVELS for each_BN in found])
+        nats_B, right_B = mean_2B
+        return nats_B[:, None].expand(-1, positions), right_B[:, None].expand(-1, positions)
 
     def _masked_losses(self, code_BN: Tensor, token_B: Tensor, masked_BN: Tensor) -> tuple[Tensor, Tensor]:
         logits_BNK = self.logits(torch.where(masked_BN, self.vocabulary.mask, code_BN), token_B)

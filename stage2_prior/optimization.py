@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import math
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+from launch.shards import Piece, PieceState
+from launch.strategies import Strategy
 
 if TYPE_CHECKING:
     from stage2_prior.config import PriorOptimizerConfig
@@ -32,38 +36,44 @@ def build_optimizer(model: nn.Module, config: PriorOptimizerConfig) -> torch.opt
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give all parameter groups a learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-class Ema(Generic[Model]):
+class Ema:
     """Averaged weights: mean ← d·mean + (1 - d)·weights, with d = min(decay, (1 + step)/(10 + step)).
 
-    `model` is a frozen copy that carries them, in evaluation mode.
+    Each rank averages what it holds of the weights; to use the averages, `applied` puts them in the weights' place.
     """
 
-    def __init__(self, model: Model, decay: float):
+    def __init__(self, strategy: Strategy, decay: float):
         self.decay = decay
-        self.model: Model = copy.deepcopy(model)
-        self.model.eval().requires_grad_(False)
+        self._strategy = strategy
+        self._means = [piece.values.clone() for piece in strategy.weights()]
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Take in the weights after `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        means = [mean.detach() for mean in self.model.parameters()]
-        weights = [weight.detach() for weight in model.parameters()]
-        torch._foreach_lerp_(means, weights, 1 - decay)
+        torch._foreach_lerp_(self._means, [piece.values for piece in self._strategy.weights()], 1 - decay)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The averaged weights."""
-        return self.model.state_dict()
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside the block, and its own again after it; all ranks together."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        self.model.load_state_dict(state)
+    @property
+    def state(self) -> PieceState:
+        """The averages, for a checkpoint."""
+        return PieceState(self._pieces, everywhere=self._strategy.everywhere)
+
+    def _pieces(self) -> list[Piece]:
+        return [piece.of(mean) for piece, mean in zip(self._strategy.weights(), self._means, strict=True)]
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for piece, mean in zip(self._strategy.weights(), self._means, strict=True):
+            own = piece.values.clone()
+            piece.values.copy_(mean)
+            mean.copy_(own)
+        self._strategy.refresh()

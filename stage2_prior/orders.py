@@ -34,11 +34,14 @@ class Aim(nn.Module):
         else:
             self.random_share = (self.anneal_until - done) / (self.anneal_until - self.anneal_from)
 
-    def orders(self, batch: int, device: torch.device) -> Tensor:
-        """Places of the codes in the order in which each sample's come, place_BN int64, by torch's generator."""
-        random_BN = torch.rand(batch, self.positions, device=device).argsort(1)
-        chosen_B1 = torch.rand(batch, 1, device=device) < self.random_share
-        return torch.where(chosen_B1, random_BN, torch.arange(self.positions, device=device))
+    def orders(self, uniform_BT: Tensor) -> Tensor:
+        """Places of the codes in the order in which each sample's come, place_BN int64.
+
+        The uniform numbers decide: the first N of each sample its order, the last one whether it is used.
+        """
+        random_BN = uniform_BT[:, : self.positions].argsort(1)
+        chosen_B1 = uniform_BT[:, self.positions :] < self.random_share
+        return torch.where(chosen_B1, random_BN, torch.arange(self.positions, device=uniform_BT.device))
 
     def forward(self, at_BT: Tensor, place_BT: Tensor) -> Tensor:
         """What is added to the tokens' embeddings, x_BTD; at_BT is 1 + each token's place, 0 for the class token."""

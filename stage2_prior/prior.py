@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from stage2_prior.chance import Chance
 from stage2_prior.codes import CodeSource
 from stage2_prior.vocabulary import Vocabulary
 
@@ -45,6 +46,8 @@ class Prior(nn.Module):
         self.lm = lm
         self.vocabulary = vocabulary
         self.source = source
+        self.chance = Chance()
+        """What is random in training, dropout apart."""
 
     @classmethod
     def build(cls: type[Kind], config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource) -> Kind:
@@ -52,8 +55,17 @@ class Prior(nn.Module):
         raise NotImplementedError
 
     def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The training loss, and mean nats per code predicted (no gradients); what is random is torch's generator's."""
+        """The training loss, and mean nats per code predicted (no gradients); what is random comes from `chance`.
+
+        Both are means over the samples at hand: weighed by their numbers, those of parts of a batch give the batch's.
+        """
         raise NotImplementedError
+
+    def dropped_tokens(self, label_B: Tensor) -> Tensor:
+        """The labels' class tokens, token_B, some of them replaced by the null token by `chance`."""
+        token_B = self.vocabulary.class_tokens(label_B)
+        draw_B = self.chance.uniform(len(label_B), device=label_B.device) if self.class_dropout > 0 else None
+        return self.vocabulary.drop(token_B, self.class_dropout, draw_B)
 
     def set_progress(self, done: float) -> None:
         """Tell the share of the training steps that are done, for what changes during training."""
@@ -61,6 +73,13 @@ class Prior(nn.Module):
     def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
         """-ln p of the codes (or a bound from above), nats_BN float32, given the class (or null) tokens; not random."""
         raise NotImplementedError
+
+    def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `nats` says, and how likely (0 or 1, or a share) the likeliest code is the right one, right_BN float32.
+
+        None where a kind can't tell.
+        """
+        return self.nats(code_BN, token_B), None
 
     def draws(self, drawing: Drawing) -> int:
         """Random numbers that one picture's codes take."""

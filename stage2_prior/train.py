@@ -5,7 +5,6 @@ Shapes: B batch (this rank's part), N codes of a picture.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 import sys
@@ -13,17 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from data.cli import parse, run
+from data.cli import UserError, parse, run
 from data.index import ShardIndex
 from data.stream import CodeBatch, CodeStream, every_code
 from launch import checkpoint
 from launch.runtime import Run, seed_step, start_run
+from launch.strategies import STRATEGIES, Strategy, blocks, share_out
 from stage2_prior.codes import CodeSource
 from stage2_prior.config import PriorTrainConfig
 from stage2_prior.cost import Utilisation, cost, dry_run, peak_flops
-from stage2_prior.optimization import Ema, build_optimizer, learning_rate, set_rate
+from stage2_prior.optimization import Ema, build_optimizer, learning_rate
 from stage2_prior.priors import build_prior
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ MAY_CHANGE = (
     "evaluate_every",
     "data.threads",
     "data.read_ahead",
+    "data.micro_batch",
+    "optimizer.accumulate",
     "activation_checkpointing",
     "compile",
     "dry_run",
@@ -45,9 +47,9 @@ def train(config: PriorTrainConfig) -> int:
     if config.dry_run:
         return print_cost(config)
     index = checked_codes(config)
-    with start_run(config, config.run, may_change=MAY_CHANGE) as this:
-        raw, ema, model, optimizer = build(config, index, this)
-        state: dict[str, checkpoint.Stateful] = {"prior": raw, "ema": ema, "optimizer": optimizer}
+    with start_run(config, config.run, may_change=MAY_CHANGE, strategies=STRATEGIES) as this:
+        raw, strategy, ema = build(config, index, this)
+        state = {**strategy.state("prior"), "ema": ema.state}
         step = checkpoint.load_latest(this.folder, state, this) or 0
         use = say_size(raw, config, this)
         with (
@@ -58,23 +60,23 @@ def train(config: PriorTrainConfig) -> int:
             for batch in codes.batches(step):
                 stop, last = this.stopping(), step == config.steps
                 if config.data.held_out and not stop and (last or due(step, config.evaluate_every, began)):
-                    this.log(step, {"eval/bits_per_code": bits_per_code(ema.model, config.data.held_out, this)})
+                    this.log(step, evaluate(raw, ema, config.data.held_out, this))
                 if step > began and (last or stop or due(step, config.run.save_every, began)):
                     checkpoint.save(this.folder, step, state, this, keep=config.run.keep)
                 if last or stop:
                     break
                 seed_step(config.run.seed, this.rank, step)
                 raw.set_progress(step / config.steps)
-                parts = train_step(model, optimizer, batch, config, step, this)
-                ema.update(raw, step)
+                parts = train_step(raw, strategy, batch, config, step, this)
+                ema.update(step)
                 use.step()
                 if (step + 1) % config.run.log_every == 0:
                     this.log(step, {"rate/mfu": use.take()}, kind="system")
                 this.record(parts, step=step, samples=config.data.batch_size)
                 step += 1
                 bar.advance()
-        if step == config.steps and this.is_main:
-            export(ema.model, config, index, this)
+        if step == config.steps:
+            export(ema, strategy, config, index, this)
         return this.exit_code
 
 
@@ -97,47 +99,50 @@ def checked_codes(config: PriorTrainConfig) -> ShardIndex:
     return index
 
 
-def build(
-    config: PriorTrainConfig, index: ShardIndex, this: Run
-) -> tuple[Prior, Ema[Prior], nn.Module, torch.optim.Optimizer]:
-    """The prior, its averaged weights, the prior as the ranks train it together, and the optimizer."""
+def build(config: PriorTrainConfig, index: ShardIndex, this: Run) -> tuple[Prior, Strategy, Ema]:
+    """The prior, how the ranks train it together, and its averaged weights."""
     raw = build_prior(config.model, CodeSource.of_index(index, config.data.index), index.classes)
-    raw.to(this.device)
-    ema = Ema(raw, config.optimizer.ema_decay)
+    sharded = this.strategy if this.world_size > 1 else "ddp"
     if config.activation_checkpointing:
-        raw.lm.activation_checkpointing_enable({"use_reentrant": False})
+        raw.lm.activation_checkpointing_enable({"use_reentrant": sharded == "zero3"})
+    if config.compile and sharded == "zero3":
+        raise UserError("compile=true doesn't go with run.strategy=zero3: set compile to false, or take fsdp2 or zero2")
     if config.compile:
-        raw.lm.compile()
-    model, optimizer = this.accelerator.prepare(raw, build_optimizer(raw, config.optimizer))
-    model.train()
-    return raw, ema, model, optimizer
+        for module in blocks(raw.lm) if sharded == "fsdp2" else [raw.lm]:
+            module.compile()
+    optimizer = config.optimizer
+    strategy = share_out(
+        raw,
+        lambda model: build_optimizer(model, optimizer),
+        this,
+        clip=optimizer.clip_norm,
+        parts=config.parts(this.world_size),
+    )
+    strategy.module.train()
+    return raw, strategy, Ema(strategy, optimizer.ema_decay)
 
 
 def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: CodeBatch,
-    config: PriorTrainConfig,
-    step: int,
-    this: Run,
+    raw: Prior, strategy: Strategy, batch: CodeBatch, config: PriorTrainConfig, step: int, this: Run
 ) -> dict[str, Tensor | float]:
-    """One optimizer step on this rank's part of a batch; its scalars, still on the device."""
+    """One optimizer step on this rank's samples of a batch; its scalars, still on the device."""
     code_BN = batch.idx_Bhw.flatten(1).to(this.device, non_blocking=True)
     label_B = batch.label_B.to(this.device, non_blocking=True)
-    parts = config.optimizer.accumulate
+    own, parts = len(code_BN), config.parts(this.world_size)
     sums = torch.zeros(2, device=this.device)
     for part in range(parts):
-        with contextlib.ExitStack() as stack:
-            if part < parts - 1:
-                stack.enter_context(this.accelerator.no_sync(model))
-            loss, nats = model(code_BN[part::parts], label_B[part::parts])
-            this.accelerator.backward(loss / parts)
-        sums += torch.stack([loss.detach(), nats]) / parts
-    norm = this.accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm or math.inf)
+        rows = slice(own * part // parts, own * (part + 1) // parts)
+        share = (rows.stop - rows.start) / own
+        place = slice(this.rank * own + rows.start, this.rank * own + rows.stop)
+        with (
+            strategy.part(last=part == parts - 1),
+            raw.chance.of_batch(config.run.seed, step, own * this.world_size, place),
+        ):
+            loss, nats = strategy.module(code_BN[rows], label_B[rows])
+            strategy.backward(loss * share)
+        sums += torch.stack([loss.detach(), nats]) * share
     rate = learning_rate(config.optimizer, step, config.steps)
-    set_rate(optimizer, rate)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    norm = strategy.descend(rate, config.optimizer.clip_norm)
     return {
         "loss/total": sums[0],
         "loss/nll_bits": sums[1] / math.log(2),
@@ -146,19 +151,45 @@ def train_step(
     }
 
 
-@torch.inference_mode()
-def bits_per_code(prior: Prior, index: str, this: Run | None = None, batch_size: int = 64) -> float:
-    """The prior's mean -log2 p(code) over every code of an index, each once, over all ranks."""
-    rank, world_size = (this.rank, this.world_size) if this else (0, 1)
-    device = next(prior.parameters()).device
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    for batch in every_code(index, batch_size=batch_size, rank=rank, world_size=world_size):
-        code_BN = batch.idx_Bhw.flatten(1).to(device)
-        token_B = prior.vocabulary.class_tokens(batch.label_B.to(device))
-        sums[0] += prior.nats(code_BN, token_B).double().sum()
-        sums[1] += code_BN.numel()
-    nats, count = (this.sum(sums) if this else sums).tolist()
-    return nats / max(count, 1) / math.log(2)
+def evaluate(raw: Prior, ema: Ema, index: str, this: Run) -> dict[str, float]:
+    """What the averaged weights make of held-out codes: eval/bits_per_code and, if a kind can tell, eval/accuracy."""
+    with ema.applied(), torch.compiler.set_stance("force_eager"):
+        raw.eval()
+        found = held_out_figures(raw, index, this)
+        raw.train()
+    return {f"eval/{name}": value for name, value in found.items()}
+
+
+def bits_per_code(prior: Prior, index: str, batch_size: int = 64) -> float:
+    """The prior's mean -log2 p(code) over every code of an index, each once."""
+    return held_out_figures(prior, index, batch_size=batch_size)["bits_per_code"]
+
+
+@torch.no_grad()
+def held_out_figures(prior: Prior, index: str, this: Run | None = None, batch_size: int = 64) -> dict[str, float]:
+    """The prior's bits_per_code and accuracy over every code of an index, each once over all ranks.
+
+    Ranks call the prior equally often, so that weights in shards can be gathered: one that has no more codes repeats
+    its last and doesn't count them.
+    """
+    rank, world_size, device = (this.rank, this.world_size, this.device) if this else (0, 1, None)
+    device = device or next(prior.parameters()).device
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    batches = every_code(index, batch_size=batch_size, rank=rank, world_size=world_size)
+    batch, spare = next(batches, None), next(every_code(index, batch_size=1))
+    while this.vote.any(batch is not None) if this else batch is not None:
+        of = batch or spare
+        code_BN = of.idx_Bhw.flatten(1).to(device)
+        nats_BN, right_BN = prior.judge(code_BN, prior.vocabulary.class_tokens(of.label_B.to(device)))
+        if batch is not None:
+            right = right_BN.double().sum() if right_BN is not None else sums.new_tensor(math.nan)
+            sums += torch.stack([nats_BN.double().sum(), right, sums.new_tensor(code_BN.numel())])
+        if this:
+            this.alive()
+        batch = next(batches, None)
+    nats, right_codes, count = (this.sum(sums) if this else sums).tolist()
+    found = {"bits_per_code": nats / max(count, 1) / math.log(2)}
+    return found if math.isnan(right_codes) else {**found, "accuracy": right_codes / max(count, 1)}
 
 
 def say_size(prior: Prior, config: PriorTrainConfig, this: Run) -> Utilisation:
@@ -188,9 +219,18 @@ def print_cost(config: PriorTrainConfig) -> int:
     return 0
 
 
-def export(prior: Prior, config: PriorTrainConfig, index: ShardIndex, this: Run) -> None:
+def export(ema: Ema, strategy: Strategy, config: PriorTrainConfig, index: ShardIndex, this: Run) -> None:
     """Write RUN/prior: the averaged weights in stock form, with what the codes are."""
-    prior.save_pretrained(this.folder / "prior", steps=config.steps, data=index.name)
+    whole = {}
+    with ema.applied():
+        for name, weight in strategy.whole_weights():
+            if this.is_main:
+                whole[name] = weight.to("cpu", copy=True)
+    if this.is_main:
+        prior = build_prior(config.model, CodeSource.of_index(index, config.data.index), index.classes)
+        assert whole.keys() == dict(prior.named_parameters()).keys()
+        prior.load_state_dict(whole, strict=False)  # buffers, and weights that are tied to others, are there already
+        prior.eval().save_pretrained(this.folder / "prior", steps=config.steps, data=index.name)
     this.say(f"prior exported to {this.folder / 'prior'}")
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("data", "launch", "stage1_tokenizer", "stage2_prior")
 FOUNDATION = (
     *("distributed", "facts", "folder", "metrics", "ranks", "runtime", "checkpoint", "settings", "watchdog"),
-    *("inspection", "retention", "waits"),
+    *("inspection", "retention", "waits", "writing", "shards", "strategies", "fsdp", "zero"),
 )
 ALLOWED = {
     "data": set(),

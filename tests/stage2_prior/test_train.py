@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from data.cli import UserError
 from data.config import CodeDataConfig
-from launch.runtime import STOPPED, RunConfig
+from launch.runtime import STOPPED, RunConfig, start_run
+from launch.strategies import share_out
 from stage2_prior import train as training
 from stage2_prior.codes import CodeSource
 from stage2_prior.config import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
@@ -164,18 +165,22 @@ def test_only_matrices_decay():
     assert len(decayed["params"]) + len(free["params"]) == len(names)
 
 
-def test_the_average_follows_the_weights():
+def test_the_average_follows_the_weights(tmp_path: Path):
     prior = tiny_prior()
-    ema = Ema(prior, 0.9)
-    before = [weight.clone() for weight in ema.model.parameters()]
-    with torch.no_grad():
-        for weight in prior.parameters():
-            weight.add_(1.0)
-    ema.update(prior, step=1000)
-    for old, mean in zip(before, ema.model.parameters(), strict=True):
-        torch.testing.assert_close(mean, old + 0.1)
-    ema.update(prior, step=0)
-    assert not any(mean.requires_grad for mean in ema.model.parameters())
+    before = [weight.detach().clone() for weight in prior.parameters()]
+    config = RunConfig(folder=str(tmp_path), trackers=[])
+    with start_run(config, config) as this:
+        strategy = share_out(prior, lambda model: build_optimizer(model, PriorOptimizerConfig()), this)
+        ema = Ema(strategy, 0.9)
+        with torch.no_grad():
+            for weight in prior.parameters():
+                weight.add_(1.0)
+        ema.update(step=1000)
+        with ema.applied():
+            for old, weight in zip(before, prior.parameters(), strict=True):
+                torch.testing.assert_close(weight, old + 0.1)
+        for old, weight in zip(before, prior.parameters(), strict=True):
+            assert torch.equal(weight, old + 1.0), "the weights are back"
 
 
 def test_recomputed_activations_give_the_same_weights(coded: Coded, tmp_path: Path):

@@ -1,0 +1,103 @@
+"""Ways of sharing a prior out (run.strategy): all reach the loss that one process does, and go on from each other.
+
+All of it runs on one pair of processes, since starting them and DeepSpeed takes long. The whole matrix, on real
+settings, is tests/benchmarks/strategies.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.config import CodeDataConfig
+from launch.runtime import STOPPED, RunConfig
+from launch.strategies import STRATEGIES
+from stage2_prior import train as training
+from stage2_prior.config import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
+from stage2_prior.train import train
+from tests.distributed import run_distributed_test
+from tests.stage2_prior.conftest import Coded
+from tests.stage2_prior.test_train import weights
+
+TOLERANCE = 2e-5
+"""Largest difference of any step's loss, of about 3 nats, from one process's: sums in another order, 50 steps long."""
+
+
+def settings(coded: Coded, folder: Path, strategy: str | None = None, **changes: Any) -> PriorTrainConfig:
+    run = {"log_every": 1, "save_every": 1000, "strategy": strategy} | changes.pop("run", {})
+    return PriorTrainConfig(
+        run=RunConfig(folder=str(folder), trackers=[], **run),
+        data=CodeDataConfig(index=coded.codes, held_out=coded.held_out_codes, batch_size=8, micro_batch=3),
+        tokenizer=coded.tokenizer,
+        **{
+            "model": PriorModelConfig(layers=2, width=16, heads=2, class_dropout=0.3, code_noise=0.1),
+            "optimizer": PriorOptimizerConfig(learning_rate=3e-3, warmup_steps=3, clip_norm=0.5),
+            "steps": 50,
+            "evaluate_every": 50,
+            **changes,
+        },
+    )
+
+
+def train_until(config: PriorTrainConfig, stop: int) -> int:
+    """Train as if a signal came during the step before `stop`; the exit code."""
+    real = training.train_step
+
+    def step_and_stop(*args: Any) -> Any:
+        if args[4] == stop - 1:
+            args[5].ask_to_stop()
+        return real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train_step", step_and_stop)
+        return train(config)
+
+
+def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
+    written = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return sorted((line for line in written if line["kind"] == kind), key=lambda line: line["step"])
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss/total"] for line in lines(folder, "train")]
+
+
+CHAIN = [*zip(STRATEGIES, (7, 14, 21, 28, 35), strict=True), ("zero1", 42)]
+
+
+def on_a_rank(coded: Coded, place: Path) -> None:
+    for strategy in STRATEGIES:
+        assert train(settings(coded, place / strategy, strategy)) == 0
+    for strategy, stop in CHAIN:
+        background = {"save_in_background": strategy in ("fsdp2", "zero3")}
+        assert train_until(settings(coded, place / "chain", strategy, run=background), stop) == STOPPED
+
+
+@pytest.fixture(scope="module")
+def place(coded: Coded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("strategies")
+    run_distributed_test(on_a_rank, 2, (coded, folder), timeout=300)
+    assert train(settings(coded, folder / "one")) == 0
+    assert train(settings(coded, folder / "chain", run={"strategy": "ddp"})) == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*STRATEGIES, "chain"])
+def test_two_ranks_reach_the_loss_of_one(place: Path, name: str):
+    """The chain changes the strategy with every checkpoint, and ends on one rank."""
+    expected, found = losses(place / "one"), losses(place / name)
+    assert len(found) == len(expected) == 50
+    assert expected[-1] < expected[0] - 0.3, "it learns"
+    assert max(abs(a - b) for a, b in zip(expected, found, strict=True)) < TOLERANCE
+    one, other = weights(place / "one"), weights(place / name)
+    assert one.keys() == other.keys()
+    for key in one:
+        torch.testing.assert_close(other[key], one[key], atol=2e-4, rtol=0)
+    (a,), (b,) = lines(place / "one", "eval"), lines(place / name, "eval")
+    assert b["eval/bits_per_code"] == pytest.approx(a["eval/bits_per_code"], abs=1e-5)
+    assert b["eval/accuracy"] == pytest.approx(a["eval/accuracy"], abs=0.01)
