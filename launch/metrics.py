@@ -1,7 +1,7 @@
 """Numbers of a run: summed on the device until they are logged, written as lines of JSON.
 
-A line of metrics.jsonl: `{"step": int, "time": seconds since 1970, "kind": "train" | "eval" | "system" | "event", NAME: number}`;
-an event's values are sentences.
+A line of metrics.jsonl: `{"step": int, "time": seconds since 1970, "kind": "train" | "eval" | "system", NAME: number}`,
+or of kind "event" with sentences in place of numbers.
 Names are paths with slashes: `loss/rec`, `codes/perplexity`, `rate/pictures_per_second`, `eval/psnr`.
 """
 

@@ -102,10 +102,16 @@ def run_facts(path: Path, title: str) -> dict[str, Any]:
     return {
         "title": title,
         "charts": list(charts(lines)),
+        "events": [(line["step"], text) for line in lines if line["kind"] == "event" for text in sentences(line)],
         "steps": max((line["step"] for line in lines), default=0),
         "config": config.read_text() if config.exists() else "",
         "origin": read_json(path / folder.ORIGIN),
     }
+
+
+def sentences(line: dict[str, Any]) -> list[str]:
+    """What an event's line says."""
+    return [text for name, text in line.items() if name not in metrics.RESERVED]
 
 
 def charts(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -157,9 +157,10 @@ class Monitor:
             floor = self.config.collapse * level if level else 0.0
             bad |= self._lasts(name, value < least) or value < floor
             over &= value >= 2 * max(least, floor)
-            before = f", recently {level:.4g}" if level else f" of {self.most.get(name, math.nan):.4g} possible"
-            parts.append(f"{title} {value:.4g}{before}")
-        return Sign(bad, over, "codebook: " + ", ".join(parts))
+            possible = f" of {self.most[name]:.4g} possible" if name in self.most else ""
+            before = f", recently {level:.4g}" if level else ""
+            parts.append(f"{title} {value:.4g}{possible}{before}")
+        return Sign(bad, over, "codebook: " + "; ".join(parts))
 
     def _discriminator(self, accuracy: float, gap: float) -> Iterator[tuple[str, Sign]]:
         config, what = self.config, f"accuracy {accuracy:.3f}, logits {gap:.3g} apart"

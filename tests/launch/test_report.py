@@ -43,6 +43,9 @@ def outcome(tmp_path: Path) -> Path:
     losses = {"loss/rec": 0.5, "loss/perceptual": 0.7, "codes/perplexity": 90.0, "rate/pictures_per_second": 800.0}
     fake_run(tmp_path / "tokenizer-run", losses, "eval/psnr")
     fake_run(tmp_path / "prior-run", {"loss/nll_bits": 6.0}, "eval/bits_per_code")
+    MetricFile(tmp_path / "tokenizer-run").write(
+        899, {"monitor/codebook": "codebook: perplexity 2, try <more>"}, "event"
+    )
     for label in range(3):
         for count in range(12):
             picture(tmp_path / "samples" / str(label) / f"{count:05d}.png", 100 * label + count)
@@ -70,6 +73,7 @@ def test_the_page_shows_all_it_promises(outcome: Path) -> None:
         assert shown in page
     for name in ("loss/rec", "loss/perceptual", "loss/nll_bits", "eval/bits_per_code", "eval/psnr"):
         assert name in page
+    assert re.search(r"step 899</td><td>codebook: perplexity 2, try &lt;more&gt;</td>", page)
     assert page.count("a sample of") == 30
     assert "originals beside their reconstructions" in page
     assert "2 CPU cores" in page
