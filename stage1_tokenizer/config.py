@@ -76,6 +76,9 @@ class TokenizerTrainConfig:
     """Steps between two evaluations on data.held_out; the last step is always evaluated; 0: only the last."""
     evaluate_samples: int | None = 1000
     """Held-out pictures in an evaluation during training; null: all of them."""
+    evaluate_features: Literal["none", "vgg16", "inception"] = "none"
+    """Also measure distances between held-out pictures and their reconstructions as sets, on this network's features:
+    see stage1_tokenizer.evaluate."""
 
     def __post_init__(self) -> None:
         _check("steps", self.steps, self.steps >= 1, "1 or more")

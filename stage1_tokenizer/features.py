@@ -40,6 +40,11 @@ SMALLEST = 16
 """Smallest side of a picture that VGG16 has relu5_3 features of."""
 
 
+def first_line(error: Exception) -> str:
+    """What an exception says first; its name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class FeatureNetwork(nn.Module):
     """Features of uint8 pictures; frozen. `about` (JSON values) says what it is, `names` how its figures are called."""
 
@@ -105,7 +110,7 @@ class Inception(FeatureNetwork):
         except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, AttributeError, TypeError) as error:
             raise UserError(
                 f"inception_weights={origin} does not hold the weights of FID's Inception "
-                f"({str(error).splitlines()[0]}): give {_FILES[0]}"
+                f"({first_line(error)}): give {_FILES[0]}"
             ) from error
         self.net.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
         self._spatial_BD = torch.empty(0)

@@ -66,6 +66,11 @@ class Streams:
         measured = self._measured.result(ranks.sum, ranks.gather)
         return ranks.gather(figures(self._network, measured, reference) if ranks.rank == 0 else None)[0]
 
+    def figures_of_both(self, ranks: Ranks) -> dict[str, float]:
+        """The reconstructions' distances from the originals; every rank must ask."""
+        assert self._originals is not None
+        return self.figures(self._originals.result(ranks.sum, ranks.gather), ranks)
+
     def about(self) -> dict[str, Any]:
         """The network and the method, for the result."""
         assert self._network is not None

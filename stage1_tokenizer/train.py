@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MAY_CHANGE = (
     "evaluate_every",
     "evaluate_samples",
+    "evaluate_features",
     "data.held_out",
     "data.threads",
     "data.read_ahead",
@@ -118,6 +119,10 @@ def check(config: TokenizerTrainConfig) -> LPIPS | None:
         if index.kind != "pictures":
             raise UserError(f"{path} holds {index.kind}, not pictures: give an index of pictures")
         check_present(index, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    if config.evaluate_features != "none":
+        from stage1_tokenizer.features import load_network
+
+        load_network(config.evaluate_features)
     check_discriminator(config.loss.adversarial, config.data.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
     return build_perceptual(config.loss.perceptual)
 
@@ -161,7 +166,9 @@ def evaluate(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -
     """Measure the averaged weights on held-out pictures, every one once over all ranks, and picture some of them."""
     from data.stream import every_sample
     from stage1_tokenizer.evaluate import measure
+    from stage1_tokenizer.features import load_network
     from stage1_tokenizer.pictures import save_pictures
+    from stage1_tokenizer.streams import Streams
 
     held_out = config.data.held_out
     assert held_out is not None
@@ -174,8 +181,13 @@ def evaluate(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -
         world_size=this.world_size,
         limit=config.evaluate_samples,
     )
-    tokenizer = parts.ema.tokenizer
-    found = measure(tokenizer, alive(batches, this), parts.gradients.perceptual, device=this.device, total=this.sum)
+    tokenizer, perceptual = parts.ema.tokenizer, parts.gradients.perceptual
+    network = load_network(config.evaluate_features, lpips=perceptual)
+    streams = Streams(network.to(this.device), this.device) if network is not None else None
+    shown = alive(batches, this)
+    found = measure(tokenizer, shown, perceptual, device=this.device, total=this.sum, streams=streams)
+    if streams is not None:
+        found |= streams.figures_of_both(this)
     if this.is_main:
         save_pictures(this.folder / "pictures" / f"step-{step:09d}.png", tokenizer, held_out, PICTURES)
     return {f"eval/{name}": value for name, value in found.items()}
