@@ -39,7 +39,7 @@ def generator_loss(kind: str, fake: Tensor) -> Tensor:
     """What the generator minimises of the logits of its pictures. (hinge: Lim & Ye 2017; Goodfellow et al. 2014)
 
     `vanilla` takes the hinge form's term −D(x̂), as taming-transformers does beside its logistic discriminator;
-    `least_squares` is Mao et al. 2017, eq. 9.
+    `least_squares` is Mao et al. 2017, with 0 for generated and 1 for real pictures.
     """
     fake = at_least_float32(fake)
     if kind == "least_squares":
@@ -58,7 +58,7 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
 
 
 class LeCam:
-    """Draws the discriminator's logits to running means of the other side's (Tseng et al. 2021, eq. 3 and 4).
+    """Draws the discriminator's logits to running means of the other side's (LeCam: Tseng et al. 2021).
 
     The penalty is E[(D(x) − ā_fake)²] + E[(D(x̂) − ā_real)²]; ā_real and ā_fake are moving averages of the global
     batch's logits. They belong to a run's state.

@@ -57,7 +57,7 @@ class GroupDeviation(nn.Module):
 
 
 class Block(nn.Module):
-    """(two convolutions + a linear way past them)/√2 at half the resolution. (Karras et al. 2020, figure 7)"""
+    """(two convolutions + a linear way past them)/√2 at half the resolution. (Karras et al. 2020, section 4.1)"""
 
     def __init__(self, inputs: int, outputs: int, spectral: bool):
         super().__init__()

@@ -17,7 +17,7 @@ from stage1_tokenizer.quantizers.straight import one_hot_through
 
 
 class IndexBackpropagationQuantizer(Quantizer):
-    """IBQ (Shi et al. 2024, section 3.2): one_hot(argmax p) − sg[p] + p times the codebook, p = softmax(z·e).
+    """IBQ (Shi et al. 2024): one_hot(argmax p) − sg[p] + p times the codebook, p = softmax(z·e).
 
     So the decoder's gradient reaches the latents and all codes through p. Losses: `codebook` is ‖z_q − z‖² of that
     product, with gradients to everything, and β‖e − sg[z]‖²; `commitment` is ‖z − sg[e]‖²; `entropy` is that of p.

@@ -69,7 +69,7 @@ class LookupFreeQuantizer(Quantizer):
 
 
 class BinarySphericalQuantizer(LookupFreeQuantizer):
-    """BSQ: latents of length 1, q(u) = sign(u)/√L (Zhao et al. 2024, section 3.1), with the entropy term of LFQ."""
+    """BSQ: latents of length 1, q(u) = sign(u)/√L (Zhao et al. 2024, section 4), with the entropy term of LFQ."""
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config)

@@ -46,7 +46,7 @@ def binary_entropies(logit_NL: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """E[H(q(z))] and H[E[q(z)]] for codes of independent bits. (Yu et al. 2023, MAGVIT-v2, eq. 5)
 
     The first is exact: entropies of independent bits add up. The second is exact for up to `group` bits; longer codes
-    are cut into groups of at most so many bits, taken as independent of each other (Zhao et al. 2024, BSQ, section 3.2,
+    are cut into groups of at most so many bits, taken as independent of each other (Zhao et al. 2024, BSQ, section 4,
     has groups of one bit), so that a codebook of any size costs 2^group.
     """
     each = bit_entropy(logit_NL).sum(1).mean()

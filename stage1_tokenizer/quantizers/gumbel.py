@@ -17,10 +17,10 @@ from stage1_tokenizer.quantizers.straight import one_hot_through
 
 
 class GumbelQuantizer(Quantizer):
-    """Draws a code with the probabilities that a linear layer gives (Jang et al. 2017, eq. 1 and 2, straight-through).
+    """Draws a code with the probabilities that a linear layer gives (Jang et al. 2017, straight-through).
 
     In training the code is drawn and its gradient is the softmax's at the present temperature; else it is the likeliest
-    one. The loss `kl` is the divergence of the probabilities from uniform ones (Ramesh et al. 2021, eq. 1).
+    one. The loss `kl` is the divergence of the probabilities from uniform ones (Ramesh et al. 2021).
     """
 
     def __init__(self, config: QuantizerConfig):

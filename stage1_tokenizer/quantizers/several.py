@@ -84,7 +84,7 @@ def _total(vectors: list[Tensor]) -> Tensor:
 
 
 class ProductQuantizer(_SeveralCodebooks):
-    """Each codebook quantizes its share of the channels (Jégou et al. 2011, section II-C; UniTok, Ma et al. 2025)."""
+    """Each codebook quantizes its share of the channels (Jégou et al. 2011; UniTok, Ma et al. 2025)."""
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config, config.code_dim // config.codebooks)

@@ -19,7 +19,7 @@ def straight_through(z_ND: Tensor, e_ND: Tensor) -> Tensor:
 
 
 def rotated(z_ND: Tensor, e_ND: Tensor) -> Tensor:
-    """The codes, with the gradient turned and scaled as z was on its way to e (Fifty et al. 2024, section 4).
+    """The codes, with the gradient turned and scaled as z was on its way to e (the rotation trick, Fifty et al. 2024).
 
     e = λ R z with λ = ‖e‖/‖z‖ and R = I − 2 r rᵀ + 2 ê ẑᵀ, r = (ẑ + ê)/‖ẑ + ê‖, where a hat means length 1; λ and R
     are constants to the gradient. The values are those of e to the bit.

@@ -49,7 +49,7 @@ class VectorQuantizer(Quantizer):
     """The nearest entry of a learned codebook (van den Oord et al. 2017), with a straight-through gradient.
 
     With reparametrise=linear, the entries are frozen normal vectors times one learned matrix, so that every step moves
-    all of them (SimVQ, Zhu et al. 2024, section 4). In training every rank must call forward alike: codes' statistics
+    all of them (SimVQ, Zhu et al. 2024). In training every rank must call forward alike: codes' statistics
     and revival come from the global batch.
     """
 
