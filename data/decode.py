@@ -169,13 +169,21 @@ def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_pixels(*image.size, max_pixels)
-            turn = image.getexif().get(_ORIENTATION, 1) if image.format != "GIF" else 1
-            image.load()
-            pixels = np.array(_eight_bit(image, config))  # A copy: torch warns of what can't be written to.
+            return pixels_of(image, config)
     except DamagedSampleError:
         raise
     except Exception as error:  # PIL's decoders raise almost anything on damaged input
         raise DamagedSampleError(f"can't be decoded: {type(error).__name__}: {error}"[:200]) from error
+
+
+def pixels_of(image: Image.Image, config: TransformConfig) -> np.ndarray:
+    """Pixels of a picture that PIL opened, as `decode_picture` gives them: uint8 (H, W, C).
+
+    DamagedSampleError for pixels that are no 8 or 16 bits; what PIL raises where it can't decode them.
+    """
+    turn = image.getexif().get(_ORIENTATION, 1) if image.format != "GIF" else 1
+    image.load()
+    pixels = np.array(_eight_bit(image, config))  # A copy: torch warns of what can't be written to.
     return _turned(pixels if pixels.ndim == 3 else pixels[:, :, None], turn)
 
 

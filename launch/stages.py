@@ -129,7 +129,7 @@ def _first(config: PipelineConfig) -> list[Stage]:
         "release",
         "release the tokenizer",
         "stage1_tokenizer.release",
-        _options(run=out / "tokenizer-run", out=out / "tokenizer"),
+        _options(run=out / "tokenizer-run", out=out / "tokenizer", licence="apache-2.0"),
         makes=(out / "tokenizer" / "model.safetensors",),
     )
     evaluation = out / "evaluation"

@@ -9,44 +9,35 @@ from data.cli import UserError
 
 if TYPE_CHECKING:
     from data.index import ShardIndex
-    from stage1_tokenizer.release import OpenedRun
+    from stage1_tokenizer.release import OpenedRun, ReleaseConfig
+
+PICTURES = "reconstructions.png"
 
 TEMPLATE = """---
-license: {licence}
-library_name: vqloom
-tags:
-- image-tokenizer
-- vector-quantization
-- vqgan
-metrics:
-- psnr
-- lpips
+{header}
 ---
 
 # {name}
 
 An image tokenizer made with vqloom: {what}.
-
+{pictures}
 ## Use
 
-From a checkout of vqloom (`pip install -e .`), with this folder at `{name}`:
+With torch, transformers and safetensors alone; this code was run on this folder before it was released, and gave the \
+same codes as vqloom itself:
 
 ```python
-import numpy as np
-import torch
-from PIL import Image
+{snippet}
+```
 
-from data.transforms import apply, to_float, to_uint8
+With vqloom, pictures of any size and mode are prepared as in training:
+
+```python
+from PIL import Image
 from stage1_tokenizer import Tokenizer
 
-tokenizer = Tokenizer.from_pretrained("{name}")
-picture_HWC = np.atleast_3d(np.asarray(Image.open("picture.png").convert("{mode}")))
-pixels_HWC = np.empty(({size}, {size}, {channels}), np.uint8)
-apply(picture_HWC, tokenizer.transform, None, pixels_HWC)
-x_BCHW = to_float(torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None])
-
-idx_Bhw = tokenizer.encode(x_BCHW)  # int64 codes, {grid}
-recon_BCHW = to_uint8(tokenizer.decode(idx_Bhw))
+tokenizer = Tokenizer.from_pretrained("{place}")  # a folder, or a name on the Hub (revision=…)
+{ours}
 ```
 
 ## Data
@@ -59,66 +50,125 @@ resized with `{resize}`.
 ## Training
 
 {steps} steps at a global batch of {batch}, {precision}; averaged weights (decay {ema}). Commit {commit}; {hardware}; \
-{date}. Fingerprint `{fingerprint}`.
+{date}. Fingerprint `{fingerprint}`.{discriminator}
 
 ## Figures
 
 {figures}
 
-Measured by {by}, on `{held_out}` ({subset}): {pictures}; LPIPS {lpips}. `metrics.json` has all figures.
+Measured by {by}, on `{held_out}` ({subset}): {measured}; LPIPS {lpips}. `metrics.json` has all figures.
+
+## Limits
+
+{limits}
 """
+
+OURS_CODES = """codes = tokenizer.encode(Image.open("picture.png"))  # also a list of pictures, or a tensor in [-1, 1]
+y = tokenizer.decode(codes)
+tokenizer.to_pil(y)[0].save("reconstruction.png")"""
+OURS_LATENTS = """y, _ = tokenizer.reconstruct(Image.open("picture.png"))
+tokenizer.to_pil(y)[0].save("reconstruction.png")"""
 
 SHOWN = {
     "samples": "pictures measured",
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
     "lpips": "LPIPS",
+    "rfid": "Fréchet distance",
     "codebook_usage": "share of the codes used",
     "perplexity": "perplexity of the codes",
     "bits_per_pixel": "bits per pixel",
 }
 
 
-def write_card(path: Path, name: str, licence: str, opened: OpenedRun, metrics: dict[str, Any]) -> None:
-    """Write the model card."""
-    config, measured = opened.config, metrics["measured"]
-    transform = config["data"]["transform"]
-    size, channels = transform["size"], transform["channels"]
-    grid = "×".join(map(str, opened.tokenizer.codes_shape(size)))
+def write_card(
+    path: Path, config: ReleaseConfig, opened: OpenedRun, metrics: dict[str, Any], pictures: str | None
+) -> None:
+    """Write the model card; `pictures` names the set of those beside it, None where there are none."""
+    from stage1_tokenizer.snippet import snippet
+
+    run, measured, tokenizer = opened.config, metrics["measured"], opened.tokenizer
+    transform = run["data"]["transform"]
+    name = config.name or (config.push or Path(config.out).resolve().name).rpartition("/")[2]
+    place = config.push or name
     text = TEMPLATE.format(
+        header=header(config, name, opened, metrics),
         name=name,
-        licence=licence,
-        what=_what(opened, size, grid),
-        mode="L" if channels == 1 else "RGB",
-        size=size,
-        channels=channels,
-        grid=grid,
-        fit=transform["fit"],
-        resize=transform["resize"],
-        data=trained_on(config["data"]["index"]),
+        what=_what(opened, transform["size"]),
+        pictures=f"\n![originals beside their reconstructions]({PICTURES})\n\nFrom `{pictures}`, each original on the "
+        f"left and its reconstruction on the right.\n" if pictures else "",
+        snippet=snippet(tokenizer, place),
+        place=place,
+        ours=OURS_CODES if tokenizer.codebook_size else OURS_LATENTS,
+        **{key: transform[key] for key in ("size", "channels", "fit", "resize")},
+        data=trained_on(run["data"]["index"]),
         steps=opened.step,
-        batch=config["data"]["batch_size"],
-        precision=config["run"]["precision"],
-        ema=config["optimizer"]["ema_decay"],
-        commit=said(opened.origin, "commit"),
-        hardware=said(opened.origin, "hardware"),
+        batch=run["data"]["batch_size"],
+        precision=run["run"]["precision"],
+        ema=run["optimizer"]["ema_decay"],
+        **{key: said(opened.origin, key) for key in ("commit", "hardware")},
         date=said(opened.origin, "date")[:10],
-        fingerprint=opened.tokenizer.fingerprint,
+        fingerprint=tokenizer.fingerprint,
+        discriminator=" The discriminator is in `discriminator.safetensors`." if config.discriminator else "",
         figures=_figures(metrics),
         by=measured.get("by", "stage1_tokenizer.evaluate"),
         held_out=measured.get("data"),
         subset=measured.get("subset", f"{metrics.get('samples')} pictures"),
-        pictures=measured["pictures"],
-        lpips=measured["lpips"],
-    )
+        measured=measured.get("pictures", "as metrics.json says"),
+        lpips=measured.get("lpips", "not measured"),
+        limits=_limits(config, opened, measured),
+    )  # fmt: skip
     path.write_text(text)
 
 
-def _what(opened: OpenedRun, size: int, grid: str) -> str:
+def header(config: ReleaseConfig, name: str, opened: OpenedRun, metrics: dict[str, Any]) -> str:
+    """The card's metadata, as the Hub reads it (YAML)."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    data = str(metrics["measured"].get("data") or opened.config["data"]["index"])
+    results = [
+        EvalResult(
+            task_type="image-to-image",
+            task_name="reconstruction",
+            dataset_type=Path(data).parent.name or "pictures",
+            dataset_name=data,
+            metric_type=key,
+            metric_name=SHOWN[key],
+            metric_value=round(metrics[key], 6),
+        )
+        for key in ("psnr", "ssim", "lpips", "rfid")
+        if key in metrics
+    ]
+    return ModelCardData(
+        license=config.licence,
+        license_name=f"see {name}" if config.licence == "other" else None,
+        library_name="transformers",
+        tags=["vqloom", "image-tokenizer", "vector-quantization", "vqgan", "custom_code"],
+        metrics=[key for key in SHOWN if key in metrics and key != "samples"],
+        model_name=name,
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def _what(opened: OpenedRun, size: int) -> str:
     tokenizer = opened.tokenizer
+    grid = "×".join(map(str, tokenizer.codes_shape(size)))
     count = sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6
     codes = f"{grid} codes out of {tokenizer.codebook_size}" if tokenizer.codebook_size else f"{grid} Gaussian latents"
     return f"{size}×{size} pixels become {codes} and back ({count:.2f} M parameters)"
+
+
+def _limits(config: ReleaseConfig, opened: OpenedRun, measured: dict[str, Any]) -> str:
+    """What was not tried; and what whoever releases it says."""
+    tokenizer, size = opened.tokenizer, opened.config["data"]["transform"]["size"]
+    known = [
+        f"Trained and measured at {size}×{size} only; other sizes (multiples of {tokenizer.stride}) were not measured.",
+        f"Measured on `{measured.get('data')}` only: other kinds of pictures may come back worse.",
+        "Compression loses detail: a reconstruction is no evidence of what its picture showed, least of all of faces "
+        "and text. What is rare in the training data comes back worst.",
+        "Codes mean something to this tokenizer only, the one with the fingerprint above.",
+    ]
+    return "\n".join(f"- {line}" for line in [*([config.limits] if config.limits else []), *known])
 
 
 def said(origin: dict[str, Any], key: str) -> str:

@@ -1,8 +1,10 @@
-"""Release a tokenizer: `python -m stage1_tokenizer.release --run RUN --out DIR`.
+"""Release a tokenizer: `python -m stage1_tokenizer.release RUN OUT --licence apache-2.0 [--push ORG/NAME]`.
 
-DIR/model.safetensors, config.json, preprocessor_config.json   what `Tokenizer.from_pretrained` reads (averaged weights)
-DIR/metrics.json                                               its figures, and how they were measured
-DIR/README.md                                                  the model card
+OUT/model.safetensors, config.json, preprocessor_config.json   what `Tokenizer.from_pretrained` reads (averaged weights)
+OUT/discriminator.safetensors         by choice, for fine-tuning
+OUT/modeling_vqloom.py and others     what `AutoModel.from_pretrained(OUT, trust_remote_code=True)` reads
+OUT/metrics.json                      its figures, and how they were measured
+OUT/README.md, reconstructions.png    the model card
 """
 
 from __future__ import annotations
@@ -11,17 +13,23 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.cli import UserError, parse, run
+from data.words import as_options
+from stage1_tokenizer.hub import HubConfig, check_name, check_release, is_figure, push
+from stage1_tokenizer.licences import check_licence
 
 if TYPE_CHECKING:
     from stage1_tokenizer.tokenizer import Tokenizer
 
 METRICS, CARD = "metrics.json", "README.md"
+SHOWN = 8
+"""Pictures beside their reconstructions in the card."""
 
 
 @dataclass(frozen=True)
@@ -29,32 +37,94 @@ class ReleaseConfig:
     """Make a folder that others can use from a run's newest checkpoint."""
 
     run: str
-    """Folder of the training run."""
+    """Folder of the training run; on the command line, the first word."""
     out: str
-    """Folder to be made; one that exists is left alone."""
+    """Folder to be made; one that exists is left alone. The second word."""
+    licence: str | None = None
+    """Licence of the weights, by its Hub identifier (apache-2.0, mit, cc-by-nc-4.0, …). There is no release without."""
     metrics: str | None = None
     """JSON file of stage1_tokenizer.evaluate on this run; null: the run's own last evaluation."""
     name: str | None = None
-    """The tokenizer's name in its card; null: the folder's."""
-    licence: str = "unknown"
-    """Licence of the weights, by its Hub identifier (apache-2.0, mit, cc-by-nc-4.0, …)."""
+    """The tokenizer's name in its card; null: the repository's, or the folder's."""
+    limits: str | None = None
+    """A sentence or more for the card: what the tokenizer should not be used for, or is bad at."""
+    discriminator: bool = False
+    """Add the discriminator, so that others can fine-tune."""
+    push: str | None = None
+    """Repository on the Hub, ORG/NAME, to push the folder to; it is made if it isn't there."""
+    private: bool = False
+    """Make that repository a private one."""
+    revision: str | None = None
+    """Branch to push to; null: main."""
+    endpoint: str | None = None
+    """Address of the Hub; null: HF_ENDPOINT, or huggingface.co."""
+
+    def __post_init__(self) -> None:
+        check_licence(self.licence)
+        check_name(self.push)
 
 
 def release(config: ReleaseConfig) -> Path:
-    """Write the folder, whole or not at all; the folder.
+    """Write the folder, whole or not at all, and push it if it is wished; the folder.
 
-    Raises UserError where `out` exists, the run has no whole checkpoint, or `metrics` was measured on other weights.
+    Raises UserError where `out` exists, the run has no whole checkpoint, has no figures, or `metrics` was measured on
+    other weights; and where what was made doesn't load with transformers alone to the same codes.
     """
     from stage1_tokenizer.card import write_card
+    from stage1_tokenizer.snippet import try_out, write_model_files
 
     out = Path(config.out)
     with new_folder(out) as part:
         opened = open_run(Path(config.run))
         metrics = _given_metrics(config.metrics, opened) if config.metrics else _own_metrics(opened)
+        if not any(is_figure(value) for value in metrics.values()):
+            raise UserError(
+                f"run={config.run} was not evaluated at its newest checkpoint: measure it with "
+                f"stage1_tokenizer.evaluate --tokenizer {config.run} --out FILE, and give --metrics FILE"
+            )
         opened.tokenizer.save_pretrained(part)
+        if config.discriminator:
+            _add_discriminator(part, opened)
         (part / METRICS).write_text(json.dumps(metrics, indent=2) + "\n")
-        write_card(part / CARD, config.name or out.resolve().name, config.licence, opened, metrics)
+        write_model_files(part)
+        pictures = _add_pictures(part, opened, metrics)
+        write_card(part / CARD, config, opened, metrics, pictures)
+        try_out(part, opened.tokenizer)
+        check_release(part)
+    if config.push is not None:
+        print(push(HubConfig(str(out), config.push, config.private, config.revision, config.endpoint)))
     return out
+
+
+def _add_discriminator(part: Path, opened: OpenedRun) -> None:
+    """discriminator.safetensors of the same checkpoint; UserError where the run has none."""
+    import torch
+
+    from stage1_tokenizer.layouts.judge import save
+
+    saved = opened.checkpoint / "discriminator.pt"
+    if not saved.is_file():
+        raise UserError(f"discriminator=true, but {opened.checkpoint} has none: leave it out")
+    weights = torch.load(saved, map_location="cpu", weights_only=True)
+    save(part, weights, opened.config["loss"]["adversarial"])
+
+
+def _add_pictures(part: Path, opened: OpenedRun, metrics: dict[str, Any]) -> str | None:
+    """Pictures beside their reconstructions; the set they are of, None where none of the run's is there."""
+    from stage1_tokenizer.card import PICTURES
+    from stage1_tokenizer.pictures import save_pictures
+
+    if opened.tokenizer.config.spatial_dims != 2:
+        return None
+    for index in (
+        metrics["measured"].get("data"),
+        opened.config["data"].get("held_out"),
+        opened.config["data"]["index"],
+    ):
+        if index and Path(index).is_file():
+            save_pictures(part / PICTURES, opened.tokenizer, index, SHOWN)
+            return str(index)
+    return None
 
 
 @contextlib.contextmanager
@@ -86,6 +156,8 @@ class OpenedRun:
     """The averaged weights, in evaluation mode, on the CPU."""
     step: int
     """Training steps behind them."""
+    checkpoint: Path
+    """The checkpoint's folder."""
     config: dict[str, Any]
     """The run's resolved configuration."""
     origin: dict[str, Any]
@@ -122,7 +194,7 @@ def open_run(folder: Path) -> OpenedRun:
         if checkpoint.verify(place) is None:
             tokenizer.load_state_dict(torch.load(place / "ema.pt", map_location="cpu", weights_only=True))
             origin = json.loads((folder / ORIGIN).read_text()) if (folder / ORIGIN).exists() else {}
-            return OpenedRun(folder, tokenizer.eval(), step, config, origin)
+            return OpenedRun(folder, tokenizer.eval(), step, place, config, origin)
     raise UserError(f"run={folder} has no whole checkpoint: let it train until its first one, or continue it")
 
 
@@ -160,9 +232,10 @@ def _own_metrics(opened: OpenedRun) -> dict[str, Any]:
     return {**found, "measured": measured}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    print(release(parse(ReleaseConfig, prog="python -m stage1_tokenizer.release")))
+    words = as_options(list(sys.argv[1:] if argv is None else argv), ("run", "out"), ReleaseConfig)
+    print(release(parse(ReleaseConfig, words, prog="python -m stage1_tokenizer.release RUN OUT")))
 
 
 if __name__ == "__main__":

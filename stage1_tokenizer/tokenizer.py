@@ -26,6 +26,7 @@ from data.cli import UserError
 from data.transforms import TransformConfig
 from stage1_tokenizer.backbones import build_bridge, build_decoder, build_encoder
 from stage1_tokenizer.config import ModelConfig
+from stage1_tokenizer.prepare import Pictures, as_batch, stacked, to_pil
 from stage1_tokenizer.quantizers import Quantized, build_quantizer
 from stage1_tokenizer.step import Reconstruction
 
@@ -39,7 +40,7 @@ class Tokenizer(nn.Module):
     """Encoder, quantizer and decoder of stage one (Esser et al. 2021, section 3.1).
 
     `encode` and `decode` are for use, `forward` is for training. `transform` says how the pictures it was trained on
-    were prepared; it is not applied here.
+    were prepared: it is applied to PIL pictures; tensors are taken as they are.
     """
 
     def __init__(self, config: ModelConfig, transform: TransformConfig | None = None):
@@ -95,22 +96,26 @@ class Tokenizer(nn.Module):
         return (tokens,) if tokens else tuple(side // self.stride for side in sides)
 
     @torch.no_grad()
-    def encode(self, x_BCHW: Tensor) -> Tensor:
-        """Codes idx_Bhw, int64 in [0, K), of pictures in [-1, 1] (`data.transforms.to_float` makes them of uint8).
+    def encode(self, pictures: Pictures) -> Tensor:
+        """Codes idx_Bhw, int64 in [0, K), of a batch in [-1, 1] (`data.transforms.to_float` makes it of uint8).
 
+        Or of a PIL picture, prepared as in training, or of a list of PIL pictures or of tensors without batch axis.
         With other forms of codes (`codes_shape`), (B, G, h, w) or (B, N).
         Raises ValueError for another type, shape or range, and where there are no codes (a Gaussian latent).
         """
         self._need_codes()
-        self._check_pictures(x_BCHW)
-        idx_Bhw = self._quantize(x_BCHW).codes
+        idx_Bhw = self._quantize(self._batch(pictures)).codes
         assert idx_Bhw is not None
         return idx_Bhw
 
     @torch.no_grad()
-    def decode(self, idx_Bhw: Tensor) -> Tensor:
-        """Pictures x_BCHW, float in [-1, 1], of codes (any integer type). Raises ValueError for anything else."""
+    def decode(self, codes: Tensor | Sequence[Tensor]) -> Tensor:
+        """Pictures x_BCHW, float in [-1, 1], of codes (any integer type), a batch or a list of single ones.
+
+        `to_pil` makes PIL pictures of them. Raises ValueError for anything else.
+        """
         self._need_codes()
+        idx_Bhw = stacked(codes, "codes")
         if idx_Bhw.is_floating_point() or idx_Bhw.is_complex() or idx_Bhw.dtype is torch.bool:
             raise ValueError(f"codes of type {idx_Bhw.dtype} are not whole numbers: give int64 from `encode`")
         self.quantizer.check_codes(idx_Bhw.shape, self.config.latent_dims)
@@ -123,13 +128,12 @@ class Tokenizer(nn.Module):
         return self._pictures(self.quantizer.embed(idx_Bhw))
 
     @torch.no_grad()
-    def reconstruct(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+    def reconstruct(self, pictures: Pictures) -> tuple[Tensor, Tensor | None]:
         """Pictures through encoder and decoder, in [-1, 1], with their codes (None for a Gaussian latent).
 
         The same as `decode(encode(x))`, without the detour. Raises ValueError as `encode` does.
         """
-        self._check_pictures(x_BCHW)
-        quantized = self._quantize(x_BCHW)
+        quantized = self._quantize(self._batch(pictures))
         return self._pictures(quantized.latents), quantized.codes
 
     def forward(self, x_BCHW: Tensor, micro_batch: int | None = None) -> Reconstruction:
@@ -160,6 +164,16 @@ class Tokenizer(nn.Module):
     def _pictures(self, latents_BDhw: Tensor) -> Tensor:
         """Pictures in [-1, 1] of what the quantizer gives."""
         return self.decoder(self.post_quant_conv(latents_BDhw)).clamp(-1.0, 1.0)
+
+    def to_pil(self, x_BCHW: Tensor) -> list[Any]:
+        """PIL pictures of floats in [-1, 1]; tensors of PIL pictures are what `encode` makes."""
+        return to_pil(x_BCHW)
+
+    def _batch(self, pictures: Pictures) -> Tensor:
+        """Pictures as x_BCHW, checked."""
+        x_BCHW = as_batch(pictures, self.transform)
+        self._check_pictures(x_BCHW)
+        return x_BCHW if isinstance(pictures, Tensor) else x_BCHW.to(next(self.parameters()).device)
 
     def _need_codes(self) -> None:
         if not self.codebook_size:
@@ -221,16 +235,19 @@ class Tokenizer(nn.Module):
             _write_json(folder / PREPROCESSOR, transform)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Tokenizer:
+    def from_pretrained(cls, folder: str | os.PathLike[str], revision: str | None = None) -> Tokenizer:
         """Load what `save_pretrained` (or stage1_tokenizer.release) wrote, on the CPU, in evaluation mode.
 
+        `folder` is one, or a name on the Hub (ORG/NAME), of which `revision` may be a branch, a tag or a commit.
         Reads JSON and safetensors only, never a pickle. Raises UserError where the folder isn't a tokenizer's, or its
-        weights aren't those its configuration tells of.
+        weights aren't those its configuration tells of, and where the Hub doesn't give it.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        folder = Path(folder)
+        from stage1_tokenizer.hub import fetched
+
+        folder = fetched(folder, revision)
         values = _read_config(folder)
         tokenizer = cls(model_config(values["model"], folder / CONFIG), _read_transform(folder / PREPROCESSOR))
         try:

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors.torch import load_file
 
 from data.cli import UserError
 from stage1_tokenizer.evaluate import EvaluateConfig, evaluate
+from stage1_tokenizer.hub import check_release
 from stage1_tokenizer.release import ReleaseConfig, open_run, open_tokenizer, release
 from stage1_tokenizer.tokenizer import Tokenizer
 from stage1_tokenizer.train import TokenizerTrainConfig, train
@@ -31,52 +37,108 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_released_folder_holds_the_averaged_weights(run: Path, tmp_path: Path):
-    out = release(ReleaseConfig(run=str(run), out=str(tmp_path / "out"), licence="mit"))
-    names = ["README.md", "config.json", "metrics.json", "model.safetensors", "preprocessor_config.json"]
-    assert sorted(path.name for path in out.iterdir()) == names
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]  # nothing temporary is left
+@pytest.fixture(scope="module")
+def out(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's release, with all that can be in one."""
+    place = tmp_path_factory.mktemp("released")
+    release(settings(run, place / "digits", name="digits", discriminator=True, limits="Digits only."))
+    assert [path.name for path in place.iterdir()] == ["digits"]  # nothing temporary is left
+    return place / "digits"
+
+
+def settings(run: Path, out: Path, **changes: Any) -> ReleaseConfig:
+    return ReleaseConfig(**{"run": str(run), "out": str(out), "licence": "mit", **changes})
+
+
+def test_a_released_folder_holds_the_averaged_weights(run: Path, out: Path):
+    files = {path.name for path in out.iterdir()}
+    names = {"README.md", "config.json", "metrics.json", "model.safetensors", "preprocessor_config.json"}
+    assert names | {"discriminator.safetensors", "reconstructions.png", "modeling_vqloom.py"} <= files
+    assert all(name.endswith(".py") for name in files - names - {"discriminator.safetensors", "reconstructions.png"})
     tokenizer = Tokenizer.from_pretrained(out)
-    ema = torch.load(run / "checkpoints" / "step-000000008" / "ema.pt", weights_only=True)
+    saved = run / "checkpoints" / "step-000000008"
+    ema = torch.load(saved / "ema.pt", weights_only=True)
     assert all(torch.equal(ema[name], weight) for name, weight in tokenizer.weights().items())
+    judge = torch.load(saved / "discriminator.pt", weights_only=True)
+    assert all(
+        torch.equal(judge[name], weight) for name, weight in load_file(out / "discriminator.safetensors").items()
+    )
     assert tokenizer.fingerprint == open_tokenizer(str(run)).fingerprint == open_tokenizer(str(out)).fingerprint
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["samples"] == 20 and metrics["measured"]["fingerprint"] == tokenizer.fingerprint
 
 
-def test_the_card_has_a_header_and_a_snippet_that_works(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    out = release(ReleaseConfig(run=str(run), out=str(tmp_path / "digits"), licence="mit"))
-    card = (out / "README.md").read_text()
-    header = yaml.safe_load(card.split("---")[1])
-    assert header["license"] == "mit" and "image-tokenizer" in header["tags"]
-    assert "Licence: MIT" in card and "PSNR (dB)" in card and "8×8 codes out of 32" in card
-    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
-    assert snippet is not None
+def test_the_card_has_valid_metadata_and_code_that_works(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    card = ModelCard.load(out / "README.md")
+    assert card.data.license == "mit" and "image-tokenizer" in card.data.tags and card.data.library_name
+    figures = json.loads((out / "metrics.json").read_text())
+    assert {result.metric_type: result.metric_value for result in card.data.eval_results} == {
+        key: round(figures[key], 6) for key in ("psnr", "ssim") if key in figures
+    }
+    text = card.text
+    assert "Licence: MIT" in text and "PSNR (dB)" in text and "8×8 codes out of 32" in text and "- Digits only." in text
+    assert "](reconstructions.png)" in text and Image.open(out / "reconstructions.png").width > 100
+    foreign, ours = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "AutoModel" in foreign and "vqloom" not in foreign
     Image.fromarray(np.arange(28 * 28, dtype=np.uint8).reshape(28, 28)).save(tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, torch.Tensor] = {}
-    exec(snippet.group(1), names)
-    assert names["idx_Bhw"].shape == (1, 8, 8) and names["recon_BCHW"].shape == (1, 1, 16, 16)
+    (tmp_path / "digits").symlink_to(out)
+    names: dict[str, Any] = {}
+    exec(ours, names)
+    assert names["codes"].shape == (1, 8, 8) and Image.open("reconstruction.png").size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"licence": None}, "licence is not given"),
+        ({"licence": "Apache 2"}, "licence=Apache 2 is not an identifier of the Hub: set it to apache-2.0"),
+        ({"licence": "unknown"}, "licence=unknown is not"),
+        ({"push": "mine"}, "push=mine is no name of a repository"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_made(changes: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        settings(Path("run"), Path("out"), **changes)
+
+
+def test_pickles_are_refused(out: Path, tmp_path: Path):
+    check_release(out)
+    copy = Path(shutil.copytree(out, tmp_path / "copy"))
+    for name, contents in (("notes.dat", pickle.dumps([1])), ("pytorch_model.bin", b""), ("extra.zip", zipped())):
+        (copy / name).write_bytes(contents)
+        with pytest.raises(UserError, match=f"{name} is a pickle"):
+            check_release(copy)
+        (copy / name).unlink()
+    (copy / "metrics.json").write_text('{"measured": {}}')
+    with pytest.raises(UserError, match="has no figures"):
+        check_release(copy)
+
+
+def zipped() -> bytes:
+    file = io.BytesIO()
+    torch.save({"a": torch.zeros(1)}, file)
+    return file.getvalue()
 
 
 def test_measured_again_the_figures_are_those_of_the_file(run: Path, tmp_path: Path):
     path = tmp_path / "e.json"
     held_out = str(tiny.ROOT / tiny.HELD_OUT)
     evaluate(EvaluateConfig(tokenizer=str(run), data=held_out, out=str(path), samples=30, lpips=False))
-    out = release(ReleaseConfig(run=str(run), out=str(tmp_path / "out"), metrics=str(path)))
+    out = release(settings(run, tmp_path / "out", metrics=str(path)))
     assert json.loads((out / "metrics.json").read_text())["samples"] == 30
     values = json.loads(path.read_text())
     values["measured"]["fingerprint"] = "0" * 64
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match="other weights"):
-        release(ReleaseConfig(run=str(run), out=str(tmp_path / "other"), metrics=str(path)))
+        release(settings(run, tmp_path / "other", metrics=str(path)))
     assert not (tmp_path / "other").exists()
 
 
 def test_what_is_there_is_left_alone(run: Path, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="exists"):
-        release(ReleaseConfig(run=str(run), out=str(tmp_path)))
+        release(settings(run, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -87,13 +149,14 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path):
     newest.write_bytes(newest.read_bytes()[:-1])
     opened = open_run(run)
     assert opened.step == 2
-    out = release(ReleaseConfig(run=str(run), out=str(tmp_path / "out")))
-    assert "None were measured" in (out / "README.md").read_text()
+    with pytest.raises(UserError, match="was not evaluated at its newest checkpoint"):
+        release(settings(run, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_run_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="is not a run folder"):
-        release(ReleaseConfig(run=str(tmp_path), out=str(tmp_path / "out")))
+        release(settings(tmp_path, tmp_path / "out"))
     (tmp_path / "config.yaml").write_text("model: {}\n")
     with pytest.raises(UserError, match="is not the run of a tokenizer"):
-        release(ReleaseConfig(run=str(tmp_path), out=str(tmp_path / "out")))
+        release(settings(tmp_path, tmp_path / "out"))
