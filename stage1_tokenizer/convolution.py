@@ -2,7 +2,7 @@
 
 Measured with oneDNN on one core, channels-last is the fastest layout for the forward and the gradient to the input,
 but up to twice slower than the other for the gradient to the weight. That one is therefore computed as matrix products
-here. GPUs take torch's own way.
+here; 3x3 convolutions of stride 1 need fewer products (stage1_tokenizer.winograd). GPUs take torch's own way.
 Legend: B batch, C channels (I in, O out), H W pixels, N positions.
 """
 
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stage1_tokenizer import winograd
 
 LEAST_CHANNELS = 32
 """Fewer channels than this make matrix products too thin to be faster."""
@@ -32,9 +34,9 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x_BIHW: Tensor) -> Tensor:
         """(B, I, H, W) to (B, O, H', W')."""
-        if isinstance(self.padding, str) or self.stride != (1, 1) or not _worthwhile(x_BIHW, self.weight):
+        if isinstance(self.padding, str) or self.stride != (1, 1):
             return super().forward(x_BIHW)
-        return _Correlation.apply(x_BIHW, self.weight, self.bias, self.padding[0])
+        return convolved(x_BIHW, self.weight, self.bias, self.padding[0])
 
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -125,13 +127,22 @@ def _worthwhile(x_BIHW: Tensor, weight_OIHW: Tensor) -> bool:
     )
 
 
+def convolved(x_BIHW: Tensor, weight_OIHW: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """The convolution of stride 1: (B, I, H, W) to (B, O, H', W'), by this module's forms where they apply."""
+    if _worthwhile(x_BIHW, weight_OIHW):
+        return _Correlation.apply(x_BIHW, weight_OIHW, bias, padding)
+    return F.conv2d(x_BIHW, weight_OIHW, bias, padding=padding)
+
+
 class _Correlation(torch.autograd.Function):
-    """Convolution of stride 1 with `padding` zeros on every side, whose weight gradient is matrix products."""
+    """Convolution of stride 1 with `padding` zeros on every side, by fewer products or with a gradient by products."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
         context.save_for_backward(x, weight)
         context.padding = padding
+        if winograd.applies(x, weight, padding):
+            return winograd.correlate(x, weight, bias)
         return F.conv2d(x, weight, bias, padding=padding)
 
     @staticmethod
@@ -139,16 +150,27 @@ class _Correlation(torch.autograd.Function):
         x, weight = context.saved_tensors
         towards = gradients[0].contiguous(memory_format=torch.channels_last)
         padding = context.padding
-        towards_x, towards_weight, towards_bias = None, None, None
-        if context.needs_input_grad[0]:
-            towards_x = torch.ops.aten.convolution_backward(
-                towards, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, [True, False, False]
-            )[0]
-        if context.needs_input_grad[1]:
-            towards_weight = weight_gradient(x, towards, padding)
-        if context.needs_input_grad[2]:
-            towards_bias = towards.sum((0, 2, 3))
-        return towards_x, towards_weight, towards_bias, None
+        wanted = list(context.needs_input_grad[:3])
+        fewer = winograd.applies(x, weight, padding)
+        if torch.is_grad_enabled():  # a gradient of the gradient is wanted: torch's own has one
+            return *_torchs_gradients(towards, x, weight, padding, wanted), None
+        found: list[Tensor | None] = [None, None, towards.sum((0, 2, 3)) if wanted[2] else None]
+        if wanted[0] and fewer:
+            found[0] = winograd.input_gradient(towards, weight)
+        elif wanted[0]:
+            found[0] = _torchs_gradients(towards, x, weight, padding, [True, False, False])[0]
+        if wanted[1]:
+            found[1] = winograd.weight_gradient(x, towards) if fewer else weight_gradient(x, towards, padding)
+        return *found, None
+
+
+def _torchs_gradients(
+    towards: Tensor, x: Tensor, weight: Tensor, padding: int, wanted: list[bool]
+) -> tuple[Tensor | None, ...]:
+    gradients: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
+        towards, x, weight, [len(weight)], [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, wanted
+    )
+    return gradients
 
 
 def weight_gradient(x_BIHW: Tensor, towards_BOHW: Tensor, padding: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from data.cli import UserError
 from stage1_tokenizer.config import PerceptualConfig
-from stage1_tokenizer.convolution import laid_out
+from stage1_tokenizer.convolution import convolved, laid_out
 from stage1_tokenizer.reduce import at_least_float32
 
 # One entry a layer: "pool"; (outputs, kernel, stride, padding) of a convolution and its ReLU; (squeezed, expanded) of
@@ -104,7 +104,8 @@ class LPIPS(nn.Module):
 
     def _convolved(self, number: int, h: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
         weight, bias = getattr(self, f"weight{number}"), getattr(self, f"bias{number}")
-        return F.conv2d(h, weight, bias, stride=stride, padding=padding).relu_()
+        plain = F.conv2d(h, weight, bias, stride, padding) if stride > 1 else convolved(h, weight, bias, padding)
+        return plain.relu_()
 
 
 def _unit(h_BCHW: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage1_tokenizer import convolution
+from stage1_tokenizer import convolution, winograd
 from stage1_tokenizer.config import ModelConfig
 from stage1_tokenizer.convolution import Conv2d, doubled, weight_gradient
 from stage1_tokenizer.model import Decoder, Encoder
@@ -40,6 +40,42 @@ def test_own_gradients_are_torchs(kernel: int, padding: int) -> None:
     assert "Correlation" in ours.grad_fn.name()
     sources = (x, layer.weight, layer.bias)
     assert_all_close(gradients(ours, *sources), gradients(F.conv2d(*sources, padding=padding), *sources))
+
+
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 8, 12), (5, 4, 4), (3, 20, 8)])
+def test_fewer_products_give_the_same_convolution(
+    batch: int, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "LEAST_PIXELS", 1)
+    monkeypatch.setattr(winograd, "PIECE", 128)  # several pieces, rows and pictures apart
+    monkeypatch.setattr(winograd, "LEAST_TILES", 3)
+    x = torch.randn(batch, 16, height, width, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
+    layer = Conv2d(16, 24, 3, padding=1).double()
+    assert winograd.applies(x, layer.weight, 1)
+    sources = (x, layer.weight, layer.bias)
+    assert_all_close(gradients(layer(x), *sources), gradients(F.conv2d(*sources, padding=1), *sources))
+
+
+def test_fewer_products_stay_exact_to_float32() -> None:
+    x = torch.randn(1, 64, 32, 32).to(memory_format=LAST)
+    weight, towards = torch.randn(64, 64, 3, 3), torch.randn(1, 64, 32, 32).to(memory_format=LAST)
+    exact = F.conv2d(x.double(), weight.double(), padding=1)
+    for found, wanted in (
+        (winograd.correlate(x, weight, None), exact),
+        (winograd.weight_gradient(x, towards), weight_gradient(x.double(), towards.double(), 1)),
+    ):
+        assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+
+
+def test_gradients_of_gradients_are_torchs() -> None:
+    x = torch.randn(1, 16, 8, 8, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
+    layer = Conv2d(16, 16, 3, padding=1).double()
+
+    def penalty(result: Tensor) -> list[Tensor]:
+        (towards,) = torch.autograd.grad(result.square().sum(), x, create_graph=True)
+        return gradients(towards, layer.weight)
+
+    assert_all_close(penalty(layer(x)), penalty(F.conv2d(x, layer.weight, layer.bias, padding=1)))
 
 
 def test_doubled_is_interpolation_and_convolution() -> None:
