@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from stage2_prior.codes import CodeSource
+from stage2_prior.llama import llama_settings
 from stage2_prior.losses import code_losses
 from stage2_prior.orders import Aim
-from stage2_prior.prior import Prior
+from stage2_prior.prior import Prior, Work
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from stage1_tokenizer.quantizers import Quantizer
     from stage2_prior.config import PriorModelConfig
-    from stage2_prior.decoding import CachedLlama
     from stage2_prior.drawing import Drawing
 
 
@@ -30,10 +31,6 @@ class AutoregressivePrior(Prior):
 
     kind = "autoregressive"
     stock = "AutoModelForCausalLM"
-    code_noise: float = 0.0
-    """Share of the codes read in training that are replaced by random ones."""
-    _decoder: tuple[list[tuple[int, int]], CachedLlama] | None = None
-    """State of the weights, and they as a CachedLlama."""
 
     def __init__(self, lm: Any, vocabulary: Vocabulary, source: CodeSource):
         super().__init__(lm, vocabulary, source)
@@ -41,27 +38,19 @@ class AutoregressivePrior(Prior):
         """What tells the next code's place in training in random orders; not part of the stock model."""
 
     @classmethod
-    def build(cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource) -> AutoregressivePrior:
+    def build(
+        cls,
+        config: PriorModelConfig,
+        vocabulary: Vocabulary,
+        source: CodeSource,
+        quantizer: Quantizer | None = None,
+    ) -> AutoregressivePrior:
         """A prior with fresh weights, from torch's generator."""
-        from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+        from transformers import GenerationConfig, LlamaForCausalLM
 
-        settings = LlamaConfig(
-            vocab_size=vocabulary.size,
-            hidden_size=config.width,
-            intermediate_size=config.inner_width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.key_value_heads or config.heads,
-            max_position_embeddings=source.positions + 1,
-            tie_word_embeddings=config.tied,
-            attention_dropout=config.attention_dropout,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-        prior = cls(LlamaForCausalLM(settings), vocabulary, source)
-        prior.class_dropout, prior.code_noise = config.class_dropout, config.code_noise
-        prior.label_smoothing, prior.z_loss = config.label_smoothing, config.z_loss
+        lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, source.positions + 1))
+        prior = cls(lm, vocabulary, source)
+        prior.set_training(config)
         if config.order == "random":
             prior.aim = Aim(source.positions, config.width, config.anneal_from, config.anneal_until)
         # So that plain `generate` from a class token gives one grid, of codes only.
@@ -73,6 +62,10 @@ class AutoregressivePrior(Prior):
             eos_token_id=None,
         )
         return prior
+
+    def work(self) -> list[Work]:
+        """Each token attends to half of the others on average."""
+        return [Work(self.lm, 1.0, self.source.positions / 2)]
 
     def logits(self, token_BT: Tensor) -> Tensor:
         """Logits of the next code after each token, logits_BTK float32; class tokens can't be drawn, so have none."""
@@ -112,11 +105,7 @@ class AutoregressivePrior(Prior):
 
         By `chance` classes are dropped, codes disturbed and, with order=random, orders chosen.
         """
-        token_B, read_BN = self.dropped_tokens(label_B), code_BN
-        if self.code_noise > 0:
-            which_BN, other_BN = self.chance.uniform(len(code_BN), 2, code_BN.shape[1], device=code_BN.device).unbind(1)
-            other_BN = (other_BN * self.vocabulary.codebook_size).long().clamp(max=self.vocabulary.codebook_size - 1)
-            read_BN = torch.where(which_BN < self.code_noise, other_BN, code_BN)
+        token_B, read_BN = self.dropped_tokens(label_B), self.disturbed(code_BN)
         if self.aim is None:
             logits_BNK = self.logits(torch.cat([token_B[:, None], read_BN[:, :-1]], dim=1))
         else:
@@ -134,16 +123,7 @@ class AutoregressivePrior(Prior):
 
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN for class (or null) tokens; see `stage2_prior.decoding.decode`."""
-        from stage2_prior.decoding import decode
+        from stage2_prior.decoding import CachedLlama, decode
 
-        return decode(self._cached(), token_B, uniform_BU, drawing, null=self.vocabulary.null, given_BN=given_BN)
-
-    def _cached(self) -> CachedLlama:
-        """The weights ready for decoding, made anew when they have changed."""
-        from stage2_prior.decoding import CachedLlama
-
-        state = [(weight.data_ptr(), weight._version) for weight in self.lm.parameters()]
-        if self._decoder is None or self._decoder[0] != state:
-            llama = CachedLlama(self.lm, self.vocabulary.codebook_size, self.source.positions)
-            self._decoder = (state, llama)
-        return self._decoder[1]
+        llama = self.ready(lambda: CachedLlama(self.lm, self.vocabulary.codebook_size, self.source.positions))
+        return decode(llama, token_B, uniform_BU, drawing, null=self.vocabulary.null, given_BN=given_BN)

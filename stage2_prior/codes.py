@@ -48,6 +48,13 @@ class CodeSource:
             return (sum(side**2 for side in self.scales),)
         return self.grid if self.codebooks == 1 else (self.codebooks, *self.grid)
 
+    def __str__(self) -> str:
+        """Kind and number of the codes in words."""
+        words = f"{self.codebook_size} codes on {'×'.join(map(str, self.grid))}"
+        if self.codebooks > 1:
+            words += f", {self.codebooks} a place"
+        return words + (f", scales {', '.join(map(str, self.scales))}" if self.scales else "")
+
     @property
     def positions(self) -> int:
         """N, the codes of one picture."""

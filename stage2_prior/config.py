@@ -17,14 +17,18 @@ FEED_FORWARD_MULTIPLE = 32
 class PriorModelConfig:
     """The transformer over codes."""
 
-    kind: Literal["autoregressive", "masked"] = "autoregressive"
-    """autoregressive: a causal Llama, one code after the other; masked: a bidirectional encoder that fills in masks."""
+    kind: Literal["autoregressive", "masked", "multiscale", "depth"] = "autoregressive"
+    """autoregressive: a causal Llama, one code after the other; masked: a bidirectional encoder that fills in masks.
+    multiscale: all codes of a scale at once, for the quantizer of this name (VAR); depth: a Llama over the places and a
+    small one over each place's codes, for the quantizers residual and product (RQ-Transformer)."""
     condition: Literal["class", "none"] = "class"
     """What the codes depend on: the sample's class, or nothing."""
     preset: PresetName | None = None
     """A published shape, which sets layers, width, heads and feed_forward_width; null: they are set one by one."""
     layers: int = 6
     """Transformer blocks."""
+    depth_layers: int = 4
+    """Of a depth prior: blocks of the small transformer."""
     width: int = 256
     """Features of each token."""
     heads: int = 4
@@ -34,7 +38,7 @@ class PriorModelConfig:
     feed_forward_width: int | None = None
     """Inner width of the gated feed-forward layers; null for 8/3 of the width (a plain layer's parameters at 4)."""
     tied: bool = False
-    """Whether the output layer shares the token embedding's weights."""
+    """Whether the output layer shares the token embedding's weights (of a multiscale prior always)."""
     rope_theta: float = 10000.0
     """Base of the rotary positions' wavelengths."""
     attention_dropout: float = 0.0
@@ -67,7 +71,7 @@ class PriorModelConfig:
             )
         if self.z_loss < 0:
             raise ValueError(f"model.z_loss={self.z_loss} must be 0 (none) or more")
-        for name in ("layers", "width", "heads"):
+        for name in ("layers", "depth_layers", "width", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)} is too small: set it to 1 or more")
         if self.width % self.heads or (self.width // self.heads) % 2:

@@ -44,24 +44,37 @@ class Cost:
     """Operations of a training step (forward and backward) for each code."""
 
 
-def cost(prior: Prior, config: PriorModelConfig, positions: int) -> Cost:
-    """A prior's cost: 6 operations per multiplied weight and code, and 12·L·D for each position attended to.
+def cost(prior: Prior) -> Cost:
+    """A prior's cost: 6 operations per multiplied weight and token, and 12·L·D for each position attended to.
 
-    (Kaplan et al. 2020, section 2.1; a causal prior attends to half of the N positions on average.)
+    (Kaplan et al. 2020, section 2.1; a causal prior attends to half of the positions on average.)
     """
-    count = sum(weight.numel() for weight in prior.lm.parameters())
-    embeddings = sum(module.weight.numel() for module in prior.lm.modules() if isinstance(module, nn.Embedding))
-    multiplied = count if config.tied else count - embeddings
-    attended = positions / 2 if config.kind == "autoregressive" else positions
-    return Cost(count, multiplied, 6.0 * multiplied + 12.0 * config.layers * config.width * attended)
+    multiplied, flops = 0, 0.0
+    for work in prior.work():
+        config, weights = work.transformer.config, list(work.transformer.parameters())
+        embeddings = [module for module in work.transformer.modules() if isinstance(module, nn.Embedding)]
+        used = sum(weight.numel() for weight in weights)
+        if not config.tie_word_embeddings or work.transformer.get_output_embeddings() is None:
+            used -= sum(module.weight.numel() for module in embeddings)
+        multiplied += used
+        attended = 12.0 * config.num_hidden_layers * config.hidden_size * work.attended
+        flops += work.tokens * (6.0 * (used - work.idle) + attended)
+    count = sum(weight.numel() for part in prior.parts.values() for weight in part.parameters())
+    return Cost(count, multiplied, flops)
 
 
 def on_no_device(config: PriorModelConfig, source: CodeSource, classes: Sequence[str]) -> Cost:
-    """The cost of a prior that is only described: nothing is allocated."""
+    """The cost of a prior that is only described: nothing is allocated. Scales' codes are taken for 32 numbers each."""
+    from stage1_tokenizer.config import QuantizerConfig
+    from stage1_tokenizer.quantizers import build_quantizer
     from stage2_prior.priors import build_prior
 
     with torch.device("meta"):
-        return cost(build_prior(config, source, classes), config, source.positions)
+        quantizer = None
+        if source.form == "scales":
+            settings = QuantizerConfig("multiscale", source.codebook_size, code_dim=32, scales=list(source.scales))
+            quantizer = build_quantizer(settings)
+        return cost(build_prior(config, source, classes, quantizer))
 
 
 def state_bytes(parameters: int, devices: int) -> dict[str, float]:
@@ -92,7 +105,10 @@ def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int)
     tokens = source.positions * -(-config.data.batch_size // (devices * config.parts(devices)))
     size = 2 if config.run.precision == "bf16" else 4
     layer = (10 * model.width + 4 * model.inner_width) * size
-    kept = model.layers * model.width * 4 + layer if config.activation_checkpointing else model.layers * layer
+    layers = float(model.layers)
+    if model.kind == "depth":  # the first transformer's tokens are places, which several codes share
+        layers = model.layers / source.codebooks + model.depth_layers
+    kept = layers * model.width * 4 + layer if config.activation_checkpointing else layers * layer
     return float(tokens * (kept + 2 * 4 * source.codebook_size))
 
 
@@ -102,7 +118,7 @@ def dry_run(config: PriorTrainConfig, source: CodeSource, classes: Sequence[str]
     tokens, each = config.data.batch_size * source.positions, found.flops_per_code
     lines = [
         f"prior: {config.model.preset or config.model.kind}, {found.parameters / 1e6:.2f} M parameters, "
-        f"{source.codebook_size} codes on {source.grid[0]}×{source.grid[1]}, {len(classes)} classes{note}",
+        f"{source}, {len(classes)} classes{note}",
         f"a step: {tokens} codes, {each * tokens:.3g} FLOP ({each / 1e9:.3g} G a code); "
         f"{config.steps} steps: {each * tokens * config.steps:.3g} FLOP",
         f"memory of each device, GiB, estimated: state + activations ({config.run.precision})",

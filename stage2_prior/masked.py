@@ -24,6 +24,7 @@ from stage2_prior.prior import Prior
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from stage1_tokenizer.quantizers import Quantizer
     from stage2_prior.config import PriorModelConfig
     from stage2_prior.drawing import Drawing
 
@@ -38,7 +39,13 @@ class MaskedPrior(Prior):
     stock = "AutoModelForMaskedLM"
 
     @classmethod
-    def build(cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource) -> MaskedPrior:
+    def build(
+        cls,
+        config: PriorModelConfig,
+        vocabulary: Vocabulary,
+        source: CodeSource,
+        quantizer: Quantizer | None = None,
+    ) -> MaskedPrior:
         """A prior with fresh weights, from torch's generator."""
         from transformers import ModernBertConfig, ModernBertForMaskedLM
 
@@ -61,8 +68,7 @@ class MaskedPrior(Prior):
             sep_token_id=None,
         )
         prior = cls(ModernBertForMaskedLM(settings), vocabulary, source)
-        prior.class_dropout = config.class_dropout
-        prior.label_smoothing, prior.z_loss = config.label_smoothing, config.z_loss
+        prior.set_training(config)
         return prior
 
     def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
@@ -119,6 +125,12 @@ class MaskedPrior(Prior):
         """A number to draw each code in each step, and with confidence one more to choose which to keep."""
         return drawing.steps * self.source.positions * (2 if drawing.order == "confidence" else 1)
 
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """Height and width; codes of latent tokens, which have no place, are a row."""
+        height, *width = self.source.grid
+        return (height, width[0]) if width else (1, height)
+
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN for class (or null) tokens in `drawing.steps` steps; see Prior.sample."""
@@ -128,7 +140,7 @@ class MaskedPrior(Prior):
         code_BN = torch.full_like(open_BN, self.vocabulary.mask, dtype=torch.int64)
         if given_BN is not None:
             open_BN, code_BN = given_BN < 0, torch.where(given_BN < 0, code_BN, given_BN)
-        at_N = halton_order(*self.source.grid).argsort().to(token_B.device) if drawing.order == "halton" else None
+        at_N = halton_order(*self._grid).argsort().to(token_B.device) if drawing.order == "halton" else None
         for step, uniform_BXN in enumerate(uniform_SBXN):
             scale, heat = drawing.scale(step, drawing.steps), drawing.heat(step, drawing.steps)
             logits_BNK = guided(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -14,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from stage2_prior.chance import Chance
-from stage2_prior.codes import CodeSource
+from stage2_prior.codes import CodeSource, Form
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from stage1_tokenizer.quantizers import Quantizer
     from stage2_prior.config import PriorModelConfig
     from stage2_prior.drawing import Drawing
 
@@ -25,15 +28,37 @@ DESCRIPTION = "prior.json"
 """The file beside the stock weights that says what the tokens mean and which tokenizer's codes they are."""
 
 Kind = TypeVar("Kind", bound="Prior")
+Ready = TypeVar("Ready")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a transformer does for each code of a picture."""
+
+    transformer: Any
+    """A stock model."""
+    tokens: float
+    """How many of its tokens there are for each code."""
+    attended: float
+    """How many tokens each attends to on average."""
+    idle: int = 0
+    """Weights of its output layer that a token is not multiplied by."""
 
 
 class Prior(nn.Module):
-    """A distribution over code grids given a class. `lm` is a plain transformers model with all the parameters."""
+    """A distribution over a picture's codes given a class.
+
+    `lm` is a plain transformers model, for most kinds with all the parameters; `parts` tells of all.
+    """
 
     kind: ClassVar[str]
     """Its name in `model.kind` and prior.json."""
     stock: ClassVar[str]
-    """The transformers class that loads its weights."""
+    """The transformers class that loads `lm`."""
+    form: ClassVar[Form] = "grid"
+    """The form of codes that it is for (CodeSource.form)."""
+    code_noise: float = 0.0
+    """Share of the codes read in training that are replaced by random ones."""
     class_dropout: float = 0.0
     """Share of the training samples whose class becomes the null token."""
     label_smoothing: float = 0.0
@@ -48,11 +73,45 @@ class Prior(nn.Module):
         self.source = source
         self.chance = Chance()
         """What is random in training, dropout apart."""
+        self._ready: tuple[list[tuple[int, int]], Any] | None = None
 
     @classmethod
-    def build(cls: type[Kind], config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource) -> Kind:
-        """A prior with fresh weights, from torch's generator."""
+    def build(
+        cls: type[Kind],
+        config: PriorModelConfig,
+        vocabulary: Vocabulary,
+        source: CodeSource,
+        quantizer: Quantizer | None = None,
+    ) -> Kind:
+        """A prior with fresh weights, from torch's generator; `quantizer` is the tokenizer's, which some kinds need."""
         raise NotImplementedError
+
+    def set_training(self, config: PriorModelConfig) -> None:
+        """Take up what is for training only."""
+        self.class_dropout, self.code_noise = config.class_dropout, config.code_noise
+        self.label_smoothing, self.z_loss = config.label_smoothing, config.z_loss
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """All that is trained and exported, by its folder in an export ("" for the export's own)."""
+        return {"": self.lm}
+
+    @property
+    def transformers(self) -> list[nn.Module]:
+        """The stock models."""
+        return [self.lm]
+
+    def work(self) -> list[Work]:
+        """What its transformers do for each code."""
+        return [Work(self.lm, 1.0, self.source.positions)]
+
+    def ready(self, make: Callable[[], Ready]) -> Ready:
+        """The weights as `make` lays them out for sampling, made anew when they have changed."""
+        state = [(weight.data_ptr(), weight._version) for weight in self.parameters()]
+        if self._ready is None or self._ready[0] != state:
+            self._ready = (state, make())
+        ready: Ready = self._ready[1]
+        return ready
 
     def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
         """The training loss, and mean nats per code predicted (no gradients); what is random comes from `chance`.
@@ -66,6 +125,14 @@ class Prior(nn.Module):
         token_B = self.vocabulary.class_tokens(label_B)
         draw_B = self.chance.uniform(len(label_B), device=label_B.device) if self.class_dropout > 0 else None
         return self.vocabulary.drop(token_B, self.class_dropout, draw_B)
+
+    def disturbed(self, code_BN: Tensor) -> Tensor:
+        """The codes as they are read in training: by `chance` a share `code_noise` of them is replaced."""
+        if self.code_noise <= 0:
+            return code_BN
+        which_BN, other_BN = self.chance.uniform(len(code_BN), 2, code_BN.shape[1], device=code_BN.device).unbind(1)
+        other_BN = (other_BN * self.vocabulary.codebook_size).long().clamp(max=self.vocabulary.codebook_size - 1)
+        return torch.where(which_BN < self.code_noise, other_BN, code_BN)
 
     def set_progress(self, done: float) -> None:
         """Tell the share of the training steps that are done, for what changes during training."""
@@ -95,12 +162,7 @@ class Prior(nn.Module):
     @classmethod
     def load(cls: type[Kind], folder: Path, vocabulary: Vocabulary, source: CodeSource) -> Kind:
         """The stock model in a folder, float32, on the CPU, in evaluation mode."""
-        import transformers
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        lm = getattr(transformers, cls.stock).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        return cls(lm, vocabulary, source).eval()
+        return cls(stock_model(cls.stock, folder), vocabulary, source).eval()
 
     def save_pretrained(self, folder: str | Path, **notes: Any) -> None:
         """Write a folder that plain `transformers` loads (`<stock>.from_pretrained`), and prior.json.
@@ -111,7 +173,8 @@ class Prior(nn.Module):
 
         folder = Path(folder)
         logging.disable_progress_bar()
-        self.lm.save_pretrained(folder)
+        for name, part in self.parts.items():
+            part.save_pretrained(folder / name)  # type: ignore[operator]
         described = {
             "format": 1,
             "kind": self.kind,
@@ -122,10 +185,24 @@ class Prior(nn.Module):
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
 
 
+def stock_model(name: str, folder: Path) -> Any:
+    """What the transformers class `name` loads from a folder, float32, on the CPU."""
+    import transformers
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return getattr(transformers, name).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
 def weights_hash(prior: Prior) -> str:
     """sha256 over the names and values of a prior's weights, which says whether figures are its own."""
     found = hashlib.sha256()
-    for name, weight in sorted(prior.lm.named_parameters()):
+    weights = {
+        f"{folder}/{name}".lstrip("/"): weight
+        for folder, part in prior.parts.items()
+        for name, weight in part.named_parameters()
+    }
+    for name, weight in sorted(weights.items()):
         found.update(name.encode())
         found.update(weight.detach().cpu().float().contiguous().numpy().tobytes())
     return found.hexdigest()

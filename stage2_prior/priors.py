@@ -10,22 +10,45 @@ from typing import TYPE_CHECKING
 from data.cli import UserError
 from stage2_prior.autoregressive import AutoregressivePrior
 from stage2_prior.codes import CodeSource
+from stage2_prior.depth import DepthPrior
 from stage2_prior.masked import MaskedPrior
+from stage2_prior.multiscale import MultiscalePrior
 from stage2_prior.prior import DESCRIPTION, Prior
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from stage1_tokenizer.quantizers import Quantizer
     from stage2_prior.config import PriorModelConfig
 
-KINDS: dict[str, type[Prior]] = {kind.kind: kind for kind in (AutoregressivePrior, MaskedPrior)}
+KINDS: dict[str, type[Prior]] = {
+    kind.kind: kind for kind in (AutoregressivePrior, MaskedPrior, MultiscalePrior, DepthPrior)
+}
 """The classes by `model.kind`."""
+MEANINGS = {"grid": "one code a place", "levels": "several codes a place", "scales": "next-scale codes"}
+"""The forms of codes in words."""
 
 
-def build_prior(config: PriorModelConfig, source: CodeSource, classes: Sequence[str]) -> Prior:
-    """A prior with fresh weights (from torch's generator) for codes of `source`."""
+def build_prior(
+    config: PriorModelConfig, source: CodeSource, classes: Sequence[str], quantizer: Quantizer | None = None
+) -> Prior:
+    """A prior with fresh weights (from torch's generator) for codes of `source`.
+
+    `quantizer` is the tokenizer's, which kind=multiscale needs. UserError where the kind is for another form of codes.
+    """
+    check_form(config.kind, source)
     names = tuple(classes) if config.condition == "class" else ()
-    vocabulary = Vocabulary(source.codebook_size, names, masked=config.kind == "masked")
-    return KINDS[config.kind].build(config, vocabulary, source)
+    vocabulary = Vocabulary(source.codebook_size, names, config.kind == "masked", source.codebooks)
+    return KINDS[config.kind].build(config, vocabulary, source, quantizer)
+
+
+def check_form(kind: str, source: CodeSource) -> None:
+    """UserError unless the kind of prior is for codes of this form."""
+    if KINDS[kind].form != source.form:
+        fitting = " or ".join(other for other, prior in KINDS.items() if prior.form == source.form)
+        raise UserError(
+            f"model.kind={kind} is not for codes of shape {'×'.join(map(str, source.shape))} "
+            f"({MEANINGS[source.form]}): set model.kind to {fitting}"
+        )
 
 
 def load_prior(folder: str | Path) -> Prior:

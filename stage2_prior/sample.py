@@ -1,7 +1,7 @@
 """Sample pictures: `accelerate launch -m stage2_prior.sample --prior RUN --tokenizer DIR --out OUT --count 10 …`.
 
 OUT/<class>/<number>.png   the pictures, `count` of each class
-OUT/codes/<batch>.npy      their codes, uint16 or uint32 (B, h, w); a batch is done when its file is there
+OUT/codes/<batch>.npy      their codes, uint16 or uint32 (B, h, w) or the tokenizer's form; there once a batch is done
 OUT/grid.png               a row for each class
 OUT/samples.json           settings, tokenizer, classes and their folders, the order of the pictures in the batches
 
@@ -98,12 +98,12 @@ def uniforms(seed: int, pictures: Sequence[Picture], draws: int) -> Tensor:
 
 
 def sample_codes(prior: Prior, pictures: Sequence[Picture], seed: int, drawing: Drawing) -> Tensor:
-    """Codes of some pictures, idx_Bhw int64, drawn together on the prior's device."""
+    """Codes of some pictures, idx_Bhw int64 (or in their tokenizer's other form), drawn together on its device."""
     device = next(prior.parameters()).device
     label_B = torch.tensor([picture.label for picture in pictures], device=device)
     uniform_BU = uniforms(seed, pictures, prior.draws(drawing)).to(device)
     code_BN = prior.sample(prior.vocabulary.class_tokens(label_B), uniform_BU, drawing)
-    return code_BN.unflatten(1, prior.source.grid)
+    return code_BN.unflatten(1, prior.source.shape)
 
 
 @torch.inference_mode()

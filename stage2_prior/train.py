@@ -9,7 +9,7 @@ import math
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from stage2_prior.codes import CodeSource
 from stage2_prior.config import PriorTrainConfig
 from stage2_prior.cost import Utilisation, cost, dry_run, peak_flops
 from stage2_prior.optimization import Ema, build_optimizer, learning_rate
-from stage2_prior.priors import build_prior
+from stage2_prior.priors import build_prior, check_form
 
 if TYPE_CHECKING:
     from stage2_prior.prior import Prior
@@ -40,6 +40,9 @@ MAY_CHANGE = (
     "dry_run",
 )
 """Keys that a continued run may change."""
+
+USUAL: dict[str, Any] = {"depth": {"codebooks": 4}, "multiscale": {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)}}
+"""What --dry_run assumes of codes that aren't there yet, by the kind of prior."""
 
 
 def train(config: PriorTrainConfig) -> int:
@@ -92,6 +95,7 @@ def checked_codes(config: PriorTrainConfig) -> ShardIndex:
     index = ShardIndex.load(config.data.index)
     source = CodeSource.of_index(index, config.data.index)
     source.must_be_of(Tokenizer.from_pretrained(config.tokenizer).fingerprint, "tokenizer", config.tokenizer)
+    check_form(config.model.kind, source)
     if config.data.held_out:
         held_out = ShardIndex.load(config.data.held_out)
         other = CodeSource.of_index(held_out, config.data.held_out, "data.held_out")
@@ -99,17 +103,28 @@ def checked_codes(config: PriorTrainConfig) -> ShardIndex:
     return index
 
 
+def fresh(config: PriorTrainConfig, index: ShardIndex) -> Prior:
+    """A prior with fresh weights; a multiscale one takes what it hears of the codes from the tokenizer."""
+    from stage1_tokenizer import Tokenizer
+
+    source = CodeSource.of_index(index, config.data.index)
+    quantizer = Tokenizer.from_pretrained(config.tokenizer).quantizer if source.form == "scales" else None
+    return build_prior(config.model, source, index.classes, quantizer)
+
+
 def build(config: PriorTrainConfig, index: ShardIndex, this: Run) -> tuple[Prior, Strategy, Ema]:
     """The prior, how the ranks train it together, and its averaged weights."""
-    raw = build_prior(config.model, CodeSource.of_index(index, config.data.index), index.classes)
+    raw = fresh(config, index)
     sharded = this.strategy if this.world_size > 1 else "ddp"
     if config.activation_checkpointing:
-        raw.lm.activation_checkpointing_enable({"use_reentrant": sharded == "zero3"})
+        for transformer in raw.transformers:
+            transformer.activation_checkpointing_enable({"use_reentrant": sharded == "zero3"})  # type: ignore[operator]
     if config.compile and sharded == "zero3":
         raise UserError("compile=true doesn't go with run.strategy=zero3: set compile to false, or take fsdp2 or zero2")
     if config.compile:
-        for module in blocks(raw.lm) if sharded == "fsdp2" else [raw.lm]:
-            module.compile()
+        for transformer in raw.transformers:
+            for module in blocks(transformer) if sharded == "fsdp2" else [transformer]:
+                module.compile()
     optimizer = config.optimizer
     strategy = share_out(
         raw,
@@ -194,12 +209,11 @@ def held_out_figures(prior: Prior, index: str, this: Run | None = None, batch_si
 
 def say_size(prior: Prior, config: PriorTrainConfig, this: Run) -> Utilisation:
     """Print and log what the prior is and what it costs; what measures how well the devices are used."""
-    found = cost(prior, config.model, prior.source.positions)
+    found = cost(prior)
     peak, origin = peak_flops(this.device, config.run.precision)
-    height, width = prior.source.grid
     this.say(
-        f"prior: {config.model.kind}, {found.parameters / 1e6:.2f} M parameters, {prior.source.codebook_size} codes on "
-        f"{height}×{width}, {len(prior.vocabulary.classes)} classes, {found.flops_per_code / 1e6:.1f} MFLOP a code; "
+        f"prior: {config.model.kind}, {found.parameters / 1e6:.2f} M parameters, {prior.source}, "
+        f"{len(prior.vocabulary.classes)} classes, {found.flops_per_code / 1e6:.1f} MFLOP a code; "
         f"rate/mfu is of {peak / 1e12:.3g} TFLOP/s a device ({origin})"
     )
     sizes = {"model/parameters": found.parameters, "model/flops_per_code": found.flops_per_code}
@@ -215,7 +229,8 @@ def print_cost(config: PriorTrainConfig) -> int:
         print(dry_run(config, CodeSource.of_index(index, config.data.index), index.classes))
     else:
         note = f" (assumed: {config.data.index} is not there)"
-        print(dry_run(config, CodeSource("", 16384, (16, 16), {}), list(map(str, range(1000))), note))
+        source = CodeSource("", 16384, (16, 16), {}, **USUAL.get(config.model.kind, {}))
+        print(dry_run(config, source, list(map(str, range(1000))), note))
     return 0
 
 
@@ -227,7 +242,7 @@ def export(ema: Ema, strategy: Strategy, config: PriorTrainConfig, index: ShardI
             if this.is_main:
                 whole[name] = weight.to("cpu", copy=True)
     if this.is_main:
-        prior = build_prior(config.model, CodeSource.of_index(index, config.data.index), index.classes)
+        prior = fresh(config, index)
         assert whole.keys() == dict(prior.named_parameters()).keys()
         prior.load_state_dict(whole, strict=False)  # buffers, and weights that are tied to others, are there already
         prior.eval().save_pretrained(this.folder / "prior", steps=config.steps, data=index.name)

@@ -48,7 +48,7 @@ def test_nothing_is_allocated_and_the_numbers_are_those_of_the_built_prior(kind:
     config = PriorModelConfig(kind=kind, layers=2, width=32, heads=4)  # type: ignore[arg-type]
     prior = tiny_prior(kind=kind)
     found = on_no_device(config, SOURCE, prior.vocabulary.classes)
-    assert found == cost(prior, config, SOURCE.positions)
+    assert found == cost(prior)
     assert found.parameters == sum(weight.numel() for weight in prior.lm.parameters())
     assert found.parameters - found.multiplied == prior.vocabulary.size * 32
 
@@ -62,7 +62,7 @@ def test_operations_are_those_that_torch_counts():
         loss, _ = prior(torch.zeros(4, SOURCE.positions, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
         loss.backward()
     config = PriorModelConfig(layers=2, width=32, heads=4)
-    found = cost(prior, config, SOURCE.positions)
+    found = cost(prior)
     # torch counts all of the attention's products, also those that the mask makes useless.
     expected = found.flops_per_code + 12 * config.layers * config.width * SOURCE.positions / 2
     assert counter.get_total_flops() / (4 * SOURCE.positions) == pytest.approx(expected, rel=0.02)
