@@ -96,6 +96,14 @@ def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any
         yield prefix, old, new
 
 
+def add_to_start(folder: Path, **extra: Any) -> None:
+    """Add to the newest start in run.json what is known only now."""
+    path = folder / ORIGIN
+    starts = json.loads(path.read_text())["starts"]
+    starts[-1] |= extra
+    write_atomically(path, json.dumps({**starts[-1], "starts": starts}, indent=2) + "\n")
+
+
 def record_start(folder: Path, **extra: Any) -> None:
     """Append this start's facts to run.json, whose top level tells of the newest one."""
     path = folder / ORIGIN

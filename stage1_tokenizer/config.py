@@ -68,6 +68,10 @@ class TokenizerTrainConfig:
     """What is minimised."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """How it is minimised."""
+    init: str | None = None
+    """Folder of a released or converted tokenizer (or of a run) to fine-tune: a new run begins with its weights, and
+    with its discriminator where it has one that fits loss.adversarial. Its model's settings needn't be given; those
+    that are must agree with it, but for dropout and how the quantizer learns."""
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     """When the log says that the run goes wrong."""
     steps: int = 100_000

@@ -10,11 +10,13 @@ Legend: B batch (this rank's part), C channels, H W pixels, h w latent grid, K c
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from data.cli import UserError, parse, run
 from stage1_tokenizer.config import TokenizerTrainConfig
+from stage1_tokenizer.initial import begin, check_init, with_model
 
 if TYPE_CHECKING:
     import torch
@@ -56,9 +58,11 @@ def train(config: TokenizerTrainConfig) -> int:
         while True:
             seed_step(config.run.seed, 0, 0)  # the first weights, the same on every rank
             parts = build(config, perceptual, this)
-            step = checkpoint.load_latest(this.folder, parts.state, this) or 0
+            step = checkpoint.load_latest(this.folder, parts.state, this)
+            if step is None:
+                begin(config, parts, this)
             try:
-                return fit(config, parts, this, step)
+                return fit(config, parts, this, step or 0)
             except NotFiniteError as error:
                 this.turn_back(error)
 
@@ -119,6 +123,7 @@ def check(config: TokenizerTrainConfig) -> LPIPS | None:
         if index.kind != "pictures":
             raise UserError(f"{path} holds {index.kind}, not pictures: give an index of pictures")
         check_present(index, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    check_init(config)
     if config.evaluate_features != "none":
         from stage1_tokenizer.features import load_network
 
@@ -202,7 +207,7 @@ def alive(batches: Iterable[Batch], this: Run) -> Iterator[Batch]:
 
 def main() -> int:
     """The command."""
-    return train(parse(TokenizerTrainConfig, prog="python -m stage1_tokenizer.train"))
+    return train(parse(TokenizerTrainConfig, with_model(sys.argv[1:]), prog="python -m stage1_tokenizer.train"))
 
 
 if __name__ == "__main__":
