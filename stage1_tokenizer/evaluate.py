@@ -111,6 +111,7 @@ def _measured(
     ranks: Ranks,
 ) -> tuple[dict[str, Any], MeasuredSet | None]:
     """The result, and the reference of its distances."""
+    from data.index import ShardIndex
     from data.stream import every_sample
     from stage1_tokenizer.references import reference_of
     from stage1_tokenizer.streams import Streams
@@ -123,7 +124,8 @@ def _measured(
     streams = Streams(network, ranks.device, kept=config.kept, originals=reference is None)
     batches = every_sample(config.data, transform, rank=ranks.rank, world_size=ranks.world_size, **options)
     shown = _shown(batches, ranks.rank == 0)
-    figures = measure(tokenizer, shown, lpips, device=ranks.device, total=ranks.sum, streams=streams)
+    rows = min(config.batch_size, config.samples or config.batch_size, len(ShardIndex.load(config.data)))
+    figures = measure(tokenizer, shown, lpips, device=ranks.device, total=ranks.sum, streams=streams, rows=rows)
     data_hash = streams.hash.result(ranks.sum)
     measured = circumstances(config, tokenizer, transform, ranks) | {"data_hash": data_hash}
     if network is not None:
@@ -171,23 +173,27 @@ def measure(
     device: torch.device,
     total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     streams: Streams | None = None,
+    rows: int = 0,
 ) -> dict[str, float]:
     """PSNR, SSIM, LPIPS and codebook use over this rank's batches and, through `total`, the other ranks'.
 
     Keys: psnr (dB), ssim (pictures of 11 pixels and more), lpips, codes_used, codebook_usage, entropy_bits (per code),
     perplexity, bits_per_pixel (at log2 K bits a code), samples. `tokenizer` is in evaluation mode. `streams` takes what
-    distances between the sets need.
+    distances between the sets need. Batches are filled up to `rows` pictures, so that no figure depends on how they are
+    cut.
     """
     import torch
 
     from data.transforms import to_float, to_uint8
     from stage1_tokenizer import measures
+    from stage1_tokenizer.picture_sets import filled
 
     scores = measures.Scores(tokenizer.codebook_size, device, tokenizer.codebooks)
     size = tokenizer.transform.size if tokenizer.transform else measures.WINDOW
     names = ("psnr", *(["ssim"] if size >= measures.WINDOW else []), *(["lpips"] if lpips is not None else []))
     for batch in batches:
-        pixels_BCHW = batch.pixels_BCHW.to(device, non_blocking=True)
+        count = len(batch.keys)
+        pixels_BCHW = filled(batch.pixels_BCHW, rows).to(device, non_blocking=True)
         x_BCHW = to_float(pixels_BCHW)
         with torch.no_grad():
             recon_BCHW, idx_Bhw = tokenizer.reconstruct(x_BCHW)
@@ -201,7 +207,8 @@ def measure(
                 found["lpips"] = lpips.distance(taps[1], taps[0])
             if streams is not None:
                 streams.add(pixels_BCHW, rounded_BCHW, batch.keys, lpips, taps)
-        scores.add(found, idx_Bhw, x_BCHW)
+        found = {name: score_B[:count] for name, score_B in found.items()}
+        scores.add(found, None if idx_Bhw is None else idx_Bhw[:count], x_BCHW[:count])
     return scores.result(names, total)
 
 

@@ -56,6 +56,16 @@ def _batches(pictures: _Files | _Array, wanted: np.ndarray, batch_size: int) -> 
         yield Batch(step, pixels_BCHW, torch.full((len(keys),), -1), keys)
 
 
+def filled(pixels_BCHW: Tensor, rows: int) -> Tensor:
+    """A batch of so many rows (or as many as it has), the pictures again and again.
+
+    Networks' last digits depend on the size of a batch, not on what else is in it: with full batches alone, figures are
+    the same on any number of ranks.
+    """
+    count = len(pixels_BCHW)
+    return pixels_BCHW if count >= rows else pixels_BCHW[torch.arange(rows) % count]
+
+
 def side_of(source: str) -> int | None:
     """Pixels of a side of the pictures in a folder or `.npz`; None for an index, whose transform says it."""
     path = Path(source)

@@ -20,7 +20,7 @@ import torch
 from data.cli import UserError
 from stage1_tokenizer.distances import KEPT, Gaussian, SetStatistics, SetSums
 from stage1_tokenizer.features import FeatureNetwork
-from stage1_tokenizer.picture_sets import PictureHash, every_picture
+from stage1_tokenizer.picture_sets import PictureHash, every_picture, filled
 
 if TYPE_CHECKING:
     from data.transforms import TransformConfig
@@ -54,11 +54,13 @@ def measure_set(
     `alive` is told how many pictures are done with each batch.
     """
     sums, digest = SetSums(network, ranks.device, kept), PictureHash(ranks.device)
+    rows = options["batch_size"]
     batches = every_picture(source, transform, rank=ranks.rank, world_size=ranks.world_size, **options)
     with torch.no_grad():
         for batch in batches:
             digest.add(batch.pixels_BCHW)
-            sums.add(network(batch.pixels_BCHW.to(ranks.device, non_blocking=True)), batch.keys)
+            features = network(filled(batch.pixels_BCHW, rows).to(ranks.device, non_blocking=True))
+            sums.add({kind: h_BD[: len(batch.keys)] for kind, h_BD in features.items()}, batch.keys)
             alive(len(batch.keys))
     statistics = sums.result(ranks.sum, ranks.gather)
     about = describe(source, digest.result(ranks.sum), statistics, transform)

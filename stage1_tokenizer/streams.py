@@ -44,14 +44,19 @@ class Streams:
         lpips: LPIPS | None = None,
         taps: Taps | None = None,
     ) -> None:
-        """Add originals and their reconstructions, uint8; `taps` of `lpips` are used where that is the network."""
-        self.hash.add(pixels_BCHW)
+        """Add originals and their reconstructions, uint8; `taps` of `lpips` are used where that is the network.
+
+        Only as many count as there are keys; those after them fill the batch.
+        """
+        count = len(keys)
+        self.hash.add(pixels_BCHW[:count])
         if self._network is None:
             return
         known = taps if isinstance(self._network, Vgg16) and self._network.lpips is lpips else None
         for number, (sums, shown_BCHW) in enumerate(((self._originals, pixels_BCHW), (self._measured, recon_BCHW))):
             if sums is not None:
-                sums.add(Vgg16.of_taps(known[number]) if known else self._network(shown_BCHW), keys)
+                features = Vgg16.of_taps(known[number]) if known else self._network(shown_BCHW)
+                sums.add({kind: h_BD[:count] for kind, h_BD in features.items()}, keys)
 
     def originals_set(self, source: str, digest: str, transform: TransformConfig, ranks: Ranks) -> MeasuredSet:
         """The originals over all ranks, as the reference; every rank must ask."""

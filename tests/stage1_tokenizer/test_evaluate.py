@@ -11,9 +11,12 @@ from PIL import Image
 from data.cli import UserError
 from data.stream import every_sample
 from data.transforms import to_float, to_uint8
+from stage1_tokenizer.distances import Gaussian, frechet, kid, precision_recall
 from stage1_tokenizer.evaluate import EvaluateConfig, evaluate
 from stage1_tokenizer.measures import psnr
+from stage1_tokenizer.perceptual import load_lpips
 from stage1_tokenizer.pictures import side_by_side
+from stage1_tokenizer.results import report
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
 
@@ -32,34 +35,81 @@ def config(released: Path, name: str = "e.json", **changes: object) -> EvaluateC
 
 
 def test_figures_are_those_of_all_pictures_at_once(released: Path):
-    found = evaluate(config(released, pictures=str(released.parent / "e.png"), picture_count=5))
+    changes = {"pictures": str(released.parent / "e.png"), "picture_count": 5, "features": "none"}
+    found = evaluate(config(released, **changes))
     tokenizer = tiny.tokenizer()
     (batch,) = every_sample(HELD_OUT, tiny.TRANSFORM, batch_size=51, limit=51)
     recon_BCHW, idx_Bhw = tokenizer.reconstruct(to_float(batch.pixels_BCHW))
     assert idx_Bhw is not None
-    assert found["psnr"] == pytest.approx(float(psnr(to_uint8(recon_BCHW), batch.pixels_BCHW).mean()), abs=1e-3)
+    assert found["psnr"] == pytest.approx(float(psnr(to_uint8(recon_BCHW), batch.pixels_BCHW).mean()), rel=1e-6)
     assert found["codes_used"] == len(torch.unique(idx_Bhw))
     assert found["samples"] == 51 and found["bits_per_pixel"] == pytest.approx(64 * 5 / 256)
     on_disk = json.loads((released.parent / "e.json").read_text())
     assert on_disk == found
     assert on_disk["measured"]["fingerprint"] == tokenizer.fingerprint
-    assert {"commit", "transform", "data", "pictures", "hardware"} <= set(on_disk["measured"])
+    assert {"commit", "transform", "data", "data_hash", "pictures", "hardware", "version"} <= set(on_disk["measured"])
     page = np.asarray(Image.open(released.parent / "e.png"))
     assert page.shape == (2 * 16 + 8, 4 * (2 * 16 + 2 + 8) - 8, 3)
 
 
+def plain_loop() -> dict[str, float]:
+    """The distances on VGG16 and LPIPS, from all features at once; in batches of 8, on which last digits depend."""
+    lpips, tokenizer = load_lpips("vgg"), tiny.tokenizer()
+    (batch,) = every_sample(HELD_OUT, tiny.TRANSFORM, batch_size=51, limit=51)
+    pixels_BCHW = torch.cat([batch.pixels_BCHW, batch.pixels_BCHW[:5]])
+    recons, originals, scores = [], [], []
+    for x_BCHW in to_float(pixels_BCHW).split(8):
+        rounded_BCHW = to_uint8(tokenizer.reconstruct(x_BCHW)[0])
+        taps = [lpips.features(shown_BCHW) for shown_BCHW in (to_float(rounded_BCHW), x_BCHW)]
+        scores.append(lpips.distance(*taps))
+        recons.append(taps[0][-1].mean((2, 3)).double())
+        originals.append(taps[1][-1].mean((2, 3)).double())
+    x_BD, y_BD = torch.cat(recons)[:51], torch.cat(originals)[:51]
+    return {
+        "lpips": float(torch.cat(scores)[:51].double().mean()),
+        "frechet_vgg16": frechet(*(Gaussian(h_BD.mean(0), h_BD.T.cov()) for h_BD in (x_BD, y_BD))),
+        "kid_vgg16": kid(x_BD, y_BD),
+        "precision_vgg16": precision_recall(x_BD, y_BD)[0],
+        "recall_vgg16": precision_recall(x_BD, y_BD)[1],
+    }
+
+
 def _on_a_rank(values: EvaluateConfig) -> dict[str, float]:
-    found = evaluate(values)
-    found.pop("measured")
-    return found
+    return evaluate(values)
 
 
-def test_two_ranks_find_what_one_finds(released: Path):
-    one = _on_a_rank(config(released))
-    two = run_distributed_test(_on_a_rank, 2, [config(released, "two.json", batch_size=4)])
-    assert two[0] == two[1] == pytest.approx(one, abs=1e-3)
-    three = run_distributed_test(_on_a_rank, 3, [config(released, "three.json", samples=2)])
+def test_two_ranks_find_what_one_and_a_plain_loop_find(released: Path):
+    one = evaluate(config(released, lpips=True))
+    wanted = plain_loop()
+    assert {name: one[name] for name in wanted} == pytest.approx(wanted, rel=1e-6)
+    two = run_distributed_test(_on_a_rank, 2, [config(released, "two.json", lpips=True)])
+    comparable, lines = report(one, two[1])
+    assert comparable and "  ranks: 1 | 2" in lines
+    measured = one.pop("measured")
+    for found in two:
+        assert found.pop("measured")["reference"] == measured["reference"]
+        assert found == pytest.approx(one, rel=1e-6)
+    three = run_distributed_test(_on_a_rank, 3, [config(released, "three.json", samples=2, features="none")])
     assert three[0]["samples"] == 2  # one of the ranks has no picture
+
+
+def test_a_saved_reference_stands_for_the_originals(released: Path):
+    saved = str(released.parent / "reference.npz")
+    one = evaluate(config(released, save_reference=saved))
+    again = evaluate(config(released, "again.json", reference=saved))
+    assert report(one, again)[0] and one["frechet_vgg16"] == pytest.approx(again["frechet_vgg16"], rel=1e-9)
+    fewer = evaluate(config(released, "fewer.json", reference=saved, samples=50))
+    assert not report(one, fewer)[0] and fewer["measured"]["reference"] == one["measured"]["reference"]
+    with pytest.raises(ValueError, match="need features"):
+        config(released, reference=saved, features="none")
+    with pytest.raises(UserError, match="exists"):
+        evaluate(config(released, "last.json", save_reference=saved))
+
+
+def test_the_command_compares(released: Path):
+    evaluate(config(released, features="none"))
+    done = tiny.call("stage1_tokenizer.evaluate", ["--compare", *[str(released.parent / "e.json")] * 2])
+    assert done.returncode == 0 and "psnr" in done.stdout
 
 
 def test_files_that_exist_are_left_alone(released: Path):
@@ -67,7 +117,7 @@ def test_files_that_exist_are_left_alone(released: Path):
     with pytest.raises(UserError, match="exists"):
         evaluate(config(released))
     assert (released.parent / "e.json").read_text() == "mine"
-    assert evaluate(config(released, samples=3, overwrite=True))["samples"] == 3
+    assert evaluate(config(released, samples=3, overwrite=True, features="none"))["samples"] == 3
 
 
 def test_a_tokenizer_without_its_transform_is_refused(released: Path):
