@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from data.cli import UserError, run
+from stage1_tokenizer.licences import check_licence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,8 +53,8 @@ class ConvertConfig:
     """averaged (where the checkpoint has an EMA) or last."""
     size: int | None = None
     """Side of the pictures that the tokenizer was trained on; None: as the configuration tells, else 256."""
-    licence: str = "unknown"
-    """Licence of the weights, for the card."""
+    licence: str | None = None
+    """Licence of the weights by its Hub identifier, for the card."""
     origin: str | None = None
     """Where the checkpoint was published, for the card."""
     model: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +69,7 @@ def convert(config: ConvertConfig) -> Path:
     from stage1_tokenizer.convert_card import Origin, write_card
     from stage1_tokenizer.layouts import judge
     from stage1_tokenizer.release import new_folder
+    from stage1_tokenizer.snippet import write_model_files
 
     with new_folder(config.out) as part:
         tokenizer, found, origin = _opened(config)
@@ -76,6 +78,7 @@ def convert(config: ConvertConfig) -> Path:
             return config.out
         part.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(part)
+        write_model_files(part)
         carried = judge.discriminator(found)
         if isinstance(carried, str):
             origin = Origin(**{**vars(origin), "discriminator": f"none: {carried}"})
@@ -172,9 +175,14 @@ def parse(argv: Sequence[str] | None = None) -> ConvertConfig:
     parser.add_argument(
         "--size", type=int, help="side of the training pictures (default: the configuration's, else 256)"
     )
-    parser.add_argument("--licence", default="unknown", help="of the weights, by its Hub identifier, for the card")
+    parser.add_argument("--licence", help="of the weights, by its Hub identifier, for the card")
     parser.add_argument("--origin", help="where the checkpoint was published, for the card")
     options, rest = parser.parse_known_args(argv)
+    if options.licence is not None:
+        try:
+            check_licence(options.licence)
+        except ValueError as error:
+            raise UserError(str(error)) from error
     return ConvertConfig(**vars(options), model=_model_options(rest))
 
 

@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from stage1_tokenizer.tokenizer import Tokenizer
 
 TEMPLATE = """---
-license: {licence}
-library_name: vqloom
+{header}library_name: vqloom
 tags:
 - image-tokenizer
 - vector-quantization
@@ -33,13 +32,13 @@ was measured here; `python -m stage1_tokenizer.evaluate` does it.
 
 ## Use
 
-```python
-from stage1_tokenizer import Tokenizer
+With torch, transformers and safetensors alone:
 
-tokenizer = Tokenizer.from_pretrained("{name}")
-idx = tokenizer.encode(x_BCHW)  # x_BCHW: float pictures in [-1, 1], {channels} channel(s)
-y_BCHW = tokenizer.decode(idx)  # in [-1, 1]
+```python
+{snippet}
 ```
+
+With vqloom, `stage1_tokenizer.Tokenizer.from_pretrained("{name}")` has the same methods.
 
 `preprocessor_config.json` prepares pictures of {size} pixels by cropping the middle and resizing, the usual way; how \
 exactly its publisher did, the checkpoint does not tell. Fine-tuning starts from this folder with `--init`. \
@@ -61,7 +60,7 @@ class Origin:
     """Name of the peer's configuration file."""
     origin: str | None
     """Where it was published, as the user says."""
-    licence: str
+    licence: str | None
     """Licence of the weights, as the user says."""
     notes: list[str] = field(default_factory=list)
     """What the conversion had to decide."""
@@ -71,6 +70,8 @@ class Origin:
 
 def write_card(path: Path, name: str, tokenizer: Tokenizer, origin: Origin) -> None:
     """Write the card."""
+    from stage1_tokenizer.snippet import snippet
+
     assert tokenizer.transform is not None
     size = tokenizer.transform.size
     grid = "×".join(map(str, tokenizer.codes_shape(size)))
@@ -83,10 +84,11 @@ def write_card(path: Path, name: str, tokenizer: Tokenizer, origin: Origin) -> N
         sha256=origin.sha256,
         settings=f"`{origin.settings}`" if origin.settings else "the weights' names and shapes",
         origin=origin.origin or "a place that wasn't told",
-        licence=origin.licence,
+        header=f"license: {origin.licence}\n" if origin.licence else "",
+        licence=origin.licence or "not given to the converter; ask its publisher",
+        snippet=snippet(tokenizer, name),
         discriminator=origin.discriminator,
         notes="".join(f"- {note}\n" for note in origin.notes),
-        channels=tokenizer.config.in_channels,
         size=size,
         fingerprint=tokenizer.fingerprint,
     )
