@@ -168,6 +168,8 @@ def load_latest(
     parts than `state` names.
     """
     chosen = None
+    if run is not None:
+        run.finish_saving()
     if _is_main(run):
         for path in _folders(folder):
             if (damage := verify(path)) is None:

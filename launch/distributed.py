@@ -51,6 +51,8 @@ def start(run: RunConfig, strategies: Sequence[str] = ("ddp",)) -> Accelerator:
 
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process doesn't count
     cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, which accelerate may load, warns otherwise
     with _plain_ranks():
         accelerator = Accelerator(
             cpu=cpu,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from launch.shards import Piece
-from launch.strategies import MOMENTS, Strategy, blocks, fill_moments, plain
+from launch.strategies import MOMENTS, RENAMED, Strategy, blocks, fill_moments, plain
 
 if TYPE_CHECKING:
     from launch.runtime import Run
@@ -37,6 +38,7 @@ class Fsdp2(Strategy):
 
     def __init__(self, model: nn.Module, make_optimizer: Callable[[nn.Module], torch.optim.AdamW], run: Run):
         self.run = run
+        warnings.filterwarnings("ignore", message=RENAMED, category=FutureWarning)
         mesh = init_device_mesh(run.device.type, (run.world_size,))
         low = torch.bfloat16 if run.config.precision == "bf16" else None
         settings: dict[str, Any] = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.cli import UserError
 from launch import checkpoint
+from launch.shards import SUFFIX
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,14 +43,14 @@ def described(folder: Path) -> str:
     try:
         manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
         size = sum(entry["size"] for entry in manifest["files"].values())
-        return f"{size / 1e6:.1f} MB, {manifest['world_size']} ranks: {', '.join(sorted(manifest['files']))}"
+        parts = sorted({re.sub(r"\.part\d+\.", ".part*.", name) for name in manifest["files"]})
+        return f"{size / 1e6:.1f} MB, {manifest['world_size']} ranks: {', '.join(parts)}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{checkpoint.MANIFEST} is missing or can't be read"
 
 
 def export(folders: dict[int, Path], step: int | None, out: Path) -> int:
-    """Write each part that is a plain dictionary of tensors as OUT/NAME.safetensors."""
-    import torch
+    """Write each part that holds a network's tensors as OUT/NAME.safetensors, put together where it is in pieces."""
     from safetensors.torch import save_file
 
     if step is not None and step not in folders:
@@ -59,11 +61,22 @@ def export(folders: dict[int, Path], step: int | None, out: Path) -> int:
     if not whole:
         raise UserError(f"no such checkpoint is whole: look with --verify at {next(iter(folders.values())).parent}")
     out.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folders[whole[0]].glob("*.pt")):
+    for name, state in networks(folders[whole[0]]):
+        save_file({key: value.clone().contiguous() for key, value in state.items()}, out / f"{name}.safetensors")
+        print(f"{out / name}.safetensors: {len(state)} tensors of step {whole[0]}")
+    return 0
+
+
+def networks(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and tensors of each part of a checkpoint that is a network, not an optimizer or anything else."""
+    import torch
+
+    manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+    for path in sorted(folder.glob("*.pt")):
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values()):
-            save_file(
-                {name: value.clone().contiguous() for name, value in state.items()}, out / f"{path.stem}.safetensors"
-            )
-            print(f"{out / path.stem}.safetensors: {len(state)} tensors of step {whole[0]}")
-    return 0
+            yield path.stem, state
+    for name in sorted({file.partition(".part")[0] for file in manifest["files"] if file.endswith(SUFFIX)}):
+        reader = checkpoint.pieces(folder, manifest, name)
+        if not any("/" in key for key in reader.shapes):  # an optimizer has its values under exp_avg/ and so on
+            yield name, {key: reader.whole(key) for key in sorted(reader.shapes)}

@@ -33,6 +33,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's two averages of each weight's gradient."""
 
 
+RENAMED = r".*is deprecated\. Please use `torch\.distributed"
+"""What torch 2.13 warns of at every step, of its own and DeepSpeed's calls."""
+
+
 class Strategy:
     """A model in training on all ranks: `module(…)` is called for the loss. This one leaves all of it on every rank."""
 

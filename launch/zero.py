@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from launch.shards import Piece
-from launch.strategies import Strategy, fill_moments
+from launch.strategies import RENAMED, Strategy, fill_moments
 
 if TYPE_CHECKING:
     from launch.runtime import Run
@@ -154,8 +155,7 @@ class Zero(Strategy):
 
 def _deepspeed(run: Run) -> Any:
     """The library, on the run's device, without a compiler, and quiet."""
-    if run.device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    warnings.filterwarnings("ignore", message=RENAMED, category=FutureWarning)
     import deepspeed
     from deepspeed.utils import logger
 

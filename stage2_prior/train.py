@@ -22,11 +22,12 @@ from launch.runtime import Run, seed_step, start_run
 from launch.strategies import STRATEGIES, Strategy, blocks, share_out
 from stage2_prior.codes import CodeSource
 from stage2_prior.config import PriorTrainConfig
-from stage2_prior.cost import Utilisation, cost, dry_run, peak_flops
+from stage2_prior.cost import Cost, Utilisation, cost, dry_run, peak_flops
 from stage2_prior.optimization import Ema, build_optimizer, learning_rate
 from stage2_prior.priors import build_prior, check_form
 
 if TYPE_CHECKING:
+    from launch.ranks import Joined
     from stage2_prior.prior import Prior
 
 MAY_CHANGE = (
@@ -51,10 +52,10 @@ def train(config: PriorTrainConfig) -> int:
         return print_cost(config)
     index = checked_codes(config)
     with start_run(config, config.run, may_change=MAY_CHANGE, strategies=STRATEGIES) as this:
-        raw, strategy, ema = build(config, index, this)
+        raw, strategy, ema, size = build(config, index, this)
         state = {**strategy.state("prior"), "ema": ema.state}
         step = checkpoint.load_latest(this.folder, state, this) or 0
-        use = say_size(raw, config, this)
+        use = say_size(raw, size, config, this)
         with (
             CodeStream(config.data, seed=config.run.seed, rank=this.rank, world_size=this.world_size) as codes,
             this.progress("train prior", config.steps, unit="steps", start=step) as bar,
@@ -112,9 +113,10 @@ def fresh(config: PriorTrainConfig, index: ShardIndex) -> Prior:
     return build_prior(config.model, source, index.classes, quantizer)
 
 
-def build(config: PriorTrainConfig, index: ShardIndex, this: Run) -> tuple[Prior, Strategy, Ema]:
-    """The prior, how the ranks train it together, and its averaged weights."""
+def build(config: PriorTrainConfig, index: ShardIndex, this: Run) -> tuple[Prior, Strategy, Ema, Cost]:
+    """The prior, how the ranks train it together, its averaged weights, and what it costs."""
     raw = fresh(config, index)
+    size = cost(raw)  # as long as every rank has all of it
     sharded = this.strategy if this.world_size > 1 else "ddp"
     if config.activation_checkpointing:
         for transformer in raw.transformers:
@@ -134,7 +136,7 @@ def build(config: PriorTrainConfig, index: ShardIndex, this: Run) -> tuple[Prior
         parts=config.parts(this.world_size),
     )
     strategy.module.train()
-    return raw, strategy, Ema(strategy, optimizer.ema_decay)
+    return raw, strategy, Ema(strategy, optimizer.ema_decay), size
 
 
 def train_step(
@@ -181,7 +183,9 @@ def bits_per_code(prior: Prior, index: str, batch_size: int = 64) -> float:
 
 
 @torch.no_grad()
-def held_out_figures(prior: Prior, index: str, this: Run | None = None, batch_size: int = 64) -> dict[str, float]:
+def held_out_figures(
+    prior: Prior, index: str, this: Run | Joined | None = None, batch_size: int = 64
+) -> dict[str, float]:
     """The prior's bits_per_code and accuracy over every code of an index, each once over all ranks.
 
     Ranks call the prior equally often, so that weights in shards can be gathered: one that has no more codes repeats
@@ -207,9 +211,8 @@ def held_out_figures(prior: Prior, index: str, this: Run | None = None, batch_si
     return found if math.isnan(right_codes) else {**found, "accuracy": right_codes / max(count, 1)}
 
 
-def say_size(prior: Prior, config: PriorTrainConfig, this: Run) -> Utilisation:
+def say_size(prior: Prior, found: Cost, config: PriorTrainConfig, this: Run) -> Utilisation:
     """Print and log what the prior is and what it costs; what measures how well the devices are used."""
-    found = cost(prior)
     peak, origin = peak_flops(this.device, config.run.precision)
     this.say(
         f"prior: {config.model.kind}, {found.parameters / 1e6:.2f} M parameters, {prior.source}, "
