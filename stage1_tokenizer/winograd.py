@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEAST_PIXELS = 1024
+LEAST_PIXELS = 512
 """With fewer pixels in a batch, transforming the kernels costs more than is gained."""
 
 PIECE, LEAST_TILES = 16384, 128
@@ -55,16 +55,31 @@ def applies(x_BIHW: Tensor, weight_OIHW: Tensor, padding: int) -> bool:
 
 def correlate(x_BIHW: Tensor, weight_OIHW: Tensor, bias: Tensor | None) -> Tensor:
     """The convolution of stride 1 and padding 1: (B, I, H, W) to (B, O, H, W), channels-last."""
+    return _filtered(x_BIHW, _kernel(weight_OIHW, FROM_KERNEL).transpose(1, 2), bias)
+
+
+def input_gradient(towards_BOHW: Tensor, weight_OIHW: Tensor) -> Tensor:
+    """Gradient (B, I, H, W) to the input: the convolution with the kernel turned round."""
+    return _filtered(towards_BOHW, _kernel(weight_OIHW, FROM_KERNEL.flip(1)), None)
+
+
+def _kernel(weight_OIHW: Tensor, transform: Tensor) -> Tensor:
+    """(O, I, 3, 3) transformed to (36, O, I)."""
     outputs, inputs = weight_OIHW.shape[:2]
-    kernel = _scratch("kernel", 36 * inputs * outputs, x_BIHW).view(36, -1)
-    torch.mm(FROM_KERNEL.to(x_BIHW.dtype), weight_OIHW.permute(2, 3, 1, 0).reshape(9, -1), out=kernel)
+    kernel = _scratch("kernel", 36 * outputs * inputs, weight_OIHW).view(36, -1)
+    torch.mm(transform.to(weight_OIHW.dtype), weight_OIHW.permute(2, 3, 0, 1).reshape(9, -1), out=kernel)
+    return kernel.view(36, outputs, inputs)
+
+
+def _filtered(x_BIHW: Tensor, kernel_36IO: Tensor, bias: Tensor | None) -> Tensor:
+    inputs, outputs = kernel_36IO.shape[1:]
     to_output, padded = TO_OUTPUT.to(x_BIHW.dtype), _padded(x_BIHW)
     size = (len(x_BIHW), outputs, *x_BIHW.shape[2:])
     y_BOHW = torch.empty(size, dtype=x_BIHW.dtype, memory_format=torch.channels_last)
     for piece in _pieces(x_BIHW, max(inputs, outputs)):
         tiles = _input_tiles(padded, piece)
         products = _scratch("products", 36 * tiles.shape[1] * outputs, x_BIHW).view(36, -1, outputs)
-        torch.bmm(tiles, kernel.view(36, inputs, outputs), out=products)
+        torch.bmm(tiles, kernel_36IO, out=products)
         made = _scratch("output", 16 * tiles.shape[1] * outputs, x_BIHW).view(16, -1)
         products = products.view(36, -1)
         if bias is None:
@@ -94,11 +109,6 @@ def weight_gradient(x_BIHW: Tensor, towards_BOHW: Tensor) -> Tensor:
         total.baddbmm_(tiles.transpose(1, 2), products.view(36, -1, outputs))
     gradient = FROM_KERNEL.to(x_BIHW.dtype).T @ total.view(36, -1)
     return gradient.view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
-
-
-def input_gradient(towards_BOHW: Tensor, weight_OIHW: Tensor) -> Tensor:
-    """Gradient (B, I, H, W) to the input: the convolution with the kernel turned round."""
-    return correlate(towards_BOHW, weight_OIHW.flip(2, 3).transpose(0, 1), None)
 
 
 def _pieces(x_BIHW: Tensor, channels: int) -> Iterator[tuple[int, int, int, int]]:

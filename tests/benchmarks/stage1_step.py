@@ -66,6 +66,7 @@ def beside(args: argparse.Namespace, model: ModelConfig, lpips: LPIPS, which: st
     config = LossConfig(adversarial=AdversarialConfig(adaptive=adaptive))
     torch.manual_seed(0)
     generator, discriminator = Tokenizer(model).train(), Discriminator(config.adversarial, 3)
+    torch.nn.init.normal_(generator.quantizer.embedding.weight)  # no ties: rounding would choose other codes
     weight = config.adversarial.weight
     if which == "taming":
         peer: Taming | LlamaGen = Taming(args.peers / "taming-transformers", model, args.size, weight)

@@ -78,8 +78,10 @@ def test_gradients_of_gradients_are_torchs() -> None:
     assert_all_close(penalty(layer(x)), penalty(F.conv2d(x, layer.weight, layer.bias, padding=1)))
 
 
-def test_doubled_is_interpolation_and_convolution() -> None:
-    x = torch.randn(2, 16, 3, 5, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
+@pytest.mark.parametrize(("height", "width"), [(3, 5), (4, 8)])
+def test_doubled_is_interpolation_and_convolution(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "LEAST_PIXELS", 1)
+    x = torch.randn(2, 16, height, width, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
     layer = Conv2d(16, 24, 3, padding=1).double()
     sources = (x, layer.weight, layer.bias)
     theirs = F.conv2d(F.interpolate(x, scale_factor=2.0), layer.weight, layer.bias, padding=1)
