@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-DEPTH, PATCH, GRID, WIDTH = 4, 8, 4, 64
+DEPTH, PATCH, GRID, WIDTH = 4, 8, 4, 128
 
 
 def vit_weights(depth: int = DEPTH, width: int = WIDTH) -> dict[str, Tensor]:
-    """4 blocks of width 64 on 4×4 patches of 8 pixels; with the last norm and the head that are in such files too."""
+    """4 blocks of two heads on 4×4 patches of 8 pixels; with the last norm and the head that are in such files too."""
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, width),
         "pos_embed": (1, GRID**2 + 1, width),

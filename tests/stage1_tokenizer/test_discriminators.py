@@ -200,7 +200,7 @@ def test_any_size_of_picture_gives_one_logit() -> None:
 def reference_layer(weights: dict[str, Tensor], number: int) -> nn.TransformerEncoderLayer:
     """torch's own layer with the weights of a block."""
     layer = nn.TransformerEncoderLayer(
-        frozen.WIDTH, 1, 4 * frozen.WIDTH, 0.0, F.gelu, EPS, batch_first=True, norm_first=True
+        frozen.WIDTH, 2, 4 * frozen.WIDTH, 0.0, F.gelu, EPS, batch_first=True, norm_first=True
     )
     names = {"self_attn.in_proj_": "attn.qkv.", "self_attn.out_proj.": "attn.proj."}
     names |= {"linear1.": "mlp.fc1.", "linear2.": "mlp.fc2.", "norm1.": "norm1.", "norm2.": "norm2."}
@@ -253,7 +253,7 @@ def test_a_discriminator_on_frozen_features_learns_to_tell() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(judge(real).mean()) > 0 > float(judge(fake).mean())
+    assert float(judge(real).detach().mean()) > 0 > float(judge(fake).detach().mean())
 
 
 @pytest.mark.parametrize(
