@@ -195,6 +195,11 @@ class ShardSet:
             left.unlink(missing_ok=True)
         write_file(plan_file, text)
 
+    def unfinished_plan(self) -> dict[str, Any]:
+        """The plan of the set that is unfinished here; empty where there is none."""
+        plan_file = self._state / "plan.json"
+        return dict(json.loads(plan_file.read_text())) if plan_file.exists() else {}
+
     def refuse_finished(self, indexes: Iterable[str]) -> None:
         """UserError where one of these index files is there and no unfinished set; writes nothing."""
         for name in indexes:

@@ -37,6 +37,7 @@ from data.transforms import to_float
 from data.writer import Sample, ShardSet
 from launch.ranks import joined
 from stage2_prior.codes import CodeSource, code_type
+from stage2_prior.fitting import batch_size
 from stage2_prior.parts import INDEX, NUMBERS, part_folder, shards_of, share
 from stage2_prior.variants import Variant, reading, variants
 from stage2_prior.verify import verify
@@ -65,8 +66,8 @@ class EncodeConfig:
     """With crops=5: how much larger than a crop the picture is read."""
     verify: int = 0
     """Compare so many pictures' codes with a fresh encoding at the end, and show them decoded in OUT/verify.png."""
-    batch_size: int = 64
-    """Pictures encoded at once on each rank."""
+    batch_size: int | None = None
+    """Pictures encoded at once on each rank; null: what fits on the GPU, found by trying, and 64 on CPUs."""
     threads: int = 2
     """Reading and decoding threads of each rank."""
     overwrite: bool = False
@@ -78,8 +79,8 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} is too small: set it to 1 or more")
         if self.crops not in (1, 5):
             raise ValueError(f"crops={self.crops} is neither 1 nor 5: set 1 for the picture, 5 for corners and middle")
         if self.crop_range < 1 or self.verify < 0:
@@ -101,6 +102,8 @@ class Encoding:
         if config.crops > 1 and transform.fit != "crop":
             raise UserError(f"crops={config.crops} needs a tokenizer whose transform has fit=crop, not {transform.fit}")
         self.out = ShardSet(config.out)
+        self.batch_size = config.batch_size or 0
+        """Pictures at once; 0 until `begin` has found out."""
         self.names = [f"codes-{shard:06d}.tar" for shard in range(len(index.shards))]
 
     @property
@@ -112,11 +115,15 @@ class Encoding:
             **({"crop_range": self.config.crop_range} if self.config.crops > 1 else {}),
         }
 
-    def begin(self) -> None:
-        """Start or go on; UserError where something else lies in `out`."""
+    def begin(self) -> int:
+        """Start or go on; how many pictures come at once. UserError where something else lies in `out`."""
+        if not self.batch_size:  # an interrupted encoding keeps the number it found, or codes might differ in rounding
+            known = self.out.unfinished_plan().get("batch_size")
+            self.batch_size = known or batch_size(self.tokenizer, self.reading.size)
         pictures = [asdict(shard) for shard in self.index.shards]
-        plan = {**self.about, "pictures": pictures, "batch_size": self.config.batch_size}
+        plan = {**self.about, "pictures": pictures, "batch_size": self.batch_size}
         self.out.begin(plan, [INDEX], overwrite=self.config.overwrite)
+        return self.batch_size
 
     def shard(self, shard: int, bar: Progress) -> None:
         """Encode one shard, unless it is there."""
@@ -125,7 +132,7 @@ class Encoding:
 
     def _samples(self, shard: int, notes: dict[str, Any], bar: Progress) -> Iterator[Sample]:
         histogram_K = np.zeros(self.vocabulary.codes, dtype=np.int64)
-        for batch in one_shard(self.index, shard, self.reading, self.config.batch_size, self.config.threads):
+        for batch in one_shard(self.index, shard, self.reading, self.batch_size, self.config.threads):
             for variant in self.variants:
                 codes_Bhw = self.codes(batch, variant)
                 histogram_K += np.bincount(self.tokens(codes_Bhw).ravel(), minlength=len(histogram_K))
@@ -206,7 +213,7 @@ def summary(histogram_K: np.ndarray) -> dict[str, float]:
 
 def encode(config: EncodeConfig) -> int:
     """Encode as configured, on all ranks; the exit code."""
-    from launch.distributed import on_main
+    from launch.distributed import Vote, on_main
     from stage1_tokenizer import Tokenizer
 
     index = ShardIndex.load(config.data)
@@ -220,8 +227,9 @@ def encode(config: EncodeConfig) -> int:
         )
     encoding = Encoding(config, tokenizer, tokenizer.transform, index)
     with joined() as accelerator:
-        on_main(accelerator, encoding.begin)
         tokenizer.to(accelerator.device)
+        found = on_main(accelerator, encoding.begin)
+        encoding.batch_size = Vote(accelerator.num_processes, accelerator.device).broadcast(found)
         mine = shards_of(accelerator.process_index, accelerator.num_processes, index.sizes)
         todo = [shard for shard in mine if encoding.out.finished(encoding.names[shard]) is None]
         total = sum(index.sizes[shard] for shard in todo)
