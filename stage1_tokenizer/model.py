@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.convolution import Convolution, convolution, doubled, laid_out
 from stage1_tokenizer.model_config import ModelConfig
+from stage1_tokenizer.normalization import group_norm_swish
 from stage1_tokenizer.recompute import Recomputable
 
 
@@ -35,8 +36,9 @@ class Norm(nn.GroupNorm):
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """Same shape and type as the input's."""
-        h = super().forward(h_BCHW)
-        return F.silu(h) if self.swish else h
+        if self.swish:
+            return group_norm_swish(h_BCHW, self.num_groups, self.weight, self.bias, self.eps)
+        return super().forward(h_BCHW)
 
 
 class ResnetBlock(Recomputable):
