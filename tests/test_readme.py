@@ -10,11 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from data.stream import every_sample
 from data.transforms import TransformConfig
 from launch.stages import ROOT
+from stage1_tokenizer.convert import NAMES
+from tests.stage1_tokenizer import peer_layouts
+from tests.stage1_tokenizer.test_convert import state
 
 README = (ROOT / "README.md").read_text()
 
@@ -28,11 +32,17 @@ SMALL = {
 }
 """What makes each long command short."""
 
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def section(heading: str) -> str:
+    """What stands under a heading."""
+    return re.split(r"^## ", README.split(f"\n## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
 
 def commands(heading: str) -> list[str]:
     """The commands in the shell blocks under a heading, with continued lines joined."""
-    section = re.split(r"^## ", README.split(f"\n## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
-    blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", section(heading), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.split("  #")[0].strip() for line in lines if line.startswith(("python", "accelerate"))]
 
@@ -53,7 +63,6 @@ def pictures(tmp_path: Path) -> Path:
 def test_own_pictures(pictures: Path, tmp_path: Path):
     listed = commands("Your own pictures")
     assert len(listed) == 10
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command in listed:
         words = shlex.split(
             command.replace("path/to/pictures", str(pictures))
@@ -63,7 +72,7 @@ def test_own_pictures(pictures: Path, tmp_path: Path):
         for module, options in SMALL.items():
             if module in words:
                 words += shlex.split(options)
-        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     for made in (
         "sheet.png",
@@ -75,6 +84,33 @@ def test_own_pictures(pictures: Path, tmp_path: Path):
         assert (tmp_path / "mine" / made).is_file()
 
 
+def test_bringing_a_tokenizer(tmp_path: Path):
+    """The commands on small weights of the layouts that they name, and on digits that ship."""
+    listed = commands("Bring your tokenizer")
+    assert len(listed) == 4
+    shape = peer_layouts.Shape(ch=32, mult=(1, 2), blocks=1, z=8, codes=16, dim=8, attention=(1,))
+    judged = {f"loss.discriminator.{name}": size for name, size in peer_layouts.patchgan(64, 2).items()}
+    torch.save({"model": state(peer_layouts.llamagen(shape))}, tmp_path / "vq_ds16_c2i.pt")
+    torch.save({"state_dict": state(peer_layouts.taming(shape) | judged)}, tmp_path / "last.ckpt")
+    (tmp_path / "model.yaml").write_text("model: {params: {ddconfig: {resolution: 32}}}\n")
+    shards = ROOT / "data" / "samples" / "mnist"
+    for command in listed:
+        short = command.replace("runs/mine/shards", str(shards)).replace("runs/mine", str(tmp_path / "mine"))
+        words = shlex.split(short.replace("path/to", str(tmp_path)))
+        if "--init" in words:
+            words += shlex.split("--steps 2 --run.precision fp32 --data.transform.size 32 --data.batch_size 4")
+            words += shlex.split("--evaluate_samples 4 --loss.perceptual.weight 0 --run.trackers []")
+        done = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "discriminator: from there too" in (tmp_path / "mine" / "tuned" / "log.txt").read_text()
+    assert (tmp_path / "mine" / "vqmodel" / "diffusion_pytorch_model.safetensors").is_file()
+
+
 def test_the_recipes_named_are_those_that_ship():
-    named = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    named = set(re.findall(r"^\| `(\w+)` \|", section("Recipes"), re.MULTILINE))
     assert named == {place.name for place in (ROOT / "launch" / "recipes").iterdir() if place.is_dir()}
+
+
+def test_the_layouts_named_are_those_that_can_be_read():
+    rows = re.findall(r"^\| (`[^|]+) \|", section("Bring your tokenizer"), re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(NAMES)
