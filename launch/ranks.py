@@ -41,12 +41,10 @@ class Joined:
     """The ranks of a command (`joined`), as Ranks."""
 
     def __init__(self, accelerator: Accelerator):
-        self.rank, self.world_size, self.device = (
-            accelerator.process_index,
-            accelerator.num_processes,
-            accelerator.device,
-        )
-        self._vote = distributed.Vote(self.world_size, self.device)
+        self.accelerator = accelerator
+        self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
+        self.device = accelerator.device
+        self.vote = distributed.Vote(self.world_size, self.device, self.rank)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks of a tensor on the device."""
@@ -54,7 +52,10 @@ class Joined:
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's picklable object, by rank."""
-        return self._vote.gather(value)
+        return self.vote.gather(value)
+
+    def alive(self) -> None:
+        """Nothing: only a Run has a watchdog."""
 
 
 @contextlib.contextmanager

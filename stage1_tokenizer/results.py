@@ -19,7 +19,12 @@ SUBJECT = ("fingerprint", "prior", "prior_weights", "sampling", "measured_set")
 """What two comparable results may be about."""
 CIRCUMSTANCES = ("commit", "hardware", "ranks", "versions", "date", "by", "subset")
 """What moves figures in their last digits at most."""
-PLACES = ("data", "transform", "reference.set", "reference.transform")
+PARTS = {
+    "codes": ("bits_per_code", "accuracy", "codes"),
+    "classifier": ("class_agreement", "real_accuracy", "real_samples"),
+}
+"""What some figures alone rest on: where it differs they can't be compared, but the others may be."""
+PLACES = ("data", "transform", "reference.set", "reference.transform", "codes.set")
 """Where pictures come from and how they were prepared: data_hash and reference.hash say whether they are the same."""
 
 DIFFERENT = 1
@@ -66,14 +71,22 @@ def load(path: str) -> dict[str, Any]:
 def report(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, list[str]]:
     """Whether two results can be compared, and lines that say what differs and, if they can, their figures."""
     found = list(differences(one, other))
-    wrong = [change for change in found if must_agree(change[0])]
-    lines = [f"  {key}: {_short(a)} | {_short(b)}" for key, a, b in found if not must_agree(key)]
+    parts = {key.split(".")[0] for key, _, _ in found if must_agree(key)} & set(PARTS)
+    wrong = [change for change in found if must_agree(change[0]) and change[0].split(".")[0] not in parts]
+    lines = [f"  {key}: {_short(a)} | {_short(b)}" for key, a, b in found if (key, a, b) not in wrong]
     if lines:
         lines = ["differs, as it may:", *lines]
     if wrong:
         told = [f"  {key}: {_short(a)} | {_short(b)}" for key, a, b in wrong]
         return False, [*lines, "not comparable, because this must agree:", *told]
-    shared = [key for key, value in one.items() if isinstance(value, (int, float)) and key in other]
+    apart = [figure for part in parts for figure in PARTS[part] if figure in one and figure in other]
+    if apart:
+        lines.append(f"not comparable, because what they rest on differs: {', '.join(apart)}")
+    shared = [
+        key for key, value in one.items() if isinstance(value, (int, float)) and key in other and key not in apart
+    ]
+    if not shared:
+        return False, [*lines, "not comparable: they share no figure"]
     return True, [*lines, "comparable:", *(f"  {key}: {one[key]:.6g} | {other[key]:.6g}" for key in shared)]
 
 

@@ -3,13 +3,21 @@
 bits_per_code     the prior's mean -log2 p(code) on held-out codes, each once
 class_agreement   share of samples for which a classifier fitted to real training pictures gives the class asked for
 real_accuracy     the same classifier's accuracy on real held-out pictures, without which agreement means little
+fid, sfid, inception_score, kid, precision, recall; or frechet_vgg16, kid_vgg16, …: distances of the samples from
+                  `reference` (stage1_tokenizer.distances)
+
+On several ranks with `python -m launch.local --processes N stage2_prior.evaluate …`; every code and picture counts
+once, whatever their number. `--compare A.json B.json` says whether two results may be compared, and what differs.
 
 Shapes: B pictures, C channels, H W pixels, F features.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,42 +26,52 @@ import numpy as np
 
 from data.cli import UserError, parse, run
 from data.writer import write_file
+from stage1_tokenizer.distance_config import DistanceConfig
 
 if TYPE_CHECKING:
     from data.transforms import TransformConfig
+    from launch.ranks import Joined
+    from stage1_tokenizer.features import FeatureNetwork
+    from stage2_prior.prior import Prior
 
 FEATURE_SIDE = 16
 """Pictures are shrunk to at most this side before they are classified."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(DistanceConfig):
     """Measure a prior and its samples; what isn't named isn't measured."""
 
-    prior: str
-    """A finished run's folder or a released prior."""
+    prior: str | None = None
+    """A finished run's folder or a released prior; null where only pictures are measured, whoever made them."""
     out: str
     """JSON file for the results."""
     tokenizer: str | None = None
     """The released tokenizer, to be sure that the prior is over its codes; null: not checked."""
     codes: str | None = None
-    """Index of held-out codes, for bits_per_code."""
+    """Index of held-out codes, for bits_per_code; needs `prior`."""
     samples: str | None = None
-    """Folder that stage2_prior.sample wrote, for class_agreement; needs `data`."""
+    """The samples: a folder that stage2_prior.sample wrote, or, for distances alone, any folder of pictures or an .npz
+    (arr_0). Needs `data` for class_agreement or `reference` for distances, or both."""
     data: str | None = None
-    """Index of the real training pictures that the classifier is fitted to."""
+    """Index of the real training pictures that the classifier is fitted to; needs `prior`."""
     held_out: str | None = None
     """Index of real held-out pictures, for the classifier's own accuracy."""
     limit: int = 10_000
     """Pictures of `data` (and of `held_out`) that are used at most, evenly spaced."""
     batch_size: int = 64
-    """Codes or pictures read at once."""
+    """Codes or pictures read at once, by each rank."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.codes is None and self.samples is None:
-            raise ValueError("nothing to measure: name codes, samples and data, or both")
-        if (self.samples is None) != (self.data is None):
-            raise ValueError("samples and data go together: the classifier is fitted to data and judges samples")
+            raise ValueError("nothing to measure: name codes; samples and data; or samples and reference")
+        if (self.samples is None) != (self.data is None and self.reference is None):
+            raise ValueError("samples go with data (a classifier's, which judges them), with reference, or with both")
+        if self.prior is None and (self.codes or self.data or self.tokenizer):
+            raise ValueError("codes, data and tokenizer need prior: name it, or leave them away")
+        if self.save_reference and not self.reference:
+            raise ValueError("save_reference needs reference: name the set whose statistics are to be saved")
         for name in ("limit", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
@@ -141,40 +159,118 @@ def agreement(config: EvaluateConfig, transform: TransformConfig, tokenizer: str
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Measure what is configured, write it to config.out, and return it."""
-    import torch
-
-    from data.index import ShardIndex
-    from data.transforms import TransformConfig
-    from stage2_prior.codes import CodeSource
+    """Measure what is configured, write it to config.out, and return it (the same on every rank)."""
+    from launch.ranks import Joined, joined
+    from stage1_tokenizer import results as results_of
+    from stage1_tokenizer.features import load_network
     from stage2_prior.prior import weights_hash
     from stage2_prior.priors import load_prior
-    from stage2_prior.train import bits_per_code
 
-    prior = load_prior(config.prior)
+    if config.save_reference and Path(config.save_reference).exists():
+        raise UserError(f"save_reference={config.save_reference} exists: choose another file, or delete it")
+    network = None
+    if config.reference:
+        weights = {"inception_weights": config.inception_weights, "vgg_weights": config.vgg_weights}
+        network = load_network(config.features, **weights)
+    prior = load_prior(config.prior) if config.prior else None
+    results: dict[str, Any] = {}
+    with joined() as accelerator:
+        ranks = Joined(accelerator)
+        measured: dict[str, Any] = {"prior": config.prior, "fingerprint": None}
+        if prior is not None:
+            results = {"tokenizer": prior.source.tokenizer, "prior_weights": weights_hash(prior)}
+            measured |= {"fingerprint": prior.source.tokenizer, "prior_weights": results["prior_weights"]}
+            results |= of_prior(config, prior, ranks, measured)
+        if network is not None:
+            results |= distances(config, prior, network.to(ranks.device), ranks, measured)
+        results["measured"] = {**measured, **results_of.circumstances(ranks.world_size)}
+        if accelerator.is_main_process:
+            Path(config.out).parent.mkdir(parents=True, exist_ok=True)
+            write_file(Path(config.out), json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def of_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, measured: dict[str, Any]) -> dict[str, Any]:
+    """bits_per_code, and what a classifier says; what they rest on goes to `measured`."""
+    from data.index import ShardIndex
+    from data.transforms import TransformConfig
+    from launch.distributed import on_main
+    from stage2_prior.codes import CodeSource
+    from stage2_prior.train import held_out_figures
+
+    found: dict[str, Any] = {}
     if config.tokenizer:
         from stage1_tokenizer import Tokenizer
 
         fingerprint = Tokenizer.from_pretrained(config.tokenizer).fingerprint
         prior.source.must_be_of(fingerprint, "tokenizer", config.tokenizer)
-    results: dict[str, Any] = {"tokenizer": prior.source.tokenizer, "prior_weights": weights_hash(prior)}
     if config.codes:
         index = ShardIndex.load(config.codes)
         prior.source.must_equal(CodeSource.of_index(index, config.codes, "codes"), "codes", config.codes)
-        prior.to("cuda" if torch.cuda.is_available() else "cpu")
-        results |= {
-            "bits_per_code": bits_per_code(prior, config.codes, batch_size=config.batch_size),
-            "codes": len(index),
-        }
-    if config.samples:
-        results |= agreement(config, TransformConfig.from_dict(prior.source.transform), prior.source.tokenizer)
-    Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-    write_file(Path(config.out), json.dumps(results, indent=1) + "\n")
-    return results
+        prior.to(ranks.device)
+        found |= held_out_figures(prior, config.codes, ranks, batch_size=config.batch_size)
+        found["codes"] = len(index)
+        measured["codes"] = {"set": config.codes, "name": index.name, "count": len(index), **prior.source.to_dict()}
+    if config.data:
+        transform = TransformConfig.from_dict(prior.source.transform)
+        judged = on_main(ranks.accelerator, lambda: agreement(config, transform, prior.source.tokenizer))
+        found |= ranks.gather(judged)[0]
+        measured["classifier"] = {"data": config.data, "limit": config.limit, "what": found["classifier"]}
+    return found
+
+
+def distances(
+    config: EvaluateConfig, prior: Prior | None, network: FeatureNetwork, ranks: Joined, measured: dict[str, Any]
+) -> dict[str, float]:
+    """The samples' distances from the reference; what they rest on goes to `measured`."""
+    from data.transforms import TransformConfig
+    from stage1_tokenizer.distances import METHOD, figures
+    from stage1_tokenizer.picture_sets import side_of
+    from stage1_tokenizer.references import measure_set, reference_of, save_reference
+
+    assert config.samples is not None and config.reference is not None
+    side = side_of(config.samples)
+    if side is None:
+        raise UserError(f"samples={config.samples} is neither a folder of pictures nor an .npz: name one of the two")
+    transform = TransformConfig.from_dict(prior.source.transform) if prior else TransformConfig(size=side)
+    if side != transform.size:
+        raise UserError(
+            f"samples={config.samples} are of {side} pixels a side, the prior's pictures of {transform.size}: name "
+            "samples of this prior, or leave prior away"
+        )
+    with shown(ranks) as alive:
+        settings: dict[str, Any] = {"batch_size": config.batch_size, "kept": config.kept, "alive": alive}
+        reference = reference_of(config.reference, transform, network, ranks, **settings)
+        samples = measure_set(config.samples, transform, network, ranks, **settings)
+    described = Path(config.samples) / "samples.json"
+    measured |= {
+        "measured_set": samples.about,
+        "samples": samples.statistics.count,
+        "sampling": json.loads(described.read_text()).get("settings") if described.exists() else None,
+        "features": {**network.about, **METHOD, "kept": config.kept},
+        "reference": reference.about,
+    }
+    if config.save_reference and ranks.rank == 0:
+        save_reference(Path(config.save_reference), reference, network)
+    found = figures(network, samples.statistics, reference.statistics) if ranks.rank == 0 else None
+    return ranks.gather({"samples": samples.statistics.count, **found} if found is not None else None)[0]
+
+
+@contextlib.contextmanager
+def shown(ranks: Joined) -> Iterator[Callable[[int], None]]:
+    """A progress display of pictures, on rank 0; gives what advances it."""
+    from data.progress import Progress
+
+    with Progress("evaluate samples", None, unit="pictures", enabled=ranks.rank == 0) as bar:
+        yield bar.advance
 
 
 def main() -> int:
     """The command."""
+    if sys.argv[1:2] == ["--compare"]:
+        from stage1_tokenizer.results import compare
+
+        return compare(sys.argv[2:])
     results = evaluate(parse(EvaluateConfig, prog="python -m stage2_prior.evaluate"))
     print(", ".join(f"{name} {value:.4f}" for name, value in results.items() if isinstance(value, float)))
     return 0

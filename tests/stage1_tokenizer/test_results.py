@@ -83,6 +83,17 @@ def test_what_is_compared_may_differ_and_is_told(key: str, value: object):
     assert lines[-2:] == ["  psnr: 21.5 | 21.5", "  frechet_vgg16: 12.25 | 12.25"]
 
 
+def test_figures_that_rest_on_what_differs_are_left_out():
+    one, other = copy.deepcopy(RESULT), copy.deepcopy(RESULT)
+    for result, tokenizer in ((one, "e" * 64), (other, "f" * 64)):
+        result["bits_per_code"] = 3.5
+        result["measured"]["codes"] = {"set": "codes/index.json", "tokenizer": tokenizer}
+    comparable, lines = report(one, other)
+    assert comparable and "not comparable, because what they rest on differs: bits_per_code" in lines
+    assert not any(line.startswith("  bits_per_code") for line in lines)
+    assert "  bits_per_code: 3.5 | 3.5" in report(one, one)[1]
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     files = []
     for name, result in (("a", RESULT), ("b", changed("samples", 7)), ("c", {"psnr": 3})):

@@ -3,15 +3,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.cli import UserError
 from data.transforms import TransformConfig
+from stage1_tokenizer.results import report
 from stage2_prior.evaluate import EvaluateConfig, PictureClassifier, evaluate, features, real_pictures
 from stage2_prior.priors import load_prior
 from stage2_prior.train import bits_per_code
+from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded, Trained
 
 MNIST = Path(__file__).parents[2] / "data" / "samples" / "mnist"
@@ -35,10 +39,59 @@ def test_results_are_written_and_right(coded: Coded, trained: Trained, tmp_path:
     assert results["class_agreement"] == pytest.approx(np.mean(list(results["class_agreement_by_class"].values())))
 
 
+def _on_a_rank(config: EvaluateConfig) -> dict[str, Any]:
+    return evaluate(config)
+
+
+def test_two_ranks_measure_codes_and_samples_as_one_does(coded: Coded, trained: Trained, tmp_path: Path):
+    config = EvaluateConfig(
+        prior=trained.prior,
+        codes=coded.held_out_codes,
+        samples=str(trained.samples),
+        reference=coded.held_out,
+        batch_size=5,
+        out=str(tmp_path / "one.json"),
+    )
+    one = evaluate(config)
+    assert {"frechet_vgg16", "kid_vgg16", "precision_vgg16", "recall_vgg16"} <= set(one)
+    measured = one["measured"]
+    assert (measured["samples"], measured["reference"]["pictures"], measured["codes"]["count"]) == (21, 18, 18)
+    assert measured["sampling"]["guidance"] == 2.0 and measured["fingerprint"] == one["tokenizer"]
+    two = run_distributed_test(_on_a_rank, 2, [replace(config, out=str(tmp_path / "two.json"))])
+    for found in two:
+        assert report(one, found)[0]
+        for name in [name for name, value in one.items() if isinstance(value, float)]:
+            assert found[name] == pytest.approx(one[name], rel=1e-6, abs=1e-9), name
+
+
+def test_foreign_pictures_need_no_prior(coded: Coded, trained: Trained, tmp_path: Path):
+    """The samples' PNGs in a folder of others, and in ADM's .npz, are the same set at the same distance."""
+    files = sorted(path for path in trained.samples.glob("*/*.png"))
+    np.savez(tmp_path / "samples.npz", np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]))
+    (tmp_path / "folder").mkdir()
+    for number, file in enumerate(files):
+        (tmp_path / "folder" / f"{number}.png").write_bytes(file.read_bytes())
+    found = []
+    for name in ("samples.npz", "folder"):
+        saved = str(tmp_path / f"{name}-reference.npz")
+        config = EvaluateConfig(
+            samples=str(tmp_path / name),
+            reference=coded.held_out,
+            save_reference=saved,
+            out=str(tmp_path / f"{name}.json"),
+        )
+        found.append(evaluate(config))
+        again = evaluate(replace(config, reference=saved, save_reference=None, out=str(tmp_path / "again.json")))
+        assert again["frechet_vgg16"] == pytest.approx(found[-1]["frechet_vgg16"], rel=1e-9)
+        assert again["measured"]["reference"] == found[-1]["measured"]["reference"]
+    comparable, lines = report(*found)
+    assert comparable and "bits_per_code" not in "".join(lines)
+    assert found[0]["measured"]["measured_set"]["hash"] == found[1]["measured"]["measured_set"]["hash"]
+    assert found[0]["frechet_vgg16"] == pytest.approx(found[1]["frechet_vgg16"], rel=1e-6)
+
+
 def test_agreement_counts_the_samples_that_show_their_class(coded: Coded, trained: Trained, tmp_path: Path):
     """Real pictures in the samples' place, a third of them under a wrong class."""
-    from PIL import Image
-
     described = json.loads((trained.samples / "samples.json").read_text())
     for one in described["classes"]:
         one["count"] = 3
@@ -79,5 +132,17 @@ def test_what_does_not_belong_together_is_refused(coded: Coded, trained: Trained
         evaluate(config)
     with pytest.raises(UserError, match="holds no finished samples"):
         evaluate(replace(config, codes=None, samples=str(tmp_path), data=coded.pictures))
-    with pytest.raises(ValueError, match="nothing to measure"):
-        EvaluateConfig(prior="p", out="o")
+    with pytest.raises(UserError, match="neither a folder"):
+        evaluate(replace(config, codes=None, samples=coded.pictures, reference=coded.pictures))
+    for wrong, message in (
+        ({"prior": "p"}, "nothing to measure"),
+        ({"prior": "p", "samples": "s"}, "samples go with"),
+        ({"prior": "p", "codes": "c", "reference": "r"}, "samples go with"),
+        ({"codes": "c"}, "need prior"),
+        ({"samples": "s", "data": "d"}, "need prior"),
+        ({"prior": "p", "codes": "c", "save_reference": "r"}, "needs reference"),
+        ({"samples": "s", "reference": "r", "features": "none"}, "need features"),
+        ({"samples": "s", "reference": "r", "kept": 3}, "too small"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            EvaluateConfig(out="o", **wrong)  # type: ignore[arg-type]
