@@ -29,9 +29,10 @@ TOLERANCE = 2e-5
 
 def settings(coded: Coded, folder: Path, strategy: str | None = None, **changes: Any) -> PriorTrainConfig:
     run = {"log_every": 1, "save_every": 1000, "strategy": strategy} | changes.pop("run", {})
+    micro_batch = changes.pop("micro_batch", 3)
     return PriorTrainConfig(
         run=RunConfig(folder=str(folder), trackers=[], **run),
-        data=CodeDataConfig(index=coded.codes, held_out=coded.held_out_codes, batch_size=8, micro_batch=3),
+        data=CodeDataConfig(index=coded.codes, held_out=coded.held_out_codes, batch_size=8, micro_batch=micro_batch),
         tokenizer=coded.tokenizer,
         **{
             "model": PriorModelConfig(layers=2, width=16, heads=2, class_dropout=0.3, code_noise=0.1),
