@@ -147,6 +147,11 @@ class ShardIndex:
             shards = tuple(Shard(str(s["url"]), int(s["nsamples"]), s.get("filesize")) for s in values["shardlist"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{source} has a shard without url or nsamples ({error}): make the index anew") from error
+        if any(shard.nsamples < 0 for shard in shards):
+            raise UserError(f"{source} has a shard with fewer than 0 samples: make the index anew")
+        for key, kind in (("classes", list), ("meta", dict)):
+            if not isinstance(values.get(key) or kind(), kind):
+                raise UserError(f"{source} has a {key} that is no {kind.__name__}: make the index anew")
         return cls(
             shards=shards,
             name=str(values.get("name", "")),

@@ -174,7 +174,6 @@ def open_tokenizer(folder: str) -> Tokenizer:
 
 def open_run(folder: Path) -> OpenedRun:
     """Load the averaged weights of the newest whole checkpoint; UserError where the folder has none."""
-    import torch
     import yaml
 
     from data.transforms import TransformConfig
@@ -192,10 +191,26 @@ def open_run(folder: Path) -> OpenedRun:
     for step in checkpoint.steps(folder):
         place = folder / checkpoint.FOLDER / f"{checkpoint.PREFIX}{step:09d}"
         if checkpoint.verify(place) is None:
-            tokenizer.load_state_dict(torch.load(place / "ema.pt", map_location="cpu", weights_only=True))
+            tokenizer.load_state_dict(_weights(place / "ema.pt"))
             origin = json.loads((folder / ORIGIN).read_text()) if (folder / ORIGIN).exists() else {}
             return OpenedRun(folder, tokenizer.eval(), step, place, config, origin)
     raise UserError(f"run={folder} has no whole checkpoint: let it train until its first one, or continue it")
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    """A network's state in a checkpoint; UserError for a file that holds anything but tensors and plain values."""
+    import pickle
+
+    import torch
+
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path} can't be read safely ({' '.join(str(error).split())[:120]}…): it holds more than weights, or is "
+            f"damaged; use an older checkpoint"
+        ) from error
+    return found
 
 
 def _given_metrics(path: str, opened: OpenedRun) -> dict[str, Any]:

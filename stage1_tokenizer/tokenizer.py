@@ -253,7 +253,7 @@ class Tokenizer(nn.Module):
         try:
             tokenizer.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split())[:300]
             raise UserError(f"{folder / WEIGHTS} can't be loaded ({reason}): release the tokenizer again") from error
         if values.get("fingerprint") not in (None, tokenizer.fingerprint):
             raise UserError(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from data.cli import UserError
 from stage2_prior.chance import Chance
 from stage2_prior.codes import CodeSource, Form
 from stage2_prior.vocabulary import Vocabulary
@@ -186,12 +187,23 @@ class Prior(nn.Module):
 
 
 def stock_model(name: str, folder: Path) -> Any:
-    """What the transformers class `name` loads from a folder, float32, on the CPU."""
+    """What the transformers class `name` loads from a folder, float32, on the CPU; of safetensors, never of a pickle.
+
+    Raises UserError where that can't be loaded.
+    """
     import transformers
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return getattr(transformers, name).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    kept: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+    try:
+        return getattr(transformers, name).from_pretrained(folder, **kept)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{folder} holds no weights of {name} in safetensors ({reason}): export the prior again"
+        ) from error
 
 
 def weights_hash(prior: Prior) -> str:

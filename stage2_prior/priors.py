@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.cli import UserError
+from stage1_tokenizer.hub import fetched
 from stage2_prior.autoregressive import AutoregressivePrior
 from stage2_prior.codes import CodeSource
 from stage2_prior.depth import DepthPrior
@@ -51,17 +52,18 @@ def check_form(kind: str, source: CodeSource) -> None:
         )
 
 
-def load_prior(folder: str | Path) -> Prior:
+def load_prior(folder: str | Path, revision: str | None = None) -> Prior:
     """The prior in a release or at the end of a run (RUN/prior), in evaluation mode, float32, on the CPU.
 
-    Raises UserError where there is none.
+    `folder` may also be a name on the Hub, ORG/NAME, and `revision` a branch, tag or commit there. Raises UserError
+    where there is none.
     """
-    place = _place(Path(folder))
+    place = _place(fetched(folder, revision))
     try:
         described = json.loads((place / DESCRIPTION).read_text())
         vocabulary, source = Vocabulary.from_dict(described["vocabulary"]), CodeSource.from_dict(described["codes"])
         kind = KINDS[described["kind"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{place / DESCRIPTION} can't be read ({error}): export the prior again") from error
     return kind.load(place, vocabulary, source)
 

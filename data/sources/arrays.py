@@ -10,6 +10,7 @@ import gzip
 import io
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -146,15 +147,7 @@ class ArraySource(PixelSource):
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        file = existing(path, "an array file")
-        if file.suffix == ".npy":
-            beside = file.with_name(f"{file.stem}_labels.npy")
-            found = {"images": np.load(file, mmap_mode="r", allow_pickle=False)}
-            if beside.exists():
-                found["labels"] = np.load(beside, allow_pickle=False)
-        else:
-            with np.load(file, allow_pickle=False) as archive:
-                found = {name: archive[name] for name in archive.files}
+        found = _arrays(existing(path, "an array file"))
         pictures = {name: array for name, array in found.items() if array.ndim >= 3}
         parts: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
         for name, array in pictures.items():
@@ -187,3 +180,16 @@ def _pictures(name: str, array: np.ndarray) -> np.ndarray:
     if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (3, 4)):
         raise UserError(f"source: the array {name} has shape {array.shape}: pictures are (N, H, W) or (N, H, W, 1|3|4)")
     return array
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz`, or of a `.npy` and the labels beside it; UserError for a file that can't be read."""
+    try:
+        if file.suffix != ".npy":
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        beside = file.with_name(f"{file.stem}_labels.npy")
+        found = {"images": np.load(file, mmap_mode="r", allow_pickle=False)}
+        return found | ({"labels": np.load(beside, allow_pickle=False)} if beside.exists() else {})
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"source={file} holds no plain arrays ({error}): save pictures as uint8 by numpy") from error
