@@ -1,6 +1,6 @@
 """Converted tokenizers beside the peers' own code: are the codes equal, how far are the reconstructions apart?
 
-    python -m tests.benchmarks.parity --peers DIR
+    python -m tests.benchmarks.parity --peer DIR
 
 DIR holds checkouts taming-transformers/, LlamaGen/, SEED-Voken/, SimVQ/, VAR/ and open-muse/. Each peer's own model,
 small and with random weights, is saved as its trainer would, converted by the command, and given the same pictures. A
@@ -36,23 +36,63 @@ LIMIT = 1e-4
 
 SMALL = Shape(ch=32, mult=(1, 2, 2), z=16, codes=64, dim=16, attention=(2,))
 WIDE, DEEP = replace(SMALL, ch=128, dim=8), replace(SMALL, mult=(1, 1, 2, 2, 4), attention=(4,))
-PEERS: dict[str, tuple[str, Callable[[Path], PeerModel], Shapes]] = {
-    "taming VQModel": ("taming", peer_models.taming, peer_layouts.taming(SMALL)),
-    "taming VQModel, attention at 2 levels": (
-        "taming",
-        lambda folder: peer_models.taming(folder, attention=(8, 16)),
-        peer_layouts.taming(replace(SMALL, attention=(1, 2))),
+F16, F8 = Shape(), Shape(mult=(1, 2, 2, 4), attention=(3,))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A peer's tokenizer, small and as it was published."""
+
+    layout: str
+    """The converter's name for it."""
+    build: Callable[[Path, Shape, int], PeerModel]
+    """The peer's own model."""
+    listing: Callable[[Shape], Shapes]
+    """The keys and shapes that the tests state for it."""
+    published: Shape
+    """Its published numbers; codebooks above 16,384 are cut to that, as the search is the same."""
+    small: Shape = SMALL
+    """Small ones."""
+    sizes: tuple[int, int] = (32, 256)
+    """Pixels of the small and the published pictures."""
+
+
+def gumbel(folder: Path, shape: Shape, size: int) -> PeerModel:
+    """taming-transformers' GumbelVQ."""
+    return peer_models.taming(folder, shape, size, "GumbelVQ")
+
+
+def var_keys(shape: Shape) -> Shapes:
+    """VAR's; the small one has fewer scales."""
+    return peer_layouts.var(shape, scales=4 if shape.ch == SMALL.ch else 10)
+
+
+PEERS: dict[str, Case] = {
+    "taming VQModel": Case("taming", peer_models.taming, peer_layouts.taming, F16),
+    "taming VQModel, attention at 2 levels": Case(
+        "taming", peer_models.taming, peer_layouts.taming, replace(F8, attention=(2, 3)),
+        replace(SMALL, attention=(1, 2)),
     ),
-    "taming GumbelVQ": ("taming", lambda folder: peer_models.taming(folder, "GumbelVQ"), peer_layouts.gumbel(SMALL)),
-    "LlamaGen VQModel": ("llamagen", peer_models.llamagen, peer_layouts.llamagen(WIDE)),
-    "SEED-Voken IBQ": ("ibq", peer_models.ibq, peer_layouts.taming(SMALL)),
-    "SEED-Voken Open-MAGVIT2": ("open_magvit2", peer_models.open_magvit2, peer_layouts.magvit(replace(SMALL, z=10))),
-    "SimVQ VQModel": ("simvq", peer_models.simvq, peer_layouts.simvq(SMALL)),
-    "VAR VQVAE": ("var", peer_models.var, peer_layouts.var(DEEP, scales=4)),
-    "open-muse MaskGitVQGAN": ("maskgit", peer_models.maskgit, peer_layouts.maskgit(SMALL)),
-    "diffusers VQModel": ("diffusers", peer_models.diffusers, peer_layouts.diffusers(SMALL)),
-}
-"""What is compared: the layout's name, the peer's own model, and the keys and shapes that the tests state for it."""
+    "taming GumbelVQ": Case("taming", gumbel, peer_layouts.gumbel, replace(F8, codes=8192)),
+    "LlamaGen VQModel": Case(
+        "llamagen", peer_models.llamagen, peer_layouts.llamagen, replace(F16, codes=16384, dim=8), WIDE
+    ),
+    "SEED-Voken IBQ": Case("ibq", peer_models.ibq, peer_layouts.taming, Shape(blocks=4, codes=16384)),
+    "SEED-Voken Open-MAGVIT2": Case(
+        "open_magvit2", peer_models.open_magvit2, peer_layouts.magvit, Shape(blocks=4, z=18), replace(SMALL, z=10)
+    ),
+    "SimVQ VQModel": Case(
+        "simvq", peer_models.simvq, peer_layouts.simvq, Shape(mult=(1, 2, 2, 4), z=128, dim=128, codes=16384),
+        sizes=(32, 128),
+    ),
+    "VAR VQVAE": Case("var", peer_models.var, var_keys, Shape(ch=160, z=32, codes=4096), DEEP, (64, 256)),
+    "open-muse MaskGitVQGAN": Case("maskgit", peer_models.maskgit, peer_layouts.maskgit, F16),
+    "diffusers VQModel": Case(
+        "diffusers", peer_models.diffusers, peer_layouts.diffusers,
+        Shape(mult=(1, 2, 2, 4, 6), z=64, dim=64, codes=8192, attention=()),
+    ),
+}  # fmt: skip
+"""What is compared."""
 
 
 @dataclass
@@ -101,23 +141,26 @@ def ours(tokenizer: Tokenizer, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def compare(name: str, folder: Path) -> Compared:
+def compare(name: str, folder: Path, published: bool) -> Compared:
     """Build a peer's tokenizer, convert it, run both."""
-    layout, build, stated = PEERS[name]
+    case = PEERS[name]
+    shape, size = (case.published if published else case.small), case.sizes[published]
     torch.manual_seed(0)
     try:
-        peer = build(folder)
+        peer = case.build(folder, shape, size)
     except (ImportError, FileNotFoundError, AttributeError) as error:
         return Compared(name, reason=f"not run: {' '.join(str(error).split())}")
-    x_BCHW = torch.rand(2, 3, peer.size, peer.size, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    x_BCHW = torch.rand(1 if published else 2, 3, size, size, generator=torch.Generator().manual_seed(2)) * 2 - 1
     their_codes, their_recon = peer.reconstruct(x_BCHW)
     with tempfile.TemporaryDirectory() as place:
-        out = convert.convert(convert.parse([*written(peer, Path(place)), "--from", layout]))
+        out = convert.convert(convert.parse([*written(peer, Path(place)), "--from", case.layout]))
         tokenizer = Tokenizer.from_pretrained(out)
         carried = "carried over" if (out / "discriminator.safetensors").is_file() else "none"
     codes, recon = ours(tokenizer, x_BCHW)
     found = {name: tuple(tensor.shape) for name, tensor in peer.model.state_dict().items()}
-    listed = {name: shape for name, shape in found.items() if not name.startswith(("loss.", "model_ema."))} == stated
+    listed = {
+        name: shape for name, shape in found.items() if not name.startswith(("loss.", "model_ema."))
+    } == case.listing(shape)
     equal = bool(torch.equal(codes, their_codes))
     return Compared(
         name,
@@ -135,10 +178,11 @@ def compare(name: str, folder: Path) -> Compared:
 def main() -> int:
     """Compare all, print the table and the JSON line; 1 where a peer that ran isn't on par."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--peers", type=Path, required=True, help="folder with the peers' checkouts")
+    parser.add_argument("--peer", type=Path, required=True, help="folder with the peers' checkouts")
     parser.add_argument("--only", choices=PEERS, help="one of them")
+    parser.add_argument("--published", action="store_true", help="at the published sizes: minutes")
     options = parser.parse_args()
-    rows = [compare(name, options.peers.resolve()) for name in PEERS if options.only in (None, name)]
+    rows = [compare(name, options.peer.resolve(), options.published) for name in PEERS if options.only in (None, name)]
     titles = f"{'peer':<40}{'codes equal':>12}{'codes':>7}{'distinct':>9}{'difference':>12}{'largest':>9}"
     print(f"{titles}{'as stated':>10}  discriminator")
     for row in rows:
@@ -147,7 +191,7 @@ def main() -> int:
             f"{row.peer:<40}{row.codes_equal!s:>12}{row.codes:>7}{row.distinct:>9}{shown:>12}{row.largest:>9.2f}"
             f"{row.listed!s:>10}  {row.discriminator} {row.reason}"
         )
-    print(json.dumps({"limit": LIMIT, "peers": [asdict(row) for row in rows]}))
+    print(json.dumps({"limit": LIMIT, "published": options.published, "peers": [asdict(row) for row in rows]}))
     return int(any(not row.good and not row.reason.startswith("not run") for row in rows))
 
 

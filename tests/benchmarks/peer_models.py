@@ -19,8 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-DD = {"double_z": False, "in_channels": 3, "out_ch": 3, "ch": 32, "ch_mult": [1, 2, 2], "num_res_blocks": 2}
-ATTENTION = {"attn_resolutions": [8], "dropout": 0.0, "resolution": 32}
+from tests.stage1_tokenizer.peer_layouts import Shape
+
+
+def numbers(shape: Shape, size: int, attention: bool = True) -> dict[str, Any]:
+    """`ddconfig`, as taming-transformers and those after it call it."""
+    found: dict[str, Any] = {
+        "double_z": False, "in_channels": 3, "out_ch": 3, "ch": shape.ch, "ch_mult": list(shape.mult),
+        "num_res_blocks": shape.blocks, "z_channels": shape.z, "resolution": size,
+    }  # fmt: skip
+    where = [size >> level for level in shape.attention]
+    return found | ({"attn_resolutions": where, "dropout": 0.0} if attention else {})
 
 
 @dataclass
@@ -35,8 +44,6 @@ class PeerModel:
     """Its codes, flat, and its reconstruction of pictures in [-1, 1], in [-1, 1] but not clamped."""
     settings: dict[str, Any] | None = None
     """Its configuration file, where the weights don't tell all."""
-    size: int = 32
-    """Pixels of a picture."""
     changes: list[str] = field(default_factory=list)
     """Options of the converter."""
     note: str = ""
@@ -110,15 +117,15 @@ def with_averages(model: nn.Module, ema: Any) -> dict[str, Tensor]:
     return {**state, **{f"model_ema.{name}": tensor for name, tensor in averages.items()}}
 
 
-def taming(folder: Path, kind: str = "VQModel", attention: tuple[int, ...] = (8,)) -> PeerModel:
+def taming(folder: Path, shape: Shape, size: int, kind: str = "VQModel") -> PeerModel:
     """VQModel or GumbelVQ of taming-transformers."""
     with checkout(folder / "taming-transformers"):
         vqgan = importlib.import_module("taming.models.vqgan")
         judge = importlib.import_module("taming.modules.discriminator.model").NLayerDiscriminator
-        dd = {**DD, **ATTENTION, "attn_resolutions": list(attention), "z_channels": 16}
+        dd = numbers(shape, size)
         more = {"temperature_scheduler_config": nn.Identity()} if kind == "GumbelVQ" else {}
         loss = _Loss(judge(input_nc=3, n_layers=2, ndf=8))
-        model = randomise(getattr(vqgan, kind)(dd, loss, n_embed=64, embed_dim=16, **more))
+        model = randomise(getattr(vqgan, kind)(dd, loss, n_embed=shape.codes, embed_dim=shape.dim, **more))
         module = sys.modules["taming.modules.vqvae.quantize"]
     if kind == "GumbelVQ":
         nn.init.normal_(model.quantize.proj.weight)  # type: ignore[union-attr, arg-type]
@@ -151,13 +158,13 @@ def spread_once(model: Any, codebook: Tensor, latents: Callable[[], Tensor]) -> 
         model._spread = True
 
 
-def llamagen(folder: Path) -> PeerModel:
+def llamagen(folder: Path, shape: Shape, size: int) -> PeerModel:
     """VQModel of LlamaGen, whose width of 128 can't be set."""
     with checkout(folder / "LlamaGen"):
         vq_model = importlib.import_module("tokenizer.tokenizer_image.vq_model")
         judge = importlib.import_module("tokenizer.tokenizer_image.discriminator_patchgan").NLayerDiscriminator
         arguments = vq_model.ModelArgs(
-            codebook_size=64, encoder_ch_mult=[1, 2, 2], decoder_ch_mult=[1, 2, 2], z_channels=16
+            codebook_size=shape.codes, encoder_ch_mult=shape.mult, decoder_ch_mult=shape.mult, z_channels=shape.z
         )
         model = randomise(vq_model.VQModel(arguments))
         discriminator = judge(input_nc=3, n_layers=2, ndf=8)
@@ -170,47 +177,48 @@ def llamagen(folder: Path) -> PeerModel:
     return PeerModel(model, checkpoint, lambda x: _vq(model, x))
 
 
-def ibq(folder: Path) -> PeerModel:
+def ibq(folder: Path, shape: Shape, size: int) -> PeerModel:
     """IBQ of SEED-Voken, as its training saves it, averages included."""
     with checkout(folder / "SEED-Voken"):
         module = importlib.import_module("src.IBQ.models.ibqgan")
         judge = importlib.import_module("src.IBQ.modules.discriminator.model").NLayerDiscriminator
-        dd = {**DD, **ATTENTION, "z_channels": 16}
-        model = randomise(module.IBQ(dd, _Loss(judge(input_nc=3, n_layers=2, ndf=8)), n_embed=64, embed_dim=16))
+        dd, loss = numbers(shape, size), _Loss(judge(input_nc=3, n_layers=2, ndf=8))
+        model = randomise(module.IBQ(dd, loss, n_embed=shape.codes, embed_dim=shape.dim))
         ema = importlib.import_module("src.IBQ.modules.ema").LitEma
     settings = {"model": {"init_args": {"ddconfig": dd, "beta": 0.25, "entropy_temperature": 0.01}}}
     peer = PeerModel(model, {}, lambda x: _vq(model, x), settings)
-    _vq(model, torch.rand(2, 3, 32, 32) * 2 - 1)
+    with torch.no_grad():
+        _vq(model, torch.rand(1, 3, size, size) * 2 - 1)  # before its averages are taken
     peer.checkpoint = {"state_dict": with_averages(model, ema)}
     return peer
 
 
-def open_magvit2(folder: Path) -> PeerModel:
+def open_magvit2(folder: Path, shape: Shape, size: int) -> PeerModel:
     """VQModel of Open-MAGVIT2, averages included."""
     with checkout(folder / "SEED-Voken"):
         module = importlib.import_module("src.Open_MAGVIT2.models.lfqgan")
         ema = importlib.import_module("src.Open_MAGVIT2.modules.ema").LitEma
-        dd = {**DD, "z_channels": 10, "resolution": 128}
+        dd = numbers(shape, 128, attention=False)
         weights = {"sample_minimization_weight": 1.0, "batch_maximization_weight": 1.0}
-        model = randomise(module.VQModel(dd, nn.Identity(), n_embed=1024, embed_dim=10, **weights))
+        model = randomise(module.VQModel(dd, nn.Identity(), n_embed=1 << shape.z, embed_dim=shape.z, **weights))
 
     def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:
         quant, _, codes, _ = model.encode(x)
         return codes.flatten(), model.decode(quant)
 
-    data = {"init_args": {"train": {"params": {"config": {"size": 32}}}}}
+    data = {"init_args": {"train": {"params": {"config": {"size": size}}}}}
     settings = {"model": {"init_args": {"ddconfig": dd}}, "data": data}
     return PeerModel(model, {"state_dict": with_averages(model, ema)}, reconstruct, settings)
 
 
-def simvq(folder: Path) -> PeerModel:
+def simvq(folder: Path, shape: Shape, size: int) -> PeerModel:
     """VQModel of SimVQ, averages included; its codebook is frozen and has none."""
     with checkout(folder / "SimVQ"):
         module = importlib.import_module("taming.models.vq")
         quantize = importlib.import_module("taming.modules.vqvae.quantize").SimVQ
         ema = importlib.import_module("taming.modules.ema").LitEma
-        dd = {**DD, "z_channels": 16, "resolution": 32}
-        quantizer = quantize(64, 16, beta=0.25, legacy=False)
+        dd = numbers(shape, size, attention=False)
+        quantizer = quantize(shape.codes, shape.dim, beta=0.25, legacy=False)
         model = randomise(module.VQModel(dd, nn.Identity(), quantizer))
 
     def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,19 +226,19 @@ def simvq(folder: Path) -> PeerModel:
         return codes.flatten(), model.decode(quant)
 
     with torch.no_grad():  # the projection near the identity, so that the spread codebook stays spread
-        model.quantize.embedding_proj.weight.copy_(torch.eye(16) + 0.1 * torch.randn(16, 16))
-        spread(model.quantize.embedding.weight, model.encoder(torch.rand(4, 3, 32, 32) * 2 - 1))
-    params = {"n_e": 64, "e_dim": 16, "beta": 0.25, "legacy": False}
+        model.quantize.embedding_proj.weight.copy_(torch.eye(shape.dim) + 0.1 * torch.randn(shape.dim, shape.dim))
+        spread(model.quantize.embedding.weight, model.encoder(torch.rand(1, 3, size, size) * 2 - 1))
+    params = {"n_e": shape.codes, "e_dim": shape.dim, "beta": 0.25, "legacy": False}
     settings = {"model": {"init_args": {"ddconfig": dd, "quantconfig": {"params": params}}}}
     return PeerModel(model, {"state_dict": with_averages(model, ema)}, reconstruct, settings)
 
 
-def var(folder: Path) -> PeerModel:
-    """VQVAE of VAR: five levels, as it can't be built otherwise."""
+def var(folder: Path, shape: Shape, size: int) -> PeerModel:
+    """VQVAE of VAR: five levels, as it can't be built otherwise; for a grid of 4x4, fewer scales."""
     with checkout(folder / "VAR", "models"):
         vqvae = importlib.import_module("models.vqvae").VQVAE
-        scales = (1, 2, 3, 4)
-        model = randomise(vqvae(vocab_size=64, z_channels=16, ch=32, v_patch_nums=scales, test_mode=True))
+        scales = (1, 2, 3, 4) if size == 64 else (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+        model = randomise(vqvae(shape.codes, shape.z, shape.ch, v_patch_nums=scales, test_mode=True))
 
     def reconstruct(x: Tensor) -> tuple[Tensor, Tensor]:
         spread_once(model, model.quantize.embedding.weight, lambda: model.quant_conv(model.encoder(x)))
@@ -238,18 +246,18 @@ def var(folder: Path) -> PeerModel:
         latents = model.quantize.f_to_idxBl_or_fhat(model.quant_conv(model.encoder(x)), to_fhat=True)[-1]
         return codes.flatten(), model.decoder(model.post_quant_conv(latents))
 
-    return PeerModel(model, model.state_dict(), reconstruct, size=64, changes=["--model.quantizer.scales", "[1,2,3,4]"])
+    return PeerModel(model, model.state_dict(), reconstruct, changes=["--model.quantizer.scales", str(list(scales))])
 
 
-def maskgit(folder: Path) -> PeerModel:
+def maskgit(folder: Path, shape: Shape, size: int) -> PeerModel:
     """MaskGitVQGAN of open-muse: pictures in [0, 1]."""
     with checkout(folder / "open-muse", "muse"):
         sys.modules["muse"].logging = importlib.import_module("muse.logging")  # type: ignore[attr-defined]
         module = importlib.import_module("muse.modeling_maskgit_vqgan")
         model = randomise(
             module.MaskGitVQGAN(
-                resolution=32, hidden_channels=32, channel_mult=(1, 2, 2), z_channels=16, num_embeddings=64,
-                quantized_embed_dim=16,
+                resolution=size, hidden_channels=shape.ch, channel_mult=shape.mult, num_res_blocks=shape.blocks,
+                z_channels=shape.z, num_embeddings=shape.codes, quantized_embed_dim=shape.dim,
             )
         )  # fmt: skip
 
@@ -262,14 +270,16 @@ def maskgit(folder: Path) -> PeerModel:
     return PeerModel(model, model.state_dict(), reconstruct)
 
 
-def diffusers(folder: Path, **changes: Any) -> PeerModel:
+def diffusers(folder: Path, shape: Shape, size: int) -> PeerModel:
     """VQModel of the installed diffusers; `folder` isn't needed."""
     from diffusers import VQModel
 
+    at = [number in shape.attention for number in range(len(shape.mult))]
     settings: dict[str, Any] = {
-        "block_out_channels": (32, 64, 64), "layers_per_block": 2, "latent_channels": 16, "num_vq_embeddings": 64,
-        "down_block_types": ("DownEncoderBlock2D",) * 2 + ("AttnDownEncoderBlock2D",),
-        "up_block_types": ("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 2, **changes,
+        "block_out_channels": shape.widths, "layers_per_block": shape.blocks, "latent_channels": shape.z,
+        "num_vq_embeddings": shape.codes, "vq_embed_dim": shape.dim, "mid_block_add_attention": any(at),
+        "down_block_types": ["AttnDownEncoderBlock2D" if here else "DownEncoderBlock2D" for here in at],
+        "up_block_types": ["AttnUpDecoderBlock2D" if here else "UpDecoderBlock2D" for here in reversed(at)],
     }  # fmt: skip
     model: Any = randomise(VQModel(**settings))
 

@@ -1,11 +1,11 @@
 """Every strategy against one process, and every change of strategy at a checkpoint: the whole matrix.
 
-    python tests/benchmarks/strategies.py [--precision bf16] [--activation_checkpointing true] [--compile true] \
-        [--kind masked] [--out FILE]
+    python -m tests.benchmarks.strategies [--precision bf16] [--activation_checkpointing true] [--compile true] \
+        [--kind masked] [--onward [RANKS…]] [--out FILE]
 
 Each of ddp, fsdp2, zero1, zero2 and zero3 trains a small prior for 50 steps on two gloo ranks; then each goes on from
-step 25 of each (25 pairs), and from each on one and four ranks. Printed is the largest difference of any step's loss
-from one process's.
+step 25 of each (25 pairs), on as many ranks as --onward says. Printed is the largest difference of any step's loss from
+one process's; the logged losses have six decimals.
 """
 
 from __future__ import annotations
@@ -13,13 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from launch.facts import commit, hardware, now
 from launch.strategies import STRATEGIES
@@ -50,11 +47,11 @@ def whole(coded: Coded, place: Path, options: argparse.Namespace) -> None:
     for strategy in options.strategies:
         config = configured(coded, place / strategy, strategy, options)
         train_until(config, HALF)
-        shutil_once(place / strategy, place / f"{strategy}-half")
+        copy_once(place / strategy, place / f"{strategy}-half")
         train(config)
 
 
-def shutil_once(source: Path, target: Path) -> None:
+def copy_once(source: Path, target: Path) -> None:
     """Copy a folder, on rank 0."""
     import torch
 
@@ -68,7 +65,7 @@ def onward(coded: Coded, place: Path, options: argparse.Namespace, ranks: int) -
     for begun in options.strategies:
         for strategy in options.strategies:
             target = place / f"{begun}-{strategy}-{ranks}"
-            shutil_once(place / f"{begun}-half", target)
+            copy_once(place / f"{begun}-half", target)
             train(configured(coded, target, strategy, options))
 
 
