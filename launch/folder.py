@@ -77,7 +77,7 @@ def adopt(folder: Path, config: Any, may_change: Sequence[str]) -> None:
     new = plain(config)
     path = folder / CONFIG
     if path.exists():
-        old = yaml.safe_load(path.read_text())
+        old = with_defaults(yaml.safe_load(path.read_text()), config)
         for key, before, after in differences(old, new):
             if not any(key == free or (free.endswith(".") and key.startswith(free)) for free in may_change):
                 raise UserError(
@@ -85,6 +85,20 @@ def adopt(folder: Path, config: Any, may_change: Sequence[str]) -> None:
                     f"set it back to continue that run, or choose another run.folder"
                 )
     write_atomically(path, yaml.safe_dump(new, sort_keys=False))
+
+
+def with_defaults(old: dict[str, Any], config: Any) -> dict[str, Any]:
+    """A saved configuration with settings that came after it, at their defaults: what it was run with."""
+    filled = dict(old)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and isinstance(filled.get(field.name), dict):
+            filled[field.name] = with_defaults(filled[field.name], value)
+        elif field.name not in filled and field.default is not dataclasses.MISSING:
+            filled[field.name] = plain(field.default)
+        elif field.name not in filled and field.default_factory is not dataclasses.MISSING:
+            filled[field.name] = plain(field.default_factory())
+    return filled
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -19,7 +19,7 @@ from stage2_prior.config import PriorTrainConfig
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("data", "launch", "stage1_tokenizer", "stage2_prior")
 FOUNDATION = (
-    *("distributed", "facts", "folder", "metrics", "ranks", "runtime", "checkpoint", "settings", "watchdog"),
+    *("distributed", "facts", "folder", "guard", "metrics", "ranks", "runtime", "checkpoint", "settings", "watchdog"),
     *("inspection", "retention", "waits", "writing", "shards", "strategies", "fsdp", "zero"),
 )
 ALLOWED = {

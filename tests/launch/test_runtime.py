@@ -172,3 +172,17 @@ def failing() -> None:
 def test_a_ranks_exception_comes_back_with_its_traceback() -> None:
     with pytest.raises(AssertionError, match=r"rank 1 failed:(.|\n)*Traceback(.|\n)*rank one's own trouble"):
         run_distributed_test(failing, 2)
+
+
+def test_a_run_begun_before_a_setting_came_goes_on_at_its_default(tmp_path: Path) -> None:
+    from launch import folder
+
+    config = JobConfig(run=RunConfig(folder=str(tmp_path)))
+    folder.adopt(tmp_path, config, ())
+    saved = yaml.safe_load((tmp_path / folder.CONFIG).read_text())
+    del saved["run"]["skip_limit"], saved["rate"]
+    (tmp_path / folder.CONFIG).write_text(yaml.safe_dump(saved))
+    folder.adopt(tmp_path, config, ())
+    assert yaml.safe_load((tmp_path / folder.CONFIG).read_text())["run"]["skip_limit"] == config.run.skip_limit
+    with pytest.raises(UserError, match=r"run\.seed=5 differs from 0"):
+        folder.adopt(tmp_path, JobConfig(run=RunConfig(folder=str(tmp_path), seed=5)), ())
