@@ -152,6 +152,7 @@ def _scratch(name: str, count: int, like: Tensor) -> Tensor:
     key = f"{name} {like.dtype}"
     kept: Tensor | None = getattr(_memory, key, None)
     if kept is None or kept.numel() < count:
-        kept = like.new_empty(count)
+        with torch.inference_mode(False):  # what is made for inference alone could not be used in training after it
+            kept = torch.empty(count, dtype=like.dtype, device=like.device)
         setattr(_memory, key, kept)
     return kept[:count]
