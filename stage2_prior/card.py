@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stage2_prior.codes import CodeSource
     from stage2_prior.prior import Prior
     from stage2_prior.release import ReleaseConfig
 
@@ -19,7 +20,7 @@ tags:
 
 # {name}
 
-A {kind} prior made with vqloom: {parameters:.2f} M parameters over {grid} codes out of {codes}, {classes}.
+A {kind} prior made with vqloom: {parameters:.2f} M parameters over {codes}, {classes}.
 
 Its codes are those of the tokenizer with the fingerprint `{tokenizer}`; another one's decoder gives noise.
 
@@ -55,6 +56,10 @@ code_BN = prior.generate(torch.tensor([[{first}]]), do_sample=False)[:, 1:]  # {
 It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` takes it too, asked with token ids.
 """
 
+OWN = """
+It needs vqloom to be sampled: {why}. The transformers themselves are stock: {loads} loads {what}.
+"""
+
 MASKED = """
 It is a stock ModernBERT: `AutoModelForMaskedLM.from_pretrained("{name}")` loads it; the mask token is {mask}.
 """
@@ -72,24 +77,19 @@ def write_card(
     from stage1_tokenizer.card import said, trained_on
 
     vocabulary, source = prior.vocabulary, prior.source
-    grid = "×".join(map(str, source.grid))
     name = config.name or Path(config.out).resolve().name
-    stock = MASKED.format(name=name, mask=vocabulary.mask) if vocabulary.masked else CAUSAL.format(
-        name=name, first=source.codebook_size, grid=grid
-    )  # fmt: skip
     figures = [f"| {key} | {value:.4g} |" for key, value in metrics.items() if isinstance(value, (int, float))]
     path.write_text(
         TEMPLATE.format(
             licence=config.licence,
             name=name,
             kind=prior.kind,
-            parameters=sum(weight.numel() for weight in prior.lm.parameters()) / 1e6,
-            grid=grid,
-            codes=source.codebook_size,
+            parameters=sum(weight.numel() for part in prior.parts.values() for weight in part.parameters()) / 1e6,
+            codes=codes_of(source),
             classes=f"{len(vocabulary.classes)} classes" if vocabulary.classes else "no classes",
             tokenizer=source.tokenizer,
-            stock=stock,
-            last=source.codebook_size - 1,
+            stock=use_of(prior, name),
+            last=vocabulary.codes - 1,
             null=vocabulary.null,
             data=trained_on(settings["data"]["index"]),
             steps=settings["steps"],
@@ -102,3 +102,29 @@ def write_card(
             figures="\n".join(["| figure | value |", "|---|---|", *figures]) if figures else "None were measured.",
         )
     )
+
+
+def codes_of(source: CodeSource) -> str:
+    """What the codes of a picture are, in words."""
+    shape = "×".join(map(str, source.shape))
+    scales = f" on scales {', '.join(map(str, source.scales))}" if source.scales else ""
+    each = " of each codebook" if source.codebooks > 1 else ""
+    return f"{shape} codes out of {source.codebook_size}{each}{scales}"
+
+
+def use_of(prior: Prior, name: str) -> str:
+    """How a prior is used without vqloom, as far as it can be."""
+    vocabulary, source = prior.vocabulary, prior.source
+    if prior.kind == "depth":
+        why = "a transformer over the places and one over the codes of each take turns"
+        loads, what = (
+            f"`{prior.stock}.from_pretrained`",
+            f"the one in `{name}`, `AutoModelForCausalLM` that in `depth/`",
+        )
+        return OWN.format(why=why, loads=loads, what=what)
+    if prior.kind == "multiscale":
+        why = "what the transformer hears is made of the tokenizer's codebook and convolutions, copies in `pyramid/`"
+        return OWN.format(why=why, loads=f'`{prior.stock}.from_pretrained("{name}")`', what="it")
+    if vocabulary.masked:
+        return MASKED.format(name=name, mask=vocabulary.mask)
+    return CAUSAL.format(name=name, first=source.codebook_size, grid="×".join(map(str, source.grid)))

@@ -14,6 +14,7 @@ Shapes: B batch, S scales, M codes of one, N of all, K codes of the codebook, D 
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,9 @@ class MultiscalePrior(Prior):
 
     def work(self) -> list[Work]:
         """Places attend to their own and to coarser scales."""
-        sizes = torch.tensor(self.pyramid.sizes, dtype=torch.float64)
-        return [Work(self.lm, 1.0, float((sizes * sizes.cumsum(0)).sum() / sizes.sum()))]
+        sizes = self.pyramid.sizes
+        attended = sum(size * end for size, end in zip(sizes, itertools.accumulate(sizes), strict=True))
+        return [Work(self.lm, 1.0, attended / sum(sizes))]
 
     def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
         """Logits of every code, logits_BNK float32, from the class (or null) tokens and the coarser scales' codes."""

@@ -59,13 +59,13 @@ def write_pictures(folder: Path, *, shards: int, each: int, seed: int = 0) -> st
     return str(folder / "index.json")
 
 
-def write_tokenizer(folder: Path, *, seed: int = 0) -> str:
-    """An untrained tokenizer for them: 4×4 codes out of 24."""
+def write_tokenizer(folder: Path, *, seed: int = 0, **quantizer: object) -> str:
+    """An untrained tokenizer for them: 4×4 codes out of 24, with `quantizer` another kind of codes."""
     from stage1_tokenizer import Tokenizer
     from stage1_tokenizer.config import ModelConfig, QuantizerConfig
 
     torch.manual_seed(seed)
-    quantizer = QuantizerConfig(codebook_size=CODES, code_dim=4)
+    settings = QuantizerConfig(**{"codebook_size": CODES, "code_dim": 4} | quantizer)  # type: ignore[arg-type]
     model = ModelConfig(
         in_channels=1,
         channels=32,
@@ -73,10 +73,12 @@ def write_tokenizer(folder: Path, *, seed: int = 0) -> str:
         res_blocks=1,
         attention=False,
         z_channels=8,
-        quantizer=quantizer,
+        quantizer=settings,
     )
     tokenizer = Tokenizer(model, TransformConfig(size=16, channels=1))
     with torch.no_grad():
-        tokenizer.quantizer.embedding.weight.normal_()
+        for module in tokenizer.quantizer.modules():
+            if isinstance(module, torch.nn.Embedding):
+                module.weight.normal_()
     tokenizer.save_pretrained(folder)
     return str(folder)
