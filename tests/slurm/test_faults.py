@@ -77,17 +77,17 @@ def test_a_loss_that_is_no_number_ends_the_job_and_saves_nothing_of_it(toy: Toy)
 
 
 def test_a_second_job_on_the_run_folder_is_refused_and_a_dead_owner_is_not(toy: Toy) -> None:
-    toy.submit("--steps", "400", *SLOW, nodes=1)
+    toy.submit("--steps", "1000", *SLOW, nodes=1)
     started(toy)
     second = Toy(toy.cluster, toy.out)
     second.log = toy.log.with_name("second.log")
-    second.submit("--steps", "400", *SLOW, nodes=1)
+    second.submit("--steps", "1000", *SLOW, nodes=1)
     assert second.wait(900) == "FAILED"
     assert "is in use by process" in second.text()
     os.kill(toy.processes()[0].pid, signal.SIGKILL)
     until(120, lambda: toy.state != "RUNNING", "end of the killed one")
     assert toy.wait(600) == "COMPLETED"
-    assert toy.orders() == all_samples(400)
+    assert toy.orders() == all_samples(1000)
 
 
 def test_two_nodes_then_one_then_two(toy: Toy, cluster: Cluster, tmp_path: Path) -> None:
