@@ -8,7 +8,6 @@ What can't be followed raises FlattenError, so that a release is never incomplet
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import sys
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from stage1_tokenizer.syntax import (
     Source,
     for_types_only,
     is_future,
+    is_module,
     is_ours,
     is_text,
     name_of,
@@ -108,7 +108,7 @@ class _Walk:
             if isinstance(statement, ast.ImportFrom) and is_ours(statement) and not statement.level:
                 alias = next(alias for alias in statement.names if name_of(alias) == name)
                 package, inner = statement.module or "", f"{statement.module}.{alias.name}"
-                if alias.name not in self.source(package).binds and importlib.util.find_spec(inner):
+                if alias.name not in self.source(package).binds and is_module(inner):
                     return inner
         return None
 
@@ -203,5 +203,5 @@ class _Walk:
 
     def refuse_named_modules(self, source: Source, line: int, text: str) -> None:
         """A text that is the name of a module of ours may be imported by it, which isn't followed."""
-        if re.fullmatch(rf"({'|'.join(OURS)})(\.\w+)+", text) and importlib.util.find_spec(text):
+        if re.fullmatch(rf"({'|'.join(OURS)})(\.\w+)+", text) and is_module(text):
             raise FlattenError(f"{source.module} line {line}: {text} is named in a text: import names of it")

@@ -35,7 +35,7 @@ class Source:
     @classmethod
     def read(cls, module: str) -> Source:
         """Find and parse a module, without running it."""
-        spec = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module) if is_module(module) else None
         if spec is None or spec.origin is None:
             raise FlattenError(f"{module} is not a module")
         text = Path(spec.origin).read_text()
@@ -132,3 +132,11 @@ def is_future(statement: ast.stmt) -> bool:
 def for_types_only(statement: ast.stmt) -> bool:
     """Whether it is `if TYPE_CHECKING:`, which never runs."""
     return isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING")
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is that of a module."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

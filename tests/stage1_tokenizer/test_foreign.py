@@ -1,0 +1,130 @@
+"""Released tokenizers in environments without any of our code: their codes are those that we compute."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.transforms import TransformConfig
+from stage1_tokenizer.config import ModelConfig, QuantizerConfig
+from stage1_tokenizer.convert import convert, parse
+from stage1_tokenizer.flatten import flatten
+from stage1_tokenizer.quantizers import KINDS
+from stage1_tokenizer.snippet import write_model_files
+from stage1_tokenizer.syntax import FlattenError
+from stage1_tokenizer.tokenizer import Tokenizer
+from tests.environments import call, environment
+from tests.stage1_tokenizer import peer_layouts
+from tests.stage1_tokenizer.small_backbones import BACKBONES
+from tests.stage1_tokenizer.test_convert import SMALL, saved, state
+
+ALONE = """
+import importlib, sys
+for name in ("stage1_tokenizer", "data", "launch", "lpips", "torchvision"):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        continue
+    sys.exit(f"{name} is importable")
+"""
+BY_TRANSFORMERS = """
+import json, sys, torch
+from transformers import AutoModel
+from pathlib import Path
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    size, channels = 32, model.config.model["in_channels"]
+    x = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    y, codes = model.reconstruct(x)
+    if codes is not None:
+        assert torch.equal(model.encode(x), codes)
+        assert torch.allclose(model.decode(codes), y, atol=1e-5)
+    print(json.dumps([folder.name, None if codes is None else codes.flatten().tolist(), float(y.double().abs().sum())]))
+"""
+BY_DIFFUSERS = """
+import json, sys, torch
+from diffusers import VQModel
+model = VQModel.from_pretrained(sys.argv[1]).eval()
+x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
+with torch.no_grad():
+    _, _, (_, _, codes) = model.quantize(model.encode(x).latents)
+print(json.dumps(codes.flatten().tolist()))
+"""
+
+
+def tokenizers() -> dict[str, Tokenizer]:
+    """One of every quantizer and of every backbone, untrained, for pictures of 32×32."""
+    conv = {"channels": 8, "channel_multipliers": [1, 1, 1], "res_blocks": 1, "z_channels": 8, "in_channels": 1}
+    configs = dict(BACKBONES)
+    for kind in KINDS:
+        quantizer = QuantizerConfig(kind=kind, codebook_size=32, code_dim=4, scales=[1, 2, 4, 8])  # type: ignore[arg-type]
+        configs[f"quantizer-{kind}"] = ModelConfig(quantizer=quantizer, **conv)  # type: ignore[arg-type]
+    made = {}
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        made[name] = Tokenizer(config, TransformConfig(size=32, channels=config.in_channels)).eval()
+    return made
+
+
+def pictures(channels: int) -> torch.Tensor:
+    return torch.rand(2, channels, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+@pytest.mark.slow
+def test_with_torch_transformers_and_safetensors_alone(tmp_path: Path):
+    python = environment(tmp_path / "environment", "torch", "transformers", "safetensors")
+    call(python, ALONE, cwd=tmp_path)
+    made = tokenizers()
+    for name, tokenizer in made.items():
+        tokenizer.save_pretrained(tmp_path / "released" / name)
+        write_model_files(tmp_path / "released" / name)
+    printed = call(python, BY_TRANSFORMERS, str(tmp_path / "released"), cwd=tmp_path)
+    got = {name: (codes, total) for name, codes, total in map(json.loads, printed.splitlines())}
+    assert set(got) == set(made)
+    for name, tokenizer in made.items():
+        y_BCHW, codes = tokenizer.reconstruct(pictures(tokenizer.config.in_channels))
+        assert got[name][0] == (None if codes is None else codes.flatten().tolist()), name
+        assert got[name][1] == pytest.approx(float(y_BCHW.double().abs().sum()), rel=1e-5), name
+
+
+@pytest.mark.slow
+def test_with_torch_and_diffusers_alone(tmp_path: Path):
+    pytest.importorskip("diffusers")
+    path = saved(tmp_path, {"state_dict": state(peer_layouts.taming(SMALL))})
+    ours = convert(parse([str(path), str(tmp_path / "ours"), "--from", "taming"]))
+    theirs = convert(parse([str(ours), str(tmp_path / "theirs"), "--to", "diffusers"]))
+    python = environment(tmp_path / "environment", "torch", "diffusers")
+    call(python, ALONE, cwd=tmp_path)
+    codes = json.loads(call(python, BY_DIFFUSERS, str(theirs), cwd=tmp_path))
+    assert codes == Tokenizer.from_pretrained(ours).encode(pictures(3)).flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import stage1_tokenizer.model\nx = stage1_tokenizer.model\n", "write `from package.module import name`"),
+        ("from stage1_tokenizer.model import *\n\ndef f():\n    from data.tar import *\n", "write `from package"),
+        ("from stage1_tokenizer.model import Missing\nx = Missing\n", "has no `Missing` at its top level"),
+        ("from stage1_tokenizer import model\nx = model.Missing\n", "has no `Missing` at its top level"),
+        ("from stage1_tokenizer import model\nx = [model]\n", "is used whole"),
+        ("import importlib\nx = importlib.import_module('stage1_tokenizer.model')\n", "is named in a text"),
+    ],
+)
+def test_what_can_not_be_followed_fails(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "strange_module.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(FlattenError, match=message):
+        flatten("strange_module", "out.py", "")
+
+
+def test_only_what_is_needed_travels():
+    files = flatten("stage1_tokenizer.remote", "modeling_vqloom.py", "From {module}")
+    assert {"stage1_tokenizer_quantizers_vector.py", "stage1_tokenizer_vit.py"} <= set(files)
+    for name, text in files.items():
+        compile(text, name, "exec")
+        assert "\nfrom stage1_tokenizer" not in text and "\nfrom data" not in text and "jsonargparse" not in text
+    assert "def parse" not in files["data_cli.py"] and "class UserError" in files["data_cli.py"]
+    assert not any(part in name for name in files for part in ("perceptual", "train", "launch", "remote"))
