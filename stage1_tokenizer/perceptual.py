@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.cli import UserError
-from stage1_tokenizer.config import PerceptualConfig
 from stage1_tokenizer.convolution import convolved, laid_out
+from stage1_tokenizer.loss_config import PerceptualConfig
 from stage1_tokenizer.reduce import at_least_float32
 
 # One entry a layer: "pool"; (outputs, kernel, stride, padding) of a convolution and its ReLU; (squeezed, expanded) of

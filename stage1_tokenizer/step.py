@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from stage1_tokenizer.backbones import Decoder
-from stage1_tokenizer.config import LossConfig
 from stage1_tokenizer.convolution import LastLayer
 from stage1_tokenizer.discriminator.weights import advance
+from stage1_tokenizer.loss_config import LossConfig
 from stage1_tokenizer.losses import (
     PIXEL,
     LeCam,

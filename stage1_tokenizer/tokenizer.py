@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from data.cli import UserError
 from data.transforms import TransformConfig
 from stage1_tokenizer.backbones import build_bridge, build_decoder, build_encoder
-from stage1_tokenizer.config import ModelConfig
+from stage1_tokenizer.model_config import ModelConfig
 from stage1_tokenizer.prepare import Pictures, as_batch, stacked, to_pil
 from stage1_tokenizer.quantizers import Quantized, build_quantizer
 from stage1_tokenizer.step import Reconstruction
@@ -47,6 +47,7 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.transform = transform
+        self.frozen: tuple[str, ...] = ()
         self.encoder = build_encoder(config)
         self.quantizer = build_quantizer(config.quantizer)
         self.quant_conv = build_bridge(config, config.encoder_channels, self.quantizer.input_channels)
@@ -135,6 +136,13 @@ class Tokenizer(nn.Module):
         """
         quantized = self._quantize(self._batch(pictures))
         return self._pictures(quantized.latents), quantized.codes
+
+    def train(self, mode: bool = True) -> Tokenizer:
+        """As of any module, but that the parts in `frozen` stay in evaluation mode, in which no statistics move."""
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self, name).eval()
+        return self
 
     def forward(self, x_BCHW: Tensor, micro_batch: int | None = None) -> Reconstruction:
         """What a training step needs of pictures in [-1, 1]: not clamped, with the quantizer's losses. No checks.

@@ -65,7 +65,7 @@ def cost(prior: Prior) -> Cost:
 
 def on_no_device(config: PriorModelConfig, source: CodeSource, classes: Sequence[str]) -> Cost:
     """The cost of a prior that is only described: nothing is allocated. Scales' codes are taken for 32 numbers each."""
-    from stage1_tokenizer.config import QuantizerConfig
+    from stage1_tokenizer.quantizer_config import QuantizerConfig
     from stage1_tokenizer.quantizers import build_quantizer
     from stage2_prior.priors import build_prior
 

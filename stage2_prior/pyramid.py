@@ -76,7 +76,7 @@ class Pyramid(nn.Module):
         """What `save_pretrained` wrote."""
         from safetensors.torch import load_file
 
-        from stage1_tokenizer.config import QuantizerConfig
+        from stage1_tokenizer.quantizer_config import QuantizerConfig
         from stage1_tokenizer.quantizers import MultiscaleQuantizer
 
         settings = json.loads((folder / CONFIG).read_text())

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from data.cli import UserError
-from stage1_tokenizer.config import AdversarialConfig
 from stage1_tokenizer.discriminator.norms import BatchNorm
 from stage1_tokenizer.discriminator.patch import Discriminator
 from stage1_tokenizer.discriminator.projected import ProjectedDiscriminator
 from stage1_tokenizer.discriminator.residual import ResidualDiscriminator
 from stage1_tokenizer.discriminator.vit import load_vit
+from stage1_tokenizer.loss_config import AdversarialConfig
 
 __all__ = [
     "BatchNorm",

@@ -9,11 +9,11 @@ import itertools
 
 from torch import Tensor, nn
 
-from stage1_tokenizer.config import AdversarialConfig
 from stage1_tokenizer.convolution import CONVOLUTIONS, laid_out
 from stage1_tokenizer.discriminator.blur import Blur
 from stage1_tokenizer.discriminator.norms import BatchNorm, normalisation
 from stage1_tokenizer.discriminator.weights import spectrally_normal
+from stage1_tokenizer.loss_config import AdversarialConfig
 
 
 class Discriminator(nn.Module):

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.config import AdversarialConfig
 from stage1_tokenizer.discriminator.norms import normalisation
 from stage1_tokenizer.discriminator.vit import FrozenViT
 from stage1_tokenizer.discriminator.weights import spectrally_normal
+from stage1_tokenizer.loss_config import AdversarialConfig
 from stage1_tokenizer.reduce import at_least_float32
 
 STAGES = 4

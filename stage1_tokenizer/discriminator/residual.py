@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.config import AdversarialConfig
 from stage1_tokenizer.convolution import convolution, laid_out
 from stage1_tokenizer.discriminator.blur import Blur
 from stage1_tokenizer.discriminator.weights import scaled
+from stage1_tokenizer.loss_config import AdversarialConfig
 from stage1_tokenizer.reduce import at_least_float32
 
 WIDEST = 512

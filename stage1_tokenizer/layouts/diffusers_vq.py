@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from data.cli import UserError
-from stage1_tokenizer.config import ModelConfig
 from stage1_tokenizer.layouts.base import Converted, Source, Weights, conv_model, count, need
 from stage1_tokenizer.model import attention_levels, norm_groups
+from stage1_tokenizer.model_config import ModelConfig
 
 CLASS = "VQModel"
 GROUPS = 32

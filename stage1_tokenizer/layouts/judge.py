@@ -6,14 +6,13 @@ and a ReLU for each layer, then the last convolution.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from stage1_tokenizer.config import AdversarialConfig
+from stage1_tokenizer.loss_config import AdversarialConfig
 
 FILE = "discriminator.safetensors"
 UNUSED = ("running_mean", "running_var", "num_batches_tracked")
@@ -65,8 +64,3 @@ def load(folder: Path) -> dict[str, Tensor] | None:
     from safetensors.torch import load_file
 
     return load_file(folder / FILE) if (folder / FILE).is_file() else None
-
-
-def settings_of(config: AdversarialConfig) -> dict[str, Any]:
-    """All settings of a discriminator, for a message."""
-    return dataclasses.asdict(config)

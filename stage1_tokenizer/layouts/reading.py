@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,5 +156,7 @@ def tensors_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _line(error: BaseException) -> str:
     """What an error says, in one line of moderate length."""
+    if found := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
+        return f"it holds {found[1]}, which is no tensor"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "…"

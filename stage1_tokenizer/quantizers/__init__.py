@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stage1_tokenizer.config import QuantizerConfig
+from stage1_tokenizer.quantizer_config import QuantizerConfig
 from stage1_tokenizer.quantizers.backpropagation import IndexBackpropagationQuantizer
 from stage1_tokenizer.quantizers.base import Quantized, Quantizer
 from stage1_tokenizer.quantizers.binary import BinarySphericalQuantizer, LookupFreeQuantizer

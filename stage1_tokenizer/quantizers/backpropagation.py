@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.config import QuantizerConfig
+from stage1_tokenizer.quantizer_config import QuantizerConfig
 from stage1_tokenizer.quantizers.base import Counter, Quantized, Quantizer, codes_to_grid, grid_to_rows
 from stage1_tokenizer.quantizers.entropy import soft_entropies, weighted
 from stage1_tokenizer.quantizers.search import nearest_code

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage1_tokenizer.config import QuantizerConfig
+from stage1_tokenizer.quantizer_config import QuantizerConfig
 from stage1_tokenizer.reduce import differentiable_sum, world
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.config import QuantizerConfig
+from stage1_tokenizer.quantizer_config import QuantizerConfig
 from stage1_tokenizer.quantizers.base import Quantized, Quantizer
 from stage1_tokenizer.quantizers.straight import straight_through
 from stage1_tokenizer.quantizers.vector import VectorQuantizer

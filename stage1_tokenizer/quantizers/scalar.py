@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from stage1_tokenizer.config import QuantizerConfig
+from stage1_tokenizer.quantizer_config import QuantizerConfig
 from stage1_tokenizer.quantizers.base import Quantized, Quantizer, codes_to_grid, grid_to_rows
 from stage1_tokenizer.quantizers.straight import straight_through
 

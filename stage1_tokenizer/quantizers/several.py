@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from stage1_tokenizer.config import QuantizerConfig
+from stage1_tokenizer.quantizer_config import QuantizerConfig
 from stage1_tokenizer.quantizers.base import Quantized, Quantizer, codes_to_grid, grid_to_rows
 from stage1_tokenizer.quantizers.straight import GRADIENTS
 from stage1_tokenizer.quantizers.vector import VectorQuantizer
