@@ -91,9 +91,10 @@ def test_a_second_job_on_the_run_folder_is_refused_and_a_dead_owner_is_not(toy: 
 
 
 def test_two_nodes_then_one_then_two(toy: Toy, cluster: Cluster, tmp_path: Path) -> None:
-    calm = Toy(cluster, tmp_path / "calm").submit("--steps", "90", "--dropout", "0", *SLOW)
+    options = ("--steps", "90", "--dropout", "0", *SLOW, "--run.log_every", "1")  # each step's loss, no means of parts
+    calm = Toy(cluster, tmp_path / "calm").submit(*options)
     assert calm.wait(600) == "COMPLETED"
-    toy.submit("--steps", "90", "--dropout", "0", *SLOW)
+    toy.submit(*options)
     for goal, nodes in ((20, 1), (50, 2)):
         started(toy, goal)
         cluster.call("scancel", "--batch", "--signal=USR1", toy.job)
