@@ -20,7 +20,10 @@ from launch.stages import PipelineConfig, Stage, stages
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 
-OF_SAMPLES = ("class_agreement", "class_agreement_by_class", "real_accuracy", "real_samples", "classifier")
+OF_SAMPLES = (
+    *("class_agreement", "class_agreement_by_class", "real_accuracy", "real_samples", "classifier"),
+    *("frechet_vgg16", "kid_vgg16", "precision_vgg16", "recall_vgg16"),
+)
 """Figures of the prior's evaluation that tell of the samples."""
 
 

@@ -28,6 +28,7 @@ TILES = (
     ("tokenizer.codebook_usage", "Codebook use", "of all codes, held out"),
     ("prior.bits_per_code", "Bits per code", "held out; lower is better"),
     ("samples.class_agreement", "Class agreement", "samples that show the asked class"),
+    ("samples.frechet_vgg16", "Fréchet distance", "samples to held-out, VGG16 features; lower is better"),
     ("seconds.total", "Time", "all stages"),
 )
 """Key figures: where they stand in metrics.json, what they are called, what they mean."""

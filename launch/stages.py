@@ -207,6 +207,7 @@ def _second(config: PipelineConfig) -> list[Stage]:
             samples=out / "samples",
             data=config.index("train"),
             held_out=config.index("held_out"),
+            reference=config.index("held_out"),
             out=out / "evaluation" / "prior.json",
         ),
         makes=(out / "evaluation" / "prior.json",),

@@ -170,8 +170,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise UserError(f"save_reference={config.save_reference} exists: choose another file, or delete it")
     network = None
     if config.reference:
-        weights = {"inception_weights": config.inception_weights, "vgg_weights": config.vgg_weights}
-        network = load_network(config.features, **weights)
+        network = load_network(
+            config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights
+        )
     prior = load_prior(config.prior) if config.prior else None
     results: dict[str, Any] = {}
     with joined() as accelerator:

@@ -61,8 +61,8 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_own_pictures(pictures: Path, tmp_path: Path):
-    listed = commands("Your own pictures")
-    assert len(listed) == 10
+    listed = [*commands("Your own pictures"), *commands("Measuring")]
+    assert len(listed) == 13
     for command in listed:
         words = shlex.split(
             command.replace("path/to/pictures", str(pictures))

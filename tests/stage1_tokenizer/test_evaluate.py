@@ -11,6 +11,7 @@ from PIL import Image
 from data.cli import UserError
 from data.stream import every_sample
 from data.transforms import to_float, to_uint8
+from launch.metrics import FILE, read
 from stage1_tokenizer.distances import Gaussian, frechet, kid, precision_recall
 from stage1_tokenizer.evaluate import EvaluateConfig, evaluate
 from stage1_tokenizer.measures import psnr
@@ -134,3 +135,17 @@ def test_originals_stand_beside_reconstructions():
     assert (page[:4, :4] == 0).all() and (page[:4, 6:10] == 200).all()
     assert (page[:4, 18:22] == 10).all() and (page[:4, 24:28] == 20).all()
     assert (page[12:, 18:] == 255).all()
+
+
+def test_training_measures_what_the_command_measures(tmp_path: Path):
+    options = tiny.arguments(tmp_path / "run", steps=1, evaluate_features="vgg16")
+    done = tiny.call("stage1_tokenizer.train", options)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in read(tmp_path / "run" / FILE) if line["kind"] == "eval"]
+    found = evaluate(
+        EvaluateConfig(
+            tokenizer=str(tmp_path / "run"), data=HELD_OUT, out=str(tmp_path / "e.json"), samples=20, lpips=False
+        )
+    )
+    for name in ("psnr", "frechet_vgg16", "kid_vgg16", "precision_vgg16", "recall_vgg16"):
+        assert line[f"eval/{name}"] == pytest.approx(found[name], rel=1e-4), name
