@@ -1,6 +1,25 @@
-"""Stage two: codes to new codes. `from stage2_prior import load_prior`.
+"""Stage two: a prior over a tokenizer's codes, and new pictures from it.
 
-Commands: encode, train, sample, evaluate, release.
+    from stage1_tokenizer import Tokenizer
+    from stage2_prior import load_prior
+
+Commands (`--help` explains each setting, `--print_config` prints them):
+
+    encode    shards of pictures to shards of codes, each sample once over all ranks, resumed shard by shard
+    train     a prior by a recipe: python -m launch.local --processes 8 stage2_prior.train --config RECIPE
+    sample    --count pictures of every class: PNGs, a grid, ADM's .npz; the same for any number of ranks
+    evaluate  held-out bits per code, agreement of a classifier, distances between sets
+    release   a folder; autoregressive and masked ones are stock transformers models
+
+Kinds of prior (`model.kind`):
+
+    autoregressive  a stock Llama over the codes in raster or annealed random order (RAR)
+    masked          a stock ModernBERT with a mask token; confidence or Halton order (MaskGIT)
+    multiscale      scale by scale, for `multiscale` codes (VAR)
+    depth           a Llama over places, a small one over the codes of a place, for `residual` and `product` (RQ)
+
+Code shards name the tokenizer by its fingerprint, and a prior can't be trained on, or sample for, another one's codes.
+`model.preset` has published shapes, `--dry_run` tells what a training costs, `run.strategy` shares it out among ranks.
 """
 
 from __future__ import annotations
