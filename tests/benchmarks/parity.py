@@ -178,7 +178,7 @@ def compare(name: str, folder: Path, published: bool) -> Compared:
 def main() -> int:
     """Compare all, print the table and the JSON line; 1 where a peer that ran isn't on par."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--peer", type=Path, required=True, help="folder with the peers' checkouts")
+    parser.add_argument("--peer", "--peers", type=Path, required=True, help="folder with the peers' checkouts")
     parser.add_argument("--only", choices=PEERS, help="one of them")
     parser.add_argument("--published", action="store_true", help="at the published sizes: minutes")
     options = parser.parse_args()

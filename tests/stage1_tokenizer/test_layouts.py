@@ -23,6 +23,11 @@ F8 = Shape(mult=(1, 2, 2, 4), z=4, dim=4, codes=256, attention=(3,))
 PUBLISHED: dict[str, tuple[str, Shapes, dict[str, Any]]] = {
     "taming f16": ("taming", peer_layouts.taming(Shape()), {"attention_levels": None, "z_channels": 256}),
     "latent diffusion f8": ("taming", peer_layouts.taming(F8), {"z_channels": 4, "channel_multipliers": [1, 2, 2, 4]}),
+    "latent diffusion f4": (
+        "taming",
+        peer_layouts.taming(Shape(mult=(1, 2, 4), z=3, dim=3, codes=8192, attention=())),
+        {"attention_levels": [], "attention_middle": True},
+    ),
     "taming f8 gumbel": (
         "taming",
         peer_layouts.gumbel(replace(F8, z=256, dim=256, codes=8192)),
