@@ -72,6 +72,17 @@ class TokenizerTrainConfig:
     """Folder of a released or converted tokenizer (or of a run) to fine-tune: a new run begins with its weights, and
     with its discriminator where it has one that fits loss.adversarial. Its model's settings needn't be given; those
     that are must agree with it, but for dropout and how the quantizer learns."""
+    freeze: list[Literal["encoder", "quantizer", "decoder"]] = field(default_factory=list)
+    """Parts of the tokenizer that stay as they are, with the convolution beside the quantizer and the codebook's
+    statistics: [encoder, quantizer] fine-tunes the decoder alone, and codes stay what they were."""
+    activation_checkpointing: bool = False
+    """Keep only inputs of blocks for the backward pass and compute the rest again: less memory, a third more work."""
+    compile: bool = False
+    """Compile encoder, decoder and discriminator with torch.compile: faster steps on GPUs after minutes of compiling.
+    On CPUs it needs a C++ compiler."""
+    channels_last: bool = False
+    """On GPUs, keep weights of 2-D convolutions, and so what they give, in channels-last layout (CPUs choose it
+    themselves where it is faster)."""
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     """When the log says that the run goes wrong."""
     steps: int = 100_000
@@ -92,10 +103,18 @@ class TokenizerTrainConfig:
             _check("evaluate_samples", samples, samples >= 1, "1 or more, or to null")
         stride, size = self.model.stride, self.data.transform.size
         if size % stride:
+            source = f"the stride of the {stride.bit_length()} levels of model.channel_multipliers"
+            source = "model.vit.patch" if self.model.backbone == "vit" else source
             raise ValueError(
-                f"data.transform.size={size} is not a multiple of {stride}, the stride of the {stride.bit_length()} "
-                f"levels of model.channel_multipliers: set it to {size // stride * stride or stride}"
+                f"data.transform.size={size} is not a multiple of {stride}, {source}: "
+                f"set it to {size // stride * stride or stride}"
             )
+        if self.model.latent_tokens and size != self.model.vit.size:
+            raise ValueError(
+                f"data.transform.size={size} differs from model.vit.size={self.model.vit.size}, the only one that "
+                f"model.vit.latent_tokens={self.model.latent_tokens} are for: set them alike"
+            )
+        self._check_method()
         quantizer = self.model.quantizer
         if quantizer.kind == "multiscale" and quantizer.scales[-1] != size // stride:
             raise ValueError(
@@ -108,4 +127,18 @@ class TokenizerTrainConfig:
             raise ValueError(
                 f"model.in_channels={self.model.in_channels} differs from data.transform.channels="
                 f"{self.data.transform.channels}: set them alike"
+            )
+
+    def _check_method(self) -> None:
+        if set(self.freeze) == {"encoder", "quantizer", "decoder"}:
+            raise ValueError(f"freeze={list(self.freeze)} leaves nothing to train: leave off the part that shall learn")
+        if self.channels_last and self.model.spatial_dims != 2:
+            raise ValueError(
+                f"channels_last=true is not for model.spatial_dims={self.model.spatial_dims}: leave it out"
+            )
+        adversarial = self.loss.adversarial
+        if self.compile and adversarial.weight and (adversarial.penalty or adversarial.penalty_fake):
+            raise ValueError(
+                f"compile=true can't differentiate the gradients of loss.adversarial.penalty={adversarial.penalty}, "
+                f"penalty_fake={adversarial.penalty_fake}: set them to 0, or compile to false"
             )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
 
 from stage1_tokenizer.config import TokenizerTrainConfig
 from stage1_tokenizer.discriminator import build_discriminator
 from stage1_tokenizer.ema import Ema
 from stage1_tokenizer.optimization import Learner
 from stage1_tokenizer.perceptual import LPIPS
+from stage1_tokenizer.recompute import recompute_activations
 from stage1_tokenizer.step import OneForwardStep
 from stage1_tokenizer.tokenizer import Tokenizer
 
@@ -53,6 +58,9 @@ def build(config: TokenizerTrainConfig, perceptual: LPIPS | None, this: Run) -> 
     """Networks, optimizers and averages on the run's device, the same on every rank."""
     model, adversarial, optimizer = config.model, config.loss.adversarial, config.optimizer
     tokenizer = Tokenizer(model, config.data.transform)
+    freeze(tokenizer, config.freeze)
+    if config.activation_checkpointing:
+        recompute_activations(tokenizer)
     generator = Learner.build(tokenizer, optimizer, optimizer.learning_rate, this)
     judge = None
     if adversarial.weight:
@@ -66,7 +74,34 @@ def build(config: TokenizerTrainConfig, perceptual: LPIPS | None, this: Run) -> 
         backward=this.accelerator.backward,
         micro_batch=config.data.micro_batch,
     )
+    ema = Ema(tokenizer, optimizer.ema_decay)
+    networks = [tokenizer, *([judge.raw] if judge else [])]
+    if config.channels_last and this.device.type == "cuda":
+        for network in networks:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.compile:
+        compile_networks(tokenizer, judge.raw if judge else None)
     weights = sum(parameter.numel() for parameter in tokenizer.parameters())
     judging = sum(parameter.numel() for parameter in judge.raw.parameters()) if judge else 0
     this.say(f"tokenizer: {weights / 1e6:.2f} M parameters, discriminator: {judging / 1e6:.2f} M")
-    return Parts(tokenizer, generator, judge, Ema(tokenizer, optimizer.ema_decay), gradients)
+    return Parts(tokenizer, generator, judge, ema, gradients)
+
+
+def freeze(tokenizer: Tokenizer, names: Sequence[str]) -> None:
+    """Keep parts of a tokenizer out of training: their weights, and by evaluation mode their statistics."""
+    beside = {"encoder": [tokenizer.quant_conv], "decoder": [tokenizer.post_quant_conv]}
+    for name in names:
+        for module in (getattr(tokenizer, name), *beside.get(name, [])):
+            module.requires_grad_(False)
+    tokenizer.frozen = tuple(names)
+
+
+def compile_networks(tokenizer: Tokenizer, discriminator: nn.Module | None, backend: str = "inductor") -> None:
+    """Let torch.compile have what is costly: encoder, decoder, discriminator. Quantizers count in Python."""
+    import torch._functorch.config as functorch
+
+    functorch.donated_buffer = False  # the step goes back through the discriminator twice
+    tokenizer.encoder.compile(backend=backend)
+    tokenizer.decoder.features = torch.compile(tokenizer.decoder.features, backend=backend)  # type: ignore[method-assign]
+    if discriminator is not None:
+        discriminator.compile(backend=backend)

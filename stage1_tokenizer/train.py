@@ -35,6 +35,9 @@ MAY_CHANGE = (
     "data.threads",
     "data.read_ahead",
     "data.micro_batch",
+    "activation_checkpointing",
+    "compile",
+    "channels_last",
     "monitor.",
 )
 """Settings beside launch.settings.FREE_KEYS on which the weights don't depend."""
