@@ -14,13 +14,15 @@ import pytest
 import torch
 
 from data.config import CodeDataConfig
-from launch.runtime import STOPPED, RunConfig
-from launch.strategies import STRATEGIES
+from launch.runtime import STOPPED, RunConfig, start_run
+from launch.strategies import STRATEGIES, share_out
 from stage2_prior import train as training
 from stage2_prior.config import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
+from stage2_prior.optimization import Ema, build_optimizer
 from stage2_prior.train import train
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded
+from tests.stage2_prior.test_levels import KINDS, codes_of, prior_of
 from tests.stage2_prior.test_train import weights
 
 TOLERANCE = 5e-6
@@ -70,18 +72,45 @@ def losses(folder: Path) -> list[float]:
 CHAIN = [*zip(STRATEGIES, (7, 14, 21, 28, 35), strict=True), ("zero1", 42)]
 
 
-def on_a_rank(coded: Coded, place: Path) -> None:
+def on_a_rank(coded: Coded, place: Path) -> dict[str, list[list[float]]]:
+    found = {kind: [few_steps(kind, strategy, place) for strategy in STRATEGIES] for kind in KINDS}
     for strategy in STRATEGIES:
         assert train(settings(coded, place / strategy, strategy)) == 0
     for strategy, stop in CHAIN:
         background = {"save_in_background": strategy in ("fsdp2", "zero3")}
         assert train_until(settings(coded, place / "chain", strategy, run=background), stop) == STOPPED
+    return found
+
+
+def few_steps(kind: str, strategy: str, place: Path) -> list[float]:
+    """Losses of three steps of a prior of that kind, and then its bits on the averaged weights."""
+    config = RunConfig(folder=str(place / f"{kind}-{strategy}"), trackers=[], strategy=strategy)  # type: ignore[arg-type]
+    with start_run(config, config, strategies=STRATEGIES) as this:
+        prior = prior_of(kind, spread=1.0)
+        shared = share_out(prior, lambda model: build_optimizer(model, PriorOptimizerConfig()), this, clip=1.0)
+        ema, found = Ema(shared, 0.5), []
+        code_BN, label_B = codes_of(prior, 4), torch.tensor([0, 1, 2, 0])
+        rows = slice(this.rank * 2, this.rank * 2 + 2)
+        for step in range(3):
+            with shared.part(last=True), prior.chance.of_batch(0, step, 4, rows):
+                loss, _ = shared.module(code_BN[rows], label_B[rows])
+                shared.backward(loss)
+            shared.descend(0.01, 1.0)
+            ema.update(step)
+            found.append(float(this.sum(loss.detach())))
+        with ema.applied(), torch.no_grad():
+            nats_BN, _ = prior.judge(code_BN, prior.vocabulary.class_tokens(label_B))
+            found.append(float(nats_BN.mean()))
+            whole = {name: weight.clone() for name, weight in shared.whole_weights()}
+        found.append(float(sum(weight.double().abs().sum() for weight in whole.values())))
+    return found
 
 
 @pytest.fixture(scope="module")
 def place(coded: Coded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("strategies")
-    run_distributed_test(on_a_rank, 2, (coded, folder), timeout=300)
+    found, _ = run_distributed_test(on_a_rank, 2, (coded, folder), timeout=300)
+    (folder / "kinds.json").write_text(json.dumps(found))
     assert train(settings(coded, folder / "one")) == 0
     assert train(settings(coded, folder / "chain", run={"strategy": "ddp"})) == 0
     return folder
@@ -102,3 +131,13 @@ def test_two_ranks_reach_the_loss_of_one(place: Path, name: str):
     (a,), (b,) = lines(place / "one", "eval"), lines(place / name, "eval")
     assert b["eval/bits_per_code"] == pytest.approx(a["eval/bits_per_code"], abs=1e-5)
     assert b["eval/accuracy"] == pytest.approx(a["eval/accuracy"], abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_priors_of_several_levels_can_be_shared_out_too(place: Path, kind: str):
+    first, *others = json.loads((place / "kinds.json").read_text())[kind]
+    assert len(others) == len(STRATEGIES) - 1
+    assert len(set(first)) == len(first)
+    for other in others:
+        assert other == pytest.approx(first, rel=2e-5)
