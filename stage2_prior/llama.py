@@ -12,7 +12,7 @@ def llama_settings(config: PriorModelConfig, tokens: int, positions: int, **chan
     """The LlamaConfig of `model.*` for so many token ids and positions; `changes` to it by their own names."""
     from transformers import LlamaConfig
 
-    settings = {
+    settings: dict[str, Any] = {
         "vocab_size": tokens,
         "hidden_size": config.width,
         "intermediate_size": config.inner_width,
