@@ -28,17 +28,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stage2_prior.autoregressive import AutoregressivePrior
+    from stage2_prior.depth import DepthPrior
     from stage2_prior.drawing import Drawing
     from stage2_prior.masked import MaskedPrior
+    from stage2_prior.multiscale import MultiscalePrior
     from stage2_prior.priors import build_prior, load_prior
     from stage2_prior.vocabulary import Vocabulary
 
-__all__ = ["AutoregressivePrior", "Drawing", "MaskedPrior", "Vocabulary", "build_prior", "load_prior"]
+__all__ = [
+    "AutoregressivePrior",
+    "DepthPrior",
+    "Drawing",
+    "MaskedPrior",
+    "MultiscalePrior",
+    "Vocabulary",
+    "build_prior",
+    "load_prior",
+]
 
 _HOMES = {
     "AutoregressivePrior": "stage2_prior.autoregressive",
+    "DepthPrior": "stage2_prior.depth",
     "Drawing": "stage2_prior.drawing",
     "MaskedPrior": "stage2_prior.masked",
+    "MultiscalePrior": "stage2_prior.multiscale",
     "Vocabulary": "stage2_prior.vocabulary",
     "build_prior": "stage2_prior.priors",
     "load_prior": "stage2_prior.priors",
