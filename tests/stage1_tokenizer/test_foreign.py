@@ -125,6 +125,6 @@ def test_only_what_is_needed_travels():
     assert {"stage1_tokenizer_quantizers_vector.py", "stage1_tokenizer_vit.py"} <= set(files)
     for name, text in files.items():
         compile(text, name, "exec")
-        assert "\nfrom stage1_tokenizer" not in text and "\nfrom data" not in text and "jsonargparse" not in text
+        assert "\nfrom stage1_tokenizer." not in text and "\nfrom data." not in text and "jsonargparse" not in text
     assert "def parse" not in files["data_cli.py"] and "class UserError" in files["data_cli.py"]
     assert not any(part in name for name in files for part in ("perceptual", "train", "launch", "remote"))
