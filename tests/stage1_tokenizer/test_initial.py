@@ -81,6 +81,14 @@ def test_it_learns_from_there(converted: Path, tmp_path: Path):
     assert opened.config.dropout == 0.1 and opened.config.quantizer.l2_normalise
 
 
+def test_the_decoder_alone_learns_by_choice(converted: Path, tmp_path: Path):
+    train(configured(tmp_path, converted, "--freeze", "[encoder, quantizer]", **{"optimizer.ema_decay": "0"}))
+    tuned, first = open_run(tmp_path).tokenizer, Tokenizer.from_pretrained(converted)
+    x_BCHW = torch.rand(1, 3, 16, 16) * 2 - 1
+    assert torch.equal(tuned.encode(x_BCHW), first.encode(x_BCHW))
+    assert not torch.allclose(tuned.decode(first.encode(x_BCHW)), first.decode(first.encode(x_BCHW)), atol=1e-3)
+
+
 def test_a_discriminator_that_does_not_fit_is_said(converted: Path, tmp_path: Path):
     train(configured(tmp_path, converted, **{"loss.adversarial.channels": "4", "steps": "1"}))
     assert "differs at main.0.weight, (8, 3, 4, 4) instead of (4, 3, 4, 4)" in (tmp_path / "log.txt").read_text()
