@@ -83,7 +83,7 @@ class Cluster:
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self.cpus = cpus
         self.conf = self.folder / "slurm.conf"
-        self._tag, self._munge = f"vq{os.getpid() % 100000}", ""
+        self._tag, self._munge = f"vq{secrets.token_hex(3)}", ""
 
     @property
     def environ(self) -> dict[str, str]:

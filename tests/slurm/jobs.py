@@ -89,7 +89,8 @@ class Toy:
                     found.append(process)
             except psutil.Error:
                 continue
-        ranks = [process for process in found if what != TRAINING or "RANK" in environ_of(process)]
+        launched = "ACCELERATE_MIXED_PRECISION"  # told to ranks, not to their launcher; a lone rank has no RANK
+        ranks = [process for process in found if what != TRAINING or launched in environ_of(process)]
         return sorted(
             ranks, key=lambda process: int(environ_of(process).get("RANK", environ_of(process)["SLURM_NODEID"]))
         )
