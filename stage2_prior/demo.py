@@ -131,7 +131,7 @@ def _reconstruct_tab(gradio: Any, blocks: Any, demo: Demo, first: str | None) ->
         colours = gradio.Image(label="codes: click one", **fixed)
     told = gradio.Markdown()
     results = [shown, back, colours, codes, told]
-    empty = (None, None, None, [], "")
+    empty: tuple[Any, ...] = (None, None, None, [], "")
 
     def reconstruct(picture: Any) -> Any:
         return empty if picture is None else demo.reconstruct(picture)
