@@ -43,7 +43,8 @@ class EvaluateConfig(DistanceConfig):
     """Measure a prior and its samples; what isn't named isn't measured."""
 
     prior: str | None = None
-    """A finished run's folder or a released prior; null where only pictures are measured, whoever made them."""
+    """A finished run's folder or a released prior; null where only pictures are measured, whoever made them. Without it
+    the pictures of an index are cut to squares and resized to the samples' size."""
     out: str
     """JSON file for the results."""
     tokenizer: str | None = None
