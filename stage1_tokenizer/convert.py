@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,6 +25,7 @@ from stage1_tokenizer.licences import check_licence
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stage1_tokenizer.convert_card import Origin
     from stage1_tokenizer.layouts import Converted
     from stage1_tokenizer.tokenizer import Tokenizer
 
@@ -66,7 +67,7 @@ def convert(config: ConvertConfig) -> Path:
 
     Raises UserError where IN isn't what it is said to be, can't be read safely, or has what can't be built.
     """
-    from stage1_tokenizer.convert_card import Origin, write_card
+    from stage1_tokenizer.convert_card import write_card
     from stage1_tokenizer.layouts import judge
     from stage1_tokenizer.release import new_folder
     from stage1_tokenizer.snippet import write_model_files
@@ -81,7 +82,7 @@ def convert(config: ConvertConfig) -> Path:
         write_model_files(part)
         carried = judge.discriminator(found)
         if isinstance(carried, str):
-            origin = Origin(**{**vars(origin), "discriminator": f"none: {carried}"})
+            origin = replace(origin, discriminator=f"none: {carried}")
         else:
             judge.save(part, *carried)
         write_card(part / "README.md", config.out.resolve().name, tokenizer, origin)
@@ -89,17 +90,18 @@ def convert(config: ConvertConfig) -> Path:
     return config.out
 
 
-def _opened(config: ConvertConfig) -> tuple[Tokenizer, dict[str, Tensor], Any]:
+def _opened(config: ConvertConfig) -> tuple[Tokenizer, dict[str, Tensor], Origin]:
     """The tokenizer, the peer's discriminator by its own names, and what the card tells of their origin."""
     from stage1_tokenizer.convert_card import Origin
-    from stage1_tokenizer.layouts import convert_checkpoint, judge
+    from stage1_tokenizer.layouts import convert_checkpoint
     from stage1_tokenizer.layouts.reading import read_checkpoint
     from stage1_tokenizer.release import open_tokenizer
 
     if config.layout is None:
         if config.to != "diffusers":
             raise UserError("--from is missing: say whose checkpoint it is, one of " + ", ".join(NAMES))
-        return open_tokenizer(str(config.source)), judge.load(config.source) or {}, None
+        own = Origin("vqloom", config.source.name, "", None, None, None)
+        return open_tokenizer(str(config.source)), {}, own
     checkpoint = read_checkpoint(config.source, config.settings)
     averaged = config.weights == "averaged"
     made, source = convert_checkpoint(checkpoint, config.layout, averaged=averaged, changes=config.model)
