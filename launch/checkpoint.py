@@ -73,15 +73,15 @@ def save(
     parts = _files(state, per_rank or {}, run)
     if run is not None and run.background_vote is not None:
         copies, vote = writing.frozen(parts), run.background_vote
-        thread = writing.Background(lambda: _write(folder, step, copies, keep, vote, run.config))
+        thread = writing.Background(lambda: _write_checkpoint(folder, step, copies, keep, vote, run.config))
         run.unfinished = lambda: _told(folder, step, thread.wait(), run)
         return final
     vote = run.vote if run else distributed.Vote(1, None)
-    problem = _write(folder, step, parts, keep, vote, run.config if run else None)
+    problem = _write_checkpoint(folder, step, parts, keep, vote, run.config if run else None)
     return final if _told(folder, step, problem, run) else None
 
 
-def _write(
+def _write_checkpoint(
     folder: Path, step: int, parts: Mapping[str, Any], keep: int, vote: distributed.Vote, config: RunConfig | None
 ) -> str | None:
     """Write this rank's files, on rank 0 finish the checkpoint and delete old ones; what was wrong with the disk."""

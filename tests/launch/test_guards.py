@@ -56,7 +56,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def write(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("launch.checkpoint._write", write)
+    monkeypatch.setattr("launch.writing.write", write)
 
 
 def save_twice(run: Run, request: pytest.FixtureRequest) -> Path | None:
