@@ -5,8 +5,9 @@ Shapes: B batch (this rank's part), C channels, H W pixels, h w latent grid.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import local
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from data.cli import UserError
 from data.decode import (
     DamagedSampleError,
     Workspace,
+    caption,
     decode_codes,
     decode_picture,
     label,
@@ -23,6 +25,8 @@ from data.decode import (
 )
 from data.index import ShardIndex
 from data.transforms import TransformConfig, apply, draw
+
+ArrayT = TypeVar("ArrayT", torch.Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Batch:
     """int64, -1 where a sample has no label."""
     keys: list[str]
     """The samples' names in their shards."""
+    captions: list[str] = field(default_factory=list)
+    """Their texts, "" where a sample has none; of pictures that didn't come from shards an empty list."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,22 @@ class CodeBatch:
     """int64, -1 where a sample has no label."""
     keys: list[str]
     """The samples' names in their shards."""
+    captions: list[str] = field(default_factory=list)
+    """Their texts, "" where a sample has none."""
+
+
+@dataclass(frozen=True)
+class Room(Generic[ArrayT]):
+    """A batch that is being filled."""
+
+    rows: ArrayT
+    captions: list[str]
+
+    def chosen(self, rows: list[int] | None) -> tuple[ArrayT, list[str]]:
+        """What is in the rows that count; None: in all."""
+        if rows is None:
+            return self.rows, self.captions
+        return self.rows[rows], [self.captions[row] for row in rows]
 
 
 class PictureDecoder:
@@ -62,12 +84,12 @@ class PictureDecoder:
         self._pin = torch.cuda.is_available()
         self._of_thread = local()
 
-    def allocate(self, rows: int) -> torch.Tensor:
+    def allocate(self, rows: int) -> Room[torch.Tensor]:
         """pixels_BCHW, uint8; pinned where there is a GPU, from torch's pool of pinned memory."""
-        size = self._transform.size
-        return torch.empty((rows, self._transform.channels, size, size), dtype=torch.uint8, pin_memory=self._pin)
+        shape = (rows, self._transform.channels, self._transform.size, self._transform.size)
+        return Room(torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin), [""] * rows)
 
-    def fill(self, raw: bytes | memoryview, epoch: int, buffer: torch.Tensor, row: int) -> tuple[str, int]:
+    def fill(self, raw: bytes | memoryview, epoch: int, buffer: Room[torch.Tensor], row: int) -> tuple[str, int]:
         """Decode one sample into a row; its key and label."""
         sample = read_sample(raw)
         number = label(sample, self._classes)
@@ -79,7 +101,8 @@ class PictureDecoder:
             random=random,
             workspace=self._workspace(),
         )
-        apply(picture_HWC, self._transform, random, buffer[row].numpy().transpose(1, 2, 0))
+        apply(picture_HWC, self._transform, random, buffer.rows[row].numpy().transpose(1, 2, 0))
+        buffer.captions[row] = caption(sample)
         return sample.key, number
 
     def _workspace(self) -> Workspace:
@@ -88,11 +111,11 @@ class PictureDecoder:
         return self._of_thread.workspace
 
     def finish(
-        self, step: int, buffer: torch.Tensor, rows: list[int] | None, labels: list[int], keys: list[str]
+        self, step: int, buffer: Room[torch.Tensor], rows: list[int] | None, labels: list[int], keys: list[str]
     ) -> Batch:
         """The batch of the rows that count."""
-        pixels_BCHW = buffer if rows is None else buffer[rows]
-        return Batch(step, pixels_BCHW, torch.tensor(labels, dtype=torch.int64), keys)
+        pixels_BCHW, captions = buffer.chosen(rows)
+        return Batch(step, pixels_BCHW, torch.tensor(labels, dtype=torch.int64), keys, captions)
 
 
 class CodeDecoder:
@@ -109,11 +132,11 @@ class CodeDecoder:
             ) from error
         self._classes = len(index.classes)
 
-    def allocate(self, rows: int) -> np.ndarray:
+    def allocate(self, rows: int) -> Room[np.ndarray]:
         """idx_Bhw, int64; of codes of several levels or scales in their own form."""
-        return np.empty((rows, *self._shape), dtype=np.int64)
+        return Room(np.empty((rows, *self._shape), dtype=np.int64), [""] * rows)
 
-    def fill(self, raw: bytes | memoryview, epoch: int, buffer: np.ndarray, row: int) -> tuple[str, int]:
+    def fill(self, raw: bytes | memoryview, epoch: int, buffer: Room[np.ndarray], row: int) -> tuple[str, int]:
         """Read one sample's codes into a row; its key and label."""
         sample = read_sample(raw)
         number = label(sample, self._classes)
@@ -122,12 +145,13 @@ class CodeDecoder:
             raise DamagedSampleError(f"its codes are {codes.dtype} {codes.shape}, the index says {self._shape}")
         if codes.size and (int(codes.max()) >= self._codebook_size or int(codes.min()) < 0):
             raise DamagedSampleError(f"it has codes outside 0..{self._codebook_size - 1}")
-        buffer[row] = codes
+        buffer.rows[row] = codes
+        buffer.captions[row] = caption(sample)
         return sample.key, number
 
     def finish(
-        self, step: int, buffer: np.ndarray, rows: list[int] | None, labels: list[int], keys: list[str]
+        self, step: int, buffer: Room[np.ndarray], rows: list[int] | None, labels: list[int], keys: list[str]
     ) -> CodeBatch:
         """The batch of the rows that count."""
-        idx_Bhw = torch.from_numpy(buffer if rows is None else buffer[rows])
-        return CodeBatch(step, idx_Bhw, torch.tensor(labels, dtype=torch.int64), keys)
+        idx_Bhw, captions = buffer.chosen(rows)
+        return CodeBatch(step, torch.from_numpy(idx_Bhw), torch.tensor(labels, dtype=torch.int64), keys, captions)

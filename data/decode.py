@@ -81,6 +81,11 @@ def label(sample: Sample, classes: int) -> int:
     return number
 
 
+def caption(sample: Sample) -> str:
+    """The text in the sample's `txt`, on one line; empty without one."""
+    return " ".join(bytes(sample.files.get("txt", b"")).decode("utf-8", "replace").split())
+
+
 def picture_bytes(sample: Sample) -> memoryview:
     """The contents of the sample's picture member; DamagedSampleError without one."""
     for extension, contents in sample.files.items():

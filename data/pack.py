@@ -65,6 +65,8 @@ class PackConfig:
     """parquet: the column of pictures; none: the first that looks like it."""
     label_column: str | None = None
     """parquet: the column of classes; none: `label`, where there is one."""
+    caption_column: str | None = None
+    """parquet: the column of captions; none: they are left out. Folders have them in files, tars in `txt` members."""
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     """What is done to each picture."""
     processes: int | None = None
@@ -85,7 +87,7 @@ class PackConfig:
 
     def source_options(self) -> dict[str, Any]:
         """The options of this kind of source; ValueError for one that belongs to another kind."""
-        of_kind = {"celeba": ("label_attribute",), "parquet": ("image_column", "label_column")}
+        of_kind = {"celeba": ("label_attribute",), "parquet": ("image_column", "label_column", "caption_column")}
         for kind, names in of_kind.items():
             wrong = [name for name in names if kind != self.kind and getattr(self, name) is not None]
             if wrong:

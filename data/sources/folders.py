@@ -1,13 +1,15 @@
-"""Folders of picture files: a class is a folder, a split is a folder of classes."""
+"""Folders of picture files: a class is a folder, a split is a folder of classes; captions lie beside the pictures."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from data.cli import UserError
 from data.sources.base import Raw, Source, existing
 
 EXTENSIONS = frozenset(["jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif"])
@@ -21,16 +23,27 @@ class FileSource(Source):
         super().__init__()
         self.root = root
         self.paths: list[str] = []
+        self.texts: dict[str, int] = {}
+        """Bytes of each `<path>.txt`, which captions the picture of this path, by the path without the extension."""
+        self.captions: dict[str, str] = {}
+        """Captions in `metadata.jsonl` files, by the picture's path."""
 
     def names(self) -> Iterable[str]:
-        """The files, relative to the root."""
-        return self.paths
+        """The files, relative to the root, and what captions them."""
+        texts, captions = sorted(self.texts.items()), sorted(self.captions.items())
+        return [*self.paths, *(f"{path}.txt {size}" for path, size in texts), *map(" ".join, captions)]
 
     def read(self, number: int) -> Raw:
         """The file's bytes; its key is its path without the extension."""
         path = self.paths[number]
         contents = (self.root / path).read_bytes()
-        return Raw(key=self.key(path), encoded=contents, label=int(self.labels[number]))
+        return Raw(self.key(path), contents, label=int(self.labels[number]), members=self._caption(path))
+
+    def _caption(self, path: str) -> dict[str, bytes]:
+        stem = path.rpartition(".")[0]
+        if path in self.captions:
+            return {"txt": self.captions[path].encode()}
+        return {"txt": (self.root / f"{stem}.txt").read_bytes()} if stem in self.texts else {}
 
     def key(self, path: str) -> str:
         """The sample's key; files that differ in the extension alone get different ones."""
@@ -50,7 +63,11 @@ class FileSource(Source):
 
 
 class FolderSource(FileSource):
-    """An image folder: `[split/]class/**/picture`; without class folders there are no labels."""
+    """An image folder: `[split/]class/**/picture`; without class folders there are no labels.
+
+    Captions are in a `.txt` of the picture's name beside it, or in a `metadata.jsonl` in the folder or a split's, as
+    the Hub's image folders have it: a line for each picture with `file_name` and `text` (or `caption`).
+    """
 
     def __init__(self, root: str) -> None:
         super().__init__(existing(root, "a folder of pictures"))
@@ -60,10 +77,14 @@ class FolderSource(FileSource):
         number = {name: i for i, name in enumerate(self.classes)}
         found = []
         for split, top in tops.items():
-            for path, size in pictures(top):
+            texts: dict[str, int] = {}
+            before = f"{split}/" if with_splits else ""
+            for path, size in pictures(top, texts=texts):
                 first, slash, _ = path.partition("/")
-                label = number[first] if slash else -1
-                found.append((f"{split}/{path}" if with_splits else path, size, label, split))
+                found.append((f"{before}{path}", size, number[first] if slash else -1, split))
+            self.texts |= {f"{before}{path}": size for path, size in texts.items()}
+        for place in ("", *(f"{split}/" for split in tops if with_splits)):
+            self.captions |= {place + path: text for path, text in listed_captions(self.root / place)}
         self.fill(found)
         if not (self.labels >= 0).any():
             self.classes = []
@@ -88,14 +109,32 @@ def class_folders(top: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(top) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def pictures(top: Path, below: str = "") -> Iterator[tuple[str, int]]:
-    """Path relative to `top` (with `/`) and size of every picture file below it, in sorted order."""
+def listed_captions(folder: Path) -> Iterator[tuple[str, str]]:
+    """Path and caption of each line of a folder's `metadata.jsonl`, if it has one; UserError for another file."""
+    file = folder / "metadata.jsonl"
+    for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], 1):
+        try:
+            values = json.loads(line)
+            text = values.get("text", values.get("caption"))
+            if text is not None:
+                yield str(values["file_name"]), str(text)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"{file}, line {number} is no JSON object with a file_name: mend it") from error
+
+
+def pictures(top: Path, below: str = "", texts: dict[str, int] | None = None) -> Iterator[tuple[str, int]]:
+    """Path relative to `top` (with `/`) and size of every picture file below it, in sorted order.
+
+    The sizes of the `.txt` files, by path without the extension, go into `texts`.
+    """
     entries = sorted(os.scandir(top / below), key=lambda entry: entry.name)
     for entry in entries:
         name = f"{below}/{entry.name}" if below else entry.name
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from pictures(top, name)
+            yield from pictures(top, name, texts)
         elif entry.name.rpartition(".")[2].lower() in EXTENSIONS:
             yield name, entry.stat().st_size
+        elif texts is not None and name.endswith(".txt"):
+            texts[name.removesuffix(".txt")] = entry.stat().st_size

@@ -21,7 +21,13 @@ class ParquetSource(Source):
     come from the Hub's metadata) or a string. Needs pyarrow: `pip install vqloom[parquet]`.
     """
 
-    def __init__(self, path: str, image_column: str | None = None, label_column: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        caption_column: str | None = None,
+    ) -> None:
         super().__init__()
         parquet = _pyarrow()
         top = existing(path, "Parquet files")
@@ -34,7 +40,8 @@ class ParquetSource(Source):
         self.label = label_column or next(
             (n for n in ("label", "labels", "class", "fine_label") if n in schema.names), None
         )
-        for name in filter(None, (self.image, self.label)):
+        self.caption = caption_column
+        for name in filter(None, (self.image, self.label, self.caption)):
             if name not in schema.names:
                 raise UserError(f"column {name} isn't in {self.files[0]}: choose one of {', '.join(schema.names)}")
         self._places(opened)
@@ -77,21 +84,24 @@ class ParquetSource(Source):
         """A row; the group it lies in stays in memory until two others were asked for."""
         assert self.groups is not None
         group = int(self.groups[number])
-        row = self._group(group)[number - int(self.starts[group])]
+        row, text = self._group(group)[number - int(self.starts[group])]
         encoded = row.get("bytes") if isinstance(row, dict) else row
         if not isinstance(encoded, bytes):
             raise SkipSampleError("its picture column is empty")
         file, _ = self.group_of[group]
         key = f"{self.files[file].name.split('.')[0]}/{number:08d}"
-        return Raw(key=key, encoded=encoded, label=int(self.labels[number]))
+        members = {"txt": text.encode()} if isinstance(text, str) else {}
+        return Raw(key=key, encoded=encoded, label=int(self.labels[number]), members=members)
 
     def _group(self, group: int) -> list[Any]:
         if group not in self._cache:
             file, local = self.group_of[group]
             if file not in self._process:
                 self._process[file] = _pyarrow().ParquetFile(self.files[file])
-            table = self._process[file].read_row_group(local, columns=[self.image], use_threads=False)
-            self._cache[group] = table.column(self.image).to_pylist()
+            columns = [self.image] + ([self.caption] if self.caption else [])
+            table = self._process[file].read_row_group(local, columns=columns, use_threads=False)
+            pictures, *texts = (table.column(name).to_pylist() for name in columns)
+            self._cache[group] = list(zip(pictures, texts[0] if texts else [None] * len(pictures), strict=True))
             if len(self._cache) > 2:
                 self._cache.popitem(last=False)
         return self._cache[group]

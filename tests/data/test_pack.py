@@ -48,6 +48,26 @@ def labels_by_key(index: Path) -> dict[str, int]:
     return {key: int(label) for batch in batches for key, label in zip(batch.keys, batch.label_B, strict=True)}
 
 
+def captions(index: Path) -> dict[str, str]:
+    batches = every_sample(str(index), SMALL, batch_size=2, threads=1)
+    return {key: text for batch in batches for key, text in zip(batch.keys, batch.captions, strict=True)}
+
+
+def test_captions_beside_pictures_and_in_lists_are_kept_and_read(tmp_path: Path) -> None:
+    source = folder_of_pictures(tmp_path / "in", per_class=2, classes=("cat", "dog"))
+    (source / "cat" / "000.txt").write_text("a cat\non a mat, «très» small\n")
+    lines = [{"file_name": "dog/001.jpg", "text": "a dog"}, {"file_name": "dog/000.jpg", "label": 3}]
+    (source / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    packed(source, tmp_path / "out")
+    expected = {"cat/000": "a cat on a mat, «très» small", "cat/001": "", "dog/000": "", "dog/001": "a dog"}
+    assert captions(tmp_path / "out/train.json") == expected
+    packed(tmp_path / "out" / "train.json", tmp_path / "again", kind="tars", samples_per_shard=3)
+    assert captions(tmp_path / "again/train.json") == expected
+    (source / "metadata.jsonl").write_text("[]\n")
+    with pytest.raises(UserError, match=r"metadata\.jsonl, line 1 is no JSON object"):
+        packed(source, tmp_path / "third")
+
+
 def test_a_folder_keeps_its_bytes_and_labels(tmp_path: Path) -> None:
     source = folder_of_pictures(tmp_path / "in")
     packed(source, tmp_path / "out", samples_per_shard=10, licence="free")
