@@ -31,6 +31,7 @@ class AutoregressivePrior(Prior):
 
     kind = "autoregressive"
     stock = "AutoModelForCausalLM"
+    in_order = True
 
     def __init__(self, lm: Any, vocabulary: Vocabulary, source: CodeSource):
         super().__init__(lm, vocabulary, source)
@@ -48,7 +49,7 @@ class AutoregressivePrior(Prior):
         """A prior with fresh weights, from torch's generator."""
         from transformers import GenerationConfig, LlamaForCausalLM
 
-        lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, source.positions + 1))
+        lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, config.prefix + source.positions + 1))
         prior = cls(lm, vocabulary, source)
         prior.set_training(config)
         if config.order == "random":
@@ -64,26 +65,50 @@ class AutoregressivePrior(Prior):
         return prior
 
     def work(self) -> list[Work]:
-        """Each token attends to half of the others on average."""
-        return [Work(self.lm, 1.0, self.source.positions / 2)]
+        """Each token attends to half of the others on average; those of a text have no output."""
+        codes, text = self.source.positions, self.prefix
+        found = [Work(self.lm, 1.0, text + codes / 2)]
+        if text:
+            idle = self.lm.get_output_embeddings().weight.numel()
+            found.append(Work(self.lm, text / codes, text / 2, idle))
+        return found + self.text_work()
 
     def logits(self, token_BT: Tensor) -> Tensor:
         """Logits of the next code after each token, logits_BTK float32; class tokens can't be drawn, so have none."""
         logits_BTV = self.lm(input_ids=token_BT, use_cache=False).logits
         return logits_BTV[..., : self.vocabulary.codebook_size].float()
 
-    def ordered_logits(self, token_BT: Tensor, place_BN: Tensor) -> Tensor:
-        """Logits of the next code after each token where the codes come in another order, logits_BTK float32.
+    def code_logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
+        """Logits of every code, logits_BNK float32, from what `tokens` gives and the codes before it."""
+        if self.text is None:
+            return self.logits(torch.cat([token_B[:, None], code_BN[:, :-1]], dim=1))
+        x_BTD = torch.cat([self.lead(token_B), self.lm.model.embed_tokens(code_BN[:, :-1])], dim=1)
+        out = self.lm(inputs_embeds=x_BTD, use_cache=False, logits_to_keep=code_BN.shape[1])
+        return out.logits[..., : self.vocabulary.codebook_size].float()
 
-        place_BN are the codes' places on the grid in that order, token_BT class token and codes in it. In raster order
-        these are the logits of `logits`.
+    def ordered_logits(self, code_BN: Tensor, token_B: Tensor, place_BN: Tensor) -> Tensor:
+        """Logits of every code where they come in another order, logits_BNK float32.
+
+        place_BN are the codes' places on the grid in that order, in which code_BN are too. In raster order these are
+        the logits of `code_logits`.
         """
         assert self.aim is not None, "only priors trained with order=random know other orders"
-        at_BT = torch.cat([torch.zeros_like(place_BN[:, :1]), place_BN[:, :-1] + 1], dim=1)
-        x_BTD = self.lm.model.embed_tokens(token_BT) + self.aim(at_BT, place_BN)
+        at_BN = torch.cat([torch.zeros_like(place_BN[:, :1]), place_BN[:, :-1] + 1], dim=1)
+        lead_BTD, text = self.lead(token_B), self.prefix
+        x_BND = torch.cat([lead_BTD[:, text:], self.lm.model.embed_tokens(code_BN[:, :-1])], dim=1)
+        x_BND = x_BND + self.aim(at_BN, place_BN)
+        if text:
+            x_BND = torch.cat([lead_BTD[:, :text], x_BND], dim=1)
+            before_BL = torch.arange(text, device=at_BN.device).expand(len(at_BN), -1)
+            at_BN = torch.cat([before_BL, at_BN + text], dim=1)
         # A mask of ones, or transformers would take positions that don't rise for several sequences in one row.
-        ones_BT = torch.ones_like(token_BT)
-        out = self.lm(inputs_embeds=x_BTD, position_ids=at_BT, attention_mask=ones_BT, use_cache=False)
+        out = self.lm(
+            inputs_embeds=x_BND,
+            position_ids=at_BN,
+            attention_mask=torch.ones_like(at_BN),
+            use_cache=False,
+            logits_to_keep=code_BN.shape[1],
+        )
         return out.logits[..., : self.vocabulary.codebook_size].float()
 
     def set_progress(self, done: float) -> None:
@@ -97,7 +122,7 @@ class AutoregressivePrior(Prior):
 
     def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and whether each code is the likeliest after those before it."""
-        logits_BNK = self.logits(torch.cat([token_B[:, None], code_BN[:, :-1]], dim=1))
+        logits_BNK = self.code_logits(code_BN, token_B)
         return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
 
     def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,13 +132,13 @@ class AutoregressivePrior(Prior):
         """
         token_B, read_BN = self.dropped_tokens(label_B), self.disturbed(code_BN)
         if self.aim is None:
-            logits_BNK = self.logits(torch.cat([token_B[:, None], read_BN[:, :-1]], dim=1))
+            logits_BNK = self.code_logits(read_BN, token_B)
         else:
             place_BN = self.aim.orders(
                 self.chance.uniform(len(code_BN), self.source.positions + 1, device=code_BN.device)
             )
             code_BN, read_BN = code_BN.gather(1, place_BN), read_BN.gather(1, place_BN)
-            logits_BNK = self.ordered_logits(torch.cat([token_B[:, None], read_BN[:, :-1]], dim=1), place_BN)
+            logits_BNK = self.ordered_logits(read_BN, token_B, place_BN)
         loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
         return loss_BN.mean(), nats_BN.mean()
 
@@ -125,5 +150,6 @@ class AutoregressivePrior(Prior):
         """Draw code_BN for class (or null) tokens; see `stage2_prior.decoding.decode`."""
         from stage2_prior.decoding import CachedLlama, decode
 
-        llama = self.ready(lambda: CachedLlama(self.lm, self.vocabulary.codebook_size, self.source.positions))
-        return decode(llama, token_B, uniform_BU, drawing, null=self.vocabulary.null, given_BN=given_BN)
+        positions = self.prefix + self.source.positions
+        llama = self.ready(lambda: CachedLlama(self.lm, self.vocabulary.codebook_size, positions))
+        return decode(llama, token_B, uniform_BU, drawing, null=self.null, given_BN=given_BN, lead=self.lead)

@@ -94,14 +94,18 @@ class CachedBody:
         """Go on with the first `rows` sequences alone."""
         self._rows = rows
 
-    def hear(self, x_BnD: Tensor, first: int) -> Tensor:
-        """The normed output y_BnD at embedded tokens that stand at `first` and after; all before them were heard."""
+    def hear(self, x_BnD: Tensor, first: int, causal: bool = False) -> Tensor:
+        """The normed output y_BnD at embedded tokens that stand at `first` and after; all before them were heard.
+
+        With `causal`, which is for the first ones, each hears those before it and itself only.
+        """
+        assert not causal or first == 0, "causal is for the first tokens"
         assert self._cache_L2CTd is not None, "start() comes first"
         batch, tokens, width = x_BnD.shape
         x_RD = x_BnD.reshape(-1, width).clone()
         for layer, cache_2CTd in zip(self.layers, self._cache_L2CTd[:, :, : self._rows * self.groups], strict=True):
             qkv_BnAd = layer.qkv_ED(self._normed(x_RD)).view(batch, tokens, -1, self.head_width)
-            x_RD += layer.out_DD(self._attend(qkv_BnAd, cache_2CTd, first))
+            x_RD += layer.out_DD(self._attend(qkv_BnAd, cache_2CTd, first, causal))
             gate_RF, up_RF = layer.gated_2FD(self._normed(x_RD)).chunk(2, dim=-1)
             x_RD += layer.down_DF(F.silu(gate_RF).mul_(up_RF))
         return self._normed(x_RD).view(batch, tokens, width)
@@ -113,7 +117,7 @@ class CachedBody:
         share = 1 / x_RD.shape[-1]
         return (wide_RD * torch.addcmul(self.epsilon, length_R1, length_R1, value=share).rsqrt_()).to(x_RD.dtype)
 
-    def _attend(self, qkv_BnAd: Tensor, cache_2CTd: Tensor, first: int) -> Tensor:
+    def _attend(self, qkv_BnAd: Tensor, cache_2CTd: Tensor, first: int, causal: bool) -> Tensor:
         batch, tokens, width = *qkv_BnAd.shape[:2], self.head_width
         turned, last = self.heads + self.groups, first + tokens
         pair_BnAd2 = qkv_BnAd[:, :, :turned].float().unflatten(-1, (-1, 2))
@@ -130,6 +134,7 @@ class CachedBody:
             qk_BnAd[:, :, : self.heads].transpose(1, 2),
             cache_2BGTd[0, :, :, :last],
             cache_2BGTd[1, :, :, :last],
+            is_causal=causal,
             scale=1.0,
             enable_gqa=self.heads != self.groups,
         )

@@ -26,7 +26,8 @@ Its codes are those of the tokenizer with the fingerprint `{tokenizer}`; another
 
 ## Use
 
-With vqloom: `python -m stage2_prior.sample --prior {name} --tokenizer TOKENIZER --out DIR --count 10 --guidance 3`.
+With vqloom: `python -m stage2_prior.sample --prior {name} --tokenizer TOKENIZER --out DIR --count 10 \
+--guidance 3{prompt}`.
 {stock}
 Token ids: codes 0 to {last}, then the classes in the order of `prior.json`, then the token of no class ({null}).
 
@@ -86,9 +87,10 @@ def write_card(
             kind=prior.kind,
             parameters=sum(weight.numel() for part in prior.parts.values() for weight in part.parameters()) / 1e6,
             codes=codes_of(source),
-            classes=f"{len(vocabulary.classes)} classes" if vocabulary.classes else "no classes",
+            classes=conditions_of(prior),
             tokenizer=source.tokenizer,
             stock=use_of(prior, name),
+            prompt="" if prior.text is None else ' --prompt "…"',
             last=vocabulary.codes - 1,
             null=vocabulary.null,
             data=trained_on(settings["data"]["index"]),
@@ -112,6 +114,17 @@ def codes_of(source: CodeSource) -> str:
     return f"{shape} codes out of {source.codebook_size}{each}{scales}"
 
 
+def conditions_of(prior: Prior) -> str:
+    """What the codes depend on, in words."""
+    if prior.text is None:
+        return f"{len(prior.vocabulary.classes)} classes" if prior.vocabulary.classes else "no classes"
+    about = prior.text.config
+    if prior.text.bytes is not None:
+        return f"texts of up to {about.tokens} bytes"
+    at = f" at `{about.revision}`" if about.revision else ""
+    return f"texts of up to {about.tokens} tokens through the frozen encoder `{about.encoder}`{at}, not part of it"
+
+
 def use_of(prior: Prior, name: str) -> str:
     """How a prior is used without vqloom, as far as it can be."""
     vocabulary, source = prior.vocabulary, prior.source
@@ -125,6 +138,9 @@ def use_of(prior: Prior, name: str) -> str:
     if prior.kind == "multiscale":
         why = "what the transformer hears is made of the tokenizer's codebook and convolutions, copies in `pyramid/`"
         return OWN.format(why=why, loads=f'`{prior.stock}.from_pretrained("{name}")`', what="it")
+    if prior.text is not None:
+        why = "a text is heard as a prefix of embeddings, made by what lies in `text/`"
+        return OWN.format(why=why, loads=f'`{prior.stock}.from_pretrained("{name}")`', what="the one over codes")
     if vocabulary.masked:
         return MASKED.format(name=name, mask=vocabulary.mask)
     return CAUSAL.format(name=name, first=source.codebook_size, grid="×".join(map(str, source.grid)))

@@ -8,6 +8,7 @@ from typing import Literal
 from data.config import CodeDataConfig
 from launch.runtime import RunConfig
 from stage2_prior.presets import PRESETS, PresetName
+from stage2_prior.text_config import TextConfig
 
 FEED_FORWARD_MULTIPLE = 32
 """The inner width is rounded up to a multiple of this, which matrix kernels like."""
@@ -21,8 +22,10 @@ class PriorModelConfig:
     """autoregressive: a causal Llama, one code after the other; masked: a bidirectional encoder that fills in masks.
     multiscale: all codes of a scale at once, for the quantizer of this name (VAR); depth: a Llama over the places and a
     small one over each place's codes, for the quantizers residual and product (RQ-Transformer)."""
-    condition: Literal["class", "none"] = "class"
-    """What the codes depend on: the sample's class, or nothing."""
+    condition: Literal["class", "none", "text"] = "class"
+    """What the codes depend on: the sample's class, nothing, or its caption."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """How captions are read."""
     preset: PresetName | None = None
     """A published shape, which sets layers, width, heads and feed_forward_width; null: they are set one by one."""
     layers: int = 6
@@ -47,7 +50,7 @@ class PriorModelConfig:
     """Share of the codes that the prior reads, not those it predicts, replaced by random ones in training: against
     learning small sets by heart."""
     class_dropout: float = 0.1
-    """Share of training samples whose class becomes the null token, which guidance needs."""
+    """Share of training samples whose class (or caption) becomes the null token (or no text), which guidance needs."""
     order: Literal["raster", "random"] = "raster"
     """Of an autoregressive prior, the order of codes in training: rows from the top; or every sample in a random order
     of its own at first and in rows at last, so that the prior learns from both sides (RAR). It is sampled in rows."""
@@ -64,6 +67,11 @@ class PriorModelConfig:
         self._apply_preset()
         if self.order == "random" and self.kind != "autoregressive":
             raise ValueError(f"model.order=random is not for model.kind={self.kind}: set model.order to raster")
+        if self.condition == "text" and self.kind not in ("autoregressive", "masked"):
+            raise ValueError(
+                f"model.condition=text is not for model.kind={self.kind}: set it to class or none, or model.kind to "
+                "autoregressive or masked"
+            )
         if not 0 <= self.anneal_from <= self.anneal_until <= 1:
             raise ValueError(
                 f"model.anneal_from={self.anneal_from} and model.anneal_until={self.anneal_until} must be shares of "
@@ -99,6 +107,11 @@ class PriorModelConfig:
                     f"model.{name}={own} is not that of model.preset={self.preset}, which has {value}: leave one out"
                 )
             object.__setattr__(self, name, value)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens that a caption takes before the codes."""
+        return self.text.tokens if self.condition == "text" else 0
 
     @property
     def inner_width(self) -> int:

@@ -5,6 +5,7 @@ Shapes: B sequences, N codes each, K codes, V vocabulary, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,24 +46,40 @@ def decode(
     *,
     null: int,
     given_BN: Tensor | None = None,
+    lead: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Draw whole grids, code_BN int64, for the class tokens; uniform_BN in [0, 1) is all their randomness.
 
     `null` is the token that guidance compares with. `given_BN` fixes the codes where it isn't negative (the rest is
-    drawn after what stands before it).
+    drawn after what stands before it). `lead` makes x_BTD of the tokens, all that is heard before the codes; without it
+    that is their embedding. It and the first codes, as far as all are given, are heard at once.
     """
     batch, positions = uniform_BN.shape
+    code_BN = torch.empty(batch, positions, dtype=torch.int64, device=token_B.device)
+    begun = 0
+    if given_BN is not None:
+        begun = int((given_BN >= 0).all(0).int().cumprod(0).sum())
+        code_BN[:, :begun] = given_BN[:, :begun]
     guided_positions = drawing.guided(positions)
+    if guided_positions <= begun:
+        guided_positions = 0
     input_B = torch.cat([token_B, torch.full_like(token_B, null)]) if guided_positions else token_B
+    x_BTD = lead(input_B) if lead else F.embedding(input_B, llama.embedding_VD)[:, None]
+    before = x_BTD.shape[1] - 1
+    if begun:
+        given_BTD = F.embedding(code_BN[:, :begun], llama.embedding_VD)
+        x_BTD = torch.cat([x_BTD, given_BTD.repeat(len(input_B) // batch, 1, 1)], dim=1)
     llama.start(len(input_B))
     llama.head_KD.prepare(batch)
-    code_BN = torch.empty(batch, positions, dtype=torch.int64, device=token_B.device)
-    for position in range(positions):
+    for position in range(begun, positions):
         guided = position < guided_positions
         if not guided and len(input_B) > batch:
             input_B = input_B[:batch]
             llama.keep(batch)
-        y_BD = llama.read(input_B, position)
+        if position == begun:
+            y_BD = llama.hear(x_BTD, 0, causal=True)[:, -1]
+        else:
+            y_BD = llama.read(input_B, before + position)
         if guided:
             y_BD = mixed(y_BD, drawing.scale(position, positions))
         logits_BK = llama.head_KD(y_BD).float()

@@ -42,6 +42,7 @@ class DepthPrior(Prior):
     kind = "depth"
     stock = "AutoModel"
     form = "levels"
+    in_order = True
 
     def __init__(self, lm: Any, depth: Any, vocabulary: Vocabulary, source: CodeSource):
         """`lm` goes over the places, `depth` over the codes of each."""

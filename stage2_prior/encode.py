@@ -1,7 +1,8 @@
 """Encode pictures: `accelerate launch -m stage2_prior.encode --tokenizer DIR --data INDEX.json --out DIR`.
 
 A shard of codes for each shard of pictures, every sample exactly once whatever the number of ranks, each shard whole or
-absent, to the same bytes after any interruption. index.json's `meta` ties them to the tokenizer:
+absent, to the same bytes after any interruption. Labels and captions come along. index.json's `meta` ties them to the
+tokenizer:
 
     tokenizer      its fingerprint
     transform      what was done to the pictures
@@ -11,6 +12,7 @@ absent, to the same bytes after any interruption. index.json's `meta` ties them 
     codebooks      G, and
     scales         the sides of the scales' grids, where there is a shape
     variants       ["plain"], or names of what is encoded of each picture (stage2_prior.variants)
+    captions       how many samples have one, where any has
     histogram      how often each code occurs, K numbers (of each codebook); used and perplexity say it in short
 
 Shapes: B batch, C channels, H W pixels, h w latent grid, K codes.
@@ -131,17 +133,22 @@ class Encoding:
         self.out.write(self.names[shard], self._samples(shard, notes, bar), notes)
 
     def _samples(self, shard: int, notes: dict[str, Any], bar: Progress) -> Iterator[Sample]:
-        histogram_K = np.zeros(self.vocabulary.codes, dtype=np.int64)
+        histogram_K, captions = np.zeros(self.vocabulary.codes, dtype=np.int64), 0
         for batch in one_shard(self.index, shard, self.reading, self.batch_size, self.config.threads):
             for variant in self.variants:
                 codes_Bhw = self.codes(batch, variant)
                 histogram_K += np.bincount(self.tokens(codes_Bhw).ravel(), minlength=len(histogram_K))
-                for key, label, codes_hw in zip(batch.keys, batch.label_B.tolist(), codes_Bhw, strict=True):
+                labels = batch.label_B.tolist()
+                for key, label, text, codes_hw in zip(batch.keys, labels, batch.captions, codes_Bhw, strict=True):
                     self.vocabulary.check_labels([label])
                     members = {"codes.npy": npy(codes_hw)} | ({"cls": str(label).encode()} if label >= 0 else {})
+                    members |= {"txt": text.encode()} if text else {}
+                    captions += bool(text)
                     yield key + variant.suffix, members
             bar.advance(len(batch.keys))
         notes["histogram"] = histogram_K.tolist()
+        if captions:
+            notes["captions"] = captions
 
     @torch.inference_mode()
     def codes(self, batch: Batch, variant: Variant) -> np.ndarray:
@@ -166,13 +173,19 @@ class Encoding:
             )
         done = [record for record in records if record is not None]
         histogram_K = np.sum([record.notes["histogram"] for record in done], axis=0)
+        captions = sum(record.notes.get("captions", 0) for record in done)
         index = self.out.index(
             done,
             name=self.index.name,
             classes=self.index.classes,
             licence=self.index.licence,
             kind="codes",
-            meta={**self.about, **summary(histogram_K), "histogram": histogram_K.tolist()},
+            meta={
+                **self.about,
+                **({"captions": captions} if captions else {}),
+                **summary(histogram_K),
+                "histogram": histogram_K.tolist(),
+            },
         )
         if NUMBERS in self.index.meta:
             index.meta[NUMBERS] = self.index.meta[NUMBERS]

@@ -20,7 +20,7 @@ from torch import Tensor
 from stage2_prior.codes import CodeSource
 from stage2_prior.drawing import draw_codes, guided
 from stage2_prior.losses import code_losses
-from stage2_prior.prior import Prior
+from stage2_prior.prior import Prior, Work
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class MaskedPrior(Prior):
             intermediate_size=config.inner_width,
             num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
-            max_position_embeddings=source.positions + 1,
+            max_position_embeddings=config.prefix + source.positions + 1,
             layer_types=["full_attention"] * config.layers,
             rope_parameters={"full_attention": rope, "sliding_attention": dict(rope)},
             tie_word_embeddings=config.tied,
@@ -73,9 +73,17 @@ class MaskedPrior(Prior):
 
     def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
         """Logits of the code at every position, logits_BNK float32, given the codes (or mask tokens) at all of them."""
-        token_BT = torch.cat([token_B[:, None], code_BN], dim=1)
-        logits_BTV = self.lm(input_ids=token_BT).logits
-        return logits_BTV[:, 1:, : self.vocabulary.codebook_size].float()
+        if self.text is None:
+            logits_BTV = self.lm(input_ids=torch.cat([token_B[:, None], code_BN], dim=1)).logits
+        else:
+            x_BTD = torch.cat([self.lead(token_B), self.lm.get_input_embeddings()(code_BN)], dim=1)
+            logits_BTV = self.lm(inputs_embeds=x_BTD).logits
+        return logits_BTV[:, -code_BN.shape[1] :, : self.vocabulary.codebook_size].float()
+
+    def work(self) -> list[Work]:
+        """Each token attends to all."""
+        tokens = self.prefix + self.source.positions
+        return [Work(self.lm, tokens / self.source.positions, tokens), *self.text_work()]
 
     def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
         """The training loss and mean nats of the masked codes; classes, shares and places by `chance`.
@@ -133,29 +141,34 @@ class MaskedPrior(Prior):
 
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
-        """Draw code_BN for class (or null) tokens in `drawing.steps` steps; see Prior.sample."""
+        """Draw code_BN for class (or null) tokens in `drawing.steps` steps; see Prior.sample.
+
+        Given codes are in the first step's context already; the steps share out the others.
+        """
         batch, positions = len(token_B), self.source.positions
         uniform_SBXN = uniform_BU.view(batch, drawing.steps, -1, positions).transpose(0, 1)
         open_BN = torch.ones(batch, positions, dtype=torch.bool, device=token_B.device)
         code_BN = torch.full_like(open_BN, self.vocabulary.mask, dtype=torch.int64)
         if given_BN is not None:
             open_BN, code_BN = given_BN < 0, torch.where(given_BN < 0, code_BN, given_BN)
+        start_B1 = open_BN.sum(1, keepdim=True)
         at_N = halton_order(*self._grid).argsort().to(token_B.device) if drawing.order == "halton" else None
         for step, uniform_BXN in enumerate(uniform_SBXN):
             scale, heat = drawing.scale(step, drawing.steps), drawing.heat(step, drawing.steps)
             logits_BNK = guided(
-                lambda token_C, code_CN: self.logits(code_CN, token_C), token_B, code_BN, self.vocabulary.null,
+                lambda token_C, code_CN: self.logits(code_CN, token_C), token_B, code_BN, self.null,
                 scale if scale != 1 else None,
             )  # fmt: skip
             drawn_BN = draw_codes(logits_BNK.flatten(0, 1), uniform_BXN[:, 0].reshape(-1), drawing, heat).view(
                 batch, -1
             )
-            left = round(positions * still_masked(step + 1, drawing.steps))
+            left_B1 = (start_B1.double() * still_masked(step + 1, drawing.steps)).round()
             if at_N is not None:
                 score_BN = -at_N.float().expand(batch, -1)
             else:
                 score_BN = confidence(logits_BNK, drawn_BN, uniform_BXN[:, 1], drawing, step)
-            fill_BN = open_BN & (rank(score_BN.masked_fill(~open_BN, -torch.inf)) < open_BN.sum(1, keepdim=True) - left)
+            now_B1 = open_BN.sum(1, keepdim=True) - left_B1
+            fill_BN = open_BN & (rank(score_BN.masked_fill(~open_BN, -torch.inf)) < now_B1)
             code_BN = torch.where(fill_BN, drawn_BN, code_BN)
             open_BN = open_BN & ~fill_BN
         return code_BN

@@ -66,7 +66,7 @@ def join(out: str, parts: int) -> ShardIndex:
     from stage2_prior.encode import summary
 
     found: dict[int, Shard] = {}
-    histogram_K, first = np.zeros(0, dtype=np.int64), None
+    histogram_K, captions, first = np.zeros(0, dtype=np.int64), 0, None
     for part in range(parts):
         folder = Path(part_folder(out, part, parts))
         if not (folder / INDEX).exists():
@@ -78,18 +78,20 @@ def join(out: str, parts: int) -> ShardIndex:
         elif meta != first.meta:
             raise UserError(f"{folder} is of another tokenizer or other options than part 0: encode it anew")
         histogram_K += np.asarray(index.meta["histogram"])
+        captions += index.meta.get("captions", 0)
         for number, shard in zip(index.meta[NUMBERS], index.shards, strict=True):
             found[number] = replace(shard, url=f"{folder.name}/{shard.url}")
     if first is None or sorted(found) != list(range(len(found))):
         raise UserError(f"out={out}: the parts don't make a whole: encode them all from one index, with one --parts")
-    meta = {**first.meta, **summary(histogram_K), "histogram": histogram_K.tolist()}
+    meta = {**first.meta, **({"captions": captions} if captions else {}), **summary(histogram_K)}
+    meta["histogram"] = histogram_K.tolist()
     whole = replace(first, shards=tuple(found[number] for number in sorted(found)), meta=meta, offsets=None)
     whole = replace(whole, base=out, path="")
     whole.save(Path(out) / INDEX)
     return whole
 
 
-_OWN = (NUMBERS, "histogram", "used", "perplexity")
+_OWN = (NUMBERS, "captions", "histogram", "used", "perplexity")
 """What differs from part to part."""
 
 

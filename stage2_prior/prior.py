@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from data.cli import UserError
 from stage2_prior.chance import Chance
 from stage2_prior.codes import CodeSource, Form
+from stage2_prior.text import FOLDER as TEXT
+from stage2_prior.text import NONE, TextPrefix
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from data.batches import CodeBatch
     from stage1_tokenizer.quantizers import Quantizer
     from stage2_prior.config import PriorModelConfig
     from stage2_prior.drawing import Drawing
@@ -47,9 +50,11 @@ class Work:
 
 
 class Prior(nn.Module):
-    """A distribution over a picture's codes given a class.
+    """A distribution over a picture's codes given a class, nothing or a text.
 
-    `lm` is a plain transformers model, for most kinds with all the parameters; `parts` tells of all.
+    What it hears of them is token_B, a class (or null) token for each picture; of texts it is token_BL
+    (stage2_prior.text). `lm` is a plain transformers model, for most kinds with all the parameters; `parts` tells of
+    all.
     """
 
     kind: ClassVar[str]
@@ -58,10 +63,12 @@ class Prior(nn.Module):
     """The transformers class that loads `lm`."""
     form: ClassVar[Form] = "grid"
     """The form of codes that it is for (CodeSource.form)."""
+    in_order: ClassVar[bool] = False
+    """Whether a code hears those of places before its own only, row by row."""
     code_noise: float = 0.0
     """Share of the codes read in training that are replaced by random ones."""
     class_dropout: float = 0.0
-    """Share of the training samples whose class becomes the null token."""
+    """Share of the training samples whose class becomes the null token, or whose text none."""
     label_smoothing: float = 0.0
     """Share of the training target spread evenly over all codes."""
     z_loss: float = 0.0
@@ -72,6 +79,8 @@ class Prior(nn.Module):
         self.lm = lm
         self.vocabulary = vocabulary
         self.source = source
+        self.text: TextPrefix | None = None
+        """What it hears of texts, where they are its condition."""
         self.chance = Chance()
         """What is random in training, dropout apart."""
         self._ready: tuple[list[tuple[int, int]], Any] | None = None
@@ -95,7 +104,36 @@ class Prior(nn.Module):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """All that is trained and exported, by its folder in an export ("" for the export's own)."""
-        return {"": self.lm}
+        return {"": self.lm} | ({TEXT: self.text} if self.text is not None else {})
+
+    @property
+    def prefix(self) -> int:
+        """Tokens that a text takes before the codes."""
+        return 0 if self.text is None else self.text.config.tokens
+
+    @property
+    def null(self) -> int:
+        """What stands for no condition, and guidance compares with: the null token; of texts that there is no token."""
+        return self.vocabulary.null if self.text is None else NONE
+
+    def asked(self, batch: CodeBatch) -> Tensor:
+        """What the codes of a batch depend on: its labels, label_B; or its captions, token_BL."""
+        return batch.label_B if self.text is None else self.text.tokens(batch.captions)
+
+    def tokens(self, asked_B: Tensor) -> Tensor:
+        """What it hears of labels, token_B, or of what `asked` gave, token_BL. No text is heard of labels."""
+        if self.text is None:
+            return self.vocabulary.class_tokens(asked_B)
+        return asked_B if asked_B.ndim == 2 else torch.full_like(asked_B, NONE)[:, None].repeat(1, self.prefix)
+
+    def lead(self, token_B: Tensor) -> Tensor:
+        """Embeddings of what stands before the codes, x_BTD: the class token, or a text's prefix and the null token."""
+        embed = self.lm.get_input_embeddings()
+        if self.text is None:
+            return embed(token_B)[:, None]
+        start_B1 = torch.full_like(token_B[:, :1], self.vocabulary.null)
+        x_BLD, start_B1D = self.text(token_B), embed(start_B1)
+        return torch.cat([x_BLD.to(start_B1D.dtype), start_B1D], dim=1)
 
     @property
     def transformers(self) -> list[nn.Module]:
@@ -105,6 +143,12 @@ class Prior(nn.Module):
     def work(self) -> list[Work]:
         """What its transformers do for each code."""
         return [Work(self.lm, 1.0, self.source.positions)]
+
+    def text_work(self) -> list[Work]:
+        """What an encoder of texts that is trained along does for each code."""
+        if self.text is None or self.text.bytes is None:
+            return []
+        return [Work(self.text.bytes, self.prefix / self.source.positions, self.prefix)]
 
     def ready(self, make: Callable[[], Ready]) -> Ready:
         """The weights as `make` lays them out for sampling, made anew when they have changed."""
@@ -117,14 +161,17 @@ class Prior(nn.Module):
     def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
         """The training loss, and mean nats per code predicted (no gradients); what is random comes from `chance`.
 
+        label_B is what `asked` gives of a batch.
         Both are means over the samples at hand: weighed by their numbers, those of parts of a batch give the batch's.
         """
         raise NotImplementedError
 
     def dropped_tokens(self, label_B: Tensor) -> Tensor:
-        """The labels' class tokens, token_B, some of them replaced by the null token by `chance`."""
-        token_B = self.vocabulary.class_tokens(label_B)
+        """What it hears of the labels (or texts), token_B, for some samples replaced by what is null by `chance`."""
+        token_B = self.tokens(label_B)
         draw_B = self.chance.uniform(len(label_B), device=label_B.device) if self.class_dropout > 0 else None
+        if self.text is not None:
+            return token_B if draw_B is None else token_B.masked_fill((draw_B < self.class_dropout)[:, None], NONE)
         return self.vocabulary.drop(token_B, self.class_dropout, draw_B)
 
     def disturbed(self, code_BN: Tensor) -> Tensor:
@@ -181,6 +228,7 @@ class Prior(nn.Module):
             "kind": self.kind,
             "vocabulary": self.vocabulary.to_dict(),
             "codes": self.source.to_dict(),
+            **({"condition": "text"} if self.text is not None else {}),
             **notes,
         }
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")

@@ -15,6 +15,8 @@ from stage2_prior.depth import DepthPrior
 from stage2_prior.masked import MaskedPrior
 from stage2_prior.multiscale import MultiscalePrior
 from stage2_prior.prior import DESCRIPTION, Prior
+from stage2_prior.text import FOLDER as TEXT
+from stage2_prior.text import TextPrefix
 from stage2_prior.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -39,7 +41,10 @@ def build_prior(
     check_form(config.kind, source)
     names = tuple(classes) if config.condition == "class" else ()
     vocabulary = Vocabulary(source.codebook_size, names, config.kind == "masked", source.codebooks)
-    return KINDS[config.kind].build(config, vocabulary, source, quantizer)
+    prior = KINDS[config.kind].build(config, vocabulary, source, quantizer)
+    if config.condition == "text":
+        prior.text = TextPrefix(config.text, config.width, config.heads)
+    return prior
 
 
 def check_form(kind: str, source: CodeSource) -> None:
@@ -52,10 +57,11 @@ def check_form(kind: str, source: CodeSource) -> None:
         )
 
 
-def load_prior(folder: str | Path, revision: str | None = None) -> Prior:
+def load_prior(folder: str | Path, revision: str | None = None, text_encoder: str | None = None) -> Prior:
     """The prior in a release or at the end of a run (RUN/prior), in evaluation mode, float32, on the CPU.
 
-    `folder` may also be a name on the Hub, ORG/NAME, and `revision` a branch, tag or commit there. Raises UserError
+    `folder` may also be a name on the Hub, ORG/NAME, and `revision` a branch, tag or commit there.
+    `text_encoder` is where the frozen encoder of a prior of texts lies, if not where its export says. Raises UserError
     where there is none.
     """
     place = _place(fetched(folder, revision))
@@ -65,7 +71,12 @@ def load_prior(folder: str | Path, revision: str | None = None) -> Prior:
         kind = KINDS[described["kind"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{place / DESCRIPTION} can't be read ({error}): export the prior again") from error
-    return kind.load(place, vocabulary, source)
+    prior = kind.load(place, vocabulary, source)
+    if described.get("condition") == "text":
+        prior.text = TextPrefix.from_pretrained(place / TEXT, text_encoder).eval()
+    elif text_encoder is not None:
+        raise UserError(f"text_encoder={text_encoder} is for a prior of texts, and {folder} isn't one: leave it out")
+    return prior
 
 
 def _place(folder: Path) -> Path:

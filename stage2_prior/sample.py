@@ -1,8 +1,8 @@
 """Sample pictures: `accelerate launch -m stage2_prior.sample --prior RUN --tokenizer DIR --out OUT --count 10 …`.
 
-OUT/<class>/<number>.png   the pictures, `count` of each class
+OUT/<class>/<number>.png   the pictures, `count` of each class (or prompt)
 OUT/codes/<batch>.npy      their codes, uint16 or uint32 (B, h, w) or the tokenizer's form; there once a batch is done
-OUT/grid.png               a row for each class
+OUT/grid.png               a row for each class (or prompt)
 OUT/samples.json           settings, tokenizer, classes and their folders, the order of the pictures in the batches
 
 A picture's randomness is a function of (seed, class, number), and the batches are cut alike on any number of ranks, so
@@ -12,9 +12,8 @@ that any world size gives the same pictures, also after an interruption. Shapes:
 from __future__ import annotations
 
 import json
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +31,7 @@ from launch.ranks import joined
 from stage2_prior.codes import code_type
 from stage2_prior.drawing import Drawing
 from stage2_prior.priors import load_prior
+from stage2_prior.subjects import Classes, Prompts, Subjects, prompts_of
 
 if TYPE_CHECKING:
     from stage1_tokenizer import Tokenizer
@@ -54,6 +54,12 @@ class SampleConfig(Drawing):
     """Pictures of each class."""
     classes: list[str] | None = None
     """Names or numbers of the classes to sample, none for pictures of no class; null for all classes."""
+    prompt: str | None = None
+    """A text to sample pictures of, with a prior trained with model.condition=text."""
+    prompts: str | None = None
+    """A file of such texts, one a line; `count` pictures of each."""
+    text_encoder: str | None = None
+    """Where the frozen text encoder lies, if not where it lay in training."""
     seed: int = 0
     """Seed; with the class and the picture's number it decides everything random."""
     batch_size: int = 64
@@ -71,6 +77,8 @@ class SampleConfig(Drawing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.prompt is not None and self.prompts is not None:
+            raise ValueError("prompt and prompts are both set: leave one of them out")
         for name in ("count", "batch_size", "decode_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
@@ -97,12 +105,16 @@ def uniforms(seed: int, pictures: Sequence[Picture], draws: int) -> Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
-def sample_codes(prior: Prior, pictures: Sequence[Picture], seed: int, drawing: Drawing) -> Tensor:
-    """Codes of some pictures, idx_Bhw int64 (or in their tokenizer's other form), drawn together on its device."""
-    device = next(prior.parameters()).device
-    label_B = torch.tensor([picture.label for picture in pictures], device=device)
-    uniform_BU = uniforms(seed, pictures, prior.draws(drawing)).to(device)
-    code_BN = prior.sample(prior.vocabulary.class_tokens(label_B), uniform_BU, drawing)
+def sample_codes(
+    prior: Prior, pictures: Sequence[Picture], seed: int, drawing: Drawing, subjects: Subjects | None = None
+) -> Tensor:
+    """Codes of some pictures, idx_Bhw int64 (or in their tokenizer's other form), drawn together on its device.
+
+    The pictures' labels are classes, where no other `subjects` are named.
+    """
+    subjects, labels = subjects or Classes(prior, None), [picture.label for picture in pictures]
+    uniform_BU = uniforms(seed, pictures, prior.draws(drawing)).to(next(prior.parameters()).device)
+    code_BN = prior.sample(subjects.tokens(labels), uniform_BU, drawing, subjects.given(labels))
     return code_BN.unflatten(1, prior.source.shape)
 
 
@@ -120,15 +132,15 @@ def decode_pictures(tokenizer: Tokenizer, idx_Bhw: Tensor, batch: int) -> list[I
 class Sampling:
     """One sampling: what is drawn in which batch, and where it lies."""
 
-    def __init__(self, config: SampleConfig, prior: Prior):
+    def __init__(self, config: SampleConfig, prior: Prior, subjects: Subjects | None = None):
         self.config, self.prior = config, prior
         self.out = Path(config.out)
-        names = prior.vocabulary.classes
-        wanted = range(len(names)) if config.classes is None else map(prior.vocabulary.label, config.classes)
-        self.labels = list(dict.fromkeys(wanted)) or [-1]
-        if not names and config.guidance != 1:
-            raise UserError(f"guidance={config.guidance:g} needs classes, and this prior has none: leave it at 1")
-        self.folders = dict(zip(self.labels, folder_names(self.labels, names), strict=True))
+        texts = prompts_of(config.prompt, config.prompts)
+        self.subjects = subjects or (Prompts(prior, texts) if texts else Classes(prior, config.classes))
+        self.labels, self.folders = self.subjects.labels, self.subjects.folders
+        if config.guidance != 1 and not self.subjects.guidable:
+            lacking = "classes" if prior.text is None else "prompts"
+            raise UserError(f"guidance={config.guidance:g} needs {lacking}, and there are none: leave it at 1")
         pictures = [Picture(label, number) for number in range(config.count) for label in self.labels]
         size = config.batch_size
         self.batches = [pictures[start : start + size] for start in range(0, len(pictures), size)]
@@ -147,22 +159,13 @@ class Sampling:
 
     def describe(self) -> dict[str, Any]:
         """samples.json without the results."""
-        places = ("prior", "tokenizer", "out", "part", "parts")
+        places = ("prior", "tokenizer", "out", "part", "parts", "prompt", "prompts", "text_encoder")
         settings = {name: value for name, value in asdict(self.config).items() if name not in places}
-        names = self.prior.vocabulary.classes
         return {
             "settings": settings,
             "tokenizer": self.prior.source.tokenizer,
             "grid": list(self.prior.source.grid),
-            "classes": [
-                {
-                    "label": label,
-                    "name": names[label] if label >= 0 else None,
-                    "folder": folder,
-                    "count": self.config.count,
-                }
-                for label, folder in self.folders.items()
-            ],
+            "classes": self.subjects.described(self.config.count),
             "order": "picture i of all batches is number i // C of class i % C, C classes as listed",
         }
 
@@ -186,7 +189,8 @@ class Sampling:
         """Draw and decode one batch and write it; always full, so that its size never differs."""
         pictures = self.batches[batch]
         padded = [pictures[i % len(pictures)] for i in range(self.config.batch_size)]
-        idx_Bhw = sample_codes(self.prior, padded, self.config.seed, self.config)[: len(pictures)]
+        idx_Bhw = sample_codes(self.prior, padded, self.config.seed, self.config, self.subjects)
+        idx_Bhw = idx_Bhw[: len(pictures)]
         for picture, image in zip(pictures, decode_pictures(tokenizer, idx_Bhw, self.config.decode_batch), strict=True):
             image.save(self.path(picture))
         part = self.codes_path(batch).with_suffix(".part")
@@ -198,9 +202,11 @@ class Sampling:
         """Write grid.png, samples.npz if asked for, and the results."""
         rows = self.labels[:GRID_ROWS]
         columns = range(min(self.config.count, GRID_COLUMNS))
-        picture_grid([[self.path(Picture(label, number)) for number in columns] for label in rows]).save(
-            self.out / "grid.png"
-        )
+        shown = [
+            [*self.subjects.shown(label), *(Image.open(self.path(Picture(label, number))) for number in columns)]
+            for label in rows
+        ]
+        picture_grid(shown).save(self.out / "grid.png")
         if self.config.npz:
             files = [self.path(picture) for batch in self.batches for picture in batch]
             np.savez(
@@ -212,18 +218,8 @@ class Sampling:
         write_file(self.out / "samples.json", json.dumps(self.describe() | results, indent=1) + "\n")
 
 
-def folder_names(labels: Sequence[int], names: Sequence[str]) -> list[str]:
-    """A folder for each label: the class's name without what file systems don't take, its number where that clashes."""
-    cleaned = [re.sub(r"[^\w &+-]", "_", names[label]).strip() if label >= 0 else "all" for label in labels]
-    return [
-        name if name and cleaned.count(name) == 1 and name != "codes" else f"class-{label}"
-        for label, name in zip(labels, cleaned, strict=True)
-    ]
-
-
-def picture_grid(rows: Sequence[Sequence[Path]]) -> Image.Image:
-    """The pictures of some files in rows and columns on white."""
-    images = [[Image.open(file) for file in row] for row in rows]
+def picture_grid(images: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """The pictures in rows and columns on white."""
     width, height = images[0][0].size
     step_x, step_y = width + GRID_GAP, height + GRID_GAP
     grid = Image.new(images[0][0].mode, (len(images[0]) * step_x - GRID_GAP, len(images) * step_y - GRID_GAP), "white")
@@ -233,14 +229,17 @@ def picture_grid(rows: Sequence[Sequence[Path]]) -> Image.Image:
     return grid
 
 
-def sample(config: SampleConfig) -> int:
-    """Sample as configured, on all ranks; the exit code."""
+def sample(config: SampleConfig, subjects: Callable[[Prior, Tokenizer], Subjects] | None = None) -> int:
+    """Sample as configured, on all ranks; the exit code. `subjects` makes what is drawn, where it isn't classes."""
     from stage1_tokenizer import Tokenizer
 
-    prior = load_prior(config.prior)
-    sampling = Sampling(config, prior)
+    prior = load_prior(config.prior, text_encoder=config.text_encoder)
+    sampling = Sampling(config, prior) if subjects is None else None
     tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
     prior.source.must_be_of(tokenizer.fingerprint, "tokenizer", config.tokenizer)
+    if subjects is not None:
+        sampling = Sampling(config, prior, subjects(prior, tokenizer))
+    assert sampling is not None
     with joined() as accelerator:
         from launch.distributed import on_main
 

@@ -97,6 +97,11 @@ def checked_codes(config: PriorTrainConfig) -> ShardIndex:
     source = CodeSource.of_index(index, config.data.index)
     source.must_be_of(Tokenizer.from_pretrained(config.tokenizer).fingerprint, "tokenizer", config.tokenizer)
     check_form(config.model.kind, source)
+    if config.model.condition == "text" and not index.meta.get("captions"):
+        raise UserError(
+            f"data.index={config.data.index} has no captions, which model.condition=text needs: pack the pictures with "
+            "theirs and encode them again, or set model.condition to class or none"
+        )
     if config.data.held_out:
         held_out = ShardIndex.load(config.data.held_out)
         other = CodeSource.of_index(held_out, config.data.held_out, "data.held_out")
@@ -144,7 +149,7 @@ def train_step(
 ) -> dict[str, Tensor | float]:
     """One optimizer step on this rank's samples of a batch; its scalars, still on the device."""
     code_BN = batch.idx_Bhw.flatten(1).to(this.device, non_blocking=True)
-    label_B = batch.label_B.to(this.device, non_blocking=True)
+    label_B = raw.asked(batch).to(this.device, non_blocking=True)
     own, parts = len(code_BN), config.parts(this.world_size)
     sums = torch.zeros(2, device=this.device)
     for part in range(parts):
@@ -199,7 +204,7 @@ def held_out_figures(
     while this.vote.any(batch is not None) if this else batch is not None:
         of = batch or spare
         code_BN = of.idx_Bhw.flatten(1).to(device)
-        nats_BN, right_BN = prior.judge(code_BN, prior.vocabulary.class_tokens(of.label_B.to(device)))
+        nats_BN, right_BN = prior.judge(code_BN, prior.tokens(prior.asked(of).to(device)))
         if batch is not None:
             right = right_BN.double().sum() if right_BN is not None else sums.new_tensor(math.nan)
             sums += torch.stack([nats_BN.double().sum(), right, sums.new_tensor(code_BN.numel())])

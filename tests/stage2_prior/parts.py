@@ -38,8 +38,14 @@ def random_codes(batch: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(CODES, (batch, SOURCE.positions), generator=torch.Generator().manual_seed(seed))
 
 
-def write_pictures(folder: Path, *, shards: int, each: int, seed: int = 0) -> str:
-    """Shards of 16×16 grey pictures of three classes (what differs is where the bright half lies); their index."""
+TEXTS = ("bright above", "bright at the left", "a bright box")
+
+
+def write_pictures(folder: Path, *, shards: int, each: int, seed: int = 0, captions: bool = False) -> str:
+    """Shards of 16×16 grey pictures of three classes (what differs is where the bright half lies); their index.
+
+    With captions, they have TEXTS instead of labels; each fifth picture has none.
+    """
     random = np.random.default_rng(seed)
     tars = ShardSet(folder)
     tars.begin({"seed": seed}, ["index.json"])
@@ -52,7 +58,10 @@ def write_pictures(folder: Path, *, shards: int, each: int, seed: int = 0) -> st
             half_HW += 150
             png = io.BytesIO()
             Image.fromarray(pixels_HW).save(png, "png")
-            yield f"{shard:02d}_{i:03d}", {"png": png.getvalue(), "cls": str(label).encode()}
+            about = {"cls": str(label).encode()}
+            if captions:
+                about = {"txt": TEXTS[label].encode()} if i % 5 else {}
+            yield f"{shard:02d}_{i:03d}", {"png": png.getvalue(), **about}
 
     records = [tars.write(f"pictures-{shard:06d}.tar", samples(shard)) for shard in range(shards)]
     tars.finish({"index.json": tars.index(records, name="halves", classes=list(CLASSES))})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stage2_prior.encode import EncodeConfig, encode
+from stage2_prior.inpaint import InpaintConfig, inpaint
 from stage2_prior.priors import load_prior
 from stage2_prior.sample import sample
 from stage2_prior.train import bits_per_code, train
@@ -26,11 +27,18 @@ def on_a_rank(coded: Coded, prior: str, place: Path) -> None:
         == 0
     )
     assert sample(replace(sampling(coded, prior), out=str(place / "samples"))) == 0
+    assert inpaint(inpainting(coded, prior, place / "inpainted")) == 0
     assert train(settings(coded, place / "whole")) == 0
     cut = settings(coded, place / "cut")
     with pytest.MonkeyPatch.context() as monkeypatch:
         train_killed_at(cut, 7, monkeypatch)
     assert train(cut) == 0
+
+
+def inpainting(coded: Coded, prior: str, out: Path) -> InpaintConfig:
+    """The lower halves of four pictures, twice."""
+    settings = {"given": coded.held_out, "out": str(out), "limit": 4, "count": 2, "batch_size": 3, "guidance": 2.0}
+    return InpaintConfig(prior=prior, tokenizer=coded.tokenizer, **settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +58,13 @@ def test_two_ranks_encode_to_the_bytes_that_one_writes(coded: Coded, place: Path
 def test_two_ranks_sample_the_pictures_that_one_samples(trained: Trained, place: Path):
     assert pictures(place / "samples") == pictures(trained.samples)
     assert codes(place / "samples") == codes(trained.samples)
+
+
+@pytest.mark.slow
+def test_two_ranks_fill_holes_as_one_does(coded: Coded, trained: Trained, place: Path, tmp_path: Path):
+    assert inpaint(inpainting(coded, trained.prior, tmp_path / "alone")) == 0
+    assert pictures(place / "inpainted") == pictures(tmp_path / "alone")
+    assert codes(place / "inpainted") == codes(tmp_path / "alone")
 
 
 @pytest.mark.slow

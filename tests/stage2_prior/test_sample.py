@@ -18,7 +18,8 @@ from data.transforms import to_uint8
 from stage1_tokenizer import Tokenizer
 from stage2_prior.drawing import Drawing
 from stage2_prior.priors import load_prior
-from stage2_prior.sample import Picture, SampleConfig, Sampling, folder_names, sample, sample_codes, uniforms
+from stage2_prior.sample import Picture, SampleConfig, Sampling, sample, sample_codes, uniforms
+from stage2_prior.subjects import folder_names
 from tests.stage2_prior.conftest import Coded, Trained
 from tests.stage2_prior.parts import CLASSES, tiny_prior, write_tokenizer
 

@@ -1,0 +1,298 @@
+"""Captions as a condition: from shards to samples with the encoder over bytes, and through frozen encoders."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data.cli import UserError
+from data.config import CodeDataConfig
+from data.index import ShardIndex
+from data.stream import CodeStream, every_code
+from stage2_prior.autoregressive import AutoregressivePrior
+from stage2_prior.config import PriorModelConfig
+from stage2_prior.cost import cost
+from stage2_prior.decoding import CachedLlama
+from stage2_prior.drawing import Drawing
+from stage2_prior.encode import EncodeConfig, encode
+from stage2_prior.inpaint import InpaintConfig, inpaint
+from stage2_prior.priors import load_prior
+from stage2_prior.release import ReleaseConfig, release
+from stage2_prior.sample import SampleConfig, sample
+from stage2_prior.text import TextPrefix
+from stage2_prior.text_config import TextConfig
+from stage2_prior.train import checked_codes, train
+from tests.stage2_prior.conftest import Coded
+from tests.stage2_prior.parts import CODES, SOURCE, TEXTS, random_codes, tiny_prior, write_pictures
+from tests.stage2_prior.test_train import settings
+
+KINDS = ["autoregressive", "masked"]
+ASKED = ["bright above", "", "a much longer text than is heard"]
+
+
+def text_prior(kind: str = "autoregressive", **changes: Any) -> Any:
+    text = TextConfig(**{"tokens": 5, "layers": 1, **changes})
+    return tiny_prior(kind=kind, condition="text", text=text, spread=4.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_code_hears_every_token_of_its_text_and_no_text_is_the_learned_prefix(kind: str):
+    prior, code_BN = text_prior(kind), random_codes(3)
+    token_BL = prior.text.tokens(ASKED)
+    assert token_BL.tolist()[:2] == [list(b"brigh"), [-1] * 5] and token_BL.shape == (3, 5)
+    heard: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, tokens: Any, embedded: torch.Tensor) -> torch.Tensor:
+        heard.append(embedded.detach().requires_grad_())
+        return heard[-1]
+
+    hook = prior.text.bytes.get_input_embeddings().register_forward_hook(keep)
+    logits_BNK = (prior.code_logits if kind == "autoregressive" else prior.logits)(code_BN, token_BL)
+    hook.remove()
+    assert logits_BNK.shape == (3, SOURCE.positions, CODES)
+    for position in (0, SOURCE.positions - 1):
+        (gradient_BLD,) = torch.autograd.grad(logits_BNK[:, position].square().sum(), heard, retain_graph=True)
+        assert (gradient_BLD[0].abs().sum(-1) > 0).all()
+        assert (gradient_BLD[1] == 0).all(), "of no text nothing is heard"
+    place_LD = prior.text.place.weight
+    assert torch.equal(prior.lead(token_BL)[1, :5], place_LD)
+    assert torch.equal(prior.tokens(torch.tensor([0, -1])), torch.full((2, 5), -1)), "labels tell it nothing"
+
+
+def test_a_short_texts_prefix_does_not_depend_on_longer_ones_beside_it():
+    prior = text_prior(tokens=20)
+    with torch.no_grad():
+        together, alone = prior.text(prior.text.tokens([*ASKED, "ab"])), prior.text(prior.text.tokens(["ab"]))
+    torch.testing.assert_close(together[3:], alone)
+    assert torch.equal(alone[0, 2:], prior.text.place.weight[2:])
+
+
+def test_cached_logits_equal_uncached_ones_at_every_step():
+    prior, code_BN = text_prior(), random_codes(3)
+    assert isinstance(prior, AutoregressivePrior)
+    with torch.inference_mode():
+        token_BL = prior.text.tokens(ASKED)  # type: ignore[union-attr]
+        whole_BNK = prior.code_logits(code_BN, token_BL)
+        llama = CachedLlama(prior.lm, CODES, 5 + SOURCE.positions)
+        for _ in range(2):
+            llama.start(3)
+            first_BD = llama.hear(prior.lead(token_BL), 0, causal=True)[:, -1]
+            torch.testing.assert_close(llama.head_KD(first_BD), whole_BNK[:, 0], atol=1e-4, rtol=1e-4)
+            for position in range(1, SOURCE.positions):
+                step_BK = llama.step(code_BN[:, position - 1], 5 + position)
+                torch.testing.assert_close(step_BK, whole_BNK[:, position], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guidance_is_the_formula_and_one_is_none(kind: str):
+    prior = text_prior(kind)
+    if kind == "autoregressive":  # whose codes would repeat themselves
+        prior.lm.model.embed_tokens.weight.data.mul_(10)
+    token_BL, drawing = prior.text.tokens(ASKED), Drawing(guidance=20.0, temperature=0.0, steps=1)
+    uniform_BU = torch.rand(3, prior.draws(drawing))
+    plain, guided = (prior.sample(token_BL, uniform_BU, replace(drawing, guidance=scale)) for scale in (1.0, 20.0))
+    almost_BN = prior.sample(token_BL, uniform_BU, replace(drawing, guidance=1 + 1e-6))
+    assert torch.equal(almost_BN, plain) and not torch.equal(guided, plain)
+    assert torch.equal(guided[1], plain[1]), "without a text there is nothing to guide to"
+    with torch.inference_mode():
+        read_BN = guided if kind == "autoregressive" else torch.full_like(guided, prior.vocabulary.mask)
+        of = prior.code_logits if kind == "autoregressive" else prior.logits
+        text_BNK, null_BNK = of(read_BN, token_BL), of(read_BN, torch.full_like(token_BL, -1))
+    assert torch.equal((null_BNK + 20.0 * (text_BNK - null_BNK)).argmax(-1), guided)
+
+
+def test_texts_are_dropped_in_training_and_everything_learns():
+    prior, code_BN = text_prior(), random_codes(64)
+    token_BL = prior.text.tokens(["bright"] * 64)
+    prior.class_dropout = 0.5
+    torch.manual_seed(0)
+    heard_BL = prior.dropped_tokens(token_BL)
+    dropped_B = (heard_BL == -1).all(1)
+    assert 16 < int(dropped_B.sum()) < 48 and torch.equal(heard_BL[~dropped_B], token_BL[~dropped_B])
+    prior(code_BN, token_BL)[0].backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in prior.parameters())
+    assert cost(prior).parameters == sum(weight.numel() for weight in prior.parameters())
+
+
+def test_random_orders_go_with_texts():
+    text = TextConfig(tokens=5, layers=1)
+    prior = tiny_prior(condition="text", text=text, order="random", class_dropout=0.0)
+    assert isinstance(prior, AutoregressivePrior) and prior.text is not None
+    code_BN, token_BL = random_codes(3), prior.text.tokens(ASKED)
+    raster_BN = torch.arange(SOURCE.positions).expand(3, -1)
+    rows_BNK = prior.ordered_logits(code_BN, token_BL, raster_BN)
+    torch.testing.assert_close(rows_BNK, prior.code_logits(code_BN, token_BL), atol=1e-4, rtol=1e-4)
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Codes of captioned pictures, and a prior of texts trained on them."""
+
+    coded: Coded
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def captioned(coded: Coded, tmp_path_factory: pytest.TempPathFactory) -> Captioned:
+    place = tmp_path_factory.mktemp("captioned")
+    pictures = write_pictures(place / "pictures", shards=3, each=18, captions=True)
+    assert encode(EncodeConfig(tokenizer=coded.tokenizer, data=pictures, out=str(place / "codes"), flip=True)) == 0
+    own = replace(coded, pictures=pictures, codes=str(place / "codes" / "index.json"), held_out_codes="")
+    model = PriorModelConfig(
+        layers=1, width=32, heads=2, condition="text", text=TextConfig(tokens=12, layers=1), class_dropout=0.2
+    )
+    config = settings(own, place / "run", steps=150, model=model)
+    assert train(replace(config, data=replace(config.data, held_out=None))) == 0
+    return Captioned(own, place / "run")
+
+
+def test_captions_come_along_with_the_codes(captioned: Captioned):
+    index = ShardIndex.load(captioned.coded.codes)
+    assert index.meta["captions"] == 2 * 3 * 14
+    told = {
+        key: text
+        for batch in every_code(captioned.coded.codes, batch_size=7)
+        for key, text in zip(batch.keys, batch.captions, strict=True)
+    }
+    assert len(told) == 108 and told["00_000"] == "" and told["00_001"] == told["00_001-flip"] == TEXTS[1]
+    with CodeStream(CodeDataConfig(index=captioned.coded.codes, batch_size=6), seed=0) as stream:
+        batch = next(stream.batches())
+    assert batch.captions == [told[key] for key in batch.keys]
+
+
+def test_what_a_text_says_helps_to_foretell_the_codes(captioned: Captioned):
+    prior = load_prior(captioned.run)
+    assert prior.text is not None
+    batch = next(every_code(captioned.coded.codes, batch_size=108))
+    code_BN, own_BL = batch.idx_Bhw.flatten(1), prior.text.tokens(batch.captions)
+    with torch.no_grad():
+        own, other = (prior.nats(code_BN, token_BL).mean() for token_BL in (own_BL, own_BL.roll(1, 0)))
+    assert own < other - 0.05 and own < 0.9 * math.log(CODES)
+
+
+def test_prompts_from_a_file_are_drawn_by_a_released_prior(captioned: Captioned, tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text(f"{TEXTS[0]}\n\n{TEXTS[2]}: really?\n")
+    released = release(ReleaseConfig(prior=str(captioned.run), out=str(tmp_path / "prior")))
+    assert json.loads((released / "text" / "config.json").read_text())["text"]["encoder"] == "bytes"
+    assert "text" in (released / "README.md").read_text()
+    config = SampleConfig(
+        prior=str(released),
+        tokenizer=captioned.coded.tokenizer,
+        out=str(tmp_path / "out"),
+        count=2,
+        guidance=2.0,
+        batch_size=3,
+        prompts=str(tmp_path / "prompts.txt"),
+    )
+    assert sample(config) == 0
+    described = json.loads((tmp_path / "out" / "samples.json").read_text())["classes"]
+    assert [(one["folder"], one["name"], one["label"]) for one in described] == [
+        ("0000 bright above", "bright above", -1), ("0001 a bright box_ really_", "a bright box: really?", -1)
+    ]  # fmt: skip
+    assert sample(replace(config, out=str(tmp_path / "one"), prompts=None, prompt=TEXTS[0], batch_size=2)) == 0
+    for name in ("00000.png", "00001.png"):
+        one, among = (tmp_path / place / "0000 bright above" / name for place in ("one", "out"))
+        assert one.read_bytes() == among.read_bytes()
+    with pytest.raises(UserError, match="guidance=2 needs prompts"):
+        sample(replace(config, prompts=None, out=str(tmp_path / "none")))
+    assert sample(replace(config, prompts=None, guidance=1.0, out=str(tmp_path / "none"))) == 0
+
+
+def test_holes_are_filled_by_the_given_pictures_captions(captioned: Captioned, tmp_path: Path):
+    settings = {"given": captioned.coded.pictures, "limit": 4, "count": 1, "batch_size": 2, "guidance": 2.0}
+    config = InpaintConfig(
+        prior=str(captioned.run), tokenizer=captioned.coded.tokenizer, out=str(tmp_path / "out"), **settings  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert inpaint(config) == 0
+    assert inpaint(replace(config, prompt=TEXTS[2], out=str(tmp_path / "other"))) == 0
+    ours, other = (
+        np.concatenate([np.load(file) for file in sorted((tmp_path / place / "codes").iterdir())])
+        for place in ("out", "other")
+    )
+    assert np.array_equal(ours[:, :2], other[:, :2])
+
+
+WORDS = ("bright", "above", "at", "the", "left", "a", "box")
+
+
+def write_encoder(folder: Path, kind: str) -> str:
+    """A tiny text encoder with fresh weights, and a tokenizer of words."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {word: i for i, word in enumerate(["<pad>", "<unk>", "</s>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="</s>"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    if kind == "t5":
+        shape = {"d_model": 24, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+        transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=16, **shape)).save_pretrained(folder)
+        return str(folder)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = transformers.CLIPTextConfig(vocab_size=16, max_position_embeddings=9, eos_token_id=2, **tower)
+    vision = transformers.CLIPVisionConfig(image_size=8, patch_size=4, **tower)
+    if kind == "clip":
+        config = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
+        transformers.CLIPModel(config).save_pretrained(folder)
+    else:
+        transformers.CLIPTextModel(text).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("kind", "features"), [("t5", 24), ("clip", 16), ("clip_text", 16)])
+def test_a_frozen_encoder_is_heard_and_is_no_part_of_the_prior(kind: str, features: int, tmp_path: Path):
+    encoder = write_encoder(tmp_path / "encoder", kind)
+    prior = text_prior(encoder=encoder)
+    token_BL = prior.text.tokens(["a bright box", "", "at the left above a bright box"])
+    assert token_BL.tolist()[:2] == [[8, 3, 9, -1, -1], [-1] * 5] and (token_BL[2] >= 0).all()
+    assert prior.text.features == features
+    prior(random_codes(3), token_BL)[0].backward()
+    names = [name for name, _ in prior.text.named_parameters()]
+    assert names == ["project.weight", "project.bias", "place.weight"], "nothing of the encoder is trained"
+    with torch.no_grad():
+        expected_BN = prior.nats(random_codes(3), token_BL)
+    other = prior.nats(random_codes(3), token_BL.roll(1, 0))
+    assert not torch.allclose(other, expected_BN)
+    prior.save_pretrained(tmp_path / "prior")
+    saved = sum(path.stat().st_size for path in (tmp_path / "prior" / "text").iterdir())
+    assert saved < 4 * (features + 1 + 5) * 32 + 2000, "the encoder's weights are not in it"
+    (tmp_path / "encoder").rename(tmp_path / "moved")
+    with pytest.raises(
+        UserError, match=r"the text encoder .*encoder can't be had .*text_encoder in sampling"
+    ) as caught:
+        load_prior(tmp_path / "prior").text.tokens(["a box"])  # type: ignore[union-attr]
+    assert "\n" not in str(caught.value)
+    again = load_prior(tmp_path / "prior", text_encoder=str(tmp_path / "moved"))
+    with torch.no_grad():
+        torch.testing.assert_close(again.nats(random_codes(3), token_BL), expected_BN)
+
+
+def test_what_does_not_fit_is_one_line(captioned: Captioned, coded: Coded, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"model\.condition=text is not for model\.kind=depth"):
+        PriorModelConfig(kind="depth", condition="text")
+    with pytest.raises(ValueError, match=r"model\.text\.tokens=0 is too small"):
+        TextConfig(tokens=0)
+    with pytest.raises(UserError, match=r"the text encoder .*nowhere can't be had"):
+        TextPrefix(TextConfig(str(tmp_path / "nowhere")), 32, 2)
+    with pytest.raises(UserError, match=r"tokens=64 is more than the 9 that .* takes: set it to 9 or less"):
+        TextPrefix(TextConfig(write_encoder(tmp_path / "clip", "clip")), 32, 2)
+    with pytest.raises(UserError, match=r"has no captions, which model\.condition=text needs"):
+        checked_codes(settings(coded, tmp_path / "run", model=PriorModelConfig(condition="text")))
+    with pytest.raises(UserError, match=r"prompts are for a prior trained with model\.condition=text"):
+        tiny_prior().save_pretrained(tmp_path / "prior")
+        sample(
+            SampleConfig(prior=str(tmp_path / "prior"), tokenizer=coded.tokenizer, out=str(tmp_path / "o"), prompt="a")
+        )
+    with pytest.raises(UserError, match="text_encoder=x is for a prior with a frozen one"):
+        load_prior(captioned.run, text_encoder="x")
