@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -115,11 +116,11 @@ class _Phi(nn.Module):
 def _nearest_tick(at: float, count: int) -> int:
     """Which of `count` convolutions a scale at `at` in [0, 1] shares: those lie evenly, four of them nearer to 0 and 1.
 
-    These are the places of VAR's published model.
+    These are the places of VAR's published model, by the same arithmetic: two of its ten scales lie in the very middle
+    between two of the four, and rounding decides.
     """
     margin = 1 / 3 / count if count == 4 else 1 / 2 / count
-    ticks = [margin + number * (1 - 2 * margin) / max(count - 1, 1) for number in range(count)]
-    return min(range(count), key=lambda number: abs(ticks[number] - at))
+    return int(np.argmin(np.abs(np.linspace(margin, 1 - margin, count) - at)))
 
 
 def _rows(h_BDhw: Tensor) -> Tensor:
