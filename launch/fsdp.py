@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+from launch.guard import all_finite
 from launch.shards import Piece
 from launch.strategies import MOMENTS, RENAMED, Strategy, blocks, fill_moments, plain
 
@@ -71,11 +72,15 @@ class Fsdp2(Strategy):
         """Add the gradients of one part of the batch."""
         loss.backward()
 
-    def descend(self, rate: float, clip: float) -> Tensor:
-        """One step with the gradients there are; their norm."""
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip or math.inf)
-        self._step(rate)
-        return plain(norm)
+    def descend(self, rate: float, clip: float, losses: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor | None]:
+        """One step with the gradients there are, unless they aren't finite; their norm, and whether there was one."""
+        norm = plain(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip or math.inf))
+        good = all_finite([norm, *losses])
+        self._set(rate)
+        if good:  # distributed tensors take no step on a condition, so this waits for the device
+            self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        return norm, good
 
     def weights(self) -> list[Piece]:
         """This rank's rows of each weight: neighbouring ones, so one stretch of the flattened weight."""

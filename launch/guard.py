@@ -66,7 +66,7 @@ def all_finite(values: Iterable[Tensor]) -> Tensor:
     import torch
     import torch.distributed as dist
 
-    good = torch.isfinite(torch.stack([value.detach().float().reshape(()) for value in values])).all()
+    good = torch.isfinite(torch.cat([value.detach().float().reshape(-1) for value in values])).all()
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         agreed = good.int()
         dist.all_reduce(agreed, dist.ReduceOp.MIN)

@@ -13,7 +13,7 @@ CPUs. With one rank there is nothing to share: every strategy is the plain train
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from data.cli import UserError
+from launch.guard import all_finite, step_if
 from launch.shards import Piece, PieceState
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Strategy:
         self.run = run
         self.adamw = make_optimizer(self.model)
         fill_moments(self.adamw)
-        self.module, self._optimizer = run.accelerator.prepare(self.model, self.adamw)
+        self.module = run.accelerator.prepare(self.model)
 
     def part(self, *, last: bool) -> AbstractContextManager:
         """Around forward and backward of one part of a batch: gradients are exchanged with the last part only."""
@@ -61,17 +62,22 @@ class Strategy:
         """Add the gradients of one part of the batch; the parts' losses sum up to the rank's loss."""
         self.run.accelerator.backward(loss)
 
-    def descend(self, rate: float, clip: float) -> Tensor:
-        """One step with the gradients there are, scaled down to the norm `clip` (0: not); their norm before."""
-        norm = self.run.accelerator.clip_grad_norm_(self.module.parameters(), clip or math.inf)
-        self._step(rate)
-        return norm
+    def descend(self, rate: float, clip: float, losses: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor | None]:
+        """One step with the gradients there are, scaled down to the norm `clip` (0: not); their norm before.
 
-    def _step(self, rate: float) -> None:
+        Where it or one of `losses` isn't finite on any rank, there is no step. Also whether there was one; None where
+        the strategy can't leave it out.
+        """
+        norm = self.run.accelerator.clip_grad_norm_(self.module.parameters(), clip or math.inf)
+        good = all_finite([norm, *losses])
+        self._set(rate)
+        step_if(good, self.adamw)
+        self.adamw.zero_grad(set_to_none=True)
+        return norm, good
+
+    def _set(self, rate: float) -> None:
         for group in self.adamw.param_groups:
             group["lr"] = rate
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
 
     def weights(self) -> list[Piece]:
         """What this rank holds of the weights that the optimizer moves, float32."""

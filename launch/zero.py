@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,12 +80,12 @@ class Zero(Strategy):
         if not self.module.is_gradient_accumulation_boundary():
             self.module.step()  # which only counts
 
-    def descend(self, rate: float, clip: float) -> Tensor:
-        """One step with the gradients there are, clipped as the engine was told; their norm."""
+    def descend(self, rate: float, clip: float, losses: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor | None]:
+        """One step with the gradients there are, clipped as the engine was told; their norm. It is never left out."""
         for group in self.adamw.param_groups:
             group["lr"] = rate
         self.module.step()
-        return torch.as_tensor(self.module.get_global_grad_norm())
+        return torch.as_tensor(self.module.get_global_grad_norm()), None
 
     def weights(self) -> list[Piece]:
         """This rank's stretches of the float32 weights."""

@@ -18,6 +18,7 @@ from data.cli import UserError, parse, run
 from data.index import ShardIndex
 from data.stream import CodeBatch, CodeStream, every_code
 from launch import checkpoint
+from launch.guard import NotFiniteError
 from launch.runtime import Run, seed_step, start_run
 from launch.strategies import STRATEGIES, Strategy, blocks, share_out
 from stage2_prior.codes import CodeSource
@@ -52,36 +53,50 @@ def train(config: PriorTrainConfig) -> int:
         return print_cost(config)
     index = checked_codes(config)
     with start_run(config, config.run, may_change=MAY_CHANGE, strategies=STRATEGIES) as this:
-        raw, strategy, ema, size = build(config, index, this)
-        state = {**strategy.state("prior"), "ema": ema.state}
-        step = checkpoint.load_latest(this.folder, state, this) or 0
-        use = say_size(raw, size, config, this)
-        with (
-            CodeStream(config.data, seed=config.run.seed, rank=this.rank, world_size=this.world_size) as codes,
-            this.progress("train prior", config.steps, unit="steps", start=step) as bar,
-        ):
-            began = step
-            for batch in codes.batches(step):
-                stop, last = this.stopping(), step == config.steps
-                if config.data.held_out and not stop and (last or due(step, config.evaluate_every, began)):
-                    this.log(step, evaluate(raw, ema, config.data.held_out, this))
-                if step > began and (last or stop or due(step, config.run.save_every, began)):
-                    checkpoint.save(this.folder, step, state, this, keep=config.run.keep)
-                if last or stop:
-                    break
-                seed_step(config.run.seed, this.rank, step)
-                raw.set_progress(step / config.steps)
-                parts = train_step(raw, strategy, batch, config, step, this)
-                ema.update(step)
-                use.step()
-                if (step + 1) % config.run.log_every == 0:
-                    this.log(step, {"rate/mfu": use.take()}, kind="system")
-                this.record(parts, step=step, samples=config.data.batch_size)
-                step += 1
-                bar.advance()
-        if step == config.steps:
-            export(ema, strategy, config, index, this)
-        return this.exit_code
+        while True:
+            seed_step(config.run.seed, 0, 0)  # the first weights, the same on every rank
+            parts = build(config, index, this)
+            try:
+                return fit(config, index, this, *parts)
+            except NotFiniteError as error:
+                if this.strategy.startswith("zero") and this.world_size > 1:  # its engine can't be made anew
+                    raise
+                this.turn_back(error)
+
+
+def fit(
+    config: PriorTrainConfig, index: ShardIndex, this: Run, raw: Prior, strategy: Strategy, ema: Ema, size: Cost
+) -> int:
+    """Train from the newest checkpoint to the end or to a signal; the exit code. Raises NotFiniteError."""
+    state = {**strategy.state("prior"), "ema": ema.state}
+    step = checkpoint.load_latest(this.folder, state, this) or 0
+    use = say_size(raw, size, config, this)
+    with (
+        CodeStream(config.data, seed=this.data_seed, rank=this.rank, world_size=this.world_size) as codes,
+        this.progress("train prior", config.steps, unit="steps", start=step) as bar,
+    ):
+        began = step
+        for batch in codes.batches(step):
+            stop, last = this.stopping(), step == config.steps
+            if config.data.held_out and not stop and (last or due(step, config.evaluate_every, began)):
+                this.log(step, evaluate(raw, ema, config.data.held_out, this))
+            if step > began and (last or stop or due(step, config.run.save_every, began)):
+                checkpoint.save(this.folder, step, state, this, keep=config.run.keep)
+            if last or stop:
+                break
+            seed_step(config.run.seed, this.rank, step)
+            raw.set_progress(step / config.steps)
+            scalars, good = train_step(raw, strategy, batch, config, step, this)
+            ema.update(step)
+            use.step()
+            if (step + 1) % config.run.log_every == 0:
+                this.log(step, {"rate/mfu": use.take()}, kind="system")
+            this.record(scalars, step=step, samples=config.data.batch_size, good=good)
+            step += 1
+            bar.advance()
+    if step == config.steps:
+        export(ema, strategy, config, index, this)
+    return this.exit_code
 
 
 def due(step: int, every: int, began: int) -> bool:
@@ -146,8 +161,8 @@ def build(config: PriorTrainConfig, index: ShardIndex, this: Run) -> tuple[Prior
 
 def train_step(
     raw: Prior, strategy: Strategy, batch: CodeBatch, config: PriorTrainConfig, step: int, this: Run
-) -> dict[str, Tensor | float]:
-    """One optimizer step on this rank's samples of a batch; its scalars, still on the device."""
+) -> tuple[dict[str, Tensor | float], Tensor | None]:
+    """One step on this rank's samples of a batch; its scalars, still on the device, and whether it was done."""
     code_BN = batch.idx_Bhw.flatten(1).to(this.device, non_blocking=True)
     label_B = raw.asked(batch).to(this.device, non_blocking=True)
     own, parts = len(code_BN), config.parts(this.world_size)
@@ -164,13 +179,14 @@ def train_step(
             strategy.backward(loss * share)
         sums += torch.stack([loss.detach(), nats]) * share
     rate = learning_rate(config.optimizer, step, config.steps)
-    norm = strategy.descend(rate, config.optimizer.clip_norm)
-    return {
+    norm, good = strategy.descend(rate, config.optimizer.clip_norm, [sums])
+    scalars: dict[str, Tensor | float] = {
         "loss/total": sums[0],
         "loss/nll_bits": sums[1] / math.log(2),
         "gradient_norm": norm,
         "learning_rate": rate,
     }
+    return scalars, good
 
 
 def evaluate(raw: Prior, ema: Ema, index: str, this: Run) -> dict[str, float]:

@@ -11,6 +11,7 @@ import torch
 
 from stage1_tokenizer.config import QuantizerConfig
 from stage1_tokenizer.measures import COUNTED, Scores, batch_use, code_statistics, count_codes
+from stage1_tokenizer.quantizers.multiscale import _nearest_tick
 from stage1_tokenizer.tokenizer import Tokenizer
 from tests.stage1_tokenizer import tiny
 
@@ -72,3 +73,9 @@ def test_a_codebook_too_large_to_count_still_has_its_rate() -> None:
     assert found["bits_per_pixel"] == 4 * 36 / 64
     assert "perplexity" not in found
     assert batch_use(idx, 2**36) == {}
+
+
+def test_ten_scales_share_four_convolutions_as_in_var() -> None:
+    """Two of the ten lie in the middle of two convolutions; this is what the published model's arithmetic gives."""
+    found = [_nearest_tick(number / 9, 4) for number in range(10)]
+    assert found == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]

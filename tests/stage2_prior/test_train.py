@@ -4,7 +4,9 @@ import json
 import math
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from safetensors.torch import load_file
 
 from data.cli import UserError
 from data.config import CodeDataConfig
+from launch.guard import rollbacks
+from launch.metrics import read
 from launch.runtime import STOPPED, RunConfig, start_run
-from launch.strategies import share_out
+from launch.strategies import Strategy, share_out
 from stage2_prior import train as training
 from stage2_prior.codes import CodeSource
 from stage2_prior.config import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
@@ -216,3 +220,32 @@ def test_compiling_is_asked_of_the_transformer_alone(coded: Coded, tmp_path: Pat
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
     assert train(settings(coded, tmp_path / "run", steps=1, compile=True)) == 0
     assert compiled == ["LlamaForCausalLM"]
+
+
+def test_bad_updates_are_skipped_then_turn_the_run_back(
+    coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One infinite gradient costs one update; more in a row than run.skip_limit, a turn back to another order."""
+    real = Strategy.descend
+
+    def spoil(steps: Callable[[float], bool]) -> None:
+        seen = count()
+
+        def descend(self: Strategy, *args: Any) -> Any:
+            if steps(next(seen)):
+                next(self.model.parameters()).grad.fill_(math.inf)
+            return real(self, *args)
+
+        monkeypatch.setattr(Strategy, "descend", descend)
+
+    spoil(lambda number: number == 4)
+    assert train(settings(coded, tmp_path / "one")) == 0
+    lines = [line for line in read(tmp_path / "one" / "metrics.jsonl") if line["kind"] == "train"]
+    assert [line["updates/skipped"] for line in lines] == [0, 0, 1, 1, 1]
+    assert all(bool(weight.isfinite().all()) for weight in weights(tmp_path / "one").values())
+
+    spoil(lambda number: 4 <= number < 8)
+    config = settings(coded, tmp_path / "several")
+    assert train(replace(config, run=replace(config.run, skip_limit=1))) == 0
+    assert len(rollbacks(tmp_path / "several")) == 1
+    assert all(bool(weight.isfinite().all()) for weight in weights(tmp_path / "several").values())
