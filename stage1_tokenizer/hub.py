@@ -20,7 +20,7 @@ from data.words import as_options
 NEEDED = ("config.json", "model.safetensors", "metrics.json", "README.md")
 """Files of every released folder."""
 
-FETCHED = ["*.json", "model*.safetensors"]
+FETCHED = ["*.json", "model*.safetensors", "*/model*.safetensors"]
 """What is fetched of a repository: nothing that could run."""
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

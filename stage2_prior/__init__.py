@@ -7,7 +7,8 @@ Commands (`--help` explains each setting, `--print_config` prints them):
 
     encode    shards of pictures to shards of codes, each sample once over all ranks, resumed shard by shard
     train     a prior by a recipe: python -m launch.local --processes 8 stage2_prior.train --config RECIPE
-    sample    --count pictures of every class: PNGs, a grid, ADM's .npz; the same for any number of ranks
+    sample    --count pictures of every class or prompt: PNGs, a grid, ADM's .npz; the same for any number of ranks
+    inpaint   parts of given pictures drawn anew; what is kept keeps its codes
     evaluate  held-out bits per code, agreement of a classifier, distances between sets
     release   a folder; autoregressive and masked ones are stock transformers models
 

@@ -16,6 +16,7 @@ Shapes: B pictures, C channels, H W pixels, h w latent grid, N codes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +34,7 @@ from data.decode import PICTURES
 from data.transforms import TransformConfig, to_float
 from stage1_tokenizer.prepare import as_batch, to_pil
 from stage2_prior.codes import CodeSource
-from stage2_prior.sample import SampleConfig, sample
+from stage2_prior.sample import SampleConfig, sample, spelled
 from stage2_prior.subjects import Subjects, numbered, prompts_of, told
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class InpaintConfig(SampleConfig):
 
 class Given(Subjects):
     """Given pictures with a hole."""
+
+    what = "given pictures"
 
     def __init__(self, config: InpaintConfig, prior: Prior, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
@@ -219,7 +222,7 @@ def inpaint(config: InpaintConfig) -> int:
 
 def main() -> int:
     """The command."""
-    return inpaint(parse(InpaintConfig, prog="python -m stage2_prior.inpaint"))
+    return inpaint(parse(InpaintConfig, spelled(sys.argv[1:]), prog="python -m stage2_prior.inpaint"))
 
 
 if __name__ == "__main__":

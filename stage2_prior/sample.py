@@ -12,6 +12,8 @@ that any world size gives the same pictures, also after an interruption. Shapes:
 from __future__ import annotations
 
 import json
+import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +28,7 @@ from torch import Tensor
 from data.cli import UserError, parse, run
 from data.progress import Progress
 from data.transforms import to_uint8
+from data.words import as_options
 from data.writer import write_file
 from launch.ranks import joined
 from stage2_prior.codes import code_type
@@ -72,13 +75,16 @@ class SampleConfig(Drawing):
     """Also write OUT/samples.npz (arr_0, uint8 NHWC), which the ADM evaluation suite reads."""
     part: int = 0
     """Which of `parts` this is, from 0."""
+    dry_run: bool = False
+    """Say what would be drawn, and draw nothing (--dry-run true is the same)."""
     parts: int = 1
     """Share the batches out to so many jobs; the same command without parts then completes the set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prompt is not None and self.prompts is not None:
-            raise ValueError("prompt and prompts are both set: leave one of them out")
+        asked = [name for name in ("classes", "prompt", "prompts") if getattr(self, name) is not None]
+        if len(asked) > 1:
+            raise ValueError(f"{' and '.join(asked)} are both set: leave one of them out")
         for name in ("count", "batch_size", "decode_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
@@ -159,7 +165,7 @@ class Sampling:
 
     def describe(self) -> dict[str, Any]:
         """samples.json without the results."""
-        places = ("prior", "tokenizer", "out", "part", "parts", "prompt", "prompts", "text_encoder")
+        places = ("prior", "tokenizer", "out", "part", "parts", "prompt", "prompts", "text_encoder", "dry_run")
         settings = {name: value for name, value in asdict(self.config).items() if name not in places}
         return {
             "settings": settings,
@@ -168,6 +174,16 @@ class Sampling:
             "classes": self.subjects.described(self.config.count),
             "order": "picture i of all batches is number i // C of class i % C, C classes as listed",
         }
+
+    def plan(self) -> str:
+        """What would be drawn, in a line."""
+        missing = sum(len(pictures) for i, pictures in enumerate(self.batches) if not self.done(i))
+        halves = ", both guidance halves" if self.config.guidance != 1 else ""
+        return (
+            f"{len(self.labels)} {self.subjects.what} × {self.config.count} pictures in {len(self.batches)} batches of "
+            f"{self.config.batch_size}, {missing} of them not there yet; {self.prior.kind} prior, "
+            f"{self.prior.source.positions} codes a picture{halves}; to {self.out}"
+        )
 
     def begin(self) -> None:
         """Make the folders and samples.json; UserError where another sampling lies there."""
@@ -240,6 +256,9 @@ def sample(config: SampleConfig, subjects: Callable[[Prior, Tokenizer], Subjects
     if subjects is not None:
         sampling = Sampling(config, prior, subjects(prior, tokenizer))
     assert sampling is not None
+    if config.dry_run:
+        print(sampling.plan())
+        return 0
     with joined() as accelerator:
         from launch.distributed import on_main
 
@@ -268,7 +287,12 @@ def sample(config: SampleConfig, subjects: Callable[[Prior, Tokenizer], Subjects
 
 def main() -> int:
     """The command."""
-    return sample(parse(SampleConfig, prog="python -m stage2_prior.sample"))
+    return sample(parse(SampleConfig, spelled(sys.argv[1:]), prog="python -m stage2_prior.sample"))
+
+
+def spelled(words: Sequence[str]) -> list[str]:
+    """The words of a command line with --dry-run as the setting is called; alone it is true."""
+    return as_options([re.sub("^--dry-run", "--dry_run", word) for word in words], (), SampleConfig)
 
 
 if __name__ == "__main__":

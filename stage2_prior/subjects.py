@@ -27,6 +27,8 @@ LONGEST = 60
 class Subjects:
     """Numbered subjects, of each of which the same number of pictures is drawn."""
 
+    what = "subjects"
+    """What they are, in a word."""
     guidable = True
     """Whether guidance makes a difference: whether anything is heard of them."""
 
@@ -64,6 +66,8 @@ class Subjects:
 class Classes(Subjects):
     """Classes by name or number, "none" for no class; None: all that the prior has."""
 
+    what = "classes"
+
     def __init__(self, prior: Prior, wanted: Sequence[str] | None):
         names = prior.vocabulary.classes
         found = range(len(names)) if wanted is None else map(prior.vocabulary.label, wanted)
@@ -83,6 +87,8 @@ class Classes(Subjects):
 
 class Prompts(Subjects):
     """Texts, numbered as they come."""
+
+    what = "prompts"
 
     def __init__(self, prior: Prior, texts: Sequence[str]):
         super().__init__(prior, range(len(texts)), texts, numbered(texts))

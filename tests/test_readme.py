@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from launch.stages import ROOT
 from stage1_tokenizer.convert import NAMES
 from tests.stage1_tokenizer import peer_layouts
 from tests.stage1_tokenizer.test_convert import state
+from tests.stage2_prior.parts import write_tokenizer
 
 README = (ROOT / "README.md").read_text()
 
@@ -82,6 +84,25 @@ def test_own_pictures(pictures: Path, tmp_path: Path):
         "samples/grid.png",
     ):
         assert (tmp_path / "mine" / made).is_file()
+
+
+def test_texts_and_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The commands in this process, on captioned pictures and an untrained tokenizer."""
+    listed = commands("Texts, and holes in pictures")
+    assert len(listed) == 5
+    write_tokenizer(tmp_path / "mine" / "tokenizer")
+    (tmp_path / "captioned").mkdir()
+    for number in range(8):
+        Image.new("L", (16, 16), 30 * number).save(tmp_path / "captioned" / f"{number}.png")
+        (tmp_path / "captioned" / f"{number}.txt").write_text(f"grey of {30 * number}\n")
+    monkeypatch.chdir(ROOT)
+    for command in listed:
+        command = command.replace("launch.local --processes 1 ", "").replace("runs/", f"{tmp_path}/")
+        _, _, module, *words = shlex.split(command.replace("path/to", str(tmp_path)))
+        monkeypatch.setattr(sys, "argv", [module, *words, *shlex.split(SMALL.get(module, ""))])
+        assert not importlib.import_module(module).main(), command
+    assert (tmp_path / "texts" / "samples" / "0000 a red fox in the snow" / "00000.png").is_file()
+    assert len(list((tmp_path / "texts" / "below").glob("*/00003.png"))) == 8
 
 
 def test_bringing_a_tokenizer(tmp_path: Path):

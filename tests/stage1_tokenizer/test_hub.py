@@ -71,11 +71,14 @@ def test_revisions(server: Hub, folder: Path, tmp_path: Path, capsys: pytest.Cap
         Tokenizer.from_pretrained(folder, revision="v2")
 
 
-def test_pickles_are_not_fetched(server: Hub, folder: Path):
+def test_pickles_are_not_fetched_but_weights_in_folders_are(server: Hub, folder: Path):
     push(HubConfig(str(folder), "ours/tiny"))
-    files = server.files("ours/tiny", "main")
+    files = server.files("ours/tiny", "main") | {"depth/model.safetensors": b"weights"}  # as of a depth prior
     server.commit("ours/tiny", "main", {**files, "pytorch_model.bin": b"\x80\x04.", "model.pt": b"\x80\x04."})
-    assert {path.name for path in fetched("ours/tiny").iterdir()} == {
+    place = fetched("ours/tiny")
+    assert (place / "depth" / "model.safetensors").read_bytes() == b"weights"
+    assert {path.name for path in place.iterdir()} == {
+        "depth",
         "config.json",
         "metrics.json",
         "model.safetensors",

@@ -18,7 +18,7 @@ from data.transforms import to_uint8
 from stage1_tokenizer import Tokenizer
 from stage2_prior.drawing import Drawing
 from stage2_prior.priors import load_prior
-from stage2_prior.sample import Picture, SampleConfig, Sampling, sample, sample_codes, uniforms
+from stage2_prior.sample import Picture, SampleConfig, Sampling, sample, sample_codes, spelled, uniforms
 from stage2_prior.subjects import folder_names
 from tests.stage2_prior.conftest import Coded, Trained
 from tests.stage2_prior.parts import CLASSES, tiny_prior, write_tokenizer
@@ -100,6 +100,19 @@ def test_killed_and_continued_gives_the_same_pictures(coded: Coded, trained: Tra
     assert sample(config) == 0
     assert all(path.stat().st_mtime_ns == at for path, at in before.items()), "what was there isn't drawn again"
     assert pictures(tmp_path / "out") == pictures(trained.samples)
+
+
+def test_a_dry_run_says_what_is_missing_and_draws_nothing(
+    coded: Coded, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = sampling(coded, trained.prior, dry_run=True, out=str(tmp_path / "out"))
+    assert sample(config) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("3 classes × 7 pictures in 6 batches of 4, 21 of them not there yet; autoregressive prior")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").symlink_to(trained.samples)
+    assert sample(config) == 0 and ", 0 of them not there yet" in capsys.readouterr().out
+    assert spelled(["--dry-run", "--out", "x", "--npz"]) == ["--dry_run", "true", "--out", "x", "--npz", "true"]
 
 
 def test_chosen_classes_and_an_npz_for_the_adm_suite(coded: Coded, trained: Trained, tmp_path: Path):
