@@ -230,6 +230,17 @@ def test_parquet_as_on_the_hub(tmp_path: Path) -> None:
     assert ShardIndex.load(tmp_path / "out/train.json").classes == ["zero", "one"]
 
 
+def test_parquet_captions_are_kept_by_choice(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    parquet(tmp_path / "in/data.parquet", ["a cat", "a dog", None], 1, metadata=False)
+    found = packed(tmp_path / "in", tmp_path / "out", "parquet", caption_column="label")["train"]
+    assert (found["data/00000000.txt"], found["data/00000001.txt"]) == (b"a cat", b"a dog")
+    assert found["data/00000002.jpg"] == jpeg(3) and "data/00000002.txt" not in found
+    assert not any(name.endswith(".txt") for name in packed(tmp_path / "in", tmp_path / "2", "parquet")["train"])
+    with pytest.raises(UserError, match=r"column text isn't in .*: choose one of image, label"):
+        packed(tmp_path / "in", tmp_path / "3", "parquet", caption_column="text")
+
+
 def test_parquet_shuffles_by_row_group(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     parquet(tmp_path / "in/data.parquet", ["b", "a", "b", None, "a", "b", "b"], 1, metadata=False)
