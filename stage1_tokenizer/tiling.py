@@ -7,8 +7,9 @@
 Latents of tiles are blended before they are quantized all together, and pixels of tiles after they are decoded. At an
 edge that another tile overlaps, the outermost quarter of the overlap is context only (there a tile sees zeros instead
 of the picture), the middle half goes over from one tile to the other, the innermost quarter is the tile's alone. Group
-norm and attention look at a tile instead of the picture, so that results are near to, but not those of, the picture at
-once: larger tiles are nearer.
+norms take their statistics from a first pass over all tiles (`stage1_tokenizer.shared_norms`): with those of each tile,
+neighbours differ in brightness and colour, which blending doesn't hide. Attention looks at a tile. So results are near
+to, but not those of, the picture at once: larger tiles are nearer.
 
 Legend: B batch, C channels, H W pixels, h w latent grid, D latent channels; tiles are measured in latent positions.
 """
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from stage1_tokenizer.reduce import at_least_float32
+from stage1_tokenizer.shared_norms import SharedNorms
 from stage1_tokenizer.tokenizer import Tokenizer
 
 
@@ -30,9 +32,10 @@ class TiledTokenizer(Tokenizer):
 
     `tile` and `overlap` are sides in pixels, multiples of the stride; tiles are best as large as the pictures of the
     training or larger. Pictures that are encoded may lie elsewhere than the networks: only tiles move to their device.
+    `shared` False leaves group norms to each tile, in half the time.
     """
 
-    def __init__(self, tokenizer: Tokenizer, tile: int = 512, overlap: int = 128):
+    def __init__(self, tokenizer: Tokenizer, tile: int = 512, overlap: int = 128, *, shared: bool = True):
         nn.Module.__init__(self)
         self.__dict__.update(tokenizer.__dict__)
         stride = self.config.stride
@@ -49,7 +52,7 @@ class TiledTokenizer(Tokenizer):
                 )
         if overlap > tile // 2:
             raise ValueError(f"overlap={overlap} is more than half of tile={tile}: set it to {tile // 2} or less")
-        self.tile, self.overlap = tile // stride, overlap // stride
+        self.tile, self.overlap, self.shared = tile // stride, overlap // stride, shared
 
     def _latents(self, x_BCHW: Tensor) -> Tensor:
         return self._over_tiles(super()._latents, x_BCHW, self.stride, 1)
@@ -60,14 +63,30 @@ class TiledTokenizer(Tokenizer):
     def _over_tiles(self, network: Callable[[Tensor], Tensor], source: Tensor, taken: int, given: int) -> Tensor:
         """network(source), blended from its tiles; `taken` and `given` are lengths of a latent position in both."""
         device = next(self.parameters()).device
-        grid = [size // taken for size in source.shape[2:]]
-        starts = [first_positions(size, self.tile, self.overlap) for size in grid]
+        starts = [first_positions(size // taken, self.tile, self.overlap) for size in source.shape[2:]]
+        places, norms = list(product(*starts)), SharedNorms(self)
+
+        def through(place: Sequence[int]) -> Tensor:
+            return network(_window(source, place, self.tile, taken).to(device))
+
+        if not self.shared or not norms or len(places) == 1:
+            return self._blended(through, starts, [size // taken for size in source.shape[2:]], given)
+        with torch.no_grad(), norms.gathered():
+            for place in places:
+                through(place)
+        with norms.applied():
+            return self._blended(through, starts, [size // taken for size in source.shape[2:]], given)
+
+    def _blended(
+        self, through: Callable[[Sequence[int]], Tensor], starts: Sequence[Sequence[int]], grid: list[int], given: int
+    ) -> Tensor:
+        """What `through` gives of each tile, put together to `grid` latent positions."""
         blended, weights = None, [torch.zeros(size * given) for size in grid]
         for axis, weight in enumerate(weights):
             for start in starts[axis]:
                 weight[_cut(start, self.tile, given)] += self._shares(start, grid[axis], given)
         for place in product(*starts):
-            part = at_least_float32(network(_window(source, place, self.tile, taken).to(device)))
+            part = at_least_float32(through(place))
             for axis, start in enumerate(place):
                 where = _cut(start, self.tile, given)
                 share = self._shares(start, grid[axis], given) / weights[axis][where]

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from stage1_tokenizer.conv_plus import AdaptiveNorm
 from stage1_tokenizer.model import Norm
+from stage1_tokenizer.shared_norms import SharedNorms
 from stage1_tokenizer.tiling import TiledTokenizer, first_positions
 from stage1_tokenizer.tokenizer import Tokenizer
 from tests.stage1_tokenizer import tiny
@@ -36,7 +38,7 @@ def test_where_tiles_see_enough_they_give_what_the_picture_at_once_gives(
     monkeypatch.setattr(Norm, "forward", lambda self, h: F.silu(h * self.weight[0]) if self.swish else h)
     torch.manual_seed(0)
     tokenizer = Tokenizer(LOCAL[name]).double().eval()
-    tiled = TiledTokenizer(tokenizer, tile=128, overlap=64)
+    tiled = TiledTokenizer(tokenizer, tile=128, overlap=64, shared=False)
     x_BCHW = picture(128, 192).double()
     recon_BCHW, codes = tokenizer.reconstruct(x_BCHW)
     got_BCHW, got_codes = tiled.reconstruct(x_BCHW)
@@ -44,21 +46,46 @@ def test_where_tiles_see_enough_they_give_what_the_picture_at_once_gives(
     torch.testing.assert_close(got_BCHW, recon_BCHW)
     assert torch.equal(tiled.encode(x_BCHW), codes)
     torch.testing.assert_close(tiled.decode(codes), recon_BCHW)
-    narrow = TiledTokenizer(tokenizer, tile=128, overlap=0)
+    narrow = TiledTokenizer(tokenizer, tile=128, overlap=0, shared=False)
     assert not torch.allclose(narrow.decode(codes), recon_BCHW)
 
 
 def test_tiles_that_differ_go_over_into_one_another_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Group norm and attention shift a tile as a whole: here each tile is of one grey, as different as can be."""
+    """What still shifts a tile as a whole shows no edge: here each tile is of one grey, as different as can be."""
     tokenizer = Tokenizer(BACKBONES["conv"]).eval()
     greys = iter([-1.0, 1.0] * 12)
     monkeypatch.setattr(tokenizer.decoder, "forward", lambda z: z.new_full((1, 3, 64, 64), next(greys)))
     codes = torch.zeros(1, 40, 40, dtype=torch.int64)
-    row_W = TiledTokenizer(tokenizer, tile=64, overlap=32).decode(codes)[0, 0, 0]
+    row_W = TiledTokenizer(tokenizer, tile=64, overlap=32, shared=False).decode(codes)[0, 0, 0]
     assert row_W.tolist()[:40] == [-1.0] * 40  # the first tile alone, and the quarter where the next one is context
     assert row_W.max() == 1 and row_W.diff().abs().max() <= 2 / 16 + 1e-6
     greys = iter([-1.0, 1.0] * 12)
-    assert TiledTokenizer(tokenizer, tile=64, overlap=0).decode(codes)[0, 0, 0].diff().abs().max() == 2
+    assert TiledTokenizer(tokenizer, tile=64, overlap=0, shared=False).decode(codes)[0, 0, 0].diff().abs().max() == 2
+
+
+@pytest.mark.parametrize("swish", [True, False])
+def test_norms_that_share_statistics_give_tiles_what_the_picture_at_once_gives(swish: bool) -> None:
+    norm, adaptive = Norm(8, swish=swish), AdaptiveNorm(4, 8)
+    nn.init.normal_(norm.weight)
+    h_BCHW, z_BDhw = torch.randn(2, 8, 6, 12) + torch.arange(12), torch.randn(2, 4, 6, 12) * torch.arange(12)
+    tiles = list(zip(h_BCHW.split(4, 3), z_BDhw.split(4, 3), strict=True))
+    norms = SharedNorms(nn.ModuleList([norm, adaptive]))
+    with norms.gathered():
+        for h, z in tiles:
+            adaptive(norm(h), z)
+    with norms.applied():
+        shared = torch.cat([norm(h) for h, _ in tiles], 3)
+    torch.testing.assert_close(shared, norm(h_BCHW), atol=1e-5, rtol=1e-5)
+    norms = SharedNorms(adaptive)
+    with norms.gathered():
+        for h, z in tiles:
+            adaptive(h, z)
+    with norms.applied():
+        shared = torch.cat([adaptive(h, z) for h, z in tiles], 3)
+    torch.testing.assert_close(shared, adaptive(h_BCHW, z_BDhw), atol=0.1, rtol=0)  # N positions beside N - 1
+    alone = torch.cat([adaptive(h, z) for h, z in tiles], 3)
+    assert (alone - adaptive(h_BCHW, z_BDhw)).abs().max() > 0.5, "statistics are each tile's again"
+    assert not SharedNorms(Tokenizer(BACKBONES["vit"]))
 
 
 def test_networks_see_no_more_than_a_tile() -> None:
@@ -69,7 +96,7 @@ def test_networks_see_no_more_than_a_tile() -> None:
     x_BCHW = picture(100, 64)
     recon_BCHW, codes = TiledTokenizer(tokenizer, tile=32, overlap=8).reconstruct(x_BCHW)
     assert recon_BCHW.shape == x_BCHW.shape and codes is not None and codes.shape == (1, 25, 16)
-    assert set(seen) == {(32, 32), (8, 8)} and len(seen) == 2 * 4 * 3
+    assert set(seen) == {(32, 32), (8, 8)} and len(seen) == 2 * 2 * 4 * 3, "two passes over each"
 
 
 def test_a_picture_within_one_tile_is_as_untiled() -> None:
