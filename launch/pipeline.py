@@ -163,10 +163,12 @@ def collect(config: PipelineConfig, done: list[Stage]) -> dict[str, Any]:
     samples = {name: prior.pop(name) for name in OF_SAMPLES if name in prior}
     samples["count"] = prior.pop("samples", None)
     seconds = {name: entry.get("seconds") for name, entry in records.items()}
+    masked = {"masked": json.loads((out / "evaluation" / "prior-masked.json").read_text())} if config.masked else {}
     return {
         "tokenizer": tokenizer,
         "prior": prior,
         "samples": samples,
+        **masked,
         "seconds": {**seconds, "total": round(sum(value or 0 for value in seconds.values()), 1)},
         "setup_seconds": setup_seconds(),
         "data": config.data,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline in one command: bash launch/quickstart.sh [--data mnist|emoji] [--processes N] [--out DIR] [--short]
+# The whole pipeline in one command: bash launch/quickstart.sh [--data mnist|emoji] [--processes N] [--out DIR] [--masked] [--short]
 # Makes .venv, trains a tokenizer and a prior on pictures that ship with the project, samples, evaluates, and writes a
 # report. Run again, it reuses what is there. Further options: .venv/bin/python -m launch.pipeline --help
 set -euo pipefail
@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
             sed -n '2,4s/^# //p' launch/quickstart.sh
             exit 0
             ;;
-        --short) options+=(--short true) ;;
+        --short | --masked) options+=("$1" true) ;;
         --out=*) options+=(--out "$(cd "$called_from" && realpath -m "${1#--out=}")") ;;
         --out)
             if [ $# -lt 2 ]; then

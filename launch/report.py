@@ -19,7 +19,12 @@ from launch import facts, folder, metrics
 from launch.charts import Line, line_chart, number, use_chart
 from launch.folder import write_atomically
 
-RUNS = {"tokenizer-run": "Stage one: tokenizer", "prior-run": "Stage two: prior"}
+RUNS = {
+    "tokenizer-run": "Stage one: tokenizer",
+    "prior-run": "Stage two: prior",
+    "prior-run-masked": "Stage two: masked prior",
+}
+SAMPLES = {"samples": "Samples by class", "samples-masked": "Samples of the masked prior by class"}
 MOST_CLASSES, PICTURES_A_CLASS = 40, 10
 
 TILES = (
@@ -28,6 +33,7 @@ TILES = (
     ("tokenizer.codebook_usage", "Codebook use", "of all codes, held out"),
     ("prior.bits_per_code", "Bits per code", "held out; lower is better"),
     ("samples.class_agreement", "Class agreement", "samples that show the asked class"),
+    ("masked.class_agreement", "Class agreement, masked", "the masked prior's samples that do"),
     ("samples.frechet_vgg16", "Fréchet distance", "samples to held-out, VGG16 features; lower is better"),
     ("seconds.total", "Time", "all stages"),
 )
@@ -77,7 +83,7 @@ def write(source: Path, out: Path | None = None) -> Path:
         runs=runs,
         use=codebook_use(source),
         reconstructions=embedded(source / "evaluation" / "reconstructions.png"),
-        samples=samples(source / "samples"),
+        samples={title: samples(source / name) for name, title in SAMPLES.items()},
         figures=list(all_figures(figures)),
         seconds=list(stage_seconds(figures)),
         facts=list(provenance(figures, runs)),

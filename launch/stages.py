@@ -40,6 +40,8 @@ class PipelineConfig:
     """Index of the held-out pictures; null: the sample set's."""
     count: int = 50
     """Pictures sampled of each class."""
+    masked: bool = False
+    """Train a masked prior over the same codes too; its samples stand beside the other's in the report."""
     short: bool = False
     """A few steps of everything, to see that it works; the pictures will be bad."""
 
@@ -103,7 +105,8 @@ def stages(config: PipelineConfig) -> list[Stage]:
             raise UserError(
                 f"{path} is missing: name an existing --recipe, --train and --held_out, or use --data mnist"
             )
-    return [*_first(config), *_codes(config), *_second(config)]
+    masked = _second(config, "-masked", model__kind="masked") if config.masked else []
+    return [*_first(config), *_codes(config), *_second(config), *masked]
 
 
 def _first(config: PipelineConfig) -> list[Stage]:
@@ -165,23 +168,24 @@ def _codes(config: PipelineConfig) -> list[Stage]:
     ]
 
 
-def _second(config: PipelineConfig) -> list[Stage]:
+def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Stage]:
     out, recipe = config.folder, config.recipe_folder / "prior.yaml"
     codes = {part: out / "codes" / part / "index.json" for part in ("train", "held_out")}
     training = Stage(
-        "prior",
-        "train the prior",
+        f"prior{suffix}",
+        f"train the {suffix[1:]} prior" if suffix else "train the prior",
         "stage2_prior.train",
         _options(
             config=recipe,
-            run__folder=out / "prior-run",
+            run__folder=out / f"prior-run{suffix}",
             run__seed=0,
             tokenizer=out / "tokenizer",
             data__index=codes["train"],
             data__held_out=codes["held_out"],
+            **others,
             **({"steps": SHORT_STEPS, "run__log_every": 5} if config.short else {}),
         ),
-        makes=(out / "prior-run" / "prior" / "config.json",),
+        makes=(out / f"prior-run{suffix}" / "prior" / "config.json",),
         reads=(recipe,),
         processes=config.processes,
     )
@@ -189,28 +193,34 @@ def _second(config: PipelineConfig) -> list[Stage]:
     sampling_recipe = config.recipe_folder / "sample.yaml"
     own = {"config": sampling_recipe} if sampling_recipe.is_file() else {"guidance": 3}
     sample = Stage(
-        "samples",
+        f"samples{suffix}",
         f"sample {count} pictures of each class",
         "stage2_prior.sample",
-        _options(**own, prior=out / "prior-run", tokenizer=out / "tokenizer", out=out / "samples", count=count),
-        makes=(out / "samples" / "grid.png",),
+        _options(
+            **own,
+            prior=out / f"prior-run{suffix}",
+            tokenizer=out / "tokenizer",
+            out=out / f"samples{suffix}",
+            count=count,
+        ),
+        makes=(out / f"samples{suffix}" / "grid.png",),
         reads=(sampling_recipe,) if sampling_recipe.is_file() else (),
         processes=config.processes,
     )
     evaluate = Stage(
-        "prior-evaluation",
+        f"prior{suffix}-evaluation",
         "evaluate the prior and its samples",
         "stage2_prior.evaluate",
         _options(
-            prior=out / "prior-run",
+            prior=out / f"prior-run{suffix}",
             codes=codes["held_out"],
-            samples=out / "samples",
+            samples=out / f"samples{suffix}",
             data=config.index("train"),
             held_out=config.index("held_out"),
             reference=config.index("held_out"),
-            out=out / "evaluation" / "prior.json",
+            out=out / "evaluation" / f"prior{suffix}.json",
         ),
-        makes=(out / "evaluation" / "prior.json",),
+        makes=(out / "evaluation" / f"prior{suffix}.json",),
         reads=(config.index("train"), config.index("held_out")),
     )
     return [training, sample, evaluate]
