@@ -3,8 +3,8 @@
     python -m stage2_prior.inpaint --prior RUN --tokenizer DIR --given PICTURES --keep border --share 0.4 --out OUT
 
 The pictures become codes; those whose place the hole touches are drawn, the others stay exactly as they are. OUT is as
-stage2_prior.sample writes it, a folder for each given picture, and the first two columns of OUT/grid.png show the
-picture and its hole. Which holes a prior can fill depends on what its codes hear:
+stage2_prior.sample writes it, a folder for each given picture, in which are given.png and hole.png too; they are the
+first two columns of OUT/grid.png. Which holes a prior can fill depends on what its codes hear:
 
     masked          any: every code hears all that are there, wherever they are
     multiscale      any: a code of a scale is kept where at most half of its place is in the hole
@@ -114,10 +114,11 @@ class Given(Subjects):
             self._codes[label] = self.tokenizer.encode(self.x_BCHW[label : label + 1].to(device)).flatten()
         return self._codes[label]
 
-    def shown(self, label: int) -> list[Image.Image]:
+    def shown(self, label: int) -> dict[str, Image.Image]:
         """The picture, and what of it is kept."""
         x_CHW = self.x_BCHW[label]
-        return to_pil(torch.stack([x_CHW, torch.where(self.hole_HW, HOLE, x_CHW)]))
+        given, holed = to_pil(torch.stack([x_CHW, torch.where(self.hole_HW, HOLE, x_CHW)]))
+        return {"given": given, "hole": holed}
 
 
 def read(

@@ -215,11 +215,17 @@ class Sampling:
         part.replace(self.codes_path(batch))
 
     def finish(self, seconds: float, drawn: int) -> None:
-        """Write grid.png, samples.npz if asked for, and the results."""
+        """Write grid.png, what else is shown, samples.npz if asked for, and the results."""
+        for label, folder in self.folders.items():
+            for name, image in self.subjects.shown(label).items():
+                image.save(self.out / folder / f"{name}.png")
         rows = self.labels[:GRID_ROWS]
         columns = range(min(self.config.count, GRID_COLUMNS))
         shown = [
-            [*self.subjects.shown(label), *(Image.open(self.path(Picture(label, number))) for number in columns)]
+            [
+                *self.subjects.shown(label).values(),
+                *(Image.open(self.path(Picture(label, number))) for number in columns),
+            ]
             for label in rows
         ]
         picture_grid(shown).save(self.out / "grid.png")

@@ -58,9 +58,9 @@ class Subjects:
         """Codes that are there already, given_BN, negative where they are to be drawn; None: none are."""
         return None
 
-    def shown(self, label: int) -> list[Image]:
-        """What stands left of a subject's pictures in the grid."""
-        return []
+    def shown(self, label: int) -> dict[str, Image]:
+        """What is kept beside a subject's pictures, by name, and stands left of them in the grid."""
+        return {}
 
 
 class Classes(Subjects):
