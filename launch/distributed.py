@@ -121,7 +121,7 @@ def _check_environment(run: RunConfig) -> None:
     if run.processes is not None and run.processes != world:
         raise UserError(f"run.processes={run.processes} but the launcher started {world}: {RIGHT_WAY}")
     asked = environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", {"fp32": "no", "bf16": "bf16"}[run.precision]):
+    if asked not in ("no", {"fp32": "no"}.get(run.precision, run.precision)):
         raise UserError(
             f"run.precision={run.precision} but accelerate launch says --mixed_precision {asked}: "
             f"leave the flag away and set run.precision"

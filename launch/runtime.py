@@ -121,6 +121,14 @@ class Run:
         """What the command returns: 0, or STOPPED where a signal ended the run early."""
         return STOPPED if self._agreed else 0
 
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The region in which networks compute in run.precision."""
+        import torch
+
+        if self.config.precision == "fp16":  # accelerate has it on GPUs only, with a loss scale of its own
+            return torch.autocast(self.device.type, torch.float16)
+        return self.accelerator.autocast()
+
     def close(self) -> None:
         """End what watches the run; start_run does it."""
         self._watchdog.close()

@@ -34,8 +34,9 @@ class RunConfig:
     """Where configuration, checkpoints, metrics and logs of the run go; an interrupted run there is continued."""
     seed: int = 0
     """Seed of everything random: initial weights, order of samples, augmentation, noise."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks: fp32, or bf16 with norms, distances and losses in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the networks: fp32, or bf16 with norms, distances and losses in fp32; fp16, for GPUs without bf16
+    and for stage one only, also scales the losses."""
     strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = None
     """How the ranks share weights, gradients and optimizer (launch.strategies); null for what the accelerate file says,
     which is ddp where it says nothing. A continued run may change it."""

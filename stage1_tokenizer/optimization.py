@@ -72,9 +72,11 @@ class Learner:
         raw.to(run.device).train()
         return cls(raw, joined_with_other_ranks(raw, run), build_optimizer(raw, config, peak))
 
-    def clip(self, most: float) -> Tensor:
-        """Clip the gradients' norm (0: not); the norm before."""
+    def clip(self, most: float, scale: Tensor | None = None) -> Tensor:
+        """Take a loss scale off the gradients and clip their norm (0: not); the norm before."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if scale is not None:
+            torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], scale)
         return torch.nn.utils.clip_grad_norm_(parameters, most or math.inf)
 
     def descend(self, share: float, good: Tensor) -> None:

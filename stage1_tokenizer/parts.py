@@ -15,6 +15,7 @@ from stage1_tokenizer.ema import Ema
 from stage1_tokenizer.optimization import Learner
 from stage1_tokenizer.perceptual import LPIPS
 from stage1_tokenizer.recompute import recompute_activations
+from stage1_tokenizer.scaling import LossScale
 from stage1_tokenizer.step import OneForwardStep
 from stage1_tokenizer.tokenizer import Tokenizer
 
@@ -51,6 +52,8 @@ class Parts:
             found["discriminator_optimizer"] = self.discriminator.optimizer
         if self.gradients.config.adversarial.lecam:
             found["lecam"] = self.gradients.lecam
+        if self.gradients.scale is not None:
+            found["loss_scale"] = self.gradients.scale
         return found
 
 
@@ -70,9 +73,10 @@ def build(config: TokenizerTrainConfig, perceptual: LPIPS | None, this: Run) -> 
     gradients = OneForwardStep(
         config.loss,
         perceptual.to(this.device) if perceptual is not None else None,
-        autocast=this.accelerator.autocast,
+        autocast=this.autocast,
         backward=this.accelerator.backward,
         micro_batch=config.data.micro_batch,
+        scale=LossScale(this.device) if config.run.precision == "fp16" else None,
     )
     ema = Ema(tokenizer, optimizer.ema_decay)
     networks = [tokenizer, *([judge.raw] if judge else [])]

@@ -38,6 +38,7 @@ from stage1_tokenizer.losses import (
 )
 from stage1_tokenizer.perceptual import LPIPS
 from stage1_tokenizer.reduce import at_least_float32
+from stage1_tokenizer.scaling import LossScale
 
 
 @dataclass
@@ -75,7 +76,7 @@ class OneForwardStep:
     `decoder.last_layer`. `autocast` opens the mixed-precision region for their forwards (accelerator.autocast);
     `backward` is called once for each of them (accelerator.backward). With `micro_batch`, generator and LPIPS see at
     most so many pictures at a time; all that looks at the batch as a whole (quantizer, discriminator, adaptive weight)
-    still does, so that the gradients are the same.
+    still does, so that the gradients are the same. With `scale`, all gradients are left larger by it.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class OneForwardStep:
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         backward: Callable[[Tensor], None] = Tensor.backward,
         micro_batch: int | None = None,
+        scale: LossScale | None = None,
     ):
         if (perceptual is None) != (config.perceptual.weight == 0):
             raise ValueError(f"loss.perceptual.weight={config.perceptual.weight} but perceptual is {perceptual}")
@@ -94,6 +96,7 @@ class OneForwardStep:
         self.autocast = autocast
         self.backward = backward
         self.micro_batch = micro_batch
+        self.scale = scale
         self.lecam = LeCam(config.adversarial.lecam_decay)
 
     def adversarial_share(self, step: int) -> float | None:
@@ -123,16 +126,20 @@ class OneForwardStep:
             with self.autocast():
                 fake = unwrapped(discriminator)(leaf)
             loss = generator_loss(self.config.adversarial.loss, fake)
-            (towards_adv,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+            (towards_adv,) = torch.autograd.grad(self._scaled(loss), leaf, retain_graph=True)
+            towards_adv = towards_adv / self.scale.value if self.scale else towards_adv
             weight = share * self._weight(_last_layer(generator), made, gradient, towards_adv)
             gradient = gradient + weight * towards_adv
             metrics |= {"loss/adversarial": loss.detach(), "gan/weight": weight}
         quantizer = sum(made.losses.values(), x_hat.new_zeros(()))
-        self.backward((x_hat * gradient).sum() + self.config.quantizer_weight * quantizer)
+        self.backward(self._scaled((x_hat * gradient).sum() + self.config.quantizer_weight * quantizer))
         metrics |= {f"loss/{name}": value.detach() for name, value in made.losses.items()}
         if fake is not None and discriminator is not None:
             metrics |= self._discriminate(discriminator, x_BCHW, leaf, fake, step)
         return StepResult(metrics, x_hat.detach(), made.codes_Bhw, fake is not None)
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss * self.scale.value if self.scale else loss
 
     def _towards_reconstruction(self, leaf: Tensor, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """∂(pixel + perceptual)/∂x' and both values."""
@@ -178,7 +185,7 @@ class OneForwardStep:
                 penalty = gradient_penalty(at_least_float32(logits), judged)
                 loss = loss + config.penalty_every * gamma / 2 * penalty
                 metrics[f"gan/penalty{name}"] = penalty.detach()
-        self.backward(loss)
+        self.backward(self._scaled(loss))
         real, fake = real.detach().float(), fake.detach().float()
         right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
         return {**metrics, "gan/logits_real": real.mean(), "gan/logits_fake": fake.mean(), "gan/accuracy": right}

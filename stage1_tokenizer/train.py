@@ -156,10 +156,14 @@ def train_step(
     judge, clip = parts.discriminator, config.optimizer.clip
     done = parts.gradients(parts.generator.module, judge.module if judge else None, x_BCHW, step)
     share = rate_share(config.optimizer, step, config.steps)
-    norms = {"optimizer/gradient_norm": parts.generator.clip(clip)}
+    scaling = parts.gradients.scale
+    scale = scaling.value if scaling else None
+    norms = {"optimizer/gradient_norm": parts.generator.clip(clip, scale)}
     if judge and done.discriminator_trained:
-        norms["optimizer/discriminator_gradient_norm"] = judge.clip(clip)
+        norms["optimizer/discriminator_gradient_norm"] = judge.clip(clip, scale)
     good = all_finite([*norms.values(), *(value for name, value in done.metrics.items() if name.startswith("loss/"))])
+    if scaling:
+        scaling.update(good)
     parts.generator.descend(share, good)
     if judge and done.discriminator_trained:
         judge.descend(share, good)

@@ -114,11 +114,12 @@ def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int)
 
 def dry_run(config: PriorTrainConfig, source: CodeSource, classes: Sequence[str], note: str = "") -> str:
     """What training would cost, as text."""
-    found = on_no_device(config.model, source, classes)
+    found, text = on_no_device(config.model, source, classes), config.model.condition == "text"
+    heard = f"texts of {config.model.prefix} tokens" if text else f"{len(classes)} classes"
     tokens, each = config.data.batch_size * source.positions, found.flops_per_code
     lines = [
         f"prior: {config.model.preset or config.model.kind}, {found.parameters / 1e6:.2f} M parameters, "
-        f"{source}, {len(classes)} classes{note}",
+        f"{source}, {heard}{note}",
         f"a step: {tokens} codes, {each * tokens:.3g} FLOP ({each / 1e9:.3g} G a code); "
         f"{config.steps} steps: {each * tokens * config.steps:.3g} FLOP",
         f"memory of each device, GiB, estimated: state + activations ({config.run.precision})",

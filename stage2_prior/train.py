@@ -51,6 +51,8 @@ def train(config: PriorTrainConfig) -> int:
     """Train, or go on training, to `config.steps` and export RUN/prior; the exit code (0, or STOPPED by a signal)."""
     if config.dry_run:
         return print_cost(config)
+    if config.run.precision == "fp16":
+        raise UserError("run.precision=fp16 is for tokenizers: set it to bf16 or fp32")
     index = checked_codes(config)
     with start_run(config, config.run, may_change=MAY_CHANGE, strategies=STRATEGIES) as this:
         while True:

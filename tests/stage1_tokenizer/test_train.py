@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from data.cli import UserError, parse
+from launch.metrics import read
 from stage1_tokenizer.config import OptimizerConfig, TokenizerTrainConfig
 from stage1_tokenizer.optimization import rate_share
 from stage1_tokenizer.release import open_run
+from stage1_tokenizer.scaling import LossScale
+from stage1_tokenizer.step import OneForwardStep
 from stage1_tokenizer.train import due, train
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
@@ -55,6 +58,29 @@ def test_bf16_trains(tmp_path: Path):
     assert run_distributed_test(_train, 1, [configured(tmp_path, steps=4, run__precision="bf16")]) == [0]
     weights = open_run(tmp_path).tokenizer.weights()
     assert all(weight.dtype != torch.bfloat16 and bool(weight.isfinite().all()) for weight in weights.values())
+
+
+def test_fp16_scales_losses_and_skips_what_overflows(tmp_path: Path):
+    assert run_distributed_test(_train, 1, [configured(tmp_path, steps=6, run__precision="fp16")]) == [0]
+    weights = open_run(tmp_path).tokenizer.weights()
+    assert all(weight.dtype != torch.float16 and bool(weight.isfinite().all()) for weight in weights.values())
+    saved = torch.load(tmp_path / "checkpoints" / "step-000000006" / "loss_scale.pt", weights_only=True)
+    skipped = [line for line in read(tmp_path / "metrics.jsonl") if line["kind"] == "train"][-1]["updates/skipped"]
+    assert float(saved["value"]) == 2.0 ** (16 - skipped)
+
+
+def test_a_loss_scale_leaves_the_update_as_it_is(tmp_path: Path):
+    config = configured(tmp_path, steps=3, evaluate_samples=1)
+    assert train(config) == 0
+    plain = open_run(tmp_path).tokenizer.weights()
+    shutil.rmtree(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            OneForwardStep, "scale", property(lambda _: LossScale(torch.device("cpu")), lambda *_: None), raising=False
+        )
+        assert train(config) == 0
+    for name, weight in open_run(tmp_path).tokenizer.weights().items():
+        torch.testing.assert_close(weight, plain[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_a_vae_trains_in_the_same_loop(tmp_path: Path):
