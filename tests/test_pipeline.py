@@ -55,7 +55,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (recipe / "tokenizer.yaml").write_text(TOKENIZER)
     (recipe / "prior.yaml").write_text(PRIOR)
     small_set(folder)
-    given = {"data": "digits", "recipe": recipe, "out": folder / "out", "count": 2}
+    given = {"data": "digits", "recipe": recipe, "out": folder / "out", "count": 2, "masked": "true"}
     given |= {part: folder / "shards" / f"{part}.json" for part in ("train", "held_out")}
     return [text for name, value in given.items() for text in (f"--{name}", str(value))]
 
@@ -91,16 +91,24 @@ def test_the_whole_pipeline_and_again(options: list[str]) -> None:
     assert 0 <= figures["samples"]["class_agreement"] <= 1
     assert figures["samples"]["count"] == 20
     names = ["tokenizer", "release", "tokenizer-evaluation", "codes-train", "codes-held_out"]
-    assert list(figures["seconds"]) == [*names, "prior", "samples", "prior-evaluation", "total"]
+    priors = ["prior", "samples", "prior-evaluation", "prior-masked", "samples-masked", "prior-masked-evaluation"]
+    assert list(figures["seconds"]) == [*names, *priors, "total"]
     page = (out / "report.html").read_text()
-    for shown in ("loss/nll_bits", "loss/commitment", "codes are used", "originals beside", "a sample of 7"):
+    for shown in (
+        "loss/nll_bits",
+        "loss/commitment",
+        "codes are used",
+        "originals beside",
+        "a sample of 7",
+        "masked prior",
+    ):
         assert shown in page, shown
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert made
 
     again = run(options)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert again.stdout.count("reused, it was done earlier with the same configuration") == 8
+    assert again.stdout.count("reused, it was done earlier with the same configuration") == 11
     assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
     assert made == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
 
