@@ -1,4 +1,4 @@
-"""Large pictures in overlapping tiles: memory is a tile's, and no seam shows where tiles meet.
+"""Large pictures in overlapping tiles: memory is a tile's, and where tiles meet hardly shows.
 
     large = TiledTokenizer(tokenizer, tile=512, overlap=128)
     codes = large.encode(pictures)
@@ -9,7 +9,7 @@ edge that another tile overlaps, the outermost quarter of the overlap is context
 of the picture), the middle half goes over from one tile to the other, the innermost quarter is the tile's alone. Group
 norms take their statistics from a first pass over all tiles (`stage1_tokenizer.shared_norms`): with those of each tile,
 neighbours differ in brightness and colour, which blending doesn't hide. Attention looks at a tile. So results are near
-to, but not those of, the picture at once: larger tiles are nearer.
+to, but not those of, the picture at once, and flat areas may keep faint steps: larger tiles are nearer.
 
 Legend: B batch, C channels, H W pixels, h w latent grid, D latent channels; tiles are measured in latent positions.
 """
