@@ -13,7 +13,7 @@ from data.cli import UserError
 from launch import attempts, chain, cluster, node, submit
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted(path for path in (ROOT / "launch" / "recipes").iterdir() if path.is_dir())
+RECIPES = sorted(path.parent for path in (ROOT / "launch" / "recipes").glob("*/prior.yaml"))  # whole chains
 MNIST = ROOT / "launch" / "recipes" / "mnist"
 
 
