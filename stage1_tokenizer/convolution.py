@@ -19,7 +19,7 @@ from stage1_tokenizer import winograd
 LEAST_CHANNELS = 32
 """Fewer channels than this make matrix products too thin to be faster."""
 
-LEAST_POSITIONS = 512
+LEAST_POSITIONS = 1024
 """With fewer positions in a batch, the work on the weights outweighs what is saved on the positions."""
 
 WIDE = 64

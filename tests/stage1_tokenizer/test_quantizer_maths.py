@@ -227,7 +227,7 @@ def test_multiscale_is_its_algorithm() -> None:
     z = torch.randn(2, 3, 6, 6)
     made, code_KD = quantizer(z), quantizer.codebook.embedding.weight
     rest, total, codes, errors = z, torch.zeros_like(z), [], []
-    for scale, phi in zip(config.scales, (0, 1, 1, 2, 3), strict=True):
+    for scale, phi in zip(config.scales, (0, 1, 2, 2, 3), strict=True):
         small = F.adaptive_avg_pool2d(rest, scale)
         idx = torch.cdist(rows(small), code_KD).argmin(1).view(2, scale, scale)
         h = F.interpolate(code_KD[idx].movedim(-1, 1), size=(6, 6), mode="bicubic")

@@ -65,6 +65,7 @@ def test_tiles_that_differ_go_over_into_one_another_evenly(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("swish", [True, False])
 def test_norms_that_share_statistics_give_tiles_what_the_picture_at_once_gives(swish: bool) -> None:
+    torch.manual_seed(0)
     norm, adaptive = Norm(8, swish=swish), AdaptiveNorm(4, 8)
     nn.init.normal_(norm.weight)
     h_BCHW, z_BDhw = torch.randn(2, 8, 6, 12) + torch.arange(12), torch.randn(2, 4, 6, 12) * torch.arange(12)
