@@ -10,7 +10,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 
 # One thread for each of several tests at a time is faster on few cores than many threads for one.
 export OMP_NUM_THREADS=1
-cores=$(nproc)
+cores=$(env -u OMP_NUM_THREADS nproc)  # which would count its threads instead
 processes=${TEST_PROCESSES:-$((cores < 8 ? cores : 8))}
 
 echo "lint: ruff check"
