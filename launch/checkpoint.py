@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from data.cli import UserError
+from data.writer import sync_folder
 from launch import distributed, retention, writing
 from launch.shards import SUFFIX, PieceState, Reader
 
@@ -254,11 +255,11 @@ def _finish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
         json.dump(manifest, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    writing.sync_folder(temporary)
+    sync_folder(temporary)
     if final.exists():  # the same step again: what lies there was passed over as damaged, or is equal
         shutil.rmtree(final)
     temporary.rename(final)
-    writing.sync_folder(final.parent)
+    sync_folder(final.parent)
 
 
 def _check_parts(

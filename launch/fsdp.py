@@ -59,7 +59,7 @@ class Fsdp2(Strategy):
         for module in model.modules():  # what isn't a parameter is whole on every rank
             for buffer in module.buffers(recurse=False):
                 assert buffer.device.type == run.device.type
-        self.adamw = self._optimizer = make_optimizer(model)
+        self.adamw = make_optimizer(model)
         fill_moments(self.adamw)
 
     def part(self, *, last: bool) -> AbstractContextManager:

@@ -7,7 +7,7 @@ another order of samples, so as not to meet the same ones again; after some such
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,23 @@ def rollbacks(folder: Path) -> list[dict[str, Any]]:
 def data_seed(seed: int, folder: Path) -> int:
     """Seed of the samples' order of a run in its folder: another one after each turn back."""
     return seed + SEED_STEP * len(rollbacks(folder))
+
+
+def until_done(run: Run, attempt: Callable[[], int]) -> int:
+    """What `attempt`, a whole training from the newest checkpoint, returns: after NotFiniteError it begins again.
+
+    Each begins with the same seeds, so that networks built in it have the same first weights on every rank.
+    """
+    from launch.runtime import seed_step
+
+    while True:
+        seed_step(run.config.seed, 0, 0)
+        try:
+            return attempt()
+        except NotFiniteError as error:
+            if run.strategy.startswith("zero") and run.world_size > 1:  # DeepSpeed's engine can't be made anew
+                raise
+            run.turn_back(error)
 
 
 def note_rollback(run: Run, error: NotFiniteError) -> None:

@@ -64,15 +64,6 @@ def write_all(folder: Path, parts: Mapping[str, Any]) -> tuple[dict[str, Any], s
         raise
 
 
-def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class Frozen:
     """A copy of a state_dict in the memory of the CPU, which training no longer changes."""
 

@@ -53,21 +53,20 @@ def train(config: TokenizerTrainConfig) -> int:
     """
     perceptual = check(config)
     from launch import checkpoint
-    from launch.guard import NotFiniteError
-    from launch.runtime import seed_step, start_run
+    from launch.guard import until_done
+    from launch.runtime import start_run
     from stage1_tokenizer.parts import build
 
     with start_run(config, config.run, may_change=may_change(config)) as this:
-        while True:
-            seed_step(config.run.seed, 0, 0)  # the first weights, the same on every rank
+
+        def attempt() -> int:
             parts = build(config, perceptual, this)
             step = checkpoint.load_latest(this.folder, parts.state, this)
             if step is None:
                 begin(config, parts, this)
-            try:
-                return fit(config, parts, this, step or 0)
-            except NotFiniteError as error:
-                this.turn_back(error)
+            return fit(config, parts, this, step or 0)
+
+        return until_done(this, attempt)
 
 
 def fit(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -> int:

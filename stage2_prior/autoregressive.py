@@ -51,7 +51,6 @@ class AutoregressivePrior(Prior):
 
         lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, config.prefix + source.positions + 1))
         prior = cls(lm, vocabulary, source)
-        prior.set_training(config)
         if config.order == "random":
             prior.aim = Aim(source.positions, config.width, config.anneal_from, config.anneal_until)
         # So that plain `generate` from a class token gives one grid, of codes only.
@@ -116,12 +115,8 @@ class AutoregressivePrior(Prior):
         if self.aim is not None:
             self.aim.set_progress(done)
 
-    def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
-        """Negative log-likelihood of each code in nats, nats_BN float32, given the class (or null) tokens."""
-        return self.judge(code_BN, token_B)[0]
-
     def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and whether each code is the likeliest after those before it."""
+        """-ln p of each code given those before it, and whether it is the likeliest."""
         logits_BNK = self.code_logits(code_BN, token_B)
         return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
 

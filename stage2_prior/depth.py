@@ -64,9 +64,7 @@ class DepthPrior(Prior):
         books = source.codebooks
         lm = LlamaModel(llama_settings(config, vocabulary.size, source.positions // books))
         small = llama_settings(config, vocabulary.codes, books, num_hidden_layers=config.depth_layers)
-        prior = cls(lm, LlamaForCausalLM(small), vocabulary, source)
-        prior.set_training(config)
-        return prior
+        return cls(lm, LlamaForCausalLM(small), vocabulary, source)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -108,12 +106,8 @@ class DepthPrior(Prior):
         loss_BPG, nats_BPG = code_losses(logits_BPGK, self.by_place(code_BN), self.label_smoothing, self.z_loss)
         return loss_BPG.mean(), nats_BPG.mean()
 
-    def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
-        """Negative log-likelihood of each code in nats, nats_BN float32, given the class (or null) tokens."""
-        return self.judge(code_BN, token_B)[0]
-
     def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and whether each code is the likeliest after those before it."""
+        """-ln p of each code given those before it, and whether it is the likeliest."""
         logits_BPGK, code_BPG = self.logits(code_BN, token_B), self.by_place(code_BN)
         nats_BPG, right_BPG = code_losses(logits_BPGK, code_BPG, 0, 0)[1], logits_BPGK.argmax(-1) == code_BPG
         return nats_BPG.transpose(1, 2).flatten(1), right_BPG.float().transpose(1, 2).flatten(1)

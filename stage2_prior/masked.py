@@ -67,9 +67,7 @@ class MaskedPrior(Prior):
             cls_token_id=None,
             sep_token_id=None,
         )
-        prior = cls(ModernBertForMaskedLM(settings), vocabulary, source)
-        prior.set_training(config)
-        return prior
+        return cls(ModernBertForMaskedLM(settings), vocabulary, source)
 
     def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
         """Logits of the code at every position, logits_BNK float32, given the codes (or mask tokens) at all of them."""
@@ -100,17 +98,14 @@ class MaskedPrior(Prior):
         loss, nats = ((each_BN * masked_BN).sum() / (batch * count_X1.mean()) for each_BN in losses)
         return loss, nats
 
-    def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
+    def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """A bound from above of -ln p in nats, spread evenly over the codes, nats_BN float32.
 
         The mean over the number of masked codes (here LEVELS numbers, and one fixed choice of places for each) of the
         masked codes' mean nats bounds -ln p / N for codes filled in one by one in random order. (Hoogeboom et al.
-        2022, Autoregressive diffusion models, eq. 8)
+        2022, Autoregressive diffusion models, eq. 8) Also the share of the masked codes that are the likeliest,
+        averaged over LEVELS alike.
         """
-        return self.judge(code_BN, token_B)[0]
-
-    def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and the share of the masked codes that are the likeliest, averaged over LEVELS alike."""
         batch, positions = code_BN.shape
         generator = torch.Generator().manual_seed(0)
         mean_2B = torch.zeros(2, batch, device=code_BN.device)

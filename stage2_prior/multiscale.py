@@ -68,9 +68,7 @@ class MultiscalePrior(Prior):
 
         assert isinstance(quantizer, MultiscaleQuantizer), "it needs its tokenizer's quantizer"
         lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, source.positions, tie_word_embeddings=True))
-        prior = cls(lm, Pyramid(quantizer, config.width), vocabulary, source)
-        prior.set_training(config)
-        return prior
+        return cls(lm, Pyramid(quantizer, config.width), vocabulary, source)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -97,12 +95,8 @@ class MultiscalePrior(Prior):
         loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
         return loss_BN.mean(), nats_BN.mean()
 
-    def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
-        """Negative log-likelihood of each code in nats, nats_BN float32, given the class (or null) tokens."""
-        return self.judge(code_BN, token_B)[0]
-
     def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and whether each code is the likeliest given the coarser scales."""
+        """-ln p of each code given the coarser scales, and whether it is the likeliest."""
         logits_BNK = self.logits(code_BN, token_B)
         return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
 

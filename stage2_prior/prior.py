@@ -187,14 +187,11 @@ class Prior(nn.Module):
 
     def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
         """-ln p of the codes (or a bound from above), nats_BN float32, given the class (or null) tokens; not random."""
+        return self.judge(code_BN, token_B)[0]
+
+    def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+        """What `nats` says, and whether (0, 1 or a share) the likeliest code is the right one, right_BN float32."""
         raise NotImplementedError
-
-    def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What `nats` says, and how likely (0 or 1, or a share) the likeliest code is the right one, right_BN float32.
-
-        None where a kind can't tell.
-        """
-        return self.nats(code_BN, token_B), None
 
     def draws(self, drawing: Drawing) -> int:
         """Random numbers that one picture's codes take."""

@@ -42,6 +42,7 @@ def build_prior(
     names = tuple(classes) if config.condition == "class" else ()
     vocabulary = Vocabulary(source.codebook_size, names, config.kind == "masked", source.codebooks)
     prior = KINDS[config.kind].build(config, vocabulary, source, quantizer)
+    prior.set_training(config)
     if config.condition == "text":
         prior.text = TextPrefix(config.text, config.width, config.heads)
     return prior

@@ -18,7 +18,7 @@ from data.cli import UserError, parse, run
 from data.index import ShardIndex
 from data.stream import CodeBatch, CodeStream, every_code
 from launch import checkpoint
-from launch.guard import NotFiniteError
+from launch.guard import until_done
 from launch.runtime import Run, seed_step, start_run
 from launch.strategies import STRATEGIES, Strategy, blocks, share_out
 from stage2_prior.codes import CodeSource
@@ -55,15 +55,7 @@ def train(config: PriorTrainConfig) -> int:
         raise UserError("run.precision=fp16 is for tokenizers: set it to bf16 or fp32")
     index = checked_codes(config)
     with start_run(config, config.run, may_change=MAY_CHANGE, strategies=STRATEGIES) as this:
-        while True:
-            seed_step(config.run.seed, 0, 0)  # the first weights, the same on every rank
-            parts = build(config, index, this)
-            try:
-                return fit(config, index, this, *parts)
-            except NotFiniteError as error:
-                if this.strategy.startswith("zero") and this.world_size > 1:  # its engine can't be made anew
-                    raise
-                this.turn_back(error)
+        return until_done(this, lambda: fit(config, index, this, *build(config, index, this)))
 
 
 def fit(
@@ -192,7 +184,7 @@ def train_step(
 
 
 def evaluate(raw: Prior, ema: Ema, index: str, this: Run) -> dict[str, float]:
-    """What the averaged weights make of held-out codes: eval/bits_per_code and, if a kind can tell, eval/accuracy."""
+    """What the averaged weights make of held-out codes: eval/bits_per_code and eval/accuracy."""
     with ema.applied(), torch.compiler.set_stance("force_eager"):
         raw.eval()
         found = held_out_figures(raw, index, this)
@@ -224,14 +216,13 @@ def held_out_figures(
         code_BN = of.idx_Bhw.flatten(1).to(device)
         nats_BN, right_BN = prior.judge(code_BN, prior.tokens(prior.asked(of).to(device)))
         if batch is not None:
-            right = right_BN.double().sum() if right_BN is not None else sums.new_tensor(math.nan)
-            sums += torch.stack([nats_BN.double().sum(), right, sums.new_tensor(code_BN.numel())])
+            found = [nats_BN.double().sum(), right_BN.double().sum(), sums.new_tensor(code_BN.numel())]
+            sums += torch.stack(found)
         if this:
             this.alive()
         batch = next(batches, None)
     nats, right_codes, count = (this.sum(sums) if this else sums).tolist()
-    found = {"bits_per_code": nats / max(count, 1) / math.log(2)}
-    return found if math.isnan(right_codes) else {**found, "accuracy": right_codes / max(count, 1)}
+    return {"bits_per_code": nats / max(count, 1) / math.log(2), "accuracy": right_codes / max(count, 1)}
 
 
 def say_size(prior: Prior, found: Cost, config: PriorTrainConfig, this: Run) -> Utilisation:
