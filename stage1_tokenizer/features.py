@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from data.cli import UserError
 from data.transforms import to_float
+from stage1_tokenizer.patience import answered_within
 
 if TYPE_CHECKING:
     from stage1_tokenizer.perceptual import LPIPS
@@ -168,13 +168,10 @@ def _find_inception(given: str | None) -> Path:
     for name in _FILES:
         if (folder / name).is_file():
             return folder / name
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(_URL, str(folder / _FILES[1]), hash_prefix=FID_SHA256[:8])
+        with answered_within(20):
+            torch.hub.download_url_to_file(_URL, str(folder / _FILES[1]), hash_prefix=FID_SHA256[:8])
     except (OSError, RuntimeError) as error:
         raise UserError(f"FID's Inception weights are not here and the download failed ({error}): {ways}") from error
-    finally:
-        socket.setdefaulttimeout(patience)
     return folder / _FILES[1]

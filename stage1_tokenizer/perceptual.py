@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
-import socket
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from data.cli import UserError
 from stage1_tokenizer.convolution import convolved, laid_out
 from stage1_tokenizer.loss_config import PerceptualConfig
+from stage1_tokenizer.patience import answered_within
 from stage1_tokenizer.reduce import at_least_float32
 
 # One entry a layer: "pool"; (outputs, kernel, stride, padding) of a convolution and its ReLU; (squeezed, expanded) of
@@ -164,14 +164,13 @@ def _find_kernels(net: str, weights: str | None) -> list[tuple[Tensor, Tensor]]:
 
 
 def _download(net: str) -> list[tuple[Tensor, Tensor]]:
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)
     try:
-        return _from_torchvision(torch.hub.load_state_dict_from_url(_URLS[net], map_location="cpu", check_hash=True))
+        with answered_within(20):
+            return _from_torchvision(
+                torch.hub.load_state_dict_from_url(_URLS[net], map_location="cpu", check_hash=True)
+            )
     except (OSError, RuntimeError) as error:
         raise UserError(f"LPIPS has no weights for {net}, and the download failed ({error}): {_ways(net)}") from error
-    finally:
-        socket.setdefaulttimeout(patience)
 
 
 def _ways(net: str) -> str:

@@ -43,6 +43,11 @@ def _prepared(picture: Any, transform: TransformConfig) -> Tensor:
         pixels_HWC = pixels_of(picture, transform)
     except (DamagedSampleError, OSError, SyntaxError) as error:
         raise ValueError(f"a picture can't be used ({error}): convert it to RGB, 8 bits") from error
+    return transformed(pixels_HWC, transform)
+
+
+def transformed(pixels_HWC: np.ndarray, transform: TransformConfig) -> Tensor:
+    """uint8 (C, H, W) of a decoded picture, as in evaluation."""
     out_CHW = np.empty((transform.channels, transform.size, transform.size), np.uint8)
     apply(pixels_HWC, transform, None, out_CHW.transpose(1, 2, 0))
     return torch.from_numpy(out_CHW)

@@ -87,11 +87,10 @@ def reconstruct(config: ReconstructConfig) -> list[dict[str, Any]]:
 
 def read_picture(file: Path, tokenizer: Tokenizer, config: ReconstructConfig) -> Tensor:
     """A file's pixels, uint8 (C, H, W): of its own size, or prepared as in training. UserError if it is no picture."""
-    import numpy as np
     import torch
 
     from data.decode import DamagedSampleError, decode_picture
-    from data.transforms import apply
+    from stage1_tokenizer.prepare import transformed
 
     transform = tokenizer.transform
     assert transform is not None
@@ -102,9 +101,7 @@ def read_picture(file: Path, tokenizer: Tokenizer, config: ReconstructConfig) ->
     except (OSError, DamagedSampleError) as error:
         raise UserError(f"{file} can't be used as a picture ({error}): leave it out, or convert it") from error
     if config.trained_size:
-        out_CHW = np.empty((transform.channels, transform.size, transform.size), np.uint8)
-        apply(pixels_HWC, transform, None, out_CHW.transpose(1, 2, 0))
-        return torch.from_numpy(out_CHW)
+        return transformed(pixels_HWC, transform)
     return torch.from_numpy(pixels_HWC).permute(2, 0, 1)
 
 

@@ -86,12 +86,9 @@ def reference_of(
     transform: TransformConfig,
     network: FeatureNetwork,
     ranks: Ranks,
-    *,
-    kept: int = KEPT,
-    alive: Callable[[int], None] = lambda pictures: None,
     **options: Any,
 ) -> MeasuredSet:
-    """A reference set: its statistics where `source` holds them, else measured as `measure_set` does.
+    """A reference set: its statistics where `source` holds them, else measured by `measure_set` with the `options`.
 
     Raises UserError for statistics of another network.
     """
@@ -101,14 +98,14 @@ def reference_of(
     if "mu" in arrays and network.widths["pool"] == len(arrays["mu"]):
         pictures = None
         if "arr_0" in arrays:
-            pictures = measure_set(source, transform, network, ranks, kept=kept, alive=alive, **options).statistics
+            pictures = measure_set(source, transform, network, ranks, **options).statistics
         return _adm(source, arrays, network, pictures)
     if "mu" in arrays and "arr_0" not in arrays:
         raise UserError(
             f"reference={source} holds statistics of {len(arrays['mu'])} features, not of {network.about['network']}: "
             "set features to inception, or give the reference's pictures"
         )
-    return measure_set(source, transform, network, ranks, kept=kept, alive=alive, **options)
+    return measure_set(source, transform, network, ranks, **options)
 
 
 def _arrays(source: str) -> dict[str, Any]:

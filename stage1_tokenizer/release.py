@@ -98,15 +98,12 @@ def release(config: ReleaseConfig) -> Path:
 
 def _add_discriminator(part: Path, opened: OpenedRun) -> None:
     """discriminator.safetensors of the same checkpoint; UserError where the run has none."""
-    import torch
-
     from stage1_tokenizer.layouts.judge import save
 
     saved = opened.checkpoint / "discriminator.pt"
     if not saved.is_file():
         raise UserError(f"discriminator=true, but {opened.checkpoint} has none: leave it out")
-    weights = torch.load(saved, map_location="cpu", weights_only=True)
-    save(part, weights, opened.config["loss"]["adversarial"])
+    save(part, _weights(saved), opened.config["loss"]["adversarial"])
 
 
 def _add_pictures(part: Path, opened: OpenedRun, metrics: dict[str, Any]) -> str | None:

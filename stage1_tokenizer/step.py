@@ -150,8 +150,9 @@ class OneForwardStep:
             some = evenly_spread(len(leaf), self.config.perceptual.fraction, leaf.device)
             distance, size = torch.zeros_like(metrics["loss/rec"]), self.micro_batch or len(some)
             for part_B in some.split(size):
-                share = self.perceptual(leaf[part_B], x_BCHW[part_B]).sum() / len(some)
-                gradient = gradient + self.config.perceptual.weight * torch.autograd.grad(share, leaf)[0]
+                part_BCHW = leaf.detach()[part_B].requires_grad_()
+                share = self.perceptual(part_BCHW, x_BCHW[part_B]).sum() / len(some)
+                gradient[part_B] += self.config.perceptual.weight * torch.autograd.grad(share, part_BCHW)[0]
                 distance = distance + share.detach()
             metrics["loss/perceptual"] = distance
         return gradient, metrics

@@ -63,19 +63,20 @@ class TiledTokenizer(Tokenizer):
     def _over_tiles(self, network: Callable[[Tensor], Tensor], source: Tensor, taken: int, given: int) -> Tensor:
         """network(source), blended from its tiles; `taken` and `given` are lengths of a latent position in both."""
         device = next(self.parameters()).device
-        starts = [first_positions(size // taken, self.tile, self.overlap) for size in source.shape[2:]]
+        grid = [size // taken for size in source.shape[2:]]
+        starts = [first_positions(size, self.tile, self.overlap) for size in grid]
         places, norms = list(product(*starts)), SharedNorms(self)
 
         def through(place: Sequence[int]) -> Tensor:
             return network(_window(source, place, self.tile, taken).to(device))
 
         if not self.shared or not norms or len(places) == 1:
-            return self._blended(through, starts, [size // taken for size in source.shape[2:]], given)
+            return self._blended(through, starts, grid, given)
         with torch.no_grad(), norms.gathered():
             for place in places:
                 through(place)
         with norms.applied():
-            return self._blended(through, starts, [size // taken for size in source.shape[2:]], given)
+            return self._blended(through, starts, grid, given)
 
     def _blended(
         self, through: Callable[[Sequence[int]], Tensor], starts: Sequence[Sequence[int]], grid: list[int], given: int

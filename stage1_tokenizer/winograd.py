@@ -40,8 +40,16 @@ def _both_axes(rows: list[list[int]], divisor: float = 1.0) -> Tensor:
     return torch.kron(matrix, matrix)
 
 
-FROM_INPUT, FROM_KERNEL, TO_OUTPUT = _both_axes(_B), _both_axes(_G, 24.0), _both_axes(_A)
-"""Bᵀ·B (36 x 36), G·Gᵀ (36 x 9) and Aᵀ·A (16 x 36), for tiles and kernels written as columns."""
+def _in_both_types(matrix: Tensor) -> dict[torch.dtype, Tensor]:
+    return {kind: matrix.to(kind).contiguous() for kind in (torch.float32, torch.float64)}
+
+
+FROM_INPUT = _in_both_types(_both_axes(_B))
+"""Bᵀ·B (36 x 36), for tiles written as columns, by their type."""
+FROM_KERNEL, FROM_TURNED = (_in_both_types(matrix) for matrix in (_both_axes(_G, 24.0), _both_axes(_G, 24.0).flip(1)))
+"""G·Gᵀ (36 x 9), for kernels and for kernels turned round."""
+TO_OUTPUT, FROM_OUTPUT = (_in_both_types(matrix) for matrix in (_both_axes(_A), _both_axes(_A).T))
+"""Aᵀ·A (16 x 36), and its transpose for gradients."""
 
 _memory = threading.local()
 
@@ -60,20 +68,20 @@ def correlate(x_BIHW: Tensor, weight_OIHW: Tensor, bias: Tensor | None) -> Tenso
 
 def input_gradient(towards_BOHW: Tensor, weight_OIHW: Tensor) -> Tensor:
     """Gradient (B, I, H, W) to the input: the convolution with the kernel turned round."""
-    return _filtered(towards_BOHW, _kernel(weight_OIHW, FROM_KERNEL.flip(1)), None)
+    return _filtered(towards_BOHW, _kernel(weight_OIHW, FROM_TURNED), None)
 
 
-def _kernel(weight_OIHW: Tensor, transform: Tensor) -> Tensor:
+def _kernel(weight_OIHW: Tensor, transform: dict[torch.dtype, Tensor]) -> Tensor:
     """(O, I, 3, 3) transformed to (36, O, I)."""
     outputs, inputs = weight_OIHW.shape[:2]
     kernel = _scratch("kernel", 36 * outputs * inputs, weight_OIHW).view(36, -1)
-    torch.mm(transform.to(weight_OIHW.dtype), weight_OIHW.permute(2, 3, 0, 1).reshape(9, -1), out=kernel)
+    torch.mm(transform[weight_OIHW.dtype], weight_OIHW.permute(2, 3, 0, 1).reshape(9, -1), out=kernel)
     return kernel.view(36, outputs, inputs)
 
 
 def _filtered(x_BIHW: Tensor, kernel_36IO: Tensor, bias: Tensor | None) -> Tensor:
     inputs, outputs = kernel_36IO.shape[1:]
-    to_output, padded = TO_OUTPUT.to(x_BIHW.dtype), _padded(x_BIHW)
+    to_output, padded = TO_OUTPUT[x_BIHW.dtype], _padded(x_BIHW)
     size = (len(x_BIHW), outputs, *x_BIHW.shape[2:])
     y_BOHW = torch.empty(size, dtype=x_BIHW.dtype, memory_format=torch.channels_last)
     for piece in _pieces(x_BIHW, max(inputs, outputs)):
@@ -99,15 +107,14 @@ def weight_gradient(x_BIHW: Tensor, towards_BOHW: Tensor) -> Tensor:
     inputs, outputs = x_BIHW.shape[1], towards_BOHW.shape[1]
     padded, towards_BHWO = _padded(x_BIHW), towards_BOHW.permute(0, 2, 3, 1)
     total = _scratch("kernel", 36 * inputs * outputs, x_BIHW).view(36, inputs, outputs).zero_()
-    from_output = TO_OUTPUT.to(x_BIHW.dtype).T.contiguous()
     for piece in _pieces(x_BIHW, max(inputs, outputs)):
         tiles = _input_tiles(padded, piece)
         shown = _output_tiles(towards_BHWO, piece)
         gathered = _scratch("output", shown.numel(), x_BIHW).view(shown.shape).copy_(shown)
         products = _scratch("products", 36 * tiles.shape[1] * outputs, x_BIHW).view(36, -1)
-        torch.mm(from_output, gathered.view(16, -1), out=products)
+        torch.mm(FROM_OUTPUT[x_BIHW.dtype], gathered.view(16, -1), out=products)
         total.baddbmm_(tiles.transpose(1, 2), products.view(36, -1, outputs))
-    gradient = FROM_KERNEL.to(x_BIHW.dtype).T @ total.view(36, -1)
+    gradient = FROM_KERNEL[x_BIHW.dtype].T @ total.view(36, -1)
     return gradient.view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
 
 
@@ -136,7 +143,7 @@ def _input_tiles(padded_BHWI: Tensor, piece: tuple[int, int, int, int]) -> Tenso
     overlapping = padded_BHWI.as_strided(shape, strides, picture * by_picture + 4 * row * by_row)
     gathered = _scratch("input", overlapping.numel(), padded_BHWI).view(shape).copy_(overlapping).view(36, -1)
     tiles = _scratch("tiles", gathered.numel(), padded_BHWI).view(36, -1)
-    return torch.mm(FROM_INPUT.to(padded_BHWI.dtype), gathered, out=tiles).view(36, -1, inputs)
+    return torch.mm(FROM_INPUT[padded_BHWI.dtype], gathered, out=tiles).view(36, -1, inputs)
 
 
 def _output_tiles(y_BHWO: Tensor, piece: tuple[int, int, int, int]) -> Tensor:

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from data.cli import UserError, parse, run
 from data.progress import Progress
-from data.transforms import to_uint8
 from data.words import as_options
 from data.writer import write_file
 from launch.ranks import joined
@@ -127,11 +126,9 @@ def sample_codes(
 @torch.inference_mode()
 def decode_pictures(tokenizer: Tokenizer, idx_Bhw: Tensor, batch: int) -> list[Image.Image]:
     """The pictures of some code grids."""
-    pictures = []
+    pictures: list[Image.Image] = []
     for part_Bhw in idx_Bhw.split(batch):
-        for pixels_CHW in to_uint8(tokenizer.decode(part_Bhw)).cpu():
-            pixels_HWC = pixels_CHW.permute(1, 2, 0).contiguous().numpy()
-            pictures.append(Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[-1] == 1 else pixels_HWC))
+        pictures += tokenizer.to_pil(tokenizer.decode(part_Bhw))
     return pictures
 
 

@@ -83,6 +83,11 @@ def renamed(weights: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> 
     return found
 
 
+def levels_turned(name: str, levels: int) -> str:
+    """A name of ours with the decoder's levels counted from the other end; twice gives the name again."""
+    return re.sub(r"^decoder\.up\.(\d+)\.", lambda found: f"decoder.up.{levels - 1 - int(found[1])}.", name)
+
+
 def without(weights: Mapping[str, Tensor], *names: str) -> Weights:
     """All but the named tensors."""
     return {name: tensor for name, tensor in weights.items() if name not in names}

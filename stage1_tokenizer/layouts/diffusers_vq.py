@@ -7,12 +7,13 @@ linear layers. What it has and `conv` hasn't (spatial norms as in MoVQ, other ac
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
 from data.cli import UserError
-from stage1_tokenizer.layouts.base import Converted, Source, Weights, conv_model, count, need
+from stage1_tokenizer.layouts.base import Converted, Source, Weights, conv_model, count, levels_turned, need
 from stage1_tokenizer.model import attention_levels, norm_groups
 from stage1_tokenizer.model_config import ModelConfig
 
@@ -20,18 +21,20 @@ CLASS = "VQModel"
 GROUPS = 32
 """diffusers' groups of a norm, unless its configuration says otherwise."""
 
-_BLOCKS = [
-    (r"\.(down|up)_blocks\.(\d+)\.resnets\.", r".\1.\2.block."),
-    (r"\.(down|up)_blocks\.(\d+)\.attentions\.", r".\1.\2.attn."),
-    (r"\.down_blocks\.(\d+)\.downsamplers\.0\.", r".down.\1.downsample."),
-    (r"\.up_blocks\.(\d+)\.upsamplers\.0\.", r".up.\1.upsample."),
-    (r"\.mid_block\.resnets\.0\.", ".mid.block_1."),
-    (r"\.mid_block\.resnets\.1\.", ".mid.block_2."),
-    (r"\.mid_block\.attentions\.0\.", ".mid.attn_1."),
-    (r"\.conv_shortcut\.", ".nin_shortcut."),
-    (r"\.conv_norm_out\.", ".norm_out."),
-    (r"^quantize\.", "quantizer."),
+_PARTS = [
+    (".down_blocks.#.resnets.", ".down.#.block."),
+    (".up_blocks.#.resnets.", ".up.#.block."),
+    (".down_blocks.#.attentions.", ".down.#.attn."),
+    (".up_blocks.#.attentions.", ".up.#.attn."),
+    (".down_blocks.#.downsamplers.0.", ".down.#.downsample."),
+    (".up_blocks.#.upsamplers.0.", ".up.#.upsample."),
+    (".mid_block.resnets.0.", ".mid.block_1."),
+    (".mid_block.resnets.1.", ".mid.block_2."),
+    (".mid_block.attentions.0.", ".mid.attn_1."),
+    (".conv_shortcut.", ".nin_shortcut."),
+    (".conv_norm_out.", ".norm_out."),
 ]
+"""Parts of names, diffusers' and ours; # stands for a number."""
 _ATTENTION = {
     "group_norm": "norm",
     "to_q": "q",
@@ -91,11 +94,17 @@ def _refuse_foreign(source: Source) -> None:
 
 
 def _our_name(name: str, levels: int) -> str:
-    for pattern, new in _BLOCKS:
-        name = re.sub(pattern, new, name)
-    name = re.sub(r"^decoder\.up\.(\d+)\.", lambda found: f"decoder.up.{levels - 1 - int(found[1])}.", name)
+    name = re.sub(r"^quantize\.", "quantizer.", _with_parts(name, _PARTS))
+    name = levels_turned(name, levels)
     if found := re.match(r"(.*\.attn(?:_1|\.\d+)\.)(.*)\.(weight|bias)$", name):
         name = f"{found[1]}{_ATTENTION.get(found[2], found[2])}.{found[3]}"
+    return name
+
+
+def _with_parts(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """A name whose parts are replaced, the first of each pair by the second."""
+    for old, new in pairs:
+        name = re.sub(re.escape(old).replace(re.escape("#"), r"(\d+)"), new.replace("#", r"\1"), name)
     return name
 
 
@@ -159,24 +168,11 @@ def _misfits(config: ModelConfig) -> list[str]:
 
 
 def _their_name(name: str, levels: int) -> str:
-    name = re.sub(r"^decoder\.up\.(\d+)\.", lambda found: f"decoder.up.{levels - 1 - int(found[1])}.", name)
+    name = levels_turned(name, levels)
     if found := re.match(r"(.*\.attn(?:_1|\.\d+)\.)(\w+)\.(weight|bias)$", name):
         theirs = {ours: theirs for theirs, ours in reversed(_ATTENTION.items())}
         name = f"{found[1]}{theirs[found[2]]}.{found[3]}"
-    for old, new in (
-        (r"\.(down|up)\.(\d+)\.block\.", r".\1_blocks.\2.resnets."),
-        (r"\.(down|up)\.(\d+)\.attn\.", r".\1_blocks.\2.attentions."),
-        (r"\.down\.(\d+)\.downsample\.", r".down_blocks.\1.downsamplers.0."),
-        (r"\.up\.(\d+)\.upsample\.", r".up_blocks.\1.upsamplers.0."),
-        (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
-        (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
-        (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
-        (r"\.nin_shortcut\.", ".conv_shortcut."),
-        (r"\.norm_out\.", ".conv_norm_out."),
-        (r"^quantizer\.", "quantize."),
-    ):
-        name = re.sub(old, new, name)
-    return name
+    return re.sub(r"^quantizer\.", "quantize.", _with_parts(name, ((ours, theirs) for theirs, ours in _PARTS)))
 
 
 def _their_tensor(name: str, tensor: Tensor) -> Tensor:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
-from stage1_tokenizer.layouts.base import Converted, Source, Weights, conv_model, count, need, renamed, without
+from stage1_tokenizer.layouts.base import (
+    Converted,
+    Source,
+    Weights,
+    conv_model,
+    count,
+    levels_turned,
+    need,
+    renamed,
+    without,
+)
 
 RULES = [
     (r"^quantize\.", "quantizer."),
@@ -22,11 +30,7 @@ def llamagen(source: Source) -> Converted:
     need(source.weights, "encoder.conv_blocks.0.res.0.conv1.weight", source, "llamagen")
     weights = renamed(without(source.weights, "quantize.codebook_used"), RULES)
     levels = count(weights, r"decoder\.up\.(\d+)\.")
-
-    def turned(name: str) -> str:
-        return re.sub(r"^decoder\.up\.(\d+)\.", lambda found: f"decoder.up.{levels - 1 - int(found[1])}.", name)
-
-    turned_weights: Weights = {turned(name): tensor for name, tensor in weights.items()}
+    turned_weights: Weights = {levels_turned(name, levels): tensor for name, tensor in weights.items()}
     codes, dim = need(turned_weights, "quantizer.embedding.weight", source, "llamagen").shape
     model = conv_model(turned_weights, source, "llamagen")
     model["quantizer"] = {"kind": "vq", "codebook_size": codes, "code_dim": dim, "l2_normalise": True}
