@@ -10,11 +10,11 @@ Legend: B batch, C channels (I in, O out), H W pixels, T tiles of a piece.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_PIXELS = 512
@@ -35,21 +35,25 @@ _G = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]  
 _A = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
 
-def _both_axes(rows: list[list[int]], divisor: float = 1.0) -> Tensor:
+Transform = dict[torch.dtype, tuple[Tensor, Tensor]]
+"""A matrix for both axes of a tile, by type: as it is, and repeated for each of its rows."""
+
+
+def _in_both_types(rows: list[list[int]], divisor: float = 1.0, *, transposed: bool = False) -> Transform:
     matrix = torch.tensor(rows, dtype=torch.float64) / divisor
-    return torch.kron(matrix, matrix)
+    matrix = (matrix.T if transposed else matrix).contiguous()
+    kinds = {kind: matrix.to(kind) for kind in (torch.float32, torch.float64)}
+    return {kind: (made, made.expand(len(made), *made.shape).contiguous()) for kind, made in kinds.items()}
 
 
-def _in_both_types(matrix: Tensor) -> dict[torch.dtype, Tensor]:
-    return {kind: matrix.to(kind).contiguous() for kind in (torch.float32, torch.float64)}
-
-
-FROM_INPUT = _in_both_types(_both_axes(_B))
-"""Bᵀ·B (36 x 36), for tiles written as columns, by their type."""
-FROM_KERNEL, FROM_TURNED = (_in_both_types(matrix) for matrix in (_both_axes(_G, 24.0), _both_axes(_G, 24.0).flip(1)))
-"""G·Gᵀ (36 x 9), for kernels and for kernels turned round."""
-TO_OUTPUT, FROM_OUTPUT = (_in_both_types(matrix) for matrix in (_both_axes(_A), _both_axes(_A).T))
-"""Aᵀ·A (16 x 36), and its transpose for gradients."""
+FROM_INPUT = _in_both_types(_B)
+"""Bᵀ (6 x 6)."""
+FROM_KERNEL, FROM_TURNED = _in_both_types(_G, 24.0), _in_both_types([row[::-1] for row in _G], 24.0)
+"""G (6 x 3), for kernels and for kernels turned round."""
+TO_OUTPUT, FROM_OUTPUT = _in_both_types(_A), _in_both_types(_A, transposed=True)
+"""Aᵀ (4 x 6), and its transpose for gradients."""
+TO_KERNEL = _in_both_types(_G, 24.0, transposed=True)
+"""Gᵀ (3 x 6), for gradients."""
 
 _memory = threading.local()
 
@@ -71,31 +75,38 @@ def input_gradient(towards_BOHW: Tensor, weight_OIHW: Tensor) -> Tensor:
     return _filtered(towards_BOHW, _kernel(weight_OIHW, FROM_TURNED), None)
 
 
-def _kernel(weight_OIHW: Tensor, transform: dict[torch.dtype, Tensor]) -> Tensor:
+def _kernel(weight_OIHW: Tensor, transform: Transform) -> Tensor:
     """(O, I, 3, 3) transformed to (36, O, I)."""
     outputs, inputs = weight_OIHW.shape[:2]
-    kernel = _scratch("kernel", 36 * outputs * inputs, weight_OIHW).view(36, -1)
-    torch.mm(transform[weight_OIHW.dtype], weight_OIHW.permute(2, 3, 0, 1).reshape(9, -1), out=kernel)
-    return kernel.view(36, outputs, inputs)
+    columns = weight_OIHW.permute(2, 3, 0, 1).reshape(9, -1)
+    return _transformed(columns, transform, "kernel").view(36, outputs, inputs)
+
+
+def _transformed(columns: Tensor, transform: Transform, name: str) -> Tensor:
+    """M t Mᵀ of tiles written as columns, (k·k, N) to (m·m, N), with an m x k matrix; in the scratch memory `name`."""
+    matrix, repeated = transform[columns.dtype]
+    size, taken = matrix.shape
+    half = _scratch("half", size * taken * columns.shape[1], columns).view(size, -1)
+    torch.mm(matrix, columns.reshape(taken, -1), out=half)
+    made = _scratch(name, size * size * columns.shape[1], columns).view(size, size, -1)
+    return torch.bmm(repeated, half.view(size, taken, -1), out=made).view(size * size, -1)
 
 
 def _filtered(x_BIHW: Tensor, kernel_36IO: Tensor, bias: Tensor | None) -> Tensor:
     inputs, outputs = kernel_36IO.shape[1:]
-    to_output, padded = TO_OUTPUT[x_BIHW.dtype], _padded(x_BIHW)
+    x_BHWI = x_BIHW.permute(0, 2, 3, 1)
     size = (len(x_BIHW), outputs, *x_BIHW.shape[2:])
     y_BOHW = torch.empty(size, dtype=x_BIHW.dtype, memory_format=torch.channels_last)
     for piece in _pieces(x_BIHW, max(inputs, outputs)):
-        tiles = _input_tiles(padded, piece)
+        tiles = _input_tiles(x_BHWI, piece)
         products = _scratch("products", 36 * tiles.shape[1] * outputs, x_BIHW).view(36, -1, outputs)
         torch.bmm(tiles, kernel_36IO, out=products)
-        made = _scratch("output", 16 * tiles.shape[1] * outputs, x_BIHW).view(16, -1)
-        products = products.view(36, -1)
-        if bias is None:
-            torch.mm(to_output, products, out=made)
-        else:
-            torch.addmm(bias.repeat(tiles.shape[1]), to_output, products, out=made)
+        made = _transformed(products.view(36, -1), TO_OUTPUT, "output")
         shown = _output_tiles(y_BOHW.permute(0, 2, 3, 1), piece)
-        shown.copy_(made.view(shown.shape))
+        if bias is None:
+            shown.copy_(made.view(shown.shape))
+        else:
+            torch.add(made.view(shown.shape), bias, out=shown)
     return y_BOHW
 
 
@@ -105,16 +116,15 @@ def weight_gradient(x_BIHW: Tensor, towards_BOHW: Tensor) -> Tensor:
     Of the transformed kernel it is, tile by tile, (Bᵀ d B) times (A ∂Y Aᵀ); G takes that back to the kernel.
     """
     inputs, outputs = x_BIHW.shape[1], towards_BOHW.shape[1]
-    padded, towards_BHWO = _padded(x_BIHW), towards_BOHW.permute(0, 2, 3, 1)
+    x_BHWI, towards_BHWO = x_BIHW.permute(0, 2, 3, 1), towards_BOHW.permute(0, 2, 3, 1)
     total = _scratch("kernel", 36 * inputs * outputs, x_BIHW).view(36, inputs, outputs).zero_()
     for piece in _pieces(x_BIHW, max(inputs, outputs)):
-        tiles = _input_tiles(padded, piece)
+        tiles = _input_tiles(x_BHWI, piece)
         shown = _output_tiles(towards_BHWO, piece)
         gathered = _scratch("output", shown.numel(), x_BIHW).view(shown.shape).copy_(shown)
-        products = _scratch("products", 36 * tiles.shape[1] * outputs, x_BIHW).view(36, -1)
-        torch.mm(FROM_OUTPUT[x_BIHW.dtype], gathered.view(16, -1), out=products)
+        products = _transformed(gathered.view(16, -1), FROM_OUTPUT, "products")
         total.baddbmm_(tiles.transpose(1, 2), products.view(36, -1, outputs))
-    gradient = FROM_KERNEL[x_BIHW.dtype].T @ total.view(36, -1)
+    gradient = _transformed(total.view(36, -1), TO_KERNEL, "products").clone()
     return gradient.view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
 
 
@@ -129,21 +139,34 @@ def _pieces(x_BIHW: Tensor, channels: int) -> Iterator[tuple[int, int, int, int]
             yield picture, min(pictures, batch - picture), row, min(some_rows, rows - row)
 
 
-def _padded(x_BIHW: Tensor) -> Tensor:
-    return F.pad(x_BIHW.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-
-
-def _input_tiles(padded_BHWI: Tensor, piece: tuple[int, int, int, int]) -> Tensor:
-    """A piece's overlapping 6x6 tiles, transformed: (36, T, I)."""
+def _padded(x_BHWI: Tensor, piece: tuple[int, int, int, int]) -> Tensor:
+    """A piece's rows and one more on every side, zeros outside of the picture: (pictures, 4·rows + 2, W + 2, I)."""
     picture, pictures, row, rows = piece
-    inputs, columns = padded_BHWI.shape[3], padded_BHWI.shape[2] // 4
-    by_picture, by_row, by_column, _ = padded_BHWI.stride()
+    height, width, inputs = x_BHWI.shape[1:]
+    shape = (pictures, 4 * rows + 2, width + 2, inputs)
+    padded = _scratch("padded", math.prod(shape), x_BHWI).view(shape)
+    first, last = 4 * row - 1, 4 * (row + rows) + 1
+    above, below = int(first < 0), int(last > height)
+    padded[:, :, :: width + 1].zero_()
+    if above:
+        padded[:, 0].zero_()
+    if below:
+        padded[:, -1].zero_()
+    known = x_BHWI[picture : picture + pictures, first + above : last - below]
+    padded[:, above : shape[1] - below, 1:-1].copy_(known)
+    return padded
+
+
+def _input_tiles(x_BHWI: Tensor, piece: tuple[int, int, int, int]) -> Tensor:
+    """A piece's overlapping 6x6 tiles, transformed: (36, T, I)."""
+    padded = _padded(x_BHWI, piece)
+    _, pictures, _, rows = piece
+    inputs, columns = x_BHWI.shape[3], x_BHWI.shape[2] // 4
+    by_picture, by_row, by_column, _ = padded.stride()
     shape = (6, 6, pictures, rows, columns, inputs)
-    strides = (by_row, by_column, by_picture, 4 * by_row, 4 * by_column, 1)
-    overlapping = padded_BHWI.as_strided(shape, strides, picture * by_picture + 4 * row * by_row)
-    gathered = _scratch("input", overlapping.numel(), padded_BHWI).view(shape).copy_(overlapping).view(36, -1)
-    tiles = _scratch("tiles", gathered.numel(), padded_BHWI).view(36, -1)
-    return torch.mm(FROM_INPUT[padded_BHWI.dtype], gathered, out=tiles).view(36, -1, inputs)
+    overlapping = padded.as_strided(shape, (by_row, by_column, by_picture, 4 * by_row, 4 * by_column, 1))
+    gathered = _scratch("input", overlapping.numel(), x_BHWI).view(shape).copy_(overlapping)
+    return _transformed(gathered.view(36, -1), FROM_INPUT, "tiles").view(36, -1, inputs)
 
 
 def _output_tiles(y_BHWO: Tensor, piece: tuple[int, int, int, int]) -> Tensor:
