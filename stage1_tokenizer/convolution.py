@@ -122,18 +122,22 @@ class _Interleave(torch.autograd.Function):
         return every
 
 
-def _worthwhile(x_BIHW: Tensor, weight_OIHW: Tensor) -> bool:
-    """Whether the forms of this module apply: a CPU, full precision, channels-last, large enough."""
+def own_forms_apply(x_BIHW: Tensor, weight_OIHW: Tensor) -> bool:
+    """Whether the forms of this module can be taken: a CPU, full precision, channels-last, nothing compiled."""
     return (
         x_BIHW.device.type == "cpu"
         and x_BIHW.dtype == weight_OIHW.dtype
         and x_BIHW.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and min(weight_OIHW.shape[:2]) >= LEAST_CHANNELS
-        and x_BIHW.numel() >= LEAST_POSITIONS * x_BIHW.shape[1]
         and x_BIHW.is_contiguous(memory_format=torch.channels_last)
     )
+
+
+def _worthwhile(x_BIHW: Tensor, weight_OIHW: Tensor) -> bool:
+    """Whether they are faster, too."""
+    large = min(weight_OIHW.shape[:2]) >= LEAST_CHANNELS and x_BIHW.numel() >= LEAST_POSITIONS * x_BIHW.shape[1]
+    return large and own_forms_apply(x_BIHW, weight_OIHW)
 
 
 def convolved(x_BIHW: Tensor, weight_OIHW: Tensor, bias: Tensor | None, padding: int) -> Tensor:
@@ -162,20 +166,21 @@ class _Correlation(torch.autograd.Function):
         wanted = list(context.needs_input_grad[:3])
         fewer = winograd.applies(x, weight, padding)
         if torch.is_grad_enabled():  # a gradient of the gradient is wanted: torch's own has one
-            return *_torchs_gradients(towards, x, weight, padding, wanted), None
+            return *torchs_gradients(towards, x, weight, padding, wanted), None
         found: list[Tensor | None] = [None, None, towards.sum((0, 2, 3)) if wanted[2] else None]
         if wanted[0] and fewer:
             found[0] = winograd.input_gradient(towards, weight)
         elif wanted[0]:
-            found[0] = _torchs_gradients(towards, x, weight, padding, [True, False, False])[0]
+            found[0] = torchs_gradients(towards, x, weight, padding, [True, False, False])[0]
         if wanted[1]:
             found[1] = winograd.weight_gradient(x, towards) if fewer else weight_gradient(x, towards, padding)
         return *found, None
 
 
-def _torchs_gradients(
+def torchs_gradients(
     towards: Tensor, x: Tensor, weight: Tensor, padding: int, wanted: list[bool]
 ) -> tuple[Tensor | None, ...]:
+    """torch's own gradients to x, weight and bias, as far as `wanted`; they have gradients themselves."""
     gradients: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
         towards, x, weight, [len(weight)], [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, wanted
     )

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.cli import UserError
-from stage1_tokenizer.convolution import convolved, laid_out
+from stage1_tokenizer.convolution import laid_out
+from stage1_tokenizer.frozen import FrozenConvolution
 from stage1_tokenizer.loss_config import PerceptualConfig
 from stage1_tokenizer.patience import answered_within
 from stage1_tokenizer.reduce import at_least_float32
@@ -50,6 +51,7 @@ class LPIPS(nn.Module):
     def __init__(self, net: str, kernels: list[tuple[Tensor, Tensor]], heads: list[Tensor]):
         super().__init__()
         self.net = net
+        self._layers: dict[int, FrozenConvolution] = {}
         self.shift: Tensor
         self.scale: Tensor
         for number, (weight, bias) in enumerate(kernels):
@@ -104,8 +106,12 @@ class LPIPS(nn.Module):
 
     def _convolved(self, number: int, h: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
         weight, bias = getattr(self, f"weight{number}"), getattr(self, f"bias{number}")
-        plain = F.conv2d(h, weight, bias, stride, padding) if stride > 1 else convolved(h, weight, bias, padding)
-        return plain.relu_()
+        if stride > 1:
+            return F.conv2d(h, weight, bias, stride, padding).relu_()
+        layer = self._layers.get(number)
+        if layer is None or layer.weight_OIHW is not weight:  # the first time, or moved since
+            layer = self._layers[number] = FrozenConvolution(weight, bias, padding)
+        return layer(h)
 
 
 def _unit(h_BCHW: Tensor) -> Tensor:

@@ -67,12 +67,12 @@ def applies(x_BIHW: Tensor, weight_OIHW: Tensor, padding: int) -> bool:
 
 def correlate(x_BIHW: Tensor, weight_OIHW: Tensor, bias: Tensor | None) -> Tensor:
     """The convolution of stride 1 and padding 1: (B, I, H, W) to (B, O, H, W), channels-last."""
-    return _filtered(x_BIHW, _kernel(weight_OIHW, FROM_KERNEL).transpose(1, 2), bias)
+    return filtered(x_BIHW, _kernel(weight_OIHW, FROM_KERNEL).transpose(1, 2), bias)
 
 
 def input_gradient(towards_BOHW: Tensor, weight_OIHW: Tensor) -> Tensor:
     """Gradient (B, I, H, W) to the input: the convolution with the kernel turned round."""
-    return _filtered(towards_BOHW, _kernel(weight_OIHW, FROM_TURNED), None)
+    return filtered(towards_BOHW, _kernel(weight_OIHW, FROM_TURNED), None)
 
 
 def _kernel(weight_OIHW: Tensor, transform: Transform) -> Tensor:
@@ -92,7 +92,13 @@ def _transformed(columns: Tensor, transform: Transform, name: str) -> Tensor:
     return torch.bmm(repeated, half.view(size, taken, -1), out=made).view(size * size, -1)
 
 
-def _filtered(x_BIHW: Tensor, kernel_36IO: Tensor, bias: Tensor | None) -> Tensor:
+def transformed(weight_OIHW: Tensor) -> Tensor:
+    """A weight that won't change, made ready for `filtered`: (36, I, O), four times its size."""
+    return _kernel(weight_OIHW, FROM_KERNEL).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+
+def filtered(x_BIHW: Tensor, kernel_36IO: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution of stride 1 and padding 1 with a transformed kernel: (B, I, H, W) to (B, O, H, W)."""
     inputs, outputs = kernel_36IO.shape[1:]
     x_BHWI = x_BIHW.permute(0, 2, 3, 1)
     size = (len(x_BIHW), outputs, *x_BIHW.shape[2:])
