@@ -46,6 +46,10 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+FIXED = ("model", "run")
+"""Parts of the configuration that no continued run can change, but for what launch.settings and stages leave free."""
+
+
 def lock(folder: Path) -> IO[str]:
     """Hold the run folder until the returned file is closed or its process is gone, however it went.
 
@@ -68,23 +72,29 @@ def lock(folder: Path) -> IO[str]:
     return file
 
 
-def adopt(folder: Path, config: Any, may_change: Sequence[str]) -> None:
+def adopt(folder: Path, config: Any, free: Sequence[str], may_change: Sequence[str] = ()) -> dict[str, list[Any]]:
     """Save the configuration in a new folder; in an old one, check that it is still the same.
 
-    `may_change` lists dotted keys, or prefixes ending in a dot, that don't alter the result. Raises UserError with the
-    first key that differs otherwise.
+    `free` lists dotted keys, or prefixes ending in a dot, that don't alter the result. `may_change` lists keys that do,
+    and may: those that changed are given back with old and new value. Raises UserError with the first that may not.
     """
     new = plain(config)
+    changed: dict[str, list[Any]] = {}
     path = folder / CONFIG
     if path.exists():
         old = with_defaults(yaml.safe_load(path.read_text()), config)
         for key, before, after in differences(old, new):
-            if not any(key == free or (free.endswith(".") and key.startswith(free)) for free in may_change):
+            if any(key == name or (name.endswith(".") and key.startswith(name)) for name in free):
+                continue
+            if key not in may_change:
+                way = "" if key.split(".")[0] in FIXED else ", or allow the change by run.may_change"
                 raise UserError(
                     f"{key}={after!r} differs from {before!r}, with which the run in {folder} was started: "
-                    f"set it back to continue that run, or choose another run.folder"
+                    f"set it back to continue that run, or choose another run.folder{way}"
                 )
+            changed[key] = [before, after]
     write_atomically(path, yaml.safe_dump(new, sort_keys=False))
+    return changed
 
 
 def with_defaults(old: dict[str, Any], config: Any) -> dict[str, Any]:

@@ -267,12 +267,15 @@ def start_run(
     outside = torch.distributed.is_initialized()
     accelerator = distributed.start(run, strategies)
     place = Path(run.folder)
-    held = distributed.on_main(accelerator, lambda: _open_folder(place, config, (*FREE_KEYS, *may_change), accelerator))
+    free = (*FREE_KEYS, *may_change)
+    opened = distributed.on_main(accelerator, lambda: _open_folder(place, config, run, free, accelerator))
     _seed(run, accelerator)
     if run.trackers:
         accelerator.init_trackers(run.project)
     this = Run(run, accelerator, place)
     _warn_of_idle_cores(this)
+    for key, (before, after) in (opened[1] if opened else {}).items():
+        this.say(f"the run goes on with {key}={after!r}, until now {before!r}")
     try:
         with _signals(this), distributed.failing_together(accelerator):
             yield this
@@ -281,15 +284,19 @@ def start_run(
         distributed.end(accelerator, close_group=not outside)
     finally:
         this.close()
-    if held is not None:
-        held.close()
+    if opened is not None:
+        opened[0].close()
 
 
-def _open_folder(place: Path, config: Any, free: Sequence[str], accelerator: Accelerator) -> Any:
+def _open_folder(
+    place: Path, config: Any, run: RunConfig, free: Sequence[str], accelerator: Accelerator
+) -> tuple[Any, dict[str, list[Any]]]:
+    """The folder's lock, and which settings run.may_change let change."""
     held = folder.lock(place)
-    folder.adopt(place, config, free)
-    folder.record_start(place, world_size=accelerator.num_processes, device=str(accelerator.device.type))
-    return held
+    changed = folder.adopt(place, config, free, run.may_change)
+    extra = {"changed": changed} if changed else {}
+    folder.record_start(place, world_size=accelerator.num_processes, device=str(accelerator.device.type), **extra)
+    return held, changed
 
 
 def _seed(run: RunConfig, accelerator: Accelerator) -> None:

@@ -4,7 +4,7 @@ The loop runs on the stock weights, not through the modules: q, k, v and the two
 is few and large products, and the norms' weights and the attention's scale are multiplied into the layers beside them.
 
 Shapes: B sequences, n tokens each that are heard at once, T tokens in the cache, D width, H heads, G key-value heads,
-A = H + G, d head width, F inner width.
+A = H + 2G, d head width, E = A·d, F inner width.
 """
 
 from __future__ import annotations
@@ -94,17 +94,24 @@ class CachedBody:
         """Go on with the first `rows` sequences alone."""
         self._rows = rows
 
-    def hear(self, x_BnD: Tensor, first: int, causal: bool = False) -> Tensor:
+    def first_projections(self, x_VD: Tensor) -> Tensor:
+        """What the first layer's joined q, k and v make of embedded tokens, before positions turn them: (V, E)."""
+        return self.layers[0].qkv_ED(self._normed(x_VD))
+
+    def hear(self, x_BnD: Tensor, first: int, causal: bool = False, projected_RE: Tensor | None = None) -> Tensor:
         """The normed output y_BnD at embedded tokens that stand at `first` and after; all before them were heard.
 
-        With `causal`, which is for the first ones, each hears those before it and itself only.
+        With `causal`, which is for the first ones, each hears those before it and itself only. `projected_RE` are the
+        tokens' `first_projections` where they are known.
         """
         assert not causal or first == 0, "causal is for the first tokens"
         assert self._cache_L2CTd is not None, "start() comes first"
         batch, tokens, width = x_BnD.shape
         x_RD = x_BnD.reshape(-1, width).clone()
         for layer, cache_2CTd in zip(self.layers, self._cache_L2CTd[:, :, : self._rows * self.groups], strict=True):
-            qkv_BnAd = layer.qkv_ED(self._normed(x_RD)).view(batch, tokens, -1, self.head_width)
+            qkv_RE = layer.qkv_ED(self._normed(x_RD)) if projected_RE is None else projected_RE
+            projected_RE = None  # of the first layer alone
+            qkv_BnAd = qkv_RE.view(batch, tokens, -1, self.head_width)
             x_RD += layer.out_DD(self._attend(qkv_BnAd, cache_2CTd, first, causal))
             gate_RF, up_RF = layer.gated_2FD(self._normed(x_RD)).chunk(2, dim=-1)
             x_RD += layer.down_DF(F.silu(gate_RF).mul_(up_RF))

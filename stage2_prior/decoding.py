@@ -16,6 +16,9 @@ from stage2_prior.cached import CachedBody
 from stage2_prior.drawing import Drawing, draw_codes, mixed
 from stage2_prior.products import Product
 
+MOST_PROJECTED = 1 << 28
+"""Bytes of a table of what the first layer's q, k and v make of each token, which is the same at every step."""
+
 
 class CachedLlama(CachedBody):
     """A stock Llama's next-code logits, one token per call, over a static key-value cache.
@@ -27,10 +30,16 @@ class CachedLlama(CachedBody):
         super().__init__(lm.model, positions)
         self.embedding_VD = lm.model.embed_tokens.weight.detach()
         self.head_KD = Product(lm.lm_head.weight.detach()[:codebook_size] * self.norm_D)
+        self.projected_VE: Tensor | None = None
+        width = len(self.layers[0].qkv_ED.weight_OI)
+        if len(self.embedding_VD) * width * self.embedding_VD.element_size() <= MOST_PROJECTED:
+            self.projected_VE = self.first_projections(self.embedding_VD)
 
     def read(self, token_B: Tensor, position: int) -> Tensor:
         """The normed output y_BD at `token_B`, which stands at `position`; all before it were given already."""
-        return self.hear(F.embedding(token_B, self.embedding_VD)[:, None], position)[:, 0]
+        projected_BE = None if self.projected_VE is None else F.embedding(token_B, self.projected_VE)
+        x_B1D = F.embedding(token_B, self.embedding_VD)[:, None]
+        return self.hear(x_B1D, position, projected_RE=projected_BE)[:, 0]
 
     def step(self, token_B: Tensor, position: int) -> Tensor:
         """Logits_BK of the code after `token_B`."""
