@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stage2_prior.products import Product, roomy
+from stage2_prior.products import Product, on_cpu, roomy
 
 
 @dataclass
@@ -58,6 +58,7 @@ class CachedBody:
         self._cache_L2CTd: Tensor | None = None
         self._shape: tuple[int, ...] = ()
         self._rows = 0
+        self._places: tuple[tuple[int, int], Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def _join(self, layer: Any) -> _Layer:
@@ -136,7 +137,9 @@ class CachedBody:
         if tokens == 1 and qkv_BnAd.device.type == "cpu":  # plain products read the cache faster than the fused kernel
             query_CMd = qk_BnAd[:, :, : self.heads].reshape(batch * self.groups, -1, width)
             share_CMT = torch.bmm(query_CMd, cache_2CTd[0, :, :last].transpose(1, 2)).softmax(-1)
-            return torch.bmm(share_CMT, cache_2CTd[1, :, :last]).view(batch, -1)
+            if self.heads != self.groups or not on_cpu(qkv_BnAd):
+                return torch.bmm(share_CMT, cache_2CTd[1, :, :last]).view(batch, -1)
+            return self._summed(share_CMT.flatten(), cache_2CTd[1], last).view(batch, -1)
         heard_BHnd = F.scaled_dot_product_attention(
             qk_BnAd[:, :, : self.heads].transpose(1, 2),
             cache_2BGTd[0, :, :, :last],
@@ -146,3 +149,17 @@ class CachedBody:
             enable_gqa=self.heads != self.groups,
         )
         return heard_BHnd.transpose(1, 2).reshape(batch * tokens, -1)
+
+    def _summed(self, share_X: Tensor, value_CTd: Tensor, last: int) -> Tensor:
+        """Each sequence's and head's sum of its first `last` values, weighed: heard_Cd, from shares of (C·last,).
+
+        As a sum of rows of a table, which reads the values faster than products with single rows do (measured on one
+        core: 0.4 of their time at 32 tokens, 0.75 at 128 and 256).
+        """
+        sequences, positions, width = value_CTd.shape
+        if self._places is None or self._places[0] != (sequences, last):  # the same in every layer
+            first_C = torch.arange(sequences, dtype=torch.int32)
+            place_CT = first_C[:, None] * positions + torch.arange(last, dtype=torch.int32)
+            self._places = (sequences, last), place_CT.flatten(), first_C * last
+        _, place_X, begin_C = self._places
+        return F.embedding_bag(place_X, value_CTd.view(-1, width), begin_C, mode="sum", per_sample_weights=share_X)

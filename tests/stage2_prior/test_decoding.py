@@ -10,7 +10,11 @@ from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
 
 
 @pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}, {"tied": True, "spread": 2.0}])
-def test_cached_logits_equal_uncached_ones_at_every_step(settings: dict[str, object]):
+@pytest.mark.parametrize("most", [0, 1 << 28])
+def test_cached_logits_equal_uncached_ones_at_every_step(
+    settings: dict[str, object], most: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("stage2_prior.decoding.MOST_PROJECTED", most)
     prior = tiny_prior(**settings)  # type: ignore[arg-type]
     code_BN, token_B = random_codes(5), prior.vocabulary.class_tokens(torch.tensor([0, 1, 2, -1, 0]))
     with torch.inference_mode():
