@@ -58,8 +58,9 @@ class QuantizerConfig:
     """With lfq, bsq and ibq, weight of the entropy term: each position sure of its code, the batch using all."""
     entropy_diversity: float = 1.0
     """Weight of the batch's entropy within that term."""
-    entropy_temperature: float = 1.0
-    """Of the probabilities whose entropy is taken, over squared distances (lfq, bsq) or products (ibq)."""
+    entropy_temperature: float = 0.0
+    """Of the probabilities whose entropy is taken, over squared distances (lfq, bsq) or products (ibq); 0: as their
+    authors have it, 0.01 with lfq and ibq, 1 with bsq. With 1, ibq was seen to end with a single code."""
     entropy_bits: int = 18
     """With lfq and bsq, bits whose joint use the batch's entropy counts; longer ones are cut into groups of so many."""
     entropy_boost: float = 1.0
@@ -73,6 +74,8 @@ class QuantizerConfig:
 
     def __post_init__(self) -> None:
         at = "model.quantizer."
+        if not self.entropy_temperature:
+            object.__setattr__(self, "entropy_temperature", 0.01 if self.kind in ("lfq", "ibq") else 1.0)
         check(at + "codebook_size", self.codebook_size, self.codebook_size >= 2, "2 or more")
         check(at + "code_dim", self.code_dim, self.code_dim >= 1, "1 or more")
         check(at + "decay", self.decay, 0 <= self.decay < 1, "a share from 0 to below 1")
