@@ -32,8 +32,8 @@ class FrozenConvolution:
 
     def __deepcopy__(self, memory: dict[int, Any]) -> FrozenConvolution:
         """A layer without layouts yet: those of oneDNN can't be copied."""
-        tensors = (copy.deepcopy(tensor, memory) for tensor in (self.weight_OIHW, self.bias_O))
-        return FrozenConvolution(*tensors, self.padding)
+        weight_OIHW, bias_O = copy.deepcopy((self.weight_OIHW, self.bias_O), memory)
+        return FrozenConvolution(weight_OIHW, bias_O, self.padding)
 
     def __call__(self, x_BIHW: Tensor) -> Tensor:
         """(B, I, H, W) to (B, O, H', W')."""
