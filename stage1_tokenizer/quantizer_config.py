@@ -58,9 +58,9 @@ class QuantizerConfig:
     """With lfq, bsq and ibq, weight of the entropy term: each position sure of its code, the batch using all."""
     entropy_diversity: float = 1.0
     """Weight of the batch's entropy within that term."""
-    entropy_temperature: float = 0.0
-    """Of the probabilities whose entropy is taken, over squared distances (lfq, bsq) or products (ibq); 0: as their
-    authors have it, 0.01 with lfq and ibq, 1 with bsq. With 1, ibq was seen to end with a single code."""
+    entropy_temperature: float | None = None
+    """Of the probabilities whose entropy is taken, over squared distances (lfq, bsq) or products (ibq); null: 0.01 with
+    ibq, as its authors have it (with 1 it was seen to end with a single code), else 1."""
     entropy_bits: int = 18
     """With lfq and bsq, bits whose joint use the batch's entropy counts; longer ones are cut into groups of so many."""
     entropy_boost: float = 1.0
@@ -74,8 +74,6 @@ class QuantizerConfig:
 
     def __post_init__(self) -> None:
         at = "model.quantizer."
-        if not self.entropy_temperature:
-            object.__setattr__(self, "entropy_temperature", 0.01 if self.kind in ("lfq", "ibq") else 1.0)
         check(at + "codebook_size", self.codebook_size, self.codebook_size >= 2, "2 or more")
         check(at + "code_dim", self.code_dim, self.code_dim >= 1, "1 or more")
         check(at + "decay", self.decay, 0 <= self.decay < 1, "a share from 0 to below 1")
@@ -83,7 +81,8 @@ class QuantizerConfig:
             check(at + name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         for name in ("revive_after", "anneal"):
             check(at + name, getattr(self, name), getattr(self, name) >= 0, "0 (never) or more")
-        for name in ("entropy_temperature", "temperature", "temperature_final"):
+        check(at + "entropy_temperature", self.entropy_softness, self.entropy_softness > 0, "above 0, or to null")
+        for name in ("temperature", "temperature_final"):
             check(at + name, getattr(self, name), getattr(self, name) > 0, "above 0")
         check(at + "entropy_boost", self.entropy_boost, self.entropy_boost >= 0, "0 or more")
         check(at + "entropy_bits", self.entropy_bits, 1 <= self.entropy_bits <= 20, "1 to 20")
@@ -91,6 +90,12 @@ class QuantizerConfig:
         for key, value, good, rule in self._rules():
             if not good:
                 raise ValueError(f"{at}{key}={value} {rule}")
+
+    @property
+    def entropy_softness(self) -> float:
+        """`entropy_temperature`, or what it is where it isn't set."""
+        usual = 0.01 if self.kind == "ibq" else 1.0
+        return usual if self.entropy_temperature is None else self.entropy_temperature
 
     def _rules(self) -> Iterator[tuple[str, object, bool, str]]:
         """Settings that must fit each other: key, value, whether they do, rule and way out."""

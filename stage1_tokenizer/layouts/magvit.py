@@ -45,7 +45,7 @@ def open_magvit2(source: Source) -> Converted:
     weights["decoder.conv_in.weight"] = need(weights, "decoder.conv_in.weight", source, "open_magvit2").flip(1)
     model = _plus(weights, source, "open_magvit2")
     bits = model["z_channels"]
-    model["quantizer"] = {"kind": "lfq", "codebook_size": 1 << bits, "code_dim": bits}
+    model["quantizer"] = {"kind": "lfq", "codebook_size": 1 << bits, "code_dim": bits, "entropy_temperature": 0.01}
     return Converted(model, weights, lightning_size(source.settings))
 
 

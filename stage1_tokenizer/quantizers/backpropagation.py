@@ -44,7 +44,7 @@ class IndexBackpropagationQuantizer(Quantizer):
             codebook = F.mse_loss(through_ND, z_ND) + self.config.commitment * F.mse_loss(e_ND, z_ND.detach())
             losses = {"codebook": codebook, "commitment": F.mse_loss(z_ND, e_ND.detach())}
             if self.config.entropy_weight:
-                entropies = soft_entropies(logit_NK / self.config.entropy_temperature)
+                entropies = soft_entropies(logit_NK / self.config.entropy_softness)
                 losses["entropy"] = weighted(self.config, entropies, self.statistics.steps)
             if self.training:
                 self.statistics.steps += 1

@@ -43,7 +43,7 @@ class LookupFreeQuantizer(Quantizer):
             e_NL = self._signs(positive_NL, z_NL.dtype)
             losses = {"commitment": self.config.commitment * F.mse_loss(z_NL, e_NL)}
             if self.config.entropy_weight:
-                logit_NL = 4 * self.size / self.config.entropy_temperature * z_NL
+                logit_NL = 4 * self.size / self.config.entropy_softness * z_NL
                 entropies = binary_entropies(logit_NL, self.config.entropy_bits)
                 losses["entropy"] = weighted(self.config, entropies, self.statistics.steps)
             if self.training:

@@ -72,3 +72,13 @@ def test_mistakes_are_user_errors(argv: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         parsed(*argv)
     assert "\n" not in str(caught.value)
+
+
+def test_entropies_temperature_is_the_kinds_where_it_is_not_set():
+    arguments = ["--run.folder", "r", "--model.quantizer.kind", "ibq"]
+    parsed = parse(TokenizerTrainConfig, arguments, prog="train")
+    assert parsed.model.quantizer.entropy_softness == 0.01
+    assert QuantizerConfig(kind="lfq").entropy_softness == 1
+    assert QuantizerConfig(kind="ibq", entropy_temperature=0.5).entropy_softness == 0.5
+    with pytest.raises(ValueError, match=r"entropy_temperature=0 is out of range: set it to above 0, or to null"):
+        QuantizerConfig(kind="ibq", entropy_temperature=0)
