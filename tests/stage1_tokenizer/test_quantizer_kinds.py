@@ -28,7 +28,8 @@ EVERY = {
     "lfq": replace(BINARY, kind="lfq"),
     "bsq": replace(BINARY, kind="bsq"),
     "gumbel": replace(BASE, kind="gumbel"),
-    "ibq": replace(BASE, kind="ibq", l2_normalise=True),
+    # at its usual temperature of 0.01 the entropy makes a hundred times as much of rounding
+    "ibq": replace(BASE, kind="ibq", l2_normalise=True, entropy_temperature=1.0),
     "residual": replace(BASE, kind="residual", start="batch", revive_after=2),
     "residual-average": replace(BASE, kind="residual", start="batch", learning="moving_average"),
     "product": replace(BASE, kind="product", start="batch", l2_normalise=True),
