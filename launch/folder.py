@@ -24,6 +24,9 @@ from launch.facts import facts
 
 CONFIG, ORIGIN, LOG, LOCK = "config.yaml", "run.json", "log.txt", ".lock"
 
+FIXED = ("model", "run")
+"""Parts of the configuration that no continued run can change, but for what launch.settings and stages leave free."""
+
 
 def plain(value: Any) -> Any:
     """Dataclasses, tuples and paths as the dictionaries, lists and strings that YAML and JSON know."""
@@ -44,10 +47,6 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-FIXED = ("model", "run")
-"""Parts of the configuration that no continued run can change, but for what launch.settings and stages leave free."""
 
 
 def lock(folder: Path) -> IO[str]:

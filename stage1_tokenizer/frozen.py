@@ -27,7 +27,7 @@ class FrozenConvolution:
 
     def __init__(self, weight_OIHW: Tensor, bias_O: Tensor, padding: int):
         self.weight_OIHW, self.bias_O, self.padding = weight_OIHW, bias_O, padding
-        self._forward = _Kernel(weight_OIHW, bias_O, padding)
+        self.forward_kernel = _Kernel(weight_OIHW, bias_O, padding)
         self._backward: _Kernel | None = None
 
     def __deepcopy__(self, memory: dict[int, Any]) -> FrozenConvolution:
@@ -40,10 +40,6 @@ class FrozenConvolution:
         if not own_forms_apply(x_BIHW, self.weight_OIHW):
             return F.conv2d(x_BIHW, self.weight_OIHW, self.bias_O, padding=self.padding).relu_()
         return _Frozen.apply(x_BIHW, self)
-
-    def forward(self, x_BIHW: Tensor) -> Tensor:
-        """The convolution and its ReLU."""
-        return self._forward(x_BIHW, relu=True)
 
     def input_gradient(self, towards_BOHW: Tensor) -> Tensor:
         """From the gradient at the convolution's output: a convolution with the kernel turned round."""
@@ -66,7 +62,7 @@ class _Kernel:
             x_BIHW, self.weight_OIHW, self.padding
         ):
             if self._transformed is None:
-                self._transformed = winograd.transformed(self.weight_OIHW)
+                self._transformed = winograd.kept_kernel(self.weight_OIHW)
             y_BOHW = winograd.filtered(x_BIHW, self._transformed, self.bias_O)
         elif can_pack(x_BIHW):
             return self._by_onednn(x_BIHW, relu)
@@ -103,7 +99,7 @@ class _Frozen(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor, layer: FrozenConvolution) -> Tensor:
-        y = layer.forward(x)
+        y = layer.forward_kernel(x, relu=True)
         context.layer = layer
         context.save_for_backward(x, y)
         return y

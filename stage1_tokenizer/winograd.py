@@ -34,7 +34,6 @@ _B = [
 _G = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]  # times 24
 _A = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
-
 Transform = dict[torch.dtype, tuple[Tensor, Tensor]]
 """A matrix for both axes of a tile, by type: as it is, and repeated for each of its rows."""
 
@@ -92,7 +91,7 @@ def _transformed(columns: Tensor, transform: Transform, name: str) -> Tensor:
     return torch.bmm(repeated, half.view(size, taken, -1), out=made).view(size * size, -1)
 
 
-def transformed(weight_OIHW: Tensor) -> Tensor:
+def kept_kernel(weight_OIHW: Tensor) -> Tensor:
     """A weight that won't change, made ready for `filtered`: (36, I, O), four times its size."""
     return _kernel(weight_OIHW, FROM_KERNEL).transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
