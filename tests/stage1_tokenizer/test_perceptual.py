@@ -41,6 +41,8 @@ def test_agrees_with_the_package(lpips: LPIPS) -> None:
     convolutions = [module for module in package.net.modules() if isinstance(module, torch.nn.Conv2d)]
     for number, module in enumerate(convolutions):
         module.weight.data, module.bias.data = getattr(lpips, f"weight{number}"), getattr(lpips, f"bias{number}")
+    # Of 25 random pairs rounding chose other maxima in 2 to 4; the package's own, beside its float64, in 1.
+    torch.manual_seed(0)
     x, reference = torch.rand(2, 2, 3, 40, 48).mul(2).sub(1)
     x.requires_grad_()
     ours, theirs = lpips(x, reference), package(x, reference).flatten()
