@@ -28,10 +28,6 @@ class _Layer:
     gated_2FD: Product
     down_DF: Product
 
-    @property
-    def products(self) -> tuple[Product, ...]:
-        return self.qkv_ED, self.out_DD, self.gated_2FD, self.down_DF
-
 
 class CachedBody:
     """What a stock LlamaModel makes of embedded tokens, some at a time; all that are heard at once hear each other.
@@ -78,18 +74,12 @@ class CachedBody:
             Product(gated.down_proj.weight),
         )
 
-    def start(self, batch: int, tokens: int = 1) -> None:
-        """Get ready for `batch` new sequences, heard `tokens` tokens at a time (or other numbers, more slowly).
-
-        Cache and layouts are kept between calls of the same size.
-        """
+    def start(self, batch: int) -> None:
+        """Get ready for `batch` new sequences; the cache is kept between calls of the same size."""
         shape = (len(self.layers), 2, batch * self.groups, self.positions, self.head_width)
         if self._shape != shape:
             self._shape, self._cache_L2CTd = shape, roomy(shape, self.norm_D)
         self._rows = batch
-        for layer in self.layers:
-            for product in layer.products:
-                product.prepare(batch * tokens)
 
     def keep(self, rows: int) -> None:
         """Go on with the first `rows` sequences alone."""

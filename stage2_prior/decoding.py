@@ -31,7 +31,7 @@ class CachedLlama(CachedBody):
         self.embedding_VD = lm.model.embed_tokens.weight.detach()
         self.head_KD = Product(lm.lm_head.weight.detach()[:codebook_size] * self.norm_D)
         self.projected_VE: Tensor | None = None
-        width = len(self.layers[0].qkv_ED.weight_OI)
+        width = self.layers[0].qkv_ED.features_out
         if len(self.embedding_VD) * width * self.embedding_VD.element_size() <= MOST_PROJECTED:
             self.projected_VE = self.first_projections(self.embedding_VD)
 
@@ -79,7 +79,6 @@ def decode(
         given_BTD = F.embedding(code_BN[:, :begun], llama.embedding_VD)
         x_BTD = torch.cat([x_BTD, given_BTD.repeat(len(input_B) // batch, 1, 1)], dim=1)
     llama.start(len(input_B))
-    llama.head_KD.prepare(batch)
     for position in range(begun, positions):
         guided = position < guided_positions
         if not guided and len(input_B) > batch:

@@ -121,7 +121,7 @@ class DepthPrior(Prior):
         """Draw code_BN for class (or null) tokens; schedules go by the place. See Prior.sample."""
         cached, batch, halves = self.ready(lambda: CachedDepth(self)), len(token_B), drawing.guided(self.places)
         input_B = torch.cat([token_B, torch.full_like(token_B, self.vocabulary.null)]) if halves else token_B
-        cached.start(len(input_B), batch)
+        cached.start(len(input_B))
         uniform_BPG, code_BN = self.by_place(uniform_BU), torch.empty_like(uniform_BU, dtype=torch.int64)
         code_BPG = self.by_place(code_BN)  # a view: filled place by place
         given_BPG = None if given_BN is None else self.by_place(given_BN)
@@ -164,12 +164,10 @@ class CachedDepth:
         self.heads = [Product(head_KD) for head_KD in head_VD.chunk(books)]
         self.first_tokens = prior.vocabulary.first_tokens
 
-    def start(self, rows: int, drawn: int) -> None:
-        """Get ready for `rows` new sequences (both guidance halves), of which `drawn` are drawn."""
+    def start(self, rows: int) -> None:
+        """Get ready for `rows` new sequences (both guidance halves)."""
         self.over_places.start(rows)
         self.over_codes.start(rows)
-        for head in self.heads:
-            head.prepare(drawn)
 
     def keep(self, rows: int) -> None:
         """Go on with the first `rows` sequences alone."""

@@ -147,7 +147,7 @@ class CachedScales:
     def start(self, token_B: Tensor) -> None:
         """Get ready for new sequences of these classes."""
         self.class_BD = F.embedding(token_B, self.embedding_VD)
-        self.body.start(len(token_B), self.pyramid.sizes[-1])
+        self.body.start(len(token_B))
 
     def keep(self, rows: int) -> None:
         """Go on with the first `rows` sequences alone."""
