@@ -126,7 +126,7 @@ def test_cached_logits_equal_uncached_ones_at_every_step_of_places_and_levels():
         with torch.inference_mode():
             whole_BPGK, code_BPG, cached = prior.logits(code_BN, token_B), prior.by_place(code_BN), CachedDepth(prior)
             for _ in range(2):  # a second use of the same caches must not see the first
-                cached.start(5, 5)
+                cached.start(5)
                 x_BD = cached.embedding_VD[token_B]
                 for place in range(prior.places):
                     y_BD, x_BD = cached.place(x_BD, place), torch.zeros_like(x_BD)
