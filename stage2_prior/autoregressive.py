@@ -30,6 +30,7 @@ class AutoregressivePrior(Prior):
     """Codes one after the other, each given the class and all before it."""
 
     kind = "autoregressive"
+    one_by_one = True
     stock = "AutoModelForCausalLM"
     in_order = True
 
@@ -146,5 +147,6 @@ class AutoregressivePrior(Prior):
         from stage2_prior.decoding import CachedLlama, decode
 
         positions = self.prefix + self.source.positions
-        llama = self.ready(lambda: CachedLlama(self.lm, self.vocabulary.codebook_size, positions))
+        codes, compiled = self.vocabulary.codebook_size, self.compiled_steps
+        llama = self.ready(lambda: CachedLlama(self.lm, codes, positions, compiled))
         return decode(llama, token_B, uniform_BU, drawing, null=self.null, given_BN=given_BN, lead=self.lead)

@@ -26,9 +26,11 @@ class CachedLlama(CachedBody):
     Positions count from 0 after `start`. Equal to the module's own logits up to rounding.
     """
 
-    def __init__(self, lm: Any, codebook_size: int, positions: int):
-        super().__init__(lm.model, positions)
-        self.embedding_VD = lm.model.embed_tokens.weight.detach()
+    embedding_VD: Tensor
+
+    def __init__(self, lm: Any, codebook_size: int, positions: int, compiled: bool = False):
+        super().__init__(lm.model, positions, compiled)
+        self.register_buffer("embedding_VD", lm.model.embed_tokens.weight.detach())
         self.head_KD = Product(lm.lm_head.weight.detach()[:codebook_size] * self.norm_D)
         self.projected_VE: Tensor | None = None
         width = self.layers[0].qkv_ED.features_out

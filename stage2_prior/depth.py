@@ -40,6 +40,7 @@ class DepthPrior(Prior):
     """Places one after the other, and the codes of each one after the other."""
 
     kind = "depth"
+    one_by_one = True
     stock = "AutoModel"
     form = "levels"
     in_order = True
@@ -156,8 +157,8 @@ class CachedDepth:
 
     def __init__(self, prior: DepthPrior):
         books = prior.source.codebooks
-        self.over_places = CachedBody(prior.lm, prior.places)
-        self.over_codes = CachedBody(prior.depth.model, books)
+        self.over_places = CachedBody(prior.lm, prior.places, prior.compiled_steps)
+        self.over_codes = CachedBody(prior.depth.model, books, prior.compiled_steps)
         self.embedding_VD = prior.lm.embed_tokens.weight.detach()
         self.code_VD = prior.depth.model.embed_tokens.weight.detach()
         head_VD = prior.depth.lm_head.weight.detach() * self.over_codes.norm_D

@@ -65,6 +65,10 @@ class Prior(nn.Module):
     """The form of codes that it is for (CodeSource.form)."""
     in_order: ClassVar[bool] = False
     """Whether a code hears those of places before its own only, row by row."""
+    one_by_one: ClassVar[bool] = False
+    """Whether codes are drawn by steps of one token each, which can be compiled."""
+    compiled_steps: bool = False
+    """Whether sampling compiles such steps; on GPUs."""
     code_noise: float = 0.0
     """Share of the codes read in training that are replaced by random ones."""
     class_dropout: float = 0.0

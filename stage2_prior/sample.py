@@ -70,6 +70,8 @@ class SampleConfig(Drawing):
     """Pictures decoded at once."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the prior."""
+    compile: bool = False
+    """Draw by a compiled step that is one CUDA graph, after a minute or more of compiling; for one token at a time."""
     npz: bool = False
     """Also write OUT/samples.npz (arr_0, uint8 NHWC), which the ADM evaluation suite reads."""
     part: int = 0
@@ -254,6 +256,12 @@ def sample(config: SampleConfig, subjects: Callable[[Prior, Tokenizer], Subjects
 
     prior = load_prior(config.prior, text_encoder=config.text_encoder)
     sampling = Sampling(config, prior) if subjects is None else None
+    if config.compile and not (prior.one_by_one and torch.cuda.is_available()):
+        raise UserError(
+            "compile=true is for autoregressive and depth priors on CUDA GPUs, "
+            f"and this is {'the kind ' + prior.kind if not prior.one_by_one else 'a CPU'}: leave it false"
+        )
+    prior.compiled_steps = config.compile
     tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
     prior.source.must_be_of(tokenizer.fingerprint, "tokenizer", config.tokenizer)
     if subjects is not None:

@@ -21,11 +21,11 @@ CODES, CLASSES, GRID = 24, ("circle", "square", "star"), (3, 4)
 SOURCE = CodeSource("f" * 64, CODES, GRID, {"size": 12, "channels": 1})
 
 
-def tiny_prior(seed: int = 0, spread: float = 6.0, **settings: object) -> Prior:
+def tiny_prior(seed: int = 0, spread: float = 6.0, source: CodeSource = SOURCE, **settings: object) -> Prior:
     """A prior of two layers; `spread` scales its matrices, so that its choices are far from uniform."""
     torch.manual_seed(seed)
     defaults = {"layers": 2, "width": 32, "heads": 4} | settings
-    prior = build_prior(PriorModelConfig(**defaults), SOURCE, CLASSES).eval()  # type: ignore[arg-type]
+    prior = build_prior(PriorModelConfig(**defaults), source, CLASSES).eval()  # type: ignore[arg-type]
     with torch.no_grad():
         for weight in prior.parameters():
             if weight.ndim == 2:

@@ -1,0 +1,68 @@
+"""Steps of one token as one compiled graph: the same codes as without."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from data.cli import UserError
+from stage2_prior.codes import CodeSource
+from stage2_prior.drawing import Drawing
+from stage2_prior.prior import Prior
+from stage2_prior.sample import SampleConfig, sample
+from tests.stage2_prior.conftest import Coded, Trained
+from tests.stage2_prior.parts import CODES, SOURCE, tiny_prior
+
+SOURCES = {"autoregressive": SOURCE, "depth": CodeSource("f" * 64, CODES, (3, 4), {}, codebooks=2)}
+
+
+def prior_of(kind: str, **settings: Any) -> Prior:
+    return tiny_prior(kind=kind, source=SOURCES[kind], **settings)
+
+
+def drawn(prior: Prior, compiled: bool, device: str = "cpu") -> torch.Tensor:
+    """Codes of three classes, guided up to the middle, so that the second half has half of the rows."""
+    prior.compiled_steps, prior._ready = compiled, None
+    token_B = prior.vocabulary.class_tokens(torch.tensor([0, 1, 2], device=device))
+    uniform_BN = torch.rand(3, prior.draws(Drawing()), generator=torch.Generator().manual_seed(1)).to(device)
+    return prior.to(device).sample(token_B, uniform_BN, Drawing(guidance=2.0, guidance_until=0.5))
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}])
+def test_compiled_steps_draw_the_same_codes(kind: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stage2_prior.products.can_pack", lambda: False)
+    torch.compiler.reset()
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any, **_: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    prior = prior_of(kind, **settings)
+    plain_BN = drawn(prior, False)
+    assert not graphs
+    assert torch.equal(drawn(prior, True), plain_BN)
+    bodies, numbers_of_rows = {"autoregressive": 1, "depth": 2}[kind], 2
+    assert len(graphs) == bodies * numbers_of_rows, "one graph serves all positions"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", SOURCES)
+def test_compiled_steps_draw_the_same_codes_on_a_gpu(kind: str):
+    prior = prior_of(kind)
+    assert torch.equal(drawn(prior, True, "cuda"), drawn(prior, False, "cuda"))
+
+
+def test_compiling_is_refused_on_a_cpu(coded: Coded, trained: Trained, tmp_path: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = SampleConfig(prior=trained.prior, tokenizer=coded.tokenizer, out=str(tmp_path / "out"), compile=True)
+    with pytest.raises(UserError, match="compile=true is for autoregressive and depth priors on CUDA GPUs"):
+        sample(config)
+    assert not (tmp_path / "out").exists()
+    assert sample(replace(config, compile=False, dry_run=True)) == 0
