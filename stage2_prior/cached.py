@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stage2_prior.products import Product, on_cpu, roomy
+from stage2_prior.products import Product, on_cpu
 
 
 class _Layer(nn.Module):
@@ -59,7 +60,6 @@ class CachedBody(nn.Module):
         angle_T1d = self.place_T[:, None, None] * model.rotary_emb.inv_freq
         self.register_buffer("turn_T1d2", torch.stack([angle_T1d.cos(), angle_T1d.sin()], dim=-1))
         self.register_buffer("cache_L2CTd", None)
-        self._shape: tuple[int, ...] = ()
         self._rows = 0
         self._step: Callable[..., Tensor] | None = None
         if compiled:
@@ -87,8 +87,8 @@ class CachedBody(nn.Module):
     def start(self, batch: int) -> None:
         """Get ready for `batch` new sequences; the cache is kept between calls of the same size."""
         shape = (len(self.layers), 2, batch * self.groups, self.positions, self.head_width)
-        if self._shape != shape:
-            self._shape, self.cache_L2CTd = shape, roomy(shape, self.norm_D).zero_()
+        if self.cache_L2CTd is None or self.cache_L2CTd.shape != shape:
+            self.cache_L2CTd = _roomy(shape, self.norm_D).zero_()  # a compiled step multiplies by 0 what it masks
         self._rows = batch
 
     def keep(self, rows: int) -> None:
@@ -109,6 +109,7 @@ class CachedBody(nn.Module):
         batch, tokens, width = x_BnD.shape
         x_RD = x_BnD.reshape(-1, width)
         if self._step is not None and tokens == 1 and not causal:
+            # Copies: a view's address differs from place to place, and a graph's next run overwrites its last output.
             y_RD = self._step(x_RD, self.place_T[first : first + 1].clone(), projected_RE).clone()
         else:
 
@@ -203,8 +204,21 @@ class CachedBody(nn.Module):
         return F.embedding_bag(place_X, value_CTd.view(-1, width), begin_C, mode="sum", per_sample_weights=share_X)
 
 
+def _roomy(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Uninitialised memory of a shape, in the type and on the device of `like`.
+
+    On a CPU it is numpy's, which asks the system for large pages (measured: a tenth less time to read a cache).
+    """
+    if on_cpu(like):
+        return torch.from_numpy(np.empty(tuple(shape), dtype=np.float32))
+    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
+
+
 def _turned(x_BAd: Tensor, cos_d: Tensor, sin_d: Tensor) -> Tensor:
-    """Neighbouring pairs turned by their angles, in float32; d in cos_d and sin_d is half the head's width."""
+    """Neighbouring pairs turned by their angles, in float32; d in cos_d and sin_d is half the head's width.
+
+    Without the complex numbers that `_attend` has in one operation: torch.compile doesn't fuse those.
+    """
     even_BAd, odd_BAd = x_BAd.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned_BAd2 = torch.stack([even_BAd * cos_d - odd_BAd * sin_d, even_BAd * sin_d + odd_BAd * cos_d], dim=-1)
     return turned_BAd2.flatten(-2).to(x_BAd.dtype)

@@ -33,7 +33,7 @@ class CachedLlama(CachedBody):
         self.register_buffer("embedding_VD", lm.model.embed_tokens.weight.detach())
         self.head_KD = Product(lm.lm_head.weight.detach()[:codebook_size] * self.norm_D)
         self.projected_VE: Tensor | None = None
-        width = self.layers[0].qkv_ED.features_out
+        width = len(self.layers[0].qkv_ED.weight)
         if len(self.embedding_VD) * width * self.embedding_VD.element_size() <= MOST_PROJECTED:
             self.projected_VE = self.first_projections(self.embedding_VD)
 

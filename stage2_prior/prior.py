@@ -87,7 +87,7 @@ class Prior(nn.Module):
         """What it hears of texts, where they are its condition."""
         self.chance = Chance()
         """What is random in training, dropout apart."""
-        self._ready: tuple[list[tuple[int, int]], Any] | None = None
+        self._ready: tuple[tuple[bool, list[tuple[int, int]]], Any] | None = None
 
     @classmethod
     def build(
@@ -155,8 +155,8 @@ class Prior(nn.Module):
         return [Work(self.text.bytes, self.prefix / self.source.positions, self.prefix)]
 
     def ready(self, make: Callable[[], Ready]) -> Ready:
-        """The weights as `make` lays them out for sampling, made anew when they have changed."""
-        state = [(weight.data_ptr(), weight._version) for weight in self.parameters()]
+        """The weights as `make` lays them out for sampling, made anew when they or `compiled_steps` have changed."""
+        state = (self.compiled_steps, [(weight.data_ptr(), weight._version) for weight in self.parameters()])
         if self._ready is None or self._ready[0] != state:
             self._ready = (state, make())
         ready: Ready = self._ready[1]

@@ -258,8 +258,8 @@ def sample(config: SampleConfig, subjects: Callable[[Prior, Tokenizer], Subjects
     sampling = Sampling(config, prior) if subjects is None else None
     if config.compile and not (prior.one_by_one and torch.cuda.is_available()):
         raise UserError(
-            "compile=true is for autoregressive and depth priors on CUDA GPUs, "
-            f"and this is {'the kind ' + prior.kind if not prior.one_by_one else 'a CPU'}: leave it false"
+            "compile=true is for autoregressive and depth priors on CUDA GPUs; this prior is of the kind "
+            f"{prior.kind}, and there are {torch.cuda.device_count()} such GPUs: leave it false"
         )
     prior.compiled_steps = config.compile
     tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()

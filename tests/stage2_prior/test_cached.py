@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def prior_of(kind: str, **settings: Any) -> Prior:
 
 def drawn(prior: Prior, compiled: bool, device: str = "cpu") -> torch.Tensor:
     """Codes of three classes, guided up to the middle, so that the second half has half of the rows."""
-    prior.compiled_steps, prior._ready = compiled, None
+    prior.compiled_steps = compiled
     token_B = prior.vocabulary.class_tokens(torch.tensor([0, 1, 2], device=device))
     uniform_BN = torch.rand(3, prior.draws(Drawing()), generator=torch.Generator().manual_seed(1)).to(device)
     return prior.to(device).sample(token_B, uniform_BN, Drawing(guidance=2.0, guidance_until=0.5))
@@ -59,7 +60,7 @@ def test_compiled_steps_draw_the_same_codes_on_a_gpu(kind: str):
     assert torch.equal(drawn(prior, True, "cuda"), drawn(prior, False, "cuda"))
 
 
-def test_compiling_is_refused_on_a_cpu(coded: Coded, trained: Trained, tmp_path: Any, monkeypatch: pytest.MonkeyPatch):
+def test_compiling_is_refused_on_a_cpu(coded: Coded, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = SampleConfig(prior=trained.prior, tokenizer=coded.tokenizer, out=str(tmp_path / "out"), compile=True)
     with pytest.raises(UserError, match="compile=true is for autoregressive and depth priors on CUDA GPUs"):
