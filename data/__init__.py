@@ -13,7 +13,7 @@ Which samples make up the batch of a step is a function of index, seed and globa
 the number of ranks and threads. So a run resumes exactly, mid-epoch, on any layout; a checkpoint needs the step only:
 
     from data.config import DataConfig
-    from data.stream import PictureStream, every_sample
+    from data.reading.stream import PictureStream, every_sample
 
     config = DataConfig(index="data/samples/mnist/train.json", batch_size=64)
     with PictureStream(config, seed=0, rank=0, world_size=1) as pictures:

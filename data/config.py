@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from data.transforms import TransformConfig
+from data.pictures.transforms import TransformConfig
 
 
 @dataclass(frozen=True, kw_only=True)

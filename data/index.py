@@ -1,7 +1,7 @@
 """The shard index: which tars a set consists of, how many samples each holds, and what they are.
 
 The file is wids' JSON (`wids-shard-index-v1`) with our keys beside its own; byte offsets lie in a small file beside it
-(`data.offsets`). The command `python -m data.index` makes one from bare tars.
+(`data.shards.offsets`). The command `python -m data.index` makes one from bare tars.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data.cli import UserError, parse, run
-from data.offsets import SUFFIX, ShardOffsets
+from data.shards.offsets import SUFFIX, ShardOffsets
+from launch.command.cli import UserError, parse, run
 
 KIND = "wids-shard-index-v1"
 
@@ -80,7 +80,7 @@ class ShardIndex:
         Offsets of local shards are made, and kept beside the index, where they are missing or don't fit. UserError for
         a file that is no index and for a missing shard.
         """
-        from data.indexing import load_index
+        from data.shards.loading import load_index
 
         return load_index(os.fspath(path))
 
@@ -99,7 +99,7 @@ class ShardIndex:
         `about` are further fields (name, classes, licence, kind, meta). Local urls are stored relative to `base`, the
         folder the index will lie in. UserError for a missing, damaged or empty tar.
         """
-        from data.indexing import build_index
+        from data.shards.loading import build_index
 
         return build_index([os.fspath(tar) for tar in tars], threads, os.fspath(base), show_progress, about)
 
@@ -207,8 +207,8 @@ class IndexConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the options, write the index."""
-    from data.indexing import command
-    from data.words import as_options
+    from data.shards.loading import command
+    from launch.command.words import as_options
 
     words = list(sys.argv[1:] if argv is None else argv)
     prog = "python -m data.index PATTERN OUT.json"

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import quarantine
-from data.cli import UserError, parse, run
 from data.index import ShardIndex
-from data.verify import Findings, verify
-from data.words import as_options
+from data.inspecting.verify import Findings, verify
+from data.shards import quarantine
+from launch.command.cli import UserError, parse, run
+from launch.command.words import as_options
 
 FOUND = 1
 """Exit code when verification found something wrong."""
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(told(found))
         _write(found, index, config)
     if config.contact_sheet:
-        from data.contact import contact_sheet
+        from data.inspecting.contact_sheet import contact_sheet
 
         contact_sheet(ShardIndex.load(config.index), config.count, config.side, config.seed).save(config.contact_sheet)
         print(f"contact sheet: {config.contact_sheet}")

@@ -19,14 +19,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.arrange import cut_by_bytes, cut_by_count, shuffled, split
-from data.cli import UserError, parse, run
-from data.convert import ConvertConfig
-from data.packing import Job, encoded_size, pack_shards
-from data.progress import Progress
-from data.sources import Source, open_source, source_class
-from data.words import as_options
-from data.writer import ShardRecord, ShardSet
+from data.packing.convert import ConvertConfig
+from data.packing.sources import Source, open_source, source_class
+from data.packing.splits import cut_by_bytes, cut_by_count, shuffled, split
+from data.packing.workers import Job, encoded_size, pack_shards
+from data.shards.writer import ShardRecord, ShardSet
+from launch.command.cli import UserError, parse, run
+from launch.command.progress import Progress
+from launch.command.words import as_options
 
 SAMPLE_OVERHEAD = 2048
 """Bytes that a sample takes in a tar beside its picture: headers, padding and its label."""

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from data.cli import UserError, parse, run
-from data.order import SampleOrder
+from data.order.sample_order import SampleOrder
+from launch.command.cli import UserError, parse, run
 
 _PAGE = 4096
 _PROBED_RANKS, _PROBED_STEPS, _PROBED_WINDOWS = 32, 8, 256

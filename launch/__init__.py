@@ -25,5 +25,5 @@ checkpoints/. Starting the same command again goes on from the newest checkpoint
 Checkpoints are written aside, synced, hashed and renamed; a damaged one is passed over. An exception on one rank ends
 all of them with its reason, a rank that stands still is ended by the watchdog (`run.watchdog`), and updates whose
 gradients aren't finite are skipped, then the run turns back (`run.skip_limit`, `run.rollbacks`).
-`launch/slurm/README.md` tells of clusters, `launch.strategies` of FSDP2 and DeepSpeed.
+`launch/slurm/README.md` tells of clusters, `launch.strategies.choose` of FSDP2 and DeepSpeed.
 """

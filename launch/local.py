@@ -1,8 +1,8 @@
 """Start a command of this project on one machine: `python -m launch.local --processes N MODULE ARGUMENT…`.
 
 It is `accelerate launch` with the flags that make N ranks belong together, and with a plain ending: a user's mistake
-stays one line and exit code 2, a stop by signal keeps its exit code (launch.runtime.STOPPED), and a failure is told by
-the rank that failed, not by the launcher's own trace.
+stays one line and exit code 2, a stop by signal keeps its exit code (launch.run.runtime.STOPPED), and a failure is told
+by the rank that failed, not by the launcher's own trace.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import tempfile
 from collections.abc import Sequence
 from types import FrameType
 
-from data.cli import BAD_INPUT, ERRORS_FOLDER, UserError, run
-from launch.processes import launch_arguments
-from launch.runtime import STOPPED
-from launch.watchdog import HUNG
+from launch.command.cli import BAD_INPUT, ERRORS_FOLDER, UserError, run
+from launch.ranks.launcher import launch_arguments
+from launch.run.runtime import STOPPED
+from launch.run.watchdog import HUNG
 
 
 def start(module: str, arguments: Sequence[str], processes: int = 1) -> int:

@@ -13,10 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from data.cli import BAD_INPUT, UserError, parse, run
-from launch import facts, report
-from launch.folder import lock, write_atomically
-from launch.stages import PipelineConfig, Stage, stages
+from launch import report
+from launch.command.cli import BAD_INPUT, UserError, parse, run
+from launch.run import provenance as facts
+from launch.run.folder import lock, write_atomically
+from launch.stages.listing import PipelineConfig, Stage, stages
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 

@@ -1,7 +1,7 @@
 """One self-contained HTML page about a run or a whole pipeline, from files alone.
 
-`python -m launch.report --folder OUT` reads what launch.pipeline left there (launch.stages), or a single run's folder,
-and writes OUT/report.html: no scripts, no outside resources. What isn't there is left out.
+`python -m launch.report --folder OUT` reads what launch.pipeline left there (launch.stages.listing), or a single run's
+folder, and writes OUT/report.html: no scripts, no outside resources. What isn't there is left out.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.cli import UserError, parse, run
-from launch import facts, folder, metrics
-from launch.charts import Line, line_chart, number, use_chart
-from launch.folder import write_atomically
+from launch.command.cli import UserError, parse, run
+from launch.reporting.charts import Line, line_chart, number, use_chart
+from launch.run import folder, metrics
+from launch.run import provenance as facts
+from launch.run.folder import write_atomically
 
 RUNS = {
     "tokenizer-run": "Stage one: tokenizer",

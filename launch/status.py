@@ -17,9 +17,10 @@ from typing import Any
 
 import yaml
 
-from data.cli import UserError, run
-from launch import checkpoint, metrics
-from launch.chain import NEEDS, TRAINS
+from launch.checkpoints import store as checkpoint
+from launch.command.cli import UserError, run
+from launch.run import metrics
+from launch.stages.jobs import NEEDS, TRAINS
 
 STALE_SECONDS = 300
 """A running training whose last line is older is called silent."""

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.cli import UserError, run
-from launch import attempts, chain, facts
-from launch.cluster import Resources
-from launch.folder import write_atomically
+from launch.command.cli import UserError, run
+from launch.run import provenance as facts
+from launch.run.folder import write_atomically
+from launch.stages import jobs as chain
+from launch.stages import records as attempts
+from launch.stages.resources import Resources
 
 JOBS = "jobs.json"
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,7 +175,7 @@ def print_table(rows: Sequence[Row]) -> None:
 
 def here(stage: chain.Stage, recipe: Path, out: Path) -> list[str]:
     """How a stage is started on this machine."""
-    return [sys.executable, "-m", "launch.node", stage.name, "--recipe", str(recipe), "--out", str(out)]
+    return [sys.executable, "-m", "launch.slurm.node", stage.name, "--recipe", str(recipe), "--out", str(out)]
 
 
 def run_here(rows: Sequence[Row], recipe: Path, out: Path, processes: int) -> int:

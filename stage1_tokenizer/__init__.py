@@ -20,8 +20,9 @@ What a tokenizer is made of (`model.*`): `backbone` conv, conv_plus or vit (with
 adversarial term a VQ-VAE; with it a VQGAN.
 
 What it minimises (`loss.*`): pixels + LPIPS + adversarial + the quantizer's own terms. One forward serves all of them
-(`stage1_tokenizer.step`): gradients are taken at the reconstruction, weighed there, and sent through the networks once.
-`data.micro_batch` computes a batch in parts, with the same update. `stage1_tokenizer.monitor` names what goes wrong.
+(`stage1_tokenizer.training.step`): gradients are taken at the reconstruction, weighed there, and sent through the
+networks once. `data.micro_batch` computes a batch in parts, with the same update. `stage1_tokenizer.training.monitor`
+names what goes wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stage1_tokenizer.tokenizer import Tokenizer
+    from stage1_tokenizer.tokenizer.model import Tokenizer
 
 __all__ = ["Tokenizer"]
 
@@ -37,7 +38,7 @@ __all__ = ["Tokenizer"]
 def __getattr__(name: str) -> Any:
     """Load torch only once the class is asked for, so that `--help` and errors in a configuration answer at once."""
     if name == "Tokenizer":
-        from stage1_tokenizer.tokenizer import Tokenizer
+        from stage1_tokenizer.tokenizer.model import Tokenizer
 
         return Tokenizer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

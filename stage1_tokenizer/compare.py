@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.cli import UserError, parse, run
+from launch.command.cli import UserError, parse, run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,8 +188,8 @@ def picture(config: CompareConfig, folders: dict[str, Path], path: Path) -> None
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from data.stream import every_sample
-    from data.transforms import to_float, to_uint8
+    from data.pictures.transforms import to_float, to_uint8
+    from data.reading.stream import every_sample
     from stage1_tokenizer.release import open_run
 
     columns: dict[str, Tensor] = {}
@@ -215,7 +215,7 @@ def picture(config: CompareConfig, folders: dict[str, Path], path: Path) -> None
 
 def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
     """Train, measure and show all variants; the figures by name. The table grows with each variant."""
-    from launch.folder import write_atomically
+    from launch.run.folder import write_atomically
 
     grid = latent_grid(config)
     out = Path(config.out)
@@ -234,7 +234,7 @@ def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
 
 def latent_grid(config: CompareConfig) -> int:
     """The side of the latent grid that recipe and options make; UserError where they don't load."""
-    from stage1_tokenizer.config import TokenizerTrainConfig
+    from stage1_tokenizer.config.training import TokenizerTrainConfig
 
     options = {**settings(config, "vqgan", Path(config.out) / "vqgan" / "run")}
     parts = [part for key, value in options.items() for part in (f"--{key}", str(value))]

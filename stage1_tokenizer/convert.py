@@ -19,18 +19,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from data.cli import UserError, run
-from stage1_tokenizer.licences import check_licence
+from launch.command.cli import UserError, run
+from stage1_tokenizer.publishing.licences import check_licence
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stage1_tokenizer.convert_card import Origin
-    from stage1_tokenizer.layouts import Converted
-    from stage1_tokenizer.tokenizer import Tokenizer
+    from stage1_tokenizer.foreign import Converted
+    from stage1_tokenizer.publishing.converted_card import Origin
+    from stage1_tokenizer.tokenizer.model import Tokenizer
 
 NAMES = ("taming", "llamagen", "ibq", "open_magvit2", "simvq", "maskgit", "var", "diffusers")
-"""The layouts that can be read; the keys of stage1_tokenizer.layouts.LAYOUTS, known without importing torch."""
+"""The layouts that can be read; the keys of stage1_tokenizer.foreign.LAYOUTS, known without importing torch."""
 
 SIZE = 256
 """Side of the pictures where neither option nor configuration tells."""
@@ -67,10 +67,10 @@ def convert(config: ConvertConfig) -> Path:
 
     Raises UserError where IN isn't what it is said to be, can't be read safely, or has what can't be built.
     """
-    from stage1_tokenizer.convert_card import write_card
-    from stage1_tokenizer.layouts import judge
+    from stage1_tokenizer.foreign import discriminator as judge
+    from stage1_tokenizer.publishing.converted_card import write_card
+    from stage1_tokenizer.publishing.standalone import write_model_files
     from stage1_tokenizer.release import new_folder
-    from stage1_tokenizer.snippet import write_model_files
 
     with new_folder(config.out) as part:
         tokenizer, found, origin = _opened(config)
@@ -92,9 +92,9 @@ def convert(config: ConvertConfig) -> Path:
 
 def _opened(config: ConvertConfig) -> tuple[Tokenizer, dict[str, Tensor], Origin]:
     """The tokenizer, the peer's discriminator by its own names, and what the card tells of their origin."""
-    from stage1_tokenizer.convert_card import Origin
-    from stage1_tokenizer.layouts import convert_checkpoint
-    from stage1_tokenizer.layouts.reading import read_checkpoint
+    from stage1_tokenizer.foreign import convert_checkpoint
+    from stage1_tokenizer.foreign.reading import read_checkpoint
+    from stage1_tokenizer.publishing.converted_card import Origin
     from stage1_tokenizer.release import open_tokenizer
 
     if config.layout is None:
@@ -115,9 +115,9 @@ def _opened(config: ConvertConfig) -> tuple[Tokenizer, dict[str, Tensor], Origin
 
 def build(made: Converted, where: str, size: int | None = None) -> Tokenizer:
     """A tokenizer with the converted weights, in evaluation mode; UserError where they aren't its own, name by name."""
-    from data.transforms import TransformConfig
-    from stage1_tokenizer.layouts.judge import differing
-    from stage1_tokenizer.tokenizer import Tokenizer, model_config
+    from data.pictures.transforms import TransformConfig
+    from stage1_tokenizer.foreign.discriminator import differing
+    from stage1_tokenizer.tokenizer.model import Tokenizer, model_config
 
     config = model_config(made.model, Path(where))
     kind, scales = config.quantizer.kind, config.quantizer.scales
@@ -141,7 +141,7 @@ def _write_diffusers(folder: Path, tokenizer: Tokenizer) -> None:
     """config.json and diffusion_pytorch_model.safetensors of a diffusers.VQModel."""
     from safetensors.torch import save_file
 
-    from stage1_tokenizer.layouts.diffusers_vq import to_diffusers
+    from stage1_tokenizer.foreign.diffusers_vq import to_diffusers
 
     size = tokenizer.transform.size if tokenizer.transform else None
     settings, weights = to_diffusers(tokenizer.config, tokenizer.weights(), size)

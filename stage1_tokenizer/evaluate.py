@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.cli import UserError, parse, run
-from stage1_tokenizer.distance_config import DistanceConfig
+from launch.command.cli import UserError, parse, run
+from stage1_tokenizer.config.measuring import DistanceConfig
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from data.stream import Batch
-    from data.transforms import TransformConfig
-    from launch.ranks import Ranks
-    from stage1_tokenizer.features import FeatureNetwork
-    from stage1_tokenizer.perceptual import LPIPS
-    from stage1_tokenizer.references import MeasuredSet
-    from stage1_tokenizer.streams import Streams
-    from stage1_tokenizer.tokenizer import Tokenizer
+    from data.pictures.transforms import TransformConfig
+    from data.reading.stream import Batch
+    from launch.ranks.joined import Ranks
+    from stage1_tokenizer.losses.lpips import LPIPS
+    from stage1_tokenizer.measuring.features import FeatureNetwork
+    from stage1_tokenizer.measuring.gathering import Streams
+    from stage1_tokenizer.measuring.references import MeasuredSet
+    from stage1_tokenizer.tokenizer.model import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +80,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if path and Path(path).exists() and not config.overwrite:
             raise UserError(f"{path} exists: choose another file, delete it, or set --overwrite true")
 
-    from launch.ranks import Joined, joined
-    from stage1_tokenizer.features import load_network
-    from stage1_tokenizer.perceptual import load_lpips
+    from launch.ranks.joined import Joined, joined
+    from stage1_tokenizer.losses.lpips import load_lpips
+    from stage1_tokenizer.measuring.features import load_network
     from stage1_tokenizer.release import open_tokenizer
 
     tokenizer = open_tokenizer(config.tokenizer)
@@ -112,9 +112,9 @@ def _measured(
 ) -> tuple[dict[str, Any], MeasuredSet | None]:
     """The result, and the reference of its distances."""
     from data.index import ShardIndex
-    from data.stream import every_sample
-    from stage1_tokenizer.references import reference_of
-    from stage1_tokenizer.streams import Streams
+    from data.reading.stream import every_sample
+    from stage1_tokenizer.measuring.gathering import Streams
+    from stage1_tokenizer.measuring.references import reference_of
 
     options: dict[str, Any] = {"batch_size": config.batch_size, "threads": config.threads, "limit": config.samples}
     reference = None
@@ -143,9 +143,9 @@ def _write(
     reference: MeasuredSet | None,
     network: FeatureNetwork | None,
 ) -> None:
-    from launch.folder import write_atomically
-    from stage1_tokenizer.pictures import save_pictures
-    from stage1_tokenizer.references import save_reference
+    from launch.run.folder import write_atomically
+    from stage1_tokenizer.measuring.references import save_reference
+    from stage1_tokenizer.measuring.side_by_side import save_pictures
 
     if config.pictures:
         save_pictures(Path(config.pictures), tokenizer, config.data, config.picture_count)
@@ -157,7 +157,7 @@ def _write(
 
 
 def _shown(batches: Iterable[Batch], shown: bool) -> Iterable[Batch]:
-    from data.progress import Progress
+    from launch.command.progress import Progress
 
     with Progress("evaluate tokenizer", None, unit="pictures", enabled=shown) as bar:
         for batch in batches:
@@ -184,9 +184,9 @@ def measure(
     """
     import torch
 
-    from data.transforms import to_float, to_uint8
-    from stage1_tokenizer import measures
-    from stage1_tokenizer.picture_sets import filled
+    from data.pictures.transforms import to_float, to_uint8
+    from stage1_tokenizer.measuring import scores as measures
+    from stage1_tokenizer.measuring.picture_sets import filled
 
     scores = measures.Scores(tokenizer.codebook_size, device, tokenizer.codebooks)
     size = tokenizer.transform.size if tokenizer.transform else measures.WINDOW
@@ -216,7 +216,7 @@ def circumstances(
     config: EvaluateConfig, tokenizer: Tokenizer, transform: TransformConfig, ranks: Ranks
 ) -> dict[str, Any]:
     """What the figures depend on, for the JSON."""
-    from stage1_tokenizer import results
+    from stage1_tokenizer.measuring import results
 
     return {
         "data": config.data,
@@ -240,7 +240,7 @@ def transform_of(tokenizer: Tokenizer, source: str) -> TransformConfig:
 def main() -> int:
     """The command."""
     if sys.argv[1:2] == ["--compare"]:
-        from stage1_tokenizer.results import compare
+        from stage1_tokenizer.measuring.results import compare
 
         return compare(sys.argv[2:])
     evaluate(parse(EvaluateConfig, prog="python -m stage1_tokenizer.evaluate"))

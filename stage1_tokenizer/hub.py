@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.cli import UserError, parse, run
-from data.words import as_options
+from launch.command.cli import UserError, parse, run
+from launch.command.words import as_options
 
 NEEDED = ("config.json", "model.safetensors", "metrics.json", "README.md")
 """Files of every released folder."""

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.cli import UserError, parse, run
+from launch.command.cli import UserError, parse, run
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from stage1_tokenizer.perceptual import LPIPS
-    from stage1_tokenizer.tokenizer import Tokenizer
+    from stage1_tokenizer.losses.lpips import LPIPS
+    from stage1_tokenizer.tokenizer.model import Tokenizer
 
 RESULTS = "reconstructions.json"
 _LEAST = 32  # LPIPS's networks halve pictures several times
@@ -63,7 +63,7 @@ def reconstruct(config: ReconstructConfig) -> list[dict[str, Any]]:
 
     Raises UserError for a picture that can't be read, before anything is written.
     """
-    from stage1_tokenizer.perceptual import load_lpips
+    from stage1_tokenizer.losses.lpips import load_lpips
     from stage1_tokenizer.release import new_folder, open_tokenizer
 
     tokenizer = open_tokenizer(config.tokenizer)
@@ -89,8 +89,8 @@ def read_picture(file: Path, tokenizer: Tokenizer, config: ReconstructConfig) ->
     """A file's pixels, uint8 (C, H, W): of its own size, or prepared as in training. UserError if it is no picture."""
     import torch
 
-    from data.decode import DamagedSampleError, decode_picture
-    from stage1_tokenizer.prepare import transformed
+    from data.pictures.decode import DamagedSampleError, decode_picture
+    from stage1_tokenizer.tokenizer.pil import transformed
 
     transform = tokenizer.transform
     assert transform is not None
@@ -109,8 +109,8 @@ def measured(
     tokenizer: Tokenizer, pixels_CHW: Tensor, lpips: LPIPS | None, tile: int = 0
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Figures of one picture, uint8 (C, H, W), and the picture beside its reconstruction, uint8 (H, W, 3)."""
-    from stage1_tokenizer.measures import psnr
-    from stage1_tokenizer.pictures import side_by_side
+    from stage1_tokenizer.measuring.scores import psnr
+    from stage1_tokenizer.measuring.side_by_side import side_by_side
 
     y_BCHW, codes = through(tokenizer, pixels_CHW, tile)
     x_BCHW = pixels_CHW[None]
@@ -127,8 +127,8 @@ def through(tokenizer: Tokenizer, pixels_CHW: Tensor, tile: int = 0) -> tuple[Te
     """The reconstruction of a picture of any size, uint8 (1, C, H, W), and the codes of the filled-up picture."""
     import torch.nn.functional as F
 
-    from data.transforms import to_float, to_uint8
-    from stage1_tokenizer.tiling import TiledTokenizer
+    from data.pictures.transforms import to_float, to_uint8
+    from stage1_tokenizer.tokenizer.tiling import TiledTokenizer
 
     stride, (height, width) = tokenizer.stride, pixels_CHW.shape[1:]
     x_BCHW = to_float(pixels_CHW[None])
@@ -168,7 +168,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def _lpips(lpips: LPIPS, x_BCHW: Tensor, y_BCHW: Tensor) -> float:
     import torch
 
-    from data.transforms import to_float
+    from data.pictures.transforms import to_float
 
     with torch.no_grad():
         return float(lpips(to_float(y_BCHW), to_float(x_BCHW)))

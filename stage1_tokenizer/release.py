@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.cli import UserError, parse, run
-from data.words import as_options
+from launch.command.cli import UserError, parse, run
+from launch.command.words import as_options
 from stage1_tokenizer.hub import HubConfig, check_name, check_release, is_figure, push
-from stage1_tokenizer.licences import check_licence
+from stage1_tokenizer.publishing.licences import check_licence
 
 if TYPE_CHECKING:
-    from stage1_tokenizer.tokenizer import Tokenizer
+    from stage1_tokenizer.tokenizer.model import Tokenizer
 
 METRICS, CARD = "metrics.json", "README.md"
 SHOWN = 8
@@ -70,8 +70,8 @@ def release(config: ReleaseConfig) -> Path:
     Raises UserError where `out` exists, the run has no whole checkpoint, has no figures, or `metrics` was measured on
     other weights; and where what was made doesn't load with transformers alone to the same codes.
     """
-    from stage1_tokenizer.card import write_card
-    from stage1_tokenizer.snippet import try_out, write_model_files
+    from stage1_tokenizer.publishing.card import write_card
+    from stage1_tokenizer.publishing.standalone import try_out, write_model_files
 
     out = Path(config.out)
     with new_folder(out) as part:
@@ -98,7 +98,7 @@ def release(config: ReleaseConfig) -> Path:
 
 def _add_discriminator(part: Path, opened: OpenedRun) -> None:
     """discriminator.safetensors of the same checkpoint; UserError where the run has none."""
-    from stage1_tokenizer.layouts.judge import save
+    from stage1_tokenizer.foreign.discriminator import save
 
     saved = opened.checkpoint / "discriminator.pt"
     if not saved.is_file():
@@ -108,8 +108,8 @@ def _add_discriminator(part: Path, opened: OpenedRun) -> None:
 
 def _add_pictures(part: Path, opened: OpenedRun, metrics: dict[str, Any]) -> str | None:
     """Pictures beside their reconstructions; the set they are of, None where none of the run's is there."""
-    from stage1_tokenizer.card import PICTURES
-    from stage1_tokenizer.pictures import save_pictures
+    from stage1_tokenizer.measuring.side_by_side import save_pictures
+    from stage1_tokenizer.publishing.card import PICTURES
 
     if opened.tokenizer.config.spatial_dims != 2:
         return None
@@ -163,8 +163,8 @@ class OpenedRun:
 
 def open_tokenizer(folder: str) -> Tokenizer:
     """The tokenizer of a released folder or of a run folder; UserError where it is neither."""
-    from launch.folder import CONFIG
-    from stage1_tokenizer.tokenizer import Tokenizer
+    from launch.run.folder import CONFIG
+    from stage1_tokenizer.tokenizer.model import Tokenizer
 
     return open_run(Path(folder)).tokenizer if (Path(folder) / CONFIG).exists() else Tokenizer.from_pretrained(folder)
 
@@ -173,10 +173,10 @@ def open_run(folder: Path) -> OpenedRun:
     """Load the averaged weights of the newest whole checkpoint; UserError where the folder has none."""
     import yaml
 
-    from data.transforms import TransformConfig
-    from launch import checkpoint
-    from launch.folder import CONFIG, ORIGIN
-    from stage1_tokenizer.tokenizer import Tokenizer, model_config
+    from data.pictures.transforms import TransformConfig
+    from launch.checkpoints import store as checkpoint
+    from launch.run.folder import CONFIG, ORIGIN
+    from stage1_tokenizer.tokenizer.model import Tokenizer, model_config
 
     if not (folder / CONFIG).exists():
         raise UserError(f"run={folder} is not a run folder, it has no {CONFIG}: name the run.folder of a training run")
@@ -226,7 +226,7 @@ def _given_metrics(path: str, opened: OpenedRun) -> dict[str, Any]:
 
 def _own_metrics(opened: OpenedRun) -> dict[str, Any]:
     """The run's evaluation at the checkpoint's step; only what it is made of where there is none."""
-    from launch.metrics import FILE, read
+    from launch.run.metrics import FILE, read
 
     lines = [line for line in read(opened.folder / FILE) if line["kind"] == "eval" and line["step"] == opened.step]
     found = {name.removeprefix("eval/"): value for name, value in (lines[-1] if lines else {}).items() if "/" in name}

@@ -14,18 +14,18 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from data.cli import UserError, parse, run
-from stage1_tokenizer.config import TokenizerTrainConfig
-from stage1_tokenizer.initial import begin, check_init, with_model
+from launch.command.cli import UserError, parse, run
+from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.training.fine_tuning import begin, check_init, with_model
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from data.stream import Batch
-    from launch.runtime import Run
-    from stage1_tokenizer.parts import Parts
-    from stage1_tokenizer.perceptual import LPIPS
+    from data.reading.stream import Batch
+    from launch.run.runtime import Run
+    from stage1_tokenizer.losses.lpips import LPIPS
+    from stage1_tokenizer.training.trained import Parts
 
 MAY_CHANGE = (
     "evaluate_every",
@@ -40,7 +40,7 @@ MAY_CHANGE = (
     "channels_last",
     "monitor.",
 )
-"""Settings beside launch.settings.FREE_KEYS on which the weights don't depend."""
+"""Settings beside launch.config.FREE_KEYS on which the weights don't depend."""
 
 PICTURES = 16
 """Held-out pictures shown at each evaluation."""
@@ -52,10 +52,10 @@ def train(config: TokenizerTrainConfig) -> int:
     Raises UserError for missing data or LPIPS weights, before any device is taken.
     """
     perceptual = check(config)
-    from launch import checkpoint
-    from launch.guard import until_done
-    from launch.runtime import start_run
-    from stage1_tokenizer.parts import build
+    from launch.checkpoints import store as checkpoint
+    from launch.run.bad_updates import until_done
+    from launch.run.runtime import start_run
+    from stage1_tokenizer.training.trained import build
 
     with start_run(config, config.run, may_change=may_change(config)) as this:
 
@@ -71,10 +71,10 @@ def train(config: TokenizerTrainConfig) -> int:
 
 def fit(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -> int:
     """Train from `step` to the end or to a signal; the exit code. Raises NotFiniteError after too many bad updates."""
-    from data.stream import PictureStream
-    from launch import checkpoint
-    from launch.runtime import seed_step
-    from stage1_tokenizer.monitor import Monitor
+    from data.reading.stream import PictureStream
+    from launch.checkpoints import store as checkpoint
+    from launch.run.runtime import seed_step
+    from stage1_tokenizer.training.monitor import Monitor
 
     if step >= config.steps:
         this.say(f"{this.folder} is finished: it holds step {step}, nothing is left to do")
@@ -112,9 +112,9 @@ def due(step: int, every: int, began: int) -> bool:
 def check(config: TokenizerTrainConfig) -> LPIPS | None:
     """Look for everything the run needs from elsewhere; LPIPS, or None where its weight is 0."""
     from data.index import ShardIndex
-    from data.indexing import check_present
-    from stage1_tokenizer.discriminator import check_discriminator
-    from stage1_tokenizer.perceptual import build_perceptual
+    from data.shards.loading import check_present
+    from stage1_tokenizer.discriminators import check_discriminator
+    from stage1_tokenizer.losses.lpips import build_perceptual
 
     if not config.data.index:
         raise UserError("data.index is not set: give the path or URL of a shard index")
@@ -127,7 +127,7 @@ def check(config: TokenizerTrainConfig) -> LPIPS | None:
         check_present(index, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     check_init(config)
     if config.evaluate_features != "none":
-        from stage1_tokenizer.features import load_network
+        from stage1_tokenizer.measuring.features import load_network
 
         load_network(config.evaluate_features)
     check_discriminator(config.loss.adversarial, config.data.batch_size, int(os.environ.get("WORLD_SIZE", "1")))
@@ -146,10 +146,10 @@ def train_step(
 
     Both are still on the device. Where a loss or a gradient of either network isn't finite on any rank, neither moves.
     """
-    from data.transforms import to_float
-    from launch.guard import all_finite
-    from stage1_tokenizer.measures import batch_use
-    from stage1_tokenizer.optimization import rate_share
+    from data.pictures.transforms import to_float
+    from launch.run.bad_updates import all_finite
+    from stage1_tokenizer.measuring.scores import batch_use
+    from stage1_tokenizer.training.learner import rate_share
 
     x_BCHW = to_float(batch.pixels_BCHW.to(device, non_blocking=True))
     judge, clip = parts.discriminator, config.optimizer.clip
@@ -175,11 +175,11 @@ def train_step(
 
 def evaluate(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -> dict[str, float]:
     """Measure the averaged weights on held-out pictures, every one once over all ranks, and picture some of them."""
-    from data.stream import every_sample
+    from data.reading.stream import every_sample
     from stage1_tokenizer.evaluate import measure
-    from stage1_tokenizer.features import load_network
-    from stage1_tokenizer.pictures import save_pictures
-    from stage1_tokenizer.streams import Streams
+    from stage1_tokenizer.measuring.features import load_network
+    from stage1_tokenizer.measuring.gathering import Streams
+    from stage1_tokenizer.measuring.side_by_side import save_pictures
 
     held_out = config.data.held_out
     assert held_out is not None

@@ -28,13 +28,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stage2_prior.autoregressive import AutoregressivePrior
-    from stage2_prior.depth import DepthPrior
-    from stage2_prior.drawing import Drawing
-    from stage2_prior.masked import MaskedPrior
-    from stage2_prior.multiscale import MultiscalePrior
-    from stage2_prior.priors import build_prior, load_prior
-    from stage2_prior.vocabulary import Vocabulary
+    from stage2_prior.codes.vocabulary import Vocabulary
+    from stage2_prior.generation.logits import Drawing
+    from stage2_prior.priors.autoregressive import AutoregressivePrior
+    from stage2_prior.priors.build import build_prior, load_prior
+    from stage2_prior.priors.depth import DepthPrior
+    from stage2_prior.priors.masked import MaskedPrior
+    from stage2_prior.priors.multiscale import MultiscalePrior
 
 __all__ = [
     "AutoregressivePrior",
@@ -48,14 +48,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AutoregressivePrior": "stage2_prior.autoregressive",
-    "DepthPrior": "stage2_prior.depth",
-    "Drawing": "stage2_prior.drawing",
-    "MaskedPrior": "stage2_prior.masked",
-    "MultiscalePrior": "stage2_prior.multiscale",
-    "Vocabulary": "stage2_prior.vocabulary",
-    "build_prior": "stage2_prior.priors",
-    "load_prior": "stage2_prior.priors",
+    "AutoregressivePrior": "stage2_prior.priors.autoregressive",
+    "DepthPrior": "stage2_prior.priors.depth",
+    "Drawing": "stage2_prior.generation.logits",
+    "MaskedPrior": "stage2_prior.priors.masked",
+    "MultiscalePrior": "stage2_prior.priors.multiscale",
+    "Vocabulary": "stage2_prior.codes.vocabulary",
+    "build_prior": "stage2_prior.priors.build",
+    "load_prior": "stage2_prior.priors.build",
 }
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.cli import UserError, parse, run
+from launch.command.cli import UserError, parse, run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stage1_tokenizer import Tokenizer
-    from stage2_prior.prior import Prior
+    from stage2_prior.priors.base import Prior
 
 NONE = "no class"
 SIDE = 384
@@ -57,11 +57,11 @@ class Demo:
 
     def reconstruct(self, picture: Any) -> tuple[Any, Any, Any, list[Any], str]:
         """Of a PIL picture: prepared, reconstructed, its codes as a heat map (None without a grid), codes, figures."""
-        from data.transforms import to_uint8
-        from stage1_tokenizer.measures import psnr
-        from stage1_tokenizer.prepare import as_batch
+        from data.pictures.transforms import to_uint8
+        from stage1_tokenizer.measuring.scores import psnr
         from stage1_tokenizer.reconstruct import code_bytes
-        from stage1_tokenizer.views import heat_map
+        from stage1_tokenizer.tokenizer.code_maps import heat_map
+        from stage1_tokenizer.tokenizer.pil import as_batch
 
         x_BCHW = as_batch(picture, self.tokenizer.transform)
         y_BCHW, codes = self.tokenizer.reconstruct(x_BCHW)
@@ -83,7 +83,7 @@ class Demo:
 
     def neighbours(self, code: float) -> list[tuple[Any, str]]:
         """Swatches of the codes nearest to one, itself first, each with its number and distance."""
-        from stage1_tokenizer.views import neighbours, swatches
+        from stage1_tokenizer.tokenizer.code_maps import neighbours, swatches
 
         found = neighbours(self.tokenizer, int(code))
         pictures = swatches(self.tokenizer, [number for number, _ in found])
@@ -94,7 +94,7 @@ class Demo:
 
     def sample(self, name: str, count: float, guidance: float, temperature: float, seed: float) -> list[Any]:
         """Pictures of a class, drawn by the prior."""
-        from stage2_prior.drawing import Drawing
+        from stage2_prior.generation.logits import Drawing
         from stage2_prior.sample import Picture, decode_pictures, sample_codes
 
         assert self.prior is not None
@@ -120,7 +120,7 @@ def page(demo: Demo, title: str, first: str | None = None) -> Any:
 
 
 def _reconstruct_tab(gradio: Any, blocks: Any, demo: Demo, first: str | None) -> None:
-    from stage1_tokenizer.views import has_neighbours
+    from stage1_tokenizer.tokenizer.code_maps import has_neighbours
 
     codes = gradio.State([])
     fixed = {"type": "pil", "interactive": False, "height": SIDE, "buttons": []}
@@ -195,7 +195,7 @@ def main() -> None:
     except ImportError as error:
         raise UserError("the page needs gradio: pip install 'vqloom[demo]', or pip install gradio") from error
     from stage1_tokenizer.release import open_tokenizer
-    from stage2_prior.priors import load_prior
+    from stage2_prior.priors.build import load_prior
 
     demo = Demo(open_tokenizer(config.tokenizer), load_prior(config.prior) if config.prior else None)
     name = Path(config.tokenizer).resolve().name

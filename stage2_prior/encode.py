@@ -11,7 +11,7 @@ tokenizer:
     shape          of one sample's codes, where it isn't the grid's: [G, h, w] of several codebooks, [N] of all scales
     codebooks      G, and
     scales         the sides of the scales' grids, where there is a shape
-    variants       ["plain"], or names of what is encoded of each picture (stage2_prior.variants)
+    variants       ["plain"], or names of what is encoded of each picture (stage2_prior.codes.crops)
     captions       how many samples have one, where any has
     histogram      how often each code occurs, K numbers (of each codebook); used and perplexity say it in short
 
@@ -30,23 +30,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from data.cli import UserError, parse, run
 from data.index import ShardIndex, is_remote
-from data.offsets import ShardOffsets
-from data.progress import Progress
-from data.stream import Batch, every_sample
-from data.transforms import to_float
-from data.writer import Sample, ShardSet
-from launch.ranks import joined
-from stage2_prior.codes import CodeSource, code_type
-from stage2_prior.fitting import batch_size
-from stage2_prior.parts import INDEX, NUMBERS, part_folder, shards_of, share
-from stage2_prior.variants import Variant, reading, variants
-from stage2_prior.verify import verify
-from stage2_prior.vocabulary import Vocabulary
+from data.pictures.transforms import to_float
+from data.reading.stream import Batch, every_sample
+from data.shards.offsets import ShardOffsets
+from data.shards.writer import Sample, ShardSet
+from launch.command.cli import UserError, parse, run
+from launch.command.progress import Progress
+from launch.ranks.joined import joined
+from stage2_prior.codes.batch_size import batch_size
+from stage2_prior.codes.check import verify
+from stage2_prior.codes.crops import Variant, reading, variants
+from stage2_prior.codes.shares import INDEX, NUMBERS, part_folder, shards_of, share
+from stage2_prior.codes.source import CodeSource, code_type
+from stage2_prior.codes.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from data.transforms import TransformConfig
+    from data.pictures.transforms import TransformConfig
     from stage1_tokenizer import Tokenizer
 
 
@@ -77,7 +77,8 @@ class EncodeConfig:
     part: int = 0
     """Which of `parts` this is, from 0."""
     parts: int = 1
-    """Share the shards out to so many jobs; each writes a folder of its own in `out`, and stage2_prior.parts joins."""
+    """Share the shards out to so many jobs; each writes a folder of its own in `out`, and stage2_prior.codes.shares
+    joins."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "threads"):
@@ -226,7 +227,7 @@ def summary(histogram_K: np.ndarray) -> dict[str, float]:
 
 def encode(config: EncodeConfig) -> int:
     """Encode as configured, on all ranks; the exit code."""
-    from launch.distributed import Vote, on_main
+    from launch.ranks.start import Vote, on_main
     from stage1_tokenizer import Tokenizer
 
     index = ShardIndex.load(config.data)

@@ -4,7 +4,7 @@ bits_per_code     the prior's mean -log2 p(code) on held-out codes, each once
 class_agreement   share of samples for which a classifier fitted to real training pictures gives the class asked for
 real_accuracy     the same classifier's accuracy on real held-out pictures, without which agreement means little
 fid, sfid, inception_score, kid, precision, recall; or frechet_vgg16, kid_vgg16, …: distances of the samples from
-                  `reference` (stage1_tokenizer.distances)
+                  `reference` (stage1_tokenizer.measuring.distances)
 
 On several ranks with `python -m launch.local --processes N stage2_prior.evaluate …`; every code and picture counts
 once, whatever their number. `--compare A.json B.json` says whether two results may be compared, and what differs.
@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.cli import UserError, parse, run
-from data.writer import write_file
-from stage1_tokenizer.distance_config import DistanceConfig
+from data.shards.writer import write_file
+from launch.command.cli import UserError, parse, run
+from stage1_tokenizer.config.measuring import DistanceConfig
 
 if TYPE_CHECKING:
-    from data.transforms import TransformConfig
-    from launch.ranks import Joined
-    from stage1_tokenizer.features import FeatureNetwork
-    from stage2_prior.prior import Prior
+    from data.pictures.transforms import TransformConfig
+    from launch.ranks.joined import Joined
+    from stage1_tokenizer.measuring.features import FeatureNetwork
+    from stage2_prior.priors.base import Prior
 
 FEATURE_SIDE = 16
 """Pictures are shrunk to at most this side before they are classified."""
@@ -105,7 +105,7 @@ class PictureClassifier:
 
 def real_pictures(index: str, transform: TransformConfig, limit: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels (B,) and pixels (B, C, H, W) uint8 of an index's labelled pictures, at most `limit`, evenly spaced."""
-    from data.stream import every_sample
+    from data.reading.stream import every_sample
 
     labels, pictures = [], []
     for batch in every_sample(index, transform, batch_size=batch_size, limit=limit):
@@ -161,11 +161,11 @@ def agreement(config: EvaluateConfig, transform: TransformConfig, tokenizer: str
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure what is configured, write it to config.out, and return it (the same on every rank)."""
-    from launch.ranks import Joined, joined
-    from stage1_tokenizer import results as results_of
-    from stage1_tokenizer.features import load_network
-    from stage2_prior.prior import weights_hash
-    from stage2_prior.priors import load_prior
+    from launch.ranks.joined import Joined, joined
+    from stage1_tokenizer.measuring import results as results_of
+    from stage1_tokenizer.measuring.features import load_network
+    from stage2_prior.priors.base import weights_hash
+    from stage2_prior.priors.build import load_prior
 
     if config.save_reference and Path(config.save_reference).exists():
         raise UserError(f"save_reference={config.save_reference} exists: choose another file, or delete it")
@@ -195,9 +195,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 def of_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, measured: dict[str, Any]) -> dict[str, Any]:
     """bits_per_code, and what a classifier says; what they rest on goes to `measured`."""
     from data.index import ShardIndex
-    from data.transforms import TransformConfig
-    from launch.distributed import on_main
-    from stage2_prior.codes import CodeSource
+    from data.pictures.transforms import TransformConfig
+    from launch.ranks.start import on_main
+    from stage2_prior.codes.source import CodeSource
     from stage2_prior.train import held_out_figures
 
     found: dict[str, Any] = {}
@@ -225,10 +225,10 @@ def distances(
     config: EvaluateConfig, prior: Prior | None, network: FeatureNetwork, ranks: Joined, measured: dict[str, Any]
 ) -> dict[str, float]:
     """The samples' distances from the reference; what they rest on goes to `measured`."""
-    from data.transforms import TransformConfig
-    from stage1_tokenizer.distances import METHOD, figures
-    from stage1_tokenizer.picture_sets import side_of
-    from stage1_tokenizer.references import measure_set, reference_of, save_reference
+    from data.pictures.transforms import TransformConfig
+    from stage1_tokenizer.measuring.distances import METHOD, figures
+    from stage1_tokenizer.measuring.picture_sets import side_of
+    from stage1_tokenizer.measuring.references import measure_set, reference_of, save_reference
 
     assert config.samples is not None and config.reference is not None
     side = side_of(config.samples)
@@ -261,7 +261,7 @@ def distances(
 @contextlib.contextmanager
 def shown(ranks: Joined) -> Iterator[Callable[[int], None]]:
     """A progress display of pictures, on rank 0; gives what advances it."""
-    from data.progress import Progress
+    from launch.command.progress import Progress
 
     with Progress("evaluate samples", None, unit="pictures", enabled=ranks.rank == 0) as bar:
         yield bar.advance
@@ -270,7 +270,7 @@ def shown(ranks: Joined) -> Iterator[Callable[[int], None]]:
 def main() -> int:
     """The command."""
     if sys.argv[1:2] == ["--compare"]:
-        from stage1_tokenizer.results import compare
+        from stage1_tokenizer.measuring.results import compare
 
         return compare(sys.argv[2:])
     results = evaluate(parse(EvaluateConfig, prog="python -m stage2_prior.evaluate"))

@@ -29,17 +29,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.cli import UserError, parse, run
-from data.decode import PICTURES
-from data.transforms import TransformConfig, to_float
-from stage1_tokenizer.prepare import as_batch, to_pil
-from stage2_prior.codes import CodeSource
+from data.pictures.decode import PICTURES
+from data.pictures.transforms import TransformConfig, to_float
+from launch.command.cli import UserError, parse, run
+from stage1_tokenizer.tokenizer.pil import as_batch, to_pil
+from stage2_prior.codes.source import CodeSource
 from stage2_prior.sample import SampleConfig, sample, spelled
-from stage2_prior.subjects import Subjects, numbered, prompts_of, told
+from stage2_prior.sampling.conditions import Subjects, numbered, prompts_of, told
 
 if TYPE_CHECKING:
     from stage1_tokenizer import Tokenizer
-    from stage2_prior.prior import Prior
+    from stage2_prior.priors.base import Prior
 
 HOLE = 0.5
 """How bright the hole is where it is shown, of [-1, 1]."""
@@ -128,7 +128,7 @@ def read(
     path, names = Path(config.given), prior.vocabulary.classes
     if config.given.endswith(".json"):
         from data.index import ShardIndex
-        from data.stream import every_sample
+        from data.reading.stream import every_sample
 
         batches = list(every_sample(config.given, transform, batch_size=64, limit=config.limit))
         keys = [key for batch in batches for key in batch.keys]

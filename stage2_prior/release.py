@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.cli import UserError, parse, run
+from launch.command.cli import UserError, parse, run
 
 if TYPE_CHECKING:
-    from stage2_prior.prior import Prior
+    from stage2_prior.priors.base import Prior
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def release(config: ReleaseConfig) -> Path:
     of it.
     """
     from stage1_tokenizer.release import CARD, METRICS, new_folder
-    from stage2_prior.card import write_card
-    from stage2_prior.priors import load_prior
+    from stage2_prior.priors.build import load_prior
+    from stage2_prior.publishing.card import write_card
 
     out = Path(config.out)
     with new_folder(out) as part:
@@ -67,8 +67,8 @@ def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A finished run's configuration and origin (run.json)."""
     import yaml
 
-    from launch.folder import CONFIG, ORIGIN
-    from stage2_prior.prior import DESCRIPTION
+    from launch.run.folder import CONFIG, ORIGIN
+    from stage2_prior.priors.base import DESCRIPTION
 
     if not (folder / CONFIG).exists():
         raise UserError(f"prior={folder} is not a run folder, it has no {CONFIG}: name a run.folder of a training run")
@@ -83,7 +83,7 @@ def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _given_metrics(config: ReleaseConfig, prior: Prior) -> dict[str, Any]:
     """The figures of stage2_prior.evaluate; UserError where they are of other weights."""
-    from stage2_prior.prior import weights_hash
+    from stage2_prior.priors.base import weights_hash
 
     assert config.metrics is not None
     try:
@@ -103,7 +103,7 @@ def _given_metrics(config: ReleaseConfig, prior: Prior) -> dict[str, Any]:
 
 def _own_metrics(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The run's evaluation at its last step, of the averaged weights; empty where there was none."""
-    from launch.metrics import FILE, read
+    from launch.run.metrics import FILE, read
 
     lines = [line for line in read(folder / FILE) if line["kind"] == "eval" and line["step"] == settings["steps"]]
     found = {name.removeprefix("eval/"): value for name, value in (lines[-1] if lines else {}).items() if "/" in name}

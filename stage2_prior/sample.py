@@ -25,19 +25,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.cli import UserError, parse, run
-from data.progress import Progress
-from data.words import as_options
-from data.writer import write_file
-from launch.ranks import joined
-from stage2_prior.codes import code_type
-from stage2_prior.drawing import Drawing
-from stage2_prior.priors import load_prior
-from stage2_prior.subjects import Classes, Prompts, Subjects, prompts_of
+from data.shards.writer import write_file
+from launch.command.cli import UserError, parse, run
+from launch.command.progress import Progress
+from launch.command.words import as_options
+from launch.ranks.joined import joined
+from stage2_prior.codes.source import code_type
+from stage2_prior.generation.logits import Drawing
+from stage2_prior.priors.build import load_prior
+from stage2_prior.sampling.conditions import Classes, Prompts, Subjects, prompts_of
 
 if TYPE_CHECKING:
     from stage1_tokenizer import Tokenizer
-    from stage2_prior.prior import Prior
+    from stage2_prior.priors.base import Prior
 
 GRID_ROWS, GRID_COLUMNS, GRID_GAP = 50, 10, 2
 
@@ -271,7 +271,7 @@ def sample(config: SampleConfig, subjects: Callable[[Prior, Tokenizer], Subjects
         print(sampling.plan())
         return 0
     with joined() as accelerator:
-        from launch.distributed import on_main
+        from launch.ranks.start import on_main
 
         on_main(accelerator, sampling.begin)
         prior.to(accelerator.device, torch.bfloat16 if config.precision == "bf16" else torch.float32)

@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from data.cli import UserError, parse, run
 from data.index import ShardIndex
-from data.stream import CodeBatch, CodeStream, every_code
-from launch import checkpoint
-from launch.guard import until_done
-from launch.runtime import Run, seed_step, start_run
-from launch.strategies import STRATEGIES, Strategy, blocks, share_out
-from stage2_prior.codes import CodeSource
-from stage2_prior.config import PriorTrainConfig
-from stage2_prior.cost import Cost, Utilisation, cost, dry_run, peak_flops
-from stage2_prior.optimization import Ema, build_optimizer, learning_rate
-from stage2_prior.priors import build_prior, check_form
+from data.reading.stream import CodeBatch, CodeStream, every_code
+from launch.checkpoints import store as checkpoint
+from launch.command.cli import UserError, parse, run
+from launch.run.bad_updates import until_done
+from launch.run.runtime import Run, seed_step, start_run
+from launch.strategies.choose import STRATEGIES, Strategy, blocks, share_out
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.config.training import PriorTrainConfig
+from stage2_prior.priors.build import build_prior, check_form
+from stage2_prior.training.cost import Cost, Utilisation, cost, dry_run, peak_flops
+from stage2_prior.training.optimizer import Ema, build_optimizer, learning_rate
 
 if TYPE_CHECKING:
-    from launch.ranks import Joined
-    from stage2_prior.prior import Prior
+    from launch.ranks.joined import Joined
+    from stage2_prior.priors.base import Prior
 
 MAY_CHANGE = (
     "evaluate_every",

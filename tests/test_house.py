@@ -12,22 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from data.cli import parse
-from stage1_tokenizer.config import TokenizerTrainConfig
-from stage2_prior.config import PriorTrainConfig
+from launch.command.cli import parse
+from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage2_prior.config.training import PriorTrainConfig
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("data", "launch", "stage1_tokenizer", "stage2_prior")
-FOUNDATION = (
-    *("distributed", "facts", "folder", "guard", "metrics", "ranks", "runtime", "checkpoint", "settings", "watchdog"),
-    *("inspection", "retention", "waits", "writing", "shards", "strategies", "fsdp", "zero"),
-)
-ALLOWED = {
-    "data": set(),
-    "stage1_tokenizer": {"data", "launch"},
-    "stage2_prior": {"data", "launch", "stage1_tokenizer"},
-    "launch": {"data"},
-}
 RECIPES = sorted((ROOT / "launch" / "recipes").glob("*/*.yaml"))
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OPTIONS = {"tokenizer": [], "prior": ["--tokenizer", "released", "--data.index", "codes/index.json"]}
@@ -42,25 +32,6 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_dependencies_point_one_way(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    for name in imports(path):
-        top, _, rest = name.partition(".")
-        if top not in PACKAGES or top == package:
-            continue
-        assert top in ALLOWED[package], f"{package} must not import {name}"
-        if top == "launch":
-            assert rest.split(".")[0] in FOUNDATION, f"{package} may use launch's foundation only, not {name}"
-
-
-@pytest.mark.parametrize("name", [name for name in FOUNDATION if (ROOT / "launch" / f"{name}.py").exists()])
-def test_the_foundation_stands_alone(name: str) -> None:
-    for found in imports(ROOT / "launch" / f"{name}.py"):
-        if found.startswith("launch."):
-            assert found.split(".")[1] in FOUNDATION, f"launch.{name} must not import {found}"
 
 
 def test_files_and_functions_stay_readable() -> None:

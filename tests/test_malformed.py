@@ -32,7 +32,7 @@ import stage1_tokenizer.train
 import stage2_prior.encode
 import stage2_prior.sample
 import stage2_prior.train
-from data.cli import BAD_INPUT, run
+from launch.command.cli import BAD_INPUT, run
 from tests.data.making import encoded, jpeg, picture_set
 from tests.data.test_decode import bomb
 from tests.stage1_tokenizer import tiny

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.cli import UserError
-from data.stream import every_sample
-from data.transforms import TransformConfig
+from data.pictures.transforms import TransformConfig
+from data.reading.stream import every_sample
+from launch.command.cli import UserError
 from launch.pipeline import is_done, key, record_path
-from launch.stages import ROOT, PipelineConfig, Stage
+from launch.stages.listing import ROOT, PipelineConfig, Stage
 
 TOKENIZER = """
 run: {folder: run, log_every: 2, trackers: []}

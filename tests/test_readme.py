@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data.stream import every_sample
-from data.transforms import TransformConfig
-from launch.stages import ROOT
+from data.pictures.transforms import TransformConfig
+from data.reading.stream import every_sample
+from launch.stages.listing import ROOT
 from stage1_tokenizer.convert import NAMES
 from tests.stage1_tokenizer import peer_layouts
 from tests.stage1_tokenizer.test_convert import state

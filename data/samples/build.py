@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.arrange import cut_evenly, shuffled, split
-from data.cli import UserError, parse, run
-from data.progress import progress
-from data.writer import ShardSet
+from data.packing.splits import cut_evenly, shuffled, split
+from data.shards.writer import ShardSet
+from launch.command.cli import UserError, parse, run
+from launch.command.progress import progress
 
 SEED = 2026
 

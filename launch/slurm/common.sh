@@ -46,7 +46,7 @@ settle() {
     VQLOOM_PORT=$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0}) % 20000))
     VQLOOM_LOGS=$VQLOOM_OUT/logs/$stage-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
     mkdir -p "$VQLOOM_LOGS" || die "can't write to $VQLOOM_OUT"
-    # Ranks tell one mistake once (data.cli); srun takes no --cpus-per-task from sbatch.
+    # Ranks tell one mistake once (launch.command.cli); srun takes no --cpus-per-task from sbatch.
     VQLOOM_ERRORS=$VQLOOM_LOGS
     export VQLOOM_PROCESSES VQLOOM_ADDRESS VQLOOM_PORT VQLOOM_LOGS VQLOOM_ERRORS
     export SRUN_CPUS_PER_TASK=${SLURM_CPUS_ON_NODE:-1} PYTHONUNBUFFERED=1
@@ -78,7 +78,7 @@ each_node() {
     step=
 }
 
-attempt() { python -m launch.attempts "$@" --out "$VQLOOM_OUT" --stage "$stage" "${part[@]}"; }
+attempt() { python -m launch.stages.records "$@" --out "$VQLOOM_OUT" --stage "$stage" "${part[@]}"; }
 
 # finish CODE WHY: note the end, requeue where another attempt makes sense, and leave.
 finish() {
@@ -95,11 +95,11 @@ finish() {
 preflight() {
     [ "${VQLOOM_PREFLIGHT:-1}" != 0 ] || return 0
     local folder=$VQLOOM_LOGS/preflight
-    python -m launch.preflight begin --folder "$folder" || finish 2 "preflight"
+    python -m launch.slurm.preflight begin --folder "$folder" || finish 2 "preflight"
     code=0
-    each_node python -m launch.preflight look --folder "$folder" --gpus "${SLURM_GPUS_ON_NODE:-0}" \
+    each_node python -m launch.slurm.preflight look --folder "$folder" --gpus "${SLURM_GPUS_ON_NODE:-0}" \
         --recipe "$VQLOOM_RECIPE" --out "$VQLOOM_OUT" --stage "$stage"
-    python -m launch.preflight compare --folder "$folder" \
+    python -m launch.slurm.preflight compare --folder "$folder" \
         --nodes "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)" || finish 2 "preflight"
     [ "$code" -eq 0 ] || finish "$code" "preflight could not run on every node"
 }
@@ -125,7 +125,7 @@ run_stage() {
         "$VQLOOM_PROCESSES ranks a node, meeting at $VQLOOM_ADDRESS:$VQLOOM_PORT"
     preflight
     [ "$signals" -eq 0 ] || finish $STOPPED "stopped before it began"
-    each_node python -m launch.node "$stage" --recipe "$VQLOOM_RECIPE" --out "$VQLOOM_OUT" "$@"
+    each_node python -m launch.slurm.node "$stage" --recipe "$VQLOOM_RECIPE" --out "$VQLOOM_OUT" "$@"
     verdict_code
     if [ "$signals" -gt 0 ] && [ "$code" -gt 128 ]; then
         finish "$code" "stopped by a signal, before the first step"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stage1_tokenizer.quantizer_config import QuantizerConfig
-from stage1_tokenizer.quantizers.backpropagation import IndexBackpropagationQuantizer
+from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers.base import Quantized, Quantizer
 from stage1_tokenizer.quantizers.binary import BinarySphericalQuantizer, LookupFreeQuantizer
+from stage1_tokenizer.quantizers.fsq import FiniteScalarQuantizer
 from stage1_tokenizer.quantizers.gaussian import Gaussian
 from stage1_tokenizer.quantizers.gumbel import GumbelQuantizer
+from stage1_tokenizer.quantizers.ibq import IndexBackpropagationQuantizer
 from stage1_tokenizer.quantizers.multiscale import MultiscaleQuantizer
-from stage1_tokenizer.quantizers.scalar import FiniteScalarQuantizer
-from stage1_tokenizer.quantizers.search import draw_rows, nearest_code
-from stage1_tokenizer.quantizers.several import ProductQuantizer, ResidualQuantizer
-from stage1_tokenizer.quantizers.vector import Statistics, VectorQuantizer
+from stage1_tokenizer.quantizers.nearest import draw_rows, nearest_code
+from stage1_tokenizer.quantizers.residual_product import ProductQuantizer, ResidualQuantizer
+from stage1_tokenizer.quantizers.vq import Statistics, VectorQuantizer
 
 __all__ = [
     "KINDS",

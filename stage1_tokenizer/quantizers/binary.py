@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage1_tokenizer.quantizer_config import QuantizerConfig
+from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers.base import Counter, Quantized, Quantizer, codes_to_grid, grid_to_rows
 from stage1_tokenizer.quantizers.entropy import binary_entropies, weighted
-from stage1_tokenizer.quantizers.straight import straight_through
+from stage1_tokenizer.quantizers.gradients import straight_through
 
 
 class LookupFreeQuantizer(Quantizer):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stage1_tokenizer.quantizer_config import QuantizerConfig
+from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers.base import Quantized, Quantizer
-from stage1_tokenizer.reduce import at_least_float32
+from stage1_tokenizer.training.reduce import at_least_float32
 
 
 class Gaussian(Quantizer):

@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stage1_tokenizer.quantizer_config import QuantizerConfig
+from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers.base import Counter, Quantized, Quantizer, codes_to_grid, grid_to_rows
-from stage1_tokenizer.quantizers.search import nearest_code
-from stage1_tokenizer.quantizers.straight import one_hot_through
+from stage1_tokenizer.quantizers.gradients import one_hot_through
+from stage1_tokenizer.quantizers.nearest import nearest_code
 
 
 class GumbelQuantizer(Quantizer):

@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from PIL import Image, ImageOps
 
-from data.transforms import TransformConfig
-from launch import facts
-from stage1_tokenizer.distances import figures
-from stage1_tokenizer.features import FeatureNetwork, load_network
-from stage1_tokenizer.references import measure_set
+from data.pictures.transforms import TransformConfig
+from launch.run import provenance as facts
+from stage1_tokenizer.measuring.distances import figures
+from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
+from stage1_tokenizer.measuring.references import measure_set
 
 SIZE = 256
 

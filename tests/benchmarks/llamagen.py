@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stage2_prior.autoregressive import AutoregressivePrior
-from stage2_prior.config import FEED_FORWARD_MULTIPLE
+from stage2_prior.config.training import FEED_FORWARD_MULTIPLE
+from stage2_prior.priors.autoregressive import AutoregressivePrior
 
 
 def llamagen_sampler(

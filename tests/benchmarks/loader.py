@@ -31,8 +31,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
 from data.index import ShardIndex
-from data.stream import DataConfig, PictureStream
-from data.transforms import TransformConfig, apply
+from data.pictures.transforms import TransformConfig, apply
+from data.reading.stream import DataConfig, PictureStream
 
 SIZE, BATCH, SHARDS = 256, 50, 5
 

@@ -19,8 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from data.convert import ConvertConfig
 from data.pack import PackConfig, pack
+from data.packing.convert import ConvertConfig
 
 
 def measured(source: Path, kind: str, convert: ConvertConfig, processes: int) -> dict[str, float]:

@@ -24,7 +24,7 @@ import yaml
 from torch import Tensor
 
 from stage1_tokenizer import convert
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.benchmarks import peer_models
 from tests.benchmarks.peer_models import PeerModel
 from tests.stage1_tokenizer import peer_layouts

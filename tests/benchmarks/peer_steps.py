@@ -17,10 +17,10 @@ from typing import Any
 import torchvision
 from torch import Tensor, nn
 
-from stage1_tokenizer.config import ModelConfig
-from stage1_tokenizer.discriminator import Discriminator
-from stage1_tokenizer.perceptual import LPIPS
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.config.training import ModelConfig
+from stage1_tokenizer.discriminators import Discriminator
+from stage1_tokenizer.losses.lpips import LPIPS
+from stage1_tokenizer.tokenizer.model import Tokenizer
 
 
 @contextmanager

@@ -30,7 +30,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from stage1_tokenizer.config import QuantizerConfig
+from stage1_tokenizer.config.training import QuantizerConfig
 from stage1_tokenizer.quantizers import build_quantizer
 
 

@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from torch import Tensor
 
-from stage2_prior.autoregressive import AutoregressivePrior
-from stage2_prior.codes import CodeSource
-from stage2_prior.config import PriorModelConfig
-from stage2_prior.drawing import Drawing
-from stage2_prior.vocabulary import Vocabulary
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.codes.vocabulary import Vocabulary
+from stage2_prior.config.training import PriorModelConfig
+from stage2_prior.generation.logits import Drawing
+from stage2_prior.priors.autoregressive import AutoregressivePrior
 
 GUIDANCE = 3.0
 

@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from torch import nn
 
-from stage1_tokenizer.config import AdversarialConfig, LossConfig, ModelConfig, QuantizerConfig
-from stage1_tokenizer.discriminator import Discriminator
-from stage1_tokenizer.perceptual import LPIPS, load_lpips
-from stage1_tokenizer.step import OneForwardStep
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.config.training import AdversarialConfig, LossConfig, ModelConfig, QuantizerConfig
+from stage1_tokenizer.discriminators import Discriminator
+from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
+from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.training.step import OneForwardStep
 from tests.stage1_tokenizer.textbook import textbook_step
 
 

@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launch.facts import commit, hardware, now
-from launch.strategies import STRATEGIES
-from stage2_prior.config import PriorModelConfig
+from launch.run.provenance import commit, hardware, now
+from launch.strategies.choose import STRATEGIES
+from stage2_prior.config.training import PriorModelConfig
 from stage2_prior.encode import EncodeConfig, encode
 from stage2_prior.train import train
 from tests.distributed import run_distributed_test

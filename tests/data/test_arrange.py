@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.arrange import cut_by_bytes, cut_by_count, cut_evenly, shuffled, split
+from data.packing.splits import cut_by_bytes, cut_by_count, cut_evenly, shuffled, split
 
 
 @given(st.integers(0, 3000), st.integers(0, 2**40))

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import quarantine
-from data.cli import UserError
 from data.index import ShardIndex
-from data.stream import DataConfig, PictureStream, every_sample
-from data.transforms import TransformConfig
+from data.pictures.transforms import TransformConfig
+from data.reading.stream import DataConfig, PictureStream, every_sample
+from data.shards import quarantine
+from launch.command.cli import UserError
 from tests.data.making import Files, jpeg, write_tar
 from tests.data.test_decode import bomb
 

@@ -11,8 +11,16 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from data.decode import DamagedSampleError, Sample, decode_codes, decode_picture, label, picture_bytes, read_sample
-from data.transforms import TransformConfig
+from data.pictures.decode import (
+    DamagedSampleError,
+    Sample,
+    decode_codes,
+    decode_picture,
+    label,
+    picture_bytes,
+    read_sample,
+)
+from data.pictures.transforms import TransformConfig
 from tests.data.making import encoded
 
 RGB = TransformConfig(size=16)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data.cli import UserError
 from data.index import ShardIndex, offsets_path
-from data.offsets import ShardOffsets
+from data.shards.offsets import ShardOffsets
+from launch.command.cli import UserError
 from tests.data.making import picture_set, write_tar
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.cli import UserError
 from data.inspect import FOUND, main, read_index
-from data.stream import every_sample
-from data.transforms import TransformConfig
-from data.verify import verify
+from data.inspecting.verify import verify
+from data.pictures.transforms import TransformConfig
+from data.reading.stream import every_sample
+from launch.command.cli import UserError
 from tests.data.making import code_set, encoded, jpeg, picture_set, write_tar
 
 SMALL = TransformConfig(size=8, fit="stretch")
@@ -92,7 +92,7 @@ def test_the_command_writes_what_the_loader_honours(tmp_path: Path, capsys: pyte
 
 
 def test_a_quarantined_sample_is_kept_from_training_though_it_decodes(tmp_path: Path) -> None:
-    from data import quarantine
+    from data.shards import quarantine
 
     index = picture_set(tmp_path, [5])
     quarantine.save(quarantine.quarantine_path(index), {"set-00.tar": {2: "seen by a person"}})

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.mixture import PATTERN, MixtureOrder
-from data.order import SampleOrder
+from data.order.mixture import PATTERN, MixtureOrder
+from data.order.sample_order import SampleOrder
 
 
 def mixture(batch: int = 8, lanes: int = 8) -> MixtureOrder:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.order import SampleOrder, divisors, permute
+from data.order.sample_order import SampleOrder, divisors, permute
 
 
 @st.composite

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.cli import UserError, parse
 from data.config import DataConfig
-from data.convert import ConvertConfig, fit_key
 from data.index import ShardIndex
 from data.pack import PackConfig, main, pack
-from data.stream import PictureStream, every_sample
-from data.transforms import TransformConfig
-from data.words import as_options
-from data.writer import STATE
+from data.packing.convert import ConvertConfig, fit_key
+from data.pictures.transforms import TransformConfig
+from data.reading.stream import PictureStream, every_sample
+from data.shards.writer import STATE
+from launch.command.cli import UserError, parse
+from launch.command.words import as_options
 from tests.data.making import jpeg
 from tests.data.reading import first_picture
 

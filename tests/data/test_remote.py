@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from data.cli import UserError
 from data.index import ShardIndex, main, offsets_path
-from data.stream import DataConfig, PictureStream, every_sample
-from data.transforms import TransformConfig
+from data.pictures.transforms import TransformConfig
+from data.reading.stream import DataConfig, PictureStream, every_sample
+from launch.command.cli import UserError
 from tests.data.making import picture_set
 from tests.data.serving import served
 

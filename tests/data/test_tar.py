@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.tar import TarError, members, scan, split_name
+from data.shards.tar import TarError, members, scan, split_name
 from tests.data.making import write_tar
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.transforms import TransformConfig, apply, crop_box, draw, to_float, to_uint8
+from data.pictures.transforms import TransformConfig, apply, crop_box, draw, to_float, to_uint8
 
 
 def transformed(picture: np.ndarray, config: TransformConfig, key: str | None = None) -> np.ndarray:

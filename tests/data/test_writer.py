@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from data.cli import UserError
 from data.index import ShardIndex
-from data.plain import open_plain
-from data.writer import STATE, Sample, ShardSet, check_key, write_tar
+from data.shards.compressed import open_plain
+from data.shards.writer import STATE, Sample, ShardSet, check_key, write_tar
+from launch.command.cli import UserError
 
 
 def samples(count: int = 5, first: int = 0) -> Iterator[Sample]:

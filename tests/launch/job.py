@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from data.cli import UserError, parse, run
-from launch import checkpoint
-from launch.runtime import RunConfig, start_run
+from launch.checkpoints import store as checkpoint
+from launch.command.cli import UserError, parse, run
+from launch.run.runtime import RunConfig, start_run
 
 
 @dataclass(frozen=True)

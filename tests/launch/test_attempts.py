@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data.cli import UserError
-from launch import attempts
-from launch.attempts import begin, end, read
+from launch.command.cli import UserError
+from launch.stages import records as attempts
+from launch.stages.records import begin, end, read
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from data.cli import UserError
-from launch import checkpoint
-from launch.runtime import RunConfig, start_run
+from launch.checkpoints import store as checkpoint
+from launch.command.cli import UserError
+from launch.run.runtime import RunConfig, start_run
 from tests.distributed import run_distributed_test
 
 

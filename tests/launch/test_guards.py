@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from data.cli import UserError
-from launch import checkpoint
-from launch.runtime import NotFiniteError, Run, RunConfig, start_run
+from launch.checkpoints import store as checkpoint
+from launch.command.cli import UserError
+from launch.run.runtime import NotFiniteError, Run, RunConfig, start_run
 from tests.distributed import run_distributed_test
 
 
@@ -56,7 +56,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def write(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("launch.writing.write", write)
+    monkeypatch.setattr("launch.checkpoints.writing.write", write)
 
 
 def save_twice(run: Run, request: pytest.FixtureRequest) -> Path | None:

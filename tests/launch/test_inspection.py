@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.cli import UserError
-from launch import checkpoint
-from launch.inspection import main
-from launch.retention import doomed
-from launch.runtime import RunConfig, start_run
+from launch.checkpoint import main
+from launch.checkpoints import store as checkpoint
+from launch.checkpoints.retention import doomed
+from launch.command.cli import UserError
+from launch.run.runtime import RunConfig, start_run
 
 
 @pytest.fixture

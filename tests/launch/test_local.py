@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch import metrics
-from launch.processes import CONFIGS, command
-from launch.runtime import STOPPED
+from launch.ranks.launcher import CONFIGS, command
+from launch.run import metrics
+from launch.run.runtime import STOPPED
 
 JOB = "tests.launch.job"
 

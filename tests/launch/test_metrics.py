@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.metrics import FILE, Means, MetricFile, read
+from launch.run.metrics import FILE, Means, MetricFile, read
 from tests.distributed import run_distributed_test
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data.cli import UserError
-from launch.preflight import begin, compare, gpu_problems, index_problem, look
+from launch.command.cli import UserError
+from launch.slurm.preflight import begin, compare, gpu_problems, index_problem, look
 
 
 def report(folder: Path, node: str, monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.cli import UserError
 from launch import report
-from launch.charts import Line, line_chart, log_ticks, number, ticks, use_chart
-from launch.metrics import MetricFile
+from launch.command.cli import UserError
+from launch.reporting.charts import Line, line_chart, log_ticks, number, ticks, use_chart
+from launch.run.metrics import MetricFile
 
 
 def picture(path: Path, seed: int, side: int = 28) -> None:

@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
-from data.cli import UserError, parse
-from launch.runtime import STOPPED, RunConfig, seed_step, start_run
+from launch.command.cli import UserError, parse
+from launch.run.runtime import STOPPED, RunConfig, seed_step, start_run
 from tests.distributed import run_distributed_test
 
 
@@ -175,7 +175,7 @@ def test_a_ranks_exception_comes_back_with_its_traceback() -> None:
 
 
 def test_a_run_begun_before_a_setting_came_goes_on_at_its_default(tmp_path: Path) -> None:
-    from launch import folder
+    from launch.run import folder
 
     config = JobConfig(run=RunConfig(folder=str(tmp_path)))
     folder.adopt(tmp_path, config, ())

@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.cli import UserError
-from launch import checkpoint, writing
-from launch.inspection import main
-from launch.runtime import Run, RunConfig, start_run
-from launch.shards import Piece, PieceState, Reader, write_pieces
+from launch.checkpoint import main
+from launch.checkpoints import store as checkpoint
+from launch.checkpoints import writing
+from launch.checkpoints.pieces import Piece, PieceState, Reader, write_pieces
+from launch.command.cli import UserError
+from launch.run.runtime import Run, RunConfig, start_run
 from tests.distributed import run_distributed_test
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from data.cli import UserError
-from launch import attempts, status
+from launch import status
+from launch.command.cli import UserError
+from launch.stages import records as attempts
 
 
 def run_folder(folder: Path, steps: int, gap: float = 2.0, age: float = 0.0) -> None:

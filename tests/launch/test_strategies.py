@@ -12,12 +12,12 @@ import pytest
 import torch
 import yaml
 
-from data.cli import UserError
-from launch.distributed import strategy
-from launch.processes import CONFIGS
-from launch.runtime import RunConfig, start_run
-from launch.strategies import STRATEGIES, blocks, fill_moments, share_out
-from launch.zero import FILES, settings
+from launch.command.cli import UserError
+from launch.ranks.launcher import CONFIGS
+from launch.ranks.start import strategy
+from launch.run.runtime import RunConfig, start_run
+from launch.strategies.choose import STRATEGIES, blocks, fill_moments, share_out
+from launch.strategies.zero import FILES, settings
 
 
 def config(tmp_path: Path, **changes: Any) -> RunConfig:

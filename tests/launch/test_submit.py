@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from data.cli import UserError
-from launch import attempts, chain, cluster, node, submit
+from launch import submit
+from launch.command.cli import UserError
+from launch.slurm import node
+from launch.stages import jobs as chain
+from launch.stages import records as attempts
+from launch.stages import resources as cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent for path in (ROOT / "launch" / "recipes").glob("*/prior.yaml"))  # whole chains

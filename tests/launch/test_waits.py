@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import metrics
-from launch.runtime import RunConfig, start_run
-from launch.waits import summary
+from launch.run import metrics
+from launch.run.runtime import RunConfig, start_run
+from launch.run.waiting import summary
 from tests.distributed import run_distributed_test
 
 

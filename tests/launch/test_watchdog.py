@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 
-from launch.watchdog import HUNG, Watchdog
+from launch.run.watchdog import HUNG, Watchdog
 
 
 def run(body: str) -> subprocess.CompletedProcess[str]:
-    code = f"import time\nfrom launch.watchdog import Watchdog\ndog = Watchdog(0.5, rank=3)\ndog.step_done()\n{body}"
+    code = (
+        f"import time\nfrom launch.run.watchdog import Watchdog\ndog = Watchdog(0.5, rank=3)\ndog.step_done()\n{body}"
+    )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -32,7 +34,7 @@ def test_a_rank_that_moves_lives() -> None:
 
 
 def test_the_first_step_may_take_longer() -> None:
-    code = "import time\nfrom launch.watchdog import Watchdog\nWatchdog(0.2, rank=0)\ntime.sleep(1)"
+    code = "import time\nfrom launch.run.watchdog import Watchdog\nWatchdog(0.2, rank=0)\ntime.sleep(1)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 

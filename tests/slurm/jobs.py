@@ -76,7 +76,7 @@ class Toy:
         return self.log.read_text() if self.log.exists() else ""
 
     def processes(self, what: str = TRAINING) -> list[psutil.Process]:
-        """This job's processes whose command line names `what`: ranks, or launch.node for launchers."""
+        """This job's processes whose command line names `what`: ranks, or launch.slurm.node for launchers."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -143,7 +143,7 @@ def disturb(toy: Toy, kind: str, chance: random.Random) -> None:
     elif kind == "kill -9 of a rank":
         os.kill(chance.choice(toy.processes()).pid, signal.SIGKILL)
     elif kind == "kill -9 of a node's step":
-        kill_tree(chance.choice(toy.processes("launch.node")))
+        kill_tree(chance.choice(toy.processes("launch.slurm.node")))
     elif kind == "node set down":
         name = chance.choice(toy.cluster.names)
         call("scontrol", "update", f"nodename={name}", "state=down", "reason=test")

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from launch import checkpoint
+from launch.checkpoints import store as checkpoint
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import KINDS, Toy, disturb, until
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import attempts, checkpoint, metrics
+from launch.checkpoints import store as checkpoint
+from launch.run import metrics
+from launch.stages import records as attempts
 from tests.slurm.cluster import Cluster, missing
 from tests.slurm.jobs import Toy, until
 from tests.slurm.test_jobs import all_samples

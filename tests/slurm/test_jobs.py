@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data.order import SampleOrder
-from launch import attempts, checkpoint
+from data.order.sample_order import SampleOrder
+from launch.checkpoints import store as checkpoint
+from launch.stages import records as attempts
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import ROOT, Toy, until
 from tests.slurm.toy import SAMPLES

@@ -15,9 +15,9 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from data.cli import parse, run
-from launch import checkpoint
-from launch.runtime import Run, RunConfig, seed_step, start_run
+from launch.checkpoints import store as checkpoint
+from launch.command.cli import parse, run
+from launch.run.runtime import Run, RunConfig, seed_step, start_run
 
 FEATURES, SAMPLES = 8, 1000
 
@@ -58,7 +58,7 @@ def train(config: ToyConfig) -> int:
     """Train to the end, or to a signal; final.json beside RUN tells the weights' hash and the losses' step."""
     import torch
 
-    from data.order import SampleOrder
+    from data.order.sample_order import SampleOrder
 
     with start_run(config, config.run, may_change=("step_seconds", "trouble", "trouble_at")) as this:
         order = SampleOrder([SAMPLES // 4] * 4, seed=config.run.seed, batch_size=config.batch_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stage1_tokenizer.model_config import ConvPlusConfig, ModelConfig, QuantizerConfig, TransformerConfig, VitConfig
+from stage1_tokenizer.config.model import ConvPlusConfig, ModelConfig, QuantizerConfig, TransformerConfig, VitConfig
 
 CODES = QuantizerConfig(codebook_size=16, code_dim=4, start="batch")
 NETWORK = {"channels": 8, "channel_multipliers": [1, 2, 2], "res_blocks": 1, "z_channels": 8, "quantizer": CODES}

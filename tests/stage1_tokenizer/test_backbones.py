@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer import conv_plus, model, vit
-from stage1_tokenizer.convolution import depth_to_space
-from stage1_tokenizer.model_config import ConvPlusConfig, ModelConfig, QuantizerConfig, TransformerConfig, VitConfig
-from stage1_tokenizer.recompute import recompute_activations
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.config.model import ConvPlusConfig, ModelConfig, QuantizerConfig, TransformerConfig, VitConfig
+from stage1_tokenizer.layers.convolution import depth_to_space
+from stage1_tokenizer.layers.recompute import recompute_activations
+from stage1_tokenizer.networks import maskgit as conv_plus
+from stage1_tokenizer.networks import vit
+from stage1_tokenizer.networks import vqgan as model
+from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer.small_backbones import BACKBONES, NETWORK, SIZE, VIT
 
 KINDS = ("vq", "fsq", "lfq", "bsq", "gumbel", "ibq", "residual", "product", "gaussian")

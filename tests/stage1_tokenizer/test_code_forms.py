@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from stage1_tokenizer.config import QuantizerConfig
-from stage1_tokenizer.measures import COUNTED, Scores, batch_use, code_statistics, count_codes
+from stage1_tokenizer.config.training import QuantizerConfig
+from stage1_tokenizer.measuring.scores import COUNTED, Scores, batch_use, code_statistics, count_codes
 from stage1_tokenizer.quantizers.multiscale import _nearest_tick
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import tiny
 
 FORMS = {"residual": (3, 8, 8), "product": (3, 8, 8), "multiscale": (1 + 16 + 64,), "fsq": (8, 8), "bsq": (8, 8)}

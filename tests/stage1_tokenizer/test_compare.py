@@ -9,9 +9,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from data.cli import parse
+from launch.command.cli import parse
 from stage1_tokenizer.compare import VARIANTS, CompareConfig, compare, settings
-from stage1_tokenizer.config import TokenizerTrainConfig
+from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.quantizers import KINDS
 from tests.stage1_tokenizer import tiny
 

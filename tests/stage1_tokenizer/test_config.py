@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data.cli import UserError, parse
-from stage1_tokenizer.config import (
+from launch.command.cli import UserError, parse
+from stage1_tokenizer.config.training import (
     AdversarialConfig,
     LossConfig,
     ModelConfig,

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data.cli import UserError
+from launch.command.cli import UserError
 from stage1_tokenizer.convert import convert, parse
-from stage1_tokenizer.layouts import judge
-from stage1_tokenizer.snippet import try_out
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.foreign import discriminator as judge
+from stage1_tokenizer.publishing.standalone import try_out
+from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import peer_layouts, tiny
 from tests.stage1_tokenizer.peer_layouts import Shape, Shapes
 

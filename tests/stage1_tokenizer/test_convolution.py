@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage1_tokenizer import convolution, winograd
-from stage1_tokenizer.config import ModelConfig
-from stage1_tokenizer.convolution import Conv2d, doubled, weight_gradient
-from stage1_tokenizer.model import Decoder, Encoder
+from stage1_tokenizer.config.training import ModelConfig
+from stage1_tokenizer.kernels.cpu import winograd
+from stage1_tokenizer.layers import convolution
+from stage1_tokenizer.layers.convolution import Conv2d, doubled, weight_gradient
+from stage1_tokenizer.networks.vqgan import Decoder, Encoder
 
 LAST = torch.channels_last
 

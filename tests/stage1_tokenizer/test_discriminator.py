@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stage1_tokenizer.config import AdversarialConfig
-from stage1_tokenizer.discriminator import BatchNorm, Discriminator
+from stage1_tokenizer.config.training import AdversarialConfig
+from stage1_tokenizer.discriminators import BatchNorm, Discriminator
 from tests.distributed import run_distributed_test
 
 

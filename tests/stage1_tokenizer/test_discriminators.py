@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data.cli import UserError
-from stage1_tokenizer.config import AdversarialConfig, LossConfig, PerceptualConfig
-from stage1_tokenizer.discriminator import build_discriminator, check_discriminator
-from stage1_tokenizer.discriminator.blur import Blur
-from stage1_tokenizer.discriminator.projected import ProjectedDiscriminator
-from stage1_tokenizer.discriminator.residual import GroupDeviation
-from stage1_tokenizer.discriminator.vit import EPS, FrozenViT, load_vit
-from stage1_tokenizer.discriminator.weights import SpectralNorm, advance, spectrally_normal
-from stage1_tokenizer.step import OneForwardStep
-from stage1_tokenizer.tokenizer import Tokenizer
+from launch.command.cli import UserError
+from stage1_tokenizer.config.training import AdversarialConfig, LossConfig, PerceptualConfig
+from stage1_tokenizer.discriminators import build_discriminator, check_discriminator
+from stage1_tokenizer.discriminators.blur import Blur
+from stage1_tokenizer.discriminators.dino import ProjectedDiscriminator
+from stage1_tokenizer.discriminators.dino_vit import EPS, FrozenViT, load_vit
+from stage1_tokenizer.discriminators.stylegan import GroupDeviation
+from stage1_tokenizer.discriminators.weight_norms import SpectralNorm, advance, spectrally_normal
+from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.training.step import OneForwardStep
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import frozen
 from tests.stage1_tokenizer.test_step import MODEL, assert_same_gradients, trained

@@ -7,10 +7,18 @@ import pytest
 import scipy.linalg
 import torch
 
-from stage1_tokenizer import distances
-from stage1_tokenizer.distances import Gaussian, SetStatistics, SetSums, figures, frechet, kid, precision_recall
-from stage1_tokenizer.features import FeatureNetwork
-from stage1_tokenizer.reduce import all_sum
+from stage1_tokenizer.measuring import distances
+from stage1_tokenizer.measuring.distances import (
+    Gaussian,
+    SetStatistics,
+    SetSums,
+    figures,
+    frechet,
+    kid,
+    precision_recall,
+)
+from stage1_tokenizer.measuring.features import FeatureNetwork
+from stage1_tokenizer.training.reduce import all_sum
 from tests.distributed import run_distributed_test
 
 WIDTHS = {"pool": 24, "spatial": 40, "logits": 7}

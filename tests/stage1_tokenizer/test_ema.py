@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from stage1_tokenizer.ema import Ema
+from stage1_tokenizer.training.ema import Ema
 from tests.stage1_tokenizer import tiny
 
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from data.cli import UserError
-from data.stream import every_sample
-from data.transforms import to_float, to_uint8
-from launch.metrics import FILE, read
-from stage1_tokenizer.distances import Gaussian, frechet, kid, precision_recall
+from data.pictures.transforms import to_float, to_uint8
+from data.reading.stream import every_sample
+from launch.command.cli import UserError
+from launch.run.metrics import FILE, read
 from stage1_tokenizer.evaluate import EvaluateConfig, evaluate
-from stage1_tokenizer.measures import psnr
-from stage1_tokenizer.perceptual import load_lpips
-from stage1_tokenizer.pictures import side_by_side
-from stage1_tokenizer.results import report
+from stage1_tokenizer.losses.lpips import load_lpips
+from stage1_tokenizer.measuring.distances import Gaussian, frechet, kid, precision_recall
+from stage1_tokenizer.measuring.results import report
+from stage1_tokenizer.measuring.scores import psnr
+from stage1_tokenizer.measuring.side_by_side import side_by_side
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.cli import UserError
-from data.transforms import to_float
-from stage1_tokenizer.features import FID_SHA256, Inception, Vgg16, load_network
-from stage1_tokenizer.perceptual import load_lpips
+from data.pictures.transforms import to_float
+from launch.command.cli import UserError
+from stage1_tokenizer.losses.lpips import load_lpips
+from stage1_tokenizer.measuring.features import FID_SHA256, Inception, Vgg16, load_network
 
 
 def pictures(size: int, channels: int = 3, count: int = 2) -> torch.Tensor:
@@ -88,7 +88,7 @@ def test_inception_with_other_weights_than_fids_never_gives_a_figure_called_fid(
 
 
 def test_the_figures_of_the_true_weights_have_the_names_people_know(weights: bytes, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stage1_tokenizer.features.FID_SHA256", hashlib.sha256(weights).hexdigest())
+    monkeypatch.setattr("stage1_tokenizer.measuring.features.FID_SHA256", hashlib.sha256(weights).hexdigest())
     names = ["fid", "sfid", "inception_score", "kid", "precision", "recall"]
     assert list(Inception(weights, "here").names.values()) == names
     assert FID_SHA256.startswith("6726825d")  # the hash in the file's own name

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.transforms import TransformConfig
-from stage1_tokenizer.config import ModelConfig, QuantizerConfig
+from data.pictures.transforms import TransformConfig
+from stage1_tokenizer.config.training import ModelConfig, QuantizerConfig
 from stage1_tokenizer.convert import convert, parse
-from stage1_tokenizer.flatten import flatten
+from stage1_tokenizer.publishing.flatten import flatten
+from stage1_tokenizer.publishing.standalone import write_model_files
+from stage1_tokenizer.publishing.syntax import FlattenError
 from stage1_tokenizer.quantizers import KINDS
-from stage1_tokenizer.snippet import write_model_files
-from stage1_tokenizer.syntax import FlattenError
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.environments import call, environment
 from tests.stage1_tokenizer import peer_layouts
 from tests.stage1_tokenizer.small_backbones import BACKBONES
@@ -105,12 +105,18 @@ def test_with_torch_and_diffusers_alone(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("import stage1_tokenizer.model\nx = stage1_tokenizer.model\n", "write `from package.module import name`"),
-        ("from stage1_tokenizer.model import *\n\ndef f():\n    from data.tar import *\n", "write `from package"),
-        ("from stage1_tokenizer.model import Missing\nx = Missing\n", "has no `Missing` at its top level"),
-        ("from stage1_tokenizer import model\nx = model.Missing\n", "has no `Missing` at its top level"),
-        ("from stage1_tokenizer import model\nx = [model]\n", "is used whole"),
-        ("import importlib\nx = importlib.import_module('stage1_tokenizer.model')\n", "is named in a text"),
+        (
+            "import stage1_tokenizer.networks.vqgan\nx = stage1_tokenizer.networks.vqgan\n",
+            "write `from package.module import name`",
+        ),
+        (
+            "from stage1_tokenizer.networks.vqgan import *\n\ndef f():\n    from data.shards.tar import *\n",
+            "write `from package",
+        ),
+        ("from stage1_tokenizer.networks.vqgan import Missing\nx = Missing\n", "has no `Missing` at its top level"),
+        ("from stage1_tokenizer.networks import vqgan\nx = vqgan.Missing\n", "has no `Missing` at its top level"),
+        ("from stage1_tokenizer.networks import vqgan\nx = [vqgan]\n", "is used whole"),
+        ("import importlib\nx = importlib.import_module('stage1_tokenizer.networks.vqgan')\n", "is named in a text"),
     ],
 )
 def test_what_can_not_be_followed_fails(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -121,10 +127,10 @@ def test_what_can_not_be_followed_fails(text: str, message: str, tmp_path: Path,
 
 
 def test_only_what_is_needed_travels():
-    files = flatten("stage1_tokenizer.remote", "modeling_vqloom.py", "From {module}")
-    assert {"stage1_tokenizer_quantizers_vector.py", "stage1_tokenizer_vit.py"} <= set(files)
+    files = flatten("stage1_tokenizer.publishing.transformers_model", "modeling_vqloom.py", "From {module}")
+    assert {"stage1_tokenizer_quantizers_vq.py", "stage1_tokenizer_networks_vit.py"} <= set(files)
     for name, text in files.items():
         compile(text, name, "exec")
         assert "\nfrom stage1_tokenizer." not in text and "\nfrom data." not in text and "jsonargparse" not in text
-    assert "def parse" not in files["data_cli.py"] and "class UserError" in files["data_cli.py"]
-    assert not any(part in name for name in files for part in ("perceptual", "train", "launch", "remote"))
+    assert "def parse" not in files["launch_command_cli.py"] and "class UserError" in files["launch_command_cli.py"]
+    assert not any(part in name for name in files for part in ("lpips", "train.py", "launch_run", "remote"))

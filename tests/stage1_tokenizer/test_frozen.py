@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stage1_tokenizer import convolution, winograd
-from stage1_tokenizer.frozen import FrozenConvolution, can_pack
-from stage1_tokenizer.perceptual import load_lpips
+from stage1_tokenizer.kernels.cpu import winograd
+from stage1_tokenizer.kernels.cpu.frozen import FrozenConvolution, can_pack
+from stage1_tokenizer.layers import convolution
+from stage1_tokenizer.losses.lpips import load_lpips
 
 LAST = torch.channels_last
 
@@ -44,7 +45,7 @@ def test_values_and_gradients_are_torchs(kind: torch.dtype, kernel: int) -> None
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_values_and_gradients_of_fewer_products_are_torchs(kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "LEAST_PIXELS", 1)
-    monkeypatch.setattr("stage1_tokenizer.frozen.LEAST_CHANNELS", 8)
+    monkeypatch.setattr("stage1_tokenizer.kernels.cpu.frozen.LEAST_CHANNELS", 8)
     assert_is_torchs(*layer_and_input(kind))
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from data.cli import parse
-from launch.guard import NotFiniteError, rollbacks
-from launch.metrics import read
-from stage1_tokenizer.config import TokenizerTrainConfig
+from launch.command.cli import parse
+from launch.run.bad_updates import NotFiniteError, rollbacks
+from launch.run.metrics import read
+from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.release import open_run
-from stage1_tokenizer.step import OneForwardStep, StepResult
 from stage1_tokenizer.train import train
+from stage1_tokenizer.training.step import OneForwardStep, StepResult
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
 

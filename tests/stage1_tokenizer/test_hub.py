@@ -8,9 +8,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from data.cli import UserError
+from launch.command.cli import UserError
 from stage1_tokenizer.hub import HubConfig, fetched, main, push
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.hub_server import Hub, hub
 

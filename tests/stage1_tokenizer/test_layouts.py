@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.cli import UserError
+from launch.command.cli import UserError
 from stage1_tokenizer.convert import NAMES, build
-from stage1_tokenizer.layouts import LAYOUTS, Source
-from stage1_tokenizer.quantizers.search import nearest_code
-from stage1_tokenizer.tokenizer import Tokenizer, model_config
+from stage1_tokenizer.foreign import LAYOUTS, Source
+from stage1_tokenizer.quantizers.nearest import nearest_code
+from stage1_tokenizer.tokenizer.model import Tokenizer, model_config
 from tests.stage1_tokenizer import peer_layouts
 from tests.stage1_tokenizer.peer_layouts import Shape, Shapes
 

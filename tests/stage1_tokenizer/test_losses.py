@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage1_tokenizer.convolution import CONVOLUTIONS
-from stage1_tokenizer.losses import PIXEL, LeCam, adaptive_weight, discriminator_loss, evenly_spread, generator_loss
+from stage1_tokenizer.layers.convolution import CONVOLUTIONS
+from stage1_tokenizer.losses.adversarial import (
+    PIXEL,
+    LeCam,
+    adaptive_weight,
+    discriminator_loss,
+    evenly_spread,
+    generator_loss,
+)
 
 REAL, FAKE = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, 0.0, 3.0])
 

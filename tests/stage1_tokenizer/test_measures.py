@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stage1_tokenizer.measures import Scores, batch_use, code_statistics, psnr, ssim
+from stage1_tokenizer.measuring.scores import Scores, batch_use, code_statistics, psnr, ssim
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:

@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from data.cli import parse
-from stage1_tokenizer.config import (
+from launch.command.cli import parse
+from stage1_tokenizer.config.training import (
     AdversarialConfig,
     LossConfig,
     OptimizerConfig,
     PerceptualConfig,
     TokenizerTrainConfig,
 )
-from stage1_tokenizer.discriminator import build_discriminator
-from stage1_tokenizer.optimization import build_optimizer
-from stage1_tokenizer.parts import compile_networks, freeze
-from stage1_tokenizer.step import OneForwardStep
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.discriminators import build_discriminator
+from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.training.learner import build_optimizer
+from stage1_tokenizer.training.step import OneForwardStep
+from stage1_tokenizer.training.trained import compile_networks, freeze
 from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.small_backbones import BACKBONES
 

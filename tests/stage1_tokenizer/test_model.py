@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage1_tokenizer.config import ModelConfig
-from stage1_tokenizer.model import AttentionBlock, Decoder, Encoder, Norm, norm_groups
+from stage1_tokenizer.config.training import ModelConfig
+from stage1_tokenizer.networks.vqgan import AttentionBlock, Decoder, Encoder, Norm, norm_groups
 
 SMALL = ModelConfig(channels=8, channel_multipliers=[1, 2, 4], res_blocks=1, z_channels=6)
 

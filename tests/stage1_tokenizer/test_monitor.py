@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.metrics import read
-from stage1_tokenizer.monitor import Monitor, MonitorConfig
+from launch.run.metrics import read
 from stage1_tokenizer.train import train
+from stage1_tokenizer.training.monitor import Monitor, MonitorConfig
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.test_train import configured

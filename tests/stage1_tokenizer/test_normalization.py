@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage1_tokenizer import normalization
-from stage1_tokenizer.normalization import group_norm_swish
+from stage1_tokenizer.layers import norm as normalization
+from stage1_tokenizer.layers.norm import group_norm_swish
 
 
 @pytest.mark.parametrize(("channels", "groups", "height"), [(32, 32, 4), (64, 8, 6), (96, 32, 5)])

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.cli import UserError
-from stage1_tokenizer import perceptual
-from stage1_tokenizer.perceptual import LPIPS, load_lpips
+from launch.command.cli import UserError
+from stage1_tokenizer.losses import lpips as perceptual
+from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 
 PICTURES = Path(__file__).parents[1] / "golden" / "lpips"
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage1_tokenizer.config import QuantizerConfig
+from stage1_tokenizer.config.training import QuantizerConfig
 from stage1_tokenizer.quantizers import build_quantizer
 from stage1_tokenizer.quantizers.entropy import binary_entropies, entropy, mean_code, outer, soft_entropies
-from stage1_tokenizer.quantizers.search import kmeans
+from stage1_tokenizer.quantizers.nearest import kmeans
 
 library = pytest.importorskip("vector_quantize_pytorch", reason="the extra `test` is not installed")
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage1_tokenizer.config import QuantizerConfig
-from stage1_tokenizer.quantizers import Gaussian, VectorQuantizer, build_quantizer, draw_rows, nearest_code, search
+from stage1_tokenizer.config.training import QuantizerConfig
+from stage1_tokenizer.quantizers import Gaussian, VectorQuantizer, build_quantizer, draw_rows, nearest_code
+from stage1_tokenizer.quantizers import nearest as search
 from tests.distributed import run_distributed_test
 
 GRADIENT = QuantizerConfig(codebook_size=32, code_dim=6, start="batch", revive_after=2)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from data.cli import UserError
-from data.transforms import TransformConfig, apply, to_float, to_uint8
-from stage1_tokenizer.measures import psnr
+from data.pictures.transforms import TransformConfig, apply, to_float, to_uint8
+from launch.command.cli import UserError
+from stage1_tokenizer.measuring.scores import psnr
 from stage1_tokenizer.reconstruct import RESULTS, main, through
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import tiny
 
 

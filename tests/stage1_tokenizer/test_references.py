@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data.cli import UserError
-from data.stream import every_sample
-from data.transforms import TransformConfig
-from stage1_tokenizer.distances import figures
-from stage1_tokenizer.features import FeatureNetwork
-from stage1_tokenizer.picture_sets import PictureHash, every_picture, side_of
-from stage1_tokenizer.references import MeasuredSet, measure_set, reference_of, save_reference
+from data.pictures.transforms import TransformConfig
+from data.reading.stream import every_sample
+from launch.command.cli import UserError
+from stage1_tokenizer.measuring.distances import figures
+from stage1_tokenizer.measuring.features import FeatureNetwork
+from stage1_tokenizer.measuring.picture_sets import PictureHash, every_picture, side_of
+from stage1_tokenizer.measuring.references import MeasuredSet, measure_set, reference_of, save_reference
 from tests.stage1_tokenizer import tiny
 
 INDEX = str(tiny.ROOT / tiny.HELD_OUT)

@@ -15,17 +15,17 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
-from data.cli import UserError
+from launch.command.cli import UserError
 from stage1_tokenizer.evaluate import EvaluateConfig, evaluate
 from stage1_tokenizer.hub import check_release
 from stage1_tokenizer.release import ReleaseConfig, open_run, open_tokenizer, release
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.train import TokenizerTrainConfig, train
 from tests.stage1_tokenizer import tiny
 
 
 def trained(folder: Path, **changes: object) -> None:
-    from data.cli import parse
+    from launch.command.cli import parse
 
     train(parse(TokenizerTrainConfig, tiny.arguments(folder, **changes), prog="test"))
 

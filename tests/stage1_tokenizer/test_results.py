@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from data.cli import UserError
-from stage1_tokenizer.results import VERSION, compare, must_agree, report
+from launch.command.cli import UserError
+from stage1_tokenizer.measuring.results import VERSION, compare, must_agree, report
 
 RESULT: dict[str, Any] = {
     "psnr": 21.5,

@@ -15,8 +15,8 @@ import psutil
 import pytest
 import torch
 
-from launch import checkpoint
-from launch.runtime import STOPPED
+from launch.checkpoints import store as checkpoint
+from launch.run.runtime import STOPPED
 from tests.stage1_tokenizer import tiny
 
 MODULE = "stage1_tokenizer.train"
@@ -141,7 +141,7 @@ def test_stopped_by_sigterm_it_saves_and_goes_on(uninterrupted: dict[int, Path],
 
 
 def test_the_metrics_of_a_whole_run(uninterrupted: dict[int, Path]):
-    from launch.metrics import read
+    from launch.run.metrics import read
 
     for folder in uninterrupted.values():
         lines = read(folder / "metrics.jsonl")

@@ -11,12 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stage1_tokenizer.config import AdversarialConfig, LossConfig, ModelConfig, PerceptualConfig, QuantizerConfig
-from stage1_tokenizer.discriminator import Discriminator
-from stage1_tokenizer.perceptual import LPIPS
-from stage1_tokenizer.recompute import recompute_activations
-from stage1_tokenizer.step import OneForwardStep
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.config.training import (
+    AdversarialConfig,
+    LossConfig,
+    ModelConfig,
+    PerceptualConfig,
+    QuantizerConfig,
+)
+from stage1_tokenizer.discriminators import Discriminator
+from stage1_tokenizer.layers.recompute import recompute_activations
+from stage1_tokenizer.losses.lpips import LPIPS
+from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.training.step import OneForwardStep
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer.small_backbones import BACKBONES
 from tests.stage1_tokenizer.textbook import textbook_step

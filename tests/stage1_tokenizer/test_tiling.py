@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.conv_plus import AdaptiveNorm
-from stage1_tokenizer.model import Norm
-from stage1_tokenizer.shared_norms import SharedNorms
-from stage1_tokenizer.tiling import TiledTokenizer, first_positions
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.networks.maskgit import AdaptiveNorm
+from stage1_tokenizer.networks.vqgan import Norm
+from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.tokenizer.tile_norms import SharedNorms
+from stage1_tokenizer.tokenizer.tiling import TiledTokenizer, first_positions
 from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.small_backbones import BACKBONES
 

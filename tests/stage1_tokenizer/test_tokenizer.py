@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.cli import UserError
-from stage1_tokenizer.tokenizer import Tokenizer
+from launch.command.cli import UserError
+from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import tiny
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from data.cli import UserError, parse
-from launch.metrics import read
-from stage1_tokenizer.config import OptimizerConfig, TokenizerTrainConfig
-from stage1_tokenizer.optimization import rate_share
+from launch.command.cli import UserError, parse
+from launch.run.metrics import read
+from stage1_tokenizer.config.training import OptimizerConfig, TokenizerTrainConfig
 from stage1_tokenizer.release import open_run
-from stage1_tokenizer.scaling import LossScale
-from stage1_tokenizer.step import OneForwardStep
 from stage1_tokenizer.train import due, train
+from stage1_tokenizer.training.learner import rate_share
+from stage1_tokenizer.training.loss_scale import LossScale
+from stage1_tokenizer.training.step import OneForwardStep
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
 
@@ -44,7 +44,7 @@ def test_two_processes_compute_what_one_does(tmp_path: Path):
         if name.endswith("attn_1.k.bias") or ".attn.0.k.bias" in name:
             continue  # the softmax cancels it: it has no gradient either
         assert torch.allclose(weight, two.weights()[name], rtol=1e-3, atol=1e-5), name
-    from launch.metrics import read
+    from launch.run.metrics import read
 
     lines = [read(tmp_path / name / "metrics.jsonl") for name in ("1", "2")]
     for first, second in zip(*lines, strict=True):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stage1_tokenizer.config import LossConfig
-from stage1_tokenizer.losses import PIXEL, discriminator_loss, generator_loss
-from stage1_tokenizer.perceptual import LPIPS
-from stage1_tokenizer.tokenizer import Tokenizer
+from stage1_tokenizer.config.training import LossConfig
+from stage1_tokenizer.losses.adversarial import PIXEL, discriminator_loss, generator_loss
+from stage1_tokenizer.losses.lpips import LPIPS
+from stage1_tokenizer.tokenizer.model import Tokenizer
 
 
 def textbook_step(

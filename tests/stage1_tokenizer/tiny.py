@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from data.transforms import TransformConfig
-from stage1_tokenizer.config import ModelConfig, QuantizerConfig
-from stage1_tokenizer.tokenizer import Tokenizer
+from data.pictures.transforms import TransformConfig
+from stage1_tokenizer.config.training import ModelConfig, QuantizerConfig
+from stage1_tokenizer.tokenizer.model import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAIN, HELD_OUT = "data/samples/mnist/train.json", "data/samples/mnist/held_out.json"

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.transforms import TransformConfig
-from data.writer import Sample, ShardSet
-from stage2_prior.codes import CodeSource
-from stage2_prior.config import PriorModelConfig
-from stage2_prior.prior import Prior
-from stage2_prior.priors import build_prior
+from data.pictures.transforms import TransformConfig
+from data.shards.writer import Sample, ShardSet
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.config.training import PriorModelConfig
+from stage2_prior.priors.base import Prior
+from stage2_prior.priors.build import build_prior
 
 CODES, CLASSES, GRID = 24, ("circle", "square", "star"), (3, 4)
 SOURCE = CodeSource("f" * 64, CODES, GRID, {"size": 12, "channels": 1})
@@ -71,7 +71,7 @@ def write_pictures(folder: Path, *, shards: int, each: int, seed: int = 0, capti
 def write_tokenizer(folder: Path, *, seed: int = 0, **quantizer: object) -> str:
     """An untrained tokenizer for them: 4×4 codes out of 24, with `quantizer` another kind of codes."""
     from stage1_tokenizer import Tokenizer
-    from stage1_tokenizer.config import ModelConfig, QuantizerConfig
+    from stage1_tokenizer.config.training import ModelConfig, QuantizerConfig
 
     torch.manual_seed(seed)
     settings = QuantizerConfig(**{"codebook_size": CODES, "code_dim": 4} | quantizer)  # type: ignore[arg-type]

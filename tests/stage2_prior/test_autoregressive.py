@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.cli import UserError
-from stage2_prior.drawing import Drawing
-from stage2_prior.priors import load_prior
+from launch.command.cli import UserError
+from stage2_prior.generation.logits import Drawing
+from stage2_prior.priors.build import load_prior
 from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
 
 

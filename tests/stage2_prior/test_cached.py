@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from data.cli import UserError
-from stage2_prior.codes import CodeSource
-from stage2_prior.drawing import Drawing
-from stage2_prior.prior import Prior
+from launch.command.cli import UserError
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.generation.logits import Drawing
+from stage2_prior.priors.base import Prior
 from stage2_prior.sample import SampleConfig, sample
 from tests.stage2_prior.conftest import Coded, Trained
 from tests.stage2_prior.parts import CODES, SOURCE, tiny_prior
@@ -36,7 +36,7 @@ def drawn(prior: Prior, compiled: bool, device: str = "cpu") -> torch.Tensor:
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}])
 def test_compiled_steps_draw_the_same_codes(kind: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stage2_prior.products.can_pack", lambda: False)
+    monkeypatch.setattr("stage2_prior.generation.products.can_pack", lambda: False)
     torch.compiler.reset()
     graphs: list[Any] = []
 

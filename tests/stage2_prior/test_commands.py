@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data.cli import BAD_INPUT, parse
-from stage2_prior.config import PriorTrainConfig
+from launch.command.cli import BAD_INPUT, parse
+from stage2_prior.config.training import PriorTrainConfig
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import write_tokenizer
 

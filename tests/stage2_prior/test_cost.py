@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.cli import parse
-from stage2_prior.codes import CodeSource
-from stage2_prior.config import PriorModelConfig, PriorTrainConfig
-from stage2_prior.cost import Utilisation, cost, dry_run, on_no_device, peak_flops, state_bytes
-from stage2_prior.presets import PRESETS
+from launch.command.cli import parse
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.config.presets import PRESETS
+from stage2_prior.config.training import PriorModelConfig, PriorTrainConfig
+from stage2_prior.training.cost import Utilisation, cost, dry_run, on_no_device, peak_flops, state_bytes
 from tests.stage2_prior.parts import SOURCE, tiny_prior
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ def test_a_dry_run_needs_neither_gpu_nor_codes():
 
 def test_utilisation_is_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch):
     clock = [100.0]
-    monkeypatch.setattr("stage2_prior.cost.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("stage2_prior.training.cost.time.perf_counter", lambda: clock[0])
     use = Utilisation(flops_per_step=30.0, peak=100.0)
     for _ in range(4):
         use.step()

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage2_prior.decoding import CachedLlama, decode
-from stage2_prior.drawing import Drawing, draw_codes
-from stage2_prior.products import Product, can_pack
+from stage2_prior.generation.autoregressive import CachedLlama, decode
+from stage2_prior.generation.logits import Drawing, draw_codes
+from stage2_prior.generation.products import Product, can_pack
 from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
 
 
@@ -14,7 +14,7 @@ from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
 def test_cached_logits_equal_uncached_ones_at_every_step(
     settings: dict[str, object], most: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("stage2_prior.decoding.MOST_PROJECTED", most)
+    monkeypatch.setattr("stage2_prior.generation.autoregressive.MOST_PROJECTED", most)
     prior = tiny_prior(**settings)  # type: ignore[arg-type]
     code_BN, token_B = random_codes(5), prior.vocabulary.class_tokens(torch.tensor([0, 1, 2, -1, 0]))
     with torch.inference_mode():
@@ -175,7 +175,7 @@ def test_changed_weights_are_decoded_with():
 @pytest.mark.parametrize("packs", [True, False])
 def test_a_product_laid_out_once_is_the_product(rows: int, packs: bool, monkeypatch: pytest.MonkeyPatch):
     assert can_pack(), "the pinned torch packs weights"
-    monkeypatch.setattr("stage2_prior.products.can_pack", lambda: packs)
+    monkeypatch.setattr("stage2_prior.generation.products.can_pack", lambda: packs)
     generator = torch.Generator().manual_seed(0)
     weight_OI = torch.randn(33, 20, generator=generator)
     x_BI = torch.randn(rows, 20, generator=generator)

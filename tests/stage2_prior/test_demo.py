@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from data.cli import UserError, run
+from launch.command.cli import UserError, run
 from stage1_tokenizer import Tokenizer
-from stage1_tokenizer.views import heat_map, neighbours, swatches
+from stage1_tokenizer.tokenizer.code_maps import heat_map, neighbours, swatches
 from stage2_prior import demo
-from stage2_prior.priors import load_prior
+from stage2_prior.priors.build import load_prior
 from tests.stage1_tokenizer import tiny
 from tests.stage2_prior.conftest import Coded, Trained
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.cli import UserError
 from data.index import ShardIndex
-from data.stream import every_code, every_sample
-from data.transforms import TransformConfig, to_float
+from data.pictures.transforms import TransformConfig, to_float
+from data.reading.stream import every_code, every_sample
+from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
-from stage2_prior.codes import CodeSource, code_type
+from stage2_prior.codes.source import CodeSource, code_type
 from stage2_prior.encode import EncodeConfig, Encoding, encode, shards_of, summary
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import CLASSES, CODES, write_tokenizer
@@ -149,7 +149,7 @@ def test_ten_crops_are_samples_of_their_own(coded: Coded, tmp_path: Path):
 def test_verify_shows_the_codes_decoded_and_finds_wrong_ones(
     coded: Coded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    from stage2_prior.verify import stored, verify
+    from stage2_prior.codes.check import stored, verify
 
     out = tmp_path / "out"
     config = EncodeConfig(tokenizer=coded.tokenizer, data=coded.pictures, out=str(out), verify=7, flip=True)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.cli import UserError
-from data.transforms import TransformConfig
-from stage1_tokenizer.results import report
+from data.pictures.transforms import TransformConfig
+from launch.command.cli import UserError
+from stage1_tokenizer.measuring.results import report
 from stage2_prior.evaluate import EvaluateConfig, PictureClassifier, evaluate, features, real_pictures
-from stage2_prior.priors import load_prior
+from stage2_prior.priors.build import load_prior
 from stage2_prior.train import bits_per_code
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded, Trained

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from stage2_prior.fitting import largest
+from stage2_prior.codes.batch_size import largest
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from data.cli import UserError
 from data.index import ShardIndex
-from data.stream import every_code, every_sample
-from data.transforms import TransformConfig, to_float, to_uint8
+from data.pictures.transforms import TransformConfig, to_float, to_uint8
+from data.reading.stream import every_code, every_sample
+from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
-from stage2_prior.codes import CodeSource
-from stage2_prior.config import PriorModelConfig, PriorTrainConfig
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.config.training import PriorModelConfig, PriorTrainConfig
 from stage2_prior.encode import EncodeConfig, encode
 from stage2_prior.evaluate import EvaluateConfig, evaluate
-from stage2_prior.priors import load_prior
+from stage2_prior.priors.build import load_prior
 from stage2_prior.release import ReleaseConfig, release
 from stage2_prior.sample import SampleConfig, sample
 from stage2_prior.train import print_cost, train

@@ -10,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from data.cli import UserError
-from data.stream import every_sample
-from data.transforms import to_float
+from data.pictures.transforms import to_float
+from data.reading.stream import every_sample
+from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
-from stage1_tokenizer.prepare import as_batch
-from stage2_prior.codes import CodeSource
-from stage2_prior.config import PriorModelConfig
-from stage2_prior.drawing import Drawing
+from stage1_tokenizer.tokenizer.pil import as_batch
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.config.training import PriorModelConfig
+from stage2_prior.generation.logits import Drawing
 from stage2_prior.inpaint import InpaintConfig, hole, inpaint, open_codes
-from stage2_prior.masked import MaskedPrior, still_masked
-from stage2_prior.priors import build_prior
+from stage2_prior.priors.build import build_prior
+from stage2_prior.priors.masked import MaskedPrior, still_masked
 from stage2_prior.sample import Picture, uniforms
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import CLASSES, SOURCE, random_codes, tiny_prior, write_tokenizer

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from stage1_tokenizer.config import QuantizerConfig
+from stage1_tokenizer.config.training import QuantizerConfig
 from stage1_tokenizer.quantizers import MultiscaleQuantizer
-from stage2_prior.codes import CodeSource
-from stage2_prior.config import PriorModelConfig
-from stage2_prior.cost import cost
-from stage2_prior.depth import CachedDepth, DepthPrior
-from stage2_prior.drawing import Drawing
-from stage2_prior.multiscale import CachedScales, MultiscalePrior
-from stage2_prior.prior import Prior
-from stage2_prior.priors import build_prior, load_prior
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.config.training import PriorModelConfig
+from stage2_prior.generation.logits import Drawing
+from stage2_prior.priors.base import Prior
+from stage2_prior.priors.build import build_prior, load_prior
+from stage2_prior.priors.depth import CachedDepth, DepthPrior
+from stage2_prior.priors.multiscale import CachedScales, MultiscalePrior
 from stage2_prior.sample import Picture, sample_codes
+from stage2_prior.training.cost import cost
 from tests.stage2_prior.parts import CLASSES
 
 CODES, GRID, BOOKS, SCALES = 24, (3, 4), 3, (1, 2, 4)

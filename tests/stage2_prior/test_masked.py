@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stage2_prior.drawing import Drawing
-from stage2_prior.masked import MaskedPrior, halton_order, rank, still_masked
-from stage2_prior.priors import load_prior
+from stage2_prior.generation.logits import Drawing
+from stage2_prior.priors.build import load_prior
+from stage2_prior.priors.masked import MaskedPrior, halton_order, rank, still_masked
 from stage2_prior.sample import Picture, sample_codes, uniforms
 from tests.stage2_prior.parts import CODES, GRID, SOURCE, random_codes, tiny_prior
 

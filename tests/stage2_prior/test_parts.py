@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data.cli import UserError
 from data.index import Shard, ShardIndex
-from stage2_prior.parts import INDEX, join, part_folder, share
+from launch.command.cli import UserError
+from stage2_prior.codes.shares import INDEX, join, part_folder, share
 
 
 def pictures(count: int = 5) -> ShardIndex:

@@ -10,7 +10,7 @@ import pytest
 
 from stage2_prior.encode import EncodeConfig, encode
 from stage2_prior.inpaint import InpaintConfig, inpaint
-from stage2_prior.priors import load_prior
+from stage2_prior.priors.build import load_prior
 from stage2_prior.sample import sample
 from stage2_prior.train import bits_per_code, train
 from tests.distributed import run_distributed_test

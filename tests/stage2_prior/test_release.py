@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from data.cli import UserError
-from stage2_prior.drawing import Drawing
+from launch.command.cli import UserError
 from stage2_prior.evaluate import EvaluateConfig, evaluate
-from stage2_prior.priors import load_prior
+from stage2_prior.generation.logits import Drawing
+from stage2_prior.priors.build import load_prior
 from stage2_prior.release import ReleaseConfig, release
 from tests.stage2_prior.conftest import Coded, Trained
 from tests.stage2_prior.parts import tiny_prior, write_tokenizer
@@ -87,7 +87,7 @@ def test_what_can_not_be_released_is_told_in_one_line(coded: Coded, trained: Tra
 
 
 def test_a_masked_priors_card_is_of_its_stock_model(tmp_path: Path):
-    from stage2_prior.card import write_card
+    from stage2_prior.publishing.card import write_card
 
     settings = {
         "data": {"index": "gone.json", "batch_size": 8},

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from data.cli import UserError
-from data.transforms import to_uint8
+from data.pictures.transforms import to_uint8
+from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
-from stage2_prior.drawing import Drawing
-from stage2_prior.priors import load_prior
+from stage2_prior.generation.logits import Drawing
+from stage2_prior.priors.build import load_prior
 from stage2_prior.sample import Picture, SampleConfig, Sampling, sample, sample_codes, spelled, uniforms
-from stage2_prior.subjects import folder_names
+from stage2_prior.sampling.conditions import folder_names
 from tests.stage2_prior.conftest import Coded, Trained
 from tests.stage2_prior.parts import CLASSES, tiny_prior, write_tokenizer
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from data.config import CodeDataConfig
-from launch.runtime import STOPPED, RunConfig, start_run
-from launch.strategies import STRATEGIES, share_out
+from launch.run.runtime import STOPPED, RunConfig, start_run
+from launch.strategies.choose import STRATEGIES, share_out
 from stage2_prior import train as training
-from stage2_prior.config import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
-from stage2_prior.optimization import Ema, build_optimizer
+from stage2_prior.config.training import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.train import train
+from stage2_prior.training.optimizer import Ema, build_optimizer
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.test_levels import KINDS, codes_of, prior_of

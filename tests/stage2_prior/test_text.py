@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 import torch
 
-from data.cli import UserError
 from data.config import CodeDataConfig
 from data.index import ShardIndex
-from data.stream import CodeStream, every_code
-from stage2_prior.autoregressive import AutoregressivePrior
-from stage2_prior.config import PriorModelConfig
-from stage2_prior.cost import cost
-from stage2_prior.decoding import CachedLlama
-from stage2_prior.drawing import Drawing
+from data.reading.stream import CodeStream, every_code
+from launch.command.cli import UserError
+from stage2_prior.config.text import TextConfig
+from stage2_prior.config.training import PriorModelConfig
 from stage2_prior.encode import EncodeConfig, encode
+from stage2_prior.generation.autoregressive import CachedLlama
+from stage2_prior.generation.logits import Drawing
 from stage2_prior.inpaint import InpaintConfig, inpaint
-from stage2_prior.priors import load_prior
+from stage2_prior.priors.autoregressive import AutoregressivePrior
+from stage2_prior.priors.build import load_prior
+from stage2_prior.priors.text_prefix import TextPrefix
 from stage2_prior.release import ReleaseConfig, release
 from stage2_prior.sample import SampleConfig, sample
-from stage2_prior.text import TextPrefix
-from stage2_prior.text_config import TextConfig
 from stage2_prior.train import checked_codes, train
+from stage2_prior.training.cost import cost
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import CODES, SOURCE, TEXTS, random_codes, tiny_prior, write_pictures
 from tests.stage2_prior.test_train import settings

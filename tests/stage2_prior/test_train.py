@@ -14,18 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.cli import UserError
 from data.config import CodeDataConfig
-from launch.guard import rollbacks
-from launch.metrics import read
-from launch.runtime import STOPPED, RunConfig, start_run
-from launch.strategies import Strategy, share_out
+from launch.command.cli import UserError
+from launch.run.bad_updates import rollbacks
+from launch.run.metrics import read
+from launch.run.runtime import STOPPED, RunConfig, start_run
+from launch.strategies.choose import Strategy, share_out
 from stage2_prior import train as training
-from stage2_prior.codes import CodeSource
-from stage2_prior.config import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
-from stage2_prior.optimization import Ema, build_optimizer, learning_rate
-from stage2_prior.priors import build_prior, load_prior
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.config.training import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
+from stage2_prior.priors.build import build_prior, load_prior
 from stage2_prior.train import bits_per_code, train
+from stage2_prior.training.optimizer import Ema, build_optimizer, learning_rate
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import tiny_prior, write_tokenizer
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.cli import UserError
-from stage2_prior.vocabulary import Vocabulary
+from launch.command.cli import UserError
+from stage2_prior.codes.vocabulary import Vocabulary
 
 SHAPES = Vocabulary(16, ("circle", "square", "star"))
 

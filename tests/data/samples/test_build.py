@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.cli import UserError
 from data.index import ShardIndex
+from data.inspecting.verify import verify
+from data.pictures.transforms import TransformConfig
+from data.reading.stream import every_sample
 from data.samples.build import Package, SampleSet, contents, on_white, write
-from data.stream import every_sample
-from data.transforms import TransformConfig
-from data.verify import verify
+from launch.command.cli import UserError
 
 SETS = Path(__file__).parents[3] / "data/samples"
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.cli import UserError
 from data.index import ShardIndex
 from data.pack import PackConfig, pack
-from data.sources import SkipSampleError, open_source
+from data.packing.sources import SkipSampleError, open_source
+from launch.command.cli import UserError
 from tests.data.making import jpeg, picture_set
 from tests.data.reading import members
 

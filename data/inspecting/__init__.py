@@ -1,0 +1,1 @@
+"""Whether all of a set decodes, and what it looks like."""

@@ -1,0 +1,83 @@
+"""A contact sheet: random samples of a set with their labels, on one picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data.index import ShardIndex
+from data.packing.splits import shuffled
+from data.pictures.decode import DamagedSampleError, decode_picture, label, picture_bytes, read_sample
+from data.pictures.transforms import TransformConfig
+from data.shards.compressed import open_plain
+from launch.command.cli import UserError
+
+_MARGIN, _LINE = 6, 13
+_MAX_PIXELS = 100_000_000
+
+
+def contact_sheet(index: ShardIndex, count: int, side: int, seed: int) -> Image.Image:
+    """`count` samples drawn by `seed`, each at most side×side pixels, with class name and key below.
+
+    A sample that can't be decoded shows as a red square with the reason. UserError for codes and remote shards.
+    """
+    if index.kind == "codes" or index.offsets is None:
+        raise UserError("a contact sheet shows pictures in local shards: this index has codes, or remote shards")
+    chosen = np.sort(shuffled(len(index), seed)[:count])
+    columns = max(1, round((len(chosen) * 1.4) ** 0.5))
+    rows = -(-len(chosen) // columns)
+    cell_w, cell_h = side + _MARGIN, side + _MARGIN + 2 * _LINE
+    sheet = Image.new("RGB", (columns * cell_w + _MARGIN, rows * cell_h + _MARGIN), (40, 40, 40))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for i, (picture, name, key) in enumerate(_samples(index, chosen, side)):
+        x, y = _MARGIN + i % columns * cell_w, _MARGIN + i // columns * cell_h
+        sheet.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
+        pen.text((x, y + side), _cut(name, pen, font, side), (230, 230, 120), font)
+        pen.text((x, y + side + _LINE), _cut(key, pen, font, side, end=True), (200, 200, 200), font)
+    return sheet
+
+
+def _samples(index: ShardIndex, chosen: np.ndarray, side: int) -> Iterator[tuple[Image.Image, str, str]]:
+    """Picture, class name and key of each sample; `chosen` is sorted, so that each shard is opened once."""
+    assert index.offsets is not None
+    first = np.concatenate([[0], np.cumsum(index.sizes)])
+    shard_of = np.searchsorted(first, chosen, side="right") - 1
+    for shard in dict.fromkeys(shard_of.tolist()):
+        descriptor = open_plain(index.location(shard))
+        try:
+            for number in chosen[shard_of == shard].tolist():
+                position = number - int(first[shard])
+                start, end = index.offsets.extent(shard, position)
+                yield _sample(index, shard, position, os.pread(descriptor, end - start, start), side)
+        finally:
+            os.close(descriptor)
+
+
+def _sample(index: ShardIndex, shard: int, position: int, raw: bytes, side: int) -> tuple[Image.Image, str, str]:
+    key = f"{index.shards[shard].url}:{position}"
+    try:
+        sample = read_sample(raw)
+        key = sample.key
+        number = label(sample, len(index.classes))
+        # resize=area lets large JPEGs be decoded at a smaller scale.
+        plain = TransformConfig(size=side, fit="pad", resize="area")
+        picture = Image.fromarray(decode_picture(picture_bytes(sample), plain, max_pixels=_MAX_PIXELS))
+    except DamagedSampleError as error:
+        return Image.new("RGB", (side, side), (170, 30, 30)), str(error), key
+    picture.thumbnail((side, side))
+    factor = side // max(picture.size)  # Small ones are enlarged, their pixels kept square.
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    return picture, index.classes[number] if number >= 0 and index.classes else str(number), key
+
+
+def _cut(text: str, pen: ImageDraw.ImageDraw, font: Any, width: int, *, end: bool = False) -> str:
+    """The text, shortened to so many pixels; `end` keeps its end instead of its beginning."""
+    shown = text
+    while len(text) > 1 and pen.textlength(shown, font) > width:
+        text = text[1:] if end else text[:-1]
+        shown = "…" + text if end else text + "…"
+    return shown

@@ -1,0 +1,166 @@
+"""Read and decode every sample of a set, in several processes, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+from data.index import ShardIndex, is_remote
+from data.packing.convert import extension_of
+from data.packing.sources.base import SkipSampleError
+from data.pictures.decode import DamagedSampleError, decode_codes, decode_picture, label, picture_bytes, read_sample
+from data.pictures.transforms import TransformConfig
+from data.shards.compressed import open_plain
+from data.shards.tar import scan
+from launch.command.cli import UserError
+from launch.command.progress import Progress
+
+_ALIKE = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "img": ""}
+
+
+class Bad(NamedTuple):
+    """A sample and what is wrong with it."""
+
+    url: str
+    position: int
+    key: str
+    why: str
+
+
+@dataclass
+class Findings:
+    """What verification found."""
+
+    shards: int = 0
+    samples: int = 0
+    damaged_tars: dict[str, str] = field(default_factory=dict)
+    """Shard url → what is wrong."""
+    unsound: list[Bad] = field(default_factory=list)
+    """Samples that can't be used: undecodable, or with a label that is no class."""
+    misnamed: list[Bad] = field(default_factory=list)
+    """Pictures whose extension says another format than their bytes; they can be used."""
+    conflicts: list[list[str]] = field(default_factory=list)
+    """Equal pictures with different labels: at most one of them is right. `url key label` of each."""
+    duplicates: list[list[str]] = field(default_factory=list)
+    """Equal pictures with equal labels."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong; duplicates and misnamed pictures are no faults."""
+        return not (self.damaged_tars or self.unsound or self.conflicts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        values = {**dataclasses.asdict(self), "sound": self.sound}
+        for name in ("unsound", "misnamed"):
+            values[name] = [bad._asdict() for bad in getattr(self, name)]
+        return values
+
+
+@dataclass
+class _OfShard:
+    """What one shard gave."""
+
+    samples: int = 0
+    damage: str = ""
+    unsound: list[Bad] = field(default_factory=list)
+    misnamed: list[Bad] = field(default_factory=list)
+    seen: list[tuple[bytes, str, int]] = field(default_factory=list)
+    """Hash of the picture's bytes, key and label of each sound sample."""
+
+
+def verify(index: ShardIndex, *, processes: int = 1, max_pixels: int = 100_000_000) -> Findings:
+    """Read everything. UserError where shards are remote."""
+    locations = [index.location(i) for i in range(len(index.shards))]
+    remote = next((location for location in locations if is_remote(location)), None)
+    if remote is not None:
+        raise UserError(f"{remote} is remote, and verification reads all of it more than once: copy the set here first")
+    found = Findings(shards=len(index.shards))
+    by_hash: dict[bytes, list[tuple[str, int]]] = collections.defaultdict(list)
+    work = partial(_verify_shard, index.with_offsets(None), max_pixels)
+    with Progress("verify", len(index), unit="samples") as bar:
+        for i, of in enumerate(_in_processes(work, len(index.shards), processes)):
+            url, expected = index.shards[i].url, index.shards[i].nsamples
+            bar.advance(expected)
+            found.samples += of.samples
+            if of.damage:
+                found.damaged_tars[url] = of.damage
+            found.unsound += of.unsound
+            found.misnamed += of.misnamed
+            for digest, key, number in of.seen:
+                by_hash[digest].append((f"{url} {key}", number))
+    for same in by_hash.values():
+        if len(same) > 1:
+            agree = len({number for _, number in same}) == 1
+            names = [name if agree else f"{name} ({_class(index, number)})" for name, number in same]
+            (found.duplicates if agree else found.conflicts).append(names)
+    return found
+
+
+def _in_processes(work: Any, count: int, processes: int) -> Any:
+    if processes == 1 or count == 1:
+        yield from map(work, range(count))
+        return
+    with ProcessPoolExecutor(min(processes, count), mp_context=multiprocessing.get_context("fork")) as pool:
+        yield from pool.map(work, range(count))
+
+
+def _class(index: ShardIndex, number: int) -> str:
+    return index.classes[number] if 0 <= number < len(index.classes) else str(number)
+
+
+def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> _OfShard:
+    """Look at every sample of one shard; those that a damaged tar has lost count as unsound."""
+    url, expected, of = index.shards[shard].url, index.shards[shard].nsamples, _OfShard()
+    try:
+        descriptor = open_plain(index.location(shard))
+    except OSError as error:
+        of.damage = error.strerror or str(error)
+        of.unsound = [Bad(url, position, "", f"its tar is damaged: {of.damage}") for position in range(expected)]
+        return of
+    with os.fdopen(descriptor, "rb") as file:
+        tar = scan(file)
+        of.damage = tar.damage
+        if not of.damage and len(tar.keys) != expected:
+            of.damage = f"{len(tar.keys)} samples, but the index says {expected}: make the index anew"
+        spans = zip(tar.starts, tar.starts[1:], tar.keys, strict=False)
+        for position, (start, end, key) in enumerate(spans):
+            of.samples += 1
+            raw = os.pread(file.fileno(), end - start, start)
+            _verify_sample(index, raw, Bad(url, position, key, ""), max_pixels, of)
+    lost = range(len(tar.keys), expected)
+    of.unsound += [Bad(url, position, "", f"its tar is damaged: {of.damage}") for position in lost]
+    return of
+
+
+def _verify_sample(index: ShardIndex, raw: bytes, sample: Bad, max_pixels: int, of: _OfShard) -> None:
+    try:
+        files = read_sample(raw)
+        number = label(files, len(index.classes))
+        if index.kind == "codes":
+            decode_codes(files)
+            contents = bytes(files.files["codes.npy"])
+        else:
+            contents = bytes(picture_bytes(files))
+            decode_picture(contents, TransformConfig(size=1, fit="stretch"), max_pixels=max_pixels)
+    except DamagedSampleError as error:
+        of.unsound.append(sample._replace(why=str(error)))
+        return
+    if index.kind == "codes":
+        return  # Equal codes of different pictures are no finding.
+    of.seen.append((hashlib.blake2b(contents, digest_size=16).digest(), sample.key, number))
+    named = next((name for name, data in files.files.items() if data == contents), "")
+    called = named.rpartition(".")[2]
+    try:
+        real = extension_of(contents)
+    except SkipSampleError:
+        return
+    if _ALIKE.get(called, called) not in (real, ""):
+        of.misnamed.append(sample._replace(why=f"called .{called}, is {real}"))

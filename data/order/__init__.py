@@ -1,0 +1,1 @@
+"""Which samples make up a step, as a pure function."""

@@ -1,0 +1,82 @@
+"""Several sample orders mixed by weight: as much a pure function of the step as one order is.
+
+In every lane a fixed pattern of M slots, shifted by lane, says which source gives the next sample; the count of a
+source's slots before a position is its position in that source's own lane. Any M slots hold the exact shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data.order.sample_order import Order, SampleOrder
+
+PATTERN = 1024
+"""Slots M of the pattern: weights are kept to 1 / M."""
+
+
+class MixtureOrder(Order):
+    """`orders` (of one batch size and number of lanes) mixed by `weights`. Shards are numbered through the orders.
+
+    ValueError for a weight too small to get one slot in 1024.
+    """
+
+    def __init__(self, orders: Sequence[SampleOrder], weights: Sequence[float], *, seed: int):
+        self.orders = list(orders)
+        self.batch_size, self.lanes, self.window = orders[0].batch_size, orders[0].lanes, orders[0].window
+        self.per_lane = self.batch_size // self.lanes
+        counts = [len(order.sizes) for order in orders]
+        self.first_shard = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self.slots_of = _apportioned(weights)
+        if min(self.slots_of) < 1:
+            raise ValueError(
+                f"data.mixture: weights {list(weights)} differ by more than {PATTERN}: raise the small ones"
+            )
+        self._pattern = _spread(self.slots_of)
+        taken = self._pattern[:, None] == np.arange(len(orders))[None, :]
+        self._before = np.concatenate([np.zeros((1, len(orders)), np.int64), np.cumsum(taken, axis=0)])
+        self._shift = np.random.Generator(np.random.Philox(seed & (2**63 - 1))).integers(PATTERN, size=self.lanes)
+
+    def at(self, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Int64 (n, 3): shard, position in the shard and the source's epoch of each (lane, position in the lane)."""
+        source, inner = self._source(lanes, positions)
+        found = np.empty((len(lanes), 3), dtype=np.int64)
+        for which, order in enumerate(self.orders):
+            chosen = np.flatnonzero(source == which)
+            if len(chosen):
+                found[chosen] = order.at(lanes[chosen], inner[chosen])
+                found[chosen, 0] += self.first_shard[which]
+        return found
+
+    def neighbours(self, lane: int, position: int) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
+        """See Order.neighbours: the window of the source that gives this position."""
+        source, inner = self._source(np.array([lane]), np.array([position]))
+        which = int(source[0])
+        name, runs = self.orders[which].neighbours(lane, int(inner[0]))
+        shift = int(self.first_shard[which])
+        return (which, *name), [(shard + shift, start, stop) for shard, start, stop in runs]
+
+    def _source(self, lanes: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which source gives each position of a lane, and at which position of its own lane."""
+        shift = self._shift[lanes]
+        rounds, place = np.divmod(positions + shift, PATTERN)
+        source = self._pattern[place]
+        whole = np.asarray(self.slots_of, dtype=np.int64)[source]
+        return source, rounds * whole + self._before[place, source] - self._before[shift, source]
+
+
+def _apportioned(weights: Sequence[float]) -> list[int]:
+    """Slots of each weight, PATTERN together, by largest remainder."""
+    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * PATTERN
+    slots = np.floor(exact).astype(int)
+    most = np.argsort(-(exact - slots), kind="stable")[: PATTERN - int(slots.sum())]
+    slots[most] += 1
+    return [int(count) for count in slots]
+
+
+def _spread(slots: Sequence[int]) -> np.ndarray:
+    """The pattern: each source's slots at even distances, int64 (PATTERN,)."""
+    wanted = np.concatenate([(np.arange(count) + 0.5) / count for count in slots])
+    source = np.repeat(np.arange(len(slots)), slots)
+    return source[np.lexsort((source, wanted))]

@@ -1,0 +1,1 @@
+"""Any source of pictures to shards."""

@@ -1,0 +1,184 @@
+"""What becomes of one picture while it is packed: kept as it is, or cropped, resized and encoded anew."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import simplejpeg
+from PIL import Image
+
+from data.packing.sources.base import Raw, SkipSampleError
+from data.pictures.decode import DamagedSampleError, decode_picture
+from data.pictures.transforms import TransformConfig
+
+_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tif"),
+    (b"MM\0*", "tif"),
+    (b"P5", "pgm"),
+    (b"P6", "ppm"),
+    (b"\0\0\0\x0cjP  ", "jp2"),
+)
+_SAVED = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+_FILTER = Image.Resampling.BICUBIC
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """What is done to each picture."""
+
+    size: int | None = None
+    """Pixels of the side that `fit` speaks of; none: the picture keeps its size."""
+    fit: Literal["crop", "shorter", "stretch"] = "crop"
+    """crop: the middle square, size×size; shorter: the shorter side becomes `size` (a smaller picture stays as it is);
+    stretch: the whole picture, size×size."""
+    format: Literal["keep", "jpg", "png", "webp"] = "keep"
+    """keep: the original bytes where the size stays, else the original's format (arrays: png); webp is lossless."""
+    quality: int = 95
+    """JPEG quality, 1 to 100."""
+    check: Literal["none", "header", "decode"] = "header"
+    """How a picture whose bytes are kept is looked at: not at all, its header (finds other files and bombs), or by
+    decoding it (finds truncated ones too). What fails is left out and listed."""
+    max_pixels: int = 100_000_000
+    """A picture with more pixels is left out."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError with the key, the rule and the value."""
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"convert.size={self.size} is less than 1: set the side in pixels")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"convert.quality={self.quality} is not in 1..100: 95 is hardly lossy")
+        if self.max_pixels < 1:
+            raise ValueError(f"convert.max_pixels={self.max_pixels} is less than 1: set it to 1 or more")
+
+    @property
+    def keeps_bytes(self) -> bool:
+        """Whether encoded pictures go into the shards as they are."""
+        return self.size is None and self.format == "keep"
+
+
+def convert(raw: Raw, config: ConvertConfig) -> dict[str, bytes]:
+    """The sample's members: its picture under the extension that its bytes have, `cls`, and whatever came along.
+
+    SkipSampleError where the picture is unsound or too large.
+    """
+    try:
+        extension, contents = _picture(raw, config)
+    except DamagedSampleError as error:
+        raise SkipSampleError(str(error)) from error
+    members = {extension: contents, **raw.members}
+    if raw.label >= 0:
+        members["cls"] = str(raw.label).encode()
+    return members
+
+
+def _picture(raw: Raw, config: ConvertConfig) -> tuple[str, bytes]:
+    if raw.encoded is None:
+        assert raw.pixels is not None, "a sample has bytes or pixels"
+        kind: str = "png" if config.format == "keep" else config.format
+        return kind, encode(_resized(Image.fromarray(raw.pixels), config), kind, config.quality)
+    if not raw.encoded:
+        raise SkipSampleError("no bytes")
+    kind = extension_of(raw.encoded)
+    if config.keeps_bytes:
+        _look_at(raw.encoded, config)
+        return kind, raw.encoded
+    channels = 1 if _is_grey(raw.encoded) else 3
+    # Whatever lies in the wild becomes an upright RGB or grey picture in 8 bits.
+    plain = TransformConfig(size=config.size or 1, channels=channels, fit="stretch")
+    pixels_HWC = decode_picture(raw.encoded, plain, max_pixels=config.max_pixels)
+    image = Image.fromarray(pixels_HWC[:, :, 0] if channels == 1 else pixels_HWC)
+    if config.format != "keep":
+        kind = config.format
+    elif kind not in _SAVED:
+        kind = "png"
+    return kind, encode(_resized(image, config), kind, config.quality)
+
+
+def extension_of(encoded: bytes) -> str:
+    """The extension that the first bytes call for, whatever the file was called. SkipSampleError for no picture."""
+    for beginning, extension in _BEGINNINGS:
+        if encoded.startswith(beginning):
+            return extension
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return "webp"
+    if encoded[4:12] in (b"ftypavif", b"ftypavis"):
+        return "avif"
+    raise SkipSampleError("not a picture of a known format")
+
+
+def encode(image: Image.Image, kind: str, quality: int) -> bytes:
+    """The picture as `jpg` (full chroma from quality 90 on), `png` or lossless `webp`."""
+    options: dict[str, Any] = {"jpg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2}}.get(kind, {})
+    if kind == "webp":
+        options = {"lossless": True, "quality": 50, "method": 4}
+    if kind == "jpg" and image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    buffer = io.BytesIO()
+    image.save(buffer, _SAVED[kind], **options)
+    return buffer.getvalue()
+
+
+def _resized(image: Image.Image, config: ConvertConfig) -> Image.Image:
+    if config.size is None:
+        return image
+    width, height, size = *image.size, config.size
+    if config.fit == "shorter":
+        scale = size / min(width, height)
+        if scale >= 1:
+            return image
+        return image.resize((max(size, round(width * scale)), max(size, round(height * scale))), _FILTER)
+    box = (0, 0, width, height)
+    if config.fit == "crop":
+        side = min(width, height)
+        left, upper = (width - side) // 2, (height - side) // 2
+        box = (left, upper, left + side, upper + side)
+    return image.resize((size, size), _FILTER, box=box)
+
+
+def _look_at(encoded: bytes, config: ConvertConfig) -> None:
+    if config.check == "decode":
+        decode_picture(encoded, TransformConfig(size=1, fit="stretch"), max_pixels=config.max_pixels)
+    elif config.check == "header":
+        width, height = _size(encoded)
+        if width * height > config.max_pixels:
+            raise SkipSampleError(f"{width}x{height} pixels are more than max_pixels={config.max_pixels}")
+
+
+def _size(encoded: bytes) -> tuple[int, int]:
+    """Width and height, from the header: libjpeg-turbo's where it can, else PIL's."""
+    if encoded.startswith(b"\xff\xd8\xff"):
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
+            return width, height
+        except ValueError:
+            pass  # PIL reads some JPEGs that libjpeg-turbo does not.
+    return _opened(encoded).size
+
+
+def _is_grey(encoded: bytes) -> bool:
+    image = _opened(encoded)
+    return image.mode in ("1", "L") or image.mode.startswith("I")
+
+
+def _opened(encoded: bytes) -> Image.Image:
+    """The picture with its header read, its pixels not."""
+    try:
+        return Image.open(io.BytesIO(encoded))
+    except Exception as error:  # PIL raises almost anything on damaged input
+        raise SkipSampleError(f"can't be opened: {type(error).__name__}") from error
+
+
+def fit_key(name: str) -> str:
+    """A key for a tar member, from any name: no dots in the last part, no `..`, nothing absolute, no odd characters."""
+    parts = [part for part in re.sub(r"[\\\x00-\x1f\x7f]", "_", name).split("/") if part not in ("", ".", "..")]
+    if not parts:
+        return "_"
+    parts[-1] = parts[-1].replace(".", "_")
+    return "/".join(parts)

@@ -1,0 +1,115 @@
+"""The protocol of a source, and the table of kinds."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launch.command.cli import UserError
+
+
+class SkipSampleError(Exception):
+    """A sample that can't be packed, and why."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One sample as the source holds it: encoded bytes or an array."""
+
+    key: str
+    """Its name; made fit for a tar member by the packer."""
+    encoded: bytes | None = None
+    """The picture file's bytes."""
+    pixels: np.ndarray | None = None
+    """uint8 (H, W), (H, W, 3) or (H, W, 4), where there are no encoded bytes."""
+    label: int = -1
+    """Class number; -1 for none."""
+    members: Mapping[str, bytes] = field(default_factory=dict)
+    """Further files of the sample, by extension."""
+
+
+class Source:
+    """Base of all sources; a subclass fills the fields in its constructor and reads samples in `read`."""
+
+    def __init__(self) -> None:
+        self.classes: list[str] = []
+        """Class names, or none."""
+        self.labels: np.ndarray = np.empty(0, dtype=np.int64)
+        """int64 (N,): each sample's class, -1 where there is none or it is only known when read."""
+        self.splits: dict[str, np.ndarray] = {}
+        """Split name → numbers of its samples, in the source's order."""
+        self.sizes: np.ndarray | None = None
+        """Bytes of each sample's encoded picture, where that is known without reading it."""
+        self.groups: np.ndarray | None = None
+        """int64 (N,): samples that are cheap to read together (a Parquet row group) have the same number."""
+        self.meta: dict[str, Any] = {}
+        """What else is worth telling about the set; goes into the index."""
+
+    def __len__(self) -> int:
+        return sum(len(positions) for positions in self.splits.values())
+
+    def read(self, number: int) -> Raw:
+        """Sample `number`. SkipSampleError (or OSError) where it can't be read."""
+        raise NotImplementedError
+
+    @classmethod
+    def certain_splits(cls, source: str) -> list[str]:
+        """Splits that will surely have samples, as far as a short look tells, without listing them all."""
+        return []
+
+    def fingerprint(self) -> str:
+        """Changes when the source's samples do: a restarted pack goes on only with the same ones."""
+        digest = hashlib.sha256(repr((self.classes, sorted(self.splits))).encode())
+        for positions in self.splits.values():
+            digest.update(np.ascontiguousarray(positions, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
+        if self.sizes is not None:
+            digest.update(np.ascontiguousarray(self.sizes, dtype="<i8").tobytes())
+        for name in self.names():
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+        return digest.hexdigest()
+
+    def names(self) -> Iterable[str]:
+        """What tells this source's samples from another's, beside labels and sizes: file names."""
+        return ()
+
+
+KINDS: dict[str, tuple[str, str]] = {
+    "folder": ("data.packing.sources.folders", "FolderSource"),
+    "imagenet": ("data.packing.sources.imagenet", "ImageNetSource"),
+    "celeba": ("data.packing.sources.celeba", "CelebASource"),
+    "idx": ("data.packing.sources.arrays", "IdxSource"),
+    "cifar": ("data.packing.sources.arrays", "CifarSource"),
+    "array": ("data.packing.sources.arrays", "ArraySource"),
+    "parquet": ("data.packing.sources.tables", "ParquetSource"),
+    "tars": ("data.packing.sources.tars", "TarSource"),
+}
+"""Kind → module and class."""
+
+
+def source_class(kind: str) -> Any:
+    """The class of a kind of source."""
+    module, name = KINDS[kind]
+    return getattr(importlib.import_module(module), name)
+
+
+def open_source(kind: str, source: str, options: Mapping[str, Any] | None = None) -> Source:
+    """The source of `kind` at `source`; `options` are that kind's own. UserError if there is none."""
+    made: Source = source_class(kind)(source, **(options or {}))
+    if not len(made):
+        raise UserError(f"source={source} holds no samples of kind={kind}: check the path and the kind")
+    return made
+
+
+def existing(path: str | Path, what: str) -> Path:
+    """The path, or a UserError that says what was looked for there."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"source: {what} is missing at {path}: check the path and the kind")
+    return path

@@ -1,0 +1,99 @@
+"""ImageNet's layouts: `train/<wnid>/*.JPEG` with `val/<wnid>/` or a flat `val/`, and class names from the devkit.
+
+Both the devkit (`ILSVRC2012_devkit_t12/data/meta.mat`, `…validation_ground_truth.txt`) and Kaggle's files
+(`LOC_synset_mapping.txt`, `LOC_val_solution.csv`) are understood, in the root or up to two
+levels below it.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from data.packing.sources.base import existing
+from data.packing.sources.folders import FileSource, class_folders, pictures
+from launch.command.cli import UserError
+
+
+class ImageNetSource(FileSource):
+    """Classes are WordNet ids in sorted order (as torchvision and all published models number them)."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(_top(existing(root, "ImageNet's folder")))
+        tops = _tops(self.root)
+        if not tops:
+            raise UserError(f"source={root} has neither train/ nor val/: name ImageNet's root, or use kind=folder")
+        wnids = sorted({name for folder in tops.values() for name in class_folders(folder)})
+        names = class_names(Path(root))
+        wnids = wnids or sorted(names)
+        number = {wnid: i for i, wnid in enumerate(wnids)}
+        self.classes = [names.get(wnid, wnid) for wnid in wnids]
+        self.meta = {"wnids": wnids}
+        flat: dict[str, str] | None = None
+        found = []
+        for split, folder in tops.items():
+            for path, size in pictures(folder):
+                wnid, slash, _ = path.partition("/")
+                if not slash:
+                    flat = flat if flat is not None else ground_truth(Path(root))
+                    wnid = flat.get(path.rpartition(".")[0], "")
+                    if wnid not in number:
+                        raise UserError(f"source: {folder / path} has no class in the devkit's ground truth: add "
+                                        "ILSVRC2012_devkit_t12 or LOC_val_solution.csv to the root")  # fmt: skip
+                found.append((f"{split}/{path}", size, number[wnid], split))
+        self.fill(found)
+
+    @classmethod
+    def certain_splits(cls, source: str) -> list[str]:
+        """Those whose folder holds a picture."""
+        return [name for name, folder in _tops(_top(Path(source))).items() if next(pictures(folder), None)]
+
+
+def _top(root: Path) -> Path:
+    """Where train and val lie: in `root`, or below it as Kaggle packs them."""
+    return root / "ILSVRC/Data/CLS-LOC" if (root / "ILSVRC/Data/CLS-LOC").is_dir() else root
+
+
+def _tops(top: Path) -> dict[str, Path]:
+    return {name: top / name for name in ("train", "val") if (top / name).is_dir()}
+
+
+def class_names(root: Path) -> dict[str, str]:
+    """WordNet id → words, from the devkit's meta.mat or Kaggle's mapping; empty where there is neither."""
+    mapping = _find(root, "LOC_synset_mapping.txt")
+    if mapping is not None:
+        lines = (line.partition(" ") for line in mapping.read_text().splitlines() if line)
+        return {wnid: words for wnid, _, words in lines}
+    return {wnid: words for _, wnid, words in _meta(root)}
+
+
+def ground_truth(root: Path) -> dict[str, str]:
+    """Validation picture (without extension) → WordNet id; empty where no file tells."""
+    solution = _find(root, "LOC_val_solution.csv")
+    if solution is not None:
+        with solution.open(newline="") as file:
+            return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+    truth = _find(root, "ILSVRC2012_validation_ground_truth.txt")
+    if truth is None:
+        return {}
+    wnid_of = {number: wnid for number, wnid, _ in _meta(root)}
+    numbers = [int(line) for line in truth.read_text().split()]
+    return {f"ILSVRC2012_val_{i:08d}": wnid_of[number] for i, number in enumerate(numbers, 1)}
+
+
+def _meta(root: Path) -> list[tuple[int, str, str]]:
+    """(ILSVRC2012_ID, wnid, words) of the leaf synsets in meta.mat."""
+    path = _find(root, "meta.mat")
+    if path is None:
+        return []
+    from scipy.io import loadmat
+
+    rows = loadmat(str(path), squeeze_me=True)["synsets"]
+    return [(int(row[0]), str(row[1]), str(row[2])) for row in rows if int(row[4]) == 0]
+
+
+def _find(root: Path, name: str) -> Path | None:
+    for pattern in (name, f"*/{name}", f"*/*/{name}"):
+        for path in sorted(root.glob(pattern)):
+            return path
+    return None

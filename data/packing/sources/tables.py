@@ -1,0 +1,145 @@
+"""Parquet files with a column of pictures, as data sets lie on the Hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.packing.sources.base import Raw, SkipSampleError, Source, existing
+from launch.command.cli import UserError
+
+
+class ParquetSource(Source):
+    """A `.parquet` file or a folder of them; files named `train-…`, `test-…` are splits of that name.
+
+    A picture is a struct with `bytes` (the Hub's image feature) or plain bytes; a label is a whole number (its names
+    come from the Hub's metadata) or a string. Needs pyarrow: `pip install vqloom[parquet]`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        caption_column: str | None = None,
+    ) -> None:
+        super().__init__()
+        parquet = _pyarrow()
+        top = existing(path, "Parquet files")
+        self.files = [top] if top.is_file() else sorted(top.rglob("*.parquet"))
+        if not self.files:
+            raise UserError(f"source={path} has no .parquet files: check the path and the kind")
+        opened = [parquet.ParquetFile(file) for file in self.files]
+        schema = opened[0].schema_arrow
+        self.image = image_column or _image_column(schema, path)
+        self.label = label_column or next(
+            (n for n in ("label", "labels", "class", "fine_label") if n in schema.names), None
+        )
+        self.caption = caption_column
+        for name in filter(None, (self.image, self.label, self.caption)):
+            if name not in schema.names:
+                raise UserError(f"column {name} isn't in {self.files[0]}: choose one of {', '.join(schema.names)}")
+        self._places(opened)
+        self._fill_labels(opened, schema)
+        self._cache: OrderedDict[int, list[Any]] = OrderedDict()
+        self._process: dict[int, Any] = {}
+
+    def _places(self, opened: list[Any]) -> None:
+        """Number the row groups through; `starts` is each group's first row."""
+        counts, self.group_of, splits = [], [], []
+        for i, file in enumerate(opened):
+            for group in range(file.num_row_groups):
+                self.group_of.append((i, group))
+                counts.append(file.metadata.row_group(group).num_rows)
+                splits.append(_split_of(self.files[i]))
+        self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.groups = np.repeat(np.arange(len(counts)), counts)
+        split_of = np.repeat(np.array(splits), counts)
+        self.splits = {str(name): np.flatnonzero(split_of == name) for name in dict.fromkeys(splits)}
+
+    def _fill_labels(self, opened: list[Any], schema: Any) -> None:
+        self.labels = np.full(int(self.starts[-1]), -1, dtype=np.int64)
+        if self.label is None:
+            return
+        values = [v for file in opened for v in file.read(columns=[self.label]).column(self.label).to_pylist()]
+        if any(isinstance(value, str) for value in values):
+            self.classes = sorted({value for value in values if value is not None})
+            number = {name: i for i, name in enumerate(self.classes)}
+            self.labels = np.array([number.get(value, -1) for value in values], dtype=np.int64)
+            return
+        self.labels = np.array([-1 if value is None else value for value in values], dtype=np.int64)
+        names = _hub_names(schema, self.label)
+        self.classes = names or [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
+
+    def names(self) -> list[str]:
+        """Files with their sizes."""
+        return [f"{file.name} {file.stat().st_size}" for file in self.files]
+
+    def read(self, number: int) -> Raw:
+        """A row; the group it lies in stays in memory until two others were asked for."""
+        assert self.groups is not None
+        group = int(self.groups[number])
+        row, text = self._group(group)[number - int(self.starts[group])]
+        encoded = row.get("bytes") if isinstance(row, dict) else row
+        if not isinstance(encoded, bytes):
+            raise SkipSampleError("its picture column is empty")
+        file, _ = self.group_of[group]
+        key = f"{self.files[file].name.split('.')[0]}/{number:08d}"
+        members = {"txt": text.encode()} if isinstance(text, str) else {}
+        return Raw(key=key, encoded=encoded, label=int(self.labels[number]), members=members)
+
+    def _group(self, group: int) -> list[Any]:
+        if group not in self._cache:
+            file, local = self.group_of[group]
+            if file not in self._process:
+                self._process[file] = _pyarrow().ParquetFile(self.files[file])
+            columns = [self.image] + ([self.caption] if self.caption else [])
+            table = self._process[file].read_row_group(local, columns=columns, use_threads=False)
+            pictures, *texts = (table.column(name).to_pylist() for name in columns)
+            self._cache[group] = list(zip(pictures, texts[0] if texts else [None] * len(pictures), strict=True))
+            if len(self._cache) > 2:
+                self._cache.popitem(last=False)
+        return self._cache[group]
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError("kind=parquet needs pyarrow: pip install 'vqloom[parquet]'") from error
+    return pyarrow.parquet
+
+
+def _split_of(file: Path) -> str:
+    """The split that the Hub's file names tell: `train-00000-of-00002.parquet`, `data/test/0.parquet`."""
+    for word in (*re.split(r"[^a-z]+", file.name.lower()), file.parent.name.lower()):
+        if word in ("train", "validation", "valid", "val", "test"):
+            return word
+    return "train"
+
+
+def _image_column(schema: Any, path: str) -> str:
+    """The first column that holds pictures: a struct with `bytes`, or bytes."""
+    import pyarrow
+
+    for field in schema:
+        if pyarrow.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+            return str(field.name)
+    for field in schema:
+        if pyarrow.types.is_binary(field.type) or pyarrow.types.is_large_binary(field.type):
+            return str(field.name)
+    raise UserError(f"source={path} has no column of pictures: name it with --image_column")
+
+
+def _hub_names(schema: Any, column: str) -> list[str]:
+    """Class names that the Hub's metadata gives for a label column."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return [str(name) for name in features[column]["names"]]
+    except (KeyError, ValueError, TypeError):
+        return []

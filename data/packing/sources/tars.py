@@ -1,0 +1,80 @@
+"""Existing WebDataset tars, to be re-sharded: read by byte offset, every member kept."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from data.index import ShardIndex
+from data.packing.sources.base import Raw, SkipSampleError, Source
+from data.pictures.decode import PICTURES, DamagedSampleError, label, read_sample
+from data.shards.compressed import open_plain
+from launch.command.cli import UserError
+
+
+class TarSource(Source):
+    """An index file, a folder of tars, one tar, or a quoted glob pattern of local tars.
+
+    An index brings class names along. Labels are the samples' own `cls` members, read when the sample is.
+    """
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        if source.endswith(".json"):
+            index = ShardIndex.load(source)
+            if index.remote:
+                raise UserError(f"source={source} lists remote shards: copy them here first, then re-shard the copies")
+        else:
+            index = ShardIndex.build(_tars(source), threads=os.cpu_count() or 1)
+        assert index.offsets is not None, "local shards have offsets"
+        self.index, self.offsets = index, index.offsets
+        self.classes = list(index.classes)
+        self.first = np.concatenate([[0], np.cumsum(index.sizes, dtype=np.int64)])
+        self.splits = {"train": np.arange(int(self.first[-1]))}
+        self.labels = np.full(int(self.first[-1]), -1, dtype=np.int64)
+        self.sizes = np.concatenate([np.diff(self.offsets.of_shard(i)) for i in range(len(index.shards))])
+        self._open: dict[int, int] = {}
+
+    def names(self) -> Iterable[str]:
+        """The tars."""
+        return [shard.url for shard in self.index.shards]
+
+    def read(self, number: int) -> Raw:
+        """A sample with all its members."""
+        shard = int(np.searchsorted(self.first, number, side="right")) - 1
+        start, end = self.offsets.extent(shard, number - int(self.first[shard]))
+        try:
+            sample = read_sample(os.pread(self._descriptor(shard), end - start, start))
+            found = label(sample, len(self.classes))
+        except DamagedSampleError as error:
+            raise SkipSampleError(str(error)) from error
+        files = dict(sample.files)
+        files.pop("cls", None)
+        picture = next((name for name in files if name.rpartition(".")[2] in PICTURES), None)
+        if picture is None:
+            raise SkipSampleError(f"no picture among {', '.join(files)}")
+        encoded = bytes(files.pop(picture))
+        others = {name: bytes(contents) for name, contents in files.items()}
+        return Raw(key=sample.key, encoded=encoded, label=found, members=others)
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._open:
+            if len(self._open) >= 64:
+                os.close(self._open.pop(next(iter(self._open))))
+            self._open[shard] = open_plain(self.index.location(shard))
+        return self._open[shard]
+
+
+def _tars(source: str) -> list[str]:
+    path = Path(source)
+    if path.is_dir():
+        found = [str(p) for p in sorted(path.iterdir()) if p.name.endswith((".tar", ".tar.gz", ".tgz"))]
+    else:
+        found = sorted(glob.glob(source))  # noqa: PTH207 (the pattern may be absolute)
+    if not found:
+        raise UserError(f"source={source} names no tars: give an index, a folder of tars or a quoted pattern")
+    return found

@@ -1,0 +1,125 @@
+"""The work of `data.pack` on one shard, and the processes that do it."""
+
+from __future__ import annotations
+
+import collections
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data.packing.convert import ConvertConfig, convert, fit_key
+from data.packing.sources.base import SkipSampleError, Source
+from data.shards.writer import Sample, ShardRecord, ShardSet
+from launch.command.cli import UserError
+
+TRIAL = 64
+"""Samples encoded to find out how large they become."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to be written."""
+
+    split: str
+    shard: str
+    """File name."""
+    numbers: np.ndarray
+    """Of the source's samples, in their order."""
+
+
+def pack_shard(source: Source, job: Job, out: str, config: ConvertConfig) -> ShardRecord:
+    """Write one shard, unless it is there. Its record's notes tell what was skipped and count the labels."""
+    notes: dict[str, Any] = {"skipped": [], "counts": {}}
+    return ShardSet(out).write(job.shard, _samples(source, job.numbers, config, notes), notes)
+
+
+def _samples(source: Source, numbers: np.ndarray, config: ConvertConfig, notes: dict[str, Any]) -> Iterator[Sample]:
+    keys: set[str] = set()
+    counts: collections.Counter[str] = collections.Counter()
+    for number in numbers.tolist():
+        try:
+            raw = source.read(number)
+        except (SkipSampleError, OSError) as error:
+            notes["skipped"].append((_name(source, number), _why(error)))
+            continue
+        key = fit_key(raw.key)
+        key = f"{key}-{number}" if key in keys else key
+        try:
+            members = convert(raw, config)
+        except SkipSampleError as error:
+            notes["skipped"].append((key, str(error)))
+            continue
+        keys.add(key)
+        counts[str(raw.label)] += 1
+        yield key, members
+    notes["counts"] = dict(sorted(counts.items()))
+
+
+def _why(error: Exception) -> str:
+    return f"can't be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+def _name(source: Source, number: int) -> str:
+    paths = getattr(source, "paths", None)
+    return paths[number] if paths else f"sample {number}"
+
+
+def encoded_size(source: Source, numbers: np.ndarray, config: ConvertConfig) -> int:
+    """Mean bytes of a packed picture, from up to 64 evenly spread ones."""
+    spread = numbers[np.linspace(0, len(numbers) - 1, min(TRIAL, len(numbers))).astype(int)]
+    sizes = [sum(map(len, members.values())) for _, members in _samples(source, spread, config, {"skipped": []})]
+    return round(sum(sizes) / max(1, len(sizes)))
+
+
+_shared: tuple[Source, str, ConvertConfig]
+
+
+def pack_shards(
+    source: Source, jobs: Sequence[Job], out: str, config: ConvertConfig, processes: int
+) -> Iterator[tuple[Job, ShardRecord]]:
+    """Write the shards with so many processes; gives each as it is finished, in no particular order."""
+    global _shared
+    if processes == 1 or len(jobs) < 2:
+        for job in jobs:
+            yield job, pack_shard(source, job, out, config)
+        return
+    # Forked: a listing of millions of files is shared, not sent. The children inherit it through this global.
+    _shared = (source, out, config)
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
+        running = {pool.submit(_pack_shared, job): job for job in jobs}
+        try:
+            for future in as_completed(running):
+                yield running.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise UserError("a packing process died (killed, or out of memory?): start the same command again, with "
+                            "--processes lowered if memory was short; finished shards are kept") from error  # fmt: skip
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _pack_shared(job: Job) -> ShardRecord:
+    source, out, config = _shared
+    return pack_shard(source, job, out, config)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, also where that was killed with -9."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch(sentinel: int) -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()

@@ -1,0 +1,250 @@
+"""From a sample's bytes to pixels or codes. Whatever lies in the wild is decoded, or refused with a reason.
+
+What a picture is, its first bytes say, not its extension. JPEGs go through libjpeg-turbo (simplejpeg), all else
+through PIL. Shapes: H W pixels, C channels, h w latent grid.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from data.pictures.transforms import Draw, TransformConfig, crop_box, target_size
+from data.shards.tar import members, split_name
+
+PICTURES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif", "img")
+"""Last parts of the extensions of members that hold a picture."""
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_ORIENTATION = 0x0112
+_MOST_KEPT = 64_000_000
+
+
+class DamagedSampleError(ValueError):
+    """A sample that can't be used, and why."""
+
+
+class Sample(NamedTuple):
+    """One sample as it lies in its shard."""
+
+    key: str
+    files: Mapping[str, memoryview]
+    """Contents by extension, lower case."""
+
+
+class Workspace:
+    """Memory that one thread decodes into again and again: fresh memory costs a page fault every 4 KB of pixels."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def room(self, size: int) -> np.ndarray | None:
+        """At least `size` bytes, valid until the next call; None for so many that they had better not be kept."""
+        if size > _MOST_KEPT:
+            return None
+        if size > len(self._memory):
+            self._memory = np.empty(size, np.uint8)
+        return self._memory
+
+
+def read_sample(buffer: bytes | memoryview) -> Sample:
+    """The sample in a stretch of an archive; DamagedSampleError if the bytes aren't a sound one."""
+    view = memoryview(buffer)
+    key, files = "", {}
+    try:
+        for member in members(view):
+            key, extension = split_name(member.name)
+            files[extension] = view[member.data : member.data + member.size]
+    except ValueError as error:
+        raise DamagedSampleError(f"not a sound tar member: {error}") from error
+    if not files:
+        raise DamagedSampleError("no member where the index says there is a sample")
+    return Sample(key, files)
+
+
+def label(sample: Sample, classes: int) -> int:
+    """The class number in the sample's `cls`, -1 without one; DamagedSampleError unless it is in [0, classes)."""
+    text = sample.files.get("cls")
+    if text is None:
+        return -1
+    try:
+        number = int(bytes(text))
+    except ValueError:
+        raise DamagedSampleError(f"its label {bytes(text[:20])!r} is not a number") from None
+    if number < 0 or (classes and number >= classes):
+        raise DamagedSampleError(f"its label {number} is not one of the {classes} classes")
+    return number
+
+
+def caption(sample: Sample) -> str:
+    """The text in the sample's `txt`, on one line; empty without one."""
+    return " ".join(bytes(sample.files.get("txt", b"")).decode("utf-8", "replace").split())
+
+
+def picture_bytes(sample: Sample) -> memoryview:
+    """The contents of the sample's picture member; DamagedSampleError without one."""
+    for extension, contents in sample.files.items():
+        if extension.rpartition(".")[2] in PICTURES:
+            return contents
+    raise DamagedSampleError(f"no picture among {', '.join(sample.files)}")
+
+
+def decode_picture(
+    data: bytes | memoryview,
+    config: TransformConfig,
+    *,
+    max_pixels: int,
+    random: Draw | None = None,
+    workspace: Workspace | None = None,
+) -> np.ndarray:
+    """Pixels of an encoded picture, uint8 (H, W, C) with `config.channels` channels.
+
+    Turned as its EXIF orientation says; 16 bits become 8; transparent parts show `config.background`; of an animation
+    the first frame. With resize=area a JPEG may come out smaller, but not smaller than the target needs.
+    DamagedSampleError for what can't be decoded and for more than `max_pixels` (seen before decoding). With a
+    `workspace` the pixels may lie in it: they hold until it is used again.
+    """
+    if not len(data):
+        raise DamagedSampleError("no bytes")
+    if bytes(data[:3]) == b"\xff\xd8\xff":
+        pixels = _decode_jpeg(data, config, max_pixels, random, workspace)
+        if pixels is not None:
+            return pixels
+    return _decode_other(data, config, max_pixels)
+
+
+def decode_codes(sample: Sample) -> np.ndarray:
+    """The code grid of a code sample, integers (h, w); DamagedSampleError without a sound one."""
+    contents = sample.files.get("codes.npy")
+    if contents is None:
+        raise DamagedSampleError(f"no codes.npy among {', '.join(sample.files)}")
+    try:
+        return np.lib.format.read_array(io.BytesIO(contents), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DamagedSampleError(f"its codes.npy can't be read: {error}") from error
+
+
+def _decode_jpeg(
+    data: bytes | memoryview,
+    config: TransformConfig,
+    max_pixels: int,
+    random: Draw | None,
+    workspace: Workspace | None,
+) -> np.ndarray | None:
+    """The picture by libjpeg-turbo, or None where PIL should look at it (CMYK, oddities that PIL tolerates)."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        _check_pixels(width, height, max_pixels)
+        if colours not in ("YCbCr", "Gray", "RGB"):
+            return None
+        turn = _jpeg_orientation(data)
+        least_w, least_h = _least_size(width, height, config, random) if turn == 1 else (0, 0)
+        pixels_HWC = simplejpeg.decode_jpeg(
+            data,
+            colorspace="RGB" if config.channels == 3 else "GRAY",
+            min_width=least_w,
+            min_height=least_h,
+            min_factor=2 if least_w else 1,
+            fastdct=config.resize == "area",
+            fastupsample=config.resize == "area",
+            buffer=None if workspace is None else workspace.room(height * width * config.channels),
+        )
+    except DamagedSampleError:
+        raise
+    except ValueError:
+        return None
+    return _turned(pixels_HWC, turn)
+
+
+def _least_size(width: int, height: int, config: TransformConfig, random: Draw | None) -> tuple[int, int]:
+    """Smallest width and height to decode at so that the cropped part still covers the target; 0: all of it."""
+    if config.resize != "area":
+        return 0, 0
+    left, upper, right, lower = crop_box(width, height, config, random)
+    target_w, target_h = target_size(width, height, config)
+    return math.ceil(width * target_w / (right - left)), math.ceil(height * target_h / (lower - upper))
+
+
+def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels: int) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_pixels(*image.size, max_pixels)
+            return pixels_of(image, config)
+    except DamagedSampleError:
+        raise
+    except Exception as error:  # PIL's decoders raise almost anything on damaged input
+        raise DamagedSampleError(f"can't be decoded: {type(error).__name__}: {error}"[:200]) from error
+
+
+def pixels_of(image: Image.Image, config: TransformConfig) -> np.ndarray:
+    """Pixels of a picture that PIL opened, as `decode_picture` gives them: uint8 (H, W, C).
+
+    DamagedSampleError for pixels that are no 8 or 16 bits; what PIL raises where it can't decode them.
+    """
+    turn = image.getexif().get(_ORIENTATION, 1) if image.format != "GIF" else 1
+    image.load()
+    pixels = np.array(_eight_bit(image, config))  # A copy: torch warns of what can't be written to.
+    return _turned(pixels if pixels.ndim == 3 else pixels[:, :, None], turn)
+
+
+def _eight_bit(image: Image.Image, config: TransformConfig) -> Image.Image:
+    """The picture in mode RGB or L, over the background where it is transparent."""
+    mode = "RGB" if config.channels == 3 else "L"
+    if image.mode.startswith("I"):
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 0xFFFF:
+            raise DamagedSampleError("its pixels have more than 16 bits")
+        image = Image.fromarray((deep >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise DamagedSampleError("its pixels are floating-point numbers")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        behind = Image.new("RGBA", image.size, (config.background,) * 3 + (255,))
+        image = Image.alpha_composite(behind, image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise DamagedSampleError(f"{width}x{height} pixels are more than max_pixels={max_pixels}")
+
+
+def _jpeg_orientation(data: bytes | memoryview) -> int:
+    """The EXIF orientation of a JPEG, 1 (upright) without one: in the application segments before the picture."""
+    at = 2
+    while at + 10 < len(data) and data[at] == 0xFF and (0xE0 <= data[at + 1] <= 0xEF or data[at + 1] == 0xFE):
+        size = 2 + (data[at + 2] << 8) + data[at + 3]
+        if data[at + 1] == 0xE1 and bytes(data[at + 4 : at + 10]) == b"Exif\0\0":
+            return _tiff_orientation(bytes(data[at + 10 : at + size]))
+        at += size
+    return 1
+
+
+def _tiff_orientation(tiff: bytes) -> int:
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+
+    def number(offset: int, size: int) -> int:
+        return int.from_bytes(tiff[offset : offset + size], order)
+
+    directory = number(4, 4)
+    for entry in range(min(number(directory, 2), 512)):
+        at = directory + 2 + 12 * entry
+        if number(at, 2) == _ORIENTATION:
+            return number(at + 8, 2)
+    return 1
+
+
+def _turned(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
+    """The picture upright, by its EXIF orientation (2 to 8; 1 and anything else is upright already)."""
+    if orientation in (5, 6, 7, 8):
+        pixels_HWC = pixels_HWC.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels_HWC = pixels_HWC[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels_HWC = pixels_HWC[::-1]
+    return np.ascontiguousarray(pixels_HWC) if not pixels_HWC.flags["C_CONTIGUOUS"] else pixels_HWC

@@ -1,0 +1,1 @@
+"""Batches from shards, read and decoded ahead of training."""

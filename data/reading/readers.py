@@ -1,0 +1,132 @@
+"""The shards of one run: of one index or of several, numbered through, and how the bytes of a sample are read."""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from data.index import ShardIndex
+from data.order.sample_order import Order
+from data.shards.compressed import open_plain
+from launch.command.cli import UserError
+
+Fetch = Callable[[], bytes | memoryview]
+
+
+class ShardSet:
+    """Several indexes' shards under one numbering: those of the first index, then of the second, …"""
+
+    def __init__(self, indexes: Sequence[ShardIndex]):
+        self.indexes = list(indexes)
+        self.first = np.concatenate([[0], np.cumsum([len(index.shards) for index in indexes])]).tolist()
+        self.classes = self.indexes[0].classes
+        for index in self.indexes[1:]:
+            if index.classes != self.classes:
+                raise UserError(
+                    f"data.mixture mixes {index.name or index.base} with other classes than data.index has: "
+                    "give both indexes the same class names"
+                )
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def part(self, shard: int) -> tuple[ShardIndex, int]:
+        """The index that a shard belongs to, and its number there."""
+        which = bisect_right(self.first, shard) - 1
+        return self.indexes[which], shard - self.first[which]
+
+    def location(self, shard: int) -> str:
+        """Path or URL of a shard."""
+        index, local = self.part(shard)
+        return index.location(local)
+
+    def samples(self, shard: int) -> int:
+        """Samples in a shard."""
+        index, local = self.part(shard)
+        return index.shards[local].nsamples
+
+    def extent(self, shard: int, start: int, stop: int) -> tuple[int, int] | None:
+        """Byte offsets of samples `start` to `stop` - 1; None where no offsets are known."""
+        index, local = self.part(shard)
+        return None if index.offsets is None else index.offsets.extent(local, start, stop)
+
+    @property
+    def remote(self) -> bool:
+        """Whether any shard lies behind a URL."""
+        return any(index.remote for index in self.indexes)
+
+
+class Reader(Protocol):
+    """Gives the bytes of samples, from several threads at once."""
+
+    def read(self, shard: int, position: int) -> bytes | memoryview:
+        """The stretch of the shard that holds one sample, tar headers included."""
+        ...
+
+    def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, found: np.ndarray) -> list[Fetch]:
+        """A function for each slot of a step that gives its sample's bytes; called in the order of the steps."""
+        ...
+
+    def close(self) -> None:
+        """Give up files and threads."""
+
+
+class _File:
+    """A descriptor that is closed when the last thread has let go of it."""
+
+    def __init__(self, path: str):
+        self.number = open_plain(path)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+class LocalReader:
+    """Reads by byte offset with `pread`; at most `most_open` shards are open at once."""
+
+    def __init__(self, shards: ShardSet, most_open: int = 128):
+        self._shards, self._most = shards, most_open
+        self._open: OrderedDict[int, _File] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, shard: int, position: int) -> bytes:
+        """See Reader. UserError, naming the shard, when it has vanished or can't be read."""
+        extent = self._shards.extent(shard, position, position + 1)
+        assert extent is not None, "local shards have offsets"
+        return self.stretch(shard, *extent)
+
+    def stretch(self, shard: int, first: int, last: int) -> bytes:
+        """Bytes `first` to `last` - 1 of a shard; fewer at its end. UserError as in `read`."""
+        try:
+            return os.pread(self._file(shard).number, last - first, first)
+        except OSError as error:
+            location = self._shards.location(shard)
+            raise UserError(f"shard {location} can't be read ({error.strerror}): restore it and resume") from error
+
+    def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, found: np.ndarray) -> list[Fetch]:
+        """See Reader."""
+        return [partial(self.read, shard, position) for shard, position, _ in found.tolist()]
+
+    def close(self) -> None:
+        """Close the files."""
+        with self._lock:
+            self._open.clear()
+
+    def _file(self, shard: int) -> _File:
+        with self._lock:
+            file = self._open.get(shard)
+            if file is None:
+                file = self._open[shard] = _File(self._shards.location(shard))
+                if len(self._open) > self._most:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(shard)
+            return file

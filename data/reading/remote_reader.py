@@ -1,0 +1,188 @@
+"""Samples of remote shards: each lane's windows are fetched ahead, in one read each, and given out in the lane's order.
+
+With offsets beside the index a window is one range of bytes. Without, its shard is walked from the last sample whose
+place is known; places are remembered, so a lane walks each shard once. With a cache, shards are copied whole first.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from data.config import CodeDataConfig
+from data.index import is_remote
+from data.order.sample_order import Order
+from data.pictures.decode import DamagedSampleError
+from data.reading.readers import Fetch, LocalReader, ShardSet
+from data.remote.cache import ShardCache
+from data.remote.files import Patience, RemoteFile, fetch
+from data.shards.tar import TarError, samples, scan
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring samples of a shard, in memory."""
+
+    raw: bytes
+    starts: list[int]
+    """Where each begins in `raw`, and the end of the last; shorter where the archive is damaged."""
+    damage: str = ""
+
+    def sample(self, number: int) -> memoryview:
+        """Bytes of the run's sample `number`."""
+        if number + 1 >= len(self.starts):
+            raise DamagedSampleError(self.damage or "the shard holds fewer samples than its index says")
+        return memoryview(self.raw)[self.starts[number] : self.starts[number + 1]]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A lane's window on its way."""
+
+    runs: list[tuple[int, int, int]]
+    futures: list[Future[_Run]]
+
+    def find(self, shard: int, position: int) -> Fetch | None:
+        """A function that waits for one sample's bytes; None if it isn't in this window."""
+        for (of, start, stop), future in zip(self.runs, self.futures, strict=True):
+            if of == shard and start <= position < stop:
+                return partial(_wait, future, position - start)
+        return None
+
+
+def _wait(future: Future[_Run], number: int) -> bytes | memoryview:
+    return future.result().sample(number)
+
+
+class RemoteReader:
+    """See data.shards.Reader. At most two windows a lane, and the batches in preparation, are in memory."""
+
+    def __init__(self, shards: ShardSet, config: CodeDataConfig):
+        self._shards = shards
+        self._patience = Patience(config.retries, config.retry_pause, config.stall_seconds)
+        self._stopped = threading.Event()
+        self._pool = ThreadPoolExecutor(config.connections, thread_name_prefix="data-fetch")
+        self._cache = (
+            ShardCache(config.cache, config.cache_gigabytes, self._patience, self._stopped) if config.cache else None
+        )
+        self._local = LocalReader(shards)
+        self._windows: dict[tuple[int, ...], dict[tuple[int, ...], _Window]] = {}
+        self._known: dict[int, list[int]] = {}
+        self._lock = threading.Lock()
+
+    def read(self, shard: int, position: int) -> bytes | memoryview:
+        """See Reader. From a window at hand, else fetched alone."""
+        for windows in list(self._windows.values()):
+            for window in list(windows.values()):
+                found = window.find(shard, position)
+                if found is not None:
+                    return found()
+        return self._run(shard, position, position + 1).sample(0)
+
+    def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, found: np.ndarray) -> list[Fetch]:
+        """See Reader. Windows that this step or the next half window needs are set on their way."""
+        ahead = max(1, order.window // 2)
+        fetches = []
+        for lane, position, row in zip(lanes.tolist(), positions.tolist(), found.tolist(), strict=True):
+            window = self._ensure(order, lane, position, current=True)
+            fetcher = window.find(row[0], row[1])
+            assert fetcher is not None, "a sample lies in its window"
+            fetches.append(fetcher)
+        for lane, last in dict(zip(lanes.tolist(), positions.tolist(), strict=True)).items():
+            self._ensure(order, lane, last + ahead, current=False)
+        return fetches
+
+    def close(self) -> None:
+        """End the fetching."""
+        self._stopped.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._local.close()
+
+    def _ensure(self, order: Order, lane: int, position: int, *, current: bool) -> _Window:
+        name, runs = order.neighbours(lane, position)
+        windows = self._windows.setdefault(name[:-2], {})
+        window = windows.get(name[-2:])
+        if window is None:
+            window = _Window(runs, [self._pool.submit(self._run, *run) for run in runs])
+            windows[name[-2:]] = window
+        if current:
+            for passed in [other for other in windows if other < name[-2:]]:
+                del windows[passed]
+        return window
+
+    def _run(self, shard: int, start: int, stop: int) -> _Run:
+        """Fetch samples `start` to `stop` - 1 of a shard; on a fetching thread."""
+        index, local = self._shards.part(shard)
+        location = index.location(local)
+        if not is_remote(location):
+            return self._from(partial(self._local.stretch, shard), shard, start, stop)
+        if self._cache is not None:
+            descriptor = self._cache.open(location, index.shards[local].filesize)
+            try:
+                return self._from(lambda first, last: os.pread(descriptor, last - first, first), shard, start, stop)
+            finally:
+                os.close(descriptor)
+        if index.offsets is not None or len(self._known.get(shard, ())) > stop:
+            return self._from(
+                lambda first, last: fetch(location, first, last, self._patience, self._stopped), shard, start, stop
+            )
+        return self._walk(shard, start, stop)
+
+    def _from(self, read: Callable[[int, int], bytes], shard: int, start: int, stop: int) -> _Run:
+        """A run by its byte offsets, which are made if they aren't known; `read` gives bytes of its shard."""
+        index, local = self._shards.part(shard)
+        if index.offsets is not None:
+            places, damage = index.offsets.places(local, start, stop), ""
+        else:
+            if shard not in self._known:
+                self._known[shard] = scan(_Seekable(read)).starts
+            places, damage = self._known[shard][start : stop + 1], "its archive is damaged"
+        if len(places) < 2:
+            return _Run(b"", [], damage)
+        return _Run(read(places[0], places[-1]), [place - places[0] for place in places], damage)
+
+    def _walk(self, shard: int, start: int, stop: int) -> _Run:
+        """A run of an archive of unknown places: read through from the last one known to sample `stop`."""
+        with self._lock:
+            known = self._known.setdefault(shard, [0])
+            number = min(start, len(known) - 1)
+            begin = known[number]
+        file = RemoteFile(self._shards.location(shard), self._patience, start=begin, stopped=self._stopped)
+        kept, starts, damage = [], [0], ""
+        try:
+            for first, raw in samples(file, begin):
+                with self._lock:
+                    if len(known) == number + 1:
+                        known.append(first + len(raw))
+                if number >= start:
+                    kept.append(raw)
+                    starts.append(starts[-1] + len(raw))
+                number += 1
+                if number == stop:
+                    break
+        except TarError as error:
+            damage = str(error)
+        finally:
+            file.close()
+        return _Run(b"".join(kept), starts, damage)
+
+
+class _Seekable:
+    """As much of a file as `data.shards.tar.scan` needs, over a function that gives bytes by offset."""
+
+    def __init__(self, read: Callable[[int, int], bytes]):
+        self._read, self._offset = read, 0
+
+    def seek(self, offset: int) -> None:
+        self._offset = offset
+
+    def read(self, count: int) -> bytes:
+        piece = self._read(self._offset, self._offset + count)
+        self._offset += len(piece)
+        return piece

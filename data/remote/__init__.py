@@ -1,0 +1,1 @@
+"""Shards behind a URL: patient reading and a bounded local cache."""

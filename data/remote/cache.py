@@ -1,0 +1,106 @@
+"""Copies of remote shards in a local folder of bounded size, shared by the processes of a machine."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from data.remote.files import Patience, RemoteFile, printable
+from launch.command.cli import UserError
+
+_CHUNK = 1 << 22
+
+
+class ShardCache:
+    """`path(url)` gives a local copy, downloading it first where needed; the copies not used for longest make room.
+
+    A copy appears whole or not at all; a second process waits for the first one's download instead of repeating it. A
+    copy in use may be removed: whoever has it open reads on.
+    """
+
+    def __init__(self, folder: str, gigabytes: float, patience: Patience, stopped: threading.Event):
+        self._folder, self._limit = Path(folder), int(gigabytes * 1e9)
+        self._patience, self._stopped = patience, stopped
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"data.cache={folder} can't be made ({error.strerror}): give a writable folder") from error
+
+    def open(self, url: str, size: int | None) -> int:
+        """A descriptor of the copy, for reading. UserError where neither copy nor download can be had."""
+        path = self._folder / _name(url)
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDONLY)
+                if size in (None, os.fstat(descriptor).st_size):
+                    os.utime(path)
+                    return descriptor
+                os.close(descriptor)
+                path.unlink(missing_ok=True)
+            with self._alone(path.name):
+                if not path.exists():
+                    self._download(url, size, path)
+
+    def _download(self, url: str, size: int | None, path: Path) -> None:
+        part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+        source = RemoteFile(url, self._patience, stopped=self._stopped)
+        try:
+            with part.open("wb") as file:
+                while piece := source.read(_CHUNK):
+                    file.write(piece)
+            if size not in (None, part.stat().st_size):
+                raise UserError(
+                    f"shard {printable(url)} has {part.stat().st_size} bytes, its index says {size}: index it anew"
+                )
+            # One at a time, or two shards that arrive together would both count on the same room.
+            room = os.open(self._folder, os.O_RDONLY)
+            try:
+                fcntl.flock(room, fcntl.LOCK_EX)
+                self._make_room(part.stat().st_size)
+                part.replace(path)
+            finally:
+                os.close(room)
+        except OSError as error:
+            raise UserError(
+                f"data.cache={self._folder} can't be written ({error.strerror}): make room there"
+            ) from error
+        finally:
+            source.close()
+            part.unlink(missing_ok=True)
+
+    def _make_room(self, needed: int) -> None:
+        """Remove the copies not used for longest until `needed` more bytes fit."""
+        copies = []
+        for path in self._folder.glob("*.tar"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                copies.append((status.st_mtime_ns, status.st_size, path))
+        total = needed + sum(size for _, size, _ in copies)
+        for _, size, path in sorted(copies):
+            if total <= self._limit:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+
+    @contextlib.contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Only one process and thread at a time downloads a shard; the lock ends with its holder."""
+        lock = self._folder / f".{name}.lock"
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+
+
+def _name(url: str) -> str:
+    stem = Path(urlsplit(url).path).name.removesuffix(".tar")[-60:] or "shard"
+    plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)
+    return f"{plain}-{hashlib.sha256(url.encode()).hexdigest()[:16]}.tar"

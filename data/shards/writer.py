@@ -1,0 +1,291 @@
+"""Write WebDataset tar shards: deterministic bytes, never half-visible, resumable shard by shard.
+
+While a set is being written, its folder looks like this:
+
+    OUT/train-000000.tar           finished shards, in place
+    OUT/.unfinished/plan.json      what is being written; a restart with another plan is refused
+    OUT/.unfinished/train-000000.tar.json   one record per finished shard
+    OUT/.unfinished/*.part         half-written shards of live processes
+
+`finish` writes the index files and removes `.unfinished`. Whatever moment the process is killed at, a restart keeps the
+shards that have a record and writes the others again, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from launch.command.cli import UserError
+from data.index import Shard, ShardIndex, offsets_path
+from data.shards.offsets import ShardOffsets
+from data.shards.quarantine import quarantine_path
+
+Sample = tuple[str, Mapping[str, bytes]]
+"""(key, {extension: bytes}): `("n01440764/0001", {"jpg": ..., "cls": b"3"})`."""
+
+STATE = ".unfinished"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardRecord:
+    """One finished shard, as its index lists it."""
+
+    url: str
+    """File name, relative to the index."""
+    nsamples: int
+    """Samples in it."""
+    filesize: int
+    """Bytes."""
+    sha256: str
+    """Of the file's bytes."""
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the writing process wants to find again after a restart (skipped samples, histograms); JSON only."""
+
+
+def check_key(key: str) -> str:
+    """The key, if a tar member may be called so; else ValueError.
+
+    Refused: empty, absolute, `..` or empty parts, a dot in the last part (WebDataset splits key and extension there),
+    backslashes and control characters.
+    """
+    parts = key.split("/")
+    if not key or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"key {key!r} has an empty, '.' or '..' part")
+    if "." in parts[-1]:
+        raise ValueError(f"key {key!r} has a dot in its last part, where the extension begins")
+    if "\\" in key or any(ord(letter) < 32 for letter in key):
+        raise ValueError(f"key {key!r} has a backslash or a control character")
+    return key
+
+
+class _Hashed(io.RawIOBase):
+    """Passes writes on and hashes them."""
+
+    def __init__(self, target: IO[bytes]):
+        self._target, self.digest = target, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, block: Any) -> int:
+        if self._target.closed:
+            return len(block)  # A given-up tar tries to write its end when it is collected.
+        self.digest.update(block)
+        return self._target.write(block)
+
+
+def write_tar(
+    path: Path, samples: Iterable[Sample], *, part: Path | None = None, starts: list[int] | None = None
+) -> ShardRecord:
+    """Write one shard: a temporary file, fsync, rename. `.tar`, or `.tar.gz` where the name says so.
+
+    The bytes depend on the samples alone (no times, no user names). Raises ValueError for a key that occurs twice or
+    that `check_key` refuses; then, or when `samples` raises, nothing stays behind. `starts` gets the offset of each
+    sample in the plain tar, and that of the last one's end.
+    """
+    part = part or path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            hashed = _Hashed(file)
+            found = _write_samples(hashed, samples, compressed=path.suffix == ".gz")
+            file.flush()
+            os.fsync(file.fileno())
+        size = part.stat().st_size
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+    if starts is not None:
+        starts[:] = found
+    return ShardRecord(path.name, len(found) - 1, size, hashed.digest.hexdigest())
+
+
+def _write_samples(file: Any, samples: Iterable[Sample], *, compressed: bool) -> list[int]:
+    from webdataset.writer import TarWriter
+
+    stream = gzip.GzipFile("", "wb", 9, file, mtime=0) if compressed else file
+    seen: set[str] = set()
+    starts = []
+    writer = TarWriter(stream, user="", group="", mode=0o644, mtime=0, encoder=False, compress=False)
+    for key, members in samples:
+        if check_key(key) in seen:
+            raise ValueError(f"key {key!r} occurs twice in one shard")
+        seen.add(key)
+        starts.append(writer.tarstream.offset)
+        writer.write({"__key__": key, **members})
+    starts.append(writer.tarstream.offset)
+    writer.close()
+    if compressed:
+        stream.close()
+    return starts
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_file(path: Path, content: str | bytes, *, part: Path | None = None) -> None:
+    """Replace a small file as a whole, or leave it as it was; `part` is where it is written first."""
+    part = part or path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    sync_folder(path.parent)
+
+
+class ShardSet:
+    """A folder of shards being written by one or more processes.
+
+    One process calls `begin`, then any number (each with its own ShardSet of the same folder) call `finished` and
+    `write`, then the first calls `finish`.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._state = self.folder / STATE
+        self._lock: IO[str] | None = None
+
+    def begin(self, plan: Mapping[str, Any], indexes: Iterable[str], *, overwrite: bool = False) -> None:
+        """Start, or go on with, a set described by `plan` (JSON values) whose index files will be `indexes`.
+
+        Raises UserError where a finished set lies there and `overwrite` is False, where another plan is unfinished
+        there, and where another process is writing it.
+        """
+        self._state.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        there = [self.folder / name for name in indexes if (self.folder / name).exists()]
+        text = json.dumps(plan, indent=1, sort_keys=True)
+        plan_file = self._state / "plan.json"
+        unfinished = plan_file.read_text() if plan_file.exists() else None
+        if there and unfinished is None and not overwrite:
+            self._drop_state()
+            self.refuse_finished(path.name for path in there)
+        if unfinished is not None and unfinished != text and not overwrite:
+            key = _first_difference(json.loads(unfinished), json.loads(text))
+            raise UserError(f"out={self.folder} holds an unfinished set made with another {key}: go on with the same "
+                            "options, choose another folder, or pass --overwrite true to start anew")  # fmt: skip
+        if overwrite and unfinished != text:
+            self._remove_old(there)
+        for left in (*self._state.glob("*.part"), *self._state.glob(".*.part")):
+            left.unlink(missing_ok=True)
+        write_file(plan_file, text)
+
+    def unfinished_plan(self) -> dict[str, Any]:
+        """The plan of the set that is unfinished here; empty where there is none."""
+        plan_file = self._state / "plan.json"
+        return dict(json.loads(plan_file.read_text())) if plan_file.exists() else {}
+
+    def refuse_finished(self, indexes: Iterable[str]) -> None:
+        """UserError where one of these index files is there and no unfinished set; writes nothing."""
+        for name in indexes:
+            if (self.folder / name).exists() and not (self._state / "plan.json").exists():
+                raise UserError(f"out={self.folder} holds a finished set ({name}): choose another folder, "
+                                "or pass --overwrite true to replace it")  # fmt: skip
+
+    def finished(self, name: str) -> ShardRecord | None:
+        """The record of a shard that is already written, else None."""
+        try:
+            record = ShardRecord(**json.loads((self._state / f"{name}.json").read_text()))
+            same = (self.folder / name).stat().st_size == record.filesize
+        except (OSError, ValueError, TypeError):
+            return None
+        return record if same else None
+
+    def write(self, name: str, samples: Iterable[Sample], notes: dict[str, Any] | None = None) -> ShardRecord:
+        """Write shard `name`, unless it is there. `notes` may be filled while `samples` is consumed."""
+        done = self.finished(name)
+        if done is not None:
+            return done
+        starts: list[int] = []
+        part = self._state / f"{name}.{os.getpid()}.part"
+        record = write_tar(self.folder / name, samples, part=part, starts=starts)
+        record = dataclasses.replace(record, notes=notes or {})
+        write_file(self._state / f"{name}.starts", np.asarray(starts, dtype="<i8").tobytes())
+        write_file(self._state / f"{name}.json", json.dumps(dataclasses.asdict(record)))
+        return record
+
+    def index(self, records: Iterable[ShardRecord], **about: Any) -> ShardIndex:
+        """The index of finished shards, with their offsets; `about` are ShardIndex's further fields."""
+        records = list(records)
+        starts: list[Any] = [
+            np.frombuffer((self._state / f"{r.url}.starts").read_bytes(), dtype="<i8") for r in records
+        ]
+        return ShardIndex(
+            shards=tuple(Shard(record.url, record.nsamples, record.filesize) for record in records),
+            base=str(self.folder),
+            offsets=ShardOffsets.from_starts(starts),
+            **about,
+        )
+
+    def finish(self, indexes: Mapping[str, ShardIndex], files: Mapping[str, str | bytes] | None = None) -> None:
+        """Write the index files (and other files, name → content) and declare the set complete."""
+        for name, content in (files or {}).items():
+            write_file(self.folder / name, content, part=self._state / f"{name}.part")
+        for name, index in indexes.items():
+            index.save(self._state / name)
+            # The offsets first: an index that is there is complete.
+            for made in (offsets_path(self._state / name), self._state / name):
+                if made.exists():
+                    _sync_file(made)
+                    made.replace(self.folder / made.name)
+        sync_folder(self.folder)
+        self._drop_state()
+
+    def _take_lock(self) -> None:
+        self._lock = (self._state / "lock").open("w")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"out={self.folder} is being written by another process: wait for it or end it") from error
+
+    def _drop_state(self) -> None:
+        # The plan goes first: what is left after a kill in here is a finished set with an empty state.
+        (self._state / "plan.json").unlink(missing_ok=True)
+        shutil.rmtree(self._state, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    def _remove_old(self, indexes: Iterable[Path]) -> None:
+        """Remove the shards that an earlier set's own lists name, and those lists; nothing else."""
+        for record in self._state.glob("*.tar*.json"):
+            (self.folder / record.name.removesuffix(".json")).unlink(missing_ok=True)
+            record.unlink()
+        for index in indexes:
+            for shard in json.loads(index.read_text()).get("shardlist", []):
+                if "/" not in shard["url"]:
+                    (self.folder / shard["url"]).unlink(missing_ok=True)
+            for beside in (offsets_path(index), quarantine_path(index), index.with_suffix(".skipped.json")):
+                beside.unlink(missing_ok=True)
+            index.unlink()  # Last: what is left after a kill in here is still known as a set.
+
+
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            return f"{key} ({old.get(key)!r}, now {new.get(key)!r})"
+    return "plan"

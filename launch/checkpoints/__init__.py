@@ -1,0 +1,1 @@
+"""Atomic checkpoints of everything stateful."""

@@ -1,0 +1,295 @@
+"""Checkpoints that are whole or absent: written aside, hashed, fsynced, renamed; damaged ones are passed over.
+
+RUN/checkpoints/step-000001234/
+    manifest.json     {"format": 1, "step": …, "world_size": …, "files": {NAME: {"size": …, "sha256": …}}}
+    <name>.pt         the state_dict of what the call names, by torch.save; read with weights_only=True
+    <name>.rank3.pt   the same for state that differs by rank
+    <name>.part3.safetensors   rank 3's pieces of parameters, which any strategy and number of ranks can read
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from data.shards.writer import sync_folder
+from launch.checkpoints import retention, writing
+from launch.checkpoints.pieces import SUFFIX, PieceState, Reader
+from launch.command.cli import UserError
+from launch.ranks import start as distributed
+
+if TYPE_CHECKING:
+    from launch.config import RunConfig
+    from launch.run.runtime import Run
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+FOLDER, PREFIX = "checkpoints", "step-"
+
+
+class Stateful(Protocol):
+    """Anything whose state is a dictionary of tensors and plain values: modules, optimizers, schedules, EMA."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state; tensors, numbers, strings, lists and dictionaries only."""
+        ...
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Take the state back."""
+        ...
+
+
+def save(
+    folder: Path,
+    step: int,
+    state: Mapping[str, Stateful | PieceState],
+    run: Run | None = None,
+    *,
+    keep: int = 2,
+    per_rank: Mapping[str, Stateful] | None = None,
+) -> Path | None:
+    """Write the run's checkpoint of `step` (steps done so far) and delete all but the `keep` newest; its folder.
+
+    run.keep_every and run.keep_best spare more (launch.checkpoints.retention).
+
+    `state` is the same on every rank and written by rank 0 while the others wait, but for pieces
+    (launch.checkpoints.pieces), of which each rank writes its own; `per_rank` is written by each rank. A model wrapped
+    for several ranks is saved as the model inside, so that another number of ranks can load it. Nothing is saved after
+    a loss that isn't finite: that raises NotFiniteError. Where the disk takes no more, the older checkpoints stay, and
+    run.on_save_error decides: a UserError, or a warning and None.
+
+    With run.save_in_background the state is copied and written while training goes on; what became of it is told by
+    the next `save`, or at the run's end (Run.finish_saving).
+    """
+    final = folder / FOLDER / _name(step)
+    if run is not None:
+        run.finish_saving()
+        run.check_finite()
+    parts = _files(state, per_rank or {}, run)
+    if run is not None and run.background_vote is not None:
+        copies, vote = writing.frozen(parts), run.background_vote
+        thread = writing.Background(lambda: _write_checkpoint(folder, step, copies, keep, vote, run.config))
+        run.unfinished = lambda: _told(folder, step, thread.wait(), run)
+        return final
+    vote = run.vote if run else distributed.Vote(1, None)
+    problem = _write_checkpoint(folder, step, parts, keep, vote, run.config if run else None)
+    return final if _told(folder, step, problem, run) else None
+
+
+def _write_checkpoint(
+    folder: Path, step: int, parts: Mapping[str, Any], keep: int, vote: distributed.Vote, config: RunConfig | None
+) -> str | None:
+    """Write this rank's files, on rank 0 finish the checkpoint and delete old ones; what was wrong with the disk."""
+    final = folder / FOLDER / _name(step)
+    temporary = final.with_name(f".{final.name}.part")
+    problem = _on_main(vote, lambda: _make_empty(temporary))
+    files: dict[str, Any] = {}
+    mine = None
+    if problem is None:
+        files, mine = writing.write_all(temporary, parts)
+    everyones = vote.gather((files, mine))
+    problem = problem or next((text for _, text in everyones if text), None)
+    merged = {name: entry for part, _ in everyones for name, entry in part.items()}
+    manifest = {"format": FORMAT, "step": step, "world_size": len(everyones), "files": merged}
+    problem = problem or _on_main(vote, lambda: _finish(temporary, final, manifest))
+    if vote.rank == 0:
+        if problem is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            for old in retention.doomed(folder, steps(folder), keep, config):
+                shutil.rmtree(folder / FOLDER / _name(old), ignore_errors=True)
+    vote.gather(None)
+    return problem
+
+
+def _on_main(vote: distributed.Vote, work: Callable[[], None]) -> str | None:
+    """Do something with files on rank 0; what was wrong with the disk, on every rank."""
+    problem = None
+    if vote.rank == 0:
+        try:
+            work()
+        except OSError as error:
+            problem = str(error)
+    return vote.broadcast(problem)
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _files(
+    state: Mapping[str, Stateful | PieceState], per_rank: Mapping[str, Stateful], run: Run | None
+) -> dict[str, Any]:
+    """What this rank writes, by file name."""
+    rank = run.rank if run else 0
+    found: dict[str, Any] = {}
+    for name, part in state.items():
+        if isinstance(part, PieceState):
+            if rank == 0 or not part.everywhere:
+                found[_piece_file(name, rank)] = part
+        elif rank == 0:
+            found[f"{name}.pt"] = _inner(part)
+    return found | {f"{name}.rank{rank}.pt": part for name, part in per_rank.items()}
+
+
+def _piece_file(name: str, rank: int | str) -> str:
+    return f"{name}.part{rank}{SUFFIX}"
+
+
+def _told(folder: Path, step: int, problem: str | None, run: Run | None) -> bool:
+    """Whether the checkpoint is there; where it isn't, run.on_save_error decides."""
+    if problem is None:
+        return True
+    kept = steps(folder)
+    text = f"the checkpoint of step {step} can't be written ({problem}); "
+    text += f"that of step {kept[0]} is the newest" if kept else "there is no older one"
+    if run is None or run.config.on_save_error == "stop":
+        raise UserError(f"{text}: make room and start again, or set run.on_save_error=continue")
+    run.say(f"warning: {text}; the run goes on (run.on_save_error=continue)")
+    return False
+
+
+def load_latest(
+    folder: Path,
+    state: Mapping[str, Stateful | PieceState],
+    run: Run | None = None,
+    *,
+    per_rank: Mapping[str, Stateful] | None = None,
+) -> int | None:
+    """Load the run's newest checkpoint that is whole into `state`, on every rank; its step, or None without one.
+
+    Each damaged one is passed over with a warning that says why. Raises UserError where the checkpoint holds other
+    parts than `state` names.
+    """
+    chosen = None
+    if run is not None:
+        run.finish_saving()
+    if _is_main(run):
+        for path in _folders(folder):
+            if (damage := verify(path)) is None:
+                chosen = path.name
+                break
+            _say(run, f"warning: checkpoint {path} is passed over: {damage}")
+    chosen = run.broadcast(chosen) if run else chosen
+    if chosen is None:
+        return None
+    path = folder / FOLDER / chosen
+    manifest = json.loads((path / MANIFEST).read_text())
+    _check_parts(path, manifest, state, per_rank or {}, run.rank if run else 0)
+    for name, part in state.items():
+        if isinstance(part, PieceState):
+            part.load(pieces(path, manifest, name))
+        else:
+            _read(path / f"{name}.pt", _inner(part))
+    for name, own in (per_rank or {}).items():
+        _read(path / f"{name}.rank{run.rank if run else 0}.pt", own)
+    return int(manifest["step"])
+
+
+def pieces(path: Path, manifest: dict[str, Any], name: str) -> Reader:
+    """A reader of the part `name` of a checkpoint that was written in pieces."""
+    start, end = _piece_file(name, "\0").split("\0")
+    files = (file for file in sorted(manifest["files"]) if file.startswith(start) and file.endswith(end))
+    return Reader([path / file for file in files])
+
+
+def verify(path: Path) -> str | None:
+    """Why a checkpoint folder can't be trusted, naming the file: missing, truncated or altered; None where it can."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return f"{MANIFEST} can't be read"
+    if manifest.get("format") != FORMAT:
+        return f"{MANIFEST} has format {manifest.get('format')}, this program reads {FORMAT}"
+    for name, (size, digest) in files.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if (found := (path / name).stat().st_size) != size:
+            return f"{name} is truncated or overgrown: {found} bytes instead of {size}"
+        with (path / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                return f"{name} is altered: its sha256 isn't the manifest's"
+    return None
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the run's checkpoints, newest first, whole or damaged."""
+    return [int(path.name.removeprefix(PREFIX)) for path in _folders(folder)]
+
+
+def _name(step: int) -> str:
+    return f"{PREFIX}{step:09d}"
+
+
+def _folders(folder: Path) -> list[Path]:
+    found = (folder / FOLDER).glob(f"{PREFIX}*") if (folder / FOLDER).is_dir() else iter(())
+    return sorted((path for path in found if path.name.removeprefix(PREFIX).isdigit()), reverse=True)
+
+
+def _inner(part: Stateful) -> Stateful:
+    """The model inside its wrapper for several ranks, whose names would otherwise begin with `module.`."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    return part.module if isinstance(part, DistributedDataParallel) else part
+
+
+def _read(path: Path, part: Stateful) -> None:
+    import torch
+
+    part.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _finish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
+    """The manifest last, then the rename that makes the checkpoint exist."""
+    with (temporary / MANIFEST).open("w") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(temporary)
+    if final.exists():  # the same step again: what lies there was passed over as damaged, or is equal
+        shutil.rmtree(final)
+    temporary.rename(final)
+    sync_folder(final.parent)
+
+
+def _check_parts(
+    path: Path, manifest: dict[str, Any], state: Mapping[str, Any], per_rank: Mapping[str, Any], rank: int
+) -> None:
+    """UserError unless the checkpoint holds these parts, in the form that is asked for, and this rank's own."""
+    held = {re.sub(r"\.part\d+\.", ".", name) for name in manifest["files"]}
+    asked = {f"{name}{SUFFIX if isinstance(part, PieceState) else '.pt'}" for name, part in state.items()}
+    own = {f"{name}.rank{rank}.pt" for name in per_rank}
+    if {name for name in held if ".rank" not in name} != asked or not own <= held:
+        raise UserError(
+            f"checkpoint {path} holds {', '.join(sorted(held))} but this run asks for "
+            f"{', '.join(sorted(asked | own))}: continue it with the configuration and ranks it was saved with"
+        )
+
+
+def _is_main(run: Run | None) -> bool:
+    return run is None or run.is_main
+
+
+def _say(run: Run | None, text: str) -> None:
+    if run is not None:
+        run.say(text)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    from launch.checkpoint import main
+    from launch.command.cli import run as run_command
+
+    run_command(main)

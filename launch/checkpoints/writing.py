@@ -1,0 +1,119 @@
+"""How the files of a checkpoint get onto the disk: hashed while they are written, fsynced, from a copy if need be."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from launch.checkpoints.pieces import FrozenPieces, write_pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class HashingFile:
+    """Counts and hashes what is written through it, so that a checkpoint is read back only when it is loaded."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._hash, self.size = file, hashlib.sha256(), 0
+
+    def write(self, piece: Any) -> int:
+        """Write it."""
+        self._hash.update(piece)
+        self.size += len(piece)
+        return self._file.write(piece)
+
+    def flush(self) -> None:
+        """Hand on what is buffered."""
+        self._file.flush()
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of the file."""
+        return {"size": self.size, "sha256": self._hash.hexdigest()}
+
+
+def write(path: Path, part: Any) -> dict[str, Any]:
+    """Write one file (of pieces, or of a state_dict by torch.save) and wait for the disk; its entry in the manifest."""
+    with path.open("wb") as file:
+        hashing = HashingFile(file)
+        if hasattr(part, "pieces"):
+            write_pieces(part.pieces(), cast("BinaryIO", hashing))
+        else:
+            import torch
+
+            torch.save(part.state_dict(), cast("BinaryIO", hashing))
+        file.flush()
+        os.fsync(file.fileno())
+    return hashing.entry
+
+
+def write_all(folder: Path, parts: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Write files into a folder; their entries by name, and what was wrong with the disk."""
+    try:
+        return {name: write(folder / name, part) for name, part in parts.items()}, None
+    except OSError as error:
+        return {}, str(error)
+    except RuntimeError as error:  # torch's zip writer hides the file's OSError in its own
+        if isinstance(error.__context__, OSError):
+            return {}, str(error.__context__)
+        raise
+
+
+class Frozen:
+    """A copy of a state_dict in the memory of the CPU, which training no longer changes."""
+
+    def __init__(self, state: Any):
+        self._state = _copied(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The copy."""
+        return self._state
+
+
+def frozen(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies of all parts."""
+    return {
+        name: FrozenPieces(part.pieces()) if hasattr(part, "pieces") else Frozen(part.state_dict())
+        for name, part in parts.items()
+    }
+
+
+def _copied(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {name: _copied(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items: Sequence[Any] = [_copied(item) for item in value]
+        return type(value)(items)
+    return value
+
+
+class Background:
+    """Work in a thread of its own, and what it returned or raised."""
+
+    def __init__(self, work: Callable[[], str | None]):
+        self._result: str | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> str | None:
+        """Its result, once it has ended; its exception is raised here."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def _run(self, work: Callable[[], str | None]) -> None:
+        try:
+            self._result = work()
+        except BaseException as error:
+            self._error = error

@@ -1,0 +1,109 @@
+"""How a run is started, watched and saved: the `run:` block of every recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from launch.run.folder import FIXED
+
+FREE_KEYS = (
+    "run.folder",
+    "run.trackers",
+    "run.project",
+    "run.log_every",
+    "run.save_every",
+    "run.keep",
+    "run.keep_every",
+    "run.keep_best",
+    "run.processes",
+    "run.timeout",
+    "run.watchdog",
+    "run.on_save_error",
+    "run.skip_limit",
+    "run.rollbacks",
+    "run.strategy",
+    "run.save_in_background",
+    "run.may_change",
+)
+"""Settings that a continued run may change, because its weights don't depend on them."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run is started, watched and saved; nothing of what it computes, seed and precision apart."""
+
+    folder: str
+    """Where configuration, checkpoints, metrics and logs of the run go; an interrupted run there is continued."""
+    seed: int = 0
+    """Seed of everything random: initial weights, order of samples, augmentation, noise."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the networks: fp32, or bf16 with norms, distances and losses in fp32; fp16, for GPUs without bf16
+    and for stage one only, also scales the losses."""
+    strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = None
+    """How the ranks share weights, gradients and optimizer (launch.strategies); null for what the accelerate file says,
+    which is ddp where it says nothing. A continued run may change it."""
+    deterministic: bool = False
+    """On GPUs, use deterministic kernels, so that a continued run is bit-identical; slower. CPUs always are."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where metrics go beside metrics.jsonl: any of tensorboard, wandb; [] for none."""
+    project: str = "vqloom"
+    """Name under which trackers file the run."""
+    log_every: int = 50
+    """Steps between two lines of training metrics."""
+    save_every: int = 1000
+    """Steps between two checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Checkpoints kept, the newest ones; older ones are deleted once a new one is complete."""
+    keep_every: int = 0
+    """Also keep every checkpoint whose step is a multiple of this; 0 for none."""
+    keep_best: str | None = None
+    """Also keep the one with the best evaluation: a name in metrics.jsonl with :min or :max, such as eval/lpips:min."""
+    processes: int | None = None
+    """The number of ranks the run must have, else it doesn't start; null takes what the launcher gives."""
+    timeout: int = 1800
+    """Seconds that a rank waits for the others before it gives up."""
+    watchdog: float = 900.0
+    """Seconds without a sign of life (a step, an evaluation's reduction, a checkpoint) after which a rank writes its
+    stacks and ends, and with it the job; 0 for never. The first step of a start may take ten times as long."""
+    skip_limit: int = 10
+    """Updates in a row that may be skipped because their gradients aren't finite. After more of them the run goes back
+    to its newest checkpoint and takes the samples in another order."""
+    rollbacks: int = 2
+    """How often a run may go back so before it stops."""
+    on_save_error: Literal["stop", "continue"] = "stop"
+    """Where a checkpoint can't be written (full or read-only disk): end the run, or warn and go on with the old."""
+    save_in_background: bool = False
+    """Copy the state to memory at the step's boundary and write it while training goes on, which then waits for the
+    disk only at the next checkpoint and at the end. Takes the state's size in memory of the CPU."""
+
+    may_change: list[str] = field(default_factory=list)
+    """Settings by dotted name that this start may give another value than the run was begun with, though the result
+    depends on them: [data.transform.size] goes on at a higher resolution, [optimizer.learning_rate] at another rate.
+    What changes is said, and kept in run.json. With another data.batch_size some samples come again or not at all."""
+
+    def __post_init__(self) -> None:
+        fixed = [name for name in self.may_change if name.split(".")[0] in FIXED]
+        if fixed:
+            raise ValueError(f"run.may_change={fixed[0]} can't change within a run: leave it out, or begin a new run")
+        unknown = [name for name in self.trackers if name not in ("tensorboard", "wandb")]
+        if unknown:
+            raise ValueError(f"run.trackers={unknown[0]} is not known: use tensorboard, wandb or an empty list")
+        least_values = (
+            ("log_every", 1),
+            ("save_every", 1),
+            ("keep", 1),
+            ("timeout", 1),
+            ("seed", 0),
+            ("watchdog", 0),
+            ("keep_every", 0),
+            ("skip_limit", 0),
+            ("rollbacks", 0),
+        )
+        for name, least in least_values:
+            if getattr(self, name) < least:
+                raise ValueError(f"run.{name}={getattr(self, name)} is too small: set it to {least} or more")
+        if self.keep_best is not None and self.keep_best.rpartition(":")[2] not in ("min", "max"):
+            raise ValueError(f"run.keep_best={self.keep_best} says not which is best: end it with :min or :max")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"run.processes={self.processes} is too small: set it to 1 or more, or to null")

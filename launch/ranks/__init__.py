@@ -1,0 +1,1 @@
+"""Processes that compute together: starting them, agreeing, summing over them."""

@@ -1,0 +1,245 @@
+"""Ranks under accelerate: starting them as asked or not at all, agreeing, and failing together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from launch.command.cli import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from launch.run.runtime import RunConfig
+
+Result = TypeVar("Result")
+
+RIGHT_WAY = (
+    "start with `python -m launch.local --processes N MODULE …` or "
+    "`accelerate launch --config_file launch/accelerate/{cpu,gpu}.yaml --num_processes N -m MODULE …`"
+)
+"""How to start several ranks; stands at the end of every error about a wrong start."""
+
+
+LAUNCHER = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
+"""What accelerate launch sets for files with distributed_type DEEPSPEED or FSDP."""
+
+
+def start(run: RunConfig, strategies: Sequence[str] = ("ddp",)) -> Accelerator:
+    """Make the Accelerator, on gloo where there is no GPU, and check that its ranks are those asked for.
+
+    `accelerate launch` without the right flags runs every process as rank 0 of 1, or one process instead of several,
+    without a word. Raises UserError for that, where the launcher's mixed precision contradicts run.precision, and for
+    a strategy that isn't among `strategies`.
+    """
+    _check_environment(run)
+    if (asked := strategy(run)) not in strategies:
+        raise UserError(f"run.strategy={asked} is not built into this command: set it to {' or '.join(strategies)}")
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import InitProcessGroupKwargs
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process doesn't count
+    cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, which accelerate may load, warns otherwise
+    with _plain_ranks():
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision="bf16" if run.precision == "bf16" else "no",
+            log_with=list(run.trackers) or None,
+            project_dir=run.folder,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout))],
+        )
+    _check_ranks(accelerator, run)
+    return accelerator
+
+
+def strategy(run: RunConfig) -> str:
+    """What run.strategy and the accelerate file ask for, one of launch.strategies; UserError where they differ."""
+    told = _launched_strategy()
+    if run.strategy is not None and told not in (None, run.strategy):
+        raise UserError(
+            f"run.strategy={run.strategy} but accelerate launch was given a file for {told}: leave one of them away"
+        )
+    return run.strategy or told or "ddp"
+
+
+def _launched_strategy() -> str | None:
+    """The strategy of the accelerate file that this process was launched with; None where it names none."""
+    environ = os.environ
+    if environ.get("ACCELERATE_USE_FSDP") == "true":
+        refused = {"FSDP_OFFLOAD_PARAMS": "true", "FSDP_ACTIVATION_CHECKPOINTING": "true", "FSDP_VERSION": "1"}
+        for name, value in refused.items():
+            if environ.get(name, "").lower() == value:
+                raise UserError(f"{name.lower()}={value} is not supported here: use launch/accelerate/fsdp2.yaml")
+        return "fsdp2"
+    if environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        path = environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+        if not path:
+            raise UserError("the accelerate file names no deepspeed_config_file: use launch/accelerate/zero2.yaml")
+        try:
+            settings = json.loads(Path(path).read_text())
+            return f"zero{int(settings['zero_optimization']['stage'])}"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"deepspeed_config_file={path} can't be read ({error}): give DeepSpeed's settings as JSON, with "
+                "zero_optimization.stage 1, 2 or 3"
+            ) from error
+    return None
+
+
+@contextlib.contextmanager
+def _plain_ranks() -> Iterator[None]:
+    """Hide the file's strategy from accelerate, so that it joins the ranks and launch.strategies does the sharing."""
+    hidden = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _check_environment(run: RunConfig) -> None:
+    """What can be told before torch is loaded and a device taken."""
+    environ = os.environ
+    launched = "ACCELERATE_MIXED_PRECISION" in environ
+    if launched and "MASTER_ADDR" in environ and "RANK" not in environ:
+        raise UserError(
+            f"accelerate launch was asked for several processes but started one, undistributed: {RIGHT_WAY}"
+        )
+    world = int(environ.get("WORLD_SIZE", "1"))
+    if run.processes is not None and run.processes != world:
+        raise UserError(f"run.processes={run.processes} but the launcher started {world}: {RIGHT_WAY}")
+    asked = environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", {"fp32": "no"}.get(run.precision, run.precision)):
+        raise UserError(
+            f"run.precision={run.precision} but accelerate launch says --mixed_precision {asked}: "
+            f"leave the flag away and set run.precision"
+        )
+
+
+def _check_ranks(accelerator: Accelerator, run: RunConfig) -> None:
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != asked:
+        raise UserError(
+            f"{asked} processes were asked for, but this one is alone of {accelerator.num_processes}: {RIGHT_WAY}"
+        )
+    kind = accelerator.distributed_type.value
+    if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise UserError(f"accelerate's distributed type {kind} is not supported here: {RIGHT_WAY}")
+
+
+def end(accelerator: Accelerator, *, close_group: bool) -> None:
+    """Close the trackers, and the process group where it was start that made it."""
+    import torch
+
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    if close_group and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+class Vote:
+    """Agreement of the ranks over the CPU, which waits for no GPU: a gloo group of its own beside NCCL's.
+
+    With `apart` it has its own group in any case, for use in another thread than the training's.
+    """
+
+    def __init__(self, world_size: int, device: torch.device | None, rank: int = 0, *, apart: bool = False):
+        self.rank, self._world_size, self._group = rank, world_size, None
+        if world_size > 1 and (apart or device is None or device.type != "cpu"):
+            import torch
+
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def any(self, mine: bool) -> bool:
+        """Whether any rank says yes; every rank must ask."""
+        if self._world_size == 1:
+            return mine
+        import torch
+
+        flag = torch.tensor(int(mine))
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
+        return bool(flag)
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's object on every rank."""
+        if self._world_size == 1:
+            return value
+        import torch
+
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0, group=self._group)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's object, by rank, on every rank."""
+        if self._world_size == 1:
+            return [value]
+        import torch
+
+        boxes: list[Any] = [None] * self._world_size
+        torch.distributed.all_gather_object(boxes, value, group=self._group)
+        return boxes
+
+
+def total(tensor: Tensor, world_size: int) -> Tensor:
+    """The sum over ranks of a tensor that lies where the process group computes."""
+    if world_size > 1:
+        import torch
+
+        tensor = tensor.clone()
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result | None:
+    """Do something on rank 0; a UserError there is raised on every rank, so that all end at once."""
+    result, problem = None, None
+    if accelerator.is_main_process:
+        try:
+            result = work()
+        except UserError as error:
+            problem = str(error)
+    problem = Vote(accelerator.num_processes, accelerator.device).broadcast(problem)
+    if problem is not None:
+        raise UserError(problem)
+    return result
+
+
+@contextlib.contextmanager
+def failing_together(accelerator: Accelerator) -> Iterator[None]:
+    """An exception on one rank of several: print the reason and end this process at once, waiting for no other.
+
+    The launcher then ends the other ranks; one that was waiting for this one says so in one line.
+    """
+    try:
+        yield
+    except Exception as error:
+        if "TORCHELASTIC_RUN_ID" not in os.environ or accelerator.num_processes == 1 or isinstance(error, UserError):
+            raise
+        rank = accelerator.process_index
+        if _lost_a_peer(error):
+            print(f"rank {rank} ends because another rank is gone: {_first_line(error)}", file=sys.stderr, flush=True)
+        else:
+            print(f"rank {rank} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def _lost_a_peer(error: BaseException) -> bool:
+    signs = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL", "Broken pipe")
+    return any(sign in str(error) for sign in signs)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

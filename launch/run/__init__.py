@@ -1,0 +1,1 @@
+"""A training run: its folder, seeds, signals, metrics, and what watches it."""

@@ -1,0 +1,135 @@
+"""A run's folder: who may write to it, with which configuration, and what it says about its origin.
+
+RUN/config.yaml      the resolved configuration; `--config RUN/config.yaml` starts the same run again
+RUN/run.json         commit, versions, hardware and command of each start
+RUN/metrics.jsonl    launch.run.metrics
+RUN/log.txt          what the run said
+RUN/checkpoints/     launch.checkpoint
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from launch.command.cli import UserError
+from launch.run.provenance import facts
+
+CONFIG, ORIGIN, LOG, LOCK = "config.yaml", "run.json", "log.txt", ".lock"
+
+FIXED = ("model", "run")
+"""Parts of the configuration that no continued run can change, but for what launch.config and stages leave free."""
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as the dictionaries, lists and strings that YAML and JSON know."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader or a kill finds the old one or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def lock(folder: Path) -> IO[str]:
+    """Hold the run folder until the returned file is closed or its process is gone, however it went.
+
+    Raises UserError where another running process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise UserError(
+            f"run.folder={folder} is in use by {owner}: wait for it, stop it, or choose another folder"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {os.uname().nodename}")
+    file.flush()
+    return file
+
+
+def adopt(folder: Path, config: Any, free: Sequence[str], may_change: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """Save the configuration in a new folder; in an old one, check that it is still the same.
+
+    `free` lists dotted keys, or prefixes ending in a dot, that don't alter the result. `may_change` lists keys that do,
+    and may: those that changed are given back with old and new value. Raises UserError with the first that may not.
+    """
+    new = plain(config)
+    changed: dict[str, list[Any]] = {}
+    path = folder / CONFIG
+    if path.exists():
+        old = with_defaults(yaml.safe_load(path.read_text()), config)
+        for key, before, after in differences(old, new):
+            if any(key == name or (name.endswith(".") and key.startswith(name)) for name in free):
+                continue
+            if key not in may_change:
+                way = "" if key.split(".")[0] in FIXED else ", or allow the change by run.may_change"
+                raise UserError(
+                    f"{key}={after!r} differs from {before!r}, with which the run in {folder} was started: "
+                    f"set it back to continue that run, or choose another run.folder{way}"
+                )
+            changed[key] = [before, after]
+    write_atomically(path, yaml.safe_dump(new, sort_keys=False))
+    return changed
+
+
+def with_defaults(old: dict[str, Any], config: Any) -> dict[str, Any]:
+    """A saved configuration with settings that came after it, at their defaults: what it was run with."""
+    filled = dict(old)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and isinstance(filled.get(field.name), dict):
+            filled[field.name] = with_defaults(filled[field.name], value)
+        elif field.name not in filled and field.default is not dataclasses.MISSING:
+            filled[field.name] = plain(field.default)
+        elif field.name not in filled and field.default_factory is not dataclasses.MISSING:
+            filled[field.name] = plain(field.default_factory())
+    return filled
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys at which two nested configurations differ, with both values (None where absent)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+    elif old != new:
+        yield prefix, old, new
+
+
+def add_to_start(folder: Path, **extra: Any) -> None:
+    """Add to the newest start in run.json what is known only now."""
+    path = folder / ORIGIN
+    starts = json.loads(path.read_text())["starts"]
+    starts[-1] |= extra
+    write_atomically(path, json.dumps({**starts[-1], "starts": starts}, indent=2) + "\n")
+
+
+def record_start(folder: Path, **extra: Any) -> None:
+    """Append this start's facts to run.json, whose top level tells of the newest one."""
+    path = folder / ORIGIN
+    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    starts.append({**facts(), **extra})
+    write_atomically(path, json.dumps({**starts[-1], "starts": starts}, indent=2) + "\n")

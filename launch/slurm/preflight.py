@@ -1,0 +1,184 @@
+"""A look at every node before a job computes: shared files, code, packages, GPUs, shards; one line where it is off.
+
+python -m launch.slurm.preflight begin --folder F                      # on the first node: leave a token
+python -m launch.slurm.preflight look --folder F --gpus 8 --recipe R --out OUT --stage S      # on every node, by srun
+python -m launch.slurm.preflight compare --folder F --nodes n1,n2      # on the first node: 0, or 2 and the reason
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.command.cli import UserError, run
+from launch.run.folder import write_atomically
+from launch.run.provenance import commit, versions
+
+TOKEN = "token"
+
+GPU_QUERY = ("index", "name", "ecc.errors.uncorrected.volatile.total", "remapped_rows.failure")
+
+
+def begin(folder: Path) -> None:
+    """Leave a token that every node must find. UserError where the folder can't be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("*.json"):
+            old.unlink()
+        write_atomically(folder / TOKEN, secrets.token_hex(16))
+    except OSError as error:
+        raise UserError(f"{folder} can't be written ({error}): let VQLOOM_OUT lie where jobs may write") from None
+
+
+def look(folder: Path, gpus: int, indexes: Sequence[str]) -> None:
+    """What this node sees, written to the shared folder (and nothing else: `compare` judges)."""
+    node = os.environ.get("SLURMD_NODENAME", os.uname().nodename)
+    report: dict[str, Any] = {"node": node, "commit": commit(), "versions": versions(), "problems": []}
+    try:
+        report["token"] = (folder / TOKEN).read_text()
+    except OSError:
+        # Reported as a node without a report, for what this node writes the others can't read either.
+        raise UserError(f"node {node} doesn't see {folder}: let VQLOOM_OUT lie on a shared file system") from None
+    report["problems"] += gpu_problems(gpus)
+    report["problems"] += [problem for index in indexes if (problem := index_problem(index))]
+    write_atomically(folder / f"{node}.json", json.dumps(report, indent=1))
+
+
+def gpu_problems(wanted: int) -> list[str]:
+    """What is wrong with this node's GPUs: too few, memory errors, or a computation that fails."""
+    if wanted == 0:
+        return []
+    query = ["nvidia-smi", f"--query-gpu={','.join(GPU_QUERY)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [f"nvidia-smi doesn't answer ({error})"]
+    if done.returncode:
+        return [f"nvidia-smi failed: {' '.join((done.stdout + done.stderr).split())}"]
+    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+    problems = [f"{len(rows)} GPUs instead of {wanted}"] if len(rows) < wanted else []
+    for index, name, errors, remapped in (row for row in rows if len(row) == len(GPU_QUERY)):
+        if errors.isdigit() and int(errors):
+            problems.append(f"GPU {index} ({name}) has {errors} uncorrected memory errors")
+        if remapped.lower() in ("1", "yes"):
+            problems.append(f"GPU {index} ({name}) can't remap its bad memory rows any more")
+    return problems or _gpu_computation()
+
+
+def _gpu_computation() -> list[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return ["torch finds no GPU that it can use"]
+    problems = []
+    for number in range(torch.cuda.device_count()):
+        try:
+            ones = torch.ones(256, 256, device=f"cuda:{number}")
+            if float((ones @ ones).sum()) != 256.0**3:
+                problems.append(f"GPU {number} computes wrongly")
+        except RuntimeError as error:
+            problems.append(f"GPU {number} fails: {str(error).splitlines()[0]}")
+    return problems
+
+
+def index_problem(path: str) -> str | None:
+    """Why an index or one of its shards can't be read from here, or None. Shards behind URLs are only looked up."""
+    from data.index import ShardIndex
+
+    try:
+        index = ShardIndex.load(path)
+    except (UserError, ValueError, OSError) as error:
+        return f"shards: {' '.join(str(error).split())}"
+    if index.remote:
+        return _remote_problem(index.location(0))
+    for number, shard in enumerate(index.shards):
+        place = Path(index.location(number))
+        try:
+            with place.open("rb") as file:
+                file.read(512)
+            size = place.stat().st_size
+        except OSError as error:
+            return f"shard {place} can't be read ({error.strerror})"
+        if shard.filesize is not None and size != shard.filesize:
+            return f"shard {place} has {size} bytes, its index says {shard.filesize}"
+    return None
+
+
+def _remote_problem(url: str) -> str | None:
+    import fsspec
+
+    try:
+        with fsspec.open(url, "rb") as file:
+            file.read(512)
+    except Exception as error:
+        return f"shard {url} can't be read ({type(error).__name__}: {' '.join(str(error).split())})"
+    return None
+
+
+def compare(folder: Path, nodes: Sequence[str]) -> None:
+    """Judge the nodes' reports. UserError with the first thing that is off, and on which node."""
+    token = (folder / TOKEN).read_text()
+    reports: dict[str, dict[str, Any]] = {}
+    for node in nodes:
+        try:
+            reports[node] = json.loads((folder / f"{node}.json").read_text())
+        except OSError:
+            raise UserError(
+                f"preflight: node {node} left no report in {folder}: the file system isn't shared by all nodes, or "
+                "Python doesn't start there (the lines above tell)"
+            ) from None
+        if reports[node].get("token") != token:
+            raise UserError(f"preflight: node {node} sees another {folder} than this one: use a shared file system")
+    for node, report in reports.items():
+        if report["problems"]:
+            raise UserError(f"preflight: node {node}: {'; '.join(report['problems'])}")
+    first, *others = reports.values()
+    for other in others:
+        if other["commit"] != first["commit"]:
+            raise UserError(
+                f"preflight: node {other['node']} has commit {other['commit']}, node {first['node']} "
+                f"{first['commit']}: let all nodes use one checkout"
+            )
+        for name in sorted(first["versions"].keys() | other["versions"].keys()):
+            here, there = (report["versions"].get(name, "none") for report in (first, other))
+            if here != there:
+                raise UserError(
+                    f"preflight: node {other['node']} has {name} {there}, node {first['node']} {here}: "
+                    "let all nodes use one environment"
+                )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command that the batch scripts call."""
+    parser = argparse.ArgumentParser(prog="python -m launch.slurm.preflight", description=__doc__)
+    parser.add_argument("action", choices=["begin", "look", "compare"])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--gpus", type=int, default=0, help="look: GPUs that the node must have")
+    parser.add_argument("--recipe", type=Path, help="look: the recipe whose shards must be there")
+    parser.add_argument("--out", type=Path, help="look: the chain's folder")
+    parser.add_argument("--stage", help="look: the stage that will run")
+    parser.add_argument("--nodes", default="", help="compare: names of the job's nodes, by commas")
+    options = parser.parse_args(argv)
+    if options.action == "begin":
+        begin(options.folder)
+    elif options.action == "compare":
+        compare(options.folder, options.nodes.split(","))
+    else:
+        indexes: Sequence[str] = ()
+        if options.recipe and options.out and options.stage:
+            from launch.stages import jobs as chain
+
+            stage = chain.read(options.recipe, options.out).stage(options.stage)
+            indexes = [index for index in stage.indexes if index]
+        look(options.folder, options.gpus, indexes)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,232 @@
+"""The pipeline as a list: which command makes what. launch.pipeline runs it, launch.report reads what it left.
+
+OUT/tokenizer-run/   stage one's run folder          OUT/evaluation/tokenizer.json, reconstructions.png
+OUT/tokenizer/       the released tokenizer           OUT/evaluation/prior.json
+OUT/codes/{train,held_out}/   code shards             OUT/samples/   pictures, grid.png
+OUT/prior-run/       stage two's run folder           OUT/stages/*.json   what was done, with which options
+OUT/metrics.json     all figures                      OUT/report.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launch.command.cli import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder that holds the packages, the recipes and the sample sets."""
+
+SAMPLE_SETS = ("mnist", "emoji")
+
+SHORT_STEPS = 20
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Run the whole pipeline on one machine: tokenizer, release, codes, prior, samples, evaluations, report."""
+
+    data: str = "mnist"
+    """The sample set, mnist or emoji; also names the default of recipe, train and held_out."""
+    processes: int = 1
+    """Ranks of the stages that can share their work."""
+    out: str | None = None
+    """Folder for everything; null: runs/quickstart-DATA. Stages that are finished there are reused."""
+    recipe: str | None = None
+    """Folder with tokenizer.yaml and prior.yaml; null: launch/recipes/DATA."""
+    train: str | None = None
+    """Index of the training pictures; null: the sample set's."""
+    held_out: str | None = None
+    """Index of the held-out pictures; null: the sample set's."""
+    count: int = 50
+    """Pictures sampled of each class."""
+    masked: bool = False
+    """Train a masked prior over the same codes too; its samples stand beside the other's in the report."""
+    short: bool = False
+    """A few steps of everything, to see that it works; the pictures will be bad."""
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.count < 1:
+            raise ValueError(f"processes={self.processes} and count={self.count} must be 1 or more")
+        if self.data not in SAMPLE_SETS and None in (self.recipe, self.train, self.held_out):
+            raise ValueError(
+                f"data={self.data} is no sample set: use one of {', '.join(SAMPLE_SETS)}, "
+                "or set recipe, train and held_out"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        several = f"-{self.processes}processes" if self.processes > 1 else ""
+        short = "-short" if self.short else ""
+        return Path(self.out or f"runs/quickstart-{self.data}{several}{short}")
+
+    @property
+    def recipe_folder(self) -> Path:
+        """Where tokenizer.yaml and prior.yaml lie."""
+        return Path(self.recipe) if self.recipe else _shipped("launch", "recipes", self.data)
+
+    def index(self, part: str) -> Path:
+        """The picture index of `train` or `held_out`."""
+        given = self.train if part == "train" else self.held_out
+        return Path(given) if given else _shipped("data", "samples", self.data, f"{part}.json")
+
+
+def _shipped(*parts: str) -> Path:
+    """A path inside the project, relative where called from its root: records then name no folder of the machine."""
+    return Path(*parts) if Path.cwd() == ROOT else ROOT.joinpath(*parts)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the pipeline."""
+
+    name: str
+    """Short name, and that of its record OUT/stages/NAME.json."""
+    title: str
+    """What it does, for people."""
+    module: str
+    """What runs."""
+    arguments: tuple[str, ...]
+    """Its options."""
+    makes: tuple[Path, ...]
+    """What must be there afterwards."""
+    reads: tuple[Path, ...] = field(default=())
+    """Files whose content decides the result: recipes and indexes."""
+    processes: int = 1
+    """Ranks it is launched on."""
+
+
+def stages(config: PipelineConfig) -> list[Stage]:
+    """The commands in their order. Raises UserError where a recipe or an index is missing."""
+    needed = [config.recipe_folder / f"{part}.yaml" for part in ("tokenizer", "prior")]
+    for path in (*needed, config.index("train"), config.index("held_out")):
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing: name an existing --recipe, --train and --held_out, or use --data mnist"
+            )
+    masked = _second(config, "-masked", model__kind="masked") if config.masked else []
+    return [*_first(config), *_codes(config), *_second(config), *masked]
+
+
+def _first(config: PipelineConfig) -> list[Stage]:
+    out, train, held_out = config.folder, config.index("train"), config.index("held_out")
+    recipe = config.recipe_folder / "tokenizer.yaml"
+    training = Stage(
+        "tokenizer",
+        "train the tokenizer",
+        "stage1_tokenizer.train",
+        _options(
+            config=recipe,
+            run__folder=out / "tokenizer-run",
+            run__seed=0,
+            data__index=train,
+            data__held_out=held_out,
+            **({"steps": SHORT_STEPS, "evaluate_samples": 64, "run__log_every": 5} if config.short else {}),
+        ),
+        makes=(out / "tokenizer-run" / "config.yaml",),
+        reads=(recipe, train, held_out),
+        processes=config.processes,
+    )
+    release = Stage(
+        "release",
+        "release the tokenizer",
+        "stage1_tokenizer.release",
+        _options(run=out / "tokenizer-run", out=out / "tokenizer", licence="apache-2.0"),
+        makes=(out / "tokenizer" / "model.safetensors",),
+    )
+    evaluation = out / "evaluation"
+    evaluate = Stage(
+        "tokenizer-evaluation",
+        "evaluate the tokenizer on held-out pictures",
+        "stage1_tokenizer.evaluate",
+        _options(
+            tokenizer=out / "tokenizer",
+            data=held_out,
+            out=evaluation / "tokenizer.json",
+            pictures=evaluation / "reconstructions.png",
+        ),
+        makes=(evaluation / "tokenizer.json", evaluation / "reconstructions.png"),
+        reads=(held_out,),
+    )
+    return [training, release, evaluate]
+
+
+def _codes(config: PipelineConfig) -> list[Stage]:
+    out = config.folder
+    return [
+        Stage(
+            f"codes-{part}",
+            f"encode the {title} pictures",
+            "stage2_prior.encode",
+            _options(tokenizer=out / "tokenizer", data=config.index(part), out=out / "codes" / part),
+            makes=(out / "codes" / part / "index.json",),
+            reads=(config.index(part),),
+            processes=config.processes,
+        )
+        for part, title in (("train", "training"), ("held_out", "held-out"))
+    ]
+
+
+def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Stage]:
+    out, recipe = config.folder, config.recipe_folder / "prior.yaml"
+    codes = {part: out / "codes" / part / "index.json" for part in ("train", "held_out")}
+    training = Stage(
+        f"prior{suffix}",
+        f"train the {suffix[1:]} prior" if suffix else "train the prior",
+        "stage2_prior.train",
+        _options(
+            config=recipe,
+            run__folder=out / f"prior-run{suffix}",
+            run__seed=0,
+            tokenizer=out / "tokenizer",
+            data__index=codes["train"],
+            data__held_out=codes["held_out"],
+            **others,
+            **({"steps": SHORT_STEPS, "run__log_every": 5} if config.short else {}),
+        ),
+        makes=(out / f"prior-run{suffix}" / "prior" / "config.json",),
+        reads=(recipe,),
+        processes=config.processes,
+    )
+    count = 2 if config.short else config.count
+    sampling_recipe = config.recipe_folder / "sample.yaml"
+    own = {"config": sampling_recipe} if sampling_recipe.is_file() else {"guidance": 3}
+    sample = Stage(
+        f"samples{suffix}",
+        f"sample {count} pictures of each class",
+        "stage2_prior.sample",
+        _options(
+            **own,
+            prior=out / f"prior-run{suffix}",
+            tokenizer=out / "tokenizer",
+            out=out / f"samples{suffix}",
+            count=count,
+        ),
+        makes=(out / f"samples{suffix}" / "grid.png",),
+        reads=(sampling_recipe,) if sampling_recipe.is_file() else (),
+        processes=config.processes,
+    )
+    evaluate = Stage(
+        f"prior{suffix}-evaluation",
+        "evaluate the prior and its samples",
+        "stage2_prior.evaluate",
+        _options(
+            prior=out / f"prior-run{suffix}",
+            codes=codes["held_out"],
+            samples=out / f"samples{suffix}",
+            data=config.index("train"),
+            held_out=config.index("held_out"),
+            reference=config.index("held_out"),
+            out=out / "evaluation" / f"prior{suffix}.json",
+        ),
+        makes=(out / "evaluation" / f"prior{suffix}.json",),
+        reads=(config.index("train"), config.index("held_out")),
+    )
+    return [training, sample, evaluate]
+
+
+def _options(**values: object) -> tuple[str, ...]:
+    """Keyword arguments as options: `run__folder=x` is `--run.folder x`."""
+    pairs = [(f"--{name.replace('__', '.')}", str(value)) for name, value in values.items()]
+    return tuple(part for pair in pairs for part in pair)

@@ -1,0 +1,140 @@
+"""What became of each stage of a chain, written by its jobs and read by everyone: OUT/stages/<stage>.json.
+
+    python -m launch.stages.records begin --out OUT --stage tokenizer      # a job starts: 0, or 2 where it may not
+    python -m launch.stages.records end --out OUT --stage tokenizer --code 85      # done, requeue or fail
+
+A part of an array job has a file of its own, OUT/stages/codes-train.3.json. The batch scripts call this; a stage that
+is requeued again and again without a newer checkpoint is given up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.checkpoints import store as checkpoint
+from launch.command.cli import BAD_INPUT, UserError, run
+from launch.run.folder import write_atomically
+
+STOPPED = 85
+"""launch.run.runtime.STOPPED, known here without loading what that module loads."""
+
+MOST_IDLE = 3
+"""Attempts in a row without a newer checkpoint after which a stage is given up (VQLOOM_MOST_IDLE)."""
+
+
+def path(out: Path, stage: str, part: int | None = None) -> Path:
+    """The file of a stage, or of one part of it."""
+    return out / "stages" / (f"{stage}.json" if part is None else f"{stage}.{part}.json")
+
+
+def read(out: Path, stage: str, part: int | None = None) -> dict[str, Any]:
+    """A stage's state: `state` (waiting, running, done or failed), `attempts`, `reason`; waiting where it never ran."""
+    try:
+        return dict(json.loads(path(out, stage, part).read_text()))
+    except FileNotFoundError:
+        return {"state": "waiting", "attempts": []}
+
+
+def begin(out: Path, stage: str, part: int | None = None, most_idle: int = MOST_IDLE) -> None:
+    """Note that an attempt starts. Raises UserError where too many before it brought no newer checkpoint."""
+    state = read(out, stage, part)
+    now = _newest_step(out, stage)
+    attempts = state["attempts"]
+    _close_unended(attempts, now)
+    job, restart = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    # A fresh submission, by a person, starts the count anew.
+    idle = _idle([attempt for attempt in attempts if attempt["job"] == job])
+    if job and idle >= most_idle:
+        reason = f"{idle} attempts in a row brought no newer checkpoint (VQLOOM_MOST_IDLE={most_idle})"
+        _write(out, stage, part, {**state, "state": "failed", "reason": reason})
+        raise UserError(f"stage {stage} is given up: {reason}; the last one: {attempts[-1].get('why', 'unknown')}")
+    attempts.append(
+        {
+            "job": job,
+            "restart": restart,
+            "nodes": os.environ.get("SLURM_JOB_NODELIST", os.uname().nodename),
+            "began": time.time(),
+            "from": now,
+        }
+    )
+    _write(out, stage, part, {"state": "running", "attempts": attempts})
+
+
+def end(out: Path, stage: str, code: int, part: int | None = None, why: str = "") -> str:
+    """Note how the running attempt ended, and say what is to be done: `done`, `requeue` or `fail`."""
+    state = read(out, stage, part)
+    attempts = state["attempts"] or [{"job": "", "restart": 0, "began": time.time(), "from": None}]
+    what = {0: "finished", STOPPED: "stopped by a signal, with a checkpoint", BAD_INPUT: "refused its input"}
+    why = why or what.get(code, f"ended with exit code {code}")
+    attempts[-1] |= {"ended": time.time(), "code": code, "to": _newest_step(out, stage), "why": why}
+    verdict = {0: "done", BAD_INPUT: "fail"}.get(code, "requeue")
+    new: dict[str, Any] = {"state": {"done": "done", "fail": "failed"}.get(verdict, "waiting"), "attempts": attempts}
+    if verdict != "done":
+        new["reason"] = why
+    _write(out, stage, part, new)
+    return verdict
+
+
+def restarts(state: dict[str, Any]) -> int:
+    """How often a stage was started again after its first start."""
+    return max(0, len(state["attempts"]) - 1)
+
+
+def _newest_step(out: Path, stage: str) -> int | None:
+    return next(iter(checkpoint.steps(out / f"{stage}-run")), None)
+
+
+def _close_unended(attempts: list[dict[str, Any]], now: int | None) -> None:
+    """The last attempt may have gone with its node, without a word."""
+    if attempts and "ended" not in attempts[-1]:
+        attempts[-1] |= {
+            "ended": time.time(),
+            "code": None,
+            "to": now,
+            "why": "gone without a word (node or batch job)",
+        }
+
+
+def _idle(attempts: list[dict[str, Any]]) -> int:
+    """Attempts at the end of the list that brought nothing."""
+    count = 0
+    for attempt in reversed(attempts):
+        if (attempt.get("to") or 0) > (attempt["from"] or 0):
+            break
+        count += 1
+    return count
+
+
+def _write(out: Path, stage: str, part: int | None, state: dict[str, Any]) -> None:
+    place = path(out, stage, part)
+    worked = sum(attempt["ended"] - attempt["began"] for attempt in state["attempts"] if "ended" in attempt)
+    state |= {"done": state["state"] == "done", "seconds": round(worked, 1)}  # what launch.pipeline's records tell
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(place, json.dumps(state, indent=1) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command that the batch scripts call."""
+    parser = argparse.ArgumentParser(prog="python -m launch.stages.records", description=__doc__)
+    parser.add_argument("action", choices=["begin", "end"])
+    parser.add_argument("--out", type=Path, required=True, help="the chain's folder")
+    parser.add_argument("--stage", required=True)
+    parser.add_argument("--part", type=int, help="which part of an array job; none: the stage is one job")
+    parser.add_argument("--code", type=int, default=0, help="end: the exit code")
+    parser.add_argument("--why", default="", help="end: the reason in words")
+    options = parser.parse_args(argv)
+    if options.action == "begin":
+        begin(options.out, options.stage, options.part, int(os.environ.get("VQLOOM_MOST_IDLE", MOST_IDLE)))
+    else:
+        print(end(options.out, options.stage, options.code, options.part, options.why))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

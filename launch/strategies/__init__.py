@@ -1,0 +1,1 @@
+"""How ranks share a model: DDP, FSDP2, DeepSpeed's ZeRO."""

@@ -1,0 +1,1 @@
+"""Every setting of stage one, without torch."""

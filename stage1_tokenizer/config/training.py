@@ -1,0 +1,144 @@
+"""How a tokenizer is trained: every setting of stage one, checked where it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data.config import DataConfig
+from launch.run.runtime import RunConfig
+from stage1_tokenizer.config.losses import AdversarialConfig as AdversarialConfig
+from stage1_tokenizer.config.losses import LossConfig as LossConfig
+from stage1_tokenizer.config.losses import PerceptualConfig as PerceptualConfig
+from stage1_tokenizer.config.model import ModelConfig as ModelConfig
+from stage1_tokenizer.config.quantizer import QuantizerConfig as QuantizerConfig
+from stage1_tokenizer.config.quantizer import check as _check
+from stage1_tokenizer.training.monitor import MonitorConfig as MonitorConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW for the tokenizer and for the discriminator, with warm-up, decay and averaged weights."""
+
+    learning_rate: float = 1e-4
+    """Peak learning rate of the tokenizer."""
+    discriminator_learning_rate: float | None = None
+    """Peak learning rate of the discriminator; null: the tokenizer's."""
+    betas: tuple[float, float] = (0.5, 0.9)
+    """Decay of Adam's two moments."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    clip: float = 1.0
+    """Largest norm of a gradient, for tokenizer and discriminator each; 0: no clipping."""
+    warmup: int = 0
+    """Steps over which the learning rate rises from 0."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: stay, or fall along a cosine to `final` at the last step."""
+    final: float = 0.0
+    """With decay=cosine, the last learning rate as a share of the peak."""
+    ema_decay: float = 0.999
+    """Share of the old average in the averaged weights, which are what is evaluated and released; 0: no averaging."""
+
+    def __post_init__(self) -> None:
+        at = "optimizer."
+        _check(at + "learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
+        other = self.discriminator_learning_rate
+        if other is not None:
+            _check(at + "discriminator_learning_rate", other, other > 0, "above 0, or to null")
+        for beta in self.betas:
+            _check(at + "betas", beta, 0 <= beta < 1, "two shares from 0 to below 1")
+        _check(at + "weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        _check(at + "clip", self.clip, self.clip >= 0, "0 (no clipping) or more")
+        _check(at + "warmup", self.warmup, self.warmup >= 0, "0 or more")
+        _check(at + "final", self.final, 0 <= self.final <= 1, "a share from 0 to 1")
+        _check(at + "ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "a share from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class TokenizerTrainConfig:
+    """Train a tokenizer: a run, its data, its networks, its losses."""
+
+    run: RunConfig
+    """Folder, seed, precision, logging, checkpoints."""
+    data: DataConfig
+    """Shards, transform, global batch size."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The networks."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is minimised."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """How it is minimised."""
+    init: str | None = None
+    """Folder of a released or converted tokenizer (or of a run) to fine-tune: a new run begins with its weights, and
+    with its discriminator where it has one that fits loss.adversarial. Its model's settings needn't be given; those
+    that are must agree with it, but for dropout and how the quantizer learns."""
+    freeze: list[Literal["encoder", "quantizer", "decoder"]] = field(default_factory=list)
+    """Parts of the tokenizer that stay as they are, with the convolution beside the quantizer and the codebook's
+    statistics: [encoder, quantizer] fine-tunes the decoder alone, and codes stay what they were."""
+    activation_checkpointing: bool = False
+    """Keep only inputs of blocks for the backward pass and compute the rest again: less memory, a third more work."""
+    compile: bool = False
+    """Compile encoder, decoder and discriminator with torch.compile: faster steps on GPUs after minutes of compiling.
+    On CPUs it needs a C++ compiler."""
+    channels_last: bool = False
+    """On GPUs, keep weights of 2-D convolutions, and so what they give, in channels-last layout (CPUs choose it
+    themselves where it is faster)."""
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    """When the log says that the run goes wrong."""
+    steps: int = 100_000
+    """Number of training steps."""
+    evaluate_every: int = 5000
+    """Steps between two evaluations on data.held_out; the last step is always evaluated; 0: only the last."""
+    evaluate_samples: int | None = 1000
+    """Held-out pictures in an evaluation during training; null: all of them."""
+    evaluate_features: Literal["none", "vgg16", "inception"] = "none"
+    """Also measure distances between held-out pictures and their reconstructions as sets, on this network's features:
+    see stage1_tokenizer.evaluate."""
+
+    def __post_init__(self) -> None:
+        _check("steps", self.steps, self.steps >= 1, "1 or more")
+        _check("evaluate_every", self.evaluate_every, self.evaluate_every >= 0, "0 (only the last step) or more")
+        samples = self.evaluate_samples
+        if samples is not None:
+            _check("evaluate_samples", samples, samples >= 1, "1 or more, or to null")
+        stride, size = self.model.stride, self.data.transform.size
+        if size % stride:
+            source = f"the stride of the {stride.bit_length()} levels of model.channel_multipliers"
+            source = "model.vit.patch" if self.model.backbone == "vit" else source
+            raise ValueError(
+                f"data.transform.size={size} is not a multiple of {stride}, {source}: "
+                f"set it to {size // stride * stride or stride}"
+            )
+        if self.model.latent_tokens and size != self.model.vit.size:
+            raise ValueError(
+                f"data.transform.size={size} differs from model.vit.size={self.model.vit.size}, the only one that "
+                f"model.vit.latent_tokens={self.model.latent_tokens} are for: set them alike"
+            )
+        self._check_method()
+        quantizer = self.model.quantizer
+        if quantizer.kind == "multiscale" and quantizer.scales[-1] != size // stride:
+            raise ValueError(
+                f"model.quantizer.scales={list(quantizer.scales)} must end with {size // stride}, the latent grid of "
+                f"pictures of data.transform.size={size}: add it, or leave off what is larger"
+            )
+        if self.loss.adversarial.weight:
+            self.loss.adversarial.check_pictures(self.model.in_channels, self.model.spatial_dims, size)
+        if self.model.in_channels != self.data.transform.channels:
+            raise ValueError(
+                f"model.in_channels={self.model.in_channels} differs from data.transform.channels="
+                f"{self.data.transform.channels}: set them alike"
+            )
+
+    def _check_method(self) -> None:
+        if set(self.freeze) == {"encoder", "quantizer", "decoder"}:
+            raise ValueError(f"freeze={list(self.freeze)} leaves nothing to train: leave off the part that shall learn")
+        if self.channels_last and self.model.spatial_dims != 2:
+            raise ValueError(
+                f"channels_last=true is not for model.spatial_dims={self.model.spatial_dims}: leave it out"
+            )
+        adversarial = self.loss.adversarial
+        if self.compile and adversarial.weight and (adversarial.penalty or adversarial.penalty_fake):
+            raise ValueError(
+                f"compile=true can't differentiate the gradients of loss.adversarial.penalty={adversarial.penalty}, "
+                f"penalty_fake={adversarial.penalty_fake}: set them to 0, or compile to false"
+            )

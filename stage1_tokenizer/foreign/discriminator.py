@@ -1,0 +1,66 @@
+"""A peer's PatchGAN discriminator, carried along for fine-tuning.
+
+The published ones bear the names of Isola et al.'s code, as ours does: main.0 a convolution, then a convolution, a norm
+and a ReLU for each layer, then the last convolution.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from stage1_tokenizer.config.losses import AdversarialConfig
+
+FILE = "discriminator.safetensors"
+UNUSED = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def discriminator(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]] | str:
+    """Its tensors by our names and the settings of loss.adversarial they need; or why there is none that fits.
+
+    Averages of batch norms are dropped: ours has none, and uses the batch's statistics, as they do in training.
+    """
+    from stage1_tokenizer.discriminators import Discriminator
+
+    if not weights:
+        return "the checkpoint has none"
+    kept = {name: tensor for name, tensor in weights.items() if not name.endswith(UNUSED)}
+    first = kept.get("main.0.weight")
+    if first is None or first.ndim != 4:
+        return "it isn't a PatchGAN"
+    strided = sum(1 for name, tensor in kept.items() if name.endswith(".weight") and tensor.ndim == 4) - 2
+    normed = any(name.endswith("running_mean") for name in weights)
+    settings: dict[str, Any] = {"channels": len(first), "layers": strided, "norm": "batch" if normed else "none"}
+    if strided < 1:
+        return "it isn't a PatchGAN"
+    expected = Discriminator(AdversarialConfig(**settings), first.shape[1]).state_dict()
+    odd = differing(expected, kept)
+    return f"it differs from ours at {odd}" if odd else (kept, settings)
+
+
+def differing(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str | None:
+    """The first name that only one of two states has, or that has another shape in it."""
+    for name in [*expected, *given]:
+        if name not in given or name not in expected:
+            return name
+        if expected[name].shape != given[name].shape:
+            return f"{name}, {tuple(given[name].shape)} instead of {tuple(expected[name].shape)}"
+    return None
+
+
+def save(folder: Path, weights: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """Write discriminator.safetensors, with its settings in the header."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
+    save_file(tensors, folder / FILE, metadata={"format": "pt", "adversarial": json.dumps(settings)})
+
+
+def load(folder: Path) -> dict[str, Tensor] | None:
+    """The tensors beside a tokenizer; None where there are none."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / FILE) if (folder / FILE).is_file() else None

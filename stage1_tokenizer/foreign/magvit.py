@@ -1,0 +1,99 @@
+"""The layouts of conv_plus: Open-MAGVIT2 (SEED-Voken), SimVQ, which took over its networks, and MaskGIT's VQGAN.
+
+In the first two `down.N.downsample` is the convolution itself, `up.N.upsample.conv1` what is shuffled, and the middle
+`mid_block`. MaskGIT's as open-muse holds it (a flat dictionary) has `mid` and `up.N.upsample_conv`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launch.command.cli import UserError
+from stage1_tokenizer.foreign.base import (
+    Converted,
+    Source,
+    Weights,
+    find,
+    lightning,
+    lightning_size,
+    need,
+    networks,
+    renamed,
+    without,
+)
+
+RULES = [
+    (r"coder\.mid_block\.", "coder.mid."),
+    (r"^encoder\.down\.(\d+)\.downsample\.(weight|bias)$", r"encoder.down.\1.downsample.conv.\2"),
+    (r"^decoder\.up\.(\d+)\.upsample\.conv1\.", r"decoder.up.\1.upsample.conv."),
+    (r"^quantize\.embedding\.", "quantizer.embedding."),
+    (r"^quantize\.embedding_proj\.", "quantizer.linear."),
+]
+
+
+def open_magvit2(source: Source) -> Converted:
+    """Open-MAGVIT2's lookup-free quantizer: its first channel is a code's lowest bit, ours the highest.
+
+    So that codes keep their numbers, the latent channels are turned round in the three places that see them.
+    """
+    need(source.weights, "decoder.adaptive.0.gamma.weight", source, "open_magvit2")
+    weights = renamed(source.weights, RULES)
+    for name in [name for name in weights if name.startswith("encoder.conv_out.")]:
+        weights[name] = weights[name].flip(0)
+    for name in [name for name in weights if name.startswith("decoder.adaptive.") and name.endswith(".weight")]:
+        weights[name] = weights[name].flip(1)
+    weights["decoder.conv_in.weight"] = need(weights, "decoder.conv_in.weight", source, "open_magvit2").flip(1)
+    model = _plus(weights, source, "open_magvit2")
+    bits = model["z_channels"]
+    model["quantizer"] = {"kind": "lfq", "codebook_size": 1 << bits, "code_dim": bits, "entropy_temperature": 0.01}
+    return Converted(model, weights, lightning_size(source.settings))
+
+
+def simvq(source: Source) -> Converted:
+    """SimVQ: a frozen codebook through one learned affine map."""
+    need(source.weights, "quantize.embedding_proj.weight", source, "simvq")
+    weights = renamed(source.weights, RULES)
+    model = _plus(weights, source, "simvq")
+    codes, dim = need(weights, "quantizer.embedding.weight", source, "simvq").shape
+    params = find(lightning(source.settings), "quantconfig", "params") or {}
+    model["quantizer"] = {
+        "kind": "vq",
+        "codebook_size": codes,
+        "code_dim": dim,
+        "reparametrise": "affine" if "quantizer.linear.bias" in weights else "linear",
+        "beta_placement": "legacy" if params.get("legacy", True) and params else "paper",
+    }
+    return Converted(model, weights, lightning_size(source.settings))
+
+
+def maskgit(source: Source) -> Converted:
+    """MaskGIT's tokenizer sees and gives pictures in [0, 1].
+
+    The result's range is brought to [-1, 1] by its last layer's weights (exactly: a factor 2); the input's can't, as
+    the padding is 0 in [0, 1], so that `pixel_range: unit` scales it.
+    """
+    upsample = r"^decoder\.up\.(\d+)\.upsample_conv\."
+    need(source.weights, "decoder.up.1.upsample_conv.weight", source, "maskgit")
+    weights = renamed(without(source.weights), [(upsample, r"decoder.up.\1.upsample.conv."), *RULES])
+    weights["decoder.conv_out.weight"] = need(weights, "decoder.conv_out.weight", source, "maskgit") * 2
+    weights["decoder.conv_out.bias"] = need(weights, "decoder.conv_out.bias", source, "maskgit") * 2 - 1
+    model = _plus(weights, source, "maskgit")
+    codes, dim = need(weights, "quantizer.embedding.weight", source, "maskgit").shape
+    model["pixel_range"] = "unit"
+    model["conv_plus"] = {"downsample": "pool", "upsample": "nearest", "adaptive_norm": False, "shortcut": "inner"}
+    model["quantizer"] = {"kind": "vq", "codebook_size": codes, "code_dim": dim, "beta_placement": "legacy"}
+    size = source.settings.get("resolution")
+    notes = ["Pictures are given and returned in [-1, 1]; the scaling to its own [0, 1] is part of the model."]
+    return Converted(model, weights, size if isinstance(size, int) else None, notes)
+
+
+def _plus(weights: Weights, source: Source, layout: str) -> dict[str, Any]:
+    if "quant_conv.weight" in weights or "encoder.mid.block_1.conv1.weight" in weights:
+        raise UserError(f"{source.where} has taming's networks, not {layout}'s: try --from taming or --from ibq")
+    model = networks(weights, source, layout)
+    adaptive = "decoder.adaptive.0.gamma.weight" in weights
+    return model | {
+        "backbone": "conv_plus",
+        "conv_plus": {"adaptive_norm": adaptive},
+        "quant_conv_kernel": 0,
+    }

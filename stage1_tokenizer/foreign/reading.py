@@ -1,0 +1,162 @@
+"""Read a foreign checkpoint's tensors without executing anything of it.
+
+Pickles go through torch's weights_only reader. What trainers leave beside the weights (callbacks, settings) is read as
+inert placeholders where it is known to be harmless data; any other object is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from launch.command.cli import UserError
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", *PICKLES)
+BOOKKEEPING = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "numpy.", "typing.", "pathlib.")
+"""Packages whose objects in a checkpoint are settings and counters, left unread."""
+BOOKKEEPING_NAMES = ("argparse.Namespace", "collections.defaultdict", "_codecs.encode", "builtins.int", "builtins.list")
+
+
+class Unread:
+    """Stands for an object that is not needed: takes anything, does nothing."""
+
+    def __init__(self, *values: Any, **named: Any):
+        pass
+
+    def __new__(cls, *values: Any, **named: Any) -> Unread:
+        """An empty one, whatever it is made of."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A foreign checkpoint as it was read."""
+
+    path: Path
+    """The file with the weights."""
+    content: dict[str, Any]
+    """What it holds at its top level: tensors, or dictionaries of them."""
+    settings: dict[str, Any]
+    """The peer's own configuration, {} where there is none."""
+    settings_path: Path | None
+    """Where that came from."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, in hex."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_checkpoint(source: Path, settings: Path | None) -> Checkpoint:
+    """A file, or a folder with one, and the only configuration beside it unless another is named.
+
+    Raises UserError where either can't be read.
+    """
+    path = _weights_file(source)
+    if settings is None and source.is_dir():
+        found = sorted([*path.parent.glob("*.yaml"), *path.parent.glob("*.yml"), *path.parent.glob("config.json")])
+        settings = found[0] if len(found) == 1 else None
+    return Checkpoint(path, read_tensors(path), read_settings(settings), settings)
+
+
+def _weights_file(source: Path) -> Path:
+    if source.is_file():
+        return source
+    if not source.is_dir():
+        raise UserError(f"{source} is neither a file nor a folder: name a checkpoint")
+    for folder in (source, source / "vqvae", source / "vae", source / "movq"):
+        found = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES and path.is_file())
+        stock = [path for path in found if path.name == "diffusion_pytorch_model.safetensors"]
+        if stock or len(found) == 1:
+            return (stock or found)[0]
+        if found:
+            names = ", ".join(path.name for path in found[:4])
+            raise UserError(f"{folder} holds several checkpoints ({names}): name one of them")
+    raise UserError(f"{source} holds no checkpoint ({', '.join('*' + suffix for suffix in SUFFIXES)}): name the file")
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """The top-level dictionary of a checkpoint; UserError where it can't be read safely or isn't a dictionary."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is no whole safetensors file ({_line(error)}): fetch it again") from error
+    if path.suffix not in PICKLES:
+        raise UserError(f"{path} is none of {', '.join(SUFFIXES)}: name a checkpoint, or rename it to what it is")
+    content = _unpickle(path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of weights: save its state_dict")
+    return dict(content)
+
+
+def _unpickle(path: Path) -> Any:
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+    try:
+        try:
+            foreign = get_unsafe_globals_in_checkpoint(path)
+        except ValueError:  # written before torch 1.6: not a zip file
+            foreign = []
+        unknown = [name for name in foreign if not (name.startswith(BOOKKEEPING) or name in BOOKKEEPING_NAMES)]
+        if unknown:
+            raise UserError(
+                f"{path} holds objects that are no tensors ({', '.join(sorted(unknown)[:3])}), and making them would "
+                f"run their code: where you trust it, save its state_dict alone with torch.save, and convert that"
+            )
+        stands: list[Any] = [(dict if name.endswith(".AttributeDict") else Unread, name) for name in foreign]
+        with safe_globals(stands):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged or hostile file can fail in any way
+        raise UserError(
+            f"{path} can't be read as weights alone ({_line(error)}): fetch it again, or, where you trust it, save its "
+            f"state_dict alone with torch.save, and convert that"
+        ) from error
+
+
+def read_settings(path: Path | None) -> dict[str, Any]:
+    """A peer's YAML or JSON file as plain values; UserError where it is neither."""
+    import yaml
+
+    if path is None:
+        return {}
+    try:
+        values = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"config={path} is neither YAML nor JSON that can be read ({_line(error)}): give another"
+        ) from error
+    if not isinstance(values, dict):
+        raise UserError(f"config={path} holds no settings: name the file with the model's configuration")
+    return values
+
+
+def tensors_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a dictionary."""
+    return {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, in one line of moderate length."""
+    if found := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
+        return f"it holds {found[1]}, which is no tensor"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "…"

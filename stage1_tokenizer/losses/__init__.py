@@ -1,0 +1,1 @@
+"""What is minimised at the reconstruction."""

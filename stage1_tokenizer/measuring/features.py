@@ -1,0 +1,177 @@
+"""Networks whose features tell sets of pictures apart, each known by its weights' hash.
+
+inception   the network of FID: its pool3 layer, ADM's spatial features and logits (torch-fidelity's port of the
+            TensorFlow graph of 2015-12-05, which resizes pictures to 299 as TensorFlow 1 did)
+vgg16       LPIPS's VGG16 (torchvision's ImageNet weights), which is always at hand: its relu5_3, mean over positions
+
+Figures measured on the first are called `fid`, `sfid`, `kid`, … only where the weights are the true ones; those of any
+other network carry its name. Legend: B batch, C channels, H W pixels, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from data.pictures.transforms import to_float
+from launch.command.cli import UserError
+from launch.files.downloads import answered_within
+
+if TYPE_CHECKING:
+    from stage1_tokenizer.losses.lpips import LPIPS
+
+FeatureName = Literal["vgg16", "inception", "none"]
+
+FID_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Of the file with FID's weights, which pytorch-fid and torch-fidelity ship alike."""
+_FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
+_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_FILES[1]}"
+
+SPATIAL_CHANNELS = 7
+"""Channels of mixed_6/conv that ADM's sFID uses, so that 17·17·7 = 2023 numbers are about as many as FID's 2048."""
+
+SMALLEST = 16
+"""Smallest side of a picture that VGG16 has relu5_3 features of."""
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says first; its name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class FeatureNetwork(nn.Module):
+    """Features of uint8 pictures; frozen. `about` (JSON values) says what it is, `names` how its figures are called."""
+
+    about: dict[str, Any]
+    """network, layers, sha256 of the weights, resize: what two results must share to be comparable."""
+    names: dict[str, str]
+    """Names of the figures: frechet, kid, precision, recall, and of Inception spatial and score."""
+    widths: dict[str, int]
+    """Numbers of each kind of feature: pool, and of Inception spatial and logits."""
+
+    def forward(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
+        """Features of uint8 pictures of 1 or 3 channels by kind, (B, D) float32 each."""
+        raise NotImplementedError
+
+
+class Vgg16(FeatureNetwork):
+    """relu5_3 of LPIPS's VGG16, its mean over positions, of pictures at their own size."""
+
+    def __init__(self, lpips: LPIPS):
+        super().__init__()
+        self.lpips = lpips
+        digest = hashlib.sha256()
+        for number in range(13):
+            for kind in ("weight", "bias"):
+                digest.update(getattr(lpips, f"{kind}{number}").cpu().contiguous().numpy())
+        self.about = {
+            "network": "vgg16 (ImageNet, torchvision), as LPIPS uses it",
+            "layers": "relu5_3, mean over positions",
+            "sha256": digest.hexdigest(),
+            "resize": "none: pictures at their own size",
+        }
+        self.names = {name: f"{name}_vgg16" for name in ("frechet", "kid", "precision", "recall")}
+        self.widths = {"pool": 512}
+
+    def forward(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
+        """Features of uint8 pictures, see FeatureNetwork. UserError for pictures smaller than SMALLEST."""
+        if min(pixels_BCHW.shape[2:]) < SMALLEST:
+            raise UserError(
+                f"pictures of {pixels_BCHW.shape[3]}x{pixels_BCHW.shape[2]} have no vgg16 features, they are smaller "
+                f"than {SMALLEST}: set features to none or inception"
+            )
+        return self.of_taps(self.lpips.features(to_float(pixels_BCHW)))
+
+    @staticmethod
+    def of_taps(taps: list[Tensor]) -> dict[str, Tensor]:
+        """The same features from what LPIPS.features gave, which LPIPS needs anyway."""
+        return {"pool": taps[-1].mean((2, 3))}
+
+
+class Inception(FeatureNetwork):
+    """FID's Inception from the bytes of its weights' file; figures of other weights are named by their hash."""
+
+    def __init__(self, weights: bytes, origin: str):
+        super().__init__()
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        sha256 = hashlib.sha256(weights).hexdigest()
+        try:
+            torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)  # no code in it: then it may be read
+            self.net = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048", "logits_unbiased"], io.BytesIO(weights)
+            )
+        except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"inception_weights={origin} does not hold the weights of FID's Inception "
+                f"({first_line(error)}): give {_FILES[0]}"
+            ) from error
+        self.net.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
+        self._spatial_BD = torch.empty(0)
+        true = sha256 == FID_SHA256
+        self.about = {
+            "network": "FID's Inception (2015-12-05)" if true else "FID's Inception with other weights than FID's",
+            "layers": "pool3; first 7 channels of mixed_6/conv; logits without bias",
+            "sha256": sha256,
+            "resize": "to 299, bilinear without antialiasing, as TensorFlow 1 (torch-fidelity)",
+        }
+        own = {"frechet": "fid", "spatial": "sfid", "score": "inception_score"}
+        kinds = (*own, "kid", "precision", "recall")
+        self.names = {name: own.get(name, name) if true else f"{name}_inception_{sha256[:8]}" for name in kinds}
+        self.widths = {"pool": 2048, "spatial": 17 * 17 * SPATIAL_CHANNELS, "logits": 1008}
+
+    def _keep_spatial(self, module: nn.Module, given: Any, h_BCHW: Tensor) -> None:
+        """In ADM's order: height, width, channels."""
+        self._spatial_BD = h_BCHW[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+
+    def forward(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
+        """Features of uint8 pictures, see FeatureNetwork; grey ones as RGB."""
+        pool_BD, logits_BD = self.net(pixels_BCHW.expand(-1, 3, -1, -1))
+        return {"pool": pool_BD, "spatial": self._spatial_BD, "logits": logits_BD}
+
+
+def load_network(
+    name: FeatureName,
+    *,
+    inception_weights: str | None = None,
+    vgg_weights: str | None = None,
+    lpips: LPIPS | None = None,
+) -> FeatureNetwork | None:
+    """The network of that name, on the CPU; None for `none`.
+
+    `lpips`, where it is of VGG16, lends its weights. Raises UserError, which names the ways out, where there are none.
+    """
+    if name == "none":
+        return None
+    if name == "inception":
+        path = _find_inception(inception_weights)
+        return Inception(path.read_bytes(), str(path)).eval()
+    from stage1_tokenizer.losses.lpips import load_lpips
+
+    return Vgg16(lpips if lpips is not None and lpips.net == "vgg" else load_lpips("vgg", vgg_weights)).eval()
+
+
+def _find_inception(given: str | None) -> Path:
+    """The file with FID's weights: the one given, one in torch hub's cache, or a download into it."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    ways = f"set inception_weights to {_FILES[0]}, put it into {folder}, or set features to vgg16"
+    if given is not None:
+        if not Path(given).is_file():
+            raise UserError(f"inception_weights={given} is not a file: {ways}")
+        return Path(given)
+    for name in _FILES:
+        if (folder / name).is_file():
+            return folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with answered_within(20):
+            torch.hub.download_url_to_file(_URL, str(folder / _FILES[1]), hash_prefix=FID_SHA256[:8])
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"FID's Inception weights are not here and the download failed ({error}): {ways}") from error
+    return folder / _FILES[1]

@@ -1,0 +1,167 @@
+"""The set that pictures are measured against: measured now, or its statistics from a file.
+
+A file of ours holds ADM's names (mu, sigma of the pooled features; mu_s, sigma_s of the spatial ones) beside ours
+(kept, count, about), so that other tools can read it too; ADM's own reference files are read as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from launch.command.cli import UserError
+from stage1_tokenizer.measuring.distances import KEPT, Gaussian, SetStatistics, SetSums
+from stage1_tokenizer.measuring.features import FeatureNetwork
+from stage1_tokenizer.measuring.picture_sets import PictureHash, every_picture, filled
+
+if TYPE_CHECKING:
+    from data.pictures.transforms import TransformConfig
+    from launch.ranks.joined import Ranks
+
+_NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+
+
+@dataclass(frozen=True)
+class MeasuredSet:
+    """A set's statistics, and what it is (JSON values): set, sha256, pictures, kept, transform."""
+
+    statistics: SetStatistics
+    """For the distances."""
+    about: dict[str, Any]
+    """For the result; all but `set`, where the set lies, must agree between two results."""
+
+
+def measure_set(
+    source: str,
+    transform: TransformConfig,
+    network: FeatureNetwork,
+    ranks: Ranks,
+    *,
+    kept: int = KEPT,
+    alive: Callable[[int], None] = lambda pictures: None,
+    **options: Any,
+) -> MeasuredSet:
+    """Measure the pictures of an index, folder or `.npz`, each once over all ranks; `options` are every_picture's.
+
+    `alive` is told how many pictures are done with each batch.
+    """
+    sums, digest = SetSums(network, ranks.device, kept), PictureHash(ranks.device)
+    rows = options["batch_size"]
+    batches = every_picture(source, transform, rank=ranks.rank, world_size=ranks.world_size, **options)
+    with torch.no_grad():
+        for batch in batches:
+            digest.add(batch.pixels_BCHW)
+            features = network(filled(batch.pixels_BCHW, rows).to(ranks.device, non_blocking=True))
+            sums.add({kind: h_BD[: len(batch.keys)] for kind, h_BD in features.items()}, batch.keys)
+            alive(len(batch.keys))
+    statistics = sums.result(ranks.sum, ranks.gather)
+    about = describe(source, digest.result(ranks.sum), statistics, transform)
+    if not statistics.count:
+        raise UserError(f"{source} holds no pictures: name another set")
+    return MeasuredSet(statistics, about)
+
+
+def describe(source: str, sha256: str, statistics: SetStatistics, transform: TransformConfig) -> dict[str, Any]:
+    """What a set is, for the result."""
+    plain = not Path(source).is_dir() and Path(source).suffix != ".npz"
+    return {
+        "set": source,
+        "hash": sha256,
+        "pictures": statistics.count,
+        "kept": len(statistics.kept_ND),
+        "transform": transform.to_dict() if plain else "none: finished pictures",
+    }
+
+
+def reference_of(
+    source: str,
+    transform: TransformConfig,
+    network: FeatureNetwork,
+    ranks: Ranks,
+    **options: Any,
+) -> MeasuredSet:
+    """A reference set: its statistics where `source` holds them, else measured by `measure_set` with the `options`.
+
+    Raises UserError for statistics of another network.
+    """
+    arrays = _arrays(source) if Path(source).suffix == ".npz" else {}
+    if "about" in arrays:
+        return _ours(source, arrays, network)
+    if "mu" in arrays and network.widths["pool"] == len(arrays["mu"]):
+        pictures = None
+        if "arr_0" in arrays:
+            pictures = measure_set(source, transform, network, ranks, **options).statistics
+        return _adm(source, arrays, network, pictures)
+    if "mu" in arrays and "arr_0" not in arrays:
+        raise UserError(
+            f"reference={source} holds statistics of {len(arrays['mu'])} features, not of {network.about['network']}: "
+            "set features to inception, or give the reference's pictures"
+        )
+    return measure_set(source, transform, network, ranks, **options)
+
+
+def _arrays(source: str) -> dict[str, Any]:
+    """The arrays of an `.npz` but for its pictures, of which only the name is kept."""
+    try:
+        with np.load(source, allow_pickle=False) as file:
+            return {name: None if name == "arr_0" else file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"reference={source} can't be read ({error}): make or fetch it anew") from error
+
+
+def _gaussians(arrays: dict[str, Any]) -> dict[str, Gaussian]:
+    return {
+        kind: Gaussian(torch.from_numpy(arrays[mean]).double(), torch.from_numpy(arrays[covariance]).double())
+        for kind, (mean, covariance) in _NAMES.items()
+        if mean in arrays and covariance in arrays
+    }
+
+
+def _ours(source: str, arrays: dict[str, Any], network: FeatureNetwork) -> MeasuredSet:
+    about = json.loads(str(arrays["about"]))
+    if about["network"] != network.about:
+        raise UserError(
+            f"reference={source} was measured with {about['network']['network']} ({about['network']['sha256'][:12]}…), "
+            f"not with {network.about['network']} ({network.about['sha256'][:12]}…): set features to match, or "
+            "give the reference's pictures"
+        )
+    kept_ND = torch.from_numpy(arrays["kept"])
+    return MeasuredSet(SetStatistics(int(arrays["count"]), _gaussians(arrays), kept_ND), about["reference"])
+
+
+def _adm(source: str, arrays: dict[str, Any], network: FeatureNetwork, pictures: SetStatistics | None) -> MeasuredSet:
+    """Statistics of ADM's suite; kid, precision and recall are measured on the pictures beside them."""
+    digest = hashlib.sha256()
+    for name in sorted({"mu", "sigma", "mu_s", "sigma_s"} & set(arrays)):
+        digest.update(arrays[name].tobytes())
+    kept_ND = pictures.kept_ND if pictures else torch.zeros(0, network.widths["pool"])
+    about = {
+        "set": source,
+        "hash": f"statistics {digest.hexdigest()}",
+        "pictures": None,
+        "kept": len(kept_ND),
+        "transform": "none: statistics from a file",
+    }
+    return MeasuredSet(SetStatistics(None, _gaussians(arrays), kept_ND), about)
+
+
+def save_reference(path: Path, reference: MeasuredSet, network: FeatureNetwork) -> None:
+    """Write a set's statistics, to be given as `reference` later."""
+    statistics = reference.statistics
+    arrays: dict[str, Any] = {"kept": statistics.kept_ND.numpy(), "count": np.array(statistics.count)}
+    for kind, gaussian in statistics.gaussians.items():
+        mean, covariance = _NAMES[kind]
+        arrays |= {mean: gaussian.mean_D.numpy(), covariance: gaussian.covariance_DD.numpy()}
+    about = json.dumps({"network": network.about, "reference": reference.about})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part.npz")
+    np.savez(part, about=np.array(about), **arrays)
+    part.replace(path)

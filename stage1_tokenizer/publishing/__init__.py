@@ -1,0 +1,1 @@
+"""Released folders: cards, model files, the Hub. Used by both stages."""

@@ -1,0 +1,99 @@
+"""The code in a model card that needs none of ours, the files it loads, and its trial in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launch.command.cli import UserError
+
+if TYPE_CHECKING:
+    from stage1_tokenizer.tokenizer.model import Tokenizer
+
+MODEL_FILE = "modeling_vqloom.py"
+ORIGIN = "Made from {module} of vqloom {version}, Apache-2.0: change that, not this."
+
+CODES = """
+import torch
+from transformers import AutoModel
+
+tokenizer = AutoModel.from_pretrained("{name}", trust_remote_code=True)
+x = torch.rand({shape}) * 2 - 1  # your data: floats in [-1, 1], {axes}
+codes = tokenizer.encode(x)  # {codes}
+y = tokenizer.decode(codes)  # floats in [-1, 1]
+"""
+LATENTS = """
+import torch
+from transformers import AutoModel
+
+tokenizer = AutoModel.from_pretrained("{name}", trust_remote_code=True)
+x = torch.rand({shape}) * 2 - 1  # your data: floats in [-1, 1], {axes}
+y, codes = tokenizer.reconstruct(x)  # a Gaussian latent has no codes
+"""
+TRIAL = """
+import sys
+import torch
+torch.manual_seed(0)
+torch.set_num_threads({threads})
+{snippet}
+torch.save({{"x": x, "codes": codes, "y": y}}, sys.argv[1])
+"""
+
+
+def snippet(tokenizer: Tokenizer, name: str) -> str:
+    """Code that loads a released folder or repository with transformers alone, and uses it."""
+    assert tokenizer.transform is not None
+    config, size = tokenizer.config, tokenizer.transform.size
+    sides = [size] * config.spatial_dims
+    template = CODES if tokenizer.codebook_size else LATENTS
+    return template.format(
+        name=name,
+        shape=", ".join(map(str, [1, config.in_channels, *sides])),
+        axes=f"batch, channel{'s' if config.in_channels > 1 else ''}, then {'×'.join(map(str, sides))}",
+        codes="int64, " + "×".join(map(str, [1, *tokenizer.codes_shape(size)])) if tokenizer.codebook_size else "",
+    ).strip()
+
+
+def write_model_files(folder: Path) -> None:
+    """Put the files for trust_remote_code beside config.json, and tell transformers of them there."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from stage1_tokenizer.publishing.flatten import flatten
+    from stage1_tokenizer.tokenizer.model import CONFIG
+
+    try:
+        number = version("vqloom")
+    except PackageNotFoundError:
+        number = ""
+    origin = ORIGIN.replace("{version}", number).replace(" ,", ",")
+    for name, text in flatten("stage1_tokenizer.publishing.transformers_model", MODEL_FILE, origin).items():
+        (folder / name).write_text(text)
+    module = MODEL_FILE.removesuffix(".py")
+    names = {"AutoConfig": f"{module}.VqloomConfig", "AutoModel": f"{module}.VqloomTokenizer"}
+    values = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**values, "auto_map": names}, indent=2) + "\n")
+
+
+def try_out(folder: Path, tokenizer: Tokenizer) -> None:
+    """Run the card's code on the folder, without our packages; UserError unless it gives the tokenizer's own codes."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as place:
+        result = Path(place) / "result.pt"
+        code = TRIAL.format(snippet=snippet(tokenizer, str(folder.resolve())), threads=torch.get_num_threads())
+        environment = {**os.environ, "HF_MODULES_CACHE": f"{place}/modules", "HF_HUB_OFFLINE": "1"}
+        line = [sys.executable, "-I", "-c", code, str(result)]
+        done = subprocess.run(line, cwd=place, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise UserError(f"{folder} does not load with transformers alone ({last}): report it as a defect")
+        got = torch.load(result, weights_only=True)
+    y, codes = tokenizer.reconstruct(got["x"])
+    same = codes is None or torch.equal(codes, got["codes"])
+    if not same or not torch.allclose(y, got["y"], atol=1e-5):
+        raise UserError(f"{folder} gives other codes with transformers alone: report it as a defect")

@@ -1,0 +1,1 @@
+"""The public class, and what opens, saves and applies it."""

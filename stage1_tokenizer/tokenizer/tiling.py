@@ -1,0 +1,136 @@
+"""Large pictures in overlapping tiles: memory is a tile's, and where tiles meet hardly shows.
+
+    large = TiledTokenizer(tokenizer, tile=512, overlap=128)
+    codes = large.encode(pictures)
+    pictures = large.decode(codes)
+
+Latents of tiles are blended before they are quantized all together, and pixels of tiles after they are decoded. At an
+edge that another tile overlaps, the outermost quarter of the overlap is context only (there a tile sees zeros instead
+of the picture), the middle half goes over from one tile to the other, the innermost quarter is the tile's alone. Group
+norms take their statistics from a first pass over all tiles (`stage1_tokenizer.tokenizer.tile_norms`): with those of
+each tile, neighbours differ in brightness and colour, which blending doesn't hide. Attention looks at a tile. So
+results are near to, but not those of, the picture at once, and flat areas may keep faint steps: larger tiles are
+nearer.
+
+Legend: B batch, C channels, H W pixels, h w latent grid, D latent channels; tiles are measured in latent positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.tokenizer.tile_norms import SharedNorms
+from stage1_tokenizer.training.reduce import at_least_float32
+
+
+class TiledTokenizer(Tokenizer):
+    """A tokenizer's encode, decode and reconstruct, tile by tile. It shares the tokenizer's networks.
+
+    `tile` and `overlap` are sides in pixels, multiples of the stride; tiles are best as large as the pictures of the
+    training or larger. Pictures that are encoded may lie elsewhere than the networks: only tiles move to their device.
+    `shared` False leaves group norms to each tile, in half the time.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, tile: int = 512, overlap: int = 128, *, shared: bool = True):
+        nn.Module.__init__(self)
+        self.__dict__.update(tokenizer.__dict__)
+        stride = self.config.stride
+        if self.config.latent_tokens:
+            raise ValueError(
+                f"model.vit.latent_tokens={self.config.latent_tokens} describe a whole picture, which can't be put "
+                f"together from tiles: resize it to {self.config.vit.size}"
+            )
+        for name, value, least in (("tile", tile, stride), ("overlap", overlap, 0)):
+            if value % stride or value < least:
+                raise ValueError(
+                    f"{name}={value} is not a multiple of the stride {stride} from {least} on: set it to "
+                    f"{max(round(value / stride) * stride, least)}"
+                )
+        if overlap > tile // 2:
+            raise ValueError(f"overlap={overlap} is more than half of tile={tile}: set it to {tile // 2} or less")
+        self.tile, self.overlap, self.shared = tile // stride, overlap // stride, shared
+
+    def _latents(self, x_BCHW: Tensor) -> Tensor:
+        return self._over_tiles(super()._latents, x_BCHW, self.stride, 1)
+
+    def _pictures(self, latents_BDhw: Tensor) -> Tensor:
+        return self._over_tiles(super()._pictures, latents_BDhw, 1, self.stride)
+
+    def _over_tiles(self, network: Callable[[Tensor], Tensor], source: Tensor, taken: int, given: int) -> Tensor:
+        """network(source), blended from its tiles; `taken` and `given` are lengths of a latent position in both."""
+        device = next(self.parameters()).device
+        grid = [size // taken for size in source.shape[2:]]
+        starts = [first_positions(size, self.tile, self.overlap) for size in grid]
+        places, norms = list(product(*starts)), SharedNorms(self)
+
+        def through(place: Sequence[int]) -> Tensor:
+            return network(_window(source, place, self.tile, taken).to(device))
+
+        if not self.shared or not norms or len(places) == 1:
+            return self._blended(through, starts, grid, given)
+        with torch.no_grad(), norms.gathered():
+            for place in places:
+                through(place)
+        with norms.applied():
+            return self._blended(through, starts, grid, given)
+
+    def _blended(
+        self, through: Callable[[Sequence[int]], Tensor], starts: Sequence[Sequence[int]], grid: list[int], given: int
+    ) -> Tensor:
+        """What `through` gives of each tile, put together to `grid` latent positions."""
+        blended, weights = None, [torch.zeros(size * given) for size in grid]
+        for axis, weight in enumerate(weights):
+            for start in starts[axis]:
+                weight[_cut(start, self.tile, given)] += self._shares(start, grid[axis], given)
+        for place in product(*starts):
+            part = at_least_float32(through(place))
+            for axis, start in enumerate(place):
+                where = _cut(start, self.tile, given)
+                share = self._shares(start, grid[axis], given) / weights[axis][where]
+                part = part * _along(share.to(part), axis, len(grid))
+            if blended is None:
+                blended = part.new_zeros(*part.shape[:2], *(size * given for size in grid))
+            _window(blended, place, self.tile, given).add_(part)
+        assert blended is not None
+        return blended
+
+    def _shares(self, start: int, size: int, scale: int) -> Tensor:
+        """How much of each of a tile's positions along one axis goes into the result, before the shares are scaled."""
+        length, overlap = min(self.tile, size) * scale, self.overlap * scale
+        share, inside = torch.ones(length), torch.arange(length) + 0.5
+        if overlap and start > 0:
+            share *= _ramp(inside, overlap)
+        if overlap and start + self.tile < size:
+            share *= _ramp(inside, overlap).flip(0)
+        return share
+
+
+def first_positions(size: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles begin along an axis: evenly, the last so that it ends with the axis."""
+    if size <= tile:
+        return [0]
+    return [*range(0, size - tile, tile - overlap), size - tile]
+
+
+def _ramp(inside: Tensor, overlap: int) -> Tensor:
+    """From 0 to 1 in the middle half of the overlap, by the distance from the tile's edge."""
+    return ((inside - overlap / 4) / (overlap / 2)).clamp(0, 1)
+
+
+def _cut(start: int, tile: int, scale: int) -> slice:
+    return slice(start * scale, (start + tile) * scale)
+
+
+def _window(h: Tensor, place: Sequence[int], tile: int, scale: int) -> Tensor:
+    for axis, start in enumerate(place):
+        h = h[(slice(None),) * (axis + 2) + (_cut(start, tile, scale),)]
+    return h
+
+
+def _along(share: Tensor, axis: int, axes: int) -> Tensor:
+    return share.view([-1 if number == axis else 1 for number in range(axes)])

@@ -1,0 +1,181 @@
+"""Names what goes wrong in a run, by the values it logs anyway: when it begins, with what to try, and when it is over.
+
+It looks at the lines of metrics.jsonl, means over run.log_every steps that are on the CPU already, on rank 0. Nothing
+is saved: a continued run forms its view of the recent level anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+from stage1_tokenizer.config.quantizer import check as _check
+
+if TYPE_CHECKING:
+    from stage1_tokenizer.config.training import TokenizerTrainConfig
+    from stage1_tokenizer.tokenizer.model import Tokenizer
+
+CODES = {"codes/perplexity": "perplexity", "codes/used": "codes in use"}
+"""Values that fall when a codebook collapses, and how the log calls them."""
+
+WATCHED = ("loss/rec", "loss/perceptual", "optimizer/gradient_norm", "optimizer/discriminator_gradient_norm")
+"""Values whose sudden growth is a divergence."""
+
+ADVICE = {
+    "codebook": "try model.quantizer.revive_after=1000, learning=moving_average, or l2_normalise with a small "
+    "code_dim; with an entropy term, a larger entropy_weight",
+    "discriminator_won": "try loss.adversarial.lecam=0.001, penalty=10 or a lower discriminator_learning_rate",
+    "discriminator_lost": "try a higher discriminator_learning_rate, more loss.adversarial.channels, or less penalty",
+    "adaptive_weight": "the adversarial gradient at the last layer all but vanished: see whether the discriminator has "
+    "won, or set loss.adversarial.adaptive_limit lower",
+    "divergence": "try a lower learning rate, a longer warm-up or a smaller optimizer.clip; if the discriminator has "
+    "just begun, a longer loss.adversarial.ramp",
+}
+"""What to try."""
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """When a run is said to go wrong. A line is what is logged every run.log_every steps."""
+
+    window: int = 50
+    """Lines whose median is a value's recent level, known after a fifth of them; 0: no monitor."""
+    patience: int = 5
+    """Lines in a row over which a state must last before it is named; a fall or a spike is named at once."""
+    collapse: float = 0.3
+    """Perplexity or number of codes under this share of the recent level: the codebook collapses."""
+    least_use: float = 0.02
+    """The same, lasting, under this share of the most that a rank's part of a batch could have."""
+    won: float = 0.98
+    """Accuracy from which on the discriminator has won."""
+    lost: float = 0.02
+    """Distance of the accuracy from 1/2, and of its logits for both sides, up to which the discriminator has lost."""
+    spike: float = 10.0
+    """A loss or a gradient's norm over so many times its recent level: the run diverges."""
+
+    def __post_init__(self) -> None:
+        at = "monitor."
+        _check(at + "window", self.window, self.window == 0 or self.window >= 5, "5 or more, or to 0 for no monitor")
+        _check(at + "patience", self.patience, self.patience >= 1, "1 or more")
+        _check(at + "collapse", self.collapse, 0 <= self.collapse <= 0.5, "a share up to 0.5")
+        _check(at + "least_use", self.least_use, 0 <= self.least_use <= 0.5, "a share up to 0.5")
+        _check(at + "won", self.won, 0.5 < self.won <= 1, "a share above 0.5")
+        _check(at + "lost", self.lost, 0 <= self.lost < 0.5, "a distance below 0.5")
+        _check(at + "spike", self.spike, self.spike > 1, "above 1")
+
+
+class Sign(NamedTuple):
+    """What one line says of one ailment."""
+
+    bad: bool
+    """Whether it is there."""
+    over: bool
+    """Whether it has clearly passed."""
+    what: str
+    """The values, for the log."""
+
+
+class Monitor:
+    """Takes the lines in their order; `look` is a function of them alone."""
+
+    def __init__(self, config: MonitorConfig, *, most: Mapping[str, float], limit: float | None):
+        """`most` are the largest possible values of CODES by name; `limit` is the largest adaptive weight."""
+        self.config = config
+        self.most = most
+        self.limit = limit
+        self._levels: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=config.window))
+        self._lines: Counter[str] = Counter()
+        self._ill: set[str] = set()
+
+    @classmethod
+    def of(cls, config: TokenizerTrainConfig, tokenizer: Tokenizer, world_size: int) -> Monitor:
+        """The monitor of a run."""
+        most: dict[str, float] = {}
+        if tokenizer.codebook_size:
+            codes = math.prod(tokenizer.codes_shape(config.data.transform.size)) // tokenizer.codebooks
+            perplexity = min(tokenizer.codebook_size, codes * (config.data.batch_size // world_size))
+            most = {"codes/perplexity": perplexity, "codes/used": perplexity * tokenizer.codebooks}
+        adversarial = config.loss.adversarial
+        limit = adversarial.weight * adversarial.adaptive_limit if adversarial.adaptive else None
+        return cls(config.monitor, most=most, limit=limit)
+
+    def look(self, values: Mapping[str, float]) -> dict[str, str]:
+        """What begins or is over with this line: sentences by `monitor/NAME`."""
+        if not self.config.window:
+            return {}
+        known = {name: value for name, value in values.items() if math.isfinite(value)}
+        events = {}
+        for name, sign in self._signs(known):
+            if name in self._ill and sign.over:
+                self._ill.remove(name)
+                events[f"monitor/{name}"] = f"over: {sign.what}"
+            elif name not in self._ill and sign.bad:
+                self._ill.add(name)
+                events[f"monitor/{name}"] = f"{sign.what}: {ADVICE[name.split('/')[0]]}"
+        return events
+
+    def _signs(self, values: Mapping[str, float]) -> Iterator[tuple[str, Sign]]:
+        if any(name in values for name in CODES):
+            yield "codebook", self._codebook(values)
+        if {"gan/accuracy", "gan/logits_real", "gan/logits_fake"} <= values.keys():
+            yield from self._discriminator(
+                values["gan/accuracy"], values["gan/logits_real"] - values["gan/logits_fake"]
+            )
+        if self.limit is not None and "gan/weight" in values:
+            share = values["gan/weight"] / self.limit
+            bad = self._lasts("adaptive_weight", share > 0.99)
+            yield "adaptive_weight", Sign(bad, share < 0.5, f"the adaptive weight is {share:.0%} of its largest value")
+        for name in WATCHED:
+            if name in values:
+                yield f"divergence/{name}", self._growth(name, values[name])
+
+    def _lasts(self, name: str, now: bool) -> bool:
+        """Whether something has been so for `patience` lines."""
+        self._lines[name] = self._lines[name] + 1 if now else 0
+        return self._lines[name] >= self.config.patience
+
+    def _level(self, name: str, value: float, keep: bool) -> float | None:
+        """The recent level before this value, which it then takes in if `keep`; None while it is unknown."""
+        past = self._levels[name]
+        known = median(past) if len(past) >= max(1, self.config.window // 5) else None
+        if keep:
+            past.append(value)
+        return known
+
+    def _codebook(self, values: Mapping[str, float]) -> Sign:
+        """A fall is judged by the level before it, which is kept while it lasts."""
+        bad, over, parts = False, True, []
+        for name, title in CODES.items():
+            if name not in values:
+                continue
+            value, least = values[name], self.config.least_use * self.most.get(name, 0)
+            level = self._level(name, value, keep="codebook" not in self._ill)
+            floor = self.config.collapse * level if level else 0.0
+            bad |= self._lasts(name, value < least) or value < floor
+            over &= value >= 2 * max(least, floor)
+            possible = f" of {self.most[name]:.4g} possible" if name in self.most else ""
+            before = f", recently {level:.4g}" if level else ""
+            parts.append(f"{title} {value:.4g}{possible}{before}")
+        return Sign(bad, over, "codebook: " + "; ".join(parts))
+
+    def _discriminator(self, accuracy: float, gap: float) -> Iterator[tuple[str, Sign]]:
+        config, what = self.config, f"accuracy {accuracy:.3f}, logits {gap:.3g} apart"
+        won = self._lasts("discriminator_won", accuracy >= config.won)
+        yield "discriminator_won", Sign(won, accuracy < config.won - 0.05, f"the discriminator's lead: {what}")
+        distance = max(abs(accuracy - 0.5), abs(gap))
+        lost = self._lasts("discriminator_lost", distance <= config.lost)
+        yield "discriminator_lost", Sign(lost, distance > 2 * config.lost, f"the discriminator's guesses: {what}")
+
+    def _growth(self, name: str, value: float) -> Sign:
+        """The level goes on following, so that a lasting new one is in time no divergence any more."""
+        level = self._level(name, value, keep=True)
+        if not level or level < 0:
+            return Sign(False, False, "")
+        times = value / level
+        return Sign(
+            times > self.config.spike, times < self.config.spike / 3, f"{name} {value:.4g}, recently {level:.4g}"
+        )

@@ -1,0 +1,125 @@
+"""Whose codes they are: what ties code shards, priors and samples to one tokenizer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from launch.command.cli import UserError
+
+if TYPE_CHECKING:
+    from data.index import ShardIndex
+    from data.pictures.transforms import TransformConfig
+    from stage1_tokenizer import Tokenizer
+
+Form = Literal["grid", "levels", "scales"]
+"""How the codes of a picture lie; see CodeSource.form."""
+
+
+@dataclass(frozen=True)
+class CodeSource:
+    """Where codes come from; equal for codes that may be mixed."""
+
+    tokenizer: str
+    """The tokenizer's fingerprint."""
+    codebook_size: int
+    """K, how many codes it has."""
+    grid: tuple[int, ...]
+    """Codes along each axis of a picture, (h, w); (N,) of latent tokens, which have no place."""
+    transform: dict[str, Any]
+    """What was done to the pictures (data.transforms.TransformConfig.to_dict)."""
+    codebooks: int = 1
+    """G: codes at each place of the grid, each out of a codebook of its own."""
+    scales: tuple[int, ...] = ()
+    """Sides of the grids of next-scale codes, coarsest first; empty for codes on one grid."""
+
+    @property
+    def form(self) -> Form:
+        """grid: (h, w) or (N,), one code at each place; levels: (G, h, w); scales: (N,), all scales' codes in rows."""
+        return "scales" if self.scales else "levels" if self.codebooks > 1 else "grid"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one picture's codes."""
+        if self.scales:
+            return (sum(side**2 for side in self.scales),)
+        return self.grid if self.codebooks == 1 else (self.codebooks, *self.grid)
+
+    def __str__(self) -> str:
+        """Kind and number of the codes in words."""
+        words = f"{self.codebook_size} codes on {'×'.join(map(str, self.grid))}"
+        if self.codebooks > 1:
+            words += f", {self.codebooks} a place"
+        return words + (f", scales {', '.join(map(str, self.scales))}" if self.scales else "")
+
+    @property
+    def positions(self) -> int:
+        """N, the codes of one picture."""
+        return math.prod(self.shape)
+
+    @classmethod
+    def of_tokenizer(cls, tokenizer: Tokenizer, transform: TransformConfig) -> CodeSource:
+        """The source of the codes that a tokenizer gives of pictures prepared so."""
+        quantizer, grid = tokenizer.config.quantizer, tokenizer.grid(transform.size)
+        tokenizer.codes_shape(transform.size)  # tells what doesn't fit
+        scales = tuple(quantizer.scales) if quantizer.kind == "multiscale" else ()
+        described, size = transform.to_dict(), tokenizer.codebook_size
+        return cls(tokenizer.fingerprint, size, grid, described, tokenizer.codebooks, scales)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; `from_dict` reads it back. Codes on one grid have no word of levels or scales."""
+        described = {**asdict(self), "grid": list(self.grid), "scales": list(self.scales)}
+        if self.form == "grid":
+            del described["codebooks"], described["scales"]
+        else:
+            described["shape"] = list(self.shape)
+        return described
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> CodeSource:
+        """The source that `to_dict` described; KeyError where something is missing. Further keys are passed over."""
+        return cls(
+            saved["tokenizer"],
+            int(saved["codebook_size"]),
+            tuple(map(int, saved["grid"])),
+            dict(saved["transform"]),
+            int(saved.get("codebooks", 1)),
+            tuple(map(int, saved.get("scales", ()))),
+        )
+
+    @classmethod
+    def of_index(cls, index: ShardIndex, path: str, key: str = "data.index") -> CodeSource:
+        """The source of an index that stage2_prior.encode wrote, else UserError."""
+        try:
+            if index.kind != "codes":
+                raise KeyError("kind")
+            return cls.from_dict(index.meta)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{key}={path} holds no codes: make them with stage2_prior.encode and name its index.json"
+            ) from error
+
+    def must_equal(self, other: CodeSource, key: str, path: str) -> None:
+        """UserError that names what differs, where `other` (the value `path` of `key`) is of another source."""
+        self.must_be_of(other.tokenizer, key, path)
+        for name in ("codebook_size", "grid", "transform", "codebooks", "scales"):
+            if getattr(self, name) != getattr(other, name):
+                raise UserError(
+                    f"{key}={path} has another {name} than the training codes: encode both with the same tokenizer"
+                )
+
+    def must_be_of(self, fingerprint: str, key: str, path: str) -> None:
+        """UserError unless these are the codes of the tokenizer with this fingerprint (the value `path` of `key`)."""
+        if self.tokenizer != fingerprint:
+            raise UserError(
+                f"{key}={path} is of tokenizer {fingerprint[:12]}…, but the codes are of {self.tokenizer[:12]}…: name "
+                "the tokenizer they were made with, or encode the pictures with this one (stage2_prior.encode)"
+            )
+
+
+def code_type(codebook_size: int) -> type[np.unsignedinteger]:
+    """The type codes are stored in: uint16, or uint32 where K > 65536."""
+    return np.uint16 if codebook_size <= 65536 else np.uint32

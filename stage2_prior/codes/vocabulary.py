@@ -1,0 +1,137 @@
+"""Which token id means what: the single place that knows.
+
+K codes come first, so that a code is its own token id (of several codebooks one after the other: code k of codebook g
+is gK + k); then C class tokens, one null token (no class: what guidance compares with), and for masked priors one mask
+token. Shapes: B batch, N positions, G codebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from launch.command.cli import UserError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Codes 0 … GK-1, classes GK … GK+C-1, null GK+C and, where `masked`, the mask token GK+C+1."""
+
+    codebook_size: int
+    """K, the number of the tokenizer's codes (of each of its codebooks)."""
+    classes: tuple[str, ...] = ()
+    """Names of the C classes, in the order of their labels; empty for an unconditional prior."""
+    masked: bool = False
+    """Whether a mask token follows the null token."""
+    codebooks: int = 1
+    """G, the tokenizer's codebooks."""
+
+    def __post_init__(self) -> None:
+        if self.codebook_size < 1:
+            raise ValueError(
+                f"codebook_size={self.codebook_size} must be at least 1: name the tokenizer's number of codes"
+            )
+
+    @property
+    def null(self) -> int:
+        """The token that stands for "no class"."""
+        return self.codes + len(self.classes)
+
+    @property
+    def codes(self) -> int:
+        """GK, how many tokens are codes."""
+        return self.codebooks * self.codebook_size
+
+    @property
+    def first_tokens(self) -> list[int]:
+        """The token of each codebook's code 0."""
+        return list(range(0, self.codes, self.codebook_size))
+
+    @property
+    def mask(self) -> int:
+        """The token of a position that isn't filled yet; ValueError in a vocabulary without one."""
+        if not self.masked:
+            raise ValueError("this vocabulary has no mask token: build it with masked=True")
+        return self.null + 1
+
+    @property
+    def size(self) -> int:
+        """V, the number of token ids."""
+        return self.null + 1 + int(self.masked)
+
+    def class_tokens(self, label_B: Tensor) -> Tensor:
+        """Token ids of the labels, int64; -1 (no label) gives the null token, and so does every label without classes.
+
+        Where there are classes, labels must be in [-1, C).
+        """
+        if not self.classes:
+            return torch.full_like(label_B, self.null)
+        return torch.where(label_B < 0, self.null, label_B + self.codes)
+
+    def drop(self, token_B: Tensor, share: float, draw_B: Tensor | None = None) -> Tensor:
+        """Each class token replaced by the null token with probability `share`. (Ho and Salimans 2022, algorithm 1)
+
+        `draw_B`, uniform in [0, 1), decides; without it torch's generator does.
+        """
+        if share <= 0:
+            return token_B
+        if draw_B is None:
+            draw_B = torch.rand(token_B.shape, device=token_B.device)
+        return torch.where(draw_B < share, self.null, token_B)
+
+    def label(self, wanted: str | int) -> int:
+        """The label of a class given by number or by name, -1 for "none"; UserError names what is allowed."""
+        text = str(wanted)
+        if text in self.classes:
+            return self.classes.index(text)
+        if text.isdecimal() and int(text) < len(self.classes):
+            return int(text)
+        if text == "none":
+            return -1
+        raise UserError(f"class {text!r} is not one of the prior's classes: {self.allowed()}")
+
+    def allowed(self) -> str:
+        """One line naming the class ids and, as far as they fit, their names."""
+        count = len(self.classes)
+        if not count:
+            return "it has none, so sample without --classes"
+        shown = ", ".join(self.classes[:20]) + (", …" if count > 20 else "")
+        return f"use 0 to {count - 1}, or a name ({shown}), or none for no class"
+
+    def check_labels(self, labels: Sequence[int]) -> None:
+        """UserError for a label outside [-1, C)."""
+        for label in labels:
+            if not -1 <= label < len(self.classes):
+                allowed = f"0 to {len(self.classes) - 1}" if self.classes else "none"
+                raise UserError(
+                    f"class id {label} is outside the {len(self.classes)} classes of this index (allowed: {allowed}; "
+                    "or -1 for no class): pack the pictures again with the right class list"
+                )
+
+    def check_codes(self, code_BN: Tensor) -> None:
+        """UserError for a code outside [0, K)."""
+        low, high = int(code_BN.min()), int(code_BN.max())
+        if low < 0 or high >= self.codebook_size:
+            wrong = low if low < 0 else high
+            raise UserError(
+                f"code {wrong} is outside [0, {self.codebook_size}): encode the pictures with the named tokenizer"
+            )
+
+    def special_tokens(self) -> list[int]:
+        """Every id that is no code, for samplers that must never draw one."""
+        return list(range(self.codes, self.size))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; `from_dict` reads it back."""
+        described = {"codebook_size": self.codebook_size, "classes": list(self.classes), "masked": self.masked}
+        return described | ({"codebooks": self.codebooks} if self.codebooks > 1 else {})
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Vocabulary:
+        """The vocabulary that `to_dict` described."""
+        masked, codebooks = bool(saved.get("masked", False)), int(saved.get("codebooks", 1))
+        return cls(int(saved["codebook_size"]), tuple(saved["classes"]), masked, codebooks)

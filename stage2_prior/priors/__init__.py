@@ -1,0 +1,1 @@
+"""The kinds of prior, and what conditions them."""

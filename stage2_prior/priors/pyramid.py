@@ -1,0 +1,95 @@
+"""What the multiscale prior's transformer hears: the picture so far, as the tokenizer adds it up, at the next scale.
+
+Shapes: B batch, N codes of all scales, M codes of one, D width, E the tokenizer's code dimension, h w its latent grid.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from stage1_tokenizer.quantizers import MultiscaleQuantizer
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class Pyramid(nn.Module):
+    """Embeddings of all places of all scales: of the latents of the coarser scales' codes, and of the place.
+
+    The tokenizer's codebook and convolutions are in it as they are, and not trained: they are buffers.
+    """
+
+    def __init__(self, quantizer: MultiscaleQuantizer, width: int):
+        """A copy of `quantizer`, and fresh weights for a transformer of `width`."""
+        super().__init__()
+        self.quantizer = frozen(quantizer)
+        self.sizes = [side**2 for side in quantizer.scales]
+        self.project = nn.Linear(quantizer.latent_channels, width)
+        self.place = nn.Embedding(sum(self.sizes), width)
+        nn.init.normal_(self.place.weight, std=0.02)
+
+    def forward(self, code_BN: Tensor) -> Tensor:
+        """x_BND for every place; those of a scale depend on the codes of coarser scales only."""
+        total, parts = torch.zeros(()), [self.at(None, 0, len(code_BN))]
+        for number, idx_BM in enumerate(code_BN.split(self.sizes, dim=1)[:-1]):
+            total = self.add(total, number, idx_BM)
+            parts.append(self.at(total, number + 1, len(code_BN)))
+        return torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def add(self, total_BEhw: Tensor, number: int, idx_BM: Tensor) -> Tensor:
+        """The latents with one more scale's codes; a 0 before the first."""
+        with torch.autocast(idx_BM.device.type, enabled=False):
+            return self.quantizer.add_scale(total_BEhw, number, idx_BM)
+
+    def at(self, total_BEhw: Tensor | None, number: int, batch: int) -> Tensor:
+        """x_BMD of one scale's places, from the latents of all coarser ones (None: there are none)."""
+        first = sum(self.sizes[:number])
+        place_M = torch.arange(first, first + self.sizes[number], device=self.project.weight.device)
+        x_1MD = self.place(place_M)[None]
+        if total_BEhw is None:
+            return x_1MD.expand(batch, -1, -1)
+        side = self.quantizer.scales[number]
+        seen_BEss = F.interpolate(total_BEhw, size=(side, side), mode="area")
+        return self.project(seen_BEss.flatten(2).transpose(1, 2).to(self.project.weight.dtype)) + x_1MD
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write config.json (the quantizer's settings) and model.safetensors."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {"quantizer": asdict(self.quantizer.config), "width": self.project.out_features}
+        (folder / CONFIG).write_text(json.dumps(settings, indent=1) + "\n")
+        kept = {name: value for name, value in self.state_dict().items() if ".statistics." not in name}
+        save_file({name: value.cpu().contiguous() for name, value in kept.items()}, folder / WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Pyramid:
+        """What `save_pretrained` wrote."""
+        from safetensors.torch import load_file
+
+        from stage1_tokenizer.config.quantizer import QuantizerConfig
+        from stage1_tokenizer.quantizers import MultiscaleQuantizer
+
+        settings = json.loads((folder / CONFIG).read_text())
+        pyramid = cls(MultiscaleQuantizer(QuantizerConfig(**settings["quantizer"])), settings["width"])
+        pyramid.load_state_dict(load_file(folder / WEIGHTS))
+        return pyramid
+
+
+def frozen(quantizer: MultiscaleQuantizer) -> MultiscaleQuantizer:
+    """A copy in evaluation mode whose parameters are buffers, so that no trainer takes them for its own."""
+    quantizer = copy.deepcopy(quantizer).eval()
+    for module in quantizer.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, weight.detach())
+    return quantizer

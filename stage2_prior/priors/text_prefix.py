@@ -1,0 +1,208 @@
+"""Captions as a condition: a prefix of embeddings that stands before the codes.
+
+    bytes    a stock ModernBERT over the text's bytes, part of the prior and trained along
+    frozen   a text encoder by its folder or its name on the Hub; only the projection of what it gives is the prior's
+
+A text is token_BL, int64, -1 behind its end; without any token it is no text, what guidance compares with. Where there
+is no token the prefix has a learned embedding of the place, so that every prefix is L long and nothing needs a mask.
+
+Shapes: B batch, L tokens of a text (`model.text.tokens`), E features of the encoder, D width of the prior.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from launch.command.cli import UserError
+from stage1_tokenizer.hub import reason
+from stage2_prior.config.text import BYTES, TextConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FOLDER = "text"
+"""Folder of the prefix in an export."""
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+NONE = -1
+"""Stands where a text has no token."""
+
+
+class FrozenEncoder:
+    """A text encoder that somebody else trained, with its tokenizer; loaded when it is first asked.
+
+    No nn.Module, so that it is no part of the prior: not trained, not shared out among ranks, not saved.
+    """
+
+    def __init__(self, name: str, revision: str | None):
+        self.name, self.revision = name, revision
+        self._loaded: tuple[Any, Any] | None = None
+
+    def config(self) -> Any:
+        """Its configuration; of a model of texts and pictures that of the text's half."""
+        from transformers import AutoConfig
+
+        return self._have(lambda: AutoConfig.from_pretrained(self.name, revision=self.revision)).get_text_config()
+
+    def tokens(self, texts: Sequence[str], longest: int) -> list[list[int]]:
+        """Each text's tokens, at most so many; of an empty text none."""
+        tokenizer = self._load()[0]
+        found = [tokenizer(text, truncation=True, max_length=longest)["input_ids"] if text else [] for text in texts]
+        return [list(one) for one in found]
+
+    @torch.no_grad()
+    def features(self, token_BL: Tensor, there_BL: Tensor) -> Tensor:
+        """What it makes of the tokens that are there, x_BLE float32."""
+        model = self._load()[1].to(token_BL.device)
+        with torch.autocast(token_BL.device.type, enabled=False):
+            return model(input_ids=token_BL, attention_mask=there_BL.long()).last_hidden_state
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            from transformers import AutoModelForTextEncoding, AutoTokenizer
+
+            config = self.config()
+            kept: dict[str, Any] = {"revision": self.revision, "dtype": torch.float32, "use_safetensors": True}
+            tokenizer = self._have(lambda: AutoTokenizer.from_pretrained(self.name, revision=self.revision))
+            model = self._have(lambda: AutoModelForTextEncoding.from_pretrained(self.name, config=config, **kept))
+            self._loaded = tokenizer, model.eval().requires_grad_(False)
+        return self._loaded
+
+    def _have(self, get: Callable[[], Any]) -> Any:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        try:
+            return get()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"the text encoder {self.name} can't be had ({reason(error)}): name a folder or a repository that has "
+                "its weights in safetensors and its tokenizer (model.text.encoder in training, text_encoder in "
+                "sampling), or train with bytes, which needs neither"
+            ) from error
+
+
+class TextPrefix(nn.Module):
+    """Makes token_BL of texts, and of these the prefix."""
+
+    def __init__(self, config: TextConfig, width: int, heads: int, features: int | None = None):
+        """For a prior of `width`; `features` is E of a frozen encoder, asked of its configuration where it is None."""
+        super().__init__()
+        self.config, self.width, self.heads = config, width, heads
+        self.frozen: FrozenEncoder | None = None
+        self.bytes: Any = None
+        if config.encoder == BYTES:
+            self.bytes, features = _bytes_encoder(config, width, heads), width
+        else:
+            self.frozen = FrozenEncoder(config.encoder, config.revision)
+            if features is None:
+                features = self._asked()
+        assert features is not None
+        self.features = features
+        self.norm = nn.LayerNorm(features, elementwise_affine=False)
+        self.project = nn.Linear(features, width)
+        self.place = nn.Embedding(config.tokens, width)
+        nn.init.normal_(self.project.weight, std=0.02)
+        nn.init.normal_(self.place.weight, std=0.02)
+
+    def _asked(self) -> int:
+        """E of the frozen encoder; UserError where it takes fewer tokens than are configured."""
+        assert self.frozen is not None
+        found = self.frozen.config()
+        most = getattr(found, "max_position_embeddings", None)
+        if most is not None and self.config.tokens > most:
+            raise UserError(
+                f"model.text.tokens={self.config.tokens} is more than the {most} that {self.config.encoder} takes: "
+                f"set it to {most} or less"
+            )
+        self.revision = getattr(found, "_commit_hash", None) or self.config.revision
+        return int(found.hidden_size)
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """token_BL of some texts, on the CPU; an empty one has no token."""
+        longest = self.config.tokens
+        if self.frozen is not None:
+            found = self.frozen.tokens(texts, longest)
+        else:
+            found = [list(text.encode()[:longest]) for text in texts]
+        return torch.tensor([one + [NONE] * (longest - len(one)) for one in found], dtype=torch.int64)
+
+    def forward(self, token_BL: Tensor) -> Tensor:
+        """The prefix, x_BLD."""
+        there_BL = token_BL != NONE
+        # An encoder can't attend to nothing: of no text it hears a token, of which nothing is kept.
+        heard_BL = there_BL | (torch.arange(token_BL.shape[1], device=token_BL.device) == 0)
+        id_BL = token_BL.clamp(min=0)
+        if self.frozen is not None:
+            x_BLE = self.frozen.features(id_BL, heard_BL)
+        else:
+            x_BLE = self.bytes(input_ids=id_BL, attention_mask=heard_BL.long()).last_hidden_state
+        x_BLD = self.project(self.norm(x_BLE.to(self.project.weight.dtype)))
+        place_LD = self.place(torch.arange(token_BL.shape[1], device=token_BL.device))
+        return torch.where(there_BL[..., None], x_BLD, place_LD.to(x_BLD.dtype))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, which names the encoder, and model.safetensors, without a frozen encoder's weights."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        revision = getattr(self, "revision", self.config.revision)
+        about = {**asdict(self.config), "revision": revision}
+        described = {"text": about, "width": self.width, "heads": self.heads, "features": self.features}
+        (folder / CONFIG).write_text(json.dumps(described, indent=1) + "\n")
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in self.state_dict().items()}
+        save_file(weights, folder / WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, encoder: str | None = None) -> TextPrefix:
+        """The prefix that `save_pretrained` wrote; `encoder` is where the frozen encoder lies now, if elsewhere.
+
+        UserError where it can't be read.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        try:
+            described = json.loads((folder / CONFIG).read_text())
+            about = TextConfig(**described["text"])
+            if encoder is not None:
+                if about.encoder == BYTES:
+                    raise UserError(f"text_encoder={encoder} is for a prior with a frozen one, not bytes: leave it out")
+                about = TextConfig(encoder, None, about.tokens, about.layers)
+            made = cls(about, described["width"], described["heads"], described["features"])
+            made.load_state_dict(load_file(folder / WEIGHTS))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{folder} can't be read ({reason(error)}): export the prior again") from error
+        return made
+
+
+def _bytes_encoder(config: TextConfig, width: int, heads: int) -> Any:
+    from transformers import ModernBertConfig, ModernBertModel
+
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    settings = ModernBertConfig(
+        vocab_size=256,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=heads,
+        max_position_embeddings=config.tokens,
+        layer_types=["full_attention"] * config.layers,
+        rope_parameters={"full_attention": rope, "sliding_attention": dict(rope)},
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+        cls_token_id=None,
+        sep_token_id=None,
+    )
+    return ModernBertModel(settings)

@@ -1,0 +1,1 @@
+"""The prior's model card."""

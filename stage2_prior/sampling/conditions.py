@@ -1,0 +1,137 @@
+"""What pictures are drawn of: classes or prompts; stage2_prior.inpaint adds given pictures.
+
+Shapes: B pictures, L tokens of a text, N codes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from launch.command.cli import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from stage2_prior.priors.base import Prior
+
+LONGEST = 60
+"""Letters of a prompt that its folder's name shows."""
+
+
+class Subjects:
+    """Numbered subjects, of each of which the same number of pictures is drawn."""
+
+    what = "subjects"
+    """What they are, in a word."""
+    guidable = True
+    """Whether guidance makes a difference: whether anything is heard of them."""
+
+    def __init__(self, prior: Prior, labels: Sequence[int], names: Sequence[str | None], folders: Sequence[str]):
+        """`labels` are the subjects' numbers, which decide what is random of their pictures."""
+        self.prior = prior
+        self.labels = list(labels)
+        self.names = dict(zip(labels, names, strict=True))
+        self.folders = dict(zip(labels, folders, strict=True))
+
+    def class_of(self, label: int) -> int:
+        """The class that pictures of a subject should be of, -1 for none."""
+        return -1
+
+    def described(self, count: int) -> list[dict[str, Any]]:
+        """The subjects as samples.json lists them."""
+        return [
+            {"label": self.class_of(label), "name": self.names[label], "folder": folder, "count": count}
+            for label, folder in self.folders.items()
+        ]
+
+    def tokens(self, labels: Sequence[int]) -> Tensor:
+        """What the prior hears of some subjects, token_B; of texts token_BL."""
+        raise NotImplementedError
+
+    def given(self, labels: Sequence[int]) -> Tensor | None:
+        """Codes that are there already, given_BN, negative where they are to be drawn; None: none are."""
+        return None
+
+    def shown(self, label: int) -> dict[str, Image]:
+        """What is kept beside a subject's pictures, by name, and stands left of them in the grid."""
+        return {}
+
+
+class Classes(Subjects):
+    """Classes by name or number, "none" for no class; None: all that the prior has."""
+
+    what = "classes"
+
+    def __init__(self, prior: Prior, wanted: Sequence[str] | None):
+        names = prior.vocabulary.classes
+        found = range(len(names)) if wanted is None else map(prior.vocabulary.label, wanted)
+        labels = list(dict.fromkeys(found)) or [-1]
+        named = [names[label] if label >= 0 else None for label in labels]
+        self.guidable = bool(names)
+        super().__init__(prior, labels, named, folder_names(labels, names))
+
+    def class_of(self, label: int) -> int:
+        """The class is the subject."""
+        return label
+
+    def tokens(self, labels: Sequence[int]) -> Tensor:
+        """The classes' tokens."""
+        return self.prior.tokens(torch.tensor(labels, device=next(self.prior.parameters()).device))
+
+
+class Prompts(Subjects):
+    """Texts, numbered as they come."""
+
+    what = "prompts"
+
+    def __init__(self, prior: Prior, texts: Sequence[str]):
+        super().__init__(prior, range(len(texts)), texts, numbered(texts))
+        self.texts = list(texts)
+        self._tokens = told(prior, texts)
+
+    def tokens(self, labels: Sequence[int]) -> Tensor:
+        """The texts' tokens."""
+        return self._tokens[list(labels)].to(next(self.prior.parameters()).device)
+
+
+def told(prior: Prior, texts: Sequence[str]) -> Tensor:
+    """token_BL of texts, on the CPU; UserError for a prior that hears none."""
+    if prior.text is None:
+        raise UserError("prompts are for a prior trained with model.condition=text, and this one isn't: leave them out")
+    return prior.text.tokens(texts)
+
+
+def prompts_of(prompt: str | None, file: str | None) -> list[str]:
+    """The prompt, or those in a file, one a line; UserError where there is none. Empty where neither is named."""
+    if file is None:
+        return [] if prompt is None else [prompt]
+    try:
+        found = [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"prompts={file} can't be read ({error}): name a text file with a prompt on each line"
+        ) from error
+    if not found:
+        raise UserError(f"prompts={file} is empty: write a prompt on each line")
+    return found
+
+
+def folder_names(labels: Sequence[int], names: Sequence[str]) -> list[str]:
+    """A folder for each label: the class's name without what file systems don't take, its number where that clashes."""
+    cleaned = [re.sub(r"[^\w &+-]", "_", names[label]).strip() if label >= 0 else "all" for label in labels]
+    return [
+        name if name and cleaned.count(name) == 1 and name != "codes" else f"class-{label}"
+        for label, name in zip(labels, cleaned, strict=True)
+    ]
+
+
+def numbered(texts: Sequence[str]) -> list[str]:
+    """A folder for each text: its number and its beginning, of letters that file systems take."""
+    cleaned = [re.sub(r"[^\w &+-]", "_", text)[:LONGEST] for text in texts]
+    return [f"{number:04d} {text}".strip() for number, text in enumerate(cleaned)]

@@ -1,0 +1,1 @@
+"""The prior's optimizer, and what a training costs."""

@@ -1,0 +1,173 @@
+"""What a prior costs: parameters, operations, memory under each way of sharing it out, and how well a device is used.
+
+Estimates from the configuration alone, on no device: `python -m stage2_prior.train --config R --dry_run true`.
+P parameters, N codes of a picture, K codes, D width, F inner width, L layers, n devices.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from stage2_prior.codes.source import CodeSource
+
+if TYPE_CHECKING:
+    from stage2_prior.config.training import PriorModelConfig, PriorTrainConfig
+    from stage2_prior.priors.base import Prior
+
+PEAK_TFLOPS = {
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "B200": 2250.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "V100": 125.0,
+}
+"""Dense 16-bit products with 32-bit sums, 10¹² a second, from data sheets, by a part of the device's name."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Size and operations of one prior."""
+
+    parameters: int
+    """P, all of them."""
+    multiplied: int
+    """Parameters that each token is multiplied by: all but the embeddings."""
+    flops_per_code: float
+    """Operations of a training step (forward and backward) for each code."""
+
+
+def cost(prior: Prior) -> Cost:
+    """A prior's cost: 6 operations per multiplied weight and token, and 12·L·D for each position attended to.
+
+    (Kaplan et al. 2020, section 2.1; a causal prior attends to half of the positions on average.)
+    """
+    multiplied, flops = 0, 0.0
+    for work in prior.work():
+        config, weights = work.transformer.config, list(work.transformer.parameters())
+        embeddings = [module for module in work.transformer.modules() if isinstance(module, nn.Embedding)]
+        used = sum(weight.numel() for weight in weights)
+        if not config.tie_word_embeddings or work.transformer.get_output_embeddings() is None:
+            used -= sum(module.weight.numel() for module in embeddings)
+        multiplied += used
+        attended = 12.0 * config.num_hidden_layers * config.hidden_size * work.attended
+        flops += work.tokens * (6.0 * (used - work.idle) + attended)
+    count = sum(weight.numel() for part in prior.parts.values() for weight in part.parameters())
+    return Cost(count, multiplied, flops)
+
+
+def on_no_device(config: PriorModelConfig, source: CodeSource, classes: Sequence[str]) -> Cost:
+    """The cost of a prior that is only described: nothing is allocated. Scales' codes are taken for 32 numbers each."""
+    from stage1_tokenizer.config.quantizer import QuantizerConfig
+    from stage1_tokenizer.quantizers import build_quantizer
+    from stage2_prior.priors.build import build_prior
+
+    with torch.device("meta"):
+        quantizer = None
+        if source.form == "scales":
+            settings = QuantizerConfig("multiscale", source.codebook_size, code_dim=32, scales=list(source.scales))
+            quantizer = build_quantizer(settings)
+        return cost(build_prior(config, source, classes, quantizer))
+
+
+def state_bytes(parameters: int, devices: int) -> dict[str, float]:
+    """Bytes of weights, gradients, AdamW's two means and averaged weights on each of n devices, by strategy.
+
+    All keep float32 weights and cast in the products. DDP has its reduction buckets besides; ZeRO (Rajbhandari et al.
+    2020, figure 1) keeps weights to compute with beside the optimizer's share of them, and on one device it is DDP.
+    """
+    n, everything = devices, 4 + 4 + 8 + 4
+    own = 4 + 8 + 4  # the optimizer's weights, two means, averaged weights
+    per_weight = {
+        "DDP": everything + 4,
+        "FSDP2": everything / n,
+        "ZeRO-1": 4 + 4 + own / n,
+        "ZeRO-2": 4 + (4 + own) / n,
+        "ZeRO-3": (4 + 4 + own) / n,
+    }
+    return {name: parameters * (each if n > 1 else everything) for name, each in per_weight.items()}
+
+
+def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int) -> float:
+    """Bytes kept for the backward pass on each device: of every layer, or only its input where these are recomputed.
+
+    A layer keeps its two normed inputs, q, k, v before and after they are turned, what attention heard, and gate, up,
+    their product and the gate's activation: about 10 D + 4 F numbers a code; the loss the float32 logits twice.
+    """
+    model = config.model
+    tokens = (model.prefix + source.positions) * -(-config.data.batch_size // (devices * config.parts(devices)))
+    size = 2 if config.run.precision == "bf16" else 4
+    layer = (10 * model.width + 4 * model.inner_width) * size
+    layers = float(model.layers)
+    if model.kind == "depth":  # the first transformer's tokens are places, which several codes share
+        layers = model.layers / source.codebooks + model.depth_layers
+    kept = layers * model.width * 4 + layer if config.activation_checkpointing else layers * layer
+    return float(tokens * (kept + 2 * 4 * source.codebook_size))
+
+
+def dry_run(config: PriorTrainConfig, source: CodeSource, classes: Sequence[str], note: str = "") -> str:
+    """What training would cost, as text."""
+    found, text = on_no_device(config.model, source, classes), config.model.condition == "text"
+    heard = f"texts of {config.model.prefix} tokens" if text else f"{len(classes)} classes"
+    tokens, each = config.data.batch_size * source.positions, found.flops_per_code
+    lines = [
+        f"prior: {config.model.preset or config.model.kind}, {found.parameters / 1e6:.2f} M parameters, "
+        f"{source}, {heard}{note}",
+        f"a step: {tokens} codes, {each * tokens:.3g} FLOP ({each / 1e9:.3g} G a code); "
+        f"{config.steps} steps: {each * tokens * config.steps:.3g} FLOP",
+        f"memory of each device, GiB, estimated: state + activations ({config.run.precision})",
+        "devices".ljust(10) + "".join(name.rjust(16) for name in state_bytes(1, 1)),
+    ]
+    for devices in (1, 8, 64):
+        active = activation_bytes(config, source, devices) / 2**30
+        state = state_bytes(found.parameters, devices).values()
+        lines.append(str(devices).ljust(10) + "".join(f"{size / 2**30:.2f} + {active:.2f}".rjust(16) for size in state))
+    return "\n".join(lines)
+
+
+def peak_flops(device: torch.device, precision: str) -> tuple[float, str]:
+    """Operations a second that a device can do, and where the number is from.
+
+    From its maker's data sheet for bf16 on the GPUs in PEAK_TFLOPS; elsewhere the rate of a large product, measured.
+    """
+    if device.type == "cuda" and precision == "bf16":
+        name = torch.cuda.get_device_name(device)
+        for known, tflops in PEAK_TFLOPS.items():
+            if known in name:
+                return tflops * 1e12, f"{known}'s data sheet"
+    size = 4096 if device.type == "cuda" else 512
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    x = torch.ones(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(4):
+        began = time.perf_counter()
+        (x @ x)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * size**3 / best, f"a product of {size}×{size} matrices"
+
+
+class Utilisation:
+    """Model FLOP utilisation: the operations that the model needs, as a share of what its devices could do."""
+
+    def __init__(self, flops_per_step: float, peak: float):
+        """`flops_per_step` over all devices, and `peak` operations a second of them together."""
+        self.flops_per_step, self.peak = flops_per_step, peak
+        self._steps, self._since = 0, time.perf_counter()
+
+    def step(self) -> None:
+        """A step was done."""
+        self._steps += 1
+
+    def take(self) -> float:
+        """The utilisation since the last call (or the start), in [0, 1] but for what the peak is off."""
+        now = time.perf_counter()
+        share = self._steps * self.flops_per_step / max(now - self._since, 1e-9) / self.peak
+        self._steps, self._since = 0, now
+        return share
