@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from launch.run.folder import FIXED
-
 FREE_KEYS = (
     "run.folder",
     "run.trackers",
@@ -107,3 +105,7 @@ class RunConfig:
             raise ValueError(f"run.keep_best={self.keep_best} says not which is best: end it with :min or :max")
         if self.processes is not None and self.processes < 1:
             raise ValueError(f"run.processes={self.processes} is too small: set it to 1 or more, or to null")
+
+
+FIXED = ("model", "run")
+"""Parts of the configuration that no continued run can change, but for what launch.config and stages leave free."""

@@ -1,7 +1,7 @@
 """Start a command of this project on one machine: `python -m launch.local --processes N MODULE ARGUMENT…`.
 
 It is `accelerate launch` with the flags that make N ranks belong together, and with a plain ending: a user's mistake
-stays one line and exit code 2, a stop by signal keeps its exit code (launch.run.runtime.STOPPED), and a failure is told
+stays one line and exit code 2, a stop by signal keeps its exit code (`STOPPED`), and a failure is told
 by the rank that failed, not by the launcher's own trace.
 """
 
@@ -17,9 +17,9 @@ import tempfile
 from collections.abc import Sequence
 from types import FrameType
 
-from launch.command.cli import BAD_INPUT, ERRORS_FOLDER, UserError, run
+from launch.command.cli import ERRORS_FOLDER, UserError, run
+from launch.command.exit_codes import BAD_INPUT, STOPPED
 from launch.ranks.launcher import launch_arguments
-from launch.run.runtime import STOPPED
 from launch.run.watchdog import HUNG
 
 

@@ -14,9 +14,11 @@ from types import FrameType
 from typing import Any
 
 from launch import report
-from launch.command.cli import BAD_INPUT, UserError, parse, run
+from launch.command.cli import UserError, parse, run
+from launch.command.exit_codes import BAD_INPUT
+from launch.files.atomic import write_atomically
 from launch.run import provenance as facts
-from launch.run.folder import lock, write_atomically
+from launch.run.folder import lock
 from launch.stages.listing import PipelineConfig, Stage, stages
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from launch.command.cli import UserError, parse, run
+from launch.files.atomic import write_atomically
 from launch.reporting.charts import Line, line_chart, number, use_chart
 from launch.run import folder, metrics
 from launch.run import provenance as facts
-from launch.run.folder import write_atomically
 
 RUNS = {
     "tokenizer-run": "Stage one: tokenizer",

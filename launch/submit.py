@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.command.cli import UserError, run
+from launch.files.atomic import write_atomically
 from launch.run import provenance as facts
-from launch.run.folder import write_atomically
 from launch.stages import jobs as chain
 from launch.stages import records as attempts
 from launch.stages.resources import Resources

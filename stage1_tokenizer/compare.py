@@ -215,7 +215,7 @@ def picture(config: CompareConfig, folders: dict[str, Path], path: Path) -> None
 
 def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
     """Train, measure and show all variants; the figures by name. The table grows with each variant."""
-    from launch.run.folder import write_atomically
+    from launch.files.atomic import write_atomically
 
     grid = latent_grid(config)
     out = Path(config.out)

@@ -143,7 +143,7 @@ def _write(
     reference: MeasuredSet | None,
     network: FeatureNetwork | None,
 ) -> None:
-    from launch.run.folder import write_atomically
+    from launch.files.atomic import write_atomically
     from stage1_tokenizer.measuring.references import save_reference
     from stage1_tokenizer.measuring.side_by_side import save_pictures
 

@@ -6,7 +6,6 @@ Both go through huggingface_hub, so its variables hold: HF_ENDPOINT, HF_TOKEN, H
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import zipfile
@@ -16,14 +15,12 @@ from pathlib import Path
 
 from launch.command.cli import UserError, parse, run
 from launch.command.words import as_options
+from launch.files.downloads import _NAME, reason
 
 NEEDED = ("config.json", "model.safetensors", "metrics.json", "README.md")
 """Files of every released folder."""
 
-FETCHED = ["*.json", "model*.safetensors", "*/model*.safetensors"]
-"""What is fetched of a repository: nothing that could run."""
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz", ".h5"})
 
 
@@ -108,34 +105,6 @@ def is_pickle(path: Path) -> bool:
     if path.suffix.lower() in _PICKLES or (start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")):
         return True
     return start == b"PK\3\4" and any(name.endswith(".pkl") for name in zipfile.ZipFile(path).namelist())
-
-
-def fetched(name: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The folder `name`, or the local copy of the Hub's repository of that name at a revision.
-
-    A folder that is there is taken, whatever the Hub has. Raises UserError where there is neither.
-    """
-    folder = Path(name)
-    if folder.exists() or not _NAME.fullmatch(os.fspath(name)):
-        if revision is not None:
-            raise UserError(f"revision={revision} is for a name on the Hub, and {folder} isn't one: leave it out")
-        return folder
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(os.fspath(name), revision=revision, allow_patterns=FETCHED))
-    except Exception as error:
-        at = f" at revision {revision}" if revision else ""
-        raise UserError(
-            f"{name} is no folder here, and could not be fetched from the Hub{at} ({reason(error)}): correct the path "
-            f"or the name, or fetch it where there is a network and give the folder"
-        ) from error
-
-
-def reason(error: BaseException) -> str:
-    """The first sentence of a library's error, on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:300].rstrip(".:")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -73,7 +73,7 @@ def fit(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -> int
     """Train from `step` to the end or to a signal; the exit code. Raises NotFiniteError after too many bad updates."""
     from data.reading.stream import PictureStream
     from launch.checkpoints import store as checkpoint
-    from launch.run.runtime import seed_step
+    from launch.run.seeding import seed_step
     from stage1_tokenizer.training.monitor import Monitor
 
     if step >= config.steps:
@@ -147,7 +147,7 @@ def train_step(
     Both are still on the device. Where a loss or a gradient of either network isn't finite on any rank, neither moves.
     """
     from data.pictures.transforms import to_float
-    from launch.run.bad_updates import all_finite
+    from launch.ranks.reduce import all_finite
     from stage1_tokenizer.measuring.scores import batch_use
     from stage1_tokenizer.training.learner import rate_share
 

@@ -227,7 +227,7 @@ def summary(histogram_K: np.ndarray) -> dict[str, float]:
 
 def encode(config: EncodeConfig) -> int:
     """Encode as configured, on all ranks; the exit code."""
-    from launch.ranks.start import Vote, on_main
+    from launch.ranks.vote import Vote, on_main
     from stage1_tokenizer import Tokenizer
 
     index = ShardIndex.load(config.data)

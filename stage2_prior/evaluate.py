@@ -196,7 +196,7 @@ def of_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, measured: dict
     """bits_per_code, and what a classifier says; what they rest on goes to `measured`."""
     from data.index import ShardIndex
     from data.pictures.transforms import TransformConfig
-    from launch.ranks.start import on_main
+    from launch.ranks.vote import on_main
     from stage2_prior.codes.source import CodeSource
     from stage2_prior.train import held_out_figures
 

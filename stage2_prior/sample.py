@@ -271,7 +271,7 @@ def sample(config: SampleConfig, subjects: Callable[[Prior, Tokenizer], Subjects
         print(sampling.plan())
         return 0
     with joined() as accelerator:
-        from launch.ranks.start import on_main
+        from launch.ranks.vote import on_main
 
         on_main(accelerator, sampling.begin)
         prior.to(accelerator.device, torch.bfloat16 if config.precision == "bf16" else torch.float32)

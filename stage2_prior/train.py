@@ -19,7 +19,8 @@ from data.reading.stream import CodeBatch, CodeStream, every_code
 from launch.checkpoints import store as checkpoint
 from launch.command.cli import UserError, parse, run
 from launch.run.bad_updates import until_done
-from launch.run.runtime import Run, seed_step, start_run
+from launch.run.runtime import Run, start_run
+from launch.run.seeding import seed_step
 from launch.strategies.choose import STRATEGIES, Strategy, blocks, share_out
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.training import PriorTrainConfig

@@ -32,7 +32,8 @@ import stage1_tokenizer.train
 import stage2_prior.encode
 import stage2_prior.sample
 import stage2_prior.train
-from launch.command.cli import BAD_INPUT, run
+from launch.command.cli import run
+from launch.command.exit_codes import BAD_INPUT
 from tests.data.making import encoded, jpeg, picture_set
 from tests.data.test_decode import bomb
 from tests.stage1_tokenizer import tiny

@@ -23,7 +23,7 @@ from data.shards.writer import sync_folder
 from launch.checkpoints import retention, writing
 from launch.checkpoints.pieces import SUFFIX, PieceState, Reader
 from launch.command.cli import UserError
-from launch.ranks import start as distributed
+from launch.ranks.vote import Vote
 
 if TYPE_CHECKING:
     from launch.config import RunConfig
@@ -78,13 +78,13 @@ def save(
         thread = writing.Background(lambda: _write_checkpoint(folder, step, copies, keep, vote, run.config))
         run.unfinished = lambda: _told(folder, step, thread.wait(), run)
         return final
-    vote = run.vote if run else distributed.Vote(1, None)
+    vote = run.vote if run else Vote(1, None)
     problem = _write_checkpoint(folder, step, parts, keep, vote, run.config if run else None)
     return final if _told(folder, step, problem, run) else None
 
 
 def _write_checkpoint(
-    folder: Path, step: int, parts: Mapping[str, Any], keep: int, vote: distributed.Vote, config: RunConfig | None
+    folder: Path, step: int, parts: Mapping[str, Any], keep: int, vote: Vote, config: RunConfig | None
 ) -> str | None:
     """Write this rank's files, on rank 0 finish the checkpoint and delete old ones; what was wrong with the disk."""
     final = folder / FOLDER / _name(step)
@@ -109,7 +109,7 @@ def _write_checkpoint(
     return problem
 
 
-def _on_main(vote: distributed.Vote, work: Callable[[], None]) -> str | None:
+def _on_main(vote: Vote, work: Callable[[], None]) -> str | None:
     """Do something with files on rank 0; what was wrong with the disk, on every rank."""
     problem = None
     if vote.rank == 0:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from launch.command.exit_codes import BAD_INPUT
+
 Config = TypeVar("Config")
 
-BAD_INPUT = 2
-"""Exit code of a command whose input was wrong: nothing was written, running it again changes nothing."""
 
 ERRORS_FOLDER = "VQLOOM_ERRORS"
 """Environment variable with which a launcher of several ranks names a folder of its own, to tell an error only once."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from launch.ranks import start as distributed
+from launch.ranks.reduce import total
+from launch.ranks.vote import Vote
 from launch.run.runtime import RunConfig
 
 if TYPE_CHECKING:
@@ -44,11 +46,11 @@ class Joined:
         self.accelerator = accelerator
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
-        self.vote = distributed.Vote(self.world_size, self.device, self.rank)
+        self.vote = Vote(self.world_size, self.device, self.rank)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks of a tensor on the device."""
-        return distributed.total(tensor, self.world_size)
+        return total(tensor, self.world_size)
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's picklable object, by rank."""

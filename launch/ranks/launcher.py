@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.run.provenance import cores
-
 CONFIGS = Path(__file__).resolve().parents[1] / "accelerate"
 """accelerate's configuration files: one.yaml (one process), cpu.yaml (gloo), gpu.yaml (NCCL)."""
 
@@ -44,3 +42,8 @@ def command(module: str, arguments: Sequence[str], processes: int = 1) -> list[s
     """
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     return [*launcher, *launch_arguments(module, arguments, processes)]
+
+
+def cores() -> int:
+    """Cores this process may run on (an affinity mask or a container's share counts)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,21 +7,18 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from launch.command.cli import UserError
 
 if TYPE_CHECKING:
-    import torch
     from accelerate import Accelerator
-    from torch import Tensor
 
     from launch.run.runtime import RunConfig
 
-Result = TypeVar("Result")
 
 RIGHT_WAY = (
     "start with `python -m launch.local --processes N MODULE …` or "
@@ -147,74 +144,6 @@ def end(accelerator: Accelerator, *, close_group: bool) -> None:
         tracker.finish()
     if close_group and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-class Vote:
-    """Agreement of the ranks over the CPU, which waits for no GPU: a gloo group of its own beside NCCL's.
-
-    With `apart` it has its own group in any case, for use in another thread than the training's.
-    """
-
-    def __init__(self, world_size: int, device: torch.device | None, rank: int = 0, *, apart: bool = False):
-        self.rank, self._world_size, self._group = rank, world_size, None
-        if world_size > 1 and (apart or device is None or device.type != "cpu"):
-            import torch
-
-            self._group = torch.distributed.new_group(backend="gloo")
-
-    def any(self, mine: bool) -> bool:
-        """Whether any rank says yes; every rank must ask."""
-        if self._world_size == 1:
-            return mine
-        import torch
-
-        flag = torch.tensor(int(mine))
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
-        return bool(flag)
-
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's object on every rank."""
-        if self._world_size == 1:
-            return value
-        import torch
-
-        box = [value]
-        torch.distributed.broadcast_object_list(box, src=0, group=self._group)
-        return box[0]
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's object, by rank, on every rank."""
-        if self._world_size == 1:
-            return [value]
-        import torch
-
-        boxes: list[Any] = [None] * self._world_size
-        torch.distributed.all_gather_object(boxes, value, group=self._group)
-        return boxes
-
-
-def total(tensor: Tensor, world_size: int) -> Tensor:
-    """The sum over ranks of a tensor that lies where the process group computes."""
-    if world_size > 1:
-        import torch
-
-        tensor = tensor.clone()
-        torch.distributed.all_reduce(tensor)
-    return tensor
-
-
-def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result | None:
-    """Do something on rank 0; a UserError there is raised on every rank, so that all end at once."""
-    result, problem = None, None
-    if accelerator.is_main_process:
-        try:
-            result = work()
-        except UserError as error:
-            problem = str(error)
-    problem = Vote(accelerator.num_processes, accelerator.device).broadcast(problem)
-    if problem is not None:
-        raise UserError(problem)
-    return result
 
 
 @contextlib.contextmanager

@@ -7,11 +7,11 @@ another order of samples, so as not to meet the same ones again; after some such
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.run.folder import write_atomically
+from launch.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -61,19 +61,6 @@ class Guard:
             raise NotFiniteError(f"{in_a_row} updates in a row had gradients that are not finite{where}")
 
 
-def all_finite(values: Iterable[Tensor]) -> Tensor:
-    """Whether all of these losses and norms of gradients are finite on all ranks, as one boolean on their device."""
-    import torch
-    import torch.distributed as dist
-
-    good = torch.isfinite(torch.cat([value.detach().float().reshape(-1) for value in values])).all()
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        agreed = good.int()
-        dist.all_reduce(agreed, dist.ReduceOp.MIN)
-        good = agreed.bool()
-    return good
-
-
 def step_if(good: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """A step of a fused optimizer that leaves weights and moments as they are unless `good`, without waiting for it."""
     optimizer.grad_scale = None  # type: ignore[attr-defined]  # what torch's own GradScaler tells fused optimizers by
@@ -98,7 +85,7 @@ def until_done(run: Run, attempt: Callable[[], int]) -> int:
 
     Each begins with the same seeds, so that networks built in it have the same first weights on every rank.
     """
-    from launch.run.runtime import seed_step
+    from launch.run.seeding import seed_step
 
     while True:
         seed_step(run.config.seed, 0, 0)

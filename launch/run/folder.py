@@ -20,12 +20,11 @@ from typing import IO, Any
 import yaml
 
 from launch.command.cli import UserError
+from launch.config import FIXED
+from launch.files.atomic import write_atomically
 from launch.run.provenance import facts
 
 CONFIG, ORIGIN, LOG, LOCK = "config.yaml", "run.json", "log.txt", ".lock"
-
-FIXED = ("model", "run")
-"""Parts of the configuration that no continued run can change, but for what launch.config and stages leave free."""
 
 
 def plain(value: Any) -> Any:
@@ -37,16 +36,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader or a kill finds the old one or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def lock(folder: Path) -> IO[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from launch.ranks.launcher import cores
 
 PACKAGES = ("torch", "accelerate", "transformers", "webdataset", "numpy", "lpips", "torch-fidelity", "deepspeed")
 """The packages whose versions are kept with every run."""
@@ -50,11 +51,6 @@ def hardware() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     return f"{cores()} CPU cores, {_processor()}"
-
-
-def cores() -> int:
-    """Cores this process may run on (an affinity mask or a container's share counts)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

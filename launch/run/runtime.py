@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import sys
 import time
@@ -23,16 +22,18 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from launch.command.exit_codes import STOPPED
 from launch.command.progress import Progress
 from launch.config import FREE_KEYS, RunConfig
 from launch.ranks import start as distributed
+from launch.ranks.launcher import cores
+from launch.ranks.reduce import total
+from launch.ranks.vote import Vote, on_main
 from launch.run import bad_updates as guard
 from launch.run import folder
 from launch.run.bad_updates import NotFiniteError as NotFiniteError
 from launch.run.metrics import Means, MetricFile
-from launch.run.provenance import cores
+from launch.run.seeding import seed_step
 from launch.run.waiting import Waits, summary
 from launch.run.watchdog import Watchdog
 
@@ -41,24 +42,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-STOPPED = 85
-"""Exit code of a run that SIGTERM or SIGUSR1 ended at a step boundary, after a checkpoint: start it again to go on."""
 
 LOSSES = "loss/"
 """What the names of recorded scalars begin with that must be finite."""
-
-
-def seed_step(seed: int, rank: int, step: int) -> None:
-    """Set torch's, numpy's and Python's generators for one step's model noise, a function of (seed, rank, step).
-
-    Called before every step, so that a continued run draws what the uninterrupted one did, with no saved state.
-    """
-    import torch
-
-    words = np.random.SeedSequence([seed, rank, step]).generate_state(3)
-    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
-    np.random.seed(int(words[2]))
-    random.seed(int(words[2]))
 
 
 class Run:
@@ -71,11 +57,11 @@ class Run:
         self._asked, self._agreed = False, False
         self._means, self._metrics = Means(), MetricFile(place) if self.is_main else None
         self._samples, self._since = 0, time.monotonic()
-        self._vote = distributed.Vote(self.world_size, self.device, self.rank)
+        self._vote = Vote(self.world_size, self.device, self.rank)
         self.strategy = distributed.strategy(config)
         """How the ranks share the model: run.strategy, or what the accelerate file says."""
         self.background_vote = (
-            distributed.Vote(self.world_size, self.device, self.rank, apart=True) if config.save_in_background else None
+            Vote(self.world_size, self.device, self.rank, apart=True) if config.save_in_background else None
         )
         """Agreement for the thread that writes checkpoints, where run.save_in_background."""
         self.unfinished: Callable[[], object] | None = None
@@ -85,7 +71,7 @@ class Run:
         self._guard = guard.Guard()
 
     @property
-    def vote(self) -> distributed.Vote:
+    def vote(self) -> Vote:
         """Agreement of the ranks over the CPU."""
         return self._vote
 
@@ -250,7 +236,7 @@ class Run:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all ranks (the tensor itself on one)."""
         self._watchdog.alive()
-        return distributed.total(tensor, self.world_size)
+        return total(tensor, self.world_size)
 
 
 @contextlib.contextmanager
@@ -270,7 +256,7 @@ def start_run(
     accelerator = distributed.start(run, strategies)
     place = Path(run.folder)
     free = (*FREE_KEYS, *may_change)
-    opened = distributed.on_main(accelerator, lambda: _open_folder(place, config, run, free, accelerator))
+    opened = on_main(accelerator, lambda: _open_folder(place, config, run, free, accelerator))
     _seed(run, accelerator)
     if run.trackers:
         accelerator.init_trackers(run.project)

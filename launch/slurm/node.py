@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.command.cli import run
-from launch.run.runtime import STOPPED
+from launch.command.exit_codes import STOPPED
 from launch.stages import jobs as chain
 
 SHUTDOWN_SECONDS = "10"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.command.cli import UserError, run
-from launch.run.folder import write_atomically
+from launch.files.atomic import write_atomically
 from launch.run.provenance import commit, versions
 
 TOKEN = "token"

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from launch.command.cli import UserError, run
-from launch.run.folder import write_atomically
+from launch.files.atomic import write_atomically
 from launch.stages import records as attempts
 from launch.stages.listing import PipelineConfig, stages
 from launch.stages.resources import ClusterConfig, Resources, load

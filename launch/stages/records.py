@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from launch.checkpoints import store as checkpoint
-from launch.command.cli import BAD_INPUT, UserError, run
-from launch.run.folder import write_atomically
+from launch.command.cli import UserError, run
+from launch.command.exit_codes import BAD_INPUT
+from launch.files.atomic import write_atomically
 
 STOPPED = 85
-"""launch.run.runtime.STOPPED, known here without loading what that module loads."""
+"""launch.command.exit_codes.STOPPED, known here without loading what that module loads."""
 
 MOST_IDLE = 3
 """Attempts in a row without a newer checkpoint after which a stage is given up (VQLOOM_MOST_IDLE)."""

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from launch.checkpoints.pieces import Piece, PieceState
 from launch.command.cli import UserError
-from launch.run.bad_updates import all_finite, step_if
+from launch.ranks.reduce import all_finite
+from launch.run.bad_updates import step_if
 
 if TYPE_CHECKING:
     from launch.run.runtime import Run

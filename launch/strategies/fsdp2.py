@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from launch.checkpoints.pieces import Piece
-from launch.run.bad_updates import all_finite
+from launch.ranks.reduce import all_finite
 from launch.strategies.choose import MOMENTS, RENAMED, Strategy, blocks, fill_moments, plain
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stage1_tokenizer.config.quantizer import check as _check
+from launch.command.checks import check as _check
 
 
 @dataclass(frozen=True)

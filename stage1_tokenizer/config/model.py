@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from launch.command.checks import check as _check
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.config.quantizer import check as _check
 
 
 @dataclass(frozen=True)

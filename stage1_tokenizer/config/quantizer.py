@@ -6,11 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-
-def check(key: str, value: float, good: bool, rule: str) -> None:
-    """Raise ValueError (key, value, rule, way out) unless `good`."""
-    if not good:
-        raise ValueError(f"{key}={value} is out of range: set it to {rule}")
+from launch.command.checks import check
 
 
 @dataclass(frozen=True)

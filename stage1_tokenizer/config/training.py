@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from data.config import DataConfig
+from launch.command.checks import check as _check
 from launch.run.runtime import RunConfig
 from stage1_tokenizer.config.losses import AdversarialConfig as AdversarialConfig
 from stage1_tokenizer.config.losses import LossConfig as LossConfig
 from stage1_tokenizer.config.losses import PerceptualConfig as PerceptualConfig
 from stage1_tokenizer.config.model import ModelConfig as ModelConfig
+from stage1_tokenizer.config.monitor import MonitorConfig as MonitorConfig
 from stage1_tokenizer.config.quantizer import QuantizerConfig as QuantizerConfig
-from stage1_tokenizer.config.quantizer import check as _check
-from stage1_tokenizer.training.monitor import MonitorConfig as MonitorConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from stage1_tokenizer.config.losses import AdversarialConfig
 from stage1_tokenizer.discriminators.dino_vit import FrozenViT
 from stage1_tokenizer.discriminators.norms import normalisation
 from stage1_tokenizer.discriminators.weight_norms import spectrally_normal
-from stage1_tokenizer.training.reduce import at_least_float32
+from stage1_tokenizer.layers.precision import at_least_float32
 
 STAGES = 4
 """Depths of the transformer that are looked at, evenly spread, beside what enters it."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launch.command.cli import UserError
-from stage1_tokenizer.training.reduce import at_least_float32
+from stage1_tokenizer.layers.precision import at_least_float32
 
 HEAD = 64
 """Channels of a head, in every DINO transformer."""

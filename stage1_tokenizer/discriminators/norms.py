@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from launch.ranks.reduce import differentiable_sum, world
+from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.networks.vqgan import norm_groups
-from stage1_tokenizer.training.reduce import at_least_float32, differentiable_sum, world
 
 
 class BatchNorm(nn.Module):

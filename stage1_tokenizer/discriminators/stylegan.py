@@ -16,7 +16,7 @@ from stage1_tokenizer.config.losses import AdversarialConfig
 from stage1_tokenizer.discriminators.blur import Blur
 from stage1_tokenizer.discriminators.weight_norms import scaled
 from stage1_tokenizer.layers.convolution import convolution, laid_out
-from stage1_tokenizer.training.reduce import at_least_float32
+from stage1_tokenizer.layers.precision import at_least_float32
 
 WIDEST = 512
 """Most channels of a layer, where the first has fewer."""

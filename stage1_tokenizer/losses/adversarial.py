@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
+from launch.ranks.reduce import all_mean
 from stage1_tokenizer.layers.convolution import LastLayer
-from stage1_tokenizer.training.reduce import all_mean, at_least_float32
+from stage1_tokenizer.layers.precision import at_least_float32
 
 
 def log_cosh(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from launch.files.downloads import answered_within
 from stage1_tokenizer.config.losses import PerceptualConfig
 from stage1_tokenizer.kernels.cpu.frozen import FrozenConvolution
 from stage1_tokenizer.layers.convolution import laid_out
-from stage1_tokenizer.training.reduce import at_least_float32
+from stage1_tokenizer.layers.precision import at_least_float32
 
 # One entry a layer: "pool"; (outputs, kernel, stride, padding) of a convolution and its ReLU; (squeezed, expanded) of
 # SqueezeNet's fire module; "tap" marks features.

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.layers.convolution import Convolution, convolution, depth_to_space, doubled, laid_out
+from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.layers.recompute import Recomputable
 from stage1_tokenizer.networks.vqgan import Norm, norm_groups, refuse_odd_sizes
-from stage1_tokenizer.training.reduce import at_least_float32
 
 _POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stage1_tokenizer.training.reduce import at_least_float32
+from stage1_tokenizer.layers.precision import at_least_float32
 
 
 @dataclass

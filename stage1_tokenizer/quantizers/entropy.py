@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from launch.ranks.reduce import differentiable_sum, world
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.training.reduce import differentiable_sum, world
 
 
 def entropy(p_K: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.quantizers.base import Quantized, Quantizer
-from stage1_tokenizer.training.reduce import at_least_float32
 
 
 class Gaussian(Quantizer):

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.quantizers.base import Quantized, Quantizer
 from stage1_tokenizer.quantizers.gradients import straight_through
 from stage1_tokenizer.quantizers.vq import VectorQuantizer
-from stage1_tokenizer.training.reduce import at_least_float32
 
 
 class MultiscaleQuantizer(Quantizer):

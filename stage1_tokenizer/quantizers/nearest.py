@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage1_tokenizer.training.reduce import all_sum, world
+from launch.ranks.reduce import all_sum, world
 
 TILE = 1024
 """Rows of latents, and of codes, whose distances are held at once in the search: a tile stays in a core's cache."""

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from launch.ranks.reduce import all_sum
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers.base import Counter, Quantized, Quantizer, codes_to_grid, grid_to_rows
 from stage1_tokenizer.quantizers.gradients import GRADIENTS
 from stage1_tokenizer.quantizers.nearest import draw_rows, kmeans, nearest_code, sums_by_code
-from stage1_tokenizer.training.reduce import all_sum
 
 
 class Statistics(Counter):

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -28,7 +29,6 @@ from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.networks.build import build_bridge, build_decoder, build_encoder
 from stage1_tokenizer.quantizers import Quantized, build_quantizer
 from stage1_tokenizer.tokenizer.pil import Pictures, as_batch, stacked, to_pil
-from stage1_tokenizer.training.step import Reconstruction
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 MODEL_TYPE = "vqloom_tokenizer"
@@ -253,7 +253,7 @@ class Tokenizer(nn.Module):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        from stage1_tokenizer.hub import fetched
+        from launch.files.downloads import fetched
 
         folder = fetched(folder, revision)
         values = _read_config(folder)
@@ -334,3 +334,17 @@ def _read_transform(path: Path) -> TransformConfig | None:
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+@dataclass
+class Reconstruction:
+    """What the generator's (the Tokenizer's) forward(x_BCHW) returns for training."""
+
+    x_BCHW: Tensor
+    """The reconstruction: decoder.last_layer(features)."""
+    features_BCHW: Tensor
+    """What entered the decoder's last layer: decoder.features(z)."""
+    codes_Bhw: Tensor | None
+    """The quantizer's codes."""
+    losses: dict[str, Tensor]
+    """The quantizer's losses, weighted."""

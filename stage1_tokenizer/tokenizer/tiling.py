@@ -23,9 +23,9 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.tile_norms import SharedNorms
-from stage1_tokenizer.training.reduce import at_least_float32
 
 
 class TiledTokenizer(Tokenizer):

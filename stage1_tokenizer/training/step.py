@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from stage1_tokenizer.config.losses import LossConfig
 from stage1_tokenizer.discriminators.weight_norms import advance
 from stage1_tokenizer.layers.convolution import LastLayer
+from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.losses.adversarial import (
     PIXEL,
     LeCam,
@@ -37,22 +38,8 @@ from stage1_tokenizer.losses.adversarial import (
 )
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.networks.build import Decoder
+from stage1_tokenizer.tokenizer.model import Reconstruction
 from stage1_tokenizer.training.loss_scale import LossScale
-from stage1_tokenizer.training.reduce import at_least_float32
-
-
-@dataclass
-class Reconstruction:
-    """What the generator's (the Tokenizer's) forward(x_BCHW) returns for training."""
-
-    x_BCHW: Tensor
-    """The reconstruction: decoder.last_layer(features)."""
-    features_BCHW: Tensor
-    """What entered the decoder's last layer: decoder.features(z)."""
-    codes_Bhw: Tensor | None
-    """The quantizer's codes."""
-    losses: dict[str, Tensor]
-    """The quantizer's losses, weighted."""
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launch.command.cli import UserError
-from stage1_tokenizer.hub import fetched
+from launch.files.downloads import fetched
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.priors.autoregressive import AutoregressivePrior

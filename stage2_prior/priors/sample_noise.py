@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 SALT = 0x6368616E
-"""Keeps these draws apart from launch.run.runtime.seed_step's."""
+"""Keeps these draws apart from launch.run.seeding.seed_step's."""
 
 
 class Chance:

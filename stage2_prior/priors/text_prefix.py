@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from launch.command.cli import UserError
-from stage1_tokenizer.hub import reason
+from launch.files.downloads import reason
 from stage2_prior.config.text import BYTES, TextConfig
 
 if TYPE_CHECKING:

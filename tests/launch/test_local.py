@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from launch.command.exit_codes import STOPPED
 from launch.ranks.launcher import CONFIGS, command
 from launch.run import metrics
-from launch.run.runtime import STOPPED
 
 JOB = "tests.launch.job"
 

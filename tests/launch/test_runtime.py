@@ -16,7 +16,9 @@ import torch
 import yaml
 
 from launch.command.cli import UserError, parse
-from launch.run.runtime import STOPPED, RunConfig, seed_step, start_run
+from launch.command.exit_codes import STOPPED
+from launch.run.runtime import RunConfig, start_run
+from launch.run.seeding import seed_step
 from tests.distributed import run_distributed_test
 
 

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from launch.checkpoints import store as checkpoint
 from launch.command.cli import parse, run
-from launch.run.runtime import Run, RunConfig, seed_step, start_run
+from launch.run.runtime import Run, RunConfig, start_run
+from launch.run.seeding import seed_step
 
 FEATURES, SAMPLES = 8, 1000
 

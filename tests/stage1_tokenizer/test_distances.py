@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
+from launch.ranks.reduce import all_sum
 from stage1_tokenizer.measuring import distances
 from stage1_tokenizer.measuring.distances import (
     Gaussian,
@@ -18,7 +19,6 @@ from stage1_tokenizer.measuring.distances import (
     precision_recall,
 )
 from stage1_tokenizer.measuring.features import FeatureNetwork
-from stage1_tokenizer.training.reduce import all_sum
 from tests.distributed import run_distributed_test
 
 WIDTHS = {"pool": 24, "spatial": 40, "logits": 7}

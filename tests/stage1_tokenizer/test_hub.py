@@ -9,7 +9,8 @@ import torch
 from huggingface_hub import constants
 
 from launch.command.cli import UserError
-from stage1_tokenizer.hub import HubConfig, fetched, main, push
+from launch.files.downloads import fetched
+from stage1_tokenizer.hub import HubConfig, main, push
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.hub_server import Hub, hub

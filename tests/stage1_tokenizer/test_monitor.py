@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from launch.run.metrics import read
+from stage1_tokenizer.config.monitor import MonitorConfig
 from stage1_tokenizer.train import train
-from stage1_tokenizer.training.monitor import Monitor, MonitorConfig
+from stage1_tokenizer.training.monitor import Monitor
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.test_train import configured

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from launch.ranks.reduce import all_mean
 from stage1_tokenizer.config.training import QuantizerConfig
 from stage1_tokenizer.quantizers import KINDS, Quantizer, build_quantizer
-from stage1_tokenizer.training.reduce import all_mean
 from tests.distributed import run_distributed_test
 
 BASE = QuantizerConfig(codebook_size=16, code_dim=6, scales=[1, 2, 4], levels=[5, 4, 3], codebooks=3, anneal=4)

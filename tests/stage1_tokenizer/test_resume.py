@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from launch.checkpoints import store as checkpoint
-from launch.run.runtime import STOPPED
+from launch.command.exit_codes import STOPPED
 from tests.stage1_tokenizer import tiny
 
 MODULE = "stage1_tokenizer.train"

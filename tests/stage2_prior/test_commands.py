@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.command.cli import BAD_INPUT, parse
+from launch.command.cli import parse
+from launch.command.exit_codes import BAD_INPUT
 from stage2_prior.config.training import PriorTrainConfig
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import write_tokenizer

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launch.run.runtime import STOPPED
+from launch.command.exit_codes import STOPPED
 from stage2_prior.config.training import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.train import train
 from tests.distributed import run_distributed_test

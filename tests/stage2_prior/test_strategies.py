@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from data.config import CodeDataConfig
-from launch.run.runtime import STOPPED, RunConfig, start_run
+from launch.command.exit_codes import STOPPED
+from launch.run.runtime import RunConfig, start_run
 from launch.strategies.choose import STRATEGIES, share_out
 from stage2_prior import train as training
 from stage2_prior.config.training import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 
 from data.config import CodeDataConfig
 from launch.command.cli import UserError
+from launch.command.exit_codes import STOPPED
 from launch.run.bad_updates import rollbacks
 from launch.run.metrics import read
-from launch.run.runtime import STOPPED, RunConfig, start_run
+from launch.run.runtime import RunConfig, start_run
 from launch.strategies.choose import Strategy, share_out
 from stage2_prior import train as training
 from stage2_prior.codes.source import CodeSource

@@ -1,0 +1,73 @@
+"""Agreement of the ranks, over the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from launch.command.cli import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+
+Result = TypeVar("Result")
+
+
+class Vote:
+    """Agreement of the ranks over the CPU, which waits for no GPU: a gloo group of its own beside NCCL's.
+
+    With `apart` it has its own group in any case, for use in another thread than the training's.
+    """
+
+    def __init__(self, world_size: int, device: torch.device | None, rank: int = 0, *, apart: bool = False):
+        self.rank, self._world_size, self._group = rank, world_size, None
+        if world_size > 1 and (apart or device is None or device.type != "cpu"):
+            import torch
+
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def any(self, mine: bool) -> bool:
+        """Whether any rank says yes; every rank must ask."""
+        if self._world_size == 1:
+            return mine
+        import torch
+
+        flag = torch.tensor(int(mine))
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
+        return bool(flag)
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's object on every rank."""
+        if self._world_size == 1:
+            return value
+        import torch
+
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0, group=self._group)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's object, by rank, on every rank."""
+        if self._world_size == 1:
+            return [value]
+        import torch
+
+        boxes: list[Any] = [None] * self._world_size
+        torch.distributed.all_gather_object(boxes, value, group=self._group)
+        return boxes
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result | None:
+    """Do something on rank 0; a UserError there is raised on every rank, so that all end at once."""
+    result, problem = None, None
+    if accelerator.is_main_process:
+        try:
+            result = work()
+        except UserError as error:
+            problem = str(error)
+    problem = Vote(accelerator.num_processes, accelerator.device).broadcast(problem)
+    if problem is not None:
+        raise UserError(problem)
+    return result
