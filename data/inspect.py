@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.index import ShardIndex
 from data.inspecting.verify import Findings, verify
 from data.shards import quarantine
+from data.shards.index import ShardIndex
+from data.shards.loading import load_index
 from launch.command.cli import UserError, parse, run
 from launch.command.words import as_options
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.contact_sheet:
         from data.inspecting.contact_sheet import contact_sheet
 
-        contact_sheet(ShardIndex.load(config.index), config.count, config.side, config.seed).save(config.contact_sheet)
+        contact_sheet(load_index(config.index), config.count, config.side, config.seed).save(config.contact_sheet)
         print(f"contact sheet: {config.contact_sheet}")
     return FOUND if found is not None and not found.sound else 0
 

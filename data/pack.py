@@ -23,7 +23,7 @@ from data.packing.convert import ConvertConfig
 from data.packing.sources import Source, open_source, source_class
 from data.packing.splits import cut_by_bytes, cut_by_count, shuffled, split
 from data.packing.workers import Job, encoded_size, pack_shards
-from data.shards.writer import ShardRecord, ShardSet
+from data.shards.writer import ShardRecord, ShardWriter
 from launch.command.cli import UserError, parse, run
 from launch.command.progress import Progress
 from launch.command.words import as_options
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[ShardRecord]]:
     """Pack, and give the shards of each split. UserError for what the user can mend."""
-    options, shards = config.source_options(), ShardSet(config.out)
+    options, shards = config.source_options(), ShardWriter(config.out)
     if not config.overwrite:
         # Listing a large source takes long: what can be refused without is refused first.
         shards.refuse_finished(f"{name}.json" for name in source_class(config.kind).certain_splits(config.source))
@@ -177,7 +177,7 @@ def cut(source: Source, name: str, numbers: np.ndarray, config: PackConfig) -> l
     return [Job(name, f"{name}-{i:06d}.tar", numbers[part.start : part.stop]) for i, part in enumerate(parts)]
 
 
-def publish(shards: ShardSet, source: Source, written: dict[str, list[ShardRecord]], config: PackConfig) -> None:
+def publish(shards: ShardWriter, source: Source, written: dict[str, list[ShardRecord]], config: PackConfig) -> None:
     """Write the indexes and the lists of what was left out. UserError where nothing could be packed."""
     indexes, files = {}, {}
     for name, records in written.items():

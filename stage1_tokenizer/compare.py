@@ -144,7 +144,7 @@ def train(config: CompareConfig, name: str, grid: int) -> Path:
 def measure(config: CompareConfig, name: str, folder: Path) -> dict[str, Any]:
     """A variant's figures, from its metrics.json where that is of these very weights and pictures."""
     from stage1_tokenizer.evaluate import EvaluateConfig, evaluate
-    from stage1_tokenizer.release import open_run
+    from stage1_tokenizer.tokenizer.opening import open_run
 
     out = folder.parent / "metrics.json"
     if out.exists():
@@ -190,7 +190,7 @@ def picture(config: CompareConfig, folders: dict[str, Path], path: Path) -> None
 
     from data.pictures.transforms import to_float, to_uint8
     from data.reading.stream import every_sample
-    from stage1_tokenizer.release import open_run
+    from stage1_tokenizer.tokenizer.opening import open_run
 
     columns: dict[str, Tensor] = {}
     for name, folder in folders.items():

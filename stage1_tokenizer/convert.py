@@ -69,8 +69,8 @@ def convert(config: ConvertConfig) -> Path:
     """
     from stage1_tokenizer.foreign import discriminator as judge
     from stage1_tokenizer.publishing.converted_card import write_card
+    from stage1_tokenizer.publishing.folder import new_folder
     from stage1_tokenizer.publishing.standalone import write_model_files
-    from stage1_tokenizer.release import new_folder
 
     with new_folder(config.out) as part:
         tokenizer, found, origin = _opened(config)
@@ -95,7 +95,7 @@ def _opened(config: ConvertConfig) -> tuple[Tokenizer, dict[str, Tensor], Origin
     from stage1_tokenizer.foreign import convert_checkpoint
     from stage1_tokenizer.foreign.reading import read_checkpoint
     from stage1_tokenizer.publishing.converted_card import Origin
-    from stage1_tokenizer.release import open_tokenizer
+    from stage1_tokenizer.tokenizer.opening import open_tokenizer
 
     if config.layout is None:
         if config.to != "diffusers":

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.shards.loading import load_index
 from launch.command.cli import UserError, parse, run
 from stage1_tokenizer.config.measuring import DistanceConfig
+from stage1_tokenizer.measuring.scores import measure, transform_of
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from data.pictures.transforms import TransformConfig
     from data.reading.stream import Batch
     from launch.ranks.joined import Ranks
     from stage1_tokenizer.losses.lpips import LPIPS
     from stage1_tokenizer.measuring.features import FeatureNetwork
-    from stage1_tokenizer.measuring.gathering import Streams
     from stage1_tokenizer.measuring.references import MeasuredSet
     from stage1_tokenizer.tokenizer.model import Tokenizer
 
@@ -83,7 +81,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from launch.ranks.joined import Joined, joined
     from stage1_tokenizer.losses.lpips import load_lpips
     from stage1_tokenizer.measuring.features import load_network
-    from stage1_tokenizer.release import open_tokenizer
+    from stage1_tokenizer.tokenizer.opening import open_tokenizer
 
     tokenizer = open_tokenizer(config.tokenizer)
     transform = transform_of(tokenizer, config.tokenizer)
@@ -111,7 +109,6 @@ def _measured(
     ranks: Ranks,
 ) -> tuple[dict[str, Any], MeasuredSet | None]:
     """The result, and the reference of its distances."""
-    from data.index import ShardIndex
     from data.reading.stream import every_sample
     from stage1_tokenizer.measuring.gathering import Streams
     from stage1_tokenizer.measuring.references import reference_of
@@ -124,7 +121,7 @@ def _measured(
     streams = Streams(network, ranks.device, kept=config.kept, originals=reference is None)
     batches = every_sample(config.data, transform, rank=ranks.rank, world_size=ranks.world_size, **options)
     shown = _shown(batches, ranks.rank == 0)
-    rows = min(config.batch_size, config.samples or config.batch_size, len(ShardIndex.load(config.data)))
+    rows = min(config.batch_size, config.samples or config.batch_size, len(load_index(config.data)))
     figures = measure(tokenizer, shown, lpips, device=ranks.device, total=ranks.sum, streams=streams, rows=rows)
     data_hash = streams.hash.result(ranks.sum)
     measured = circumstances(config, tokenizer, transform, ranks) | {"data_hash": data_hash}
@@ -165,53 +162,6 @@ def _shown(batches: Iterable[Batch], shown: bool) -> Iterable[Batch]:
             bar.advance(len(batch.keys))
 
 
-def measure(
-    tokenizer: Tokenizer,
-    batches: Iterable[Batch],
-    lpips: LPIPS | None,
-    *,
-    device: torch.device,
-    total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
-    streams: Streams | None = None,
-    rows: int = 0,
-) -> dict[str, float]:
-    """PSNR, SSIM, LPIPS and codebook use over this rank's batches and, through `total`, the other ranks'.
-
-    Keys: psnr (dB), ssim (pictures of 11 pixels and more), lpips, codes_used, codebook_usage, entropy_bits (per code),
-    perplexity, bits_per_pixel (at log2 K bits a code), samples. `tokenizer` is in evaluation mode. `streams` takes what
-    distances between the sets need. Batches are filled up to `rows` pictures, so that no figure depends on how they are
-    cut.
-    """
-    import torch
-
-    from data.pictures.transforms import to_float, to_uint8
-    from stage1_tokenizer.measuring import scores as measures
-    from stage1_tokenizer.measuring.picture_sets import filled
-
-    scores = measures.Scores(tokenizer.codebook_size, device, tokenizer.codebooks)
-    size = tokenizer.transform.size if tokenizer.transform else measures.WINDOW
-    names = ("psnr", *(["ssim"] if size >= measures.WINDOW else []), *(["lpips"] if lpips is not None else []))
-    for batch in batches:
-        count = len(batch.keys)
-        pixels_BCHW = filled(batch.pixels_BCHW, rows).to(device, non_blocking=True)
-        x_BCHW = to_float(pixels_BCHW)
-        with torch.no_grad():
-            recon_BCHW, idx_Bhw = tokenizer.reconstruct(x_BCHW)
-            rounded_BCHW = to_uint8(recon_BCHW)
-            found = {"psnr": measures.psnr(rounded_BCHW, pixels_BCHW)}
-            if "ssim" in names:
-                found["ssim"] = measures.ssim(rounded_BCHW, pixels_BCHW)
-            taps = None
-            if lpips is not None:
-                taps = lpips.features(x_BCHW), lpips.features(to_float(rounded_BCHW))
-                found["lpips"] = lpips.distance(taps[1], taps[0])
-            if streams is not None:
-                streams.add(pixels_BCHW, rounded_BCHW, batch.keys, lpips, taps)
-        found = {name: score_B[:count] for name, score_B in found.items()}
-        scores.add(found, None if idx_Bhw is None else idx_Bhw[:count], x_BCHW[:count])
-    return scores.result(names, total)
-
-
 def circumstances(
     config: EvaluateConfig, tokenizer: Tokenizer, transform: TransformConfig, ranks: Ranks
 ) -> dict[str, Any]:
@@ -228,13 +178,6 @@ def circumstances(
         "prior": None,
         **results.circumstances(ranks.world_size),
     }
-
-
-def transform_of(tokenizer: Tokenizer, source: str) -> TransformConfig:
-    """How pictures are prepared for a tokenizer; UserError where it came without that."""
-    if tokenizer.transform is None:
-        raise UserError(f"{source} has no preprocessor_config.json: how pictures are prepared for it is unknown")
-    return tokenizer.transform
 
 
 def main() -> int:

@@ -64,7 +64,8 @@ def reconstruct(config: ReconstructConfig) -> list[dict[str, Any]]:
     Raises UserError for a picture that can't be read, before anything is written.
     """
     from stage1_tokenizer.losses.lpips import load_lpips
-    from stage1_tokenizer.release import new_folder, open_tokenizer
+    from stage1_tokenizer.publishing.folder import new_folder
+    from stage1_tokenizer.tokenizer.opening import open_tokenizer
 
     tokenizer = open_tokenizer(config.tokenizer)
     if tokenizer.transform is None or tokenizer.config.spatial_dims != 2:

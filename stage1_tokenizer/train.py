@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from data.shards.loading import load_index
 from launch.command.cli import UserError, parse, run
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.training.fine_tuning import begin, check_init, with_model
@@ -111,7 +112,6 @@ def due(step: int, every: int, began: int) -> bool:
 
 def check(config: TokenizerTrainConfig) -> LPIPS | None:
     """Look for everything the run needs from elsewhere; LPIPS, or None where its weight is 0."""
-    from data.index import ShardIndex
     from data.shards.loading import check_present
     from stage1_tokenizer.discriminators import check_discriminator
     from stage1_tokenizer.losses.lpips import build_perceptual
@@ -121,7 +121,7 @@ def check(config: TokenizerTrainConfig) -> LPIPS | None:
     for path in (config.data.index, *config.data.mixture, config.data.held_out):
         if not path:
             continue
-        index = ShardIndex.load(path)
+        index = load_index(path)
         if index.kind != "pictures":
             raise UserError(f"{path} holds {index.kind}, not pictures: give an index of pictures")
         check_present(index, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
@@ -176,9 +176,9 @@ def train_step(
 def evaluate(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -> dict[str, float]:
     """Measure the averaged weights on held-out pictures, every one once over all ranks, and picture some of them."""
     from data.reading.stream import every_sample
-    from stage1_tokenizer.evaluate import measure
     from stage1_tokenizer.measuring.features import load_network
     from stage1_tokenizer.measuring.gathering import Streams
+    from stage1_tokenizer.measuring.scores import measure
     from stage1_tokenizer.measuring.side_by_side import save_pictures
 
     held_out = config.data.held_out

@@ -194,7 +194,7 @@ def main() -> None:
         import gradio  # noqa: F401
     except ImportError as error:
         raise UserError("the page needs gradio: pip install 'vqloom[demo]', or pip install gradio") from error
-    from stage1_tokenizer.release import open_tokenizer
+    from stage1_tokenizer.tokenizer.opening import open_tokenizer
     from stage2_prior.priors.build import load_prior
 
     demo = Demo(open_tokenizer(config.tokenizer), load_prior(config.prior) if config.prior else None)

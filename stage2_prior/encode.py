@@ -30,11 +30,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from data.index import ShardIndex, is_remote
 from data.pictures.transforms import to_float
 from data.reading.stream import Batch, every_sample
+from data.shards.index import ShardIndex
+from data.shards.loading import load_index
+from data.shards.locations import is_remote
 from data.shards.offsets import ShardOffsets
-from data.shards.writer import Sample, ShardSet
+from data.shards.writer import Sample, ShardWriter
 from launch.command.cli import UserError, parse, run
 from launch.command.progress import Progress
 from launch.ranks.joined import joined
@@ -104,7 +106,7 @@ class Encoding:
         self.reading = reading(transform, config.crops, config.crop_range)
         if config.crops > 1 and transform.fit != "crop":
             raise UserError(f"crops={config.crops} needs a tokenizer whose transform has fit=crop, not {transform.fit}")
-        self.out = ShardSet(config.out)
+        self.out = ShardWriter(config.out)
         self.batch_size = config.batch_size or 0
         """Pictures at once; 0 until `begin` has found out."""
         self.names = [f"codes-{shard:06d}.tar" for shard in range(len(index.shards))]
@@ -230,7 +232,7 @@ def encode(config: EncodeConfig) -> int:
     from launch.ranks.vote import Vote, on_main
     from stage1_tokenizer import Tokenizer
 
-    index = ShardIndex.load(config.data)
+    index = load_index(config.data)
     if config.parts > 1:
         index = share(index, config.part, config.parts)
         config = replace(config, out=part_folder(config.out, config.part, config.parts))

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.shards.writer import write_file
+from data.shards.loading import load_index
 from launch.command.cli import UserError, parse, run
+from launch.files.atomic import write_file
 from stage1_tokenizer.config.measuring import DistanceConfig
 
 if TYPE_CHECKING:
@@ -194,7 +195,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 def of_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, measured: dict[str, Any]) -> dict[str, Any]:
     """bits_per_code, and what a classifier says; what they rest on goes to `measured`."""
-    from data.index import ShardIndex
     from data.pictures.transforms import TransformConfig
     from launch.ranks.vote import on_main
     from stage2_prior.codes.source import CodeSource
@@ -207,7 +207,7 @@ def of_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, measured: dict
         fingerprint = Tokenizer.from_pretrained(config.tokenizer).fingerprint
         prior.source.must_be_of(fingerprint, "tokenizer", config.tokenizer)
     if config.codes:
-        index = ShardIndex.load(config.codes)
+        index = load_index(config.codes)
         prior.source.must_equal(CodeSource.of_index(index, config.codes, "codes"), "codes", config.codes)
         prior.to(ranks.device)
         found |= held_out_figures(prior, config.codes, ranks, batch_size=config.batch_size)

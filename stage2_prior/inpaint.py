@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from data.pictures.decode import PICTURES
 from data.pictures.transforms import TransformConfig, to_float
+from data.shards.loading import load_index
 from launch.command.cli import UserError, parse, run
 from stage1_tokenizer.tokenizer.pil import as_batch, to_pil
 from stage2_prior.codes.source import CodeSource
@@ -127,12 +128,11 @@ def read(
     """The given pictures as the tokenizer sees them, x_BCHW; their names, labels (-1: none) and captions ("": none)."""
     path, names = Path(config.given), prior.vocabulary.classes
     if config.given.endswith(".json"):
-        from data.index import ShardIndex
         from data.reading.stream import every_sample
 
         batches = list(every_sample(config.given, transform, batch_size=64, limit=config.limit))
         keys = [key for batch in batches for key in batch.keys]
-        ours = tuple(ShardIndex.load(config.given).classes) == names
+        ours = tuple(load_index(config.given).classes) == names
         labels = [label if ours else -1 for batch in batches for label in batch.label_B.tolist()]
         captions = [text for batch in batches for text in batch.captions]
         return to_float(torch.cat([batch.pixels_BCHW for batch in batches])), keys, labels, captions

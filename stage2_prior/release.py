@@ -43,7 +43,7 @@ def release(config: ReleaseConfig) -> Path:
     Raises UserError where `out` exists, the run isn't a finished one of a prior, or `tokenizer` or `metrics` are not
     of it.
     """
-    from stage1_tokenizer.release import CARD, METRICS, new_folder
+    from stage1_tokenizer.publishing.folder import CARD, METRICS, new_folder
     from stage2_prior.priors.build import load_prior
     from stage2_prior.publishing.card import write_card
 

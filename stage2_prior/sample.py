@@ -25,10 +25,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.shards.writer import write_file
 from launch.command.cli import UserError, parse, run
 from launch.command.progress import Progress
 from launch.command.words import as_options
+from launch.files.atomic import write_file
 from launch.ranks.joined import joined
 from stage2_prior.codes.source import code_type
 from stage2_prior.generation.logits import Drawing

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from data.index import ShardIndex
 from data.reading.stream import CodeBatch, CodeStream, every_code
+from data.shards.index import ShardIndex
+from data.shards.loading import load_index
 from launch.checkpoints import store as checkpoint
 from launch.command.cli import UserError, parse, run
 from launch.run.bad_updates import until_done
 from launch.run.runtime import Run, start_run
 from launch.run.seeding import seed_step
-from launch.strategies.choose import STRATEGIES, Strategy, blocks, share_out
+from launch.strategies.base import STRATEGIES, Strategy, blocks
+from launch.strategies.choose import share_out
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.priors.build import build_prior, check_form
@@ -103,7 +105,7 @@ def checked_codes(config: PriorTrainConfig) -> ShardIndex:
     """The index to train on, once it is sure to hold codes of config.tokenizer, and data.held_out too."""
     from stage1_tokenizer import Tokenizer
 
-    index = ShardIndex.load(config.data.index)
+    index = load_index(config.data.index)
     source = CodeSource.of_index(index, config.data.index)
     source.must_be_of(Tokenizer.from_pretrained(config.tokenizer).fingerprint, "tokenizer", config.tokenizer)
     check_form(config.model.kind, source)
@@ -113,7 +115,7 @@ def checked_codes(config: PriorTrainConfig) -> ShardIndex:
             "theirs and encode them again, or set model.condition to class or none"
         )
     if config.data.held_out:
-        held_out = ShardIndex.load(config.data.held_out)
+        held_out = load_index(config.data.held_out)
         other = CodeSource.of_index(held_out, config.data.held_out, "data.held_out")
         source.must_equal(other, "data.held_out", config.data.held_out)
     return index
@@ -243,7 +245,7 @@ def say_size(prior: Prior, found: Cost, config: PriorTrainConfig, this: Run) -> 
 def print_cost(config: PriorTrainConfig) -> int:
     """What --dry_run prints: from the codes if they are there, else for 16×16 of 16384 codes and 1000 classes."""
     if Path(config.data.index).exists():
-        index = ShardIndex.load(config.data.index)
+        index = load_index(config.data.index)
         print(dry_run(config, CodeSource.of_index(index, config.data.index), index.classes))
     else:
         note = f" (assumed: {config.data.index} is not there)"

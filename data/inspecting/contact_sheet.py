@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.index import ShardIndex
 from data.packing.splits import shuffled
 from data.pictures.decode import DamagedSampleError, decode_picture, label, picture_bytes, read_sample
 from data.pictures.transforms import TransformConfig
 from data.shards.compressed import open_plain
+from data.shards.index import ShardIndex
 from launch.command.cli import UserError
 
 _MARGIN, _LINE = 6, 13

@@ -17,7 +17,7 @@ import numpy as np
 
 from data.packing.convert import ConvertConfig, convert, fit_key
 from data.packing.sources.base import SkipSampleError, Source
-from data.shards.writer import Sample, ShardRecord, ShardSet
+from data.shards.writer import Sample, ShardRecord, ShardWriter
 from launch.command.cli import UserError
 
 TRIAL = 64
@@ -38,7 +38,7 @@ class Job:
 def pack_shard(source: Source, job: Job, out: str, config: ConvertConfig) -> ShardRecord:
     """Write one shard, unless it is there. Its record's notes tell what was skipped and count the labels."""
     notes: dict[str, Any] = {"skipped": [], "counts": {}}
-    return ShardSet(out).write(job.shard, _samples(source, job.numbers, config, notes), notes)
+    return ShardWriter(out).write(job.shard, _samples(source, job.numbers, config, notes), notes)
 
 
 def _samples(source: Source, numbers: np.ndarray, config: ConvertConfig, notes: dict[str, Any]) -> Iterator[Sample]:

@@ -12,7 +12,6 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from data.index import ShardIndex
 from data.pictures.decode import (
     DamagedSampleError,
     Workspace,
@@ -24,6 +23,7 @@ from data.pictures.decode import (
     read_sample,
 )
 from data.pictures.transforms import TransformConfig, apply, draw
+from data.shards.index import ShardIndex
 from launch.command.cli import UserError
 
 ArrayT = TypeVar("ArrayT", torch.Tensor, np.ndarray)

@@ -17,7 +17,7 @@ import numpy as np
 
 from data.order.sample_order import Order
 from data.pictures.decode import DamagedSampleError
-from data.reading.readers import Fetch, Reader, ShardSet
+from data.reading.readers import Fetch, NumberedShards, Reader
 from data.shards.quarantine import Quarantine
 from launch.command.cli import UserError
 
@@ -92,7 +92,7 @@ class Engine(Generic[BufferT, BatchT]):
 
     def __init__(
         self,
-        shards: ShardSet,
+        shards: NumberedShards,
         reader: Reader,
         decoder: Decoder[BufferT, BatchT],
         *,

@@ -12,15 +12,15 @@ from typing import Protocol
 
 import numpy as np
 
-from data.index import ShardIndex
 from data.order.sample_order import Order
 from data.shards.compressed import open_plain
+from data.shards.index import ShardIndex
 from launch.command.cli import UserError
 
 Fetch = Callable[[], bytes | memoryview]
 
 
-class ShardSet:
+class NumberedShards:
     """Several indexes' shards under one numbering: those of the first index, then of the second, …"""
 
     def __init__(self, indexes: Sequence[ShardIndex]):
@@ -92,7 +92,7 @@ class _File:
 class LocalReader:
     """Reads by byte offset with `pread`; at most `most_open` shards are open at once."""
 
-    def __init__(self, shards: ShardSet, most_open: int = 128):
+    def __init__(self, shards: NumberedShards, most_open: int = 128):
         self._shards, self._most = shards, most_open
         self._open: OrderedDict[int, _File] = OrderedDict()
         self._lock = threading.Lock()

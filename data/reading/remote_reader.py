@@ -16,12 +16,12 @@ from functools import partial
 import numpy as np
 
 from data.config import CodeDataConfig
-from data.index import is_remote
 from data.order.sample_order import Order
 from data.pictures.decode import DamagedSampleError
-from data.reading.readers import Fetch, LocalReader, ShardSet
+from data.reading.readers import Fetch, LocalReader, NumberedShards
 from data.remote.cache import ShardCache
 from data.remote.files import Patience, RemoteFile, fetch
+from data.shards.locations import is_remote
 from data.shards.tar import TarError, samples, scan
 
 
@@ -63,7 +63,7 @@ def _wait(future: Future[_Run], number: int) -> bytes | memoryview:
 class RemoteReader:
     """See data.shards.Reader. At most two windows a lane, and the batches in preparation, are in memory."""
 
-    def __init__(self, shards: ShardSet, config: CodeDataConfig):
+    def __init__(self, shards: NumberedShards, config: CodeDataConfig):
         self._shards = shards
         self._patience = Patience(config.retries, config.retry_pause, config.stall_seconds)
         self._stopped = threading.Event()

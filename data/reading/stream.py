@@ -13,14 +13,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from data.config import CodeDataConfig, DataConfig
-from data.index import ShardIndex
 from data.order.mixture import MixtureOrder
 from data.order.sample_order import SampleOrder, divisors
 from data.pictures.transforms import TransformConfig
 from data.reading.batches import Batch, CodeBatch, CodeDecoder, PictureDecoder
 from data.reading.read_ahead import Decoder, Engine, Request, Tally
-from data.reading.readers import LocalReader, Reader, ShardSet
-from data.shards.loading import check_present
+from data.reading.readers import LocalReader, NumberedShards, Reader
+from data.shards.loading import check_present, load_index
 from launch.command.cli import UserError
 
 __all__ = [
@@ -164,7 +163,7 @@ def every_code(
 
 def _each_once(
     config: CodeDataConfig,
-    shards: ShardSet,
+    shards: NumberedShards,
     decoder: Decoder[Any, BatchT],
     rank: int,
     world_size: int,
@@ -203,7 +202,7 @@ def _each_once(
     return batches()
 
 
-def make_order(config: CodeDataConfig, shards: ShardSet, seed: int) -> SampleOrder | MixtureOrder:
+def make_order(config: CodeDataConfig, shards: NumberedShards, seed: int) -> SampleOrder | MixtureOrder:
     """The order that a configuration means for these shards. UserError for numbers that don't fit them."""
     fewest = min(len(index) for index in shards.indexes)
     most = min(fewest, _REMOTE_LANES) if shards.remote else fewest
@@ -220,19 +219,19 @@ def make_order(config: CodeDataConfig, shards: ShardSet, seed: int) -> SampleOrd
         raise UserError(str(error)) from error
 
 
-def _open(config: CodeDataConfig, kind: str, rank: int, world_size: int) -> ShardSet:
+def _open(config: CodeDataConfig, kind: str, rank: int, world_size: int) -> NumberedShards:
     """The indexes of a configuration, with their shards looked for."""
     if not config.index:
         raise UserError("data.index is not set: give the path or URL of a shard index")
-    indexes = [ShardIndex.load(path) for path in (config.index, *config.mixture)]
+    indexes = [load_index(path) for path in (config.index, *config.mixture)]
     for path, index in zip((config.index, *config.mixture), indexes, strict=True):
         if index.kind != kind:
             raise UserError(f"data.index={path} holds {index.kind}, not {kind}: give an index of {kind}")
         check_present(index, rank, world_size)
-    return ShardSet(indexes)
+    return NumberedShards(indexes)
 
 
-def _reader(config: CodeDataConfig, shards: ShardSet) -> Reader:
+def _reader(config: CodeDataConfig, shards: NumberedShards) -> Reader:
     if not shards.remote:
         return LocalReader(shards)
     from data.reading.remote_reader import RemoteReader

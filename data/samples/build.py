@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from data.packing.splits import cut_evenly, shuffled, split
-from data.shards.writer import ShardSet
+from data.shards.writer import ShardWriter
 from launch.command.cli import UserError, parse, run
 from launch.command.progress import progress
 
@@ -203,7 +203,7 @@ def _saved(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 def write(made: SampleSet, out: Path, *, overwrite: bool) -> None:
     """Split off a tenth of each class, shuffle, and write shards, index and licence to `out`/name."""
-    shards = ShardSet(out / made.name)
+    shards = ShardWriter(out / made.name)
     plan = {"set": made.name, "source": made.source, "seed": SEED, "samples": len(made.keys)}
     shards.begin(plan, ["train.json", "held_out.json"], overwrite=overwrite)
     train, held_out = split(made.labels, 0.1, SEED)

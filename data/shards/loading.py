@@ -1,32 +1,29 @@
-"""Reading, building and mending indexes: the work behind `data.index.ShardIndex`."""
+"""Reading, building and mending indexes: the work behind `data.shards.index.ShardIndex`."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from launch.command.cli import UserError
-from data.shards.scanning import beside, find_tars, folder_of, from_info, read_url, relative, scan_location
-from data.index import IndexConfig, Shard, ShardIndex, is_remote, offsets_path
-from data.shards.offsets import SUFFIX, ShardOffsets
-from launch.command.progress import Progress
-from data.shards.tar import Scan
 from data.remote.files import Patience
+from data.shards.index import ShardIndex, offsets_path
+from data.shards.locations import beside, folder_of, is_remote
+from data.shards.offsets import SUFFIX, ShardOffsets
+from data.shards.scanning import from_info, read_url, scan_all
+from launch.command.checks import named
+from launch.command.cli import UserError
 
-SHOWN = 5
-"""Shards named in an error before it says how many more there are."""
 
+def load_index(source: str | os.PathLike[str]) -> ShardIndex:
+    """Read an index (ours, wids', or the Hub's `_info.json`) from a path or URL, and its offsets if they are there.
 
-def load_index(path: str) -> ShardIndex:
-    """See ShardIndex.load."""
-    path, _, split = path.partition("#")
+    Offsets of local shards are made, and kept beside the index, where they are missing or don't fit. UserError for
+    a file that is no index and for a missing shard.
+    """
+    path, _, split = os.fspath(source).partition("#")
     remote = is_remote(path)
     try:
         text = read_url(path, Patience()) if remote else Path(path).read_bytes()
@@ -54,35 +51,6 @@ def _safe_remote(url: str, index: ShardIndex) -> ShardIndex:
     return index.with_offsets(_remote_offsets(url, index))
 
 
-def build_index(tars: Sequence[str], threads: int, base: str, show_progress: bool, about: dict[str, Any]) -> ShardIndex:
-    """See ShardIndex.build."""
-    if not tars:
-        raise UserError("no tars to index: check the pattern")
-    scans = scan_all(tars, threads, show_progress)
-    damaged = [f"{tar} ({found.damage})" for tar, found in zip(tars, scans, strict=True) if found.damage]
-    if damaged:
-        raise UserError(f"damaged or missing tars: {named(damaged)}; repair them or leave them out")
-    filled = [i for i, found in enumerate(scans) if found.keys]
-    if not filled:
-        raise UserError(f"no samples in {named(list(tars))}: a sample is a file with an extension")
-    shards = tuple(Shard(relative(tars[i], base), len(scans[i].keys), scans[i].size) for i in filled)
-    offsets = ShardOffsets.from_starts([scans[i].starts for i in filled])
-    return ShardIndex(shards=shards, base=base, offsets=offsets, **about)
-
-
-def scan_all(
-    tars: Sequence[str], threads: int, show_progress: bool = False, patience: Patience | None = None
-) -> list[Scan]:
-    """The samples of each tar, local or remote, from headers alone; a missing one counts as damaged."""
-    found: list[Scan] = []
-    look = partial(scan_location, patience=patience or Patience())
-    with ThreadPoolExecutor(threads) as pool, Progress("index", len(tars), unit="shards", enabled=show_progress) as bar:
-        for one in pool.map(look, tars):
-            found.append(one)
-            bar.advance()
-    return found
-
-
 def check_present(index: ShardIndex, part: int = 0, parts: int = 1) -> None:
     """UserError that names the local shards which are missing or of another size than the index says.
 
@@ -108,12 +76,6 @@ def check_present(index: ShardIndex, part: int = 0, parts: int = 1) -> None:
         raise UserError(
             f"shard of another size than its index says: {named(changed)}; index it anew with `python -m data.index`"
         )
-
-
-def named(items: Sequence[str]) -> str:
-    """The first few of a list of names, and how many more there are."""
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
 
 
 def _with_local_offsets(index: ShardIndex, stored: Path) -> ShardIndex:
@@ -152,32 +114,3 @@ def _remote_offsets(url: str, index: ShardIndex) -> ShardOffsets | None:
     except (UserError, ValueError):
         return None
     return offsets if offsets.counts() == index.sizes else None
-
-
-def command(config: IndexConfig) -> int:
-    """What `python -m data.index` does."""
-    out = Path(config.out)
-    if out.exists() and not config.overwrite:
-        raise UserError(f"{out} is there already: give another name, or --overwrite")
-    about: dict[str, Any] = {"name": config.name, "licence": config.licence}
-    if config.classes:
-        try:
-            about["classes"] = Path(config.classes).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise UserError(f"classes={config.classes} can't be read ({error.strerror}): check the path") from error
-    if config.pattern.partition("#")[0].endswith(".json"):
-        index = _moved(load_index(config.pattern), str(out.parent), about)
-    else:
-        index = build_index(find_tars(config.pattern), config.threads, str(out.parent), True, about)
-    index.save(out)
-    print(f"{out}: {len(index)} samples in {len(index.shards)} shards")
-    return 0
-
-
-def _moved(index: ShardIndex, base: str, about: dict[str, Any]) -> ShardIndex:
-    """The index as it reads from another folder, with what is new about it."""
-    shards = tuple(
-        replace(shard, url=relative(index.location(i), base), filesize=shard.filesize)
-        for i, shard in enumerate(index.shards)
-    )
-    return replace(index, shards=shards, base=base, **{key: value for key, value in about.items() if value})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from launch.command.cli import UserError
 
 if TYPE_CHECKING:
-    from data.reading.readers import ShardSet
+    from data.reading.readers import NumberedShards
 
 KIND = "vqloom-quarantine-v1"
 SUFFIX = ".quarantine.json"
@@ -54,7 +54,7 @@ class Quarantine:
         self._reasons = reasons
 
     @classmethod
-    def of(cls, shards: ShardSet) -> Quarantine:
+    def of(cls, shards: NumberedShards) -> Quarantine:
         """Those beside the (local) indexes."""
         found: dict[int, Mapping[int, str]] = {}
         for first, index in zip(shards.first, shards.indexes, strict=False):

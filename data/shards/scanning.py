@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import glob
 import os
-import posixpath
-from pathlib import Path
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
-from launch.command.cli import UserError
-from data.index import is_remote
-from data.shards.compressed import open_plain
-from data.shards.tar import BLOCK, Scan, TarError, members, samples, scan
 from data.remote.files import Patience, RemoteFile, fetch
+from data.shards.compressed import open_plain
+from data.shards.index import Shard, ShardIndex
+from data.shards.locations import is_remote, relative
+from data.shards.offsets import ShardOffsets
+from data.shards.tar import BLOCK, Scan, TarError, members, samples, scan
+from launch.command.checks import named
+from launch.command.cli import UserError
+from launch.command.progress import Progress
 
 DEFAULT_SPLIT = "train"
 
@@ -87,28 +91,6 @@ def from_info(values: Any, split: str, source: str) -> Any:
     return {"name": f"{values.get('name', '')} {chosen}".strip(), "shardlist": listed}
 
 
-def relative(location: str, base: str) -> str:
-    """A location as an index that lies in `base` names it."""
-    if is_remote(location):
-        prefix = base.rstrip("/") + "/"
-        return location.removeprefix(prefix) if is_remote(base) else location
-    if not base or is_remote(base):
-        return str(Path(location).resolve())
-    return os.path.relpath(Path(location).resolve(), Path(base).resolve())
-
-
-def beside(url: str, suffix: str) -> str:
-    """The URL of an index's companion file: `https://h/train.json?q` → `https://h/train.offsets.npz?q`."""
-    parts = urlsplit(url)
-    return parts._replace(path=parts.path.removesuffix(".json") + suffix, fragment="").geturl()
-
-
-def folder_of(url: str) -> str:
-    """The URL of the folder a remote file lies in."""
-    parts = urlsplit(url)
-    return parts._replace(path=posixpath.dirname(parts.path), query="", fragment="").geturl()
-
-
 def _scan_remote(url: str, patience: Patience) -> Scan:
     """Headers of a remote tar: contents are jumped over where that saves more than a request costs."""
     file = RemoteFile(url, patience)
@@ -145,3 +127,44 @@ def _remote_glob(pattern: str) -> list[str]:
         raise UserError(
             f"{pattern} can't be listed ({error}): install the package fsspec names, or use braces"
         ) from error
+
+
+def build_index(
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    threads: int = 2,
+    base: str | os.PathLike[str] = "",
+    show_progress: bool = False,
+    **about: Any,
+) -> ShardIndex:
+    """Index bare tars, in their order, from their headers alone, several at a time.
+
+    `about` are further fields (name, classes, licence, kind, meta). Local urls are stored relative to `base`, the
+    folder the index will lie in. UserError for a missing, damaged or empty tar.
+    """
+    tars, base = [os.fspath(tar) for tar in sources], os.fspath(base)
+    if not tars:
+        raise UserError("no tars to index: check the pattern")
+    scans = scan_all(tars, threads, show_progress)
+    damaged = [f"{tar} ({found.damage})" for tar, found in zip(tars, scans, strict=True) if found.damage]
+    if damaged:
+        raise UserError(f"damaged or missing tars: {named(damaged)}; repair them or leave them out")
+    filled = [i for i, found in enumerate(scans) if found.keys]
+    if not filled:
+        raise UserError(f"no samples in {named(list(tars))}: a sample is a file with an extension")
+    shards = tuple(Shard(relative(tars[i], base), len(scans[i].keys), scans[i].size) for i in filled)
+    offsets = ShardOffsets.from_starts([scans[i].starts for i in filled])
+    return ShardIndex(shards=shards, base=base, offsets=offsets, **about)
+
+
+def scan_all(
+    tars: Sequence[str], threads: int, show_progress: bool = False, patience: Patience | None = None
+) -> list[Scan]:
+    """The samples of each tar, local or remote, from headers alone; a missing one counts as damaged."""
+    found: list[Scan] = []
+    look = partial(scan_location, patience=patience or Patience())
+    with ThreadPoolExecutor(threads) as pool, Progress("index", len(tars), unit="shards", enabled=show_progress) as bar:
+        for one in pool.map(look, tars):
+            found.append(one)
+            bar.advance()
+    return found

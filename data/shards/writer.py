@@ -27,10 +27,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from launch.command.cli import UserError
-from data.index import Shard, ShardIndex, offsets_path
+from data.shards.index import Shard, ShardIndex, offsets_path
 from data.shards.offsets import ShardOffsets
 from data.shards.quarantine import quarantine_path
+from launch.command.cli import UserError
+from launch.files.atomic import _sync_file, sync_folder, write_file
 
 Sample = tuple[str, Mapping[str, bytes]]
 """(key, {extension: bytes}): `("n01440764/0001", {"jpg": ..., "cls": b"3"})`."""
@@ -133,35 +134,10 @@ def _write_samples(file: Any, samples: Iterable[Sample], *, compressed: bool) ->
     return starts
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def write_file(path: Path, content: str | bytes, *, part: Path | None = None) -> None:
-    """Replace a small file as a whole, or leave it as it was; `part` is where it is written first."""
-    part = part or path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    sync_folder(path.parent)
-
-
-class ShardSet:
+class ShardWriter:
     """A folder of shards being written by one or more processes.
 
-    One process calls `begin`, then any number (each with its own ShardSet of the same folder) call `finished` and
+    One process calls `begin`, then any number (each with its own ShardWriter of the same folder) call `finished` and
     `write`, then the first calls `finish`.
     """
 

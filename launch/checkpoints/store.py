@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from data.shards.writer import sync_folder
 from launch.checkpoints import retention, writing
 from launch.checkpoints.pieces import SUFFIX, PieceState, Reader
 from launch.command.cli import UserError
+from launch.files.atomic import sync_folder
 from launch.ranks.vote import Vote
 
 if TYPE_CHECKING:

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def check(key: str, value: float, good: bool, rule: str) -> None:
     """Raise ValueError (key, value, rule, way out) unless `good`."""
     if not good:
         raise ValueError(f"{key}={value} is out of range: set it to {rule}")
+
+
+SHOWN = 5
+"""Shards named in an error before it says how many more there are."""
+
+
+def named(items: Sequence[str]) -> str:
+    """The first few of a list of names, and how many more there are."""
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more

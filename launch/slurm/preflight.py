@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.shards.loading import load_index
 from launch.command.cli import UserError, run
 from launch.files.atomic import write_atomically
 from launch.run.provenance import commit, versions
@@ -89,10 +90,9 @@ def _gpu_computation() -> list[str]:
 
 def index_problem(path: str) -> str | None:
     """Why an index or one of its shards can't be read from here, or None. Shards behind URLs are only looked up."""
-    from data.index import ShardIndex
 
     try:
-        index = ShardIndex.load(path)
+        index = load_index(path)
     except (UserError, ValueError, OSError) as error:
         return f"shards: {' '.join(str(error).split())}"
     if index.remote:

@@ -12,114 +12,16 @@ CPUs. With one rank there is nothing to share: every strategy is the plain train
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from launch.checkpoints.pieces import Piece, PieceState
-from launch.command.cli import UserError
-from launch.ranks.reduce import all_finite
-from launch.run.bad_updates import step_if
+from launch.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from launch.run.runtime import Run
-
-STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
-"""All of them."""
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's two averages of each weight's gradient."""
-
-
-RENAMED = r".*is deprecated\. Please use `torch\.distributed"
-"""What torch 2.13 warns of at every step, of its own and DeepSpeed's calls."""
-
-
-class Strategy:
-    """A model in training on all ranks: `module(…)` is called for the loss. This one leaves all of it on every rank."""
-
-    name = "ddp"
-    everywhere = True
-    """Whether every rank holds all weights and moments."""
-    in_step = False
-    """Whether the ranks must call the model equally often, in evaluation too, since they fetch weights together."""
-
-    def __init__(self, model: nn.Module, make_optimizer: Callable[[nn.Module], torch.optim.AdamW], run: Run):
-        self.model = model.to(run.device)
-        self.run = run
-        self.adamw = make_optimizer(self.model)
-        fill_moments(self.adamw)
-        self.module = run.accelerator.prepare(self.model)
-
-    def part(self, *, last: bool) -> AbstractContextManager:
-        """Around forward and backward of one part of a batch: gradients are exchanged with the last part only."""
-        return nullcontext() if last else self.run.accelerator.no_sync(self.module)
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of one part of the batch; the parts' losses sum up to the rank's loss."""
-        self.run.accelerator.backward(loss)
-
-    def descend(self, rate: float, clip: float, losses: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor | None]:
-        """One step with the gradients there are, scaled down to the norm `clip` (0: not); their norm before.
-
-        Where it or one of `losses` isn't finite on any rank, there is no step. Also whether there was one; None where
-        the strategy can't leave it out.
-        """
-        norm = self.run.accelerator.clip_grad_norm_(self.module.parameters(), clip or math.inf)
-        good = all_finite([norm, *losses])
-        self._set(rate)
-        step_if(good, self.adamw)
-        self.adamw.zero_grad(set_to_none=True)
-        return norm, good
-
-    def _set(self, rate: float) -> None:
-        for group in self.adamw.param_groups:
-            group["lr"] = rate
-
-    def weights(self) -> list[Piece]:
-        """What this rank holds of the weights that the optimizer moves, float32."""
-        return [
-            Piece(name, tuple(weight.shape), 0, weight.detach().view(-1))
-            for name, weight in self.model.named_parameters()
-        ]
-
-    def moments(self, key: str) -> list[Tensor]:
-        """AdamW's averages, a tensor for each of `weights()`."""
-        return [self.adamw.state[weight][key].view(-1) for weight in self.model.parameters()]
-
-    def refresh(self) -> None:
-        """Make the ranks compute with what was written into `weights()`."""
-
-    def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter as it computes, whole, one after the other; all ranks must ask."""
-        for name, weight in self.model.named_parameters():
-            yield name, weight.detach()
-
-    def state(self, named: str) -> dict[str, PieceState]:
-        """What a checkpoint keeps: the weights under the given name, and the optimizer."""
-        return {
-            named: PieceState(self.weights, everywhere=self.everywhere, loaded=self.refresh),
-            "optimizer": PieceState(self._optimizer_pieces, everywhere=self.everywhere, loaded=self._same_steps),
-        }
-
-    def _steps(self) -> list[Tensor]:
-        return [state["step"] for state in self.adamw.state.values()]
-
-    def _optimizer_pieces(self) -> list[Piece]:
-        weights = self.weights()
-        found = [Piece("steps", (1,), 0, self._steps()[0].view(1))] if self._steps() else []
-        for key in MOMENTS:
-            moments = self.moments(key)
-            found += [weight.of(moment, f"{key}/") for weight, moment in zip(weights, moments, strict=True)]
-        return found
-
-    def _same_steps(self) -> None:
-        for step in self._steps()[1:]:
-            step.copy_(self._steps()[0])
 
 
 def share_out(
@@ -146,39 +48,3 @@ def share_out(
     from launch.strategies.zero import Zero
 
     return Zero(model, make_optimizer, run, clip=clip, parts=parts)
-
-
-def fill_moments(optimizer: torch.optim.AdamW) -> None:
-    """Give every weight the state that AdamW's first step would: checkpoints can then be read into it at once."""
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            where = weight.device if group["fused"] else "cpu"
-            optimizer.state[weight] = {
-                "step": torch.zeros((), dtype=torch.float32, device=where),
-                **{key: torch.zeros_like(weight, memory_format=torch.preserve_format) for key in MOMENTS},
-            }
-
-
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The repeated layers of a model: what its outermost nn.ModuleLists hold."""
-    found: list[nn.Module] = []
-
-    def look(module: nn.Module) -> None:
-        for child in module.children():
-            if isinstance(child, nn.ModuleList):
-                found.extend(child)
-            else:
-                look(child)
-
-    look(model)
-    return found
-
-
-def refused(what: str, strategy: str, way_out: str) -> UserError:
-    """The error for a setting that a strategy doesn't bear."""
-    return UserError(f"{what} doesn't go with run.strategy={strategy}: {way_out}")
-
-
-def plain(value: Any) -> Any:
-    """A distributed tensor whole, anything else as it is."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value

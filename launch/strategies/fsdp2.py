@@ -21,7 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 
 from launch.checkpoints.pieces import Piece
 from launch.ranks.reduce import all_finite
-from launch.strategies.choose import MOMENTS, RENAMED, Strategy, blocks, fill_moments, plain
+from launch.strategies.base import MOMENTS, RENAMED, Strategy, blocks, fill_moments, plain
 
 if TYPE_CHECKING:
     from launch.run.runtime import Run

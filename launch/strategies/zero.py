@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from launch.checkpoints.pieces import Piece
-from launch.strategies.choose import RENAMED, Strategy, fill_moments
+from launch.strategies.base import RENAMED, Strategy, fill_moments
 
 if TYPE_CHECKING:
     from launch.run.runtime import Run

@@ -7,11 +7,25 @@ itself, then the mean over pictures. Legend: B batch, C channels, H W pixels, h 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from launch.command.cli import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from data.pictures.transforms import TransformConfig
+    from data.reading.stream import Batch
+    from stage1_tokenizer.losses.lpips import LPIPS
+    from stage1_tokenizer.measuring.gathering import Streams
+    from stage1_tokenizer.tokenizer.model import Tokenizer
+
 
 WINDOW = 11
 """Side of SSIM's Gaussian window (Wang et al. 2004); smaller pictures have no SSIM."""
@@ -130,3 +144,57 @@ class Scores:
         if self._codebook_size:
             found["bits_per_pixel"] = codes * math.log2(self._codebook_size) / max(pixels, 1)
         return {**found, "samples": int(pictures)}
+
+
+def measure(
+    tokenizer: Tokenizer,
+    batches: Iterable[Batch],
+    lpips: LPIPS | None,
+    *,
+    device: torch.device,
+    total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    streams: Streams | None = None,
+    rows: int = 0,
+) -> dict[str, float]:
+    """PSNR, SSIM, LPIPS and codebook use over this rank's batches and, through `total`, the other ranks'.
+
+    Keys: psnr (dB), ssim (pictures of 11 pixels and more), lpips, codes_used, codebook_usage, entropy_bits (per code),
+    perplexity, bits_per_pixel (at log2 K bits a code), samples. `tokenizer` is in evaluation mode. `streams` takes what
+    distances between the sets need. Batches are filled up to `rows` pictures, so that no figure depends on how they are
+    cut.
+    """
+    import torch
+
+    from data.pictures.transforms import to_float, to_uint8
+    from stage1_tokenizer.measuring import scores as measures
+    from stage1_tokenizer.measuring.picture_sets import filled
+
+    scores = measures.Scores(tokenizer.codebook_size, device, tokenizer.codebooks)
+    size = tokenizer.transform.size if tokenizer.transform else measures.WINDOW
+    names = ("psnr", *(["ssim"] if size >= measures.WINDOW else []), *(["lpips"] if lpips is not None else []))
+    for batch in batches:
+        count = len(batch.keys)
+        pixels_BCHW = filled(batch.pixels_BCHW, rows).to(device, non_blocking=True)
+        x_BCHW = to_float(pixels_BCHW)
+        with torch.no_grad():
+            recon_BCHW, idx_Bhw = tokenizer.reconstruct(x_BCHW)
+            rounded_BCHW = to_uint8(recon_BCHW)
+            found = {"psnr": measures.psnr(rounded_BCHW, pixels_BCHW)}
+            if "ssim" in names:
+                found["ssim"] = measures.ssim(rounded_BCHW, pixels_BCHW)
+            taps = None
+            if lpips is not None:
+                taps = lpips.features(x_BCHW), lpips.features(to_float(rounded_BCHW))
+                found["lpips"] = lpips.distance(taps[1], taps[0])
+            if streams is not None:
+                streams.add(pixels_BCHW, rounded_BCHW, batch.keys, lpips, taps)
+        found = {name: score_B[:count] for name, score_B in found.items()}
+        scores.add(found, None if idx_Bhw is None else idx_Bhw[:count], x_BCHW[:count])
+    return scores.result(names, total)
+
+
+def transform_of(tokenizer: Tokenizer, source: str) -> TransformConfig:
+    """How pictures are prepared for a tokenizer; UserError where it came without that."""
+    if tokenizer.transform is None:
+        raise UserError(f"{source} has no preprocessor_config.json: how pictures are prepared for it is unknown")
+    return tokenizer.transform

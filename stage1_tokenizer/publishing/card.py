@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.shards.loading import load_index
 from launch.command.cli import UserError
 
 if TYPE_CHECKING:
-    from data.index import ShardIndex
-    from stage1_tokenizer.release import OpenedRun, ReleaseConfig
+    from data.shards.index import ShardIndex
+    from stage1_tokenizer.release import ReleaseConfig
+    from stage1_tokenizer.tokenizer.opening import OpenedRun
 
 PICTURES = "reconstructions.png"
 
@@ -184,10 +186,9 @@ def _figures(metrics: dict[str, Any]) -> str:
 
 def trained_on(index_path: str) -> str:
     """Name, size and licence of the training data, where the index is still there."""
-    from data.index import ShardIndex
 
     try:
-        index: ShardIndex = ShardIndex.load(index_path)
+        index: ShardIndex = load_index(index_path)
     except (UserError, OSError):
         return f"Trained on `{index_path}`, which could not be read when this card was written; licence not known."
     return f"Trained on {index.name or index_path}, {len(index)} pictures. Licence: {index.licence or 'not stated'}"

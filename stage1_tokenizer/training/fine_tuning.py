@@ -100,7 +100,7 @@ def begin(config: TokenizerTrainConfig, parts: Parts, this: Run) -> None:
     calls it.
     """
     from launch.run.folder import add_to_start
-    from stage1_tokenizer.release import open_tokenizer
+    from stage1_tokenizer.tokenizer.opening import open_tokenizer
 
     if config.init is None:
         return

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.index import Shard, ShardIndex
+from data.shards.index import Shard, ShardIndex
+from data.shards.loading import load_index
 from data.shards.offsets import ShardOffsets
 from launch.command.cli import UserError, parse, run
 
@@ -71,7 +72,7 @@ def join(out: str, parts: int) -> ShardIndex:
         folder = Path(part_folder(out, part, parts))
         if not (folder / INDEX).exists():
             raise UserError(f"{folder} has no {INDEX}: finish part {part} of {parts} first")
-        index = ShardIndex.load(folder / INDEX)
+        index = load_index(folder / INDEX)
         meta = {key: value for key, value in index.meta.items() if key not in _OWN}
         if first is None:
             first, histogram_K = replace(index, meta=meta), np.zeros(len(index.meta["histogram"]), dtype=np.int64)

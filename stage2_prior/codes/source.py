@@ -11,8 +11,8 @@ import numpy as np
 from launch.command.cli import UserError
 
 if TYPE_CHECKING:
-    from data.index import ShardIndex
     from data.pictures.transforms import TransformConfig
+    from data.shards.index import ShardIndex
     from stage1_tokenizer import Tokenizer
 
 Form = Literal["grid", "levels", "scales"]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from launch.checkpoints.pieces import Piece, PieceState
-from launch.strategies.choose import Strategy
+from launch.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from stage2_prior.config.training import PriorOptimizerConfig

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data.shards.scanning import build_index
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
@@ -30,7 +32,6 @@ import torch.nn.functional as functional
 from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
-from data.index import ShardIndex
 from data.pictures.transforms import TransformConfig, apply
 from data.reading.stream import DataConfig, PictureStream
 
@@ -62,7 +63,7 @@ def prepare(tar: Path, folder: Path) -> list[bytes]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(contents)
                 archive.add(path, arcname=path.name)
-    ShardIndex.build(tars, base=folder).save(folder / "index.json")
+    build_index(tars, base=folder).save(folder / "index.json")
     return [contents for _, contents in found]
 
 
@@ -136,7 +137,7 @@ def first_batch(folder: Path, rounds: int) -> dict[str, float]:
     tars = [folder / f"small-{shard}.tar" for shard in range(100)]
     for tar in tars[1:]:
         tar.hardlink_to(tars[0])
-    ShardIndex.build(tars, base=folder).save(folder / "small.json")
+    build_index(tars, base=folder).save(folder / "small.json")
     config = DataConfig(index=str(folder / "small.json"), batch_size=BATCH, transform=TransformConfig(size=64))
     best = {"first_batch_seconds": float("inf"), "first_batch_after_resume_seconds": float("inf")}
     for _ in range(rounds):

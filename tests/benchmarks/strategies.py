@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.run.provenance import commit, hardware, now
-from launch.strategies.choose import STRATEGIES
+from launch.strategies.base import STRATEGIES
 from stage2_prior.config.training import PriorModelConfig
 from stage2_prior.encode import EncodeConfig, encode
 from stage2_prior.train import train

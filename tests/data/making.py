@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data.index import ShardIndex
+from data.shards.scanning import build_index
 
 Files = dict[str, bytes]
 
@@ -54,7 +54,7 @@ def picture_set(folder: Path, sizes: list[int], classes: int = 3, name: str = "s
             samples.append((f"s{shard:02d}-{i:04d}", {"jpg": jpeg(number), "cls": str(number % classes).encode()}))
             number += 1
         tars.append(write_tar(folder / f"{name}-{shard:02d}.tar", samples))
-    index = ShardIndex.build(tars, base=folder, name=name, classes=[f"class {i}" for i in range(classes)])
+    index = build_index(tars, base=folder, name=name, classes=[f"class {i}" for i in range(classes)])
     index.save(folder / f"{name}.json")
     return folder / f"{name}.json"
 
@@ -72,6 +72,6 @@ def code_set(folder: Path, sizes: list[int], grid: tuple[int, int] = (2, 3), cod
             number += 1
         tars.append(write_tar(folder / f"codes-{shard:02d}.tar", samples))
     meta = {"tokenizer": "none", "grid": list(grid), "codebook_size": codebook_size}
-    index = ShardIndex.build(tars, base=folder, kind="codes", classes=["a", "b"], meta=meta)
+    index = build_index(tars, base=folder, kind="codes", classes=["a", "b"], meta=meta)
     index.save(folder / "codes.json")
     return folder / "codes.json"

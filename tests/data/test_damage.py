@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.index import ShardIndex
 from data.pictures.transforms import TransformConfig
 from data.reading.stream import DataConfig, PictureStream, every_sample
 from data.shards import quarantine
+from data.shards.loading import load_index
+from data.shards.scanning import build_index
 from launch.command.cli import UserError
 from tests.data.making import Files, jpeg, write_tar
 from tests.data.test_decode import bomb
@@ -53,7 +54,7 @@ def make(folder: Path, damaged: bool) -> Path:
         numbers = range(shard * PER_SHARD, (shard + 1) * PER_SHARD)
         files = [(f"{n:05d}", BAD.get(n, good) if damaged else good) for n in numbers]
         tars.append(write_tar(folder / f"shard-{shard}.tar", files))
-    ShardIndex.build(tars, base=folder, classes=["a", "b"]).save(folder / "index.json")
+    build_index(tars, base=folder, classes=["a", "b"]).save(folder / "index.json")
     return folder / "index.json"
 
 
@@ -128,7 +129,7 @@ def test_a_damaged_header_counts_as_a_damaged_sample(tmp_path: Path) -> None:
     index = make(tmp_path, False)
     shard = tmp_path / "shard-1.tar"
     raw = bytearray(shard.read_bytes())
-    offsets = ShardIndex.load(index).offsets
+    offsets = load_index(index).offsets
     assert offsets is not None
     raw[offsets.extent(1, 20)[0] + 5] ^= 0xFF
     shard.write_bytes(bytes(raw))

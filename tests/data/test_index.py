@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from data.index import ShardIndex, offsets_path
+from data.shards.index import offsets_path
+from data.shards.loading import load_index
 from data.shards.offsets import ShardOffsets
+from data.shards.scanning import build_index
 from launch.command.cli import UserError
 from tests.data.making import picture_set, write_tar
 
 
 def test_save_and_load_keep_everything(tmp_path: Path) -> None:
     path = picture_set(tmp_path, [3, 5])
-    built = ShardIndex.load(path)
+    built = load_index(path)
     assert [s.nsamples for s in built.shards] == [3, 5] and len(built) == 8
     assert built.shards[0].url == "set-00.tar" and built.shards[0].filesize == (tmp_path / "set-00.tar").stat().st_size
     assert built.classes == ["class 0", "class 1", "class 2"]
@@ -29,7 +31,7 @@ def test_save_and_load_keep_everything(tmp_path: Path) -> None:
 def test_a_set_can_be_moved(tmp_path: Path) -> None:
     picture_set(tmp_path / "a", [2])
     (tmp_path / "a").rename(tmp_path / "b")
-    index = ShardIndex.load(tmp_path / "b" / "set.json")
+    index = load_index(tmp_path / "b" / "set.json")
     assert index.location(0) == str(tmp_path / "b" / "set-00.tar")
 
 
@@ -44,7 +46,7 @@ def test_offsets_are_made_anew(tmp_path: Path, how: str) -> None:
         stored.write_bytes(b"not a zip")
     else:
         ShardOffsets.from_starts([[0, 512]]).save(stored)
-    index = ShardIndex.load(path)
+    index = load_index(path)
     assert index.offsets is not None and index.offsets.blocks.tolist() == before
     assert ShardOffsets.load(stored).blocks.tolist() == before
 
@@ -53,7 +55,7 @@ def test_wids_own_file_is_read(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", [("1", {"jpg": b"1"}), ("2", {"jpg": b"2"})])
     file = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": [{"url": "x.tar", "nsamples": 2}]}
     (tmp_path / "index.json").write_text(json.dumps(file))
-    index = ShardIndex.load(tmp_path / "index.json")
+    index = load_index(tmp_path / "index.json")
     assert len(index) == 2 and index.classes == [] and index.kind == "pictures"
 
 
@@ -74,7 +76,7 @@ def test_bad_indexes_are_one_line(tmp_path: Path, contents: str | None, words: s
     if contents is not None:
         path.write_text(contents)
     with pytest.raises(UserError, match=words) as caught:
-        ShardIndex.load(path)
+        load_index(path)
     assert "\n" not in str(caught.value)
 
 
@@ -82,7 +84,7 @@ def test_a_shard_with_other_samples_than_the_index_says_is_named(tmp_path: Path)
     write_tar(tmp_path / "x.tar", [("1", {"jpg": b"1"})])
     (tmp_path / "index.json").write_text('{"shardlist": [{"url": "x.tar", "nsamples": 2}]}')
     with pytest.raises(UserError, match=r"x\.tar \(1 samples, the index says 2\)"):
-        ShardIndex.load(tmp_path / "index.json")
+        load_index(tmp_path / "index.json")
 
 
 def test_build_names_damaged_and_missing_tars(tmp_path: Path) -> None:
@@ -90,11 +92,11 @@ def test_build_names_damaged_and_missing_tars(tmp_path: Path) -> None:
     bad = tmp_path / "bad.tar"
     bad.write_bytes(good.read_bytes()[:600])
     with pytest.raises(UserError, match=r"bad\.tar .*missing\.tar") as caught:
-        ShardIndex.build([good, bad, tmp_path / "missing.tar"])
+        build_index([good, bad, tmp_path / "missing.tar"])
     assert "good.tar" not in str(caught.value)
 
 
 def test_empty_tars_are_left_out(tmp_path: Path) -> None:
     good = write_tar(tmp_path / "good.tar", [("1", {"jpg": b"1"})])
     empty = write_tar(tmp_path / "empty.tar", [])
-    assert [s.url for s in ShardIndex.build([empty, good], base=tmp_path).shards] == ["good.tar"]
+    assert [s.url for s in build_index([empty, good], base=tmp_path).shards] == ["good.tar"]

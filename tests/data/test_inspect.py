@@ -13,6 +13,7 @@ from data.inspect import FOUND, main, read_index
 from data.inspecting.verify import verify
 from data.pictures.transforms import TransformConfig
 from data.reading.stream import every_sample
+from data.shards.scanning import build_index
 from launch.command.cli import UserError
 from tests.data.making import code_set, encoded, jpeg, picture_set, write_tar
 
@@ -21,7 +22,6 @@ SMALL = TransformConfig(size=8, fit="stretch")
 
 def damaged_set(folder: Path) -> Path:
     """Two sound shards of five, then one with every kind of fault; the path of the index."""
-    from data.index import ShardIndex
 
     picture_set(folder, [5, 5])
     other = encoded(np.zeros((5, 5, 3), np.uint8), "PNG")
@@ -39,7 +39,7 @@ def damaged_set(folder: Path) -> Path:
         ],
     )
     tars = [folder / f"set-{i:02d}.tar" for i in range(3)]
-    ShardIndex.build(tars, base=folder, name="set", classes=["a", "b", "c"]).save(folder / "set.json")
+    build_index(tars, base=folder, name="set", classes=["a", "b", "c"]).save(folder / "set.json")
     return folder / "set.json"
 
 

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from data.config import DataConfig
-from data.index import ShardIndex
 from data.pack import PackConfig, main, pack
 from data.packing.convert import ConvertConfig, fit_key
 from data.pictures.transforms import TransformConfig
 from data.reading.stream import PictureStream, every_sample
+from data.shards.loading import load_index
 from data.shards.writer import STATE
 from launch.command.cli import UserError, parse
 from launch.command.words import as_options
@@ -71,7 +71,7 @@ def test_captions_beside_pictures_and_in_lists_are_kept_and_read(tmp_path: Path)
 def test_a_folder_keeps_its_bytes_and_labels(tmp_path: Path) -> None:
     source = folder_of_pictures(tmp_path / "in")
     packed(source, tmp_path / "out", samples_per_shard=10, licence="free")
-    index = ShardIndex.load(tmp_path / "out/train.json")
+    index = load_index(tmp_path / "out/train.json")
     assert (index.sizes, index.classes, index.licence) == ([10, 10, 10, 6], ["cat", "dog", "emu"], "free")
     assert index.meta["counts"] == [12, 12, 12]
     found = labels_by_key(tmp_path / "out/train.json")
@@ -119,7 +119,7 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     told = capsys.readouterr().err
     assert "train: 34 samples in 1 shards" in told
     assert "1 no bytes (cat/000)" in told
-    assert len(ShardIndex.load(tmp_path / "out/train.json")) == 34
+    assert len(load_index(tmp_path / "out/train.json")) == 34
 
 
 def test_a_file_that_vanishes_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_options_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(UserError, match="finished set"):
         main(words)
     main([*words, "--overwrite", "--held_out", "0.5"])
-    assert len(ShardIndex.load(tmp_path / "out/held_out.json")) == 3
+    assert len(load_index(tmp_path / "out/held_out.json")) == 3
     with pytest.raises(UserError, match="option of kind=celeba"):
         main([*words, "--label_attribute", "Male"])
     with pytest.raises(UserError, match="are both set"):

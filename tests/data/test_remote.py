@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from data.index import ShardIndex, main, offsets_path
+from data.index import main
 from data.pictures.transforms import TransformConfig
 from data.reading.stream import DataConfig, PictureStream, every_sample
+from data.shards.index import offsets_path
+from data.shards.loading import load_index
 from launch.command.cli import UserError
 from tests.data.making import picture_set
 from tests.data.serving import served
@@ -133,7 +135,7 @@ def test_pipes_and_fsspec(folder: Path, healthy: list, tmp_path: Path) -> None:
         count = {"00": 10, "01": 17, "02": 21}[path.stem[-2:]]
         listed["pipe"].append({"url": f"pipe:cat {path}", "nsamples": count})
         listed["memory"].append({"url": f"memory://shards/{path.name}", "nsamples": count})
-    classes = ShardIndex.load(folder / "set.json").classes
+    classes = load_index(folder / "set.json").classes
     for name, shards in listed.items():
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps({"shardlist": shards, "classes": classes}))
@@ -144,7 +146,7 @@ def test_a_remote_index_may_not_name_commands_or_local_files(tmp_path: Path) -> 
     for url in ("pipe:cat /etc/passwd", "/etc/passwd"):
         (tmp_path / "bad.json").write_text(json.dumps({"shardlist": [{"url": url, "nsamples": 1}]}))
         with served(tmp_path) as server, pytest.raises(UserError, match="only an index on this machine"):
-            ShardIndex.load(f"{server.url}/bad.json")
+            load_index(f"{server.url}/bad.json")
 
 
 def test_the_command_indexes_local_and_remote_tars_alike(folder: Path, tmp_path: Path) -> None:
@@ -153,9 +155,9 @@ def test_the_command_indexes_local_and_remote_tars_alike(folder: Path, tmp_path:
     assert main([str(folder / "*.tar"), str(tmp_path / "local.json"), "--classes", str(names)]) == 0
     with served(folder) as server:
         assert main([f"{server.url}/set-{{00..02}}.tar", str(tmp_path / "remote.json")]) == 0
-        remote = ShardIndex.load(tmp_path / "remote.json")
+        remote = load_index(tmp_path / "remote.json")
         assert [shard.url for shard in remote.shards] == [f"{server.url}/set-0{i}.tar" for i in range(3)]
-    local = ShardIndex.load(tmp_path / "local.json")
+    local = load_index(tmp_path / "local.json")
     assert local.sizes == remote.sizes == [10, 17, 21] and local.classes == ["a", "b", "c"]
     assert [s.filesize for s in local.shards] == [s.filesize for s in remote.shards]
     assert offsets_path(tmp_path / "local.json").read_bytes() == offsets_path(tmp_path / "remote.json").read_bytes()
@@ -176,10 +178,10 @@ def test_the_hubs_info_is_read(folder: Path, tmp_path: Path) -> None:
         (tmp_path / path.name).symlink_to(path)
     info = tmp_path / "_info.json"
     info.write_text(json.dumps({"name": "digits", "splits": splits}))
-    assert ShardIndex.load(info).sizes == [10, 21]
-    assert ShardIndex.load(f"{info}#validation").sizes == [17]
+    assert load_index(info).sizes == [10, 21]
+    assert load_index(f"{info}#validation").sizes == [17]
     with pytest.raises(UserError, match="no split 'test'"):
-        ShardIndex.load(f"{info}#test")
+        load_index(f"{info}#test")
     assert main([f"{info}#validation", str(tmp_path / "v.json")]) == 0
     pixels = [batch.pixels_BCHW for batch in every_sample(str(tmp_path / "v.json"), SMALL, batch_size=20)]
     assert torch.cat(pixels).shape == (17, 3, 8, 8)

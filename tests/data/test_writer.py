@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from data.index import ShardIndex
 from data.shards.compressed import open_plain
-from data.shards.writer import STATE, Sample, ShardSet, check_key, write_tar
+from data.shards.loading import load_index
+from data.shards.writer import STATE, Sample, ShardWriter, check_key, write_tar
 from launch.command.cli import UserError
 
 
@@ -77,7 +77,7 @@ def test_nothing_stays_of_a_shard_that_fails(tmp_path: Path) -> None:
 
 def write_set(folder: Path, *, overwrite: bool = False, seed: int = 0) -> None:
     """Three shards and their index."""
-    shards = ShardSet(folder)
+    shards = ShardWriter(folder)
     shards.begin({"seed": seed}, ["train.json"], overwrite=overwrite)
     records = [shards.write(f"train-{i}.tar", samples(4, 4 * i + seed)) for i in range(3)]
     shards.finish({"train.json": shards.index(records, name="set")}, {"LICENSE": "free"})
@@ -89,11 +89,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_set_with_offsets(tmp_path: Path) -> None:
     write_set(tmp_path / "a")
-    index = ShardIndex.load(tmp_path / "a/train.json")
+    index = load_index(tmp_path / "a/train.json")
     assert index.sizes == [4, 4, 4]
     written = (tmp_path / "a/train.offsets.npz").read_bytes()
     (tmp_path / "a/train.offsets.npz").unlink()
-    again = ShardIndex.load(tmp_path / "a/train.json")  # Offsets found by reading the tars are those noted in writing.
+    again = load_index(tmp_path / "a/train.json")  # Offsets found by reading the tars are those noted in writing.
     assert index.offsets is not None and again.offsets is not None
     assert [index.offsets.of_shard(i).tolist() for i in range(3)] == [
         again.offsets.of_shard(i).tolist() for i in range(3)
@@ -103,14 +103,14 @@ def test_a_set_with_offsets(tmp_path: Path) -> None:
 
 
 def test_long_and_foreign_keys_have_right_offsets(tmp_path: Path) -> None:
-    shards = ShardSet(tmp_path)
+    shards = ShardWriter(tmp_path)
     shards.begin({}, ["x.json"])
     keys = ["häuser/" + "lang" * 40 + str(i) for i in range(3)]
     record = shards.write("x.tar", [(key, {"png": b"1" * 700, "cls": b"0"}) for key in keys])
     index = shards.index([record])
     shards.finish({"x.json": index})
     (tmp_path / "x.offsets.npz").unlink()
-    again = ShardIndex.load(tmp_path / "x.json")
+    again = load_index(tmp_path / "x.json")
     assert index.offsets is not None and again.offsets is not None
     assert index.offsets.of_shard(0).tolist() == again.offsets.of_shard(0).tolist()
 
@@ -128,7 +128,7 @@ def test_a_finished_set_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_set_goes_on_only_with_the_same_plan(tmp_path: Path) -> None:
-    shards = ShardSet(tmp_path)
+    shards = ShardWriter(tmp_path)
     shards.begin({"seed": 0}, ["train.json"])
     shards.write("train-0.tar", samples(4))
     inode = (tmp_path / "train-0.tar").stat().st_ino
@@ -139,7 +139,7 @@ def test_an_unfinished_set_goes_on_only_with_the_same_plan(tmp_path: Path) -> No
 
 
 def test_a_shard_cut_off_behind_our_back_is_written_again(tmp_path: Path) -> None:
-    shards = ShardSet(tmp_path)
+    shards = ShardWriter(tmp_path)
     shards.begin({}, ["train.json"])
     record = shards.write("train-0.tar", samples(4))
     os.truncate(tmp_path / "train-0.tar", 100)
@@ -148,12 +148,12 @@ def test_a_shard_cut_off_behind_our_back_is_written_again(tmp_path: Path) -> Non
 
 
 def test_two_writers_exclude_each_other(tmp_path: Path) -> None:
-    shards = ShardSet(tmp_path)
+    shards = ShardWriter(tmp_path)
     shards.begin({}, ["train.json"])
     child = os.fork()
     if child == 0:
         try:
-            ShardSet(tmp_path).begin({}, ["train.json"])
+            ShardWriter(tmp_path).begin({}, ["train.json"])
         except UserError as error:
             os._exit(3 if "another process" in str(error) else 4)
         os._exit(0)

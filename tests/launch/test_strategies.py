@@ -16,7 +16,8 @@ from launch.command.cli import UserError
 from launch.ranks.launcher import CONFIGS
 from launch.ranks.start import strategy
 from launch.run.runtime import RunConfig, start_run
-from launch.strategies.choose import STRATEGIES, blocks, fill_moments, share_out
+from launch.strategies.base import STRATEGIES, blocks, fill_moments
+from launch.strategies.choose import share_out
 from launch.strategies.zero import FILES, settings
 
 

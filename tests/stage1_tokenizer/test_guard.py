@@ -14,7 +14,7 @@ from launch.command.cli import parse
 from launch.run.bad_updates import NotFiniteError, rollbacks
 from launch.run.metrics import read
 from stage1_tokenizer.config.training import TokenizerTrainConfig
-from stage1_tokenizer.release import open_run
+from stage1_tokenizer.tokenizer.opening import open_run
 from stage1_tokenizer.train import train
 from stage1_tokenizer.training.step import OneForwardStep, StepResult
 from tests.distributed import run_distributed_test

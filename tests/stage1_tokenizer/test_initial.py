@@ -14,8 +14,8 @@ import yaml
 from launch.command.cli import UserError, parse
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.foreign import discriminator as judge
-from stage1_tokenizer.release import open_run
 from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.tokenizer.opening import open_run
 from stage1_tokenizer.train import train
 from stage1_tokenizer.training.fine_tuning import with_model
 from tests.stage1_tokenizer import peer_layouts, tiny

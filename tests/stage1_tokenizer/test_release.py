@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 
 from launch.command.cli import UserError
 from stage1_tokenizer.evaluate import EvaluateConfig, evaluate
-from stage1_tokenizer.hub import check_release
-from stage1_tokenizer.release import ReleaseConfig, open_run, open_tokenizer, release
+from stage1_tokenizer.publishing.folder import check_release
+from stage1_tokenizer.release import ReleaseConfig, release
 from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.tokenizer.opening import open_run, open_tokenizer
 from stage1_tokenizer.train import TokenizerTrainConfig, train
 from tests.stage1_tokenizer import tiny
 

@@ -12,7 +12,7 @@ import torch
 from launch.command.cli import UserError, parse
 from launch.run.metrics import read
 from stage1_tokenizer.config.training import OptimizerConfig, TokenizerTrainConfig
-from stage1_tokenizer.release import open_run
+from stage1_tokenizer.tokenizer.opening import open_run
 from stage1_tokenizer.train import due, train
 from stage1_tokenizer.training.learner import rate_share
 from stage1_tokenizer.training.loss_scale import LossScale

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from data.pictures.transforms import TransformConfig
-from data.shards.writer import Sample, ShardSet
+from data.shards.writer import Sample, ShardWriter
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.training import PriorModelConfig
 from stage2_prior.priors.base import Prior
@@ -47,7 +47,7 @@ def write_pictures(folder: Path, *, shards: int, each: int, seed: int = 0, capti
     With captions, they have TEXTS instead of labels; each fifth picture has none.
     """
     random = np.random.default_rng(seed)
-    tars = ShardSet(folder)
+    tars = ShardWriter(folder)
     tars.begin({"seed": seed}, ["index.json"])
 
     def samples(shard: int) -> Iterator[Sample]:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.index import ShardIndex
 from data.pictures.transforms import TransformConfig, to_float
 from data.reading.stream import every_code, every_sample
+from data.shards.loading import load_index
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.source import CodeSource, code_type
@@ -42,7 +42,7 @@ def test_every_picture_has_its_codes_once_with_its_label_and_key(coded: Coded):
 
 
 def test_the_index_names_tokenizer_transform_and_counts(coded: Coded):
-    index = ShardIndex.load(coded.codes)
+    index = load_index(coded.codes)
     tokenizer = Tokenizer.from_pretrained(coded.tokenizer)
     source = CodeSource.of_index(index, coded.codes)
     assert source == CodeSource(tokenizer.fingerprint, CODES, (4, 4), TransformConfig(size=16, channels=1).to_dict())
@@ -129,9 +129,9 @@ def test_ten_crops_are_samples_of_their_own(coded: Coded, tmp_path: Path):
     for batch in every_code(str(tmp_path / "out" / "index.json"), batch_size=5):
         found |= dict(zip(batch.keys, batch.idx_Bhw, strict=True))
     assert len(found) == 180
-    index = ShardIndex.load(tmp_path / "out" / "index.json")
+    index = load_index(tmp_path / "out" / "index.json")
     assert len(index.meta["variants"]) == 10 and index.meta["crop_range"] == 1.5
-    CodeSource.of_index(index, "").must_equal(CodeSource.of_index(ShardIndex.load(coded.codes), ""), "data", "")
+    CodeSource.of_index(index, "").must_equal(CodeSource.of_index(load_index(coded.codes), ""), "data", "")
     tokenizer = Tokenizer.from_pretrained(coded.tokenizer)
     batch = next(every_sample(coded.held_out, TransformConfig(size=24, channels=1), batch_size=3))
     x_BCHW = to_float(batch.pixels_BCHW)
@@ -159,7 +159,7 @@ def test_verify_shows_the_codes_decoded_and_finds_wrong_ones(
     other = Tokenizer.from_pretrained(write_tokenizer(tmp_path / "other", seed=5))
     assert other.transform is not None
     with pytest.raises(UserError, match=r"only \d+\.\d% of the codes looked at") as caught:
-        verify(Encoding(config, other, other.transform, ShardIndex.load(coded.pictures)), 3)
+        verify(Encoding(config, other, other.transform, load_index(coded.pictures)), 3)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="has no codes of nobody"):
         stored(out / "codes-000000.tar", ["nobody"])

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data.index import ShardIndex
 from data.pictures.transforms import TransformConfig, to_float, to_uint8
 from data.reading.stream import every_code, every_sample
+from data.shards.loading import load_index
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.source import CodeSource
@@ -76,7 +76,7 @@ def formed(request: pytest.FixtureRequest, coded: Coded, tmp_path_factory: pytes
 
 def test_codes_keep_their_form_and_the_index_tells_it(formed: Formed):
     tokenizer = Tokenizer.from_pretrained(formed.coded.tokenizer)
-    index = ShardIndex.load(formed.coded.held_out_codes)
+    index = load_index(formed.coded.held_out_codes)
     source = CodeSource.of_index(index, "")
     assert source.shape == SHAPES[formed.name] == tuple(index.meta["shape"])
     assert source == CodeSource.from_dict(json.loads(json.dumps(source.to_dict())))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.index import Shard, ShardIndex
+from data.shards.index import Shard, ShardIndex
 from launch.command.cli import UserError
 from stage2_prior.codes.shares import INDEX, join, part_folder, share
 

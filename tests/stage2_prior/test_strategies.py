@@ -16,7 +16,8 @@ import torch
 from data.config import CodeDataConfig
 from launch.command.exit_codes import STOPPED
 from launch.run.runtime import RunConfig, start_run
-from launch.strategies.choose import STRATEGIES, share_out
+from launch.strategies.base import STRATEGIES
+from launch.strategies.choose import share_out
 from stage2_prior import train as training
 from stage2_prior.config.training import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.train import train

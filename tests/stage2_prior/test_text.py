@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from data.config import CodeDataConfig
-from data.index import ShardIndex
 from data.reading.stream import CodeStream, every_code
+from data.shards.loading import load_index
 from launch.command.cli import UserError
 from stage2_prior.config.text import TextConfig
 from stage2_prior.config.training import PriorModelConfig
@@ -154,7 +154,7 @@ def captioned(coded: Coded, tmp_path_factory: pytest.TempPathFactory) -> Caption
 
 
 def test_captions_come_along_with_the_codes(captioned: Captioned):
-    index = ShardIndex.load(captioned.coded.codes)
+    index = load_index(captioned.coded.codes)
     assert index.meta["captions"] == 2 * 3 * 14
     told = {
         key: text

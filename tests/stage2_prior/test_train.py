@@ -15,12 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 from data.config import CodeDataConfig
+from data.shards.loading import load_index
 from launch.command.cli import UserError
 from launch.command.exit_codes import STOPPED
 from launch.run.bad_updates import rollbacks
 from launch.run.metrics import read
 from launch.run.runtime import RunConfig, start_run
-from launch.strategies.choose import Strategy, share_out
+from launch.strategies.base import Strategy
+from launch.strategies.choose import share_out
 from stage2_prior import train as training
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.training import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
@@ -144,9 +146,8 @@ def test_pictures_are_no_codes(coded: Coded, tmp_path: Path):
 
 
 def test_a_uniform_prior_is_evaluated_at_log2_k_bits(coded: Coded):
-    from data.index import ShardIndex
 
-    source = CodeSource.of_index(ShardIndex.load(coded.codes), coded.codes)
+    source = CodeSource.of_index(load_index(coded.codes), coded.codes)
     prior = build_prior(PriorModelConfig(layers=1, width=16, heads=2), source, ["a", "b", "c"]).eval()
     torch.nn.init.zeros_(prior.lm.lm_head.weight)
     assert bits_per_code(prior, coded.held_out_codes, batch_size=4) == pytest.approx(math.log2(24), rel=1e-6)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.index import ShardIndex
 from data.packing.sources.base import Raw, SkipSampleError, Source
 from data.pictures.decode import PICTURES, DamagedSampleError, label, read_sample
 from data.shards.compressed import open_plain
+from data.shards.loading import load_index
+from data.shards.scanning import build_index
 from launch.command.cli import UserError
 
 
@@ -25,11 +26,11 @@ class TarSource(Source):
     def __init__(self, source: str) -> None:
         super().__init__()
         if source.endswith(".json"):
-            index = ShardIndex.load(source)
+            index = load_index(source)
             if index.remote:
                 raise UserError(f"source={source} lists remote shards: copy them here first, then re-shard the copies")
         else:
-            index = ShardIndex.build(_tars(source), threads=os.cpu_count() or 1)
+            index = build_index(_tars(source), threads=os.cpu_count() or 1)
         assert index.offsets is not None, "local shards have offsets"
         self.index, self.offsets = index, index.offsets
         self.classes = list(index.classes)

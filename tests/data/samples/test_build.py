@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.index import ShardIndex
 from data.inspecting.verify import verify
 from data.pictures.transforms import TransformConfig
 from data.reading.stream import every_sample
 from data.samples.build import Package, SampleSet, contents, on_white, write
+from data.shards.loading import load_index
 from launch.command.cli import UserError
 
 SETS = Path(__file__).parents[3] / "data/samples"
@@ -26,7 +26,7 @@ SETS = Path(__file__).parents[3] / "data/samples"
 def test_the_sets_are_whole(name: str, sizes: tuple[int, int]) -> None:
     assert (SETS / name / "LICENSE").read_text().count("Permission is hereby granted") == 1
     for split, size in zip(("train", "held_out"), sizes, strict=True):
-        index = ShardIndex.load(SETS / name / f"{split}.json")
+        index = load_index(SETS / name / f"{split}.json")
         assert len(index) == size == sum(index.meta["counts"])
         assert len(index.shards) >= 2, "two processes have a shard each"
         assert all((SETS / name / s.url).stat().st_size == s.filesize for s in index.shards)
@@ -40,8 +40,8 @@ def test_they_are_small() -> None:
 
 @pytest.mark.parametrize("name", ["mnist", "emoji"])
 def test_held_out_samples_are_sound_and_stratified(name: str) -> None:
-    held_out = ShardIndex.load(SETS / name / "held_out.json")
-    train = ShardIndex.load(SETS / name / "train.json")
+    held_out = load_index(SETS / name / "held_out.json")
+    train = load_index(SETS / name / "train.json")
     found = verify(held_out)
     assert found.sound and not found.duplicates and not found.misnamed
     for out, of_train in zip(held_out.meta["counts"], train.meta["counts"], strict=True):

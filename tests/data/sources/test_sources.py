@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.index import ShardIndex
 from data.pack import PackConfig, pack
 from data.packing.sources import SkipSampleError, open_source
+from data.shards.loading import load_index
 from launch.command.cli import UserError
 from tests.data.making import jpeg, picture_set
 from tests.data.reading import members
@@ -50,7 +50,7 @@ def test_idx(tmp_path: Path) -> None:
     assert (found["train"]["train-000000.cls"], found["test"]["test-000001.cls"]) == (b"3", b"2")
     np.testing.assert_array_equal(pixels(found["train"]["train-000002.png"]), pictures[2])
     np.testing.assert_array_equal(pixels(found["test"]["test-000000.png"]), pictures[4])
-    assert ShardIndex.load(tmp_path / "out/train.json").classes == ["0", "1", "2", "3"]
+    assert load_index(tmp_path / "out/train.json").classes == ["0", "1", "2", "3"]
 
 
 def test_idx_that_is_cut_off(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_cifar(tmp_path: Path, hundred: bool) -> None:
         [("train", f"train-00000{i}.png") for i in range(3)] + [("test", "test-000000.png")]
     ):
         np.testing.assert_array_equal(pixels(found[split][name]), flat[i].reshape(3, 32, 32).transpose(1, 2, 0))
-    assert ShardIndex.load(tmp_path / "out/test.json").classes == ["ant", "bee", "cow"]
+    assert load_index(tmp_path / "out/test.json").classes == ["ant", "bee", "cow"]
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_imagenet_with_the_devkit(tmp_path: Path) -> None:
     assert found["val"]["val/ILSVRC2012_val_00000001.cls"] == b"2"
     assert found["val"]["val/ILSVRC2012_val_00000002.cls"] == b"0"
     assert found["train"]["train/n02/n02_7.cls"] == b"1"
-    index = ShardIndex.load(tmp_path / "out/train.json")
+    index = load_index(tmp_path / "out/train.json")
     assert (index.classes, index.meta["wnids"]) == (list(WNIDS.values()), list(WNIDS))
 
 
@@ -171,7 +171,7 @@ def test_imagenet_as_on_kaggle(tmp_path: Path) -> None:
     )
     found = packed(tmp_path / "in", tmp_path / "out", "imagenet")
     assert found["val"]["val/ILSVRC2012_val_00000001.cls"] == b"2"
-    assert ShardIndex.load(tmp_path / "out/val.json").classes[0] == "tench, Tinca tinca"
+    assert load_index(tmp_path / "out/val.json").classes[0] == "tench, Tinca tinca"
 
 
 @pytest.mark.parametrize("kaggle", [False, True])
@@ -195,7 +195,7 @@ def test_celeba(tmp_path: Path, kaggle: bool) -> None:
     assert json.loads(found["test"]["000003.attr.json"]) == {"Male": True, "Smiling": True}
     assert found["test"]["000003.cls"] == b"1"
     assert set(found) == {"train", "val", "test"}
-    assert ShardIndex.load(tmp_path / "out/val.json").classes == ["not Smiling", "Smiling"]
+    assert load_index(tmp_path / "out/val.json").classes == ["not Smiling", "Smiling"]
     with pytest.raises(UserError, match="choose one of Male, Smiling"):
         open_source("celeba", str(top), {"label_attribute": "Tall"})
 
@@ -227,7 +227,7 @@ def test_parquet_as_on_the_hub(tmp_path: Path) -> None:
     assert train["train-00001-of-00002/00000005.cls"] == b"0"
     skipped = json.loads((tmp_path / "out/train.skipped.json").read_text())
     assert list(skipped.values()) == ["its picture column is empty"]
-    assert ShardIndex.load(tmp_path / "out/train.json").classes == ["zero", "one"]
+    assert load_index(tmp_path / "out/train.json").classes == ["zero", "one"]
 
 
 def test_parquet_captions_are_kept_by_choice(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_parquet_shuffles_by_row_group(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     parquet(tmp_path / "in/data.parquet", ["b", "a", "b", None, "a", "b", "b"], 1, metadata=False)
     found = packed(tmp_path / "in", tmp_path / "out", "parquet", shuffle=True)["train"]
-    assert ShardIndex.load(tmp_path / "out/train.json").classes == ["a", "b"]
+    assert load_index(tmp_path / "out/train.json").classes == ["a", "b"]
     assert {name: found[name] for name in found if "00000000" in name}["data/00000000.cls"] == b"1"
     assert "data/00000003.cls" not in found and "data/00000003.jpg" in found
     groups = [int(name[-12:-4]) // 2 for name in found if name.endswith(".jpg")]
@@ -271,7 +271,7 @@ def test_tars_are_resharded(tmp_path: Path) -> None:
             (tmp_path / "in/set-01.tar").read_bytes()
         )
         assert merged == original
-    assert ShardIndex.load(tmp_path / f"out{len(str(index))}/train.json").classes == ["class 0", "class 1", "class 2"]
+    assert load_index(tmp_path / f"out{len(str(index))}/train.json").classes == ["class 0", "class 1", "class 2"]
 
 
 def test_a_sample_without_a_sound_label_is_skipped(tmp_path: Path) -> None:

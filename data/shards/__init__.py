@@ -1,0 +1,1 @@
+"""The format on disk: tars, their index, byte offsets."""

@@ -1,0 +1,136 @@
+"""The shard index: which tars a set consists of, how many samples each holds, and what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from data.shards.locations import _joined, is_remote
+from data.shards.offsets import SUFFIX, ShardOffsets
+from launch.command.cli import UserError
+
+KIND = "wids-shard-index-v1"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar."""
+
+    url: str
+    """Path or URL; a relative one counts from the index file."""
+    nsamples: int
+    """Samples in it."""
+    filesize: int | None = None
+    """Bytes; None where it isn't known."""
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """A set of shards. `build_index` makes one from tars, `load_index` and `save` read and write the JSON."""
+
+    shards: tuple[Shard, ...]
+    """The tars, in index order."""
+    name: str = ""
+    """Name of the set."""
+    classes: list[str] = field(default_factory=list)
+    """Class names; a sample's label counts into them. Empty: no labels."""
+    licence: str = ""
+    """Licence of the samples, or where its text lies."""
+    kind: str = "pictures"
+    """`pictures` or `codes`."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """What else belongs to the set; of codes: tokenizer, transform, codebook_size, grid, …"""
+    base: str = ""
+    """Folder or URL that the shards' urls are relative to; where the index was loaded from."""
+    path: str = ""
+    """The local file it was loaded from, if any."""
+    offsets: ShardOffsets | None = field(default=None, repr=False, compare=False)
+    """Where the samples lie in the shards; None until built, or of remote shards without an offsets file."""
+
+    def __len__(self) -> int:
+        return sum(shard.nsamples for shard in self.shards)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Samples in each shard."""
+        return [shard.nsamples for shard in self.shards]
+
+    def location(self, shard: int) -> str:
+        """Path or URL of a shard, from where the process runs."""
+        return _joined(self.base, self.shards[shard].url)
+
+    @property
+    def remote(self) -> bool:
+        """Whether any shard lies behind a URL."""
+        return any(is_remote(self.location(i)) for i in range(len(self.shards)))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the JSON, and the offsets beside it if there are any; each whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.offsets is not None:
+            self.offsets.save(offsets_path(path))
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's contents."""
+        shards: list[dict[str, Any]] = []
+        for shard in self.shards:
+            entry: dict[str, Any] = {"url": shard.url, "nsamples": shard.nsamples}
+            if shard.filesize is not None:
+                entry["filesize"] = shard.filesize
+            shards.append(entry)
+        return {
+            "__kind__": KIND,
+            "wids_version": 1,
+            "name": self.name,
+            "kind": self.kind,
+            "classes": self.classes,
+            "licence": self.licence,
+            "meta": self.meta,
+            "shardlist": shards,
+        }
+
+    @classmethod
+    def from_json(cls, values: Any, base: str, source: str) -> ShardIndex:
+        """The index in a parsed file (`source` names it in errors); UserError if it isn't one."""
+        if not isinstance(values, dict) or not isinstance(values.get("shardlist"), list):
+            raise UserError(
+                f"{source} is not a shard index: it has no `shardlist`; make one with `python -m data.index`"
+            )
+        if values.get("__kind__", KIND) != KIND:
+            raise UserError(
+                f"{source} is of kind {values['__kind__']}, not {KIND}: make one with `python -m data.index`"
+            )
+        try:
+            shards = tuple(Shard(str(s["url"]), int(s["nsamples"]), s.get("filesize")) for s in values["shardlist"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{source} has a shard without url or nsamples ({error}): make the index anew") from error
+        if any(shard.nsamples < 0 for shard in shards):
+            raise UserError(f"{source} has a shard with fewer than 0 samples: make the index anew")
+        for key, kind in (("classes", list), ("meta", dict)):
+            if not isinstance(values.get(key) or kind(), kind):
+                raise UserError(f"{source} has a {key} that is no {kind.__name__}: make the index anew")
+        return cls(
+            shards=shards,
+            name=str(values.get("name", "")),
+            classes=list(values.get("classes") or []),
+            licence=str(values.get("licence", "")),
+            kind=str(values.get("kind", "pictures")),
+            meta=dict(values.get("meta") or {}),
+            base=base,
+        )
+
+    def with_offsets(self, offsets: ShardOffsets | None) -> ShardIndex:
+        """The same index with other offsets."""
+        return replace(self, offsets=offsets)
+
+
+def offsets_path(path: Path) -> Path:
+    """Where the offsets of the index at `path` lie: `train.json` → `train.offsets.npz`."""
+    return path.with_name(path.name.removesuffix(".json") + SUFFIX)

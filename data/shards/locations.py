@@ -1,0 +1,43 @@
+"""Paths and URLs of shards and of the files beside them."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL (or a `pipe:` command) rather than a path."""
+    return ("://" in location and not location.startswith("file://")) or location.startswith("pipe:")
+
+
+def _joined(base: str, url: str) -> str:
+    if url.startswith("file://"):
+        return url.removeprefix("file://")
+    if is_remote(url) or os.path.isabs(url) or not base:  # noqa: PTH117
+        return url
+    return posixpath.join(base, url)
+
+
+def relative(location: str, base: str) -> str:
+    """A location as an index that lies in `base` names it."""
+    if is_remote(location):
+        prefix = base.rstrip("/") + "/"
+        return location.removeprefix(prefix) if is_remote(base) else location
+    if not base or is_remote(base):
+        return str(Path(location).resolve())
+    return os.path.relpath(Path(location).resolve(), Path(base).resolve())
+
+
+def beside(url: str, suffix: str) -> str:
+    """The URL of an index's companion file: `https://h/train.json?q` → `https://h/train.offsets.npz?q`."""
+    parts = urlsplit(url)
+    return parts._replace(path=parts.path.removesuffix(".json") + suffix, fragment="").geturl()
+
+
+def folder_of(url: str) -> str:
+    """The URL of the folder a remote file lies in."""
+    parts = urlsplit(url)
+    return parts._replace(path=posixpath.dirname(parts.path), query="", fragment="").geturl()
