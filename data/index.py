@@ -17,6 +17,7 @@ from data.shards.loading import load_index
 from data.shards.locations import relative
 from data.shards.scanning import build_index, find_tars
 from launch.command.cli import UserError, parse, run
+from launch.command.words import as_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +42,9 @@ class IndexConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the options, write the index."""
-
-    from launch.command.words import as_options
-
     words = list(sys.argv[1:] if argv is None else argv)
     prog = "python -m data.index PATTERN OUT.json"
     return command(parse(IndexConfig, as_options(words, ("pattern", "out"), IndexConfig), prog=prog))
-
-
-if __name__ == "__main__":
-    run(main)
 
 
 def command(config: IndexConfig) -> int:
@@ -82,3 +76,7 @@ def _moved(index: ShardIndex, base: str, about: dict[str, Any]) -> ShardIndex:
         for i, shard in enumerate(index.shards)
     )
     return replace(index, shards=shards, base=base, **{key: value for key, value in about.items() if value})
+
+
+if __name__ == "__main__":
+    run(main)
