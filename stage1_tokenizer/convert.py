@@ -117,7 +117,8 @@ def build(made: Converted, where: str, size: int | None = None) -> Tokenizer:
     """A tokenizer with the converted weights, in evaluation mode; UserError where they aren't its own, name by name."""
     from data.pictures.transforms import TransformConfig
     from stage1_tokenizer.foreign.discriminator import differing
-    from stage1_tokenizer.tokenizer.model import Tokenizer, model_config
+    from stage1_tokenizer.tokenizer.folder import model_config
+    from stage1_tokenizer.tokenizer.model import Tokenizer
 
     config = model_config(made.model, Path(where))
     kind, scales = config.quantizer.kind, config.quantizer.scales

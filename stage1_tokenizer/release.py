@@ -21,7 +21,7 @@ from launch.command.words import as_options
 from stage1_tokenizer.hub import HubConfig, check_name, push
 from stage1_tokenizer.publishing.folder import CARD, METRICS, check_release, is_figure, new_folder
 from stage1_tokenizer.publishing.licences import check_licence
-from stage1_tokenizer.tokenizer.opening import OpenedRun, _weights, open_run
+from stage1_tokenizer.tokenizer.opening import OpenedRun, open_run, read_state
 
 if TYPE_CHECKING:
     pass
@@ -101,7 +101,7 @@ def _add_discriminator(part: Path, opened: OpenedRun) -> None:
     saved = opened.checkpoint / "discriminator.pt"
     if not saved.is_file():
         raise UserError(f"discriminator=true, but {opened.checkpoint} has none: leave it out")
-    save(part, _weights(saved), opened.config["loss"]["adversarial"])
+    save(part, read_state(saved), opened.config["loss"]["adversarial"])
 
 
 def _add_pictures(part: Path, opened: OpenedRun, metrics: dict[str, Any]) -> str | None:

@@ -64,7 +64,7 @@ def write_model_files(folder: Path) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     from stage1_tokenizer.publishing.flatten import flatten
-    from stage1_tokenizer.tokenizer.model import CONFIG
+    from stage1_tokenizer.tokenizer.folder import CONFIG
 
     try:
         number = version("vqloom")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from stage1_tokenizer.tokenizer.model import CONFIG, MODEL_TYPE, Tokenizer, model_config
+from stage1_tokenizer.tokenizer.codec import Codec
+from stage1_tokenizer.tokenizer.folder import CONFIG, MODEL_TYPE, model_config
 
 
 class VqloomConfig(PretrainedConfig):
@@ -27,7 +28,7 @@ class VqloomConfig(PretrainedConfig):
 
 
 class VqloomTokenizer(PreTrainedModel):
-    """A tokenizer of vqloom; `encode`, `decode` and `reconstruct` are those of its class Tokenizer."""
+    """A tokenizer of vqloom; `encode`, `decode` and `reconstruct` are those of its class Codec."""
 
     config_class = VqloomConfig
     base_model_prefix = "tokenizer"
@@ -36,7 +37,7 @@ class VqloomTokenizer(PreTrainedModel):
 
     def __init__(self, config: VqloomConfig):
         super().__init__(config)
-        self.tokenizer = Tokenizer(model_config(config.model, Path(CONFIG)))
+        self.tokenizer = Codec(model_config(config.model, Path(CONFIG)))
         self.post_init()
 
     @classmethod
@@ -48,7 +49,7 @@ class VqloomTokenizer(PreTrainedModel):
         made = super().from_pretrained(*args, **options)
         tokenizer = (made[0] if isinstance(made, tuple) else made).tokenizer
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            fresh = Tokenizer(tokenizer.config)
+            fresh = Codec(tokenizer.config)
         weights, buffers = tokenizer.weights(), dict(tokenizer.named_buffers())
         for name, buffer in fresh.named_buffers():
             if name not in weights:
@@ -64,13 +65,13 @@ class VqloomTokenizer(PreTrainedModel):
         return self.tokenizer.reconstruct(x_BCHW)[0]
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Codes of pictures, floats (B, C, H, W) in [-1, 1]: see Tokenizer.encode."""
+        """Codes of pictures, floats (B, C, H, W) in [-1, 1]: see Codec.encode."""
         return self.tokenizer.encode(pictures)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] of codes: see Tokenizer.decode."""
+        """Pictures (B, C, H, W) in [-1, 1] of codes: see Codec.decode."""
         return self.tokenizer.decode(codes)
 
     def reconstruct(self, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Pictures and back, with their codes: see Tokenizer.reconstruct."""
+        """Pictures and back, with their codes: see Codec.reconstruct."""
         return self.tokenizer.reconstruct(pictures)

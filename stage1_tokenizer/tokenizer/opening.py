@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+import yaml
+
+from data.pictures.transforms import TransformConfig
+from launch.checkpoints import store as checkpoint
 from launch.command.cli import UserError
-
-if TYPE_CHECKING:
-    from stage1_tokenizer.tokenizer.model import Tokenizer
+from launch.run.folder import CONFIG, ORIGIN
+from stage1_tokenizer.tokenizer.folder import model_config
+from stage1_tokenizer.tokenizer.model import Tokenizer
 
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run's newest checkpoint and what its folder tells of it."""
+    """A run's newest checkpoint and what its folder says about it."""
 
     folder: Path
     """The run folder."""
@@ -32,49 +38,35 @@ class OpenedRun:
 
 
 def open_tokenizer(folder: str) -> Tokenizer:
-    """The tokenizer of a released folder or of a run folder; UserError where it is neither."""
-    from launch.run.folder import CONFIG
-    from stage1_tokenizer.tokenizer.model import Tokenizer
-
+    """The tokenizer of a released folder or of a run folder; UserError if it is neither."""
     return open_run(Path(folder)).tokenizer if (Path(folder) / CONFIG).exists() else Tokenizer.from_pretrained(folder)
 
 
 def open_run(folder: Path) -> OpenedRun:
-    """Load the averaged weights of the newest whole checkpoint; UserError where the folder has none."""
-    import yaml
-
-    from data.pictures.transforms import TransformConfig
-    from launch.checkpoints import store as checkpoint
-    from launch.run.folder import CONFIG, ORIGIN
-    from stage1_tokenizer.tokenizer.model import Tokenizer, model_config
-
+    """Load the averaged weights of the newest whole checkpoint; UserError if the folder has none."""
     if not (folder / CONFIG).exists():
-        raise UserError(f"run={folder} is not a run folder, it has no {CONFIG}: name the run.folder of a training run")
+        raise UserError(f"run={folder} is not a run folder, it has no {CONFIG}: give the run.folder of a training run")
     config = yaml.safe_load((folder / CONFIG).read_text())
     if "model" not in config or "transform" not in config.get("data", {}):
-        raise UserError(f"run={folder} is not the run of a tokenizer: name one of stage1_tokenizer.train")
+        raise UserError(f"run={folder} is not a tokenizer's run: give a run of stage1_tokenizer.train")
     transform = TransformConfig.from_dict(config["data"]["transform"])
     tokenizer = Tokenizer(model_config(config["model"], folder / CONFIG), transform)
     for step in checkpoint.steps(folder):
         place = folder / checkpoint.FOLDER / f"{checkpoint.PREFIX}{step:09d}"
         if checkpoint.verify(place) is None:
-            tokenizer.load_state_dict(_weights(place / "ema.pt"))
+            tokenizer.load_state_dict(read_state(place / "ema.pt"))
             origin = json.loads((folder / ORIGIN).read_text()) if (folder / ORIGIN).exists() else {}
             return OpenedRun(folder, tokenizer.eval(), step, place, config, origin)
-    raise UserError(f"run={folder} has no whole checkpoint: let it train until its first one, or continue it")
+    raise UserError(f"run={folder} has no whole checkpoint: let it train until its first one, or resume it")
 
 
-def _weights(path: Path) -> dict[str, Any]:
-    """A network's state in a checkpoint; UserError for a file that holds anything but tensors and plain values."""
-    import pickle
-
-    import torch
-
+def read_state(path: Path) -> dict[str, Any]:
+    """A network's state in a checkpoint; UserError for a file that holds more than tensors and plain values."""
     try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path} can't be read safely ({' '.join(str(error).split())[:120]}…): it holds more than weights, or is "
-            f"damaged; use an older checkpoint"
+            f"{path} can't be read safely ({' '.join(str(error).split())[:120]}…): it holds more than weights or is "
+            f"damaged: use an older checkpoint"
         ) from error
-    return found
+    return state

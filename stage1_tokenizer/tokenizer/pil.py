@@ -1,12 +1,11 @@
-"""What people have as pictures and codes, as the tensors that a tokenizer takes, and back.
+"""PIL pictures to the tensors that a tokenizer takes, and back.
 
 Legend: B batch, C channels, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,26 +13,21 @@ from torch import Tensor
 
 from data.pictures.decode import DamagedSampleError, pixels_of
 from data.pictures.transforms import TransformConfig, apply, to_float, to_uint8
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-Pictures: TypeAlias = "Tensor | Image | Sequence[Tensor | Image]"
-"""A batch, a PIL picture, or a list of PIL pictures or of tensors without batch axis."""
+from stage1_tokenizer.tokenizer.codec import Pictures, stacked
 
 
 def as_batch(pictures: Pictures, transform: TransformConfig | None) -> Tensor:
-    """x_BCHW of pictures; PIL pictures are prepared by `transform`, as in training. ValueError for anything else."""
+    """Pictures as x_BCHW; PIL pictures are prepared by `transform`, as in training. ValueError for anything else."""
     if isinstance(pictures, Tensor):
         return pictures
     several = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
     if several and all(isinstance(picture, Tensor) for picture in several):
         return stacked(several, "pictures")
     if not several or not all(hasattr(picture, "getexif") for picture in several):
-        found = ", ".join(sorted({type(picture).__name__ for picture in several})) or "nothing"
-        raise ValueError(f"pictures are {found}: give a float tensor, a PIL picture, or a list of one kind of them")
+        types = ", ".join(sorted({type(picture).__name__ for picture in several})) or "nothing"
+        raise ValueError(f"pictures are {types}: give a float tensor, a PIL picture, or a list of one kind of them")
     if transform is None:
-        raise ValueError("this tokenizer has no transform, so it can't prepare PIL pictures: give tensors in [-1, 1]")
+        raise ValueError("this tokenizer has no transform to prepare PIL pictures with: give tensors in [-1, 1]")
     return to_float(torch.stack([_prepared(picture, transform) for picture in several]))
 
 
@@ -53,23 +47,11 @@ def transformed(pixels_HWC: np.ndarray, transform: TransformConfig) -> Tensor:
     return torch.from_numpy(out_CHW)
 
 
-def stacked(tensors: Tensor | Sequence[Any], what: str) -> Tensor:
-    """One tensor of a list of tensors of one shape; a tensor stays. ValueError for anything else."""
-    if isinstance(tensors, Tensor):
-        return tensors
-    if not isinstance(tensors, (list, tuple)) or not tensors or not all(isinstance(each, Tensor) for each in tensors):
-        raise ValueError(f"{what} are of type {type(tensors).__name__}: give a tensor or a list of tensors")
-    shapes = sorted({tuple(each.shape) for each in tensors})
-    if len(shapes) > 1:
-        raise ValueError(f"{what} of shapes {', '.join(map(str, shapes))} don't fit into one batch: give each its own")
-    return torch.stack(list(tensors))
-
-
 def to_pil(x_BCHW: Tensor) -> list[Any]:
     """PIL pictures (RGB or L) of floats in [-1, 1], (B, C, H, W) with 1 or 3 channels, else ValueError."""
     from PIL import Image
 
     if x_BCHW.ndim != 4 or x_BCHW.shape[1] not in (1, 3):
-        raise ValueError(f"{tuple(x_BCHW.shape)} are no pictures: give (B, C, H, W) with 1 or 3 channels")
+        raise ValueError(f"{tuple(x_BCHW.shape)} is not a batch of pictures: give (B, C, H, W) with 1 or 3 channels")
     pixels_BHWC = to_uint8(x_BCHW).cpu().permute(0, 2, 3, 1).contiguous().numpy()
     return [Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels) for pixels in pixels_BHWC]

@@ -70,7 +70,7 @@ def model_of(folder: str) -> ModelConfig:
     """The model of a released folder or of a run, without its weights; UserError where it is neither."""
     import yaml
 
-    from stage1_tokenizer.tokenizer.model import model_config
+    from stage1_tokenizer.tokenizer.folder import model_config
 
     place = _config_file(folder)
     values = yaml.safe_load(place.read_text()) if place else None

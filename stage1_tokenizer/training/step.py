@@ -38,7 +38,7 @@ from stage1_tokenizer.losses.adversarial import (
 )
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.networks.build import Decoder
-from stage1_tokenizer.tokenizer.model import Reconstruction
+from stage1_tokenizer.tokenizer.codec import Reconstruction
 from stage1_tokenizer.training.loss_scale import LossScale
 
 

@@ -184,7 +184,7 @@ def test_latent_tokens_take_every_quantizer_with_a_code_a_vector(kind: Any) -> N
 
 def test_latent_tokens_are_for_one_size() -> None:
     tokenizer = Tokenizer(BACKBONES["titok"]).eval()
-    with pytest.raises(ValueError, match=r"size=\[32, 40\] is not what latent tokens are for, pictures of"):
+    with pytest.raises(ValueError, match=r"size=\[32, 40\] is not supported with latent tokens, which need"):
         tokenizer.encode(torch.zeros(1, 3, 32, 40))
     with pytest.raises(ValueError, match=r"\(32, 40\) is not of model.vit.size=32: resize it"):
         tokenizer.encoder(torch.zeros(1, 3, 32, 40))

@@ -14,7 +14,8 @@ from launch.command.cli import UserError
 from stage1_tokenizer.convert import NAMES, build
 from stage1_tokenizer.foreign import LAYOUTS, Source
 from stage1_tokenizer.quantizers.nearest import nearest_code
-from stage1_tokenizer.tokenizer.model import Tokenizer, model_config
+from stage1_tokenizer.tokenizer.folder import model_config
+from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import peer_layouts
 from tests.stage1_tokenizer.peer_layouts import Shape, Shapes
 

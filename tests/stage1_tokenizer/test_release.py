@@ -159,5 +159,5 @@ def test_no_run_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="is not a run folder"):
         release(settings(tmp_path, tmp_path / "out"))
     (tmp_path / "config.yaml").write_text("model: {}\n")
-    with pytest.raises(UserError, match="is not the run of a tokenizer"):
+    with pytest.raises(UserError, match="is not a tokenizer's run"):
         release(settings(tmp_path, tmp_path / "out"))
