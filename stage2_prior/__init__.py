@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stage2_prior.codes.vocabulary import Vocabulary
-    from stage2_prior.generation.logits import Drawing
+    from stage2_prior.config.drawing import Drawing
     from stage2_prior.priors.autoregressive import AutoregressivePrior
     from stage2_prior.priors.build import build_prior, load_prior
     from stage2_prior.priors.depth import DepthPrior

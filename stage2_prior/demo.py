@@ -94,8 +94,8 @@ class Demo:
 
     def sample(self, name: str, count: float, guidance: float, temperature: float, seed: float) -> list[Any]:
         """Pictures of a class, drawn by the prior."""
-        from stage2_prior.generation.logits import Drawing
-        from stage2_prior.sample import Picture, decode_pictures, sample_codes
+        from stage2_prior.config.drawing import Drawing
+        from stage2_prior.sampling.pictures import Picture, decode_pictures, sample_codes
 
         assert self.prior is not None
         label = -1 if name == NONE else self.prior.vocabulary.label(name)

@@ -19,10 +19,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from data.shards.loading import load_index
 from launch.command.cli import UserError, parse, run
@@ -30,13 +29,9 @@ from launch.files.atomic import write_file
 from stage1_tokenizer.config.measuring import DistanceConfig
 
 if TYPE_CHECKING:
-    from data.pictures.transforms import TransformConfig
     from launch.ranks.joined import Joined
     from stage1_tokenizer.measuring.features import FeatureNetwork
     from stage2_prior.priors.base import Prior
-
-FEATURE_SIDE = 16
-"""Pictures are shrunk to at most this side before they are classified."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,87 +74,6 @@ class EvaluateConfig(DistanceConfig):
                 raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
 
 
-def features(pixels_BCHW: np.ndarray) -> np.ndarray:
-    """What the classifier sees of uint8 pictures, float32 (B, F): the picture's means over a coarse grid, in [0, 1]."""
-    side = pixels_BCHW.shape[-1]
-    step = max(1, side // FEATURE_SIDE)
-    kept = side // step * step
-    x_BCHW = pixels_BCHW[..., :kept, :kept].astype(np.float32) / 255
-    cells = kept // step
-    x_BChswt = x_BCHW.reshape(*x_BCHW.shape[:2], cells, step, cells, step)
-    return x_BChswt.mean(axis=(3, 5)).reshape(len(x_BCHW), -1)
-
-
-class PictureClassifier:
-    """Judges classes: a support-vector machine with Gaussian kernel on coarse pictures (scikit-learn)."""
-
-    def __init__(self, label_B: np.ndarray, pixels_BCHW: np.ndarray):
-        from sklearn.svm import SVC
-
-        self._machine = SVC(C=10.0, gamma="scale", cache_size=500)
-        self._machine.fit(features(pixels_BCHW), label_B)
-
-    def labels(self, pixels_BCHW: np.ndarray) -> np.ndarray:
-        """The most likely label of each picture, int64 (B,)."""
-        return self._machine.predict(features(pixels_BCHW))
-
-
-def real_pictures(index: str, transform: TransformConfig, limit: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (B,) and pixels (B, C, H, W) uint8 of an index's labelled pictures, at most `limit`, evenly spaced."""
-    from data.reading.stream import every_sample
-
-    labels, pictures = [], []
-    for batch in every_sample(index, transform, batch_size=batch_size, limit=limit):
-        labels.append(batch.label_B.numpy())
-        pictures.append(batch.pixels_BCHW.numpy())
-    label_B, pixels_BCHW = np.concatenate(labels), np.concatenate(pictures)
-    if (label_B < 0).all():
-        raise UserError(f"data={index} has no labels, so that classes can't be judged: leave samples and data away")
-    return label_B[label_B >= 0], pixels_BCHW[label_B >= 0]
-
-
-def sampled_pictures(folder: str, channels: int) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Labels (B,), pixels (B, C, H, W) uint8 and samples.json of a finished sampling."""
-    from PIL import Image
-
-    file = Path(folder) / "samples.json"
-    described = json.loads(file.read_text()) if file.exists() else {}
-    if not described.get("complete"):
-        raise UserError(f"samples={folder} holds no finished samples: run stage2_prior.sample there first, to its end")
-    labels, pictures = [], []
-    for one in described["classes"]:
-        for number in range(one["count"]):
-            image = Image.open(Path(folder) / one["folder"] / f"{number:05d}.png")
-            pixels_HWC = np.atleast_3d(np.asarray(image.convert("L" if channels == 1 else "RGB")))
-            pictures.append(pixels_HWC.transpose(2, 0, 1))
-            labels.append(one["label"])
-    return np.array(labels), np.stack(pictures), described
-
-
-def agreement(config: EvaluateConfig, transform: TransformConfig, tokenizer: str) -> dict[str, Any]:
-    """class_agreement, real_accuracy and how many pictures each rests on."""
-    assert config.samples is not None and config.data is not None
-    asked_B, sampled_BCHW, described = sampled_pictures(config.samples, transform.channels)
-    if described["tokenizer"] != tokenizer:
-        raise UserError(f"samples={config.samples} are of another tokenizer than prior={config.prior}: sample anew")
-    if (asked_B < 0).any():
-        raise UserError(f"samples={config.samples} are of no class: leave samples and data away")
-    classifier = PictureClassifier(*real_pictures(config.data, transform, config.limit, config.batch_size))
-    right_B = classifier.labels(sampled_BCHW) == asked_B
-    by_class = {one["name"]: float(right_B[asked_B == one["label"]].mean()) for one in described["classes"]}
-    results: dict[str, Any] = {
-        "class_agreement": float(right_B.mean()),
-        "class_agreement_by_class": by_class,
-        "samples": len(asked_B),
-        "classifier": "scikit-learn SVC, Gaussian kernel, on pictures of coarse pixels",
-    }
-    if config.held_out:
-        label_B, pixels_BCHW = real_pictures(config.held_out, transform, config.limit, config.batch_size)
-        results["real_accuracy"] = float((classifier.labels(pixels_BCHW) == label_B).mean())
-        results["real_samples"] = len(label_B)
-    return results
-
-
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure what is configured, write it to config.out, and return it (the same on every rank)."""
     from launch.ranks.joined import Joined, joined
@@ -195,10 +109,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 def of_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, measured: dict[str, Any]) -> dict[str, Any]:
     """bits_per_code, and what a classifier says; what they rest on goes to `measured`."""
-    from data.pictures.transforms import TransformConfig
     from launch.ranks.vote import on_main
     from stage2_prior.codes.source import CodeSource
-    from stage2_prior.train import held_out_figures
+    from stage2_prior.measuring.classifier import agreement
+    from stage2_prior.measuring.held_out import held_out_figures
 
     found: dict[str, Any] = {}
     if config.tokenizer:
@@ -214,9 +128,10 @@ def of_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, measured: dict
         found["codes"] = len(index)
         measured["codes"] = {"set": config.codes, "name": index.name, "count": len(index), **prior.source.to_dict()}
     if config.data:
-        transform = TransformConfig.from_dict(prior.source.transform)
-        judged = on_main(ranks.accelerator, lambda: agreement(config, transform, prior.source.tokenizer))
-        found |= ranks.gather(judged)[0]
+        assert config.samples is not None
+        sets, settings = (config.samples, config.data, config.held_out), (config.limit, config.batch_size)
+        classified = on_main(ranks.accelerator, partial(agreement, *sets, prior.source, *settings))
+        found |= ranks.gather(classified)[0]
         measured["classifier"] = {"data": config.data, "limit": config.limit, "what": found["classifier"]}
     return found
 

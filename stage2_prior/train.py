@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from data.reading.stream import CodeBatch, CodeStream, every_code
+from data.reading.stream import CodeBatch, CodeStream
 from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from launch.checkpoints import store as checkpoint
@@ -26,12 +26,12 @@ from launch.strategies.base import STRATEGIES, Strategy, blocks
 from launch.strategies.choose import share_out
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.training import PriorTrainConfig
+from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.build import build_prior, check_form
 from stage2_prior.training.cost import Cost, Utilisation, cost, dry_run, peak_flops
 from stage2_prior.training.optimizer import Ema, build_optimizer, learning_rate
 
 if TYPE_CHECKING:
-    from launch.ranks.joined import Joined
     from stage2_prior.priors.base import Prior
 
 MAY_CHANGE = (
@@ -193,39 +193,6 @@ def evaluate(raw: Prior, ema: Ema, index: str, this: Run) -> dict[str, float]:
         found = held_out_figures(raw, index, this)
         raw.train()
     return {f"eval/{name}": value for name, value in found.items()}
-
-
-def bits_per_code(prior: Prior, index: str, batch_size: int = 64) -> float:
-    """The prior's mean -log2 p(code) over every code of an index, each once."""
-    return held_out_figures(prior, index, batch_size=batch_size)["bits_per_code"]
-
-
-@torch.no_grad()
-def held_out_figures(
-    prior: Prior, index: str, this: Run | Joined | None = None, batch_size: int = 64
-) -> dict[str, float]:
-    """The prior's bits_per_code and accuracy over every code of an index, each once over all ranks.
-
-    Ranks call the prior equally often, so that weights in shards can be gathered: one that has no more codes repeats
-    its last and doesn't count them.
-    """
-    rank, world_size, device = (this.rank, this.world_size, this.device) if this else (0, 1, None)
-    device = device or next(prior.parameters()).device
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
-    batches = every_code(index, batch_size=batch_size, rank=rank, world_size=world_size)
-    batch, spare = next(batches, None), next(every_code(index, batch_size=1))
-    while this.vote.any(batch is not None) if this else batch is not None:
-        of = batch or spare
-        code_BN = of.idx_Bhw.flatten(1).to(device)
-        nats_BN, right_BN = prior.judge(code_BN, prior.tokens(prior.asked(of).to(device)))
-        if batch is not None:
-            found = [nats_BN.double().sum(), right_BN.double().sum(), sums.new_tensor(code_BN.numel())]
-            sums += torch.stack(found)
-        if this:
-            this.alive()
-        batch = next(batches, None)
-    nats, right_codes, count = (this.sum(sums) if this else sums).tolist()
-    return {"bits_per_code": nats / max(count, 1) / math.log(2), "accuracy": right_codes / max(count, 1)}
 
 
 def say_size(prior: Prior, found: Cost, config: PriorTrainConfig, this: Run) -> Utilisation:

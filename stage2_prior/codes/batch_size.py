@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from stage1_tokenizer import Tokenizer
+from stage1_tokenizer import Tokenizer
 
 ON_CPU = 64
 """Pictures at once where memory isn't the limit."""

@@ -9,7 +9,6 @@ import io
 import math
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +16,7 @@ from PIL import Image
 
 from data.pictures.transforms import to_float, to_uint8
 from launch.command.cli import UserError
-
-if TYPE_CHECKING:
-    from stage2_prior.encode import Encoding
+from stage2_prior.codes.encoding import Encoding, one_shard
 
 PICTURES = "verify.png"
 LEAST_EQUAL = 0.98
@@ -52,8 +49,6 @@ def verify(encoding: Encoding, count: int) -> str:
     verify.png shows pictures above what their codes decode to. Returns what was found, as a line; raises UserError
     where codes or labels are others.
     """
-    from stage2_prior.encode import one_shard
-
     shards = np.unique(np.linspace(0, len(encoding.index.shards) - 1, min(count, len(encoding.index.shards))).round())
     each, equal, total, errors, rows = math.ceil(count / len(shards)), 0, 0, [], []
     device = next(encoding.tokenizer.parameters()).device

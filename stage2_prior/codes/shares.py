@@ -19,6 +19,7 @@ from data.shards.index import Shard, ShardIndex
 from data.shards.loading import load_index
 from data.shards.offsets import ShardOffsets
 from launch.command.cli import UserError, parse, run
+from stage2_prior.codes.usage import summary
 
 INDEX, NUMBERS = "index.json", "picture_shards"
 
@@ -64,8 +65,6 @@ def share(index: ShardIndex, part: int, parts: int) -> ShardIndex:
 
 def join(out: str, parts: int) -> ShardIndex:
     """Write OUT/index.json from the parts' and return it. UserError where a part is unfinished or unlike another."""
-    from stage2_prior.encode import summary
-
     found: dict[int, Shard] = {}
     histogram_K, captions, first = np.zeros(0, dtype=np.int64), 0, None
     for part in range(parts):

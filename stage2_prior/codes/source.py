@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from data.pictures.transforms import TransformConfig
+from data.shards.index import ShardIndex
 from launch.command.cli import UserError
-
-if TYPE_CHECKING:
-    from data.pictures.transforms import TransformConfig
-    from data.shards.index import ShardIndex
-    from stage1_tokenizer import Tokenizer
+from stage1_tokenizer import Tokenizer
 
 Form = Literal["grid", "levels", "scales"]
 """How the codes of a picture lie; see CodeSource.form."""

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stage2_prior.config.drawing import Drawing
 from stage2_prior.generation.llama_cache import CachedBody
-from stage2_prior.generation.logits import Drawing, draw_codes, mixed
+from stage2_prior.generation.logits import draw_codes, mixed
 from stage2_prior.generation.products import Product
 
 MOST_PROJECTED = 1 << 28

@@ -5,92 +5,12 @@ Shapes: B batch, N codes of a picture, K codes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """How a code is drawn from the logits."""
-
-    temperature: float = 1.0
-    """Logits are divided by it; 0 takes the most likely code."""
-    final_temperature: float | None = None
-    """Temperature at the last position (or step), reached from `temperature` in a straight line; null: no change."""
-    top_k: int = 0
-    """Draw from the k most likely codes only; 0 for all."""
-    top_p: float = 1.0
-    """Draw from the fewest codes that together have this probability; 1 for all."""
-    min_p: float = 0.0
-    """Draw from the codes that are at least this share as likely as the most likely one; 0 for all."""
-    guidance: float = 1.0
-    """Scale s of classifier-free guidance, logits = null + s (class - null); 1 is none."""
-    guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the scale goes from 1 to `guidance` over the positions (or steps); constant is `guidance` everywhere."""
-    guidance_from: float = 0.0
-    """Share of the positions (or steps) that are drawn before guidance begins."""
-    guidance_until: float = 1.0
-    """Share of the positions (or steps) after which guidance ends, which saves half of the work from there on."""
-    steps: int = 12
-    """Of a masked prior: steps in which all codes are filled in."""
-    order: Literal["confidence", "halton"] = "confidence"
-    """Of a masked prior: which codes a step fills in, the most certain ones or those far apart."""
-    choice_temperature: float = 4.5
-    """Of a masked prior with order=confidence: how much chance is in the choice at first."""
-
-    def __post_init__(self) -> None:
-        rules = (
-            ("temperature", self.temperature >= 0, "be 0 (most likely code) or more: 1 samples as trained"),
-            (
-                "final_temperature",
-                self.final_temperature is None or self.final_temperature >= 0,
-                "be null (as temperature), or 0 or more",
-            ),
-            ("min_p", 0 <= self.min_p <= 1, "lie in [0, 1]: 0 keeps all codes"),
-            ("guidance_until", 0 <= self.guidance_until <= 1, "lie in [0, 1]: 1 guides to the end"),
-            (
-                "guidance_from",
-                0 <= self.guidance_from <= self.guidance_until,
-                "lie in [0, guidance_until]: 0 guides from the start",
-            ),
-            ("top_k", self.top_k >= 0, "be 0 (all codes) or more"),
-            ("top_p", 0 < self.top_p <= 1, "lie in (0, 1]: 1 keeps all codes"),
-            ("steps", self.steps >= 1, "be 1 or more"),
-            ("choice_temperature", self.choice_temperature >= 0, "be 0 (no chance) or more"),
-            ("guidance", self.guidance >= 0, "be 0 (no class) or more: 1 is no guidance, 3 is usual"),
-        )
-        for name, holds, rule in rules:
-            if not holds:
-                raise ValueError(f"{name}={getattr(self, name)} must {rule}")
-
-    def scale(self, position: int, positions: int) -> float:
-        """The guidance scale at a position in [0, positions); 1, none, outside guidance_from … guidance_until.
-
-        (Kynkäänniemi et al. 2024 guide in an interval only)
-        """
-        if not self.guidance_from * positions <= position < self.guidance_until * positions:
-            return 1.0
-        done = (position + 1) / positions
-        if self.guidance_schedule == "constant":
-            return self.guidance
-        if self.guidance_schedule == "cosine":
-            done = (1 - math.cos(math.pi * done)) / 2
-        return 1 + (self.guidance - 1) * done
-
-    def guided(self, positions: int) -> int:
-        """How many of the first positions (or steps) need the null half: all up to the last that is guided."""
-        return max((i + 1 for i in range(positions) if self.scale(i, positions) != 1), default=0)
-
-    def heat(self, position: int, positions: int) -> float:
-        """The temperature at a position in [0, positions)."""
-        if self.final_temperature is None:
-            return self.temperature
-        return self.temperature + (self.final_temperature - self.temperature) * position / max(1, positions - 1)
+from stage2_prior.config.drawing import Drawing
 
 
 def guided(

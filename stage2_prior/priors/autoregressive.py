@@ -22,8 +22,8 @@ from stage2_prior.priors.random_order import Aim
 
 if TYPE_CHECKING:
     from stage1_tokenizer.quantizers import Quantizer
-    from stage2_prior.config.training import PriorModelConfig
-    from stage2_prior.generation.logits import Drawing
+    from stage2_prior.config.drawing import Drawing
+    from stage2_prior.config.model import PriorModelConfig
 
 
 class AutoregressivePrior(Prior):

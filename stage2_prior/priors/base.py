@@ -25,8 +25,8 @@ from stage2_prior.priors.text_prefix import NONE, TextPrefix
 if TYPE_CHECKING:
     from data.reading.batches import CodeBatch
     from stage1_tokenizer.quantizers import Quantizer
-    from stage2_prior.config.training import PriorModelConfig
-    from stage2_prior.generation.logits import Drawing
+    from stage2_prior.config.drawing import Drawing
+    from stage2_prior.config.model import PriorModelConfig
 
 DESCRIPTION = "prior.json"
 """The file beside the stock weights that says what the tokens mean and which tokenizer's codes they are."""

@@ -21,7 +21,7 @@ from stage2_prior.priors.text_prefix import TextPrefix
 
 if TYPE_CHECKING:
     from stage1_tokenizer.quantizers import Quantizer
-    from stage2_prior.config.training import PriorModelConfig
+    from stage2_prior.config.model import PriorModelConfig
 
 KINDS: dict[str, type[Prior]] = {
     kind.kind: kind for kind in (AutoregressivePrior, MaskedPrior, MultiscalePrior, DepthPrior)

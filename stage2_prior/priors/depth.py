@@ -29,8 +29,8 @@ from stage2_prior.priors.losses import code_losses
 
 if TYPE_CHECKING:
     from stage1_tokenizer.quantizers import Quantizer
-    from stage2_prior.config.training import PriorModelConfig
-    from stage2_prior.generation.logits import Drawing
+    from stage2_prior.config.drawing import Drawing
+    from stage2_prior.config.model import PriorModelConfig
 
 DEPTH = "depth"
 """Folder of the second Llama in an export."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stage2_prior.config.training import PriorModelConfig
+    from stage2_prior.config.model import PriorModelConfig
 
 
 def llama_settings(config: PriorModelConfig, tokens: int, positions: int, **changes: Any) -> Any:

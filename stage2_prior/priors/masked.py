@@ -25,8 +25,8 @@ from stage2_prior.priors.losses import code_losses
 
 if TYPE_CHECKING:
     from stage1_tokenizer.quantizers import Quantizer
-    from stage2_prior.config.training import PriorModelConfig
-    from stage2_prior.generation.logits import Drawing
+    from stage2_prior.config.drawing import Drawing
+    from stage2_prior.config.model import PriorModelConfig
 
 LEVELS = 8
 """Mask shares at which `nats` looks."""

@@ -34,8 +34,8 @@ from stage2_prior.priors.pyramid import Pyramid
 
 if TYPE_CHECKING:
     from stage1_tokenizer.quantizers import Quantizer
-    from stage2_prior.config.training import PriorModelConfig
-    from stage2_prior.generation.logits import Drawing
+    from stage2_prior.config.drawing import Drawing
+    from stage2_prior.config.model import PriorModelConfig
 
 PYRAMID = "pyramid"
 """Folder of what the transformer hears in an export."""

@@ -8,17 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from launch.command.cli import UserError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from stage2_prior.priors.base import Prior
+from stage2_prior.config.sampling import SampleConfig
+from stage2_prior.priors.base import Prior
 
 LONGEST = 60
 """Letters of a prompt that its folder's name shows."""
@@ -98,6 +96,12 @@ class Prompts(Subjects):
     def tokens(self, labels: Sequence[int]) -> Tensor:
         """The texts' tokens."""
         return self._tokens[list(labels)].to(next(self.prior.parameters()).device)
+
+
+def requested(config: SampleConfig, prior: Prior) -> Subjects:
+    """The configured prompts, else the configured classes."""
+    texts = prompts_of(config.prompt, config.prompts)
+    return Prompts(prior, texts) if texts else Classes(prior, config.classes)
 
 
 def told(prior: Prior, texts: Sequence[str]) -> Tensor:

@@ -17,7 +17,8 @@ from torch import nn
 from stage2_prior.codes.source import CodeSource
 
 if TYPE_CHECKING:
-    from stage2_prior.config.training import PriorModelConfig, PriorTrainConfig
+    from stage2_prior.config.model import PriorModelConfig
+    from stage2_prior.config.training import PriorTrainConfig
     from stage2_prior.priors.base import Prior
 
 PEAK_TFLOPS = {

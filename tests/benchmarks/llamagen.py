@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stage2_prior.config.training import FEED_FORWARD_MULTIPLE
+from stage2_prior.config.model import FEED_FORWARD_MULTIPLE
 from stage2_prior.priors.autoregressive import AutoregressivePrior
 
 

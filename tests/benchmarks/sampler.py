@@ -23,8 +23,8 @@ from torch import Tensor
 
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
-from stage2_prior.config.training import PriorModelConfig
-from stage2_prior.generation.logits import Drawing
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.autoregressive import AutoregressivePrior
 
 GUIDANCE = 3.0

@@ -20,8 +20,9 @@ from typing import Any
 
 from launch.run.provenance import commit, hardware, now
 from launch.strategies.base import STRATEGIES
-from stage2_prior.config.training import PriorModelConfig
-from stage2_prior.encode import EncodeConfig, encode
+from stage2_prior.config.encoding import EncodeConfig
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.encode import encode
 from stage2_prior.train import train
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stage2_prior.encode import EncodeConfig, encode
+from stage2_prior.config.encoding import EncodeConfig
+from stage2_prior.encode import encode
 from tests.stage2_prior.parts import write_pictures, write_tokenizer
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from data.pictures.transforms import TransformConfig
 from data.shards.writer import Sample, ShardWriter
 from stage2_prior.codes.source import CodeSource
-from stage2_prior.config.training import PriorModelConfig
+from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior
 

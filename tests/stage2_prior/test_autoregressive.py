@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from launch.command.cli import UserError
-from stage2_prior.generation.logits import Drawing
+from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.build import load_prior
 from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
 

@@ -12,9 +12,10 @@ import torch
 
 from launch.command.cli import UserError
 from stage2_prior.codes.source import CodeSource
-from stage2_prior.generation.logits import Drawing
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.priors.base import Prior
-from stage2_prior.sample import SampleConfig, sample
+from stage2_prior.sample import sample
 from tests.stage2_prior.conftest import Coded, Trained
 from tests.stage2_prior.parts import CODES, SOURCE, tiny_prior
 

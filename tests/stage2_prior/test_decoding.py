@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stage2_prior.config.drawing import Drawing
 from stage2_prior.generation.autoregressive import CachedLlama, decode
-from stage2_prior.generation.logits import Drawing, draw_codes
+from stage2_prior.generation.logits import draw_codes
 from stage2_prior.generation.products import Product, can_pack
 from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from launch.command.exit_codes import STOPPED
-from stage2_prior.config.training import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.train import train
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded

@@ -17,8 +17,12 @@ from data.reading.stream import every_code, every_sample
 from data.shards.loading import load_index
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
+from stage2_prior.codes.encoding import Encoding
+from stage2_prior.codes.shares import shards_of
 from stage2_prior.codes.source import CodeSource, code_type
-from stage2_prior.encode import EncodeConfig, Encoding, encode, shards_of, summary
+from stage2_prior.codes.usage import summary
+from stage2_prior.config.encoding import EncodeConfig
+from stage2_prior.encode import encode
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import CLASSES, CODES, write_tokenizer
 

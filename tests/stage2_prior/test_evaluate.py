@@ -12,9 +12,10 @@ from PIL import Image
 from data.pictures.transforms import TransformConfig
 from launch.command.cli import UserError
 from stage1_tokenizer.measuring.results import report
-from stage2_prior.evaluate import EvaluateConfig, PictureClassifier, evaluate, features, real_pictures
+from stage2_prior.evaluate import EvaluateConfig, evaluate
+from stage2_prior.measuring.classifier import PictureClassifier, features, real_pictures
+from stage2_prior.measuring.held_out import bits_per_code
 from stage2_prior.priors.build import load_prior
-from stage2_prior.train import bits_per_code
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded, Trained
 

@@ -18,12 +18,15 @@ from data.shards.loading import load_index
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.source import CodeSource
-from stage2_prior.config.training import PriorModelConfig, PriorTrainConfig
-from stage2_prior.encode import EncodeConfig, encode
+from stage2_prior.config.encoding import EncodeConfig
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.sampling import SampleConfig
+from stage2_prior.config.training import PriorTrainConfig
+from stage2_prior.encode import encode
 from stage2_prior.evaluate import EvaluateConfig, evaluate
 from stage2_prior.priors.build import load_prior
 from stage2_prior.release import ReleaseConfig, release
-from stage2_prior.sample import SampleConfig, sample
+from stage2_prior.sample import sample
 from stage2_prior.train import print_cost, train
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import CODES, write_tokenizer

@@ -16,12 +16,14 @@ from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.tokenizer.pil import as_batch
 from stage2_prior.codes.source import CodeSource
-from stage2_prior.config.training import PriorModelConfig
-from stage2_prior.generation.logits import Drawing
-from stage2_prior.inpaint import InpaintConfig, hole, inpaint, open_codes
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.sampling import InpaintConfig
+from stage2_prior.inpaint import inpaint
 from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.masked import MaskedPrior, still_masked
-from stage2_prior.sample import Picture, uniforms
+from stage2_prior.sampling.holes import hole, open_codes
+from stage2_prior.sampling.pictures import Picture, uniforms
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import CLASSES, SOURCE, random_codes, tiny_prior, write_tokenizer
 

@@ -12,13 +12,13 @@ import torch
 from stage1_tokenizer.config.training import QuantizerConfig
 from stage1_tokenizer.quantizers import MultiscaleQuantizer
 from stage2_prior.codes.source import CodeSource
-from stage2_prior.config.training import PriorModelConfig
-from stage2_prior.generation.logits import Drawing
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior, load_prior
 from stage2_prior.priors.depth import CachedDepth, DepthPrior
 from stage2_prior.priors.multiscale import CachedScales, MultiscalePrior
-from stage2_prior.sample import Picture, sample_codes
+from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.training.cost import cost
 from tests.stage2_prior.parts import CLASSES
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from stage2_prior.generation.logits import Drawing
+from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.build import load_prior
 from stage2_prior.priors.masked import MaskedPrior, halton_order, rank, still_masked
-from stage2_prior.sample import Picture, sample_codes, uniforms
+from stage2_prior.sampling.pictures import Picture, sample_codes, uniforms
 from tests.stage2_prior.parts import CODES, GRID, SOURCE, random_codes, tiny_prior
 
 ORDERS = ["confidence", "halton"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage2_prior.config.training import PriorModelConfig
+from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.autoregressive import AutoregressivePrior
 from stage2_prior.priors.random_order import Aim
 from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior

@@ -8,6 +8,7 @@ import pytest
 
 from data.shards.index import Shard, ShardIndex
 from launch.command.cli import UserError
+from stage2_prior.codes import shares
 from stage2_prior.codes.shares import INDEX, join, part_folder, share
 
 
@@ -39,7 +40,7 @@ def no_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(path: Path) -> ShardIndex:
         return ShardIndex.from_json(json.loads(Path(path).read_text()), str(Path(path).parent), str(path))
 
-    monkeypatch.setattr(ShardIndex, "load", load)
+    monkeypatch.setattr(shares, "load_index", load)
 
 
 def test_parts_are_disjoint_and_complete() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from stage2_prior.config.training import PriorModelConfig
+from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.train import train
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.test_strategies import lines, losses, settings

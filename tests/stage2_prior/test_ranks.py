@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from stage2_prior.encode import EncodeConfig, encode
-from stage2_prior.inpaint import InpaintConfig, inpaint
+from stage2_prior.config.encoding import EncodeConfig
+from stage2_prior.config.sampling import InpaintConfig
+from stage2_prior.encode import encode
+from stage2_prior.inpaint import inpaint
+from stage2_prior.measuring.held_out import bits_per_code
 from stage2_prior.priors.build import load_prior
 from stage2_prior.sample import sample
-from stage2_prior.train import bits_per_code, train
+from stage2_prior.train import train
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded, Trained
 from tests.stage2_prior.test_encode import files

@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from launch.command.cli import UserError
+from stage2_prior.config.drawing import Drawing
 from stage2_prior.evaluate import EvaluateConfig, evaluate
-from stage2_prior.generation.logits import Drawing
 from stage2_prior.priors.build import load_prior
 from stage2_prior.release import ReleaseConfig, release
 from tests.stage2_prior.conftest import Coded, Trained

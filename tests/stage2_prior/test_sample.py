@@ -16,10 +16,12 @@ from PIL import Image
 from data.pictures.transforms import to_uint8
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
-from stage2_prior.generation.logits import Drawing
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.priors.build import load_prior
-from stage2_prior.sample import Picture, SampleConfig, Sampling, sample, sample_codes, spelled, uniforms
-from stage2_prior.sampling.conditions import folder_names
+from stage2_prior.sample import sample, spelled
+from stage2_prior.sampling.conditions import Classes, folder_names
+from stage2_prior.sampling.pictures import Picture, Sampling, sample_codes, uniforms
 from tests.stage2_prior.conftest import Coded, Trained
 from tests.stage2_prior.parts import CLASSES, tiny_prior, write_tokenizer
 
@@ -169,5 +171,5 @@ def test_pictures_of_no_class_from_a_prior_with_classes_and_from_one_without(
     assert prior.vocabulary.class_tokens(torch.tensor([0, 2, -1])).tolist() == [prior.vocabulary.null] * 3
     prior.save_pretrained(tmp_path / "prior")
     with pytest.raises(UserError, match="guidance=2 needs classes"):
-        Sampling(sampling(coded, str(tmp_path / "prior")), prior)
-    assert Sampling(sampling(coded, str(tmp_path / "prior"), guidance=1.0), prior).labels == [-1]
+        Sampling(sampling(coded, str(tmp_path / "prior")), prior, Classes(prior, None))
+    assert Sampling(sampling(coded, str(tmp_path / "prior"), guidance=1.0), prior, Classes(prior, None)).labels == [-1]

@@ -19,7 +19,8 @@ from launch.run.runtime import RunConfig, start_run
 from launch.strategies.base import STRATEGIES
 from launch.strategies.choose import share_out
 from stage2_prior import train as training
-from stage2_prior.config.training import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.train import train
 from stage2_prior.training.optimizer import Ema, build_optimizer
 from tests.distributed import run_distributed_test

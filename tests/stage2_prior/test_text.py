@@ -16,17 +16,19 @@ from data.config import CodeDataConfig
 from data.reading.stream import CodeStream, every_code
 from data.shards.loading import load_index
 from launch.command.cli import UserError
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.encoding import EncodeConfig
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.sampling import InpaintConfig, SampleConfig
 from stage2_prior.config.text import TextConfig
-from stage2_prior.config.training import PriorModelConfig
-from stage2_prior.encode import EncodeConfig, encode
+from stage2_prior.encode import encode
 from stage2_prior.generation.autoregressive import CachedLlama
-from stage2_prior.generation.logits import Drawing
-from stage2_prior.inpaint import InpaintConfig, inpaint
+from stage2_prior.inpaint import inpaint
 from stage2_prior.priors.autoregressive import AutoregressivePrior
 from stage2_prior.priors.build import load_prior
 from stage2_prior.priors.text_prefix import TextPrefix
 from stage2_prior.release import ReleaseConfig, release
-from stage2_prior.sample import SampleConfig, sample
+from stage2_prior.sample import sample
 from stage2_prior.train import checked_codes, train
 from stage2_prior.training.cost import cost
 from tests.stage2_prior.conftest import Coded

@@ -25,9 +25,11 @@ from launch.strategies.base import Strategy
 from launch.strategies.choose import share_out
 from stage2_prior import train as training
 from stage2_prior.codes.source import CodeSource
-from stage2_prior.config.training import PriorModelConfig, PriorOptimizerConfig, PriorTrainConfig
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
+from stage2_prior.measuring.held_out import bits_per_code
 from stage2_prior.priors.build import build_prior, load_prior
-from stage2_prior.train import bits_per_code, train
+from stage2_prior.train import train
 from stage2_prior.training.optimizer import Ema, build_optimizer, learning_rate
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import tiny_prior, write_tokenizer

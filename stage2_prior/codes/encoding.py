@@ -1,0 +1,157 @@
+"""One encoding: shards of pictures to shards of codes.
+
+Shapes: B batch, C channels, H W pixels, h w latent grid, K codes."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.pictures.transforms import TransformConfig, to_float
+from data.reading.stream import Batch, every_sample
+from data.shards.index import ShardIndex
+from data.shards.locations import is_remote
+from data.shards.offsets import ShardOffsets
+from data.shards.writer import Sample, ShardWriter
+from launch.command.cli import UserError
+from launch.command.progress import Progress
+from stage1_tokenizer import Tokenizer
+from stage2_prior.codes.batch_size import batch_size
+from stage2_prior.codes.crops import Variant, reading, variants
+from stage2_prior.codes.shares import INDEX, NUMBERS
+from stage2_prior.codes.source import CodeSource, code_type
+from stage2_prior.codes.usage import summary
+from stage2_prior.codes.vocabulary import Vocabulary
+from stage2_prior.config.encoding import EncodeConfig
+
+
+class Encoding:
+    """One encoding: which shards become which, and what is known about the codes."""
+
+    def __init__(self, config: EncodeConfig, tokenizer: Tokenizer, transform: TransformConfig, index: ShardIndex):
+        self.config, self.tokenizer, self.transform, self.index = config, tokenizer, transform, index
+        self.source = CodeSource.of_tokenizer(tokenizer, transform)
+        classes, codebooks = tuple(index.classes), self.source.codebooks
+        self.vocabulary = Vocabulary(tokenizer.codebook_size, classes, codebooks=codebooks)
+        self.variants = variants(config.crops, config.flip)
+        self.reading = reading(transform, config.crops, config.crop_range)
+        if config.crops > 1 and transform.fit != "crop":
+            raise UserError(f"crops={config.crops} needs a tokenizer whose transform has fit=crop, not {transform.fit}")
+        self.out = ShardWriter(config.out)
+        self.batch_size = config.batch_size or 0
+        """Pictures at once; 0 until `begin` has found out."""
+        self.names = [f"codes-{shard:06d}.tar" for shard in range(len(index.shards))]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the codes are, for the plan and for index.json."""
+        return {
+            **self.source.to_dict(),
+            "variants": [variant.name for variant in self.variants],
+            **({"crop_range": self.config.crop_range} if self.config.crops > 1 else {}),
+        }
+
+    def begin(self) -> int:
+        """Start or go on; how many pictures come at once. UserError where something else lies in `out`."""
+        if not self.batch_size:  # an interrupted encoding keeps the number it found, or codes might differ in rounding
+            known = self.out.unfinished_plan().get("batch_size")
+            self.batch_size = known or batch_size(self.tokenizer, self.reading.size)
+        pictures = [asdict(shard) for shard in self.index.shards]
+        plan = {**self.about, "pictures": pictures, "batch_size": self.batch_size}
+        self.out.begin(plan, [INDEX], overwrite=self.config.overwrite)
+        return self.batch_size
+
+    def shard(self, shard: int, bar: Progress) -> None:
+        """Encode one shard, unless it is there."""
+        notes: dict[str, Any] = {}
+        self.out.write(self.names[shard], self._samples(shard, notes, bar), notes)
+
+    def _samples(self, shard: int, notes: dict[str, Any], bar: Progress) -> Iterator[Sample]:
+        histogram_K, captions = np.zeros(self.vocabulary.codes, dtype=np.int64), 0
+        for batch in one_shard(self.index, shard, self.reading, self.batch_size, self.config.threads):
+            for variant in self.variants:
+                codes_Bhw = self.codes(batch, variant)
+                histogram_K += np.bincount(self.tokens(codes_Bhw).ravel(), minlength=len(histogram_K))
+                labels = batch.label_B.tolist()
+                for key, label, text, codes_hw in zip(batch.keys, labels, batch.captions, codes_Bhw, strict=True):
+                    self.vocabulary.check_labels([label])
+                    members = {"codes.npy": npy(codes_hw)} | ({"cls": str(label).encode()} if label >= 0 else {})
+                    members |= {"txt": text.encode()} if text else {}
+                    captions += bool(text)
+                    yield key + variant.suffix, members
+            bar.advance(len(batch.keys))
+        notes["histogram"] = histogram_K.tolist()
+        if captions:
+            notes["captions"] = captions
+
+    @torch.inference_mode()
+    def codes(self, batch: Batch, variant: Variant) -> np.ndarray:
+        """Codes of a batch of pictures as a variant shows them, codes_Bhw in the type they are stored in."""
+        x_BCHW = to_float(batch.pixels_BCHW.to(next(self.tokenizer.parameters()).device))
+        codes_Bhw = self.tokenizer.encode(variant.of(x_BCHW, self.transform.size))
+        return codes_Bhw.cpu().numpy().astype(code_type(self.vocabulary.codebook_size))
+
+    def tokens(self, codes_Bhw: np.ndarray) -> np.ndarray:
+        """Codes as token ids, which tell the codebooks apart."""
+        if self.source.codebooks == 1:
+            return codes_Bhw
+        return codes_Bhw.astype(np.int64) + np.array(self.vocabulary.first_tokens)[:, None, None]
+
+    def finish(self) -> None:
+        """Write index.json, which makes the set complete."""
+        records = [self.out.finished(name) for name in self.names]
+        missing = [name for name, record in zip(self.names, records, strict=True) if record is None]
+        if missing:
+            raise UserError(
+                f"out={self.config.out} lacks {missing[0]} again: did another process delete it? Start anew"
+            )
+        done = [record for record in records if record is not None]
+        histogram_K = np.sum([record.notes["histogram"] for record in done], axis=0)
+        captions = sum(record.notes.get("captions", 0) for record in done)
+        index = self.out.index(
+            done,
+            name=self.index.name,
+            classes=self.index.classes,
+            licence=self.index.licence,
+            kind="codes",
+            meta={
+                **self.about,
+                **({"captions": captions} if captions else {}),
+                **summary(histogram_K),
+                "histogram": histogram_K.tolist(),
+            },
+        )
+        if NUMBERS in self.index.meta:
+            index.meta[NUMBERS] = self.index.meta[NUMBERS]
+        expected = len(self.index) * len(self.variants)
+        if len(index) != expected:
+            print(f"warning: {expected - len(index)} of {expected} pictures are damaged and have no codes", flush=True)
+        self.out.finish({INDEX: index})
+
+
+def one_shard(
+    index: ShardIndex, shard: int, transform: TransformConfig, batch_size: int, threads: int
+) -> Iterator[Batch]:
+    """Each picture of one shard once, in order: `every_sample` on an index of that shard alone."""
+    location = index.location(shard)
+    url = location if is_remote(location) else str(Path(location).absolute())
+    offsets = ShardOffsets.from_starts([index.offsets.of_shard(shard).tolist()]) if index.offsets is not None else None
+    alone = replace(index, shards=(replace(index.shards[shard], url=url),), offsets=offsets)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / INDEX
+        alone.save(path)
+        yield from every_sample(str(path), transform, batch_size=batch_size, threads=threads)
+
+
+def npy(array: np.ndarray) -> bytes:
+    """An array as the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()

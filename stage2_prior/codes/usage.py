@@ -1,0 +1,13 @@
+"""How the codes of a codebook are used. Shapes: K codes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def summary(histogram_K: np.ndarray) -> dict[str, float]:
+    """Share of the codes that occur at all, and the perplexity of their distribution (K if all are alike frequent)."""
+    share_K = histogram_K / max(1, histogram_K.sum())
+    present = share_K[share_K > 0]
+    entropy = float(-(present * np.log(present)).sum())
+    return {"used": float((histogram_K > 0).mean()), "perplexity": float(np.exp(entropy))}

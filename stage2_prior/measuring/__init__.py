@@ -1,0 +1,1 @@
+"""Figures of a prior and of its samples."""

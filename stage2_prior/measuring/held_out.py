@@ -1,0 +1,44 @@
+"""Bits per code and accuracy on held-out codes. Shapes: B batch, N codes of a picture."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from data.reading.stream import every_code
+from launch.ranks.joined import Joined
+from launch.run.runtime import Run
+from stage2_prior.priors.base import Prior
+
+
+def bits_per_code(prior: Prior, index: str, batch_size: int = 64) -> float:
+    """The prior's mean -log2 p(code) over every code of an index, each once."""
+    return held_out_figures(prior, index, batch_size=batch_size)["bits_per_code"]
+
+
+@torch.no_grad()
+def held_out_figures(
+    prior: Prior, index: str, ranks: Run | Joined | None = None, batch_size: int = 64
+) -> dict[str, float]:
+    """The prior's bits_per_code and accuracy over every code of an index, each once over all ranks.
+
+    All ranks call the prior equally often, as sharded weights are gathered in each call: a rank that has run out of
+    codes passes a spare sample and doesn't count it.
+    """
+    rank, world_size, device = (ranks.rank, ranks.world_size, ranks.device) if ranks else (0, 1, None)
+    device = device or next(prior.parameters()).device
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    batches = every_code(index, batch_size=batch_size, rank=rank, world_size=world_size)
+    batch, spare = next(batches, None), next(every_code(index, batch_size=1))
+    while ranks.vote.any(batch is not None) if ranks else batch is not None:
+        shown = batch or spare
+        code_BN = shown.idx_Bhw.flatten(1).to(device)
+        nats_BN, right_BN = prior.judge(code_BN, prior.tokens(prior.asked(shown).to(device)))
+        if batch is not None:
+            sums += torch.stack([nats_BN.double().sum(), right_BN.double().sum(), sums.new_tensor(code_BN.numel())])
+        if ranks:
+            ranks.alive()
+        batch = next(batches, None)
+    nats, right_codes, count = (ranks.sum(sums) if ranks else sums).tolist()
+    return {"bits_per_code": nats / max(count, 1) / math.log(2), "accuracy": right_codes / max(count, 1)}

@@ -1,0 +1,169 @@
+"""Given pictures with a hole, whose codes are kept outside it.
+
+Shapes: B pictures, C channels, H W pixels, h w latent grid, N codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.pictures.decode import PICTURES
+from data.pictures.transforms import TransformConfig, to_float
+from data.reading.stream import every_sample
+from data.shards.loading import load_index
+from launch.command.cli import UserError
+from stage1_tokenizer import Tokenizer
+from stage1_tokenizer.tokenizer.pil import as_batch, to_pil
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.config.sampling import InpaintConfig
+from stage2_prior.priors.base import Prior
+from stage2_prior.sampling.conditions import Subjects, numbered, prompts_of, told
+
+HOLE = 0.5
+"""How bright the hole is where it is shown, of [-1, 1]."""
+
+
+class Given(Subjects):
+    """Given pictures with a hole."""
+
+    what = "given pictures"
+
+    def __init__(self, config: InpaintConfig, prior: Prior, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        transform = TransformConfig.from_dict(prior.source.transform)
+        self.x_BCHW, names, found, captions = read(config, transform, prior)
+        super().__init__(prior, range(len(names)), names, numbered(names))
+        self.classes = wanted_classes(config.classes, found, prior)
+        texts = wanted_texts(config, captions) if prior.text is not None else []
+        self._tokens = told(prior, texts) if texts else prior.tokens(torch.tensor(self.classes))
+        self.guidable = any(texts) or any(label >= 0 for label in self.classes)
+        self.hole_HW = hole(config, transform.size)
+        self.open_N = open_codes(self.hole_HW, prior.source)
+        refuse_order(prior, self.open_N, config)
+        self._codes: dict[int, Tensor] = {}
+
+    def class_of(self, label: int) -> int:
+        """The class a given picture is drawn as."""
+        return self.classes[label]
+
+    def tokens(self, labels: Sequence[int]) -> Tensor:
+        """The tokens of the pictures' classes or texts."""
+        return self._tokens[list(labels)].to(next(self.prior.parameters()).device)
+
+    def given(self, labels: Sequence[int]) -> Tensor:
+        """The pictures' codes, given_BN, -1 in the hole."""
+        idx_BN = torch.stack([self._of(label) for label in labels])
+        return idx_BN.masked_fill(self.open_N.to(idx_BN.device), -1)
+
+    @torch.inference_mode()
+    def _of(self, label: int) -> Tensor:
+        """A picture's codes, idx_N: encoded alone, so that they don't depend on others beside it."""
+        if label not in self._codes:
+            device = next(self.tokenizer.parameters()).device
+            self._codes[label] = self.tokenizer.encode(self.x_BCHW[label : label + 1].to(device)).flatten()
+        return self._codes[label]
+
+    def shown(self, label: int) -> dict[str, Image.Image]:
+        """The picture, and what of it is kept."""
+        x_CHW = self.x_BCHW[label]
+        given, holed = to_pil(torch.stack([x_CHW, torch.where(self.hole_HW, HOLE, x_CHW)]))
+        return {"given": given, "hole": holed}
+
+
+def read(
+    config: InpaintConfig, transform: TransformConfig, prior: Prior
+) -> tuple[Tensor, list[str], list[int], list[str]]:
+    """The given pictures as the tokenizer sees them, x_BCHW; their names, labels (-1: none) and captions ("": none)."""
+    path, names = Path(config.given), prior.vocabulary.classes
+    if config.given.endswith(".json"):
+        batches = list(every_sample(config.given, transform, batch_size=64, limit=config.limit))
+        keys = [key for batch in batches for key in batch.keys]
+        ours = tuple(load_index(config.given).classes) == names
+        labels = [label if ours else -1 for batch in batches for label in batch.label_B.tolist()]
+        captions = [text for batch in batches for text in batch.captions]
+        return to_float(torch.cat([batch.pixels_BCHW for batch in batches])), keys, labels, captions
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = [file for file in files if file.suffix.lower().lstrip(".") in PICTURES and file.is_file()][: config.limit]
+    if not files:
+        raise UserError(f"given={config.given} is no picture, and holds none: name a file, a folder or an index")
+    try:
+        parts = [as_batch(Image.open(file), transform) for file in files]
+    except (OSError, ValueError) as error:
+        raise UserError(f"given={config.given}: a picture can't be used ({error}): leave it out") from error
+    return torch.cat(parts), [file.stem for file in files], [-1] * len(files), [""] * len(files)
+
+
+def wanted_classes(wanted: Sequence[str] | None, found: list[int], prior: Prior) -> list[int]:
+    """The class that each picture is drawn as: those wanted, else those found. UserError for another number of them."""
+    if wanted is None:
+        return found
+    labels = [prior.vocabulary.label(name) for name in wanted]
+    if len(labels) not in (1, len(found)):
+        raise UserError(f"classes names {len(labels)} classes for {len(found)} pictures: name one, or one for each")
+    return labels * len(found) if len(labels) == 1 else labels
+
+
+def wanted_texts(config: InpaintConfig, found: list[str]) -> list[str]:
+    """The text that each picture is drawn by: those wanted, else those found. UserError for another number of them."""
+    texts = prompts_of(config.prompt, config.prompts) or found
+    if len(texts) not in (1, len(found)):
+        raise UserError(f"prompts={config.prompts} has {len(texts)} texts for {len(found)} pictures: give one for each")
+    return texts * len(found) if len(texts) == 1 else texts
+
+
+def hole(config: InpaintConfig, size: int) -> Tensor:
+    """What of the prepared pictures is drawn anew, hole_HW bool."""
+    if config.mask is not None:
+        try:
+            with Image.open(config.mask) as image:
+                grey = image.convert("L").resize((size, size), Image.Resampling.NEAREST)
+        except OSError as error:
+            raise UserError(f"mask={config.mask} can't be read ({error}): name a picture") from error
+        return torch.from_numpy(np.array(grey)) > 127
+    inside_HW = torch.zeros(size, size, dtype=torch.bool)
+    kept = round(size * config.share)
+    first = (size - kept) // 2
+    boxes: dict[str, Any] = {
+        "top": (slice(kept), slice(None)),
+        "bottom": (slice(size - kept, None), slice(None)),
+        "left": (slice(None), slice(kept)),
+        "right": (slice(None), slice(size - kept, None)),
+        "middle": (slice(first, first + kept),) * 2,
+        "border": (slice(kept - kept // 2, size - kept // 2),) * 2,
+    }
+    inside_HW[boxes[config.keep]] = True
+    return inside_HW if config.keep == "border" else ~inside_HW
+
+
+def open_codes(hole_HW: Tensor, source: CodeSource) -> Tensor:
+    """Which codes are drawn, open_N bool, in the order of the flattened codes: those whose place the hole touches.
+
+    Of several scales' codes those with more than half of their place in it. UserError for codes without a place.
+    """
+    if len(source.grid) != 2:
+        raise UserError(f"codes of {source} have no place in the picture, so that no part of it can be kept")
+    hole_11HW = hole_HW.float()[None, None]
+    if source.form == "scales":
+        return torch.cat([F.adaptive_avg_pool2d(hole_11HW, side).flatten() > 0.5 for side in source.scales])
+    return (F.adaptive_max_pool2d(hole_11HW, source.grid).flatten() > 0).repeat(source.codebooks)
+
+
+def refuse_order(prior: Prior, open_N: Tensor, config: InpaintConfig) -> None:
+    """UserError for a hole of all or of nothing, and for one with given codes behind it that the prior can't hear."""
+    what = f"mask={config.mask}" if config.mask else f"keep={config.keep} with share={config.share:g}"
+    if open_N.all() or not open_N.any():
+        raise UserError(f"{what} leaves {'no code' if open_N.all() else 'all codes'} in place: choose another share")
+    if prior.in_order:
+        place_P = open_N[: len(open_N) // prior.source.codebooks]
+        if not place_P[int(place_P.int().argmax()) :].all():
+            raise UserError(
+                f"{what} keeps codes that come after the hole, and a prior of kind {prior.kind}, drawn row by row, "
+                "doesn't hear them: set keep to top, or take a masked or a multiscale prior"
+            )

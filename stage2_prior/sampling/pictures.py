@@ -1,0 +1,184 @@
+"""Pictures of subjects, drawn batch by batch into a folder that any number of ranks can complete.
+
+Shapes: B batch, N codes, h w their grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from launch.command.cli import UserError
+from launch.files.atomic import write_file
+from stage1_tokenizer import Tokenizer
+from stage2_prior.codes.source import code_type
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.sampling import SampleConfig
+from stage2_prior.priors.base import Prior
+from stage2_prior.sampling.conditions import Classes, Subjects
+
+GRID_ROWS, GRID_COLUMNS, GRID_GAP = 50, 10, 2
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to sample: the number'th of its class (label -1: of no class)."""
+
+    label: int
+    number: int
+
+
+def uniforms(seed: int, pictures: Sequence[Picture], draws: int) -> Tensor:
+    """All randomness of some pictures, uniform_BN float32 in [0, 1): each row a function of (seed, class, number)."""
+    rows = []
+    for picture in pictures:
+        words = np.random.SeedSequence([seed, picture.label + 1, picture.number])
+        rows.append(np.random.Generator(np.random.Philox(words)).random(draws, dtype=np.float32))
+    return torch.from_numpy(np.stack(rows))
+
+
+def sample_codes(
+    prior: Prior, pictures: Sequence[Picture], seed: int, drawing: Drawing, subjects: Subjects | None = None
+) -> Tensor:
+    """Codes of some pictures, idx_Bhw int64 (or in their tokenizer's other form), drawn together on its device.
+
+    The pictures' labels are classes, where no other `subjects` are named.
+    """
+    subjects, labels = subjects or Classes(prior, None), [picture.label for picture in pictures]
+    uniform_BU = uniforms(seed, pictures, prior.draws(drawing)).to(next(prior.parameters()).device)
+    code_BN = prior.sample(subjects.tokens(labels), uniform_BU, drawing, subjects.given(labels))
+    return code_BN.unflatten(1, prior.source.shape)
+
+
+@torch.inference_mode()
+def decode_pictures(tokenizer: Tokenizer, idx_Bhw: Tensor, batch: int) -> list[Image.Image]:
+    """The pictures of some code grids."""
+    pictures: list[Image.Image] = []
+    for part_Bhw in idx_Bhw.split(batch):
+        pictures += tokenizer.to_pil(tokenizer.decode(part_Bhw))
+    return pictures
+
+
+class Sampling:
+    """One sampling: what is drawn in which batch, and where it lies."""
+
+    def __init__(self, config: SampleConfig, prior: Prior, subjects: Subjects):
+        self.config, self.prior, self.subjects = config, prior, subjects
+        self.out = Path(config.out)
+        self.labels, self.folders = self.subjects.labels, self.subjects.folders
+        if config.guidance != 1 and not self.subjects.guidable:
+            lacking = "classes" if prior.text is None else "prompts"
+            raise UserError(f"guidance={config.guidance:g} needs {lacking}, and there are none: leave it at 1")
+        pictures = [Picture(label, number) for number in range(config.count) for label in self.labels]
+        size = config.batch_size
+        self.batches = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+
+    def path(self, picture: Picture) -> Path:
+        """Where a picture lies."""
+        return self.out / self.folders[picture.label] / f"{picture.number:05d}.png"
+
+    def codes_path(self, batch: int) -> Path:
+        """Where a batch's codes lie."""
+        return self.out / "codes" / f"{batch:06d}.npy"
+
+    def done(self, batch: int) -> bool:
+        """Whether a batch's codes and pictures are there."""
+        return self.codes_path(batch).exists() and all(self.path(picture).exists() for picture in self.batches[batch])
+
+    def missing(self, part: int = 0, parts: int = 1) -> list[int]:
+        """The batches of a part of the sampling that are not complete yet."""
+        return [batch for batch in range(part, len(self.batches), parts) if not self.done(batch)]
+
+    def describe(self) -> dict[str, Any]:
+        """samples.json without the results."""
+        places = ("prior", "tokenizer", "out", "part", "parts", "prompt", "prompts", "text_encoder", "dry_run")
+        settings = {name: value for name, value in asdict(self.config).items() if name not in places}
+        return {
+            "settings": settings,
+            "tokenizer": self.prior.source.tokenizer,
+            "grid": list(self.prior.source.grid),
+            "classes": self.subjects.described(self.config.count),
+            "order": "picture i of all batches is number i // C of class i % C, C classes as listed",
+        }
+
+    def plan(self) -> str:
+        """What would be drawn, in a line."""
+        missing = sum(len(self.batches[batch]) for batch in self.missing())
+        halves = ", both guidance halves" if self.config.guidance != 1 else ""
+        return (
+            f"{len(self.labels)} {self.subjects.what} × {self.config.count} pictures in {len(self.batches)} batches of "
+            f"{self.config.batch_size}, {missing} of them not there yet; {self.prior.kind} prior, "
+            f"{self.prior.source.positions} codes a picture{halves}; to {self.out}"
+        )
+
+    def begin(self) -> None:
+        """Make the folders and samples.json; UserError where another sampling lies there."""
+        described, file = self.describe(), self.out / "samples.json"
+        if file.exists():
+            there = json.loads(file.read_text())
+            wrong = [key for key, value in described.items() if there.get(key) != value]
+            if wrong:
+                raise UserError(f"out={self.out} holds samples with another {wrong[0]}: choose another folder")
+        elif self.out.exists() and any("samples.json" not in there.name for there in self.out.iterdir()):
+            raise UserError(f"out={self.out} isn't empty and holds no samples.json: choose another folder")
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not file.exists():  # before the folders: another part of the same sampling may begin just now
+            write_file(file, json.dumps(described, indent=1) + "\n")
+        for folder in (*self.folders.values(), "codes"):
+            (self.out / folder).mkdir(exist_ok=True)
+
+    def draw(self, batch: int, tokenizer: Tokenizer) -> None:
+        """Draw and decode one batch and write it; always full, so that its size never differs."""
+        pictures = self.batches[batch]
+        padded = [pictures[i % len(pictures)] for i in range(self.config.batch_size)]
+        idx_Bhw = sample_codes(self.prior, padded, self.config.seed, self.config, self.subjects)
+        idx_Bhw = idx_Bhw[: len(pictures)]
+        for picture, image in zip(pictures, decode_pictures(tokenizer, idx_Bhw, self.config.decode_batch), strict=True):
+            image.save(self.path(picture))
+        part = self.codes_path(batch).with_suffix(".part")
+        with part.open("wb") as file:
+            np.save(file, idx_Bhw.cpu().numpy().astype(code_type(self.prior.vocabulary.codebook_size)))
+        part.replace(self.codes_path(batch))
+
+    def finish(self, seconds: float, drawn: int) -> None:
+        """Write grid.png, what else is shown, samples.npz if asked for, and the results."""
+        for label, folder in self.folders.items():
+            for name, image in self.subjects.shown(label).items():
+                image.save(self.out / folder / f"{name}.png")
+        rows = self.labels[:GRID_ROWS]
+        columns = range(min(self.config.count, GRID_COLUMNS))
+        shown = [
+            [
+                *self.subjects.shown(label).values(),
+                *(Image.open(self.path(Picture(label, number))) for number in columns),
+            ]
+            for label in rows
+        ]
+        picture_grid(shown).save(self.out / "grid.png")
+        if self.config.npz:
+            files = [self.path(picture) for batch in self.batches for picture in batch]
+            np.savez(
+                self.out / "samples.npz", np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+            )
+        results: dict[str, Any] = {"pictures": sum(map(len, self.batches)), "complete": True}
+        if drawn:
+            results |= {"seconds": round(seconds, 3), "pictures_per_second": round(drawn / seconds, 3)}
+        write_file(self.out / "samples.json", json.dumps(self.describe() | results, indent=1) + "\n")
+
+
+def picture_grid(images: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """The pictures in rows and columns on white."""
+    width, height = images[0][0].size
+    step_x, step_y = width + GRID_GAP, height + GRID_GAP
+    grid = Image.new(images[0][0].mode, (len(images[0]) * step_x - GRID_GAP, len(images) * step_y - GRID_GAP), "white")
+    for y, row in enumerate(images):
+        for x, image in enumerate(row):
+            grid.paste(image, (x * step_x, y * step_y))
+    return grid
