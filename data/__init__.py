@@ -1,16 +1,25 @@
-"""Pictures and codes as shards: packing, indexing, order, streaming. Nothing here knows a model.
+"""Pictures and codes as shards: packing, indexing, order, streaming. Knows no model.
 
-A shard is an ordinary WebDataset tar, a set of them is named by an index, a JSON file that wids reads too:
+A shard is an ordinary WebDataset tar; an index, a JSON file that wids reads too, names a set of them. Samples are
+`KEY.jpg` (or png, webp, …), `KEY.cls`, `KEY.txt`; codes are `KEY.codes.npy`, uint16 or uint32.
 
-    python -m data.pack PICTURES OUT --kind folder --held_out 0.05     any source to shards; resumed after any kill
-    python -m data.index 'shards/{000..127}.tar' index.json            an index for tars that are there
-    python -m data.inspect INDEX --verify true --contact_sheet S.png   what is in it, and whether all of it decodes
-    python -m data.simulate --shards 100000 --ranks 4096               how an order would go, without data
+Commands:
 
-Samples are `KEY.jpg` (or png, webp, …), `KEY.cls`, `KEY.txt`; codes are `KEY.codes.npy`, uint16 or uint32.
+    python -m data.pack PICTURES OUT --kind folder --held_out 0.05     any source to shards; resumes after any kill
+    python -m data.index 'shards/{000..127}.tar' index.json            an index for existing tars
+    python -m data.inspect INDEX --verify true --contact_sheet S.png   what a set holds, and whether all of it decodes
+    python -m data.simulate --shards 100000 --ranks 4096               how an order behaves, without data
 
-Which samples make up the batch of a step is a function of index, seed and global batch alone (`data.order`), whatever
-the number of ranks and threads. So a run resumes exactly, mid-epoch, on any layout; a checkpoint needs the step only:
+Rooms:
+
+    order        which samples make up a step: a function of index, seed, global batch and step alone
+    remote       shards behind a URL, and their cache
+    shards       the format on disk
+    pictures     decoding and augmentation
+    reading      batches, read and decoded ahead of training
+    packing      sources to shards
+    inspecting   checks and contact sheets
+    samples      small sets that ship with the project
 
     from data.config import DataConfig
     from data.reading.stream import PictureStream, every_sample
@@ -21,8 +30,5 @@ the number of ranks and threads. So a run resumes exactly, mid-epoch, on any lay
             batch.pixels_BCHW, batch.label_B, batch.keys               # uint8, int64 (-1: none)
     every_sample("data/samples/mnist/held_out.json", config.transform, batch_size=64)   # each one once, in order
 
-Local shards are read at byte offsets; shards behind https, s3 or gs are streamed, or copied into `data.cache`. A sample
-that can't be decoded is replaced and counted; above `data.max_damaged` the run stops and names the shards.
-`data.mixture` draws from several indexes by weight. `data.transforms` crops and flips by a sample's own seed, and its
-settings travel with the released tokenizer.
+`docs/data.md` has the tasks.
 """

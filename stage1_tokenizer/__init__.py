@@ -8,21 +8,25 @@
 
 Commands (`--help` explains each setting, `--print_config` prints them):
 
-    train        a tokenizer by a recipe: python -m launch.local --processes 8 stage1_tokenizer.train --config RECIPE
-    evaluate     PSNR, SSIM, LPIPS, use of the codebook, distances between sets, with what they rest on
+    train        a tokenizer from a recipe: python -m launch.local --processes 8 stage1_tokenizer.train --config RECIPE
+    evaluate     PSNR, SSIM, LPIPS, codebook usage, distances between sets
     compare      VAE, VQ-VAE, VQGAN and every quantizer on the same data and steps: a table and a picture
     release      a run as a folder that others load, with or without this package
-    reconstruct  files beside their reconstructions, with figures and bytes for each
-    convert      tokenizers that others published, into this form and out to diffusers
+    reconstruct  files beside their reconstructions, with metrics and bytes
+    convert      published tokenizers into this form, and out to diffusers
+    hub          push a released folder
 
-What a tokenizer is made of (`model.*`): `backbone` conv, conv_plus or vit (with `vit.latent_tokens` a 1-D one), and
-`quantizer.kind`, ten of them with one protocol (`stage1_tokenizer.quantizers`). `gaussian` is a VAE; `vq` without the
-adversarial term a VQ-VAE; with it a VQGAN.
+Rooms:
 
-What it minimises (`loss.*`): pixels + LPIPS + adversarial + the quantizer's own terms. One forward serves all of them
-(`stage1_tokenizer.training.step`): gradients are taken at the reconstruction, weighed there, and sent through the
-networks once. `data.micro_batch` computes a batch in parts, with the same update. `stage1_tokenizer.training.monitor`
-names what goes wrong.
+    config, layers                             settings, without torch; what all networks share
+    networks, quantizers                       encoders and decoders; latents to codes
+    losses, discriminators                     what training minimizes at the reconstruction
+    kernels                                    faster forms of layers, swapped into plain networks
+    tokenizer                                  the public class
+    training, measuring, publishing, foreign   steps, metrics, released folders, published checkpoints
+    media                                      one file per kind of data
+
+`training.step` has the algorithm of a training step. `docs/networks.md` describes what there is to choose from.
 """
 
 from __future__ import annotations

@@ -6,21 +6,31 @@
 Commands (`--help` explains each setting, `--print_config` prints them):
 
     encode    shards of pictures to shards of codes, each sample once over all ranks, resumed shard by shard
-    train     a prior by a recipe: python -m launch.local --processes 8 stage2_prior.train --config RECIPE
-    sample    --count pictures of every class or prompt: PNGs, a grid, ADM's .npz; the same for any number of ranks
-    inpaint   parts of given pictures drawn anew; what is kept keeps its codes
-    evaluate  held-out bits per code, agreement of a classifier, distances between sets
-    release   a folder; autoregressive and masked ones are stock transformers models
+    train     a prior from a recipe: python -m launch.local --processes 8 stage2_prior.train --config RECIPE
+    sample    --count pictures of every class or prompt: PNGs, a grid, ADM's .npz; the same on any number of ranks
+    inpaint   redraw parts of given pictures; what is kept keeps its codes
+    evaluate  held-out bits per code, a classifier's agreement, distances between sets
+    release   a folder; autoregressive and masked priors are stock transformers models
+    demo      a local web page
 
 Kinds of prior (`model.kind`):
 
     autoregressive  a stock Llama over the codes in raster or annealed random order (RAR)
     masked          a stock ModernBERT with a mask token; confidence or Halton order (MaskGIT)
     multiscale      scale by scale, for `multiscale` codes (VAR)
-    depth           a Llama over places, a small one over the codes of a place, for `residual` and `product` (RQ)
+    depth           a Llama over positions, a small one over the codes of a position, for `residual` and `product` (RQ)
 
-Code shards name the tokenizer by its fingerprint, and a prior can't be trained on, or sample for, another one's codes.
-`model.preset` has published shapes, `--dry_run` tells what a training costs, `run.strategy` shares it out among ranks.
+Rooms:
+
+    config       settings, without torch
+    codes        codes on disk and their vocabulary
+    generation   codes from logits
+    priors       the kinds of prior and their conditions
+    sampling     pictures from a prior
+    training, measuring, publishing   optimizer and cost, metrics, model card
+
+Code shards carry the tokenizer's fingerprint, so that a prior can't be used with another tokenizer's codes.
+`docs/priors.md` has the tasks.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Whether all of a set decodes, and what it looks like."""
+"""Checks that a whole data set decodes, and draws a contact sheet of it. Rests on `data.reading`."""

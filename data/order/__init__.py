@@ -1,1 +1,1 @@
-"""Which samples make up a step, as a pure function."""
+"""Which samples make up a step, as a pure function of seed and step. Rests on nothing."""

@@ -1,1 +1,1 @@
-"""Any source of pictures to shards."""
+"""Any source of pictures written as shards, by several processes, resumed after a kill. Rests on `data.shards`."""

@@ -1,1 +1,1 @@
-"""Decoding and preparing pictures."""
+"""Pictures decoded from bytes, cropped and flipped into a batch. Rests on `data.shards`."""

@@ -1,1 +1,4 @@
-"""Batches from shards, read and decoded ahead of training."""
+"""Batches in the order of `data.order`, read and decoded ahead of training.
+
+Rests on `data.shards` and `data.pictures`.
+"""

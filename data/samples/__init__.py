@@ -1,1 +1,1 @@
-"""Small real sets that ship with the project, as shards, with their licences; `build` makes them."""
+"""Small data sets that ship with the project, as shards, with their licences; `build` recreates them."""

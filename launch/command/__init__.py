@@ -1,1 +1,1 @@
-"""How every command reads its options, checks them, shows progress and says what is wrong."""
+"""How commands read and check their options, show progress, report errors and exit. Imports nothing of ours."""

@@ -1,1 +1,1 @@
-"""Atomic files and patient downloads."""
+"""Atomic writes and patient downloads. Rests on `launch.command`."""

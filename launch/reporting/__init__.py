@@ -1,1 +1,1 @@
-"""Charts of the report."""
+"""The report's charts, as SVG."""

@@ -1,1 +1,1 @@
-"""A training run: its folder, seeds, signals, metrics, and what watches it."""
+"""A training run: its folder, seeds, signals, metrics and watchdog. Rests on `launch.ranks` and `launch.files`."""

@@ -1,1 +1,4 @@
-"""What a job on a cluster runs on its nodes."""
+"""What a SLURM job runs: the batch scripts, the check of its nodes, the start of its ranks.
+
+Rests on `launch.stages`.
+"""

@@ -1,1 +1,1 @@
-"""The pipeline as a list of stages, and what became of each."""
+"""The pipeline's stages, what each needs and gets, and what became of it. Rests on `launch.run` and `launch.files`."""

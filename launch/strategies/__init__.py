@@ -1,1 +1,1 @@
-"""How ranks share a model: DDP, FSDP2, DeepSpeed's ZeRO."""
+"""How ranks share a model: DDP, FSDP2, DeepSpeed's ZeRO. Rests on `launch.checkpoints`."""

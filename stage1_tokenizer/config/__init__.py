@@ -1,1 +1,1 @@
-"""Every setting of stage one, without torch."""
+"""Every setting of stage one. Imports no torch."""

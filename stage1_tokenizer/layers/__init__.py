@@ -1,1 +1,1 @@
-"""Layers that all networks share."""
+"""Layers that all networks share. Rests on nothing but torch."""

@@ -1,1 +1,1 @@
-"""What is minimised at the reconstruction."""
+"""Pixel losses, LPIPS and the adversarial losses. Rests on `config` and `layers`."""

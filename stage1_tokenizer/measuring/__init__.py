@@ -1,1 +1,1 @@
-"""Figures of reconstructions, codes and sets."""
+"""Metrics of reconstructions, codes and sets of pictures. Rests on `tokenizer` and `losses`."""

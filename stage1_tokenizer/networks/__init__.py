@@ -1,1 +1,1 @@
-"""Encoders and decoders."""
+"""Encoders and decoders. Rests on `config` and `layers`."""

@@ -1,1 +1,1 @@
-"""Released folders: cards, model files, the Hub. Used by both stages."""
+"""Released folders of both stages: model cards, model files, the Hub. Rests on `tokenizer`."""

@@ -1,1 +1,1 @@
-"""The public class, and what opens, saves and applies it."""
+"""The public `Tokenizer`: networks and a quantizer, saved, opened and applied. Rests on `networks` and `quantizers`."""

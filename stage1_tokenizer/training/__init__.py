@@ -1,1 +1,1 @@
-"""One training step and all that it trains."""
+"""One training step, and everything it trains. Rests on `tokenizer`, `losses` and `discriminators`."""

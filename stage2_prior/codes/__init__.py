@@ -1,1 +1,1 @@
-"""Codes on disk: encoding, reading, checking."""
+"""Codes on disk: encoding, reading, checking, and the vocabulary they form. Rests on `config`."""

@@ -1,1 +1,1 @@
-"""Every setting of stage two, without torch."""
+"""Every setting of stage two. Imports no torch."""

@@ -1,1 +1,1 @@
-"""Drawing codes from logits."""
+"""Drawing codes from logits: guidance, cut-offs, caches. Rests on torch alone."""

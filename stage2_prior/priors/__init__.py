@@ -1,1 +1,1 @@
-"""The kinds of prior, and what conditions them."""
+"""The kinds of prior, and what conditions them. Rests on `config`, `codes` and `generation`."""

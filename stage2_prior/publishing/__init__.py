@@ -1,1 +1,1 @@
-"""The prior's model card."""
+"""The prior's model card. Rests on `stage1_tokenizer.publishing`."""

@@ -1,1 +1,1 @@
-"""Pictures from drawn codes."""
+"""Pictures from a prior: conditions, holes, decoding of drawn codes. Rests on `priors`."""

@@ -1,1 +1,1 @@
-"""Forms for CPUs."""
+"""Kernels for CPUs."""
