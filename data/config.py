@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,7 @@ def _opened(config: ConvertConfig) -> tuple[Tokenizer, dict[str, Tensor], Origin
 
 def build(made: Converted, where: str, size: int | None = None) -> Tokenizer:
     """A tokenizer with the converted weights, in evaluation mode; UserError where they aren't its own, name by name."""
-    from data.pictures.transforms import TransformConfig
+    from data.pictures.config import TransformConfig
     from stage1_tokenizer.foreign.discriminator import differing
     from stage1_tokenizer.tokenizer.folder import model_config
     from stage1_tokenizer.tokenizer.model import Tokenizer

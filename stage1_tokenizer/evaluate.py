@@ -20,8 +20,8 @@ from stage1_tokenizer.config.measuring import DistanceConfig
 from stage1_tokenizer.measuring.scores import measure, transform_of
 
 if TYPE_CHECKING:
-    from data.pictures.transforms import TransformConfig
-    from data.reading.stream import Batch
+    from data.pictures.batches import PictureBatch
+    from data.pictures.config import TransformConfig
     from launch.ranks.joined import Ranks
     from stage1_tokenizer.losses.lpips import LPIPS
     from stage1_tokenizer.measuring.features import FeatureNetwork
@@ -153,7 +153,7 @@ def _write(
     print(json.dumps({name: value for name, value in result.items() if name != "measured"}))
 
 
-def _shown(batches: Iterable[Batch], shown: bool) -> Iterable[Batch]:
+def _shown(batches: Iterable[PictureBatch], shown: bool) -> Iterable[PictureBatch]:
     from launch.command.progress import Progress
 
     with Progress("evaluate tokenizer", None, unit="pictures", enabled=shown) as bar:

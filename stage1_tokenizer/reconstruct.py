@@ -90,7 +90,8 @@ def read_picture(file: Path, tokenizer: Tokenizer, config: ReconstructConfig) ->
     """A file's pixels, uint8 (C, H, W): of its own size, or prepared as in training. UserError if it is no picture."""
     import torch
 
-    from data.pictures.decode import DamagedSampleError, decode_picture
+    from data.pictures.decode import decode_picture
+    from data.shards.sample import DamagedSampleError
     from stage1_tokenizer.tokenizer.pil import transformed
 
     transform = tokenizer.transform

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from data.reading.stream import Batch
+    from data.pictures.batches import PictureBatch
     from launch.run.runtime import Run
     from stage1_tokenizer.losses.lpips import LPIPS
     from stage1_tokenizer.training.trained import Parts
@@ -140,7 +140,7 @@ def may_change(config: TokenizerTrainConfig) -> tuple[str, ...]:
 
 
 def train_step(
-    config: TokenizerTrainConfig, parts: Parts, batch: Batch, step: int, device: torch.device
+    config: TokenizerTrainConfig, parts: Parts, batch: PictureBatch, step: int, device: torch.device
 ) -> tuple[dict[str, Tensor | float], Tensor]:
     """One step of both optimizers on this rank's part of a batch; its scalars, and whether it was done.
 
@@ -204,7 +204,7 @@ def evaluate(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -
     return {f"eval/{name}": value for name, value in found.items()}
 
 
-def alive(batches: Iterable[Batch], this: Run) -> Iterator[Batch]:
+def alive(batches: Iterable[PictureBatch], this: Run) -> Iterator[PictureBatch]:
     """The batches, each a sign of life: a long evaluation is no hang."""
     for batch in batches:
         this.alive()

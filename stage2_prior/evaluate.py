@@ -140,7 +140,7 @@ def distances(
     config: EvaluateConfig, prior: Prior | None, network: FeatureNetwork, ranks: Joined, measured: dict[str, Any]
 ) -> dict[str, float]:
     """The samples' distances from the reference; what they rest on goes to `measured`."""
-    from data.pictures.transforms import TransformConfig
+    from data.pictures.config import TransformConfig
     from stage1_tokenizer.measuring.distances import METHOD, figures
     from stage1_tokenizer.measuring.picture_sets import side_of
     from stage1_tokenizer.measuring.references import measure_set, reference_of, save_reference

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from data.reading.stream import CodeBatch, CodeStream
+from data.codes.batches import CodeBatch
+from data.reading.stream import CodeStream
 from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from launch.checkpoints import store as checkpoint

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
 from launch.command.cli import UserError
 from launch.pipeline import is_done, key, record_path

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
 from launch.stages.listing import ROOT
 from stage1_tokenizer.convert import NAMES

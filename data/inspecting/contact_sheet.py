@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.packing.splits import shuffled
-from data.pictures.decode import DamagedSampleError, decode_picture, label, picture_bytes, read_sample
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
+from data.pictures.decode import decode_picture, picture_bytes
 from data.shards.compressed import open_plain
 from data.shards.index import ShardIndex
+from data.shards.sample import DamagedSampleError, label, read_sample
 from launch.command.cli import UserError
 
 _MARGIN, _LINE = 6, 13

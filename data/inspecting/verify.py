@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from data.codes.batches import decode_codes
 from data.packing.convert import extension_of
 from data.packing.sources.base import SkipSampleError
-from data.pictures.decode import DamagedSampleError, decode_codes, decode_picture, label, picture_bytes, read_sample
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
+from data.pictures.decode import decode_picture, picture_bytes
 from data.shards.compressed import open_plain
 from data.shards.index import ShardIndex
 from data.shards.locations import is_remote
+from data.shards.sample import DamagedSampleError, label, read_sample
 from data.shards.tar import scan
 from launch.command.cli import UserError
 from launch.command.progress import Progress

@@ -11,8 +11,9 @@ import simplejpeg
 from PIL import Image
 
 from data.packing.sources.base import Raw, SkipSampleError
-from data.pictures.decode import DamagedSampleError, decode_picture
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
+from data.pictures.decode import decode_picture
+from data.shards.sample import DamagedSampleError
 
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpg"),

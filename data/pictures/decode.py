@@ -8,33 +8,21 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data.pictures.transforms import Draw, TransformConfig, crop_box, target_size
-from data.shards.tar import members, split_name
+from data.pictures.config import TransformConfig
+from data.pictures.geometry import Draw, crop_box, target_size
+from data.shards.sample import DamagedSampleError, Sample
 
 PICTURES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif", "img")
 """Last parts of the extensions of members that hold a picture."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112
 _MOST_KEPT = 64_000_000
-
-
-class DamagedSampleError(ValueError):
-    """A sample that can't be used, and why."""
-
-
-class Sample(NamedTuple):
-    """One sample as it lies in its shard."""
-
-    key: str
-    files: Mapping[str, memoryview]
-    """Contents by extension, lower case."""
 
 
 class Workspace:
@@ -50,40 +38,6 @@ class Workspace:
         if size > len(self._memory):
             self._memory = np.empty(size, np.uint8)
         return self._memory
-
-
-def read_sample(buffer: bytes | memoryview) -> Sample:
-    """The sample in a stretch of an archive; DamagedSampleError if the bytes aren't a sound one."""
-    view = memoryview(buffer)
-    key, files = "", {}
-    try:
-        for member in members(view):
-            key, extension = split_name(member.name)
-            files[extension] = view[member.data : member.data + member.size]
-    except ValueError as error:
-        raise DamagedSampleError(f"not a sound tar member: {error}") from error
-    if not files:
-        raise DamagedSampleError("no member where the index says there is a sample")
-    return Sample(key, files)
-
-
-def label(sample: Sample, classes: int) -> int:
-    """The class number in the sample's `cls`, -1 without one; DamagedSampleError unless it is in [0, classes)."""
-    text = sample.files.get("cls")
-    if text is None:
-        return -1
-    try:
-        number = int(bytes(text))
-    except ValueError:
-        raise DamagedSampleError(f"its label {bytes(text[:20])!r} is not a number") from None
-    if number < 0 or (classes and number >= classes):
-        raise DamagedSampleError(f"its label {number} is not one of the {classes} classes")
-    return number
-
-
-def caption(sample: Sample) -> str:
-    """The text in the sample's `txt`, on one line; empty without one."""
-    return " ".join(bytes(sample.files.get("txt", b"")).decode("utf-8", "replace").split())
 
 
 def picture_bytes(sample: Sample) -> memoryview:
@@ -116,17 +70,6 @@ def decode_picture(
         if pixels is not None:
             return pixels
     return _decode_other(data, config, max_pixels)
-
-
-def decode_codes(sample: Sample) -> np.ndarray:
-    """The code grid of a code sample, integers (h, w); DamagedSampleError without a sound one."""
-    contents = sample.files.get("codes.npy")
-    if contents is None:
-        raise DamagedSampleError(f"no codes.npy among {', '.join(sample.files)}")
-    try:
-        return np.lib.format.read_array(io.BytesIO(contents), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DamagedSampleError(f"its codes.npy can't be read: {error}") from error
 
 
 def _decode_jpeg(

@@ -5,95 +5,13 @@ Shapes: B batch, C channels, H W pixels. Pixels are uint8 until they are on the 
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
-
 import numpy as np
 import torch
 
+from data.pictures.config import TransformConfig
+from data.pictures.geometry import Draw, crop_box, target_size
+
 _KERNELS = {"bicubic": torch.ops.aten._upsample_bicubic2d_aa.out, "area": torch.ops.aten._upsample_bilinear2d_aa.out}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformConfig:
-    """How a picture of any size and mode becomes size×size pixels with `channels` channels."""
-
-    size: int = 256
-    """Pixels of each side of the result."""
-    channels: int = 3
-    """3 for RGB, 1 for grey."""
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-    """crop: the largest square of the picture; pad: all of it, shrunk if it is too large, never enlarged, with
-    `background` around it; stretch: all of it, whatever its shape."""
-    flip: bool = False
-    """In training, mirror left to right at random."""
-    random_crop: bool = False
-    """In training, with fit=crop, place the square at random; otherwise it is in the middle."""
-    min_scale: float = 1.0
-    """In training, with random_crop, the smallest side of the square, as a share of the largest possible one."""
-    resize: Literal["bicubic", "area"] = "bicubic"
-    """bicubic: antialiased, as PIL's; area: the mean over each target pixel's area (triangle weights), from a JPEG
-    decoded at a half, a quarter or an eighth of its size where the target is that much smaller. Faster."""
-    background: int = 255
-    """Grey value, 0 to 255, behind transparent pixels and around a padded picture."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError with the key, the rule and the value."""
-        if self.size < 1:
-            raise ValueError(f"transform.size={self.size} is less than 1: set the side of the picture in pixels")
-        if self.channels not in (1, 3):
-            raise ValueError(f"transform.channels={self.channels} is neither 1 (grey) nor 3 (RGB): set one of the two")
-        if not 0 < self.min_scale <= 1:
-            raise ValueError(f"transform.min_scale={self.min_scale} is not in (0, 1]: set 1 for the largest square")
-        if self.min_scale < 1 and not self.random_crop:
-            raise ValueError("transform.min_scale below 1 needs transform.random_crop=true: set it, or min_scale to 1")
-        if self.random_crop and self.fit != "crop":
-            raise ValueError(f"transform.random_crop=true needs transform.fit=crop, not {self.fit}: change one of them")
-        if not 0 <= self.background <= 255:
-            raise ValueError(f"transform.background={self.background} is not in 0..255: set 255 for white")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON: releases and code indexes carry them."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TransformConfig:
-        """The transform that `to_dict` described; ValueError for a key it doesn't know."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"transform has unknown keys {', '.join(unknown)}: written by a newer version?")
-        return cls(**values)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The random numbers of one sample in one epoch, each uniform in [0, 1)."""
-
-    flip: float
-    x: float
-    y: float
-    scale: float
-
-
-def draw(seed: int, epoch: int, key: str) -> Draw:
-    """The augmentation of sample `key` in `epoch`: a function of the three alone, on every rank and thread."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{key}".encode(), digest_size=32).digest()
-    parts = (int.from_bytes(digest[i : i + 8], "little") / 2**64 for i in range(0, 32, 8))
-    return Draw(*parts)
-
-
-def crop_box(width: int, height: int, config: TransformConfig, random: Draw | None) -> tuple[int, int, int, int]:
-    """Left, upper, right, lower edge of the part of a width×height picture that is resized to the target."""
-    if config.fit != "crop":
-        return 0, 0, width, height
-    side = min(width, height)
-    if random is None or not config.random_crop:
-        left, upper = (width - side) // 2, (height - side) // 2
-    else:
-        side = max(1, round(side * (config.min_scale + (1 - config.min_scale) * random.scale)))
-        left, upper = int((width - side + 1) * random.x), int((height - side + 1) * random.y)
-    return left, upper, left + side, upper + side
 
 
 def apply(picture_HWC: np.ndarray, config: TransformConfig, random: Draw | None, out_HWC: np.ndarray) -> None:
@@ -119,14 +37,6 @@ def apply(picture_HWC: np.ndarray, config: TransformConfig, random: Draw | None,
         done_HWC = np.empty((picture_HWC.shape[2], target_h, target_w), np.uint8).transpose(1, 2, 0)
         _resize(picture_HWC, box, done_HWC, config.resize)
     np.copyto(out_HWC, done_HWC[:, ::-1] if flipped else done_HWC)
-
-
-def target_size(width: int, height: int, config: TransformConfig) -> tuple[int, int]:
-    """Width and height that a width×height picture has in the result, before padding."""
-    if config.fit != "pad":
-        return config.size, config.size
-    scale = min(1.0, config.size / max(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _resize(picture_HWC: np.ndarray, box: tuple[int, int, int, int], out_HWC: np.ndarray, resize: str) -> None:

@@ -16,9 +16,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from data.order.sample_order import Order
-from data.pictures.decode import DamagedSampleError
 from data.reading.readers import Fetch, NumberedShards, Reader
 from data.shards.quarantine import Quarantine
+from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 
 BatchT = TypeVar("BatchT")

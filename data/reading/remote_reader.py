@@ -17,11 +17,11 @@ import numpy as np
 
 from data.config import CodeDataConfig
 from data.order.sample_order import Order
-from data.pictures.decode import DamagedSampleError
 from data.reading.readers import Fetch, LocalReader, NumberedShards
 from data.remote.cache import ShardCache
 from data.remote.files import Patience, RemoteFile, fetch
 from data.shards.locations import is_remote
+from data.shards.sample import DamagedSampleError
 from data.shards.tar import TarError, samples, scan
 
 

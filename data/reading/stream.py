@@ -12,26 +12,16 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from data.codes.batches import CodeBatch, CodeDecoder
 from data.config import CodeDataConfig, DataConfig
 from data.order.mixture import MixtureOrder
 from data.order.sample_order import SampleOrder, divisors
-from data.pictures.transforms import TransformConfig
-from data.reading.batches import Batch, CodeBatch, CodeDecoder, PictureDecoder
+from data.pictures.batches import PictureBatch, PictureDecoder
+from data.pictures.config import TransformConfig
 from data.reading.read_ahead import Decoder, Engine, Request, Tally
 from data.reading.readers import LocalReader, NumberedShards, Reader
 from data.shards.loading import check_present, load_index
 from launch.command.cli import UserError
-
-__all__ = [
-    "Batch",
-    "CodeBatch",
-    "CodeDataConfig",
-    "CodeStream",
-    "DataConfig",
-    "PictureStream",
-    "every_code",
-    "every_sample",
-]
 
 BatchT = TypeVar("BatchT")
 _LOCAL_WINDOW, _REMOTE_WINDOW, _REMOTE_LANES = 4096, 256, 64
@@ -95,7 +85,7 @@ class _Stream(Generic[BatchT]):
         self.close()
 
 
-class PictureStream(_Stream[Batch]):
+class PictureStream(_Stream[PictureBatch]):
     """Endless training pictures of one rank; a context manager (its threads end with it).
 
     Raises UserError, before the first batch, for a missing shard or ranks that don't divide the lanes; while reading,
@@ -133,7 +123,7 @@ def every_sample(
     limit: int | None = None,
     max_damaged: float = 0.01,
     max_pixels: int = 80_000_000,
-) -> Iterator[Batch]:
+) -> Iterator[PictureBatch]:
     """Each picture exactly once, in index order: rank q's contiguous slice; the last batch may be smaller.
 
     Nothing random is done to them. `limit` takes that many, evenly spaced over the index. Damaged samples are left out

@@ -17,7 +17,7 @@ from stage1_tokenizer.measuring.picture_sets import PictureHash
 from stage1_tokenizer.measuring.references import MeasuredSet, describe
 
 if TYPE_CHECKING:
-    from data.pictures.transforms import TransformConfig
+    from data.pictures.config import TransformConfig
     from launch.ranks.joined import Ranks
     from stage1_tokenizer.losses.lpips import LPIPS
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.reading.batches import Batch
+from data.pictures.batches import PictureBatch
 from launch.command.cli import UserError
 
 if TYPE_CHECKING:
-    from data.pictures.transforms import TransformConfig
+    from data.pictures.config import TransformConfig
     from stage1_tokenizer.measuring.distances import Total
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -28,7 +28,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 def every_picture(
     source: str, transform: TransformConfig, *, batch_size: int, rank: int = 0, world_size: int = 1, **options: Any
-) -> Iterator[Batch]:
+) -> Iterator[PictureBatch]:
     """Each picture of a set once, rank q's contiguous slice: uint8, prepared by `transform` where it's an index.
 
     Folders and `.npz` files (arr_0, uint8 NHWC) are finished pictures of one size. `options`: `threads` and `limit` (so
@@ -49,12 +49,12 @@ def every_picture(
     return _batches(pictures, wanted, batch_size)
 
 
-def _batches(pictures: _Files | _Array, wanted: np.ndarray, batch_size: int) -> Iterator[Batch]:
+def _batches(pictures: _Files | _Array, wanted: np.ndarray, batch_size: int) -> Iterator[PictureBatch]:
     for step, first in enumerate(range(0, len(wanted), batch_size)):
         chosen = wanted[first : first + batch_size].tolist()
         pixels_BHWC, keys = pictures.read(chosen)
         pixels_BCHW = torch.from_numpy(np.ascontiguousarray(pixels_BHWC.transpose(0, 3, 1, 2)))
-        yield Batch(step, pixels_BCHW, torch.full((len(keys),), -1), keys)
+        yield PictureBatch(step, pixels_BCHW, torch.full((len(keys),), -1), keys)
 
 
 def filled(pixels_BCHW: Tensor, rows: int) -> Tensor:

@@ -23,7 +23,7 @@ from stage1_tokenizer.measuring.features import FeatureNetwork
 from stage1_tokenizer.measuring.picture_sets import PictureHash, every_picture, filled
 
 if TYPE_CHECKING:
-    from data.pictures.transforms import TransformConfig
+    from data.pictures.config import TransformConfig
     from launch.ranks.joined import Ranks
 
 _NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from data.pictures.transforms import TransformConfig
-    from data.reading.stream import Batch
+    from data.pictures.batches import PictureBatch
+    from data.pictures.config import TransformConfig
     from stage1_tokenizer.losses.lpips import LPIPS
     from stage1_tokenizer.measuring.gathering import Streams
     from stage1_tokenizer.tokenizer.model import Tokenizer
@@ -148,7 +148,7 @@ class Scores:
 
 def measure(
     tokenizer: Tokenizer,
-    batches: Iterable[Batch],
+    batches: Iterable[PictureBatch],
     lpips: LPIPS | None,
     *,
     device: torch.device,

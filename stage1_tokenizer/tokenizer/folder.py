@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from launch.command.cli import UserError
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.tokenizer.codec import Codec

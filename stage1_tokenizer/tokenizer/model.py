@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from launch.files.downloads import fetched
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.tokenizer import folder as stock

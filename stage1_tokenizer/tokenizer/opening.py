@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from launch.checkpoints import store as checkpoint
 from launch.command.cli import UserError
 from launch.run.folder import CONFIG, ORIGIN

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.pictures.decode import DamagedSampleError, pixels_of
-from data.pictures.transforms import TransformConfig, apply, to_float, to_uint8
+from data.pictures.config import TransformConfig
+from data.pictures.decode import pixels_of
+from data.pictures.transforms import apply, to_float, to_uint8
+from data.shards.sample import DamagedSampleError
 from stage1_tokenizer.tokenizer.codec import Pictures, stacked
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 
 PLACES = {"upper-left": (0, 0), "upper-right": (0, 2), "lower-left": (2, 0), "lower-right": (2, 2), "middle": (1, 1)}
 """Where a crop lies: halves of the room above and left of it."""

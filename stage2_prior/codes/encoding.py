@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.pictures.transforms import TransformConfig, to_float
-from data.reading.stream import Batch, every_sample
+from data.pictures.batches import PictureBatch
+from data.pictures.config import TransformConfig
+from data.pictures.transforms import to_float
+from data.reading.stream import every_sample
 from data.shards.index import ShardIndex
 from data.shards.locations import is_remote
 from data.shards.offsets import ShardOffsets
@@ -92,7 +94,7 @@ class Encoding:
             notes["captions"] = captions
 
     @torch.inference_mode()
-    def codes(self, batch: Batch, variant: Variant) -> np.ndarray:
+    def codes(self, batch: PictureBatch, variant: Variant) -> np.ndarray:
         """Codes of a batch of pictures as a variant shows them, codes_Bhw in the type they are stored in."""
         x_BCHW = to_float(batch.pixels_BCHW.to(next(self.tokenizer.parameters()).device))
         codes_Bhw = self.tokenizer.encode(variant.of(x_BCHW, self.transform.size))
@@ -138,7 +140,7 @@ class Encoding:
 
 def one_shard(
     index: ShardIndex, shard: int, transform: TransformConfig, batch_size: int, threads: int
-) -> Iterator[Batch]:
+) -> Iterator[PictureBatch]:
     """Each picture of one shard once, in order: `every_sample` on an index of that shard alone."""
     location = index.location(shard)
     url = location if is_remote(location) else str(Path(location).absolute())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from data.shards.index import ShardIndex
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
 from launch.command.cli import UserError
 from stage2_prior.codes.source import CodeSource

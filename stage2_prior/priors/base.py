@@ -23,7 +23,7 @@ from stage2_prior.priors.text_prefix import FOLDER as TEXT
 from stage2_prior.priors.text_prefix import NONE, TextPrefix
 
 if TYPE_CHECKING:
-    from data.reading.batches import CodeBatch
+    from data.codes.batches import CodeBatch
     from stage1_tokenizer.quantizers import Quantizer
     from stage2_prior.config.drawing import Drawing
     from stage2_prior.config.model import PriorModelConfig

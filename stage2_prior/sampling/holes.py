@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.pictures.config import TransformConfig
 from data.pictures.decode import PICTURES
-from data.pictures.transforms import TransformConfig, to_float
+from data.pictures.transforms import to_float
 from data.reading.stream import every_sample
 from data.shards.loading import load_index
 from launch.command.cli import UserError

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from PIL import Image, ImageOps
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from launch.run import provenance as facts
 from stage1_tokenizer.measuring.distances import figures
 from stage1_tokenizer.measuring.features import FeatureNetwork, load_network

@@ -32,8 +32,10 @@ import torch.nn.functional as functional
 from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
-from data.pictures.transforms import TransformConfig, apply
-from data.reading.stream import DataConfig, PictureStream
+from data.config import DataConfig
+from data.pictures.config import TransformConfig
+from data.pictures.transforms import apply
+from data.reading.stream import PictureStream
 
 SIZE, BATCH, SHARDS = 256, 50, 5
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.pictures.transforms import TransformConfig
-from data.reading.stream import DataConfig, PictureStream, every_sample
+from data.config import DataConfig
+from data.pictures.config import TransformConfig
+from data.reading.stream import PictureStream, every_sample
 from data.shards import quarantine
 from data.shards.loading import load_index
 from data.shards.scanning import build_index

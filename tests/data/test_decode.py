@@ -11,16 +11,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from data.pictures.decode import (
-    DamagedSampleError,
-    Sample,
-    decode_codes,
-    decode_picture,
-    label,
-    picture_bytes,
-    read_sample,
-)
-from data.pictures.transforms import TransformConfig
+from data.codes.batches import decode_codes
+from data.pictures.config import TransformConfig
+from data.pictures.decode import decode_picture, picture_bytes
+from data.shards.sample import DamagedSampleError, Sample, label, read_sample
 from tests.data.making import encoded
 
 RGB = TransformConfig(size=16)

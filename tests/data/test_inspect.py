@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.inspect import FOUND, main, read_index
 from data.inspecting.verify import verify
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
 from data.shards.scanning import build_index
 from launch.command.cli import UserError

@@ -16,7 +16,7 @@ from PIL import Image
 from data.config import DataConfig
 from data.pack import PackConfig, main, pack
 from data.packing.convert import ConvertConfig, fit_key
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from data.reading.stream import PictureStream, every_sample
 from data.shards.loading import load_index
 from data.shards.writer import STATE

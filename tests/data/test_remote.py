@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from data.config import DataConfig
 from data.index import main
-from data.pictures.transforms import TransformConfig
-from data.reading.stream import DataConfig, PictureStream, every_sample
+from data.pictures.config import TransformConfig
+from data.reading.stream import PictureStream, every_sample
 from data.shards.index import offsets_path
 from data.shards.loading import load_index
 from launch.command.cli import UserError

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.pictures.transforms import TransformConfig
-from data.reading.stream import CodeDataConfig, CodeStream, DataConfig, PictureStream, every_code, every_sample
+from data.config import CodeDataConfig, DataConfig
+from data.pictures.config import TransformConfig
+from data.reading.stream import CodeStream, PictureStream, every_code, every_sample
 from launch.command.cli import UserError
 from tests.data.making import code_set, picture_set
 from tests.distributed import run_distributed_test

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.pictures.transforms import TransformConfig, apply, crop_box, draw, to_float, to_uint8
+from data.pictures.config import TransformConfig
+from data.pictures.geometry import crop_box, draw
+from data.pictures.transforms import apply, to_float, to_uint8
 
 
 def transformed(picture: np.ndarray, config: TransformConfig, key: str | None = None) -> np.ndarray:

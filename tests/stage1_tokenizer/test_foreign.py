@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from stage1_tokenizer.config.training import ModelConfig, QuantizerConfig
 from stage1_tokenizer.convert import convert, parse
 from stage1_tokenizer.publishing.flatten import flatten

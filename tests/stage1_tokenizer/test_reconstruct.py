@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.pictures.transforms import TransformConfig, apply, to_float, to_uint8
+from data.pictures.config import TransformConfig
+from data.pictures.transforms import apply, to_float, to_uint8
 from launch.command.cli import UserError
 from stage1_tokenizer.measuring.scores import psnr
 from stage1_tokenizer.reconstruct import RESULTS, main, through

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
 from launch.command.cli import UserError
 from stage1_tokenizer.measuring.distances import figures

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from stage1_tokenizer.config.training import ModelConfig, QuantizerConfig
 from stage1_tokenizer.tokenizer.model import Tokenizer
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from data.shards.writer import Sample, ShardWriter
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.model import PriorModelConfig

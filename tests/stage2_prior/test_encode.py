@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.pictures.transforms import TransformConfig, to_float
+from data.pictures.config import TransformConfig
+from data.pictures.transforms import to_float
 from data.reading.stream import every_code, every_sample
 from data.shards.loading import load_index
 from launch.command.cli import UserError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from launch.command.cli import UserError
 from stage1_tokenizer.measuring.results import report
 from stage2_prior.evaluate import EvaluateConfig, evaluate

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.pictures.transforms import TransformConfig, to_float, to_uint8
+from data.pictures.config import TransformConfig
+from data.pictures.transforms import to_float, to_uint8
 from data.reading.stream import every_code, every_sample
 from data.shards.loading import load_index
 from launch.command.cli import UserError

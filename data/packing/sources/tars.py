@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from data.packing.sources.base import Raw, SkipSampleError, Source
-from data.pictures.decode import PICTURES, DamagedSampleError, label, read_sample
+from data.pictures.decode import PICTURES
 from data.shards.compressed import open_plain
 from data.shards.loading import load_index
+from data.shards.sample import DamagedSampleError, label, read_sample
 from data.shards.scanning import build_index
 from launch.command.cli import UserError
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data.inspecting.verify import verify
-from data.pictures.transforms import TransformConfig
+from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
 from data.samples.build import Package, SampleSet, contents, on_white, write
 from data.shards.loading import load_index

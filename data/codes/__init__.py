@@ -1,0 +1,1 @@
+"""Grids of token ids as samples."""

@@ -1,0 +1,80 @@
+"""Code shards: grids of token ids, and batches of them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from data.reading.batches import Room
+from data.shards.index import ShardIndex
+from data.shards.sample import DamagedSampleError, Sample, caption, label, read_sample
+from launch.command.cli import UserError
+
+
+def decode_codes(sample: Sample) -> np.ndarray:
+    """The code grid of a code sample, integers (h, w); DamagedSampleError without a sound one."""
+    contents = sample.files.get("codes.npy")
+    if contents is None:
+        raise DamagedSampleError(f"no codes.npy among {', '.join(sample.files)}")
+    try:
+        return np.lib.format.read_array(io.BytesIO(contents), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DamagedSampleError(f"its codes.npy can't be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class CodeBatch:
+    """Codes of one step."""
+
+    step: int
+    """Number of the global batch (of `every_code`: of this rank's batch)."""
+    idx_Bhw: torch.Tensor
+    """int64 codes; (B, G, h, w) of several codebooks, (B, N) of several scales."""
+    label_B: torch.Tensor
+    """int64, -1 where a sample has no label."""
+    keys: list[str]
+    """The samples' names in their shards."""
+    captions: list[str] = field(default_factory=list)
+    """Their texts, "" where a sample has none."""
+
+
+class CodeDecoder:
+    """Fills code batches of the shape (`shape`, else `grid`) and codebook that a code index names, else UserError."""
+
+    def __init__(self, index: ShardIndex):
+        try:
+            self._shape = tuple(int(side) for side in index.meta.get("shape", index.meta["grid"]))
+            self._codebook_size = int(index.meta["codebook_size"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{index.path or index.base} names no grid and codebook_size: "
+                "make it with `python -m stage2_prior.encode`"
+            ) from error
+        self._classes = len(index.classes)
+
+    def allocate(self, rows: int) -> Room[np.ndarray]:
+        """idx_Bhw, int64; of codes of several levels or scales in their own form."""
+        return Room(np.empty((rows, *self._shape), dtype=np.int64), [""] * rows)
+
+    def fill(self, raw: bytes | memoryview, epoch: int, buffer: Room[np.ndarray], row: int) -> tuple[str, int]:
+        """Read one sample's codes into a row; its key and label."""
+        sample = read_sample(raw)
+        number = label(sample, self._classes)
+        codes = decode_codes(sample)
+        if codes.shape != self._shape or codes.dtype.kind not in "iu":
+            raise DamagedSampleError(f"its codes are {codes.dtype} {codes.shape}, the index says {self._shape}")
+        if codes.size and (int(codes.max()) >= self._codebook_size or int(codes.min()) < 0):
+            raise DamagedSampleError(f"it has codes outside 0..{self._codebook_size - 1}")
+        buffer.rows[row] = codes
+        buffer.captions[row] = caption(sample)
+        return sample.key, number
+
+    def finish(
+        self, step: int, buffer: Room[np.ndarray], rows: list[int] | None, labels: list[int], keys: list[str]
+    ) -> CodeBatch:
+        """The batch of the rows that count."""
+        idx_Bhw, captions = buffer.chosen(rows)
+        return CodeBatch(step, torch.from_numpy(idx_Bhw), torch.tensor(labels, dtype=torch.int64), keys, captions)

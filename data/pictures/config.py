@@ -1,0 +1,57 @@
+"""How a picture becomes pixels of one size: settings that travel with releases and code shards. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformConfig:
+    """How a picture of any size and mode becomes size×size pixels with `channels` channels."""
+
+    size: int = 256
+    """Pixels of each side of the result."""
+    channels: int = 3
+    """3 for RGB, 1 for grey."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """crop: the largest square of the picture; pad: all of it, shrunk if it is too large, never enlarged, with
+    `background` around it; stretch: all of it, whatever its shape."""
+    flip: bool = False
+    """In training, mirror left to right at random."""
+    random_crop: bool = False
+    """In training, with fit=crop, place the square at random; otherwise it is in the middle."""
+    min_scale: float = 1.0
+    """In training, with random_crop, the smallest side of the square, as a share of the largest possible one."""
+    resize: Literal["bicubic", "area"] = "bicubic"
+    """bicubic: antialiased, as PIL's; area: the mean over each target pixel's area (triangle weights), from a JPEG
+    decoded at a half, a quarter or an eighth of its size where the target is that much smaller. Faster."""
+    background: int = 255
+    """Grey value, 0 to 255, behind transparent pixels and around a padded picture."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError with the key, the rule and the value."""
+        if self.size < 1:
+            raise ValueError(f"transform.size={self.size} is less than 1: set the side of the picture in pixels")
+        if self.channels not in (1, 3):
+            raise ValueError(f"transform.channels={self.channels} is neither 1 (grey) nor 3 (RGB): set one of the two")
+        if not 0 < self.min_scale <= 1:
+            raise ValueError(f"transform.min_scale={self.min_scale} is not in (0, 1]: set 1 for the largest square")
+        if self.min_scale < 1 and not self.random_crop:
+            raise ValueError("transform.min_scale below 1 needs transform.random_crop=true: set it, or min_scale to 1")
+        if self.random_crop and self.fit != "crop":
+            raise ValueError(f"transform.random_crop=true needs transform.fit=crop, not {self.fit}: change one of them")
+        if not 0 <= self.background <= 255:
+            raise ValueError(f"transform.background={self.background} is not in 0..255: set 255 for white")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON: releases and code indexes carry them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TransformConfig:
+        """The transform that `to_dict` described; ValueError for a key it doesn't know."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"transform has unknown keys {', '.join(unknown)}: written by a newer version?")
+        return cls(**values)
