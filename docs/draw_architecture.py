@@ -339,9 +339,9 @@ def down(x: float, y: float, tall: float, colour: str, used: dict[str, list[str]
         yield text(x + 32, first + 16 * number, f"uses {lower}: {', '.join(rooms)}", 12.5, COLOURS[lower])
 
 
-def differences(drawn: Facts, shown: Facts) -> list[str]:
+def differences(held: Facts, shown: Facts) -> list[str]:
     """What the drawing says otherwise than the code, one line each."""
-    old, new, found = drawn["rooms"], shown["rooms"], []
+    old, new, found = held["rooms"], shown["rooms"], []
     for room in sorted(old.keys() | new.keys()):
         before, now = old.get(room, {}), new.get(room, {})
         for name in sorted(before.keys() | now.keys()):
@@ -349,15 +349,21 @@ def differences(drawn: Facts, shown: Facts) -> list[str]:
                 found.append(f"{room}/{name}: {before.get(name, 'no')} lines drawn, {now.get(name, 'no')} in the code")
     found += [
         f"arrow {arrow} differs"
-        for arrow in drawn["arrows"] + shown["arrows"]
-        if (arrow in drawn["arrows"]) != (arrow in shown["arrows"])
+        for arrow in held["arrows"] + shown["arrows"]
+        if (arrow in held["arrows"]) != (arrow in shown["arrows"])
     ]
     found += [
         f"{name} uses other floors' rooms differently"
         for name in FLOORS
-        if drawn["across"][name] != shown["across"][name]
+        if held["across"][name] != shown["across"][name]
     ]
     return found
+
+
+def drawn() -> Facts:
+    """What the drawing shows."""
+    data: Facts = json.loads(unescape(OUT.read_text().partition("<metadata>")[2].partition("</metadata>")[0]))
+    return data
 
 
 def main() -> int:
@@ -366,8 +372,7 @@ def main() -> int:
     if "--check" not in sys.argv[1:]:
         OUT.write_text(draw(shown))
         return 0
-    drawn = json.loads(unescape(OUT.read_text().partition("<metadata>")[2].partition("</metadata>")[0]))
-    found = differences(drawn, shown)
+    found = differences(drawn(), shown)
     print("\n".join([*found, "redraw it: python docs/draw_architecture.py"]) if found else f"{OUT.name} is up to date")
     return bool(found)
 

@@ -5,7 +5,7 @@ Commands:
     python -m launch.local --processes 8 MODULE OPTIONS…       a command on several ranks of this machine
     python -m launch.submit launch/recipes/NAME --nodes 4      the whole chain on SLURM (--dry-run, --local)
     python -m launch.status RUN                                each stage's step, rate, remaining time, last loss
-    python -m launch.report RUN…                               one HTML page for a run, or to compare several
+    python -m launch.report --folder FOLDER                    one HTML page for a run or a whole pipeline
     python -m launch.checkpoint RUN --list                     a run's checkpoints; --verify, --export
     python -m launch.pipeline --data mnist                     the quickstart's stages, one after the other
 
