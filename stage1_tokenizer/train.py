@@ -177,7 +177,7 @@ def evaluate(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -
     """Measure the averaged weights on held-out pictures, every one once over all ranks, and picture some of them."""
     from data.reading.stream import every_sample
     from stage1_tokenizer.measuring.features import load_network
-    from stage1_tokenizer.measuring.gathering import Streams
+    from stage1_tokenizer.measuring.gathering import EvaluationSums
     from stage1_tokenizer.measuring.scores import measure
     from stage1_tokenizer.measuring.side_by_side import save_pictures
 
@@ -194,11 +194,11 @@ def evaluate(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -
     )
     tokenizer, perceptual = parts.ema.tokenizer, parts.gradients.perceptual
     network = load_network(config.evaluate_features, lpips=perceptual)
-    streams = Streams(network.to(this.device), this.device) if network is not None else None
+    sums = EvaluationSums(network.to(this.device), this.device) if network is not None else None
     shown = alive(batches, this)
-    found = measure(tokenizer, shown, perceptual, device=this.device, total=this.sum, streams=streams)
-    if streams is not None:
-        found |= streams.figures_of_both(this)
+    found = measure(tokenizer, shown, perceptual, device=this.device, total=this.sum, sums=sums)
+    if sums is not None:
+        found |= sums.distances(this)
     if this.is_main:
         save_pictures(this.folder / "pictures" / f"step-{step:09d}.png", tokenizer, held_out, PICTURES)
     return {f"eval/{name}": value for name, value in found.items()}

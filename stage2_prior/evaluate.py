@@ -14,10 +14,8 @@ Shapes: B pictures, C channels, H W pixels, F features.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from data.shards.loading import load_index
 from launch.command.cli import UserError, parse, run
-from launch.files.atomic import write_file
 from stage1_tokenizer.config.measuring import DistanceConfig
 
 if TYPE_CHECKING:
     from launch.ranks.joined import Joined
+    from stage1_tokenizer.measuring.evaluation import Evaluation
     from stage1_tokenizer.measuring.features import FeatureNetwork
     from stage2_prior.priors.base import Prior
 
@@ -77,7 +75,7 @@ class EvaluateConfig(DistanceConfig):
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure what is configured, write it to config.out, and return it (the same on every rank)."""
     from launch.ranks.joined import Joined, joined
-    from stage1_tokenizer.measuring import results as results_of
+    from stage1_tokenizer.measuring.evaluation import Evaluation
     from stage1_tokenizer.measuring.features import load_network
     from stage2_prior.priors.base import weights_hash
     from stage2_prior.priors.build import load_prior
@@ -90,31 +88,28 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights
         )
     prior = load_prior(config.prior) if config.prior else None
-    results: dict[str, Any] = {}
     with joined() as accelerator:
         ranks = Joined(accelerator)
-        measured: dict[str, Any] = {"prior": config.prior, "fingerprint": None}
+        fingerprint = prior.source.tokenizer if prior else None
+        evaluation = Evaluation(ranks, fingerprint=fingerprint, prior=config.prior)
         if prior is not None:
-            results = {"tokenizer": prior.source.tokenizer, "prior_weights": weights_hash(prior)}
-            measured |= {"fingerprint": prior.source.tokenizer, "prior_weights": results["prior_weights"]}
-            results |= of_prior(config, prior, ranks, measured)
+            weights = weights_hash(prior)
+            evaluation.add({"tokenizer": fingerprint, "prior_weights": weights}, prior_weights=weights)
+            add_prior(config, prior, ranks, evaluation)
         if network is not None:
-            results |= distances(config, prior, network.to(ranks.device), ranks, measured)
-        results["measured"] = {**measured, **results_of.circumstances(ranks.world_size)}
-        if accelerator.is_main_process:
-            Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-            write_file(Path(config.out), json.dumps(results, indent=1) + "\n")
-    return results
+            add_distances(config, prior, network.to(ranks.device), evaluation)
+        if ranks.rank == 0:
+            evaluation.write(Path(config.out))
+    return evaluation.result()
 
 
-def of_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, measured: dict[str, Any]) -> dict[str, Any]:
-    """bits_per_code, and what a classifier says; what they rest on goes to `measured`."""
+def add_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, evaluation: Evaluation) -> None:
+    """Add bits_per_code and the classifier's figures."""
     from launch.ranks.vote import on_main
     from stage2_prior.codes.source import CodeSource
     from stage2_prior.measuring.classifier import agreement
     from stage2_prior.measuring.held_out import held_out_figures
 
-    found: dict[str, Any] = {}
     if config.tokenizer:
         from stage1_tokenizer import Tokenizer
 
@@ -124,29 +119,27 @@ def of_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, measured: dict
         index = load_index(config.codes)
         prior.source.must_equal(CodeSource.of_index(index, config.codes, "codes"), "codes", config.codes)
         prior.to(ranks.device)
-        found |= held_out_figures(prior, config.codes, ranks, batch_size=config.batch_size)
-        found["codes"] = len(index)
-        measured["codes"] = {"set": config.codes, "name": index.name, "count": len(index), **prior.source.to_dict()}
+        figures = held_out_figures(prior, config.codes, ranks, batch_size=config.batch_size)
+        codes = {"set": config.codes, "name": index.name, "count": len(index), **prior.source.to_dict()}
+        evaluation.add({**figures, "codes": len(index)}, codes=codes)
     if config.data:
         assert config.samples is not None
         sets, settings = (config.samples, config.data, config.held_out), (config.limit, config.batch_size)
         classified = on_main(ranks.accelerator, partial(agreement, *sets, prior.source, *settings))
-        found |= ranks.gather(classified)[0]
-        measured["classifier"] = {"data": config.data, "limit": config.limit, "what": found["classifier"]}
-    return found
+        figures = ranks.gather(classified)[0]
+        classifier = {"data": config.data, "limit": config.limit, "what": figures["classifier"]}
+        evaluation.add(figures, classifier=classifier)
 
 
-def distances(
-    config: EvaluateConfig, prior: Prior | None, network: FeatureNetwork, ranks: Joined, measured: dict[str, Any]
-) -> dict[str, float]:
-    """The samples' distances from the reference; what they rest on goes to `measured`."""
+def add_distances(config: EvaluateConfig, prior: Prior | None, network: FeatureNetwork, evaluation: Evaluation) -> None:
+    """Add the samples' distances from the reference."""
     from data.pictures.config import TransformConfig
-    from stage1_tokenizer.measuring.distances import METHOD, figures
+    from stage1_tokenizer.measuring.evaluation import progress_of
     from stage1_tokenizer.measuring.picture_sets import side_of
     from stage1_tokenizer.measuring.references import measure_set, reference_of, save_reference
 
     assert config.samples is not None and config.reference is not None
-    side = side_of(config.samples)
+    side, ranks = side_of(config.samples), evaluation.ranks
     if side is None:
         raise UserError(f"samples={config.samples} is neither a folder of pictures nor an .npz: name one of the two")
     transform = TransformConfig.from_dict(prior.source.transform) if prior else TransformConfig(size=side)
@@ -155,31 +148,20 @@ def distances(
             f"samples={config.samples} are of {side} pixels a side, the prior's pictures of {transform.size}: name "
             "samples of this prior, or leave prior away"
         )
-    with shown(ranks) as alive:
-        settings: dict[str, Any] = {"batch_size": config.batch_size, "kept": config.kept, "alive": alive}
+    with progress_of("evaluate samples", ranks) as advance:
+        settings: dict[str, Any] = {"batch_size": config.batch_size, "kept": config.kept, "advance": advance}
         reference = reference_of(config.reference, transform, network, ranks, **settings)
         samples = measure_set(config.samples, transform, network, ranks, **settings)
     described = Path(config.samples) / "samples.json"
-    measured |= {
-        "measured_set": samples.about,
-        "samples": samples.statistics.count,
-        "sampling": json.loads(described.read_text()).get("settings") if described.exists() else None,
-        "features": {**network.about, **METHOD, "kept": config.kept},
-        "reference": reference.about,
-    }
+    evaluation.add(
+        {"samples": samples.statistics.count},
+        measured_set=samples.about,
+        samples=samples.statistics.count,
+        sampling=json.loads(described.read_text()).get("settings") if described.exists() else None,
+    )
     if config.save_reference and ranks.rank == 0:
         save_reference(Path(config.save_reference), reference, network)
-    found = figures(network, samples.statistics, reference.statistics) if ranks.rank == 0 else None
-    return ranks.gather({"samples": samples.statistics.count, **found} if found is not None else None)[0]
-
-
-@contextlib.contextmanager
-def shown(ranks: Joined) -> Iterator[Callable[[int], None]]:
-    """A progress display of pictures, on rank 0; gives what advances it."""
-    from launch.command.progress import Progress
-
-    with Progress("evaluate samples", None, unit="pictures", enabled=ranks.rank == 0) as bar:
-        yield bar.advance
+    evaluation.add_distances(network, samples.statistics, reference, kept=config.kept)
 
 
 def main() -> int:
@@ -188,8 +170,7 @@ def main() -> int:
         from stage1_tokenizer.measuring.results import compare
 
         return compare(sys.argv[2:])
-    results = evaluate(parse(EvaluateConfig, prog="python -m stage2_prior.evaluate"))
-    print(", ".join(f"{name} {value:.4f}" for name, value in results.items() if isinstance(value, float)))
+    evaluate(parse(EvaluateConfig, prog="python -m stage2_prior.evaluate"))
     return 0
 
 

@@ -30,3 +30,43 @@ class DistanceConfig:
             raise ValueError(f"kept={self.kept} is too small: set it to 4 or more")
         if self.features == "none" and (self.reference or self.save_reference):
             raise ValueError("reference and save_reference need features: set features to vgg16 or inception")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(DistanceConfig):
+    """Measure a tokenizer's reconstructions and its use of the codebook on a set of pictures."""
+
+    tokenizer: str
+    """Folder of a released tokenizer, or of a run (its newest checkpoint's averaged weights are measured)."""
+    data: str
+    """Path or URL of the index of the pictures."""
+    out: str
+    """JSON file for the figures."""
+    pictures: str | None = None
+    """PNG file for originals beside their reconstructions."""
+    picture_count: int = 32
+    """Pictures in that file, evenly spaced over the set."""
+    samples: int | None = None
+    """Pictures measured, evenly spaced over the set; null: all."""
+    batch_size: int = 64
+    """Pictures in a batch of each rank."""
+    threads: int = 2
+    """Reading and decoding threads of each rank."""
+    lpips: bool = True
+    """Measure LPIPS (it takes most of the time)."""
+    lpips_net: str = "vgg"
+    """LPIPS's network: vgg or alex."""
+    lpips_weights: str | None = None
+    """File with that network's weights; null looks for an installed one."""
+    overwrite: bool = False
+    """Write over `out`, `pictures` and `save_reference` where they exist."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("picture_count", "batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples={self.samples} is too small: set it to 1 or more, or to null for all")
+        if self.lpips_net not in ("vgg", "alex"):
+            raise ValueError(f"lpips_net={self.lpips_net} is not known: use vgg or alex")

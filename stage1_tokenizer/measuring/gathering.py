@@ -1,4 +1,4 @@
-"""What an evaluation of a tokenizer gathers of its pictures as sets, beside each picture's own scores.
+"""Sums over the pictures of an evaluation as sets, next to the scores of single pictures.
 
 Legend: B batch, C channels, H W pixels.
 """
@@ -6,33 +6,30 @@ Legend: B batch, C channels, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from stage1_tokenizer.measuring.distances import KEPT, METHOD, SetStatistics, SetSums, figures
+from data.pictures.config import TransformConfig
+from launch.ranks.joined import Ranks
+from stage1_tokenizer.losses.lpips import LPIPS
+from stage1_tokenizer.measuring.distances import KEPT, SetStatistics, SetSums, figures
 from stage1_tokenizer.measuring.features import FeatureNetwork, Vgg16
 from stage1_tokenizer.measuring.picture_sets import PictureHash
 from stage1_tokenizer.measuring.references import MeasuredSet, describe
-
-if TYPE_CHECKING:
-    from data.pictures.config import TransformConfig
-    from launch.ranks.joined import Ranks
-    from stage1_tokenizer.losses.lpips import LPIPS
 
 Taps = tuple[list[Tensor], list[Tensor]]
 """LPIPS.features of the originals and of the reconstructions."""
 
 
-class Streams:
-    """The originals' hash and, with a network, features of reconstructions and, where asked for, of originals."""
+class EvaluationSums:
+    """The originals' hash and, with a network, features of reconstructions and, if requested, of originals."""
 
     def __init__(
         self, network: FeatureNetwork | None, device: torch.device, *, kept: int = KEPT, originals: bool = True
     ):
         self.hash = PictureHash(device)
-        self._network, self._kept = network, kept
+        self._network = network
         self._measured = SetSums(network, device, kept) if network is not None else None
         self._originals = SetSums(network, device, kept) if network is not None and originals else None
 
@@ -44,9 +41,9 @@ class Streams:
         lpips: LPIPS | None = None,
         taps: Taps | None = None,
     ) -> None:
-        """Add originals and their reconstructions, uint8; `taps` of `lpips` are used where that is the network.
+        """Add originals and their reconstructions, uint8. `taps` of `lpips` are reused if it is the feature network.
 
-        Only as many count as there are keys; those after them fill the batch.
+        Only the first len(keys) pictures count; the others fill the batch.
         """
         count = len(keys)
         self.hash.add(pixels_BCHW[:count])
@@ -59,24 +56,19 @@ class Streams:
                 sums.add({kind: h_BD[:count] for kind, h_BD in features.items()}, keys)
 
     def originals_set(self, source: str, digest: str, transform: TransformConfig, ranks: Ranks) -> MeasuredSet:
-        """The originals over all ranks, as the reference; every rank must ask."""
+        """The originals over all ranks, as the reference; every rank must call it."""
         assert self._originals is not None
         statistics = self._originals.result(ranks.sum, ranks.gather)
         return MeasuredSet(statistics, describe(source, digest, statistics, transform))
 
-    def figures(self, reference: SetStatistics, ranks: Ranks) -> dict[str, float]:
-        """The reconstructions' distances from the reference, computed on rank 0; every rank must ask."""
-        assert self._network is not None
+    def reconstructions(self, ranks: Ranks) -> SetStatistics:
+        """The reconstructions over all ranks; every rank must call it."""
         assert self._measured is not None
-        measured = self._measured.result(ranks.sum, ranks.gather)
-        return ranks.gather(figures(self._network, measured, reference) if ranks.rank == 0 else None)[0]
+        return self._measured.result(ranks.sum, ranks.gather)
 
-    def figures_of_both(self, ranks: Ranks) -> dict[str, float]:
-        """The reconstructions' distances from the originals; every rank must ask."""
-        assert self._originals is not None
-        return self.figures(self._originals.result(ranks.sum, ranks.gather), ranks)
-
-    def about(self) -> dict[str, Any]:
-        """The network and the method, for the result."""
+    def distances(self, ranks: Ranks) -> dict[str, float]:
+        """The reconstructions' distances from the originals, computed on rank 0; every rank must call it."""
         assert self._network is not None
-        return {**self._network.about, **METHOD, "kept": self._kept}
+        assert self._originals is not None
+        originals, measured = self._originals.result(ranks.sum, ranks.gather), self.reconstructions(ranks)
+        return ranks.gather(figures(self._network, measured, originals) if ranks.rank == 0 else None)[0]

@@ -1,7 +1,7 @@
-"""The set that pictures are measured against: measured now, or its statistics from a file.
+"""The reference set of a distance: measured now, or its statistics from a file.
 
-A file of ours holds ADM's names (mu, sigma of the pooled features; mu_s, sigma_s of the spatial ones) beside ours
-(kept, count, about), so that other tools can read it too; ADM's own reference files are read as they are.
+Our file holds ADM's names (mu, sigma of the pooled features; mu_s, sigma_s of the spatial ones) next to ours (kept,
+count, about), so that other tools can read it. ADM's own reference files are read as they are.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from data.pictures.config import TransformConfig
 from launch.command.cli import UserError
+from launch.ranks.joined import Ranks
 from stage1_tokenizer.measuring.distances import KEPT, Gaussian, SetStatistics, SetSums
 from stage1_tokenizer.measuring.features import FeatureNetwork
 from stage1_tokenizer.measuring.picture_sets import PictureHash, every_picture, filled
-
-if TYPE_CHECKING:
-    from data.pictures.config import TransformConfig
-    from launch.ranks.joined import Ranks
 
 _NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
@@ -36,7 +34,7 @@ class MeasuredSet:
     statistics: SetStatistics
     """For the distances."""
     about: dict[str, Any]
-    """For the result; all but `set`, where the set lies, must agree between two results."""
+    """For the result. All but `set`, the set's location, must agree between comparable results."""
 
 
 def measure_set(
@@ -46,12 +44,12 @@ def measure_set(
     ranks: Ranks,
     *,
     kept: int = KEPT,
-    alive: Callable[[int], None] = lambda pictures: None,
+    advance: Callable[[int], None] = lambda pictures: None,
     **options: Any,
 ) -> MeasuredSet:
     """Measure the pictures of an index, folder or `.npz`, each once over all ranks; `options` are every_picture's.
 
-    `alive` is told how many pictures are done with each batch.
+    `advance` is called with the number of pictures of each batch.
     """
     sums, digest = SetSums(network, ranks.device, kept), PictureHash(ranks.device)
     rows = options["batch_size"]
@@ -61,11 +59,11 @@ def measure_set(
             digest.add(batch.pixels_BCHW)
             features = network(filled(batch.pixels_BCHW, rows).to(ranks.device, non_blocking=True))
             sums.add({kind: h_BD[: len(batch.keys)] for kind, h_BD in features.items()}, batch.keys)
-            alive(len(batch.keys))
+            advance(len(batch.keys))
     statistics = sums.result(ranks.sum, ranks.gather)
     about = describe(source, digest.result(ranks.sum), statistics, transform)
     if not statistics.count:
-        raise UserError(f"{source} holds no pictures: name another set")
+        raise UserError(f"{source} holds no pictures: give another set")
     return MeasuredSet(statistics, about)
 
 
@@ -88,7 +86,7 @@ def reference_of(
     ranks: Ranks,
     **options: Any,
 ) -> MeasuredSet:
-    """A reference set: its statistics where `source` holds them, else measured by `measure_set` with the `options`.
+    """A reference set: its statistics if `source` holds them, else measured by `measure_set` with `options`.
 
     Raises UserError for statistics of another network.
     """
@@ -109,12 +107,12 @@ def reference_of(
 
 
 def _arrays(source: str) -> dict[str, Any]:
-    """The arrays of an `.npz` but for its pictures, of which only the name is kept."""
+    """The arrays of an `.npz`, without its pictures: for these the value is None."""
     try:
         with np.load(source, allow_pickle=False) as file:
             return {name: None if name == "arr_0" else file[name] for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"reference={source} can't be read ({error}): make or fetch it anew") from error
+        raise UserError(f"reference={source} can't be read ({error}): create or download it again") from error
 
 
 def _gaussians(arrays: dict[str, Any]) -> dict[str, Gaussian]:
@@ -138,7 +136,7 @@ def _ours(source: str, arrays: dict[str, Any], network: FeatureNetwork) -> Measu
 
 
 def _adm(source: str, arrays: dict[str, Any], network: FeatureNetwork, pictures: SetStatistics | None) -> MeasuredSet:
-    """Statistics of ADM's suite; kid, precision and recall are measured on the pictures beside them."""
+    """Statistics of ADM's suite; kid, precision and recall are measured on the pictures in the same file."""
     digest = hashlib.sha256()
     for name in sorted({"mu", "sigma", "mu_s", "sigma_s"} & set(arrays)):
         digest.update(arrays[name].tobytes())
@@ -154,7 +152,7 @@ def _adm(source: str, arrays: dict[str, Any], network: FeatureNetwork, pictures:
 
 
 def save_reference(path: Path, reference: MeasuredSet, network: FeatureNetwork) -> None:
-    """Write a set's statistics, to be given as `reference` later."""
+    """Write a set's statistics to a file that `reference` accepts."""
     statistics = reference.statistics
     arrays: dict[str, Any] = {"kept": statistics.kept_ND.numpy(), "count": np.array(statistics.count)}
     for kind, gaussian in statistics.gaussians.items():

@@ -1,31 +1,26 @@
-"""How good reconstructions are and how the codebook is used, as sums that ranks can add up.
+"""Quality of reconstructions and use of the codebook, as sums that ranks can add up.
 
-PSNR and SSIM compare pictures as they would be saved: clamped and rounded to 8 bits, data range 255, each picture by
-itself, then the mean over pictures. Legend: B batch, C channels, H W pixels, h w latent grid, K codes.
+PSNR and SSIM compare pictures as they would be saved: clamped and rounded to 8 bits, data range 255, one value for
+each picture, then the mean over pictures. Legend: B batch, C channels, H W pixels, h w latent grid, K codes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.pictures.batches import PictureBatch
+from data.pictures.config import TransformConfig
+from data.pictures.transforms import to_float, to_uint8
 from launch.command.cli import UserError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from data.pictures.batches import PictureBatch
-    from data.pictures.config import TransformConfig
-    from stage1_tokenizer.losses.lpips import LPIPS
-    from stage1_tokenizer.measuring.gathering import Streams
-    from stage1_tokenizer.tokenizer.model import Tokenizer
-
+from stage1_tokenizer.losses.lpips import LPIPS
+from stage1_tokenizer.measuring.gathering import EvaluationSums
+from stage1_tokenizer.measuring.picture_sets import filled
+from stage1_tokenizer.tokenizer.model import Tokenizer
 
 WINDOW = 11
 """Side of SSIM's Gaussian window (Wang et al. 2004); smaller pictures have no SSIM."""
@@ -41,7 +36,7 @@ def psnr(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
 def ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     """Structural similarity of each picture, (B,) float64; pictures in uint8. (Wang et al. 2004, eq. 13)
 
-    Gaussian window of 11 with sigma 1.5, only where it lies wholly inside, mean over channels; K1 0.01, K2 0.03.
+    Gaussian window of 11 with sigma 1.5, only inside the picture, mean over channels; K1 0.01, K2 0.03.
     Raises ValueError for pictures smaller than the window.
     """
     channels, height, width = x_BCHW.shape[1:]
@@ -65,7 +60,7 @@ def ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
 
 
 COUNTED = 2**24
-"""Codebooks larger than this are not counted: their use and perplexity are not measured."""
+"""Use and perplexity of larger codebooks are not measured."""
 
 
 def count_codes(idx_Bhw: Tensor, codebook_size: int, codebooks: int = 1) -> Tensor:
@@ -79,7 +74,7 @@ def count_codes(idx_Bhw: Tensor, codebook_size: int, codebooks: int = 1) -> Tens
 def code_statistics(count_GK: Tensor) -> dict[str, float]:
     """Codebook use from how often each code occurred: codes_used, codebook_usage, entropy_bits, perplexity.
 
-    (K,), or (G, K) for several codebooks: codes_used counts those of all, the others are means over the codebooks, and
+    (K,), or (G, K) for several codebooks: codes_used is the total, the others are means over the codebooks, and
     perplexity is that of the mean entropy.
     """
     count_GK = count_GK.reshape(-1, count_GK.shape[-1])
@@ -95,9 +90,9 @@ def code_statistics(count_GK: Tensor) -> dict[str, float]:
 
 
 def batch_use(idx_Bhw: Tensor, codebook_size: int, codebooks: int = 1) -> dict[str, Tensor]:
-    """How many codes one rank's part of a batch uses, and their perplexity; nothing waits for the device.
+    """How many codes one rank's part of a batch uses, and their perplexity, without waiting for the device.
 
-    Nothing for codebooks of more than COUNTED codes.
+    Empty for codebooks of more than COUNTED codes.
     """
     if codebook_size > COUNTED:
         return {}
@@ -138,12 +133,12 @@ class Scores:
         zero = torch.zeros_like(self._positions[0])
         sums = total(torch.cat([self._positions, torch.stack([self._sums.get(name, zero) for name in names])])).tolist()
         pictures, codes, pixels = sums[:3]
-        found: dict[str, float] = {name: value / max(pictures, 1) for name, value in zip(names, sums[3:], strict=True)}
+        means: dict[str, float] = {name: value / max(pictures, 1) for name, value in zip(names, sums[3:], strict=True)}
         if self._count_GK.numel():
-            found |= code_statistics(total(self._count_GK).cpu())
+            means |= code_statistics(total(self._count_GK).cpu())
         if self._codebook_size:
-            found["bits_per_pixel"] = codes * math.log2(self._codebook_size) / max(pixels, 1)
-        return {**found, "samples": int(pictures)}
+            means["bits_per_pixel"] = codes * math.log2(self._codebook_size) / max(pixels, 1)
+        return {**means, "samples": int(pictures)}
 
 
 def measure(
@@ -153,25 +148,19 @@ def measure(
     *,
     device: torch.device,
     total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
-    streams: Streams | None = None,
+    sums: EvaluationSums | None = None,
     rows: int = 0,
 ) -> dict[str, float]:
     """PSNR, SSIM, LPIPS and codebook use over this rank's batches and, through `total`, the other ranks'.
 
     Keys: psnr (dB), ssim (pictures of 11 pixels and more), lpips, codes_used, codebook_usage, entropy_bits (per code),
-    perplexity, bits_per_pixel (at log2 K bits a code), samples. `tokenizer` is in evaluation mode. `streams` takes what
-    distances between the sets need. Batches are filled up to `rows` pictures, so that no figure depends on how they are
-    cut.
+    perplexity, bits_per_pixel (at log2 K bits a code), samples. `tokenizer` is in evaluation mode. `sums` takes what
+    distances between sets need. Batches are filled up to `rows` pictures, so that figures don't depend on the number of
+    ranks.
     """
-    import torch
-
-    from data.pictures.transforms import to_float, to_uint8
-    from stage1_tokenizer.measuring import scores as measures
-    from stage1_tokenizer.measuring.picture_sets import filled
-
-    scores = measures.Scores(tokenizer.codebook_size, device, tokenizer.codebooks)
-    size = tokenizer.transform.size if tokenizer.transform else measures.WINDOW
-    names = ("psnr", *(["ssim"] if size >= measures.WINDOW else []), *(["lpips"] if lpips is not None else []))
+    scores = Scores(tokenizer.codebook_size, device, tokenizer.codebooks)
+    size = tokenizer.transform.size if tokenizer.transform else WINDOW
+    names = ("psnr", *(["ssim"] if size >= WINDOW else []), *(["lpips"] if lpips is not None else []))
     for batch in batches:
         count = len(batch.keys)
         pixels_BCHW = filled(batch.pixels_BCHW, rows).to(device, non_blocking=True)
@@ -179,22 +168,22 @@ def measure(
         with torch.no_grad():
             recon_BCHW, idx_Bhw = tokenizer.reconstruct(x_BCHW)
             rounded_BCHW = to_uint8(recon_BCHW)
-            found = {"psnr": measures.psnr(rounded_BCHW, pixels_BCHW)}
+            values = {"psnr": psnr(rounded_BCHW, pixels_BCHW)}
             if "ssim" in names:
-                found["ssim"] = measures.ssim(rounded_BCHW, pixels_BCHW)
+                values["ssim"] = ssim(rounded_BCHW, pixels_BCHW)
             taps = None
             if lpips is not None:
                 taps = lpips.features(x_BCHW), lpips.features(to_float(rounded_BCHW))
-                found["lpips"] = lpips.distance(taps[1], taps[0])
-            if streams is not None:
-                streams.add(pixels_BCHW, rounded_BCHW, batch.keys, lpips, taps)
-        found = {name: score_B[:count] for name, score_B in found.items()}
-        scores.add(found, None if idx_Bhw is None else idx_Bhw[:count], x_BCHW[:count])
+                values["lpips"] = lpips.distance(taps[1], taps[0])
+            if sums is not None:
+                sums.add(pixels_BCHW, rounded_BCHW, batch.keys, lpips, taps)
+        values = {name: score_B[:count] for name, score_B in values.items()}
+        scores.add(values, None if idx_Bhw is None else idx_Bhw[:count], x_BCHW[:count])
     return scores.result(names, total)
 
 
 def transform_of(tokenizer: Tokenizer, source: str) -> TransformConfig:
-    """How pictures are prepared for a tokenizer; UserError where it came without that."""
+    """How pictures are prepared for a tokenizer; UserError if it came without that."""
     if tokenizer.transform is None:
         raise UserError(f"{source} has no preprocessor_config.json: how pictures are prepared for it is unknown")
     return tokenizer.transform

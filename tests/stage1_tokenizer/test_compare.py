@@ -10,8 +10,9 @@ import yaml
 from PIL import Image
 
 from launch.command.cli import parse
-from stage1_tokenizer.compare import VARIANTS, CompareConfig, compare, settings
+from stage1_tokenizer.config.comparison import VARIANTS, CompareConfig
 from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.measuring.comparison import compare, settings
 from stage1_tokenizer.quantizers import KINDS
 from tests.stage1_tokenizer import tiny
 

@@ -12,9 +12,10 @@ from data.pictures.transforms import to_float, to_uint8
 from data.reading.stream import every_sample
 from launch.command.cli import UserError
 from launch.run.metrics import FILE, read
-from stage1_tokenizer.evaluate import EvaluateConfig, evaluate
+from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.losses.lpips import load_lpips
 from stage1_tokenizer.measuring.distances import Gaussian, frechet, kid, precision_recall
+from stage1_tokenizer.measuring.evaluation import evaluate_tokenizer as evaluate
 from stage1_tokenizer.measuring.results import report
 from stage1_tokenizer.measuring.scores import psnr
 from stage1_tokenizer.measuring.side_by_side import side_by_side

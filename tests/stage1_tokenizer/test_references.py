@@ -135,7 +135,7 @@ def test_what_is_no_set_is_refused(tmp_path: Path):
     wanted = {
         "empty": "holds no pictures",
         "text.npz": "can't be read",
-        "other.npz": "no .npz with pictures",
+        "other.npz": "is not an .npz with pictures",
         "float.npz": "it must be uint8",
         "objects.npz": "it must be uint8",
         "mixed": "another size",

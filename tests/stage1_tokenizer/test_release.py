@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from launch.command.cli import UserError
-from stage1_tokenizer.evaluate import EvaluateConfig, evaluate
+from stage1_tokenizer.config.measuring import EvaluateConfig
+from stage1_tokenizer.measuring.evaluation import evaluate_tokenizer as evaluate
 from stage1_tokenizer.publishing.folder import check_release
 from stage1_tokenizer.release import ReleaseConfig, release
 from stage1_tokenizer.tokenizer.model import Tokenizer

@@ -67,7 +67,7 @@ def test_refused_unless_measured_alike(key: str, value: object):
         comparable, lines = report(*pair)
         assert not comparable and must_agree(key)
         assert any(
-            line.strip().startswith(key) for line in lines[lines.index("not comparable, because this must agree:") :]
+            line.strip().startswith(key) for line in lines[lines.index("not comparable, because these must agree:") :]
         )
         assert not any("psnr" in line for line in lines), "no figures side by side"
 
@@ -89,7 +89,7 @@ def test_figures_that_rest_on_what_differs_are_left_out():
         result["bits_per_code"] = 3.5
         result["measured"]["codes"] = {"set": "codes/index.json", "tokenizer": tokenizer}
     comparable, lines = report(one, other)
-    assert comparable and "not comparable, because what they rest on differs: bits_per_code" in lines
+    assert comparable and "not comparable, because their conditions differ: bits_per_code" in lines
     assert not any(line.startswith("  bits_per_code") for line in lines)
     assert "  bits_per_code: 3.5 | 3.5" in report(one, one)[1]
 

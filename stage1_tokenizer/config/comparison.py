@@ -1,0 +1,81 @@
+"""Which tokenizers `stage1_tokenizer.compare` trains, and its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PIXELS_ONLY = {"loss.pixel": "l2", "loss.perceptual.weight": 0, "loss.adversarial.weight": 0}
+"""The losses of VAE and VQ-VAE: no LPIPS, no discriminator."""
+
+PLAIN = {
+    "codebook_size": 1024,
+    "code_dim": 16,
+    "l2_normalise": "false",
+    "learning": "gradient",
+    "start": "uniform",
+    "revive_after": 0,
+}
+"""Settings of the quantizer in every variant, unless it sets its own; the recipe's are ignored."""
+
+LEARNED = {"start": "batch", "revive_after": 50}
+SPHERE = {**LEARNED, "l2_normalise": "true"}
+SMALL = {**LEARNED, "codebook_size": 32, "codebooks": 2}
+
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "vae": ({"kind": "gaussian"}, PIXELS_ONLY),
+    "vq-vae": ({"kind": "vq", **LEARNED}, PIXELS_ONLY),
+    "vqgan": ({"kind": "vq", **LEARNED}, {}),
+    "vq-sphere": ({"kind": "vq", **SPHERE}, {}),
+    "vq-average": ({"kind": "vq", **SPHERE, "learning": "moving_average"}, {}),
+    "vq-kmeans": ({"kind": "vq", **LEARNED, "start": "kmeans"}, {}),
+    "vq-rotation": ({"kind": "vq", **LEARNED, "gradient": "rotation"}, {}),
+    "simvq": ({"kind": "vq", "reparametrise": "linear"}, {}),
+    "fsq": ({"kind": "fsq", "levels": "[8, 5, 5, 5]"}, {}),
+    "lfq": ({"kind": "lfq"}, {}),
+    "bsq": ({"kind": "bsq"}, {}),
+    "gumbel": ({"kind": "gumbel"}, {}),
+    "ibq": ({"kind": "ibq"}, {}),
+    "residual": ({"kind": "residual", **SMALL}, {}),
+    "product": ({"kind": "product", **SMALL, "l2_normalise": "true"}, {}),
+    "multiscale": ({"kind": "multiscale", **LEARNED, "codebook_size": 256}, {}),
+}
+"""Name: settings of model.quantizer, and other settings. All but multiscale and vae have about 10 bits per position."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Train tokenizers that differ in quantizer or losses only, and tabulate how well they reconstruct."""
+
+    recipe: str
+    """YAML file of stage1_tokenizer.train with the networks, optimizer, transform and losses of all variants."""
+    train: str
+    """Index of the training pictures."""
+    held_out: str
+    """Index of the pictures to measure on."""
+    out: str
+    """Folder for runs, table and picture; finished runs in it are reused."""
+    steps: int = 2000
+    """Training steps of each variant; the adversarial term starts after a third of them."""
+    variants: list[str] = field(default_factory=lambda: list(VARIANTS))
+    """Variants to train, in this order."""
+    options: dict[str, str] = field(default_factory=dict)
+    """More settings of stage1_tokenizer.train for all variants, by dotted name."""
+    processes: int = 1
+    """Ranks of each training."""
+    samples: int | None = None
+    """Held-out pictures measured, evenly spaced; null: all."""
+    lpips: bool = True
+    """Measure LPIPS."""
+    lpips_weights: str | None = None
+    """File with the weights of LPIPS's network; null looks for an installed one."""
+    pictures: int = 8
+    """Held-out pictures in reconstructions.png."""
+
+    def __post_init__(self) -> None:
+        for name in self.variants:
+            if name not in VARIANTS:
+                raise ValueError(f"variants={name} is not known: choose among {', '.join(VARIANTS)}")
+        for name in ("steps", "processes", "pictures"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")

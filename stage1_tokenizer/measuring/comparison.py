@@ -1,0 +1,159 @@
+"""Trains tokenizers that differ in quantizer or losses only, measures them, and shows them in a table and a picture.
+
+Legend: B batch, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from data.pictures.transforms import to_float, to_uint8
+from data.reading.stream import every_sample
+from launch.command.cli import UserError, parse
+from launch.files.atomic import write_file
+from stage1_tokenizer.config.comparison import PLAIN, VARIANTS, CompareConfig
+from stage1_tokenizer.config.measuring import EvaluateConfig
+from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.measuring.evaluation import evaluate_tokenizer
+from stage1_tokenizer.tokenizer.opening import open_run
+
+COLUMNS = {
+    "psnr": ("PSNR", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "lpips": ("LPIPS", ".4f"),
+    "bits_per_pixel": ("bits/pixel", ".3f"),
+    "codebook_usage": ("codes used", ".1%"),
+    "perplexity": ("perplexity", ".1f"),
+}
+
+
+def settings(config: CompareConfig, name: str, folder: Path, grid: int | None = None) -> dict[str, Any]:
+    """Options of stage1_tokenizer.train for a variant; `grid` is the side of the latent grid, for multiscale."""
+    quantizer, others = VARIANTS[name]
+    if quantizer["kind"] == "multiscale" and grid:
+        quantizer = {**quantizer, "scales": str([1 << power for power in range(grid.bit_length() - 1)] + [grid])}
+    return {
+        "run.folder": folder,
+        "data.index": config.train,
+        "data.held_out": "null",
+        "steps": config.steps,
+        "run.save_every": max(1, config.steps // 4),
+        "loss.adversarial.start": config.steps // 3,
+        "loss.adversarial.ramp": config.steps // 12,
+        "optimizer.warmup": config.steps // 50,
+        **config.options,
+        **{f"model.quantizer.{key}": value for key, value in {**PLAIN, **quantizer}.items()},
+        **others,
+    }
+
+
+def train(config: CompareConfig, name: str, grid: int) -> Path:
+    """Train a variant, unless it is trained already; its run folder. UserError if the training fails."""
+    folder = Path(config.out) / name / "run"
+    options = settings(config, name, folder, grid)
+    module = ["stage1_tokenizer.train"]
+    if config.processes > 1:
+        module = ["launch.local", "--processes", str(config.processes), *module]
+    line = [sys.executable, "-m", *module, "--config", config.recipe]
+    line += [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    code = subprocess.run(line, check=False).returncode
+    if code:
+        raise UserError(
+            f"variants={name} ended with exit code {code}: see {folder / 'log.txt'}, then rerun the command"
+        )
+    return folder
+
+
+def measure(config: CompareConfig, name: str, folder: Path) -> dict[str, Any]:
+    """Figures of a variant, from its metrics.json if that was measured on the same weights and pictures."""
+    out = folder.parent / "metrics.json"
+    if out.exists():
+        known: dict[str, Any] = json.loads(out.read_text())
+        measured = known["measured"]
+        same = measured["fingerprint"] == open_run(folder).tokenizer.fingerprint and measured["data"] == config.held_out
+        if same and ("lpips" in known or not config.lpips) and config.samples in (None, known["samples"]):
+            return known
+    return evaluate_tokenizer(
+        EvaluateConfig(
+            tokenizer=str(folder),
+            data=config.held_out,
+            out=str(out),
+            samples=config.samples,
+            lpips=config.lpips,
+            lpips_weights=config.lpips_weights,
+            features="vgg16" if config.lpips else "none",
+            overwrite=True,
+        )
+    )
+
+
+def table(results: dict[str, dict[str, Any]], steps: int) -> str:
+    """The figures as a Markdown table, with their conditions."""
+    lines = ["| tokenizer | " + " | ".join(title for title, _ in COLUMNS.values()) + " |", "|---" * 7 + "|"]
+    for name, figures in results.items():
+        cells = [format(figures[key], form) if key in figures else "–" for key, (_, form) in COLUMNS.items()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    last = list(results.values())[-1]
+    measured = last["measured"]
+    lines.append("")
+    lines.append(
+        f"{steps} steps each; {last['samples']} pictures of `{measured['data']}`; LPIPS {measured['lpips']}; "
+        f"commit {measured['commit']}; {measured['hardware']}; {measured['date'][:10]}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def picture(config: CompareConfig, folders: dict[str, Path], path: Path) -> None:
+    """Held-out pictures in rows: the original, then each variant's reconstruction, with names above the columns."""
+    columns: dict[str, Tensor] = {}
+    for name, folder in folders.items():
+        tokenizer = open_run(folder).tokenizer
+        assert tokenizer.transform is not None
+        batch = next(iter(every_sample(config.held_out, tokenizer.transform, batch_size=64, limit=config.pictures)))
+        columns.setdefault("original", batch.pixels_BCHW)
+        columns[name] = to_uint8(tokenizer.reconstruct(to_float(batch.pixels_BCHW))[0])
+    count, _, height, width = columns["original"].shape
+    scale = max(1, 72 // width)
+    step_x, step_y, top = width * scale + 4, height * scale + 4, 14
+    page = Image.new("RGB", (step_x * len(columns), top + step_y * count), "white")
+    draw = ImageDraw.Draw(page)
+    for column, (name, x_BCHW) in enumerate(columns.items()):
+        draw.text((column * step_x, 1), name, fill="black")
+        for row, x_CHW in enumerate(x_BCHW[:count]):
+            pixels_HWC = np.ascontiguousarray(x_CHW.expand(3, -1, -1).permute(1, 2, 0).numpy())
+            shown = Image.fromarray(pixels_HWC).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            page.paste(shown, (column * step_x, top + row * step_y))
+    page.save(path, format="PNG")
+
+
+def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
+    """Train, measure and show all variants; the figures by name. The table is rewritten after each variant."""
+    grid = latent_grid(config)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict[str, Any]] = {}
+    folders: dict[str, Path] = {}
+    for name in config.variants:
+        folders[name] = train(config, name, grid)
+        results[name] = measure(config, name, folders[name])
+        write_file(out / "table.md", table(results, config.steps))
+        write_file(out / "table.json", json.dumps(results, indent=2) + "\n")
+    picture(config, folders, out / "reconstructions.png")
+    print(table(results, config.steps))
+    return results
+
+
+def latent_grid(config: CompareConfig) -> int:
+    """Side of the latent grid for this recipe and options; UserError if they don't load."""
+    options = {**settings(config, "vqgan", Path(config.out) / "vqgan" / "run")}
+    parts = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    resolved = parse(TokenizerTrainConfig, ["--config", config.recipe, *parts], prog="python -m stage1_tokenizer.train")
+    return resolved.data.transform.size // resolved.model.stride

@@ -1,0 +1,145 @@
+"""An evaluation's result: figures, and the conditions they were measured under. Both stages write it by this class.
+
+`evaluate_tokenizer` is stage one's evaluation. Legend: B batch, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data.pictures.batches import PictureBatch
+from data.pictures.config import TransformConfig
+from data.reading.stream import every_sample
+from data.shards.loading import load_index
+from launch.command.cli import UserError
+from launch.command.progress import Progress
+from launch.files.atomic import write_file
+from launch.ranks.joined import Joined, Ranks, joined
+from stage1_tokenizer.config.measuring import EvaluateConfig
+from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
+from stage1_tokenizer.measuring.distances import METHOD, SetStatistics, figures
+from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
+from stage1_tokenizer.measuring.gathering import EvaluationSums
+from stage1_tokenizer.measuring.references import MeasuredSet, reference_of, save_reference
+from stage1_tokenizer.measuring.results import conditions
+from stage1_tokenizer.measuring.scores import measure, transform_of
+from stage1_tokenizer.measuring.side_by_side import save_pictures
+from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.tokenizer.opening import open_tokenizer
+
+
+class Evaluation:
+    """Figures, with the conditions under which they may be compared with another result's (`measured` in the file)."""
+
+    def __init__(self, ranks: Ranks, *, fingerprint: str | None, prior: str | None):
+        self.ranks = ranks
+        self.figures: dict[str, Any] = {}
+        self.conditions = {"fingerprint": fingerprint, "prior": prior, **conditions(ranks.world_size)}
+
+    def add(self, figures: Mapping[str, Any], **conditions: Any) -> None:
+        """Add figures and what they depend on."""
+        self.figures |= figures
+        self.conditions |= conditions
+
+    def add_distances(
+        self, network: FeatureNetwork, samples: SetStatistics, reference: MeasuredSet, *, kept: int
+    ) -> None:
+        """Add a set's distances from a reference, computed on rank 0; every rank must call it."""
+        found = figures(network, samples, reference.statistics) if self.ranks.rank == 0 else None
+        features = {**network.about, **METHOD, "kept": kept}
+        self.add(self.ranks.gather(found)[0], features=features, reference=reference.about)
+
+    def result(self) -> dict[str, Any]:
+        """The JSON file's content."""
+        return {**self.figures, "measured": self.conditions}
+
+    def write(self, out: Path) -> None:
+        """Write the result and print its figures; for rank 0."""
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_file(out, json.dumps(self.result(), indent=2) + "\n")
+        print(json.dumps({name: value for name, value in self.figures.items() if isinstance(value, (int, float))}))
+
+
+@contextmanager
+def progress_of(title: str, ranks: Ranks) -> Iterator[Callable[[int], None]]:
+    """A progress display of pictures on rank 0; yields the function that advances it."""
+    with Progress(title, None, unit="pictures", enabled=ranks.rank == 0) as bar:
+        yield bar.advance
+
+
+def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure, write `out`, `pictures` and `save_reference`, and return the result (the same on every rank).
+
+    The distances are those of the reconstructions from `reference`, or from the originals if there is none.
+    """
+    for path in (config.out, config.pictures, config.save_reference):
+        if path and Path(path).exists() and not config.overwrite:
+            raise UserError(f"{path} exists: choose another file, delete it, or set --overwrite true")
+    tokenizer = open_tokenizer(config.tokenizer)
+    transform = transform_of(tokenizer, config.tokenizer)
+    lpips = load_lpips(config.lpips_net, config.lpips_weights) if config.lpips else None
+    network = load_network(
+        config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights, lpips=lpips
+    )
+    with joined() as accelerator:
+        ranks = Joined(accelerator)
+        for module in (tokenizer, lpips, network):
+            if module is not None:
+                module.to(ranks.device)
+        evaluation = Evaluation(ranks, fingerprint=tokenizer.fingerprint, prior=None)
+        reference = _measure(config, tokenizer, transform, lpips, network, evaluation)
+        if ranks.rank == 0:
+            if config.pictures:
+                save_pictures(Path(config.pictures), tokenizer, config.data, config.picture_count)
+            if config.save_reference and reference is not None and network is not None:
+                save_reference(Path(config.save_reference), reference, network)
+            evaluation.write(Path(config.out))
+    return evaluation.result()
+
+
+def _measure(
+    config: EvaluateConfig,
+    tokenizer: Tokenizer,
+    transform: TransformConfig,
+    lpips: LPIPS | None,
+    network: FeatureNetwork | None,
+    evaluation: Evaluation,
+) -> MeasuredSet | None:
+    """Add all figures to the evaluation; the reference of its distances."""
+    ranks = evaluation.ranks
+    options: dict[str, Any] = {"batch_size": config.batch_size, "threads": config.threads, "limit": config.samples}
+    reference = None
+    if network is not None and config.reference:
+        settings = {**options, "limit": None, "kept": config.kept}
+        reference = reference_of(config.reference, transform, network, ranks, **settings)
+    sums = EvaluationSums(network, ranks.device, kept=config.kept, originals=reference is None)
+    rows = min(config.batch_size, config.samples or config.batch_size, len(load_index(config.data)))
+    with progress_of("evaluate tokenizer", ranks) as advance:
+        batches = every_sample(config.data, transform, rank=ranks.rank, world_size=ranks.world_size, **options)
+        counted = _counted(batches, advance)
+        scores = measure(tokenizer, counted, lpips, device=ranks.device, total=ranks.sum, sums=sums, rows=rows)
+    data_hash = sums.hash.result(ranks.sum)
+    evaluation.add(
+        scores,
+        data=config.data,
+        data_hash=data_hash,
+        samples=scores["samples"],
+        transform=transform.to_dict(),
+        pictures="clamped and rounded to 8 bits, data range 255; every picture once, mean over pictures",
+        ssim="gaussian window of 11, sigma 1.5, inside the picture only, mean over channels",
+        lpips=f"{config.lpips_net}, version 0.1" if config.lpips else "not measured",
+    )
+    if network is not None:
+        reference = reference or sums.originals_set(config.data, data_hash, transform, ranks)
+        evaluation.add_distances(network, sums.reconstructions(ranks), reference, kept=config.kept)
+    return reference
+
+
+def _counted(batches: Iterable[PictureBatch], advance: Callable[[int], None]) -> Iterator[PictureBatch]:
+    for batch in batches:
+        yield batch
+        advance(len(batch.keys))
