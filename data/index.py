@@ -6,7 +6,6 @@ The file is wids' JSON (`wids-shard-index-v1`) with our keys beside its own; byt
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from data.shards.loading import load_index
 from data.shards.locations import relative
 from data.shards.scanning import build_index, find_tars
 from launch.command.cli import UserError, parse, run
-from launch.command.words import as_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +40,8 @@ class IndexConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the options, write the index."""
-    words = list(sys.argv[1:] if argv is None else argv)
     prog = "python -m data.index PATTERN OUT.json"
-    return command(parse(IndexConfig, as_options(words, ("pattern", "out"), IndexConfig), prog=prog))
+    return command(parse(IndexConfig, argv, prog=prog, positional=("pattern", "out")))
 
 
 def command(config: IndexConfig) -> int:

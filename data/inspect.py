@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from data.shards import quarantine
 from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from launch.command.cli import UserError, parse, run
-from launch.command.words import as_options
 
 FOUND = 1
 """Exit code when verification found something wrong."""
@@ -63,9 +61,7 @@ class InspectConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the options and do what they ask."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    words = ["--contact_sheet" if word == "--contact-sheet" else word for word in words]
-    config = parse(InspectConfig, as_options(words, ("index",), InspectConfig), prog="python -m data.inspect INDEX")
+    config = parse(InspectConfig, argv, prog="python -m data.inspect INDEX", positional=("index",))
     index = read_index(config.index)
     print(describe(index))
     found = None

@@ -26,7 +26,6 @@ from data.packing.workers import Job, encoded_size, pack_shards
 from data.shards.writer import ShardRecord, ShardWriter
 from launch.command.cli import UserError, parse, run
 from launch.command.progress import Progress
-from launch.command.words import as_options
 
 SAMPLE_OVERHEAD = 2048
 """Bytes that a sample takes in a tar beside its picture: headers, padding and its label."""
@@ -97,9 +96,7 @@ class PackConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, pack, and print the summary."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    config = parse(PackConfig, as_options(words, ("source", "out"), PackConfig), prog="python -m data.pack SOURCE OUT")
-    pack(config)
+    pack(parse(PackConfig, argv, prog="python -m data.pack SOURCE OUT", positional=("source", "out")))
 
 
 def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[ShardRecord]]:

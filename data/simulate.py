@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -213,9 +212,7 @@ def table(figures: dict[str, Any]) -> str:
 
 def main() -> int:
     """Read the options, simulate, print."""
-    words = sys.argv[1:]
-    words = [part for word in words for part in ((word, "true") if word == "--json" else (word,))]
-    config = parse(SimulateConfig, words, prog="python -m data.simulate")
+    config = parse(SimulateConfig, prog="python -m data.simulate")
     try:
         figures = simulate(config)
     except ValueError as error:

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.checkpoints import store as checkpoint
 from launch.checkpoints.pieces import SUFFIX
-from launch.command.cli import UserError
+from launch.command.cli import UserError, parse, run
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Look at a run's checkpoints: --list, --verify or --export FOLDER."""
+
+    run: Path
+    """The run's folder; the first word."""
+    list: bool = False
+    """Show steps, sizes and parts of all checkpoints."""
+    verify: bool = False
+    """Compare every file with its size and hash."""
+    export: Path | None = None
+    """Folder to which a checkpoint's networks are written as safetensors."""
+    step: int | None = None
+    """Which checkpoint to export; null: the newest valid one."""
+
+    def __post_init__(self) -> None:
+        if (self.list, self.verify, self.export is not None).count(True) != 1:
+            raise ValueError("give one of --list, --verify and --export FOLDER")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 1 where --verify finds damage."""
-    parser = argparse.ArgumentParser(prog="python -m launch.checkpoint", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--list", action="store_true", help="steps, sizes and parts of all checkpoints")
-    what.add_argument("--verify", action="store_true", help="compare every file with its size and hash")
-    what.add_argument("--export", type=Path, metavar="FOLDER", help="write a checkpoint's networks as safetensors")
-    parser.add_argument("--step", type=int, help="--export: which one (default: the newest that is whole)")
-    options = parser.parse_args(argv)
+    options = parse(CheckpointConfig, argv, prog="python -m launch.checkpoint RUN", positional=("run",))
     found = checkpoint.steps(options.run)
     if not found:
         raise UserError(f"{options.run} holds no checkpoints: name a run's folder")
@@ -80,3 +93,7 @@ def networks(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         reader = checkpoint.pieces(folder, manifest, name)
         if not any("/" in key for key in reader.shapes):  # an optimizer has its values under exp_avg/ and so on
             yield name, {key: reader.whole(key) for key in sorted(reader.shapes)}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 FREE_KEYS = (
     "run.folder",
@@ -22,7 +22,7 @@ FREE_KEYS = (
     "run.rollbacks",
     "run.strategy",
     "run.save_in_background",
-    "run.may_change",
+    "run.allow_changes",
 )
 """Settings that a continued run may change, because its weights don't depend on them."""
 
@@ -30,6 +30,8 @@ FREE_KEYS = (
 @dataclass(frozen=True)
 class RunConfig:
     """How a run is started, watched and saved; nothing of what it computes, seed and precision apart."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"may_change": "allow_changes"}
 
     folder: str
     """Where configuration, checkpoints, metrics and logs of the run go; an interrupted run there is continued."""
@@ -75,15 +77,15 @@ class RunConfig:
     """Copy the state to memory at the step's boundary and write it while training goes on, which then waits for the
     disk only at the next checkpoint and at the end. Takes the state's size in memory of the CPU."""
 
-    may_change: list[str] = field(default_factory=list)
+    allow_changes: list[str] = field(default_factory=list)
     """Settings by dotted name that this start may give another value than the run was begun with, though the result
     depends on them: [data.transform.size] goes on at a higher resolution, [optimizer.learning_rate] at another rate.
     What changes is said, and kept in run.json. With another data.batch_size some samples come again or not at all."""
 
     def __post_init__(self) -> None:
-        fixed = [name for name in self.may_change if name.split(".")[0] in FIXED]
+        fixed = [name for name in self.allow_changes if name.split(".")[0] in FIXED]
         if fixed:
-            raise ValueError(f"run.may_change={fixed[0]} can't change within a run: leave it out, or begin a new run")
+            raise ValueError(f"run.allow_changes={fixed[0]} can't change within a run: remove it, or begin a new run")
         unknown = [name for name in self.trackers if name not in ("tensorboard", "wandb")]
         if unknown:
             raise ValueError(f"run.trackers={unknown[0]} is not known: use tensorboard, wandb or an empty list")

@@ -7,7 +7,6 @@ by the rank that failed, not by the launcher's own trace.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -15,12 +14,28 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from types import FrameType
 
-from launch.command.cli import ERRORS_FOLDER, UserError, run
-from launch.command.exit_codes import BAD_INPUT, STOPPED
+from launch.command.checks import check
+from launch.command.cli import ERRORS_FOLDER, parse, run
+from launch.command.exit_codes import BAD_INPUT, HUNG, SIGNALLED, STOPPED
 from launch.ranks.launcher import launch_arguments
-from launch.run.watchdog import HUNG
+
+
+@dataclass(frozen=True)
+class LocalConfig:
+    """Start a module of this project on several ranks of this machine."""
+
+    module: str
+    """stage1_tokenizer.train, stage2_prior.sample, …; the first word."""
+    arguments: list[str] = field(default_factory=list)
+    """The module's own options: all that comes after its name."""
+    processes: int = 1
+    """Ranks on this machine."""
+
+    def __post_init__(self) -> None:
+        check("processes", self.processes, self.processes >= 1, "1 or more")
 
 
 def start(module: str, arguments: Sequence[str], processes: int = 1) -> int:
@@ -59,8 +74,8 @@ def _verdict(codes: Sequence[int]) -> int:
             return code
     own = [code for code in codes if code != -signal.SIGTERM]
     if not own:
-        return 128 + signal.SIGTERM
-    return 128 - own[0] if own[0] < 0 else 1
+        return SIGNALLED + signal.SIGTERM
+    return SIGNALLED - own[0] if own[0] < 0 else 1
 
 
 def _forward_signals() -> None:
@@ -79,14 +94,9 @@ def _forward_signals() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read `--processes N MODULE ARGUMENT…` and start it."""
-    parser = argparse.ArgumentParser(prog="python -m launch.local", description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, default=1, help="ranks on this machine (default 1)")
-    parser.add_argument("module", help="stage1_tokenizer.train, stage2_prior.sample, …")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the module's own options")
-    options = parser.parse_args(argv)
-    if options.processes < 1:
-        raise UserError(f"--processes={options.processes} is too small: give 1 or more")
-    return start(options.module, options.arguments, options.processes)
+    prog = "python -m launch.local [--processes N] MODULE ARGUMENT…"
+    config = parse(LocalConfig, argv, prog=prog, positional=("module",), rest="arguments")
+    return start(config.module, config.arguments, config.processes)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ step, rate, remaining time, last loss and restarts. Nothing is asked of SLURM, s
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import yaml
 
 from launch.checkpoints import store as checkpoint
-from launch.command.cli import UserError, run
+from launch.command.cli import UserError, parse, run
 from launch.run import metrics
 from launch.stages.jobs import NEEDS, TRAINS
 
@@ -29,6 +28,14 @@ MAIN_LOSSES = ("loss/nll_bits", "loss/total", "loss/rec")
 """The loss that is shown, the first of these that a run has, else the first one by name."""
 
 HEADER = ("stage", "state", "step", "rate", "left", "loss", "restarts", "note")
+
+
+@dataclass(frozen=True)
+class StatusConfig:
+    """Print how far chains or runs are, from their files alone."""
+
+    runs: list[Path]
+    """Folders of chains or of runs; the words of the command."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +172,9 @@ def span(seconds: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m launch.status", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    options = parser.parse_args(argv)
-    for number, out in enumerate(options.runs):
-        if len(options.runs) > 1:
+    runs = parse(StatusConfig, argv, prog="python -m launch.status RUN…", positional=("runs",)).runs
+    for number, out in enumerate(runs):
+        if len(runs) > 1:
             print(f"{'' if number == 0 else chr(10)}{out}")
         lines = table(out)
         widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]

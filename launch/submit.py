@@ -7,7 +7,6 @@ one after the other, without SLURM. What the cluster gives each stage stands in 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -19,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.command.cli import UserError, run
+from launch.command.checks import check
+from launch.command.cli import UserError, parse, run
 from launch.files.atomic import write_atomically
 from launch.run import provenance as facts
 from launch.stages import jobs as chain
@@ -28,6 +28,30 @@ from launch.stages.resources import Resources
 
 JOBS = "jobs.json"
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class SubmitConfig:
+    """Submit a recipe's whole chain to SLURM, or run it here."""
+
+    recipe: Path
+    """launch/recipes/NAME; the first word."""
+    nodes: int | None = None
+    """Nodes of the training jobs; null: cluster.yaml's."""
+    out: Path | None = None
+    """The chain's folder, seen by all nodes; null: runs/NAME."""
+    from_: str | None = None
+    """Leave out the stages that this one needs; what they make must be there."""
+    dry_run: bool = False
+    """Show the table and the commands, submit nothing."""
+    local: bool = False
+    """Run the stages here, without SLURM."""
+    processes: int = 1
+    """With --local: ranks of the stages that share work."""
+
+    def __post_init__(self) -> None:
+        check("nodes", self.nodes or 1, self.nodes is None or self.nodes >= 1, "1 or more")
+        check("processes", self.processes, self.processes >= 1, "1 or more")
 
 
 @dataclass
@@ -175,7 +199,7 @@ def print_table(rows: Sequence[Row]) -> None:
 
 def here(stage: chain.Stage, recipe: Path, out: Path) -> list[str]:
     """How a stage is started on this machine."""
-    return [sys.executable, "-m", "launch.slurm.node", stage.name, "--recipe", str(recipe), "--out", str(out)]
+    return [sys.executable, "-m", "launch.slurm.node", "--recipe", str(recipe), "--out", str(out), stage.name]
 
 
 def run_here(rows: Sequence[Row], recipe: Path, out: Path, processes: int) -> int:
@@ -207,22 +231,7 @@ def _resize(config: chain.Chain, nodes: int | None) -> chain.Chain:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m launch.submit", description=__doc__)
-    parser.add_argument("recipe", type=Path, help="launch/recipes/NAME")
-    parser.add_argument("--nodes", type=int, help="nodes of the training jobs; else cluster.yaml's")
-    parser.add_argument("--out", type=Path, help="the chain's folder, seen by all nodes (default: runs/NAME)")
-    parser.add_argument(
-        "--from",
-        dest="first",
-        metavar="STAGE",
-        help="leave out the stages that this one needs; what they make must be there",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="show the table and the commands, submit nothing")
-    parser.add_argument("--local", action="store_true", help="run the stages here, without SLURM")
-    parser.add_argument("--processes", type=int, default=1, help="--local: ranks of the stages that share work")
-    options = parser.parse_args(argv)
-    if (options.nodes or 1) < 1 or options.processes < 1:
-        raise UserError("--nodes and --processes must be 1 or more")
+    options = parse(SubmitConfig, argv, prog="python -m launch.submit RECIPE", positional=("recipe",))
     recipe = options.recipe.resolve()
     recipe = recipe.relative_to(ROOT) if recipe.is_relative_to(ROOT) else recipe
     os.chdir(ROOT)
@@ -234,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not options.dry_run:
             raise
         live = {}
-    rows = plan(chosen, recipe, out, options.first, live)
+    rows = plan(chosen, recipe, out, options.from_, live)
     if options.local and not options.dry_run:
         return run_here(rows, recipe, out, options.processes)
     if not options.dry_run:

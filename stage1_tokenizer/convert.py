@@ -11,15 +11,15 @@ own file (--config) or from options such as `--model.quantizer.scales [1,2,3,4,6
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from launch.command.cli import UserError, run
+from launch.command import cli
+from launch.command.cli import UserError
 from stage1_tokenizer.publishing.licences import check_licence
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from stage1_tokenizer.publishing.converted_card import Origin
     from stage1_tokenizer.tokenizer.model import Tokenizer
 
-NAMES = ("taming", "llamagen", "ibq", "open_magvit2", "simvq", "maskgit", "var", "diffusers")
+Layout = Literal["taming", "llamagen", "ibq", "open_magvit2", "simvq", "maskgit", "var", "diffusers"]
 """The layouts that can be read; the keys of stage1_tokenizer.foreign.LAYOUTS, known without importing torch."""
+
+NAMES: tuple[str, ...] = get_args(Layout)
 
 SIZE = 256
 """Side of the pictures where neither option nor configuration tells."""
@@ -41,25 +43,29 @@ class ConvertConfig:
     """What is converted, and how."""
 
     source: Path
-    """Checkpoint, or folder with one."""
+    """Checkpoint, or folder with one; the first word."""
     out: Path
-    """Folder to be made; one that exists is left alone."""
-    layout: str | None = None
-    """Whose checkpoint it is; None: our own folder."""
-    to: str = "vqloom"
-    """vqloom or diffusers."""
-    settings: Path | None = None
+    """Folder to be made; one that exists is left alone; the second word."""
+    from_: Layout | None = None
+    """Whose checkpoint it is; null: our own folder."""
+    to: Literal["vqloom", "diffusers"] = "vqloom"
+    """What OUT becomes."""
+    config: Path | None = None
     """The peer's configuration, YAML or JSON."""
-    weights: str = "averaged"
-    """averaged (where the checkpoint has an EMA) or last."""
+    weights: Literal["averaged", "last"] = "averaged"
+    """Which of a checkpoint with an EMA."""
     size: int | None = None
-    """Side of the pictures that the tokenizer was trained on; None: as the configuration tells, else 256."""
+    """Side of the pictures that the tokenizer was trained on; null: as the configuration tells, else 256."""
     licence: str | None = None
     """Licence of the weights by its Hub identifier, for the card."""
     origin: str | None = None
     """Where the checkpoint was published, for the card."""
     model: dict[str, Any] = field(default_factory=dict)
-    """Settings of ModelConfig that the checkpoint doesn't tell."""
+    """Settings of the model that the checkpoint doesn't tell: --model.KEY VALUE."""
+
+    def __post_init__(self) -> None:
+        if self.licence is not None:
+            check_licence(self.licence)
 
 
 def convert(config: ConvertConfig) -> Path:
@@ -97,18 +103,18 @@ def _opened(config: ConvertConfig) -> tuple[Tokenizer, dict[str, Tensor], Origin
     from stage1_tokenizer.publishing.converted_card import Origin
     from stage1_tokenizer.tokenizer.opening import open_tokenizer
 
-    if config.layout is None:
+    if config.from_ is None:
         if config.to != "diffusers":
             raise UserError("--from is missing: say whose checkpoint it is, one of " + ", ".join(NAMES))
         own = Origin("vqloom", config.source.name, "", None, None, None)
         return open_tokenizer(str(config.source)), {}, own
-    checkpoint = read_checkpoint(config.source, config.settings)
+    checkpoint = read_checkpoint(config.source, config.config)
     averaged = config.weights == "averaged"
-    made, source = convert_checkpoint(checkpoint, config.layout, averaged=averaged, changes=config.model)
+    made, source = convert_checkpoint(checkpoint, config.from_, averaged=averaged, changes=config.model)
     tokenizer = build(made, str(checkpoint.path), config.size)
     settings = checkpoint.settings_path.name if checkpoint.settings_path else None
     origin = Origin(
-        config.layout, checkpoint.path.name, checkpoint.sha256, settings, config.origin, config.licence, made.notes
+        config.from_, checkpoint.path.name, checkpoint.sha256, settings, config.origin, config.licence, made.notes
     )
     return tokenizer, source.discriminator, origin
 
@@ -152,58 +158,10 @@ def _write_diffusers(folder: Path, tokenizer: Tokenizer) -> None:
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see `{self.prog} --help`")
-
-
 def parse(argv: Sequence[str] | None = None) -> ConvertConfig:
     """The command's options; UserError for those that don't fit."""
-    about, _, usage = (__doc__ or "").partition("\n\n")
-    parser = _Parser(
-        prog="python -m stage1_tokenizer.convert",
-        description=about,
-        epilog=usage,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("source", type=Path, metavar="IN", help="checkpoint, or folder with one")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to be made; one that exists is left alone")
-    parser.add_argument("--from", dest="layout", choices=NAMES, help="whose checkpoint it is; left out: our own folder")
-    parser.add_argument("--to", choices=("vqloom", "diffusers"), default="vqloom", help="what OUT becomes")
-    parser.add_argument("--config", dest="settings", type=Path, help="the peer's configuration, YAML or JSON")
-    parser.add_argument(
-        "--weights", choices=("averaged", "last"), default="averaged", help="of a checkpoint with an EMA"
-    )
-    parser.add_argument(
-        "--size", type=int, help="side of the training pictures (default: the configuration's, else 256)"
-    )
-    parser.add_argument("--licence", help="of the weights, by its Hub identifier, for the card")
-    parser.add_argument("--origin", help="where the checkpoint was published, for the card")
-    options, rest = parser.parse_known_args(argv)
-    if options.licence is not None:
-        try:
-            check_licence(options.licence)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-    return ConvertConfig(**vars(options), model=_model_options(rest))
-
-
-def _model_options(words: Sequence[str]) -> dict[str, Any]:
-    """`--model.a.b VALUE` options as nested dictionaries."""
-    import yaml
-
-    joined = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    found: dict[str, Any] = {}
-    for name, value in zip(joined[::2], [*joined[1::2], None], strict=False):
-        if not name.startswith("--model.") or value is None:
-            raise UserError(f"{name} is no option with a value: give --model.KEY VALUE, or see --help")
-        *path, last = name.removeprefix("--model.").split(".")
-        place = found
-        for key in path:
-            place = place.setdefault(key, {})
-        place[last] = yaml.safe_load(value)
-    return found
+    prog = "python -m stage1_tokenizer.convert IN OUT"
+    return cli.parse(ConvertConfig, argv, prog=prog, description=__doc__ or "", positional=("source", "out"))
 
 
 def main() -> None:
@@ -212,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

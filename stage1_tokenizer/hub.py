@@ -5,13 +5,11 @@ Both go through huggingface_hub, so its variables hold: HF_ENDPOINT, HF_TOKEN, H
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.command.cli import UserError, parse, run
-from launch.command.words import as_options
 from launch.files.downloads import _NAME, reason
 from stage1_tokenizer.publishing.folder import check_release
 
@@ -69,9 +67,8 @@ def push(config: HubConfig) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    words = list(sys.argv[1:] if argv is None else argv)
     prog = "python -m stage1_tokenizer.hub FOLDER ORG/NAME"
-    print(push(parse(HubConfig, as_options(words, ("folder", "push"), HubConfig), prog=prog)))
+    print(push(parse(HubConfig, argv, prog=prog, positional=("folder", "push"))))
 
 
 if __name__ == "__main__":

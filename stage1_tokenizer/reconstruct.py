@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,10 +190,8 @@ def _save(path: Path, page_HWC: np.ndarray) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    count = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
-    files = [f"--files={json.dumps(words[:count])}"] if count else []
-    config = parse(ReconstructConfig, [*files, *words[count:]], prog="python -m stage1_tokenizer.reconstruct FILES…")
+    prog = "python -m stage1_tokenizer.reconstruct FILES…"
+    config = parse(ReconstructConfig, argv, prog=prog, positional=("files",))
     print(table(reconstruct(config)))
     print(config.out)
 

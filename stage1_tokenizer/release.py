@@ -10,14 +10,12 @@ OUT/README.md, reconstructions.png    the model card
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.command.cli import UserError, parse, run
-from launch.command.words import as_options
 from stage1_tokenizer.hub import HubConfig, check_name, push
 from stage1_tokenizer.publishing.folder import CARD, METRICS, check_release, is_figure, new_folder
 from stage1_tokenizer.publishing.licences import check_licence
@@ -158,8 +156,8 @@ def _own_metrics(opened: OpenedRun) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    words = as_options(list(sys.argv[1:] if argv is None else argv), ("run", "out"), ReleaseConfig)
-    print(release(parse(ReleaseConfig, words, prog="python -m stage1_tokenizer.release RUN OUT")))
+    prog = "python -m stage1_tokenizer.release RUN OUT"
+    print(release(parse(ReleaseConfig, argv, prog=prog, positional=("run", "out"))))
 
 
 if __name__ == "__main__":

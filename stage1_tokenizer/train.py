@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stage1_tokenizer.losses.lpips import LPIPS
     from stage1_tokenizer.training.trained import Parts
 
-MAY_CHANGE = (
+FREE = (
     "evaluate_every",
     "evaluate_samples",
     "evaluate_features",
@@ -58,7 +58,7 @@ def train(config: TokenizerTrainConfig) -> int:
     from launch.run.runtime import start_run
     from stage1_tokenizer.training.trained import build
 
-    with start_run(config, config.run, may_change=may_change(config)) as this:
+    with start_run(config, config.run, free=free(config)) as this:
 
         def attempt() -> int:
             parts = build(config, perceptual, this)
@@ -134,9 +134,9 @@ def check(config: TokenizerTrainConfig) -> LPIPS | None:
     return build_perceptual(config.loss.perceptual)
 
 
-def may_change(config: TokenizerTrainConfig) -> tuple[str, ...]:
+def free(config: TokenizerTrainConfig) -> tuple[str, ...]:
     """Settings that a continued run may change; the number of steps too, where the learning rate doesn't know it."""
-    return (*MAY_CHANGE, "steps") if config.optimizer.decay == "constant" else MAY_CHANGE
+    return (*FREE, "steps") if config.optimizer.decay == "constant" else FREE
 
 
 def train_step(

@@ -16,12 +16,11 @@ Shapes: B pictures, C channels, H W pixels, h w latent grid, N codes.
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 
 from launch.command.cli import parse, run
 from stage2_prior.config.sampling import InpaintConfig
-from stage2_prior.sample import sample, spelled
+from stage2_prior.sample import sample
 
 
 def inpaint(config: InpaintConfig) -> int:
@@ -33,7 +32,7 @@ def inpaint(config: InpaintConfig) -> int:
 
 def main() -> int:
     """The command."""
-    return inpaint(parse(InpaintConfig, spelled(sys.argv[1:]), prog="python -m stage2_prior.inpaint"))
+    return inpaint(parse(InpaintConfig, prog="python -m stage2_prior.inpaint"))
 
 
 if __name__ == "__main__":

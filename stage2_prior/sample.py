@@ -11,14 +11,11 @@ that any world size gives the same pictures, also after an interruption. Shapes:
 
 from __future__ import annotations
 
-import re
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from launch.command.cli import UserError, parse, run
-from launch.command.words import as_options
 from stage2_prior.config.sampling import SampleConfig
 
 if TYPE_CHECKING:
@@ -73,12 +70,7 @@ def sample(config: SampleConfig, subjects_of: Callable[[Prior, Tokenizer], Subje
 
 def main() -> int:
     """The command."""
-    return sample(parse(SampleConfig, spelled(sys.argv[1:]), prog="python -m stage2_prior.sample"))
-
-
-def spelled(words: Sequence[str]) -> list[str]:
-    """The words of a command line with --dry-run as the setting is called; alone it is true."""
-    return as_options([re.sub("^--dry-run", "--dry_run", word) for word in words], (), SampleConfig)
+    return sample(parse(SampleConfig, prog="python -m stage2_prior.sample"))
 
 
 if __name__ == "__main__":

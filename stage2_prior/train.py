@@ -6,8 +6,6 @@ Shapes: B batch (this rank's part), N codes of a picture.
 from __future__ import annotations
 
 import math
-import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +33,7 @@ from stage2_prior.training.optimizer import Ema, build_optimizer, learning_rate
 if TYPE_CHECKING:
     from stage2_prior.priors.base import Prior
 
-MAY_CHANGE = (
+FREE = (
     "evaluate_every",
     "data.threads",
     "data.read_ahead",
@@ -58,7 +56,7 @@ def train(config: PriorTrainConfig) -> int:
     if config.run.precision == "fp16":
         raise UserError("run.precision=fp16 is for tokenizers: set it to bf16 or fp32")
     index = checked_codes(config)
-    with start_run(config, config.run, may_change=MAY_CHANGE, strategies=STRATEGIES) as this:
+    with start_run(config, config.run, free=FREE, strategies=STRATEGIES) as this:
         return until_done(this, lambda: fit(config, index, this, *build(config, index, this)))
 
 
@@ -239,8 +237,7 @@ def export(ema: Ema, strategy: Strategy, config: PriorTrainConfig, index: ShardI
 
 def main() -> int:
     """The command."""
-    arguments = [re.sub("^--dry-run", "--dry_run", argument) for argument in sys.argv[1:]]
-    return train(parse(PriorTrainConfig, arguments, prog="python -m stage2_prior.train"))
+    return train(parse(PriorTrainConfig, prog="python -m stage2_prior.train"))
 
 
 if __name__ == "__main__":

@@ -286,10 +286,3 @@ def _say(run: Run | None, text: str) -> None:
         run.say(text)
     else:
         print(text, file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    from launch.checkpoint import main
-    from launch.command.cli import run as run_command
-
-    run_command(main)

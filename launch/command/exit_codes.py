@@ -1,4 +1,4 @@
-"""Exit codes of every command, in one place; launch/slurm/common.sh knows them from here."""
+"""Exit codes of every command, in one place; `python -m launch.command.exit_codes` prints them for shell scripts."""
 
 from __future__ import annotations
 
@@ -7,3 +7,15 @@ BAD_INPUT = 2
 
 STOPPED = 85
 """SIGTERM or SIGUSR1 ended a run at a step boundary, after a checkpoint: the same command resumes it."""
+
+HUNG = 86
+"""The watchdog ended a hung rank (run.watchdog): the same command resumes the run."""
+
+INTERRUPTED = 130
+"""Ctrl-C, as shells tell it: 128 + SIGINT."""
+
+SIGNALLED = 128
+"""Shells add the number of the signal that ended a process to this."""
+
+if __name__ == "__main__":
+    print(f"BAD_INPUT={BAD_INPUT} STOPPED={STOPPED} HUNG={HUNG} INTERRUPTED={INTERRUPTED} SIGNALLED={SIGNALLED}")

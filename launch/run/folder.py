@@ -20,6 +20,7 @@ from typing import IO, Any
 import yaml
 
 from launch.command.cli import UserError
+from launch.command.renamed import with_new_keys
 from launch.config import FIXED
 from launch.files.atomic import write_atomically
 from launch.run.provenance import facts
@@ -60,22 +61,23 @@ def lock(folder: Path) -> IO[str]:
     return file
 
 
-def adopt(folder: Path, config: Any, free: Sequence[str], may_change: Sequence[str] = ()) -> dict[str, list[Any]]:
+def adopt(folder: Path, config: Any, free: Sequence[str], allow_changes: Sequence[str] = ()) -> dict[str, list[Any]]:
     """Save the configuration in a new folder; in an old one, check that it is still the same.
 
-    `free` lists dotted keys, or prefixes ending in a dot, that don't alter the result. `may_change` lists keys that do,
-    and may: those that changed are given back with old and new value. Raises UserError with the first that may not.
+    `free` lists dotted keys, or prefixes ending in a dot, that don't alter the result. `allow_changes` lists keys that
+    do, and that this start may change; those that did are returned with old and new value. Raises UserError with the
+    first key that may not change. Keys of older versions are read under their new names.
     """
     new = plain(config)
     changed: dict[str, list[Any]] = {}
     path = folder / CONFIG
     if path.exists():
-        old = with_defaults(yaml.safe_load(path.read_text()), config)
+        old = with_defaults(with_new_keys(yaml.safe_load(path.read_text()), type(config)), config)
         for key, before, after in differences(old, new):
             if any(key == name or (name.endswith(".") and key.startswith(name)) for name in free):
                 continue
-            if key not in may_change:
-                way = "" if key.split(".")[0] in FIXED else ", or allow the change by run.may_change"
+            if key not in allow_changes:
+                way = "" if key.split(".")[0] in FIXED else ", or allow the change by run.allow_changes"
                 raise UserError(
                     f"{key}={after!r} differs from {before!r}, with which the run in {folder} was started: "
                     f"set it back to continue that run, or choose another run.folder{way}"

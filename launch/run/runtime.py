@@ -241,13 +241,13 @@ class Run:
 
 @contextlib.contextmanager
 def start_run(
-    config: Any, run: RunConfig, *, may_change: Sequence[str] = (), strategies: Sequence[str] = ("ddp",)
+    config: Any, run: RunConfig, *, free: Sequence[str] = (), strategies: Sequence[str] = ("ddp",)
 ) -> Iterator[Run]:
     """Start a run, on every rank: process group, seeds, folder, signals, trackers; at the end, close them all.
 
-    `config` is the whole configuration (a dataclass), saved in the folder; `may_change` names further dotted keys that
-    a continued run may change; `strategies` are those of launch.strategies that the training can do. Raises UserError
-    where the launch isn't what was asked for, or the folder belongs to another configuration or to a running process.
+    `config` is the whole configuration (a dataclass), saved in the folder; `free` names dotted keys on which the result
+    doesn't depend, besides FREE_KEYS; `strategies` are those of launch.strategies that the training supports. Raises
+    UserError where the launch isn't the requested one, or the folder belongs to another configuration or process.
     An exception on one rank ends all of them with its reason printed.
     """
     import torch
@@ -255,8 +255,7 @@ def start_run(
     outside = torch.distributed.is_initialized()
     accelerator = distributed.start(run, strategies)
     place = Path(run.folder)
-    free = (*FREE_KEYS, *may_change)
-    opened = on_main(accelerator, lambda: _open_folder(place, config, run, free, accelerator))
+    opened = on_main(accelerator, lambda: _open_folder(place, config, run, (*FREE_KEYS, *free), accelerator))
     _seed(run, accelerator)
     if run.trackers:
         accelerator.init_trackers(run.project)
@@ -279,9 +278,9 @@ def start_run(
 def _open_folder(
     place: Path, config: Any, run: RunConfig, free: Sequence[str], accelerator: Accelerator
 ) -> tuple[Any, dict[str, list[Any]]]:
-    """The folder's lock, and which settings run.may_change let change."""
+    """The folder's lock, and which settings run.allow_changes let change."""
     held = folder.lock(place)
-    changed = folder.adopt(place, config, free, run.may_change)
+    changed = folder.adopt(place, config, free, run.allow_changes)
     extra = {"changed": changed} if changed else {}
     folder.record_start(place, world_size=accelerator.num_processes, device=str(accelerator.device.type), **extra)
     return held, changed

@@ -14,8 +14,7 @@ import sys
 import threading
 import time
 
-HUNG = 86
-"""Exit code of a rank that its watchdog ended."""
+from launch.command.exit_codes import HUNG
 
 GRACE = 3.0
 """Seconds between a rank's dump and its end, in which the other ranks, who hang with it, write theirs."""

@@ -125,7 +125,7 @@ run_stage() {
         "$VQLOOM_PROCESSES ranks a node, meeting at $VQLOOM_ADDRESS:$VQLOOM_PORT"
     preflight
     [ "$signals" -eq 0 ] || finish $STOPPED "stopped before it began"
-    each_node python -m launch.slurm.node "$stage" --recipe "$VQLOOM_RECIPE" --out "$VQLOOM_OUT" "$@"
+    each_node python -m launch.slurm.node --recipe "$VQLOOM_RECIPE" --out "$VQLOOM_OUT" "$stage" "$@"
     verdict_code
     if [ "$signals" -gt 0 ] && [ "$code" -gt 128 ]; then
         finish "$code" "stopped by a signal, before the first step"

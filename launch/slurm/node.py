@@ -1,4 +1,4 @@
-"""One node's share of a stage: `python -m launch.slurm.node STAGE --recipe DIR --out DIR [ARGUMENT…]`, called by srun.
+"""One node's share of a stage: `python -m launch.slurm.node --recipe DIR --out DIR STAGE ARGUMENT…`, called by srun.
 
 It starts `accelerate launch` once for this node, with its machine rank, the first node's address and a port, all taken
 from what SLURM sets and launch/slurm/common.sh adds. Without SLURM it is one machine. Signals go to the ranks.
@@ -6,18 +6,32 @@ from what SLURM sets and launch/slurm/common.sh adds. Without SLURM it is one ma
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.command.cli import run
+from launch.command.cli import parse, run
 from launch.command.exit_codes import STOPPED
 from launch.stages import jobs as chain
 
 SHUTDOWN_SECONDS = "10"
 """What the launcher gives the other ranks of a node to end by themselves once one has failed."""
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """Start this node's ranks of a stage and wait for them."""
+
+    recipe: Path
+    """The recipe's folder."""
+    out: Path
+    """The chain's folder."""
+    stage: str
+    """The stage; the first word."""
+    arguments: list[str] = field(default_factory=list)
+    """Further options of the stage's command: all that comes after its name."""
 
 
 def accelerate_flags(
@@ -53,18 +67,15 @@ def _logs(node: int) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Start this node's ranks and wait for them."""
-    parser = argparse.ArgumentParser(prog="python -m launch.slurm.node", description=__doc__)
-    parser.add_argument("stage")
-    parser.add_argument("--recipe", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options, more = parser.parse_known_args(argv)
+    prog = "python -m launch.slurm.node --recipe DIR --out DIR STAGE ARGUMENT…"
+    options = parse(NodeConfig, argv, prog=prog, positional=("stage",), rest="arguments")
     environ = os.environ
     nodes, node = int(environ.get("SLURM_STEP_NUM_NODES", "1")), int(environ.get("SLURM_NODEID", "0"))
     stage = chain.read(options.recipe, options.out).stage(options.stage)
     processes = int(environ.get("VQLOOM_PROCESSES", "1")) if stage.ranks else 1
     part = int(environ.get("SLURM_ARRAY_TASK_ID", "0"))
     parts = int(environ.get("VQLOOM_PARTS", environ.get("SLURM_ARRAY_TASK_COUNT", "1")))
-    arguments = [*stage.arguments_of(part, parts), *more]
+    arguments = [*stage.arguments_of(part, parts), *options.arguments]
     if stage.trains:
         arguments += ["--run.processes", str(nodes * processes)]
     environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)

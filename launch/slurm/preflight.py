@@ -7,23 +7,43 @@ python -m launch.slurm.preflight compare --folder F --nodes n1,n2      # on the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import secrets
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data.shards.loading import load_index
-from launch.command.cli import UserError, run
+from launch.command.cli import UserError, parse, run
 from launch.files.atomic import write_atomically
 from launch.run.provenance import commit, versions
 
 TOKEN = "token"
 
 GPU_QUERY = ("index", "name", "ecc.errors.uncorrected.volatile.total", "remapped_rows.failure")
+
+
+@dataclass(frozen=True)
+class PreflightConfig:
+    """Look at every node before a job computes; the batch scripts call it."""
+
+    action: Literal["begin", "look", "compare"]
+    """The first word."""
+    folder: Path
+    """Where the nodes write their reports."""
+    gpus: int = 0
+    """look: GPUs that the node must have."""
+    recipe: Path | None = None
+    """look: the recipe whose shards must be there."""
+    out: Path | None = None
+    """look: the chain's folder."""
+    stage: str | None = None
+    """look: the stage that will run."""
+    nodes: str = ""
+    """compare: names of the job's nodes, separated by commas."""
 
 
 def begin(folder: Path) -> None:
@@ -156,15 +176,8 @@ def compare(folder: Path, nodes: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command that the batch scripts call."""
-    parser = argparse.ArgumentParser(prog="python -m launch.slurm.preflight", description=__doc__)
-    parser.add_argument("action", choices=["begin", "look", "compare"])
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--gpus", type=int, default=0, help="look: GPUs that the node must have")
-    parser.add_argument("--recipe", type=Path, help="look: the recipe whose shards must be there")
-    parser.add_argument("--out", type=Path, help="look: the chain's folder")
-    parser.add_argument("--stage", help="look: the stage that will run")
-    parser.add_argument("--nodes", default="", help="compare: names of the job's nodes, by commas")
-    options = parser.parse_args(argv)
+    prog = "python -m launch.slurm.preflight begin|look|compare"
+    options = parse(PreflightConfig, argv, prog=prog, positional=("action",))
     if options.action == "begin":
         begin(options.folder)
     elif options.action == "compare":

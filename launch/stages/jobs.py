@@ -7,7 +7,6 @@ and the report.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from launch.command.cli import UserError, run
+from launch.command.cli import UserError, parse, run
 from launch.files.atomic import write_atomically
 from launch.stages import records as attempts
 from launch.stages.listing import PipelineConfig, stages
@@ -189,14 +188,21 @@ def _stages(recipe: Path, out: Path, cluster: ClusterConfig, shared: bool) -> li
     return every
 
 
+@dataclass(frozen=True)
+class FinishConfig:
+    """Write metrics.json and the report of a chain."""
+
+    recipe: Path
+    """The recipe's folder."""
+    out: Path
+    """The chain's folder."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write OUT/metrics.json and OUT/report.html."""
     from launch import pipeline, report
 
-    parser = argparse.ArgumentParser(prog="python -m launch.stages.jobs", description=__doc__)
-    parser.add_argument("--recipe", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(argv)
+    options = parse(FinishConfig, argv, prog="python -m launch.stages.jobs")
     config = _pipeline(options.recipe, options.out)
     metrics = pipeline.collect(config, stages(config))
     write_atomically(options.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")

@@ -9,24 +9,39 @@ is requeued again and again without a newer checkpoint is given up.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from launch.checkpoints import store as checkpoint
-from launch.command.cli import UserError, run
-from launch.command.exit_codes import BAD_INPUT
+from launch.command.cli import UserError, parse, run
+from launch.command.exit_codes import BAD_INPUT, STOPPED
 from launch.files.atomic import write_atomically
-
-STOPPED = 85
-"""launch.command.exit_codes.STOPPED, known here without loading what that module loads."""
 
 MOST_IDLE = 3
 """Attempts in a row without a newer checkpoint after which a stage is given up (VQLOOM_MOST_IDLE)."""
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """Note that an attempt of a stage begins or ends; the batch scripts call it."""
+
+    action: Literal["begin", "end"]
+    """The first word."""
+    out: Path
+    """The chain's folder."""
+    stage: str
+    """The stage."""
+    part: int | None = None
+    """Which part of an array job; null: the stage is one job."""
+    code: int = 0
+    """end: the exit code."""
+    why: str = ""
+    """end: the reason in words."""
 
 
 def path(out: Path, stage: str, part: int | None = None) -> Path:
@@ -122,14 +137,8 @@ def _write(out: Path, stage: str, part: int | None, state: dict[str, Any]) -> No
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command that the batch scripts call."""
-    parser = argparse.ArgumentParser(prog="python -m launch.stages.records", description=__doc__)
-    parser.add_argument("action", choices=["begin", "end"])
-    parser.add_argument("--out", type=Path, required=True, help="the chain's folder")
-    parser.add_argument("--stage", required=True)
-    parser.add_argument("--part", type=int, help="which part of an array job; none: the stage is one job")
-    parser.add_argument("--code", type=int, default=0, help="end: the exit code")
-    parser.add_argument("--why", default="", help="end: the reason in words")
-    options = parser.parse_args(argv)
+    prog = "python -m launch.stages.records begin|end"
+    options = parse(RecordConfig, argv, prog=prog, positional=("action",))
     if options.action == "begin":
         begin(options.out, options.stage, options.part, int(os.environ.get("VQLOOM_MOST_IDLE", MOST_IDLE)))
     else:

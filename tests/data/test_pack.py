@@ -20,8 +20,7 @@ from data.pictures.config import TransformConfig
 from data.reading.stream import PictureStream, every_sample
 from data.shards.loading import load_index
 from data.shards.writer import STATE
-from launch.command.cli import UserError, parse
-from launch.command.words import as_options
+from launch.command.cli import UserError
 from tests.data.making import jpeg
 from tests.data.reading import first_picture
 
@@ -206,16 +205,6 @@ def test_a_finished_set_is_refused_before_the_source_is_listed(
     with pytest.raises(UserError, match=r"finished set \(val\.json\)"):
         packed(tmp_path / "in", tmp_path / "out", kind)
     assert packed(tmp_path / "in", tmp_path / "out", kind, overwrite=True) == made
-
-
-def test_words_become_options() -> None:
-    words = ["A", "B", "--overwrite", "--seed", "3"]
-    assert as_options(words, ("source", "out"), PackConfig) == [
-        *("--source", "A", "--out", "B", "--overwrite", "true", "--seed", "3")
-    ]
-    config = parse(PackConfig, as_options([*words, "--kind", "idx"], ("source", "out"), PackConfig), prog="pack")
-    assert (config.source, config.out, config.overwrite, config.seed) == ("A", "B", True, 3)
-    assert as_options(["--overwrite", "false"], ("source",), PackConfig) == ["--overwrite", "false"]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def main() -> int:
     config = parse(JobConfig, prog="tests.launch.job")
     if config.mistake:
         raise UserError("mistake=True is not wanted: leave it away")
-    with start_run(config, config.run, may_change=["signal_rank", "steps"]) as run:
+    with start_run(config, config.run, free=["signal_rank", "steps"]) as run:
         first = checkpoint.load_latest(run.folder, {}, run) or 0
         total = 0.0
         for step in range(first, config.steps):

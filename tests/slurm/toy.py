@@ -61,7 +61,7 @@ def train(config: ToyConfig) -> int:
 
     from data.order.sample_order import SampleOrder
 
-    with start_run(config, config.run, may_change=("step_seconds", "trouble", "trouble_at")) as this:
+    with start_run(config, config.run, free=("step_seconds", "trouble", "trouble_at")) as this:
         order = SampleOrder([SAMPLES // 4] * 4, seed=config.run.seed, batch_size=config.batch_size)
         raw = torch.nn.Sequential(
             torch.nn.Linear(FEATURES, 16), torch.nn.Dropout(config.dropout), torch.nn.Linear(16, 1)

@@ -214,10 +214,10 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
     ),
     "other": (lambda w: w, ["--from", "maskgit"], r"isn't maskgit's layout, .* it looks like --from taming$"),
     "nothing": (lambda w: w.clear(), [], r"holds no weights of a model \(its keys: state_dict\)"),
-    "option": (lambda w: w, ["--codes", "5"], r"--codes is no option with a value: give --model\.KEY VALUE"),
+    "option": (lambda w: w, ["--codes", "5"], r"[Uu]nrecognized arguments: --codes"),
     "setting": (lambda w: w, ["--model.quantizer.kinds", "vq"], r"model can't be read .*kinds"),
     "licence": (lambda w: w, ["--licence", "Mit"], r"licence=Mit is not an identifier of the Hub: set it to mit"),
-    "layout": (lambda w: w, ["--from", "dalle"], r"invalid choice: 'dalle'"),
+    "layout": (lambda w: w, ["--from", "dalle"], r"from_.*Literal.*'?dalle"),
     "config": (lambda w: w, ["--config", "nowhere.yaml"], r"config=nowhere\.yaml is neither YAML nor JSON"),
 }
 

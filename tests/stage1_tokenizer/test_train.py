@@ -170,12 +170,12 @@ def test_a_run_goes_on_at_a_higher_resolution_where_that_is_allowed(tmp_path: Pa
     changes: dict[str, Any] = {"optimizer__decay": "constant", "data__held_out": "null"}
     assert run_distributed_test(_train, 1, [configured(tmp_path, steps=2, **changes)]) == [0]
     larger = {**changes, "steps": 3, "data__transform__size": 32}
-    with pytest.raises(UserError, match=r"size=32 differs from 16, .*, or allow the change by run\.may_change"):
+    with pytest.raises(UserError, match=r"size=32 differs from 16, .*, or allow the change by run\.allow_changes"):
         train(configured(tmp_path, **larger))
     allowed = "[data.transform.size, data.batch_size]"
-    assert run_distributed_test(_train, 1, [configured(tmp_path, **larger, run__may_change=allowed)]) == [0]
+    assert run_distributed_test(_train, 1, [configured(tmp_path, **larger, run__allow_changes=allowed)]) == [0]
     assert open_run(tmp_path).step == 3 and open_run(tmp_path).tokenizer.transform.size == 32
     assert json.loads((tmp_path / "run.json").read_text())["changed"] == {"data.transform.size": [16, 32]}
     assert "goes on with data.transform.size=32, until now 16" in (tmp_path / "log.txt").read_text()
-    with pytest.raises(UserError, match=r"run\.may_change=model\.channels can't change within a run"):
-        configured(tmp_path, run__may_change="[model.channels]")
+    with pytest.raises(UserError, match=r"run\.allow_changes=model\.channels can't change within a run"):
+        configured(tmp_path, run__allow_changes="[model.channels]")

@@ -19,7 +19,7 @@ from stage1_tokenizer import Tokenizer
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.priors.build import load_prior
-from stage2_prior.sample import sample, spelled
+from stage2_prior.sample import sample
 from stage2_prior.sampling.conditions import Classes, folder_names
 from stage2_prior.sampling.pictures import Picture, Sampling, sample_codes, uniforms
 from tests.stage2_prior.conftest import Coded, Trained
@@ -114,7 +114,6 @@ def test_a_dry_run_says_what_is_missing_and_draws_nothing(
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").symlink_to(trained.samples)
     assert sample(config) == 0 and ", 0 of them not there yet" in capsys.readouterr().out
-    assert spelled(["--dry-run", "--out", "x", "--npz"]) == ["--dry_run", "true", "--out", "x", "--npz", "true"]
 
 
 def test_chosen_classes_and_an_npz_for_the_adm_suite(coded: Coded, trained: Trained, tmp_path: Path):
