@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from launch.strategies.choose import share_out
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.measuring.held_out import held_out_figures
-from stage2_prior.priors.build import build_prior, check_form
+from stage2_prior.priors.build import KINDS, build_prior, check_form
 from stage2_prior.training.cost import Cost, Utilisation, cost, dry_run, peak_flops
 from stage2_prior.training.optimizer import Ema, build_optimizer, learning_rate
 
@@ -44,9 +44,6 @@ FREE = (
     "dry_run",
 )
 """Keys that a continued run may change."""
-
-USUAL: dict[str, Any] = {"depth": {"codebooks": 4}, "multiscale": {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)}}
-"""What --dry_run assumes of codes that aren't there yet, by the kind of prior."""
 
 
 def train(config: PriorTrainConfig) -> int:
@@ -160,7 +157,7 @@ def train_step(
 ) -> tuple[dict[str, Tensor | float], Tensor | None]:
     """One step on this rank's samples of a batch; its scalars, still on the device, and whether it was done."""
     code_BN = batch.idx_Bhw.flatten(1).to(this.device, non_blocking=True)
-    label_B = raw.asked(batch).to(this.device, non_blocking=True)
+    token_B = raw.condition.of_batch(batch).to(this.device, non_blocking=True)
     own, parts = len(code_BN), config.parts(this.world_size)
     sums = torch.zeros(2, device=this.device)
     for part in range(parts):
@@ -169,9 +166,9 @@ def train_step(
         place = slice(this.rank * own + rows.start, this.rank * own + rows.stop)
         with (
             strategy.part(last=part == parts - 1),
-            raw.chance.of_batch(config.run.seed, step, own * this.world_size, place),
+            raw.sample_noise.of_batch(config.run.seed, step, own * this.world_size, place),
         ):
-            loss, nats = strategy.module(code_BN[rows], label_B[rows])
+            loss, nats = strategy.module(code_BN[rows], token_B[rows])
             strategy.backward(loss * share)
         sums += torch.stack([loss.detach(), nats]) * share
     rate = learning_rate(config.optimizer, step, config.steps)
@@ -215,7 +212,7 @@ def print_cost(config: PriorTrainConfig) -> int:
         print(dry_run(config, CodeSource.of_index(index, config.data.index), index.classes))
     else:
         note = f" (assumed: {config.data.index} is not there)"
-        source = CodeSource("", 16384, (16, 16), {}, **USUAL.get(config.model.kind, {}))
+        source = CodeSource("", 16384, (16, 16), {}, **KINDS[config.model.kind].assumed_codes)
         print(dry_run(config, source, list(map(str, range(1000))), note))
     return 0
 

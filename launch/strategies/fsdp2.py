@@ -26,9 +26,6 @@ from launch.strategies.base import MOMENTS, RENAMED, Strategy, blocks, fill_mome
 if TYPE_CHECKING:
     from launch.run.runtime import Run
 
-ALSO_CALLED = ("nats", "judge")
-"""Methods beside forward by which a sharded model is asked: its weights must be gathered for them too."""
-
 
 class Fsdp2(Strategy):
     """Every rank holds some rows of every weight; a layer's are gathered when it computes."""
@@ -53,9 +50,8 @@ class Fsdp2(Strategy):
             fully_shard(block, **settings)
         fully_shard(model, **settings)
         self.module = self.model = model
-        for method in ALSO_CALLED:
-            if hasattr(model, method):
-                register_fsdp_forward_method(model, method)
+        for method in getattr(model, "forward_methods", ()):  # weights are gathered for these as for forward
+            register_fsdp_forward_method(model, method)
         for module in model.modules():  # what isn't a parameter is whole on every rank
             for buffer in module.buffers(recurse=False):
                 assert buffer.device.type == run.device.type

@@ -72,17 +72,6 @@ class Vocabulary:
             return torch.full_like(label_B, self.null)
         return torch.where(label_B < 0, self.null, label_B + self.codes)
 
-    def drop(self, token_B: Tensor, share: float, draw_B: Tensor | None = None) -> Tensor:
-        """Each class token replaced by the null token with probability `share`. (Ho and Salimans 2022, algorithm 1)
-
-        `draw_B`, uniform in [0, 1), decides; without it torch's generator does.
-        """
-        if share <= 0:
-            return token_B
-        if draw_B is None:
-            draw_B = torch.rand(token_B.shape, device=token_B.device)
-        return torch.where(draw_B < share, self.null, token_B)
-
     def label(self, wanted: str | int) -> int:
         """The label of a class given by number or by name, -1 for "none"; UserError names what is allowed."""
         text = str(wanted)

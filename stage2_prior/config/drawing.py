@@ -61,10 +61,10 @@ class Drawing:
             if not holds:
                 raise ValueError(f"{name}={getattr(self, name)} must {rule}")
 
-    def scale(self, position: int, positions: int) -> float:
-        """The guidance scale at a position in [0, positions); 1, none, outside guidance_from … guidance_until.
+    def guidance_at(self, position: int, positions: int) -> float:
+        """Guidance strength at a position in [0, positions); 1, no guidance, outside guidance_from … guidance_until.
 
-        (Kynkäänniemi et al. 2024 guide in an interval only)
+        (Kynkäänniemi et al. 2024 guide in an interval only.)
         """
         if not self.guidance_from * positions <= position < self.guidance_until * positions:
             return 1.0
@@ -75,11 +75,11 @@ class Drawing:
             done = (1 - math.cos(math.pi * done)) / 2
         return 1 + (self.guidance - 1) * done
 
-    def guided(self, positions: int) -> int:
-        """How many of the first positions (or steps) need the null half: all up to the last that is guided."""
-        return max((i + 1 for i in range(positions) if self.scale(i, positions) != 1), default=0)
+    def guided_steps(self, positions: int) -> int:
+        """How many of the first positions (or steps) need the null half: all up to the last guided one."""
+        return max((i + 1 for i in range(positions) if self.guidance_at(i, positions) != 1), default=0)
 
-    def heat(self, position: int, positions: int) -> float:
+    def temperature_at(self, position: int, positions: int) -> float:
         """The temperature at a position in [0, positions)."""
         if self.final_temperature is None:
             return self.temperature

@@ -1,4 +1,4 @@
-"""Drawing codes from an autoregressive prior: one static key-value cache, both guidance halves in one batch.
+"""Drawing codes from an autoregressive prior: a static key-value cache, both guidance halves in one batch.
 
 Shapes: B sequences, N codes each, K codes, V vocabulary, D width.
 """
@@ -14,15 +14,15 @@ from torch.nn import functional as F
 
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.generation.llama_cache import CachedBody
-from stage2_prior.generation.logits import draw_codes, mixed
+from stage2_prior.generation.logits import draw_codes, guide
 from stage2_prior.generation.products import Product
 
 MOST_PROJECTED = 1 << 28
-"""Bytes of a table of what the first layer's q, k and v make of each token, which is the same at every step."""
+"""Bytes that the table of each token's first-layer q, k and v may take; the table saves that product in each step."""
 
 
 class CachedLlama(CachedBody):
-    """A stock Llama's next-code logits, one token per call, over a static key-value cache.
+    """A stock Llama's next-code logits, one token per call, with a static key-value cache.
 
     Positions count from 0 after `start`. Equal to the module's own logits up to rounding.
     """
@@ -38,15 +38,15 @@ class CachedLlama(CachedBody):
         if len(self.embedding_VD) * width * self.embedding_VD.element_size() <= MOST_PROJECTED:
             self.projected_VE = self.first_projections(self.embedding_VD)
 
-    def read(self, token_B: Tensor, position: int) -> Tensor:
-        """The normed output y_BD at `token_B`, which stands at `position`; all before it were given already."""
+    def output(self, token_B: Tensor, position: int) -> Tensor:
+        """The normed output y_BD for `token_B` at `position`; all positions before it are in the cache."""
         projected_BE = None if self.projected_VE is None else F.embedding(token_B, self.projected_VE)
         x_B1D = F.embedding(token_B, self.embedding_VD)[:, None]
-        return self.hear(x_B1D, position, projected_RE=projected_BE)[:, 0]
+        return self.extend(x_B1D, position, projected_RE=projected_BE)[:, 0]
 
-    def step(self, token_B: Tensor, position: int) -> Tensor:
+    def logits(self, token_B: Tensor, position: int) -> Tensor:
         """Logits_BK of the code after `token_B`."""
-        return self.head_KD(self.read(token_B, position))
+        return self.head_KD(self.output(token_B, position))
 
 
 @torch.inference_mode()
@@ -58,13 +58,13 @@ def decode(
     *,
     null: int,
     given_BN: Tensor | None = None,
-    lead: Callable[[Tensor], Tensor] | None = None,
+    embedded: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Draw whole grids, code_BN int64, for the class tokens; uniform_BN in [0, 1) is all their randomness.
+    """Draw whole grids, code_BN int64, for the conditioning tokens; uniform_BN in [0, 1) is all their randomness.
 
-    `null` is the token that guidance compares with. `given_BN` fixes the codes where it isn't negative (the rest is
-    drawn after what stands before it). `lead` makes x_BTD of the tokens, all that is heard before the codes; without it
-    that is their embedding. It and the first codes, as far as all are given, are heard at once.
+    `null` is the token that guidance compares with. `given_BN` fixes the codes where it isn't negative. `embedded`
+    gives the embeddings in front of the codes, x_BTD (null: the tokens' own). These and the first codes, as far as all
+    are given, enter the cache in one step.
     """
     batch, positions = uniform_BN.shape
     code_BN = torch.empty(batch, positions, dtype=torch.int64, device=token_B.device)
@@ -72,11 +72,11 @@ def decode(
     if given_BN is not None:
         begun = int((given_BN >= 0).all(0).int().cumprod(0).sum())
         code_BN[:, :begun] = given_BN[:, :begun]
-    guided_positions = drawing.guided(positions)
+    guided_positions = drawing.guided_steps(positions)
     if guided_positions <= begun:
         guided_positions = 0
     input_B = torch.cat([token_B, torch.full_like(token_B, null)]) if guided_positions else token_B
-    x_BTD = lead(input_B) if lead else F.embedding(input_B, llama.embedding_VD)[:, None]
+    x_BTD = embedded(input_B) if embedded else F.embedding(input_B, llama.embedding_VD)[:, None]
     before = x_BTD.shape[1] - 1
     if begun:
         given_BTD = F.embedding(code_BN[:, :begun], llama.embedding_VD)
@@ -88,13 +88,14 @@ def decode(
             input_B = input_B[:batch]
             llama.keep(batch)
         if position == begun:
-            y_BD = llama.hear(x_BTD, 0, causal=True)[:, -1]
+            y_BD = llama.extend(x_BTD, 0, causal=True)[:, -1]
         else:
-            y_BD = llama.read(input_B, before + position)
+            y_BD = llama.output(input_B, before + position)
         if guided:
-            y_BD = mixed(y_BD, drawing.scale(position, positions))
+            y_BD = guide(y_BD, drawing.guidance_at(position, positions))
         logits_BK = llama.head_KD(y_BD).float()
-        code_B = draw_codes(logits_BK, uniform_BN[:, position], drawing, drawing.heat(position, positions))
+        temperature = drawing.temperature_at(position, positions)
+        code_B = draw_codes(logits_BK, uniform_BN[:, position], drawing, temperature)
         if given_BN is not None:
             code_B = torch.where(given_BN[:, position] >= 0, given_BN[:, position], code_B)
         code_BN[:, position] = code_B

@@ -1,9 +1,9 @@
-"""A stock Llama's layers over a static key-value cache: what draws codes from every kind of prior built on one.
+"""A stock Llama's layers with a static key-value cache, by which every kind of prior built on a Llama draws codes.
 
-The loop runs on the stock weights, not through the modules: q, k, v and the two gated layers are joined, so that a step
-is few and large products, and the norms' weights and the attention's scale are multiplied into the layers beside them.
+The loop uses the stock weights, not the modules: q, k, v and the two gated layers are joined, so that a step is few
+and large products, and the norms' weights and the attention's scale are folded into the layers after them.
 
-Shapes: B sequences, n tokens each that are heard at once, T tokens in the cache, D width, H heads, G key-value heads,
+Shapes: B sequences, n new tokens each, T tokens in the cache, D width, H heads, G key-value heads,
 A = H + 2G, d head width, E = A·d, F inner width.
 """
 
@@ -21,7 +21,7 @@ from stage2_prior.generation.products import Product, on_cpu
 
 
 class _Layer(nn.Module):
-    """One decoder layer's weights, joined for few products."""
+    """One decoder layer's weights, joined into few products."""
 
     def __init__(self, qkv_ED: Tensor, out_DD: Tensor, gated_2FD: Tensor, down_DF: Tensor):
         super().__init__()
@@ -30,10 +30,10 @@ class _Layer(nn.Module):
 
 
 class CachedBody(nn.Module):
-    """What a stock LlamaModel makes of embedded tokens, some at a time; all that are heard at once hear each other.
+    """A stock LlamaModel's outputs, some tokens at a time; the tokens of one call attend to each other.
 
-    Takes the weights as they are when it is made (in their dtype and on their device). Equal to the module's own
-    output, before its last norm's weight, up to rounding.
+    Takes the weights as they are when it is built, in their dtype and on their device. Equal to the module's own output
+    before its last norm's weight, up to rounding.
     """
 
     norm_D: Tensor
@@ -43,7 +43,7 @@ class CachedBody(nn.Module):
     cache_L2CTd: Tensor | None
 
     def __init__(self, model: Any, positions: int, compiled: bool = False):
-        """`model`, for sequences of so many tokens; with `compiled` steps of one token become one CUDA graph."""
+        """For sequences of up to `positions` tokens; `compiled` makes steps of one token a CUDA graph."""
         super().__init__()
         config = model.config
         self.heads, self.groups, self.head_width = (
@@ -63,7 +63,7 @@ class CachedBody(nn.Module):
         self._rows = 0
         self._step: Callable[..., Tensor] | None = None
         if compiled:
-            self._step = torch.compile(self._hear_one, fullgraph=True, dynamic=False, mode="reduce-overhead")
+            self._step = torch.compile(self._extend_by_one, fullgraph=True, dynamic=False, mode="reduce-overhead")
         self._places: tuple[tuple[int, int], Tensor, Tensor] | None = None
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class CachedBody(nn.Module):
         pairs = torch.arange(self.head_width).view(2, -1).t().reshape(-1)
 
         def interleaved(weight: Tensor, heads: int) -> Tensor:
-            """Rotary pairs (i, i + d/2) side by side, so that one complex product turns them."""
+            """Rotary pairs (i, i + d/2) side by side, so that one complex product rotates them."""
             return weight.view(heads, self.head_width, -1)[:, pairs].reshape(weight.shape)
 
         query = interleaved(attention.q_proj.weight, self.heads) * self.head_width**-0.5
@@ -85,31 +85,31 @@ class CachedBody(nn.Module):
         )
 
     def start(self, batch: int) -> None:
-        """Get ready for `batch` new sequences; the cache is kept between calls of the same size."""
+        """Start `batch` new sequences; the cache's memory is kept between calls of the same size."""
         shape = (len(self.layers), 2, batch * self.groups, self.positions, self.head_width)
         if self.cache_L2CTd is None or self.cache_L2CTd.shape != shape:
             self.cache_L2CTd = _roomy(shape, self.norm_D).zero_()  # a compiled step multiplies by 0 what it masks
         self._rows = batch
 
     def keep(self, rows: int) -> None:
-        """Go on with the first `rows` sequences alone."""
+        """Continue with the first `rows` sequences only."""
         self._rows = rows
 
     def first_projections(self, x_VD: Tensor) -> Tensor:
-        """What the first layer's joined q, k and v make of embedded tokens, before positions turn them: (V, E)."""
+        """The first layer's joined q, k and v of embedded tokens, before rotary positions: (V, E)."""
         return self.layers[0].qkv_ED(self._normed(x_VD))
 
-    def hear(self, x_BnD: Tensor, first: int, causal: bool = False, projected_RE: Tensor | None = None) -> Tensor:
-        """The normed output y_BnD at embedded tokens that stand at `first` and after; all before them were heard.
+    def extend(self, x_BnD: Tensor, first: int, causal: bool = False, projected_RE: Tensor | None = None) -> Tensor:
+        """The normed output y_BnD of embedded tokens at `first` and after; all before them are in the cache.
 
-        With `causal`, which is for the first ones, each hears those before it and itself only. `projected_RE` are the
-        tokens' `first_projections` where they are known.
+        With `causal`, allowed at first=0 only, each attends to those before it and itself, else to all of them.
+        `projected_RE` are the tokens' `first_projections` where they are known.
         """
         assert not causal or first == 0, "causal is for the first tokens"
         batch, tokens, width = x_BnD.shape
         x_RD = x_BnD.reshape(-1, width)
         if self._step is not None and tokens == 1 and not causal:
-            # Copies: a view's address differs from place to place, and a graph's next run overwrites its last output.
+            # Copies, as a view's address differs from place to place and a graph overwrites its last output.
             y_RD = self._step(x_RD, self.place_T[first : first + 1].clone(), projected_RE).clone()
         else:
 
@@ -121,7 +121,7 @@ class CachedBody(nn.Module):
         return y_RD.view(batch, tokens, width)
 
     def _through(self, x_RD: Tensor, projected_RE: Tensor | None, attend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """The normed output; `attend` makes heard_RD of a layer's q, k and v, and puts these two into its cache."""
+        """The normed output; `attend` gives a layer's attention of q, k and v, and writes k and v to its cache."""
         assert self.cache_L2CTd is not None, "start() comes first"
         x_RD = x_RD.clone()
         for layer, cache_2CTd in zip(self.layers, self.cache_L2CTd[:, :, : self._rows * self.groups], strict=True):
@@ -132,11 +132,11 @@ class CachedBody(nn.Module):
             x_RD += layer.down_DF(F.silu(gate_RF).mul_(up_RF))
         return self._normed(x_RD)
 
-    def _hear_one(self, x_BD: Tensor, place_1: Tensor, projected_BE: Tensor | None) -> Tensor:
-        """The normed output y_BD at one token of each sequence, all at a place that is a tensor: one graph for all."""
+    def _extend_by_one(self, x_BD: Tensor, place_1: Tensor, projected_BE: Tensor | None) -> Tensor:
+        """The normed output y_BD of one token of each sequence; its place is a tensor, so one graph serves all."""
         batch, width = len(x_BD), self.head_width
         cos_d, sin_d = self.turn_T1d2.index_select(0, place_1)[0, 0].unbind(-1)
-        heard_1T = (self.place_T <= place_1)[None]
+        visible_1T = (self.place_T <= place_1)[None]
 
         def attend(qkv_BE: Tensor, cache_2CTd: Tensor) -> Tensor:
             qkv_BAd = qkv_BE.view(batch, -1, width)
@@ -144,20 +144,20 @@ class CachedBody(nn.Module):
             key_BGTd, value_BGTd = cache_2CTd.view(2, batch, self.groups, self.positions, width)
             key_BGTd.index_copy_(2, place_1, _turned(key_BGd, cos_d, sin_d)[:, :, None])
             value_BGTd.index_copy_(2, place_1, value_BGd[:, :, None])
-            heard_BH1d = F.scaled_dot_product_attention(
+            mixed_BH1d = F.scaled_dot_product_attention(
                 _turned(query_BHd, cos_d, sin_d)[:, :, None],
                 key_BGTd,
                 value_BGTd,
-                attn_mask=heard_1T,
+                attn_mask=visible_1T,
                 scale=1.0,
                 enable_gqa=self.heads != self.groups,
             )
-            return heard_BH1d.reshape(batch, -1)
+            return mixed_BH1d.reshape(batch, -1)
 
         return self._through(x_BD, projected_BE, attend)
 
     def _normed(self, x_RD: Tensor) -> Tensor:
-        """x / sqrt(mean(x²) + ε), in float32; the norm's weight is in the layer after it."""
+        """x / sqrt(mean(x²) + ε), in float32; the norm's weight is folded into the layer after it."""
         wide_RD = x_RD.float()
         length_R1 = torch.linalg.vector_norm(wide_RD, dim=-1, keepdim=True)
         share = 1 / x_RD.shape[-1]
@@ -179,7 +179,7 @@ class CachedBody(nn.Module):
             if self.heads != self.groups or not on_cpu(qkv_BnAd):
                 return torch.bmm(share_CMT, cache_2CTd[1, :, :last]).view(batch, -1)
             return self._summed(share_CMT.flatten(), cache_2CTd[1], last).view(batch, -1)
-        heard_BHnd = F.scaled_dot_product_attention(
+        mixed_BHnd = F.scaled_dot_product_attention(
             qk_BnAd[:, :, : self.heads].transpose(1, 2),
             cache_2BGTd[0, :, :, :last],
             cache_2BGTd[1, :, :, :last],
@@ -187,13 +187,13 @@ class CachedBody(nn.Module):
             scale=1.0,
             enable_gqa=self.heads != self.groups,
         )
-        return heard_BHnd.transpose(1, 2).reshape(batch * tokens, -1)
+        return mixed_BHnd.transpose(1, 2).reshape(batch * tokens, -1)
 
     def _summed(self, share_X: Tensor, value_CTd: Tensor, last: int) -> Tensor:
-        """Each sequence's and head's sum of its first `last` values, weighed: heard_Cd, from shares of (C·last,).
+        """Each sequence's and head's weighted sum of its first `last` values, (C, d), with weights of (C·last,).
 
-        As a sum of rows of a table, which reads the values faster than products with single rows do (measured on one
-        core: 0.4 of their time at 32 tokens, 0.75 at 128 and 256).
+        embedding_bag reads the values faster than products with single rows do (measured on one core: 0.4 of their
+        time at 32 tokens, 0.75 at 128 and 256).
         """
         sequences, positions, width = value_CTd.shape
         if self._places is None or self._places[0] != (sequences, last):  # the same in every layer
@@ -207,7 +207,7 @@ class CachedBody(nn.Module):
 def _roomy(shape: Sequence[int], like: Tensor) -> Tensor:
     """Uninitialised memory of a shape, in the type and on the device of `like`.
 
-    On a CPU it is numpy's, which asks the system for large pages (measured: a tenth less time to read a cache).
+    On a CPU numpy allocates it, which asks the system for large pages (measured: a tenth less time to read a cache).
     """
     if on_cpu(like):
         return torch.from_numpy(np.empty(tuple(shape), dtype=np.float32))
@@ -215,9 +215,9 @@ def _roomy(shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _turned(x_BAd: Tensor, cos_d: Tensor, sin_d: Tensor) -> Tensor:
-    """Neighbouring pairs turned by their angles, in float32; d in cos_d and sin_d is half the head's width.
+    """Neighbouring pairs rotated by their angles, in float32; d in cos_d and sin_d is half the head's width.
 
-    Without the complex numbers that `_attend` has in one operation: torch.compile doesn't fuse those.
+    Without the complex numbers of `_attend`, which torch.compile doesn't fuse.
     """
     even_BAd, odd_BAd = x_BAd.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned_BAd2 = torch.stack([even_BAd * cos_d - odd_BAd * sin_d, even_BAd * sin_d + odd_BAd * cos_d], dim=-1)

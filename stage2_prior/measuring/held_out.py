@@ -34,7 +34,7 @@ def held_out_figures(
     while ranks.vote.any(batch is not None) if ranks else batch is not None:
         shown = batch or spare
         code_BN = shown.idx_Bhw.flatten(1).to(device)
-        nats_BN, right_BN = prior.judge(code_BN, prior.tokens(prior.asked(shown).to(device)))
+        nats_BN, right_BN = prior.score(code_BN, prior.condition.of_batch(shown).to(device))
         if batch is not None:
             sums += torch.stack([nats_BN.double().sum(), right_BN.double().sum(), sums.new_tensor(code_BN.numel())])
         if ranks:

@@ -1,33 +1,33 @@
-"""The autoregressive prior: a stock Llama causal LM over [class token, code 1, …, code N] in raster order.
+"""The autoregressive prior: a stock Llama over [condition, code 1, …, code N] in raster order.
 
 In training the order may be random at first (stage2_prior.priors.random_order).
 
-p(code_N | class) = Π_n p(code_n | class, code_<n). (Esser et al. 2021, eq. 10; Sun et al. 2024 use a Llama)
+p(code_N | condition) = Π_n p(code_n | condition, code_<n). (Esser et al. 2021, eq. 10; Sun et al. 2024 use a Llama)
 Shapes: B batch, N positions (h·w codes), T = N tokens read, K codes, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
-from stage2_prior.priors.base import Prior, Work
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.generation.autoregressive import CachedLlama, decode
+from stage2_prior.priors.base import Prior
 from stage2_prior.priors.llama import llama_settings
 from stage2_prior.priors.losses import code_losses
 from stage2_prior.priors.random_order import Aim
-
-if TYPE_CHECKING:
-    from stage1_tokenizer.quantizers import Quantizer
-    from stage2_prior.config.drawing import Drawing
-    from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.priors.work import Work
 
 
 class AutoregressivePrior(Prior):
-    """Codes one after the other, each given the class and all before it."""
+    """Codes one after the other, each given the condition and all codes before it."""
 
     kind = "autoregressive"
     one_by_one = True
@@ -37,7 +37,7 @@ class AutoregressivePrior(Prior):
     def __init__(self, lm: Any, vocabulary: Vocabulary, source: CodeSource):
         super().__init__(lm, vocabulary, source)
         self.aim: Aim | None = None
-        """What tells the next code's place in training in random orders; not part of the stock model."""
+        """Embeds the next code's place while training in random orders; not part of the stock model."""
 
     @classmethod
     def build(
@@ -54,7 +54,7 @@ class AutoregressivePrior(Prior):
         prior = cls(lm, vocabulary, source)
         if config.order == "random":
             prior.aim = Aim(source.positions, config.width, config.anneal_from, config.anneal_until)
-        # So that plain `generate` from a class token gives one grid, of codes only.
+        # Plain `generate` from a class token gives one grid, of codes only.
         prior.lm.generation_config = GenerationConfig(
             suppress_tokens=vocabulary.special_tokens(),
             max_new_tokens=source.positions,
@@ -66,42 +66,51 @@ class AutoregressivePrior(Prior):
 
     def work(self) -> list[Work]:
         """Each token attends to half of the others on average; those of a text have no output."""
-        codes, text = self.source.positions, self.prefix
-        found = [Work(self.lm, 1.0, text + codes / 2)]
+        codes, text = self.source.positions, self.condition.prefix
+        work = [Work(self.lm, 1.0, text + codes / 2)]
         if text:
             idle = self.lm.get_output_embeddings().weight.numel()
-            found.append(Work(self.lm, text / codes, text / 2, idle))
-        return found + self.text_work()
+            work.append(Work(self.lm, text / codes, text / 2, idle))
+        return work + self.condition.work(codes)
 
-    def logits(self, token_BT: Tensor) -> Tensor:
-        """Logits of the next code after each token, logits_BTK float32; class tokens can't be drawn, so have none."""
-        logits_BTV = self.lm(input_ids=token_BT, use_cache=False).logits
-        return logits_BTV[..., : self.vocabulary.codebook_size].float()
+    def usage(self, name: str) -> str:
+        """Plain transformers and vLLM generate codes of a class; texts need their prefix."""
+        if self.condition.prefix:
+            return super().usage(name)
+        grid = "×".join(map(str, self.source.grid))
+        return f"""With plain transformers, one grid of the most likely codes for each class token (no guidance):
 
-    def code_logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
-        """Logits of every code, logits_BNK float32, from what `tokens` gives and the codes before it."""
-        if self.text is None:
-            return self.logits(torch.cat([token_B[:, None], code_BN[:, :-1]], dim=1))
-        x_BTD = torch.cat([self.lead(token_B), self.lm.model.embed_tokens(code_BN[:, :-1])], dim=1)
+```python
+import torch
+from transformers import AutoModelForCausalLM
+
+prior = AutoModelForCausalLM.from_pretrained("{name}")
+code_BN = prior.generate(torch.tensor([[{self.vocabulary.codes}]]), do_sample=False)[:, 1:]  # {grid} codes, row by row
+```
+
+It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; send token ids."""
+
+    def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
+        """Logits of every code, logits_BNK float32, given the condition and the codes before it."""
+        x_BTD = torch.cat([self.embedded(token_B), self.lm.model.embed_tokens(code_BN[:, :-1])], dim=1)
         out = self.lm(inputs_embeds=x_BTD, use_cache=False, logits_to_keep=code_BN.shape[1])
         return out.logits[..., : self.vocabulary.codebook_size].float()
 
     def ordered_logits(self, code_BN: Tensor, token_B: Tensor, place_BN: Tensor) -> Tensor:
-        """Logits of every code where they come in another order, logits_BNK float32.
+        """Logits of every code, logits_BNK float32, where codes come in another order; in raster order as `logits`.
 
-        place_BN are the codes' places on the grid in that order, in which code_BN are too. In raster order these are
-        the logits of `code_logits`.
+        place_BN are the codes' places on the grid, in the order in which code_BN come.
         """
         assert self.aim is not None, "only priors trained with order=random know other orders"
         at_BN = torch.cat([torch.zeros_like(place_BN[:, :1]), place_BN[:, :-1] + 1], dim=1)
-        lead_BTD, text = self.lead(token_B), self.prefix
-        x_BND = torch.cat([lead_BTD[:, text:], self.lm.model.embed_tokens(code_BN[:, :-1])], dim=1)
+        first_BTD, text = self.embedded(token_B), self.condition.prefix
+        x_BND = torch.cat([first_BTD[:, text:], self.lm.model.embed_tokens(code_BN[:, :-1])], dim=1)
         x_BND = x_BND + self.aim(at_BN, place_BN)
         if text:
-            x_BND = torch.cat([lead_BTD[:, :text], x_BND], dim=1)
+            x_BND = torch.cat([first_BTD[:, :text], x_BND], dim=1)
             before_BL = torch.arange(text, device=at_BN.device).expand(len(at_BN), -1)
             at_BN = torch.cat([before_BL, at_BN + text], dim=1)
-        # A mask of ones, or transformers would take positions that don't rise for several sequences in one row.
+        # Without the mask of ones transformers takes positions that don't rise for several packed sequences.
         out = self.lm(
             inputs_embeds=x_BND,
             position_ids=at_BN,
@@ -112,41 +121,34 @@ class AutoregressivePrior(Prior):
         return out.logits[..., : self.vocabulary.codebook_size].float()
 
     def set_progress(self, done: float) -> None:
-        """Tell the share of the training steps that are done: it decides how many samples come in a random order."""
+        """Set the share of the training steps that are done: it decides how many samples come in a random order."""
         if self.aim is not None:
             self.aim.set_progress(done)
 
-    def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """-ln p of each code given those before it, and whether it is the likeliest."""
-        logits_BNK = self.code_logits(code_BN, token_B)
+        logits_BNK = self.logits(code_BN, token_B)
         return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
 
-    def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The training loss and the mean nats per code.
-
-        By `chance` classes are dropped, codes disturbed and, with order=random, orders chosen.
-        """
-        token_B, read_BN = self.dropped_tokens(label_B), self.disturbed(code_BN)
+    def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The training loss and the mean nats per code; conditions, noise and orders are random."""
+        token_B, read_BN = self.dropped(token_B), self.noisy(code_BN)
         if self.aim is None:
-            logits_BNK = self.code_logits(read_BN, token_B)
+            logits_BNK = self.logits(read_BN, token_B)
         else:
             place_BN = self.aim.orders(
-                self.chance.uniform(len(code_BN), self.source.positions + 1, device=code_BN.device)
+                self.sample_noise.uniform(len(code_BN), self.source.positions + 1, device=code_BN.device)
             )
             code_BN, read_BN = code_BN.gather(1, place_BN), read_BN.gather(1, place_BN)
             logits_BNK = self.ordered_logits(read_BN, token_B, place_BN)
         loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
         return loss_BN.mean(), nats_BN.mean()
 
-    def draws(self, drawing: Drawing) -> int:
-        """One random number for each code."""
-        return self.source.positions
-
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
-        """Draw code_BN for class (or null) tokens; see `stage2_prior.generation.autoregressive.decode`."""
-        from stage2_prior.generation.autoregressive import CachedLlama, decode
-
-        positions = self.prefix + self.source.positions
+        """Draw code_BN one after the other; see Prior.sample."""
+        positions = self.condition.prefix + self.source.positions
         codes, compiled = self.vocabulary.codebook_size, self.compiled_steps
-        llama = self.ready(lambda: CachedLlama(self.lm, codes, positions, compiled))
-        return decode(llama, token_B, uniform_BU, drawing, null=self.null, given_BN=given_BN, lead=self.lead)
+        llama = self.laid_out(lambda: CachedLlama(self.lm, codes, positions, compiled))
+        return decode(
+            llama, token_B, uniform_BU, drawing, null=self.condition.null, given_BN=given_BN, embedded=self.embedded
+        )

@@ -1,6 +1,6 @@
 """What every kind of prior is: a stock transformers model, what its tokens mean, and whose codes they are.
 
-Shapes: B batch, N codes of a picture.
+Shapes: B batch, N codes of a picture, L tokens of a text, H W pixels.
 """
 
 from __future__ import annotations
@@ -8,53 +8,37 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from launch.command.cli import UserError
+from launch.files.downloads import reason
+from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource, Form
 from stage2_prior.codes.vocabulary import Vocabulary
-from stage2_prior.priors.sample_noise import Chance
-from stage2_prior.priors.text_prefix import FOLDER as TEXT
-from stage2_prior.priors.text_prefix import NONE, TextPrefix
-
-if TYPE_CHECKING:
-    from data.codes.batches import CodeBatch
-    from stage1_tokenizer.quantizers import Quantizer
-    from stage2_prior.config.drawing import Drawing
-    from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.priors.condition import ClassCondition, Condition
+from stage2_prior.priors.sample_noise import SampleNoise
+from stage2_prior.priors.work import Work
 
 DESCRIPTION = "prior.json"
 """The file beside the stock weights that says what the tokens mean and which tokenizer's codes they are."""
 
-Kind = TypeVar("Kind", bound="Prior")
-Ready = TypeVar("Ready")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a transformer does for each code of a picture."""
-
-    transformer: Any
-    """A stock model."""
-    tokens: float
-    """How many of its tokens there are for each code."""
-    attended: float
-    """How many tokens each attends to on average."""
-    idle: int = 0
-    """Weights of its output layer that a token is not multiplied by."""
+Self = TypeVar("Self", bound="Prior")
+Weights = TypeVar("Weights")
 
 
 class Prior(nn.Module):
-    """A distribution over a picture's codes given a class, nothing or a text.
+    """A distribution over a picture's codes given its condition (stage2_prior.priors.condition).
 
-    What it hears of them is token_B, a class (or null) token for each picture; of texts it is token_BL
-    (stage2_prior.priors.text_prefix). `lm` is a plain transformers model, for most kinds with all the parameters;
-    `parts` tells of all.
+    `lm` is a stock transformers model; of most kinds it holds all parameters, of all kinds `exported` does. A kind of
+    prior is a subclass, listed in stage2_prior.priors.build. token_B stands for conditioning tokens throughout, also
+    where they are a text's, token_BL.
     """
 
     kind: ClassVar[str]
@@ -62,17 +46,24 @@ class Prior(nn.Module):
     stock: ClassVar[str]
     """The transformers class that loads `lm`."""
     form: ClassVar[Form] = "grid"
-    """The form of codes that it is for (CodeSource.form)."""
+    """The form of codes that it models (CodeSource.form)."""
+    assumed_codes: ClassVar[dict[str, Any]] = {}
+    """Fields of the CodeSource that a dry run assumes where there are no codes yet."""
+    mask_token: ClassVar[bool] = False
+    """Whether its vocabulary has a mask token."""
     in_order: ClassVar[bool] = False
-    """Whether a code hears those of places before its own only, row by row."""
+    """Whether a code depends only on codes of earlier places, row by row, so that no hole may have kept codes behind
+    it."""
     one_by_one: ClassVar[bool] = False
-    """Whether codes are drawn by steps of one token each, which can be compiled."""
+    """Whether codes are drawn in steps of one token, which can be compiled."""
+    forward_methods: ClassVar[tuple[str, ...]] = ("score",)
+    """Methods besides forward that use the weights: a strategy that shards them gathers them for these too."""
     compiled_steps: bool = False
-    """Whether sampling compiles such steps; on GPUs."""
+    """Whether sampling compiles such steps; for GPUs."""
     code_noise: float = 0.0
     """Share of the codes read in training that are replaced by random ones."""
     class_dropout: float = 0.0
-    """Share of the training samples whose class becomes the null token, or whose text none."""
+    """Share of the training samples whose condition is dropped."""
     label_smoothing: float = 0.0
     """Share of the training target spread evenly over all codes."""
     z_loss: float = 0.0
@@ -83,61 +74,41 @@ class Prior(nn.Module):
         self.lm = lm
         self.vocabulary = vocabulary
         self.source = source
-        self.text: TextPrefix | None = None
-        """What it hears of texts, where they are its condition."""
-        self.chance = Chance()
-        """What is random in training, dropout apart."""
-        self._ready: tuple[tuple[bool, list[tuple[int, int]]], Any] | None = None
+        self.condition: Condition = ClassCondition(vocabulary)
+        """What the codes depend on."""
+        self.sample_noise = SampleNoise()
+        """What is random in training besides dropout."""
+        self._laid_out: tuple[tuple[bool, list[tuple[int, int]]], Any] | None = None
 
     @classmethod
     def build(
-        cls: type[Kind],
+        cls: type[Self],
         config: PriorModelConfig,
         vocabulary: Vocabulary,
         source: CodeSource,
         quantizer: Quantizer | None = None,
-    ) -> Kind:
+    ) -> Self:
         """A prior with fresh weights, from torch's generator; `quantizer` is the tokenizer's, which some kinds need."""
         raise NotImplementedError
 
+    def set_condition(self, condition: Condition) -> None:
+        """Let the codes depend on `condition`, whose modules become the prior's."""
+        self.condition = condition
+        for name, module in condition.modules.items():
+            self.add_module(name, module)
+
     def set_training(self, config: PriorModelConfig) -> None:
-        """Take up what is for training only."""
+        """Take over the settings that matter in training only."""
         self.class_dropout, self.code_noise = config.class_dropout, config.code_noise
         self.label_smoothing, self.z_loss = config.label_smoothing, config.z_loss
 
+    def set_progress(self, done: float) -> None:
+        """Set the share of the training steps that are done, for what changes during training."""
+
     @property
-    def parts(self) -> dict[str, nn.Module]:
+    def exported(self) -> dict[str, nn.Module]:
         """All that is trained and exported, by its folder in an export ("" for the export's own)."""
-        return {"": self.lm} | ({TEXT: self.text} if self.text is not None else {})
-
-    @property
-    def prefix(self) -> int:
-        """Tokens that a text takes before the codes."""
-        return 0 if self.text is None else self.text.config.tokens
-
-    @property
-    def null(self) -> int:
-        """What stands for no condition, and guidance compares with: the null token; of texts that there is no token."""
-        return self.vocabulary.null if self.text is None else NONE
-
-    def asked(self, batch: CodeBatch) -> Tensor:
-        """What the codes of a batch depend on: its labels, label_B; or its captions, token_BL."""
-        return batch.label_B if self.text is None else self.text.tokens(batch.captions)
-
-    def tokens(self, asked_B: Tensor) -> Tensor:
-        """What it hears of labels, token_B, or of what `asked` gave, token_BL. No text is heard of labels."""
-        if self.text is None:
-            return self.vocabulary.class_tokens(asked_B)
-        return asked_B if asked_B.ndim == 2 else torch.full_like(asked_B, NONE)[:, None].repeat(1, self.prefix)
-
-    def lead(self, token_B: Tensor) -> Tensor:
-        """Embeddings of what stands before the codes, x_BTD: the class token, or a text's prefix and the null token."""
-        embed = self.lm.get_input_embeddings()
-        if self.text is None:
-            return embed(token_B)[:, None]
-        start_B1 = torch.full_like(token_B[:, :1], self.vocabulary.null)
-        x_BLD, start_B1D = self.text(token_B), embed(start_B1)
-        return torch.cat([x_BLD.to(start_B1D.dtype), start_B1D], dim=1)
+        return {"": self.lm} | self.condition.modules
 
     @property
     def transformers(self) -> list[nn.Module]:
@@ -148,68 +119,79 @@ class Prior(nn.Module):
         """What its transformers do for each code."""
         return [Work(self.lm, 1.0, self.source.positions)]
 
-    def text_work(self) -> list[Work]:
-        """What an encoder of texts that is trained along does for each code."""
-        if self.text is None or self.text.bytes is None:
-            return []
-        return [Work(self.text.bytes, self.prefix / self.source.positions, self.prefix)]
+    @classmethod
+    def layers_per_code(cls, config: PriorModelConfig, source: CodeSource) -> float:
+        """Transformer layers that each code passes through, for a dry run's estimate of memory."""
+        return config.layers
 
-    def ready(self, make: Callable[[], Ready]) -> Ready:
-        """The weights as `make` lays them out for sampling, made anew when they or `compiled_steps` have changed."""
-        state = (self.compiled_steps, [(weight.data_ptr(), weight._version) for weight in self.parameters()])
-        if self._ready is None or self._ready[0] != state:
-            self._ready = (state, make())
-        ready: Ready = self._ready[1]
-        return ready
+    def usage(self, name: str) -> str:
+        """How the export in the folder `name` is used without vqloom, as Markdown for the model card."""
+        why = "a text is a prefix of embeddings, made by what lies in `text/`"
+        return needs_vqloom(why, f'`{self.stock}.from_pretrained("{name}")` loads the one over codes')
 
-    def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The training loss, and mean nats per code predicted (no gradients); what is random comes from `chance`.
+    def embedded(self, token_B: Tensor) -> Tensor:
+        """The embeddings in front of the codes, x_BTD."""
+        return self.condition.embedded(token_B, self.lm.get_input_embeddings())
 
-        label_B is what `asked` gives of a batch.
-        Both are means over the samples at hand: weighed by their numbers, those of parts of a batch give the batch's.
+    def dropped(self, token_B: Tensor) -> Tensor:
+        """The conditioning tokens, replaced by null for a share `class_dropout` of the samples.
+
+        (Ho and Salimans 2022, algorithm 1)
         """
-        raise NotImplementedError
+        if self.class_dropout <= 0:
+            return token_B
+        drop_B = self.sample_noise.uniform(len(token_B), device=token_B.device) < self.class_dropout
+        return token_B.masked_fill(drop_B.view(-1, *[1] * (token_B.ndim - 1)), self.condition.null)
 
-    def dropped_tokens(self, label_B: Tensor) -> Tensor:
-        """What it hears of the labels (or texts), token_B, for some samples replaced by what is null by `chance`."""
-        token_B = self.tokens(label_B)
-        draw_B = self.chance.uniform(len(label_B), device=label_B.device) if self.class_dropout > 0 else None
-        if self.text is not None:
-            return token_B if draw_B is None else token_B.masked_fill((draw_B < self.class_dropout)[:, None], NONE)
-        return self.vocabulary.drop(token_B, self.class_dropout, draw_B)
-
-    def disturbed(self, code_BN: Tensor) -> Tensor:
-        """The codes as they are read in training: by `chance` a share `code_noise` of them is replaced."""
+    def noisy(self, code_BN: Tensor) -> Tensor:
+        """The codes as they are read in training: a share `code_noise` of them replaced by random ones."""
         if self.code_noise <= 0:
             return code_BN
-        which_BN, other_BN = self.chance.uniform(len(code_BN), 2, code_BN.shape[1], device=code_BN.device).unbind(1)
+        uniform_B2N = self.sample_noise.uniform(len(code_BN), 2, code_BN.shape[1], device=code_BN.device)
+        which_BN, other_BN = uniform_B2N.unbind(1)
         other_BN = (other_BN * self.vocabulary.codebook_size).long().clamp(max=self.vocabulary.codebook_size - 1)
         return torch.where(which_BN < self.code_noise, other_BN, code_BN)
 
-    def set_progress(self, done: float) -> None:
-        """Tell the share of the training steps that are done, for what changes during training."""
+    def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The training loss, and the mean nats per predicted code (no gradients); random by `sample_noise` alone.
 
-    def nats(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
-        """-ln p of the codes (or a bound from above), nats_BN float32, given the class (or null) tokens; not random."""
-        return self.judge(code_BN, token_B)[0]
+        Both are means over the samples given: those of micro-batches, weighted by their sizes, add up to the batch's.
+        """
+        raise NotImplementedError
 
-    def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        """What `nats` says, and whether (0, 1 or a share) the likeliest code is the right one, right_BN float32."""
+    def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+        """-ln p of each code in nats (or an upper bound), and whether (0, 1 or a share) it is the likeliest one.
+
+        nats_BN and right_BN are float32; nothing is random.
+        """
         raise NotImplementedError
 
     def draws(self, drawing: Drawing) -> int:
-        """Random numbers that one picture's codes take."""
-        raise NotImplementedError
+        """Random numbers that one picture takes: by default one for each code."""
+        return self.source.positions
 
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
-        """Draw code_BN for class (or null) tokens; uniform_BU in [0, 1), U = draws(drawing), is all that is random.
+        """Draw code_BN; uniform_BU in [0, 1), U = draws(drawing), is all its randomness.
 
         `given_BN` fixes the codes where it isn't negative.
         """
         raise NotImplementedError
 
+    def open_codes(self, hole_HW: Tensor) -> Tensor:
+        """Which codes are drawn for a hole, open_N bool in the order of the flattened codes: those it touches."""
+        touched_hw = F.adaptive_max_pool2d(hole_HW.float()[None, None], self.source.grid) > 0
+        return touched_hw.flatten().repeat(self.source.codebooks)
+
+    def laid_out(self, make: Callable[[], Weights]) -> Weights:
+        """The weights as `make` lays them out for sampling, made again when they or `compiled_steps` have changed."""
+        state = (self.compiled_steps, [(weight.data_ptr(), weight._version) for weight in self.parameters()])
+        if self._laid_out is None or self._laid_out[0] != state:
+            self._laid_out = (state, make())
+        weights: Weights = self._laid_out[1]
+        return weights
+
     @classmethod
-    def load(cls: type[Kind], folder: Path, vocabulary: Vocabulary, source: CodeSource) -> Kind:
+    def load(cls: type[Self], folder: Path, vocabulary: Vocabulary, source: CodeSource) -> Self:
         """The stock model in a folder, float32, on the CPU, in evaluation mode."""
         return cls(stock_model(cls.stock, folder), vocabulary, source).eval()
 
@@ -222,23 +204,23 @@ class Prior(nn.Module):
 
         folder = Path(folder)
         logging.disable_progress_bar()
-        for name, part in self.parts.items():
-            part.save_pretrained(folder / name)  # type: ignore[operator]
+        for name, module in self.exported.items():
+            module.save_pretrained(folder / name)  # type: ignore[operator]
         described = {
             "format": 1,
             "kind": self.kind,
             "vocabulary": self.vocabulary.to_dict(),
             "codes": self.source.to_dict(),
-            **({"condition": "text"} if self.text is not None else {}),
+            **({"condition": self.condition.name} if self.condition.modules else {}),
             **notes,
         }
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
 
 
 def stock_model(name: str, folder: Path) -> Any:
-    """What the transformers class `name` loads from a folder, float32, on the CPU; of safetensors, never of a pickle.
+    """What the transformers class `name` loads from a folder, float32, on the CPU; safetensors only, never a pickle.
 
-    Raises UserError where that can't be loaded.
+    UserError where that can't be loaded.
     """
     import transformers
     from safetensors import SafetensorError
@@ -249,21 +231,25 @@ def stock_model(name: str, folder: Path) -> Any:
     try:
         return getattr(transformers, name).from_pretrained(folder, **kept)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{folder} holds no weights of {name} in safetensors ({reason}): export the prior again"
+            f"{folder} has no safetensors weights for {name} ({reason(error)}): export the prior again"
         ) from error
 
 
+def needs_vqloom(why: str, stock: str) -> str:
+    """The model card's words for a prior that plain transformers can load, but not sample."""
+    return f"Sampling needs vqloom: {why}. The transformers themselves are stock: {stock}."
+
+
 def weights_hash(prior: Prior) -> str:
-    """sha256 over the names and values of a prior's weights, which says whether figures are its own."""
-    found = hashlib.sha256()
+    """sha256 over the names and values of a prior's weights: figures belong to the prior with the same hash."""
+    digest = hashlib.sha256()
     weights = {
         f"{folder}/{name}".lstrip("/"): weight
-        for folder, part in prior.parts.items()
-        for name, weight in part.named_parameters()
+        for folder, module in prior.exported.items()
+        for name, weight in module.named_parameters()
     }
     for name, weight in sorted(weights.items()):
-        found.update(name.encode())
-        found.update(weight.detach().cpu().float().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,27 +1,24 @@
-"""Every kind of prior by one door: building a fresh one and loading a saved one."""
+"""The table of kinds of prior; building a fresh prior and loading a saved one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from launch.command.cli import UserError
 from launch.files.downloads import fetched
+from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
+from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.autoregressive import AutoregressivePrior
 from stage2_prior.priors.base import DESCRIPTION, Prior
+from stage2_prior.priors.condition import TEXT, TextCondition
 from stage2_prior.priors.depth import DepthPrior
 from stage2_prior.priors.masked import MaskedPrior
 from stage2_prior.priors.multiscale import MultiscalePrior
-from stage2_prior.priors.text_prefix import FOLDER as TEXT
 from stage2_prior.priors.text_prefix import TextPrefix
-
-if TYPE_CHECKING:
-    from stage1_tokenizer.quantizers import Quantizer
-    from stage2_prior.config.model import PriorModelConfig
 
 KINDS: dict[str, type[Prior]] = {
     kind.kind: kind for kind in (AutoregressivePrior, MaskedPrior, MultiscalePrior, DepthPrior)
@@ -40,20 +37,21 @@ def build_prior(
     """
     check_form(config.kind, source)
     names = tuple(classes) if config.condition == "class" else ()
-    vocabulary = Vocabulary(source.codebook_size, names, config.kind == "masked", source.codebooks)
-    prior = KINDS[config.kind].build(config, vocabulary, source, quantizer)
+    kind = KINDS[config.kind]
+    vocabulary = Vocabulary(source.codebook_size, names, kind.mask_token, source.codebooks)
+    prior = kind.build(config, vocabulary, source, quantizer)
     prior.set_training(config)
     if config.condition == "text":
-        prior.text = TextPrefix(config.text, config.width, config.heads)
+        prior.set_condition(TextCondition(vocabulary, TextPrefix(config.text, config.width, config.heads)))
     return prior
 
 
 def check_form(kind: str, source: CodeSource) -> None:
-    """UserError unless the kind of prior is for codes of this form."""
+    """UserError unless this kind of prior models codes of this form."""
     if KINDS[kind].form != source.form:
         fitting = " or ".join(other for other, prior in KINDS.items() if prior.form == source.form)
         raise UserError(
-            f"model.kind={kind} is not for codes of shape {'×'.join(map(str, source.shape))} "
+            f"model.kind={kind} doesn't support codes of shape {'×'.join(map(str, source.shape))} "
             f"({MEANINGS[source.form]}): set model.kind to {fitting}"
         )
 
@@ -61,9 +59,9 @@ def check_form(kind: str, source: CodeSource) -> None:
 def load_prior(folder: str | Path, revision: str | None = None, text_encoder: str | None = None) -> Prior:
     """The prior in a release or at the end of a run (RUN/prior), in evaluation mode, float32, on the CPU.
 
-    `folder` may also be a name on the Hub, ORG/NAME, and `revision` a branch, tag or commit there.
-    `text_encoder` is where the frozen encoder of a prior of texts lies, if not where its export says. Raises UserError
-    where there is none.
+    `folder` may also be a name on the Hub, ORG/NAME, and `revision` a branch, tag or commit there. `text_encoder` is
+    the folder or name of a text prior's frozen encoder, if it has moved since the export. UserError where there is no
+    prior.
     """
     place = _place(fetched(folder, revision))
     try:
@@ -74,9 +72,10 @@ def load_prior(folder: str | Path, revision: str | None = None, text_encoder: st
         raise UserError(f"{place / DESCRIPTION} can't be read ({error}): export the prior again") from error
     prior = kind.load(place, vocabulary, source)
     if described.get("condition") == "text":
-        prior.text = TextPrefix.from_pretrained(place / TEXT, text_encoder).eval()
+        text = TextPrefix.from_pretrained(place / TEXT, text_encoder).eval()
+        prior.set_condition(TextCondition(vocabulary, text))
     elif text_encoder is not None:
-        raise UserError(f"text_encoder={text_encoder} is for a prior of texts, and {folder} isn't one: leave it out")
+        raise UserError(f"text_encoder={text_encoder} needs a prior of texts, which {folder} isn't: leave it out")
     return prior
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.model import PriorModelConfig
 
 
 def llama_settings(config: PriorModelConfig, tokens: int, positions: int, **changes: Any) -> Any:
-    """The LlamaConfig of `model.*` for so many token ids and positions; `changes` to it by their own names."""
+    """The LlamaConfig of `model.*` for a number of token ids and of positions; `changes` by LlamaConfig's names."""
     from transformers import LlamaConfig
 
     settings: dict[str, Any] = {

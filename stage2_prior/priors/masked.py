@@ -1,9 +1,9 @@
 """The masked prior: a stock bidirectional encoder (ModernBERT) that fills in masked codes, several at a time.
 
 Trained as MaskGIT (Chang et al. 2022, section 3): a share cos(π/2 · u) of the codes, u uniform in [0, 1), is masked,
-and the encoder predicts them from the class and the codes left. Sampled in a few steps, by one of two orders:
+and the encoder predicts them from the condition and the codes left. Sampled in a few steps, in one of two orders:
 
-    confidence   each step keeps the codes drawn that are most certain, with noise that falls (Chang et al. 2022)
+    confidence   each step keeps the most certain of the codes drawn, with decreasing noise (Chang et al. 2022)
     halton       each step fills positions that lie far apart, by a Halton sequence (Besnier et al. 2025)
 
 Shapes: B batch, N positions (h·w codes), K codes, S decoding steps, T = 1 + N tokens.
@@ -12,30 +12,29 @@ Shapes: B batch, N positions (h·w codes), K codes, S decoding steps, T = 1 + N 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
-from stage2_prior.generation.logits import draw_codes, guided
-from stage2_prior.priors.base import Prior, Work
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.generation.logits import draw_codes, guide
+from stage2_prior.priors.base import Prior
 from stage2_prior.priors.losses import code_losses
+from stage2_prior.priors.work import Work
 
-if TYPE_CHECKING:
-    from stage1_tokenizer.quantizers import Quantizer
-    from stage2_prior.config.drawing import Drawing
-    from stage2_prior.config.model import PriorModelConfig
-
-LEVELS = 8
-"""Mask shares at which `nats` looks."""
+SHARES = 8
+"""Shares of masked codes that `score` averages over."""
 
 
 class MaskedPrior(Prior):
-    """Codes in any order, each given the class and those already there."""
+    """Codes in any order, each given the condition and the codes already filled in."""
 
     kind = "masked"
+    mask_token = True
     stock = "AutoModelForMaskedLM"
 
     @classmethod
@@ -71,75 +70,84 @@ class MaskedPrior(Prior):
 
     def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
         """Logits of the code at every position, logits_BNK float32, given the codes (or mask tokens) at all of them."""
-        if self.text is None:
-            logits_BTV = self.lm(input_ids=torch.cat([token_B[:, None], code_BN], dim=1)).logits
-        else:
-            x_BTD = torch.cat([self.lead(token_B), self.lm.get_input_embeddings()(code_BN)], dim=1)
-            logits_BTV = self.lm(inputs_embeds=x_BTD).logits
+        x_BTD = torch.cat([self.embedded(token_B), self.lm.get_input_embeddings()(code_BN)], dim=1)
+        logits_BTV = self.lm(inputs_embeds=x_BTD).logits
         return logits_BTV[:, -code_BN.shape[1] :, : self.vocabulary.codebook_size].float()
+
+    def masked_logits(self, code_BN: Tensor, token_B: Tensor, masked_BN: Tensor) -> Tensor:
+        """The logits where the codes of masked_BN are masked."""
+        return self.logits(torch.where(masked_BN, self.vocabulary.mask, code_BN), token_B)
+
+    def guided_logits(self, code_BN: Tensor, token_B: Tensor, strength: float) -> Tensor:
+        """The logits with classifier-free guidance: both halves in one batch; strength 1 is no guidance."""
+        if strength == 1:
+            return self.logits(code_BN, token_B)
+        null_B = torch.full_like(token_B, self.condition.null)
+        return guide(self.logits(code_BN.repeat(2, 1), torch.cat([token_B, null_B])), strength)
 
     def work(self) -> list[Work]:
         """Each token attends to all."""
-        tokens = self.prefix + self.source.positions
-        return [Work(self.lm, tokens / self.source.positions, tokens), *self.text_work()]
+        codes = self.source.positions
+        tokens = self.condition.prefix + codes
+        return [Work(self.lm, tokens / codes, tokens), *self.condition.work(codes)]
 
-    def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The training loss and mean nats of the masked codes; classes, shares and places by `chance`.
+    def usage(self, name: str) -> str:
+        """Plain transformers load it; the decoding in steps is vqloom's."""
+        if self.condition.prefix:
+            return super().usage(name)
+        mask = self.vocabulary.mask
+        return f'It is a stock ModernBERT: `{self.stock}.from_pretrained("{name}")` loads it; the mask token is {mask}.'
 
-        Both are sums over the samples, divided by what their number makes of the whole batch's masked codes.
+    def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The training loss and mean nats of the masked codes; conditions, shares and places are random.
+
+        Both are sums over the samples, divided by the samples' share of the whole batch's masked codes.
         """
-        token_B = self.dropped_tokens(label_B)
+        token_B = self.dropped(token_B)
         batch, positions = code_BN.shape
-        share_X1 = torch.cos(self.chance.everyones(batch, 1, device=code_BN.device) * (math.pi / 2))
+        share_X1 = torch.cos(self.sample_noise.for_all(batch, 1, device=code_BN.device) * (math.pi / 2))
         count_X1 = (share_X1 * positions).ceil().clamp(min=1)
-        rank_BN = self.chance.uniform(batch, positions, device=code_BN.device).argsort(1).argsort(1)
-        masked_BN = rank_BN < self.chance.mine(count_X1)
-        losses = self._masked_losses(code_BN, token_B, masked_BN)
+        rank_BN = self.sample_noise.uniform(batch, positions, device=code_BN.device).argsort(1).argsort(1)
+        masked_BN = rank_BN < self.sample_noise.own(count_X1)
+        logits_BNK = self.masked_logits(code_BN, token_B, masked_BN)
+        losses = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
         loss, nats = ((each_BN * masked_BN).sum() / (batch * count_X1.mean()) for each_BN in losses)
         return loss, nats
 
-    def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        """A bound from above of -ln p in nats, spread evenly over the codes, nats_BN float32.
+    def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+        """An upper bound of -ln p in nats, spread evenly over the codes, and the share of masked codes predicted right.
 
-        The mean over the number of masked codes (here LEVELS numbers, and one fixed choice of places for each) of the
-        masked codes' mean nats bounds -ln p / N for codes filled in one by one in random order. (Hoogeboom et al.
-        2022, Autoregressive diffusion models, eq. 8) Also the share of the masked codes that are the likeliest,
-        averaged over LEVELS alike.
+        The masked codes' mean nats, averaged over how many are masked (here SHARES numbers with one fixed choice of
+        places each), bound -ln p / N of filling in the codes one by one in random order. (Hoogeboom et al. 2022,
+        Autoregressive diffusion models, eq. 8)
         """
         batch, positions = code_BN.shape
         generator = torch.Generator().manual_seed(0)
         mean_2B = torch.zeros(2, batch, device=code_BN.device)
-        for level in range(LEVELS):
-            count = min(positions, 1 + int(positions * (level + 0.5) / LEVELS))
+        for number in range(SHARES):
+            count = min(positions, 1 + int(positions * (number + 0.5) / SHARES))
             masked_N = torch.zeros(positions, dtype=torch.bool)
             masked_N[torch.randperm(positions, generator=generator)[:count]] = True
             masked_BN = masked_N.to(code_BN.device).expand(batch, -1)
-            logits_BNK = self.logits(torch.where(masked_BN, self.vocabulary.mask, code_BN), token_B)
-            found = (code_losses(logits_BNK, code_BN, 0, 0)[1], logits_BNK.argmax(-1) == code_BN)
-            mean_2B += torch.stack([(each_BN * masked_BN).sum(1) / count / LEVELS for each_BN in found])
+            logits_BNK = self.masked_logits(code_BN, token_B, masked_BN)
+            scores = (code_losses(logits_BNK, code_BN, 0, 0)[1], logits_BNK.argmax(-1) == code_BN)
+            mean_2B += torch.stack([(each_BN * masked_BN).sum(1) / count / SHARES for each_BN in scores])
         nats_B, right_B = mean_2B
         return nats_B[:, None].expand(-1, positions), right_B[:, None].expand(-1, positions)
 
-    def _masked_losses(self, code_BN: Tensor, token_B: Tensor, masked_BN: Tensor) -> tuple[Tensor, Tensor]:
-        logits_BNK = self.logits(torch.where(masked_BN, self.vocabulary.mask, code_BN), token_B)
-        return code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
-
     def draws(self, drawing: Drawing) -> int:
-        """A number to draw each code in each step, and with confidence one more to choose which to keep."""
+        """In each step a number to draw each code, and with order=confidence another to choose which to keep."""
         return drawing.steps * self.source.positions * (2 if drawing.order == "confidence" else 1)
 
     @property
     def _grid(self) -> tuple[int, int]:
-        """Height and width; codes of latent tokens, which have no place, are a row."""
+        """Height and width; latent tokens, which have no place, count as one row."""
         height, *width = self.source.grid
         return (height, width[0]) if width else (1, height)
 
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
-        """Draw code_BN for class (or null) tokens in `drawing.steps` steps; see Prior.sample.
-
-        Given codes are in the first step's context already; the steps share out the others.
-        """
+        """Draw code_BN in `drawing.steps` steps; see Prior.sample. The steps divide up the codes that aren't given."""
         batch, positions = len(token_B), self.source.positions
         uniform_SBXN = uniform_BU.view(batch, drawing.steps, -1, positions).transpose(0, 1)
         open_BN = torch.ones(batch, positions, dtype=torch.bool, device=token_B.device)
@@ -149,14 +157,10 @@ class MaskedPrior(Prior):
         start_B1 = open_BN.sum(1, keepdim=True)
         at_N = halton_order(*self._grid).argsort().to(token_B.device) if drawing.order == "halton" else None
         for step, uniform_BXN in enumerate(uniform_SBXN):
-            scale, heat = drawing.scale(step, drawing.steps), drawing.heat(step, drawing.steps)
-            logits_BNK = guided(
-                lambda token_C, code_CN: self.logits(code_CN, token_C), token_B, code_BN, self.null,
-                scale if scale != 1 else None,
-            )  # fmt: skip
-            drawn_BN = draw_codes(logits_BNK.flatten(0, 1), uniform_BXN[:, 0].reshape(-1), drawing, heat).view(
-                batch, -1
-            )
+            strength, temperature = (at(step, drawing.steps) for at in (drawing.guidance_at, drawing.temperature_at))
+            logits_BNK = self.guided_logits(code_BN, token_B, strength)
+            drawn_X = draw_codes(logits_BNK.flatten(0, 1), uniform_BXN[:, 0].reshape(-1), drawing, temperature)
+            drawn_BN = drawn_X.view(batch, -1)
             left_B1 = (start_B1.double() * still_masked(step + 1, drawing.steps)).round()
             if at_N is not None:
                 score_BN = -at_N.float().expand(batch, -1)
@@ -170,12 +174,12 @@ class MaskedPrior(Prior):
 
 
 def still_masked(step: int, steps: int) -> float:
-    """Share of the codes that are masked after `step` of `steps` steps: cos(π/2 · step/steps)."""
+    """Share of the codes that is still masked after `step` of `steps` steps: cos(π/2 · step/steps)."""
     return max(0.0, math.cos(math.pi / 2 * step / steps)) if step < steps else 0.0
 
 
 def confidence(logits_BNK: Tensor, drawn_BN: Tensor, uniform_BN: Tensor, drawing: Drawing, step: int) -> Tensor:
-    """Log-probability of the codes drawn, plus Gumbel noise that falls to 0 at the last step."""
+    """Log-probability of the codes drawn, plus Gumbel noise that decreases to 0 at the last step."""
     log_BN = logits_BNK.log_softmax(-1).gather(2, drawn_BN[..., None])[..., 0]
     gumbel_BN = -torch.log(-torch.log(uniform_BN.clamp(1e-7, 1 - 1e-7)))
     return log_BN + drawing.choice_temperature * (1 - (step + 1) / drawing.steps) * gumbel_BN
@@ -187,7 +191,7 @@ def rank(score_BN: Tensor) -> Tensor:
 
 
 def halton_order(height: int, width: int) -> Tensor:
-    """All positions of a grid, each once, int64 (h·w,): those of the Halton sequence in bases 2 and 3 as they come."""
+    """All positions of a grid, int64 (h·w,), in the order in which the Halton sequence in bases 2 and 3 hits them."""
     order: dict[int, None] = {}
     number = 0
     while len(order) < height * width:
@@ -197,7 +201,7 @@ def halton_order(height: int, width: int) -> Tensor:
 
 
 def _halton(number: int, base: int) -> float:
-    """The digits of a number in a base, mirrored behind the point."""
+    """The radical inverse: a number's digits in a base, mirrored at the point."""
     value, place = 0.0, 1.0 / base
     while number:
         number, digit = divmod(number, base)

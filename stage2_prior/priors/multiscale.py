@@ -1,14 +1,14 @@
 """The multiscale prior, for next-scale codes: all codes of a scale at once, given all coarser scales (VAR).
 
-A stock Llama over the places of all scales, coarsest first, each row by row. A place hears what the tokenizer makes of
-all coarser scales' codes, shrunk to its scale, and the class (stage2_prior.priors.pyramid); its code is read off its
-own output. Places attend to all places of their own and of coarser scales.
+A stock Llama over the places of all scales, coarsest first, each scale row by row. A place's input is the latent that
+the tokenizer sums up from all coarser scales' codes, resized to its scale, plus the class: stage2_prior.priors.pyramid.
+Its code is predicted at its own output. Places attend to all places of their own and of coarser scales.
 
 p(codes | class) = Π_s p(codes of scale s | class, codes of scales < s), the codes of a scale independent of each other.
-(Tian et al. 2024, section 3.2. There AdaLN tells the class in every layer; here it is added to every place's embedding,
+(Tian et al. 2024, section 3.2. There AdaLN feeds the class to every layer; here it is added to every place's embedding,
 so that the transformer stays a stock one.)
 
-The head's weights are the embeddings' (tied): of these, only those of the classes would be heard otherwise.
+The head's weights are tied to the embeddings, of which only the classes' are inputs.
 Shapes: B batch, S scales, M codes of one, N of all, K codes of the codebook, D width.
 """
 
@@ -16,29 +16,28 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stage1_tokenizer.quantizers import MultiscaleQuantizer, Quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.llama_cache import CachedBody
-from stage2_prior.generation.logits import draw_codes, mixed
+from stage2_prior.generation.logits import draw_codes, guide
 from stage2_prior.generation.products import Product
-from stage2_prior.priors.base import Prior, Work, stock_model
+from stage2_prior.priors.base import Prior, needs_vqloom, stock_model
 from stage2_prior.priors.llama import llama_settings
 from stage2_prior.priors.losses import code_losses
 from stage2_prior.priors.pyramid import Pyramid
-
-if TYPE_CHECKING:
-    from stage1_tokenizer.quantizers import Quantizer
-    from stage2_prior.config.drawing import Drawing
-    from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.priors.work import Work
 
 PYRAMID = "pyramid"
-"""Folder of what the transformer hears in an export."""
+"""Folder of the transformer's input embeddings in an export."""
 
 
 class MultiscalePrior(Prior):
@@ -47,9 +46,10 @@ class MultiscalePrior(Prior):
     kind = "multiscale"
     stock = "AutoModelForCausalLM"
     form = "scales"
+    assumed_codes: ClassVar[dict[str, Any]] = {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)}
 
     def __init__(self, lm: Any, pyramid: Pyramid, vocabulary: Vocabulary, source: CodeSource):
-        """`lm` hears what `pyramid` makes of the codes."""
+        """`pyramid` embeds the codes for `lm`."""
         super().__init__(lm, vocabulary, source)
         self.pyramid = pyramid
 
@@ -61,18 +61,16 @@ class MultiscalePrior(Prior):
         source: CodeSource,
         quantizer: Quantizer | None = None,
     ) -> MultiscalePrior:
-        """A prior with fresh weights, from torch's generator, that hears what `quantizer` makes of the codes."""
+        """A prior with fresh weights, from torch's generator, and a frozen copy of `quantizer`."""
         from transformers import LlamaForCausalLM
-
-        from stage1_tokenizer.quantizers import MultiscaleQuantizer
 
         assert isinstance(quantizer, MultiscaleQuantizer), "it needs its tokenizer's quantizer"
         lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, source.positions, tie_word_embeddings=True))
         return cls(lm, Pyramid(quantizer, config.width), vocabulary, source)
 
     @property
-    def parts(self) -> dict[str, nn.Module]:
-        """The Llama, and in a folder of its own what it hears."""
+    def exported(self) -> dict[str, nn.Module]:
+        """The Llama, and in a folder of its own the pyramid."""
         return {"": self.lm, PYRAMID: self.pyramid}
 
     def work(self) -> list[Work]:
@@ -81,62 +79,69 @@ class MultiscalePrior(Prior):
         attended = sum(size * end for size, end in zip(sizes, itertools.accumulate(sizes), strict=True))
         return [Work(self.lm, 1.0, attended / sum(sizes))]
 
+    def usage(self, name: str) -> str:
+        """Plain transformers load the Llama; its inputs are the pyramid's."""
+        why = "the transformer's inputs come from the tokenizer's codebook and convolutions, copied into `pyramid/`"
+        return needs_vqloom(why, f'`{self.stock}.from_pretrained("{name}")` loads it')
+
+    def open_codes(self, hole_HW: Tensor) -> Tensor:
+        """Of each scale the codes with more than half of their place in the hole."""
+        hole_11HW = hole_HW.float()[None, None]
+        return torch.cat([F.adaptive_avg_pool2d(hole_11HW, side).flatten() > 0.5 for side in self.source.scales])
+
     def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
-        """Logits of every code, logits_BNK float32, from the class (or null) tokens and the coarser scales' codes."""
-        x_BND = self.pyramid(code_BN) + self.lm.get_input_embeddings()(token_B)[:, None]
+        """Logits of every code, logits_BNK float32, given the condition and the coarser scales' codes."""
+        x_BND = self.pyramid(code_BN) + self.embedded(token_B)
         scale_N = torch.arange(len(self.pyramid.sizes)).repeat_interleave(torch.tensor(self.pyramid.sizes))
-        heard_11NN = (scale_N[:, None] >= scale_N).to(code_BN.device)[None, None]
-        logits_BNV = self.lm(inputs_embeds=x_BND, attention_mask=heard_11NN, use_cache=False).logits
+        visible_11NN = (scale_N[:, None] >= scale_N).to(code_BN.device)[None, None]
+        logits_BNV = self.lm(inputs_embeds=x_BND, attention_mask=visible_11NN, use_cache=False).logits
         return logits_BNV[..., : self.vocabulary.codebook_size].float()
 
-    def forward(self, code_BN: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The training loss and the mean nats per code; by `chance` classes are dropped and codes disturbed."""
-        logits_BNK = self.logits(self.disturbed(code_BN), self.dropped_tokens(label_B))
+    def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The training loss and the mean nats per code; conditions and noise are random."""
+        logits_BNK = self.logits(self.noisy(code_BN), self.dropped(token_B))
         loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
         return loss_BN.mean(), nats_BN.mean()
 
-    def judge(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """-ln p of each code given the coarser scales, and whether it is the likeliest."""
         logits_BNK = self.logits(code_BN, token_B)
         return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
 
-    def draws(self, drawing: Drawing) -> int:
-        """One random number for each code."""
-        return self.source.positions
-
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
-        """Draw code_BN for class (or null) tokens; schedules go by the scale. See Prior.sample."""
-        cached, batch, sizes = self.ready(lambda: CachedScales(self)), len(token_B), self.pyramid.sizes
-        halves, first, total = drawing.guided(len(sizes)), 0, torch.zeros(())
-        input_B = torch.cat([token_B, torch.full_like(token_B, self.vocabulary.null)]) if halves else token_B
+        """Draw code_BN scale by scale, which are the steps of schedules; see Prior.sample."""
+        cached, batch, sizes = self.laid_out(lambda: CachedScales(self)), len(token_B), self.pyramid.sizes
+        guided, first, total = drawing.guided_steps(len(sizes)), 0, torch.zeros(())
+        input_B = torch.cat([token_B, torch.full_like(token_B, self.condition.null)]) if guided else token_B
         cached.start(input_B)
-        parts: list[Tensor] = []
+        codes: list[Tensor] = []
         for number, size in enumerate(sizes):
-            if number == halves:
+            if number == guided:
                 cached.keep(batch)
-            scale = drawing.scale(number, len(sizes)) if number < halves else None
-            logits_BMK = cached.scale(total if number else None, number, scale)
-            heat, uniform_X = drawing.heat(number, len(sizes)), uniform_BU[:, first : first + size].reshape(-1)
-            code_BM = draw_codes(logits_BMK.flatten(0, 1), uniform_X, drawing, heat).view(batch, size)
+            strength = drawing.guidance_at(number, len(sizes)) if number < guided else None
+            logits_BMK = cached.logits(total if number else None, number, strength)
+            temperature = drawing.temperature_at(number, len(sizes))
+            uniform_X = uniform_BU[:, first : first + size].reshape(-1)
+            code_BM = draw_codes(logits_BMK.flatten(0, 1), uniform_X, drawing, temperature).view(batch, size)
             if given_BN is not None:
                 given_BM = given_BN[:, first : first + size]
                 code_BM = torch.where(given_BM >= 0, given_BM, code_BM)
-            parts.append(code_BM)
+            codes.append(code_BM)
             first += size
             if number + 1 < len(sizes):
                 total = self.pyramid.add(total, number, code_BM)
-        return torch.cat(parts, dim=1)
+        return torch.cat(codes, dim=1)
 
     @classmethod
     def load(cls, folder: Path, vocabulary: Vocabulary, source: CodeSource) -> MultiscalePrior:
-        """The stock model in a folder and what it hears, float32, on the CPU, in evaluation mode."""
+        """The stock model in a folder and its pyramid, float32, on the CPU, in evaluation mode."""
         lm, pyramid = stock_model(cls.stock, folder), Pyramid.from_pretrained(folder / PYRAMID)
         return cls(lm, pyramid, vocabulary, source).eval()
 
 
 class CachedScales:
-    """The Llama over its cache, scale by scale."""
+    """The Llama with a key-value cache, scale by scale."""
 
     def __init__(self, prior: MultiscalePrior):
         self.pyramid = prior.pyramid
@@ -145,23 +150,23 @@ class CachedScales:
         self.head_KD = Product(self.embedding_VD[: prior.vocabulary.codebook_size] * self.body.norm_D)
 
     def start(self, token_B: Tensor) -> None:
-        """Get ready for new sequences of these classes."""
+        """Start new sequences of these classes."""
         self.class_BD = F.embedding(token_B, self.embedding_VD)
         self.body.start(len(token_B))
 
     def keep(self, rows: int) -> None:
-        """Go on with the first `rows` sequences alone."""
+        """Continue with the first `rows` sequences only."""
         self.class_BD = self.class_BD[:rows]
         self.body.keep(rows)
 
-    def scale(self, total_BEhw: Tensor | None, number: int, scale: float | None) -> Tensor:
-        """Logits_BMK of a scale's codes, from the latents of the coarser ones (None: there are none).
+    def logits(self, total_BEhw: Tensor | None, number: int, strength: float | None) -> Tensor:
+        """Logits_BMK of scale `number`, from the latents of the coarser ones (None: there are none).
 
-        With a guidance scale both halves of the sequences hear them, and the logits are guided.
+        With a guidance strength the sequences are both guidance halves, and the logits are guided.
         """
-        rows = len(self.class_BD)
-        x_BMD = self.pyramid.at(total_BEhw, number, rows if scale is None else rows // 2)
-        x_BMD = (x_BMD if scale is None else x_BMD.repeat(2, 1, 1)) + self.class_BD[:, None]
-        y_BMD = self.body.hear(x_BMD, sum(self.pyramid.sizes[:number]))
-        y_BMD = y_BMD if scale is None else mixed(y_BMD, scale)
+        halves = 1 if strength is None else 2
+        x_BMD = self.pyramid.at(total_BEhw, number, len(self.class_BD) // halves)
+        x_BMD = x_BMD.repeat(halves, 1, 1) + self.class_BD[:, None]
+        y_BMD = self.body.extend(x_BMD, sum(self.pyramid.sizes[:number]))
+        y_BMD = y_BMD if strength is None else guide(y_BMD, strength)
         return self.head_KD(y_BMD.flatten(0, 1)).unflatten(0, y_BMD.shape[:2]).float()

@@ -1,4 +1,4 @@
-"""What the multiscale prior's transformer hears: the picture so far, as the tokenizer adds it up, at the next scale.
+"""The multiscale prior's inputs: the latents decoded so far, as the tokenizer sums them, resized to the next scale.
 
 Shapes: B batch, N codes of all scales, M codes of one, D width, E the tokenizer's code dimension, h w its latent grid.
 """
@@ -9,14 +9,13 @@ import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from stage1_tokenizer.quantizers import MultiscaleQuantizer
+from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.quantizers import MultiscaleQuantizer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -24,7 +23,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 class Pyramid(nn.Module):
     """Embeddings of all places of all scales: of the latents of the coarser scales' codes, and of the place.
 
-    The tokenizer's codebook and convolutions are in it as they are, and not trained: they are buffers.
+    It has a copy of the tokenizer's codebook and convolutions, which isn't trained: they are buffers.
     """
 
     def __init__(self, quantizer: MultiscaleQuantizer, width: int):
@@ -38,15 +37,15 @@ class Pyramid(nn.Module):
 
     def forward(self, code_BN: Tensor) -> Tensor:
         """x_BND for every place; those of a scale depend on the codes of coarser scales only."""
-        total, parts = torch.zeros(()), [self.at(None, 0, len(code_BN))]
+        total, scales = torch.zeros(()), [self.at(None, 0, len(code_BN))]
         for number, idx_BM in enumerate(code_BN.split(self.sizes, dim=1)[:-1]):
             total = self.add(total, number, idx_BM)
-            parts.append(self.at(total, number + 1, len(code_BN)))
-        return torch.cat(parts, dim=1)
+            scales.append(self.at(total, number + 1, len(code_BN)))
+        return torch.cat(scales, dim=1)
 
     @torch.no_grad()
     def add(self, total_BEhw: Tensor, number: int, idx_BM: Tensor) -> Tensor:
-        """The latents with one more scale's codes; a 0 before the first."""
+        """The latents with one more scale's codes added; 0 before the first."""
         with torch.autocast(idx_BM.device.type, enabled=False):
             return self.quantizer.add_scale(total_BEhw, number, idx_BM)
 
@@ -73,11 +72,8 @@ class Pyramid(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Pyramid:
-        """What `save_pretrained` wrote."""
+        """The pyramid that `save_pretrained` wrote."""
         from safetensors.torch import load_file
-
-        from stage1_tokenizer.config.quantizer import QuantizerConfig
-        from stage1_tokenizer.quantizers import MultiscaleQuantizer
 
         settings = json.loads((folder / CONFIG).read_text())
         pyramid = cls(MultiscaleQuantizer(QuantizerConfig(**settings["quantizer"])), settings["width"])
@@ -86,7 +82,7 @@ class Pyramid(nn.Module):
 
 
 def frozen(quantizer: MultiscaleQuantizer) -> MultiscaleQuantizer:
-    """A copy in evaluation mode whose parameters are buffers, so that no trainer takes them for its own."""
+    """A copy in evaluation mode whose parameters are buffers, so that no optimizer trains them."""
     quantizer = copy.deepcopy(quantizer).eval()
     for module in quantizer.modules():
         for name, weight in list(module.named_parameters(recurse=False)):

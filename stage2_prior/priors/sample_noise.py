@@ -1,8 +1,8 @@
-"""Random numbers of a training step that belong to the samples, so that they don't depend on ranks or parts of a batch.
+"""Random numbers of a training step that belong to the samples, whatever ranks and micro-batches they are spread over.
 
-Which classes are dropped, which codes disturbed or masked, and in which order they come, is drawn for the whole global
-batch from (seed, step) on every rank, and each takes its samples' rows: a run that goes on with another number of ranks
-sees what it would have seen. (Dropout of attention weights is drawn by rank.)
+Which classes are dropped, which codes are replaced or masked, and in which order they come, is drawn for the whole
+global batch from (seed, step) on every rank, and each rank takes its samples' rows: a run that resumes on another
+number of ranks draws the same. (Dropout of attention weights is drawn by each rank.)
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ SALT = 0x6368616E
 """Keeps these draws apart from launch.run.seeding.seed_step's."""
 
 
-class Chance:
-    """Gives uniform numbers for the samples of a batch: by torch's generator, or inside `of_batch` by its own."""
+class SampleNoise:
+    """Uniform numbers for the samples of a batch: from torch's generator, or inside `of_batch` from its own."""
 
     def __init__(self) -> None:
         self._generator: torch.Generator | None = None
@@ -27,7 +27,7 @@ class Chance:
 
     @contextlib.contextmanager
     def of_batch(self, seed: int, step: int, batch: int, rows: slice) -> Iterator[None]:
-        """Inside, the samples are the global batch's `rows`; the same draws come for the same seed and step."""
+        """Inside, the samples are `rows` of the global batch; the same seed and step draw the same numbers."""
         word = np.random.SeedSequence([seed, step, SALT]).generate_state(1, np.uint64)
         self._generator = torch.Generator().manual_seed(int(word[0]))
         self._batch, self._rows = batch, rows
@@ -36,16 +36,16 @@ class Chance:
         finally:
             self._generator = None
 
-    def everyones(self, samples: int, *shape: int, device: torch.device) -> Tensor:
-        """Numbers in [0, 1) for every sample of the global batch, float32; `mine` takes the rows of these `samples`."""
+    def for_all(self, samples: int, *shape: int, device: torch.device) -> Tensor:
+        """Numbers in [0, 1) for every sample of the global batch, float32; `own` takes the rows of these `samples`."""
         if self._generator is None:
             return torch.rand(samples, *shape, device=device)
         return torch.rand(self._batch, *shape, generator=self._generator).to(device)
 
-    def mine(self, all_X: Tensor) -> Tensor:
+    def own(self, all_X: Tensor) -> Tensor:
         """The rows of the samples at hand."""
         return all_X if self._generator is None else all_X[self._rows]
 
     def uniform(self, samples: int, *shape: int, device: torch.device) -> Tensor:
         """Numbers in [0, 1) for these samples."""
-        return self.mine(self.everyones(samples, *shape, device=device))
+        return self.own(self.for_all(samples, *shape, device=device))

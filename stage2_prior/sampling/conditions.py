@@ -80,7 +80,7 @@ class Classes(Subjects):
 
     def tokens(self, labels: Sequence[int]) -> Tensor:
         """The classes' tokens."""
-        return self.prior.tokens(torch.tensor(labels, device=next(self.prior.parameters()).device))
+        return self.prior.condition.of_labels(torch.tensor(labels, device=next(self.prior.parameters()).device))
 
 
 class Prompts(Subjects):
@@ -91,7 +91,7 @@ class Prompts(Subjects):
     def __init__(self, prior: Prior, texts: Sequence[str]):
         super().__init__(prior, range(len(texts)), texts, numbered(texts))
         self.texts = list(texts)
-        self._tokens = told(prior, texts)
+        self._tokens = prior.condition.of_texts(texts)
 
     def tokens(self, labels: Sequence[int]) -> Tensor:
         """The texts' tokens."""
@@ -102,13 +102,6 @@ def requested(config: SampleConfig, prior: Prior) -> Subjects:
     """The configured prompts, else the configured classes."""
     texts = prompts_of(config.prompt, config.prompts)
     return Prompts(prior, texts) if texts else Classes(prior, config.classes)
-
-
-def told(prior: Prior, texts: Sequence[str]) -> Tensor:
-    """token_BL of texts, on the CPU; UserError for a prior that hears none."""
-    if prior.text is None:
-        raise UserError("prompts are for a prior trained with model.condition=text, and this one isn't: leave them out")
-    return prior.text.tokens(texts)
 
 
 def prompts_of(prompt: str | None, file: str | None) -> list[str]:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from data.pictures.config import TransformConfig
 from data.pictures.decode import PICTURES
@@ -22,10 +21,9 @@ from data.shards.loading import load_index
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.tokenizer.pil import as_batch, to_pil
-from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.sampling import InpaintConfig
 from stage2_prior.priors.base import Prior
-from stage2_prior.sampling.conditions import Subjects, numbered, prompts_of, told
+from stage2_prior.sampling.conditions import Subjects, numbered, prompts_of
 
 HOLE = 0.5
 """How bright the hole is where it is shown, of [-1, 1]."""
@@ -41,12 +39,13 @@ class Given(Subjects):
         transform = TransformConfig.from_dict(prior.source.transform)
         self.x_BCHW, names, found, captions = read(config, transform, prior)
         super().__init__(prior, range(len(names)), names, numbered(names))
-        self.classes = wanted_classes(config.classes, found, prior)
-        texts = wanted_texts(config, captions) if prior.text is not None else []
-        self._tokens = told(prior, texts) if texts else prior.tokens(torch.tensor(self.classes))
+        self.classes = requested_classes(config.classes, found, prior)
+        texts = requested_texts(config, captions) if prior.condition.prefix else []
+        condition = prior.condition
+        self._tokens = condition.of_texts(texts) if texts else condition.of_labels(torch.tensor(self.classes))
         self.guidable = any(texts) or any(label >= 0 for label in self.classes)
         self.hole_HW = hole(config, transform.size)
-        self.open_N = open_codes(self.hole_HW, prior.source)
+        self.open_N = open_codes(self.hole_HW, prior)
         refuse_order(prior, self.open_N, config)
         self._codes: dict[int, Tensor] = {}
 
@@ -101,7 +100,7 @@ def read(
     return torch.cat(parts), [file.stem for file in files], [-1] * len(files), [""] * len(files)
 
 
-def wanted_classes(wanted: Sequence[str] | None, found: list[int], prior: Prior) -> list[int]:
+def requested_classes(wanted: Sequence[str] | None, found: list[int], prior: Prior) -> list[int]:
     """The class that each picture is drawn as: those wanted, else those found. UserError for another number of them."""
     if wanted is None:
         return found
@@ -111,7 +110,7 @@ def wanted_classes(wanted: Sequence[str] | None, found: list[int], prior: Prior)
     return labels * len(found) if len(labels) == 1 else labels
 
 
-def wanted_texts(config: InpaintConfig, found: list[str]) -> list[str]:
+def requested_texts(config: InpaintConfig, found: list[str]) -> list[str]:
     """The text that each picture is drawn by: those wanted, else those found. UserError for another number of them."""
     texts = prompts_of(config.prompt, config.prompts) or found
     if len(texts) not in (1, len(found)):
@@ -143,17 +142,11 @@ def hole(config: InpaintConfig, size: int) -> Tensor:
     return inside_HW if config.keep == "border" else ~inside_HW
 
 
-def open_codes(hole_HW: Tensor, source: CodeSource) -> Tensor:
-    """Which codes are drawn, open_N bool, in the order of the flattened codes: those whose place the hole touches.
-
-    Of several scales' codes those with more than half of their place in it. UserError for codes without a place.
-    """
-    if len(source.grid) != 2:
-        raise UserError(f"codes of {source} have no place in the picture, so that no part of it can be kept")
-    hole_11HW = hole_HW.float()[None, None]
-    if source.form == "scales":
-        return torch.cat([F.adaptive_avg_pool2d(hole_11HW, side).flatten() > 0.5 for side in source.scales])
-    return (F.adaptive_max_pool2d(hole_11HW, source.grid).flatten() > 0).repeat(source.codebooks)
+def open_codes(hole_HW: Tensor, prior: Prior) -> Tensor:
+    """Which codes the prior draws for a hole, open_N bool; UserError for codes without a place."""
+    if len(prior.source.grid) != 2:
+        raise UserError(f"codes of {prior.source} have no place in the picture, so no part of it can be kept")
+    return prior.open_codes(hole_HW)
 
 
 def refuse_order(prior: Prior, open_N: Tensor, config: InpaintConfig) -> None:

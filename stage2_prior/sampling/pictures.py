@@ -74,8 +74,9 @@ class Sampling:
         self.out = Path(config.out)
         self.labels, self.folders = self.subjects.labels, self.subjects.folders
         if config.guidance != 1 and not self.subjects.guidable:
-            lacking = "classes" if prior.text is None else "prompts"
-            raise UserError(f"guidance={config.guidance:g} needs {lacking}, and there are none: leave it at 1")
+            raise UserError(
+                f"guidance={config.guidance:g} needs {prior.condition.what}, and there are none: leave it at 1"
+            )
         pictures = [Picture(label, number) for number in range(config.count) for label in self.labels]
         size = config.batch_size
         self.batches = [pictures[start : start + size] for start in range(0, len(pictures), size)]

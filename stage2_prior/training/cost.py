@@ -9,17 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.quantizers import build_quantizer
 from stage2_prior.codes.source import CodeSource
-
-if TYPE_CHECKING:
-    from stage2_prior.config.model import PriorModelConfig
-    from stage2_prior.config.training import PriorTrainConfig
-    from stage2_prior.priors.base import Prior
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.training import PriorTrainConfig
+from stage2_prior.priors.base import Prior
+from stage2_prior.priors.build import KINDS, build_prior
 
 PEAK_TFLOPS = {
     "H200": 989.0,
@@ -60,16 +60,12 @@ def cost(prior: Prior) -> Cost:
         multiplied += used
         attended = 12.0 * config.num_hidden_layers * config.hidden_size * work.attended
         flops += work.tokens * (6.0 * (used - work.idle) + attended)
-    count = sum(weight.numel() for part in prior.parts.values() for weight in part.parameters())
+    count = sum(weight.numel() for module in prior.exported.values() for weight in module.parameters())
     return Cost(count, multiplied, flops)
 
 
 def on_no_device(config: PriorModelConfig, source: CodeSource, classes: Sequence[str]) -> Cost:
     """The cost of a prior that is only described: nothing is allocated. Scales' codes are taken for 32 numbers each."""
-    from stage1_tokenizer.config.quantizer import QuantizerConfig
-    from stage1_tokenizer.quantizers import build_quantizer
-    from stage2_prior.priors.build import build_prior
-
     with torch.device("meta"):
         quantizer = None
         if source.form == "scales":
@@ -106,9 +102,7 @@ def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int)
     tokens = (model.prefix + source.positions) * -(-config.data.batch_size // (devices * config.parts(devices)))
     size = 2 if config.run.precision == "bf16" else 4
     layer = (10 * model.width + 4 * model.inner_width) * size
-    layers = float(model.layers)
-    if model.kind == "depth":  # the first transformer's tokens are places, which several codes share
-        layers = model.layers / source.codebooks + model.depth_layers
+    layers = KINDS[model.kind].layers_per_code(model, source)
     kept = layers * model.width * 4 + layer if config.activation_checkpointing else layers * layer
     return float(tokens * (kept + 2 * 4 * source.codebook_size))
 

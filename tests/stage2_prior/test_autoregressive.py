@@ -29,7 +29,7 @@ def test_a_logit_depends_on_the_tokens_before_it_and_on_no_later_one():
 def test_a_uniform_prior_pays_log2_k_bits_per_code():
     prior = tiny_prior()
     torch.nn.init.zeros_(prior.lm.lm_head.weight)
-    nats_BN = prior.nats(random_codes(3), prior.vocabulary.class_tokens(torch.tensor([0, 1, -1])))
+    nats_BN = prior.score(random_codes(3), prior.vocabulary.class_tokens(torch.tensor([0, 1, -1])))[0]
     assert nats_BN.shape == (3, SOURCE.positions)
     assert nats_BN.mean().item() / math.log(2) == pytest.approx(math.log2(CODES), rel=1e-6)
 
@@ -37,9 +37,9 @@ def test_a_uniform_prior_pays_log2_k_bits_per_code():
 def test_the_loss_is_the_mean_over_codes_and_has_no_gradient_for_class_outputs():
     prior = tiny_prior(class_dropout=0.0)
     code_BN, label_B = random_codes(4), torch.tensor([0, 1, 2, -1])
-    loss, nats = prior(code_BN, label_B)
+    loss, nats = prior(code_BN, prior.condition.of_labels(label_B))
     assert nats == loss and not nats.requires_grad
-    assert loss.item() == pytest.approx(prior.nats(code_BN, prior.vocabulary.class_tokens(label_B)).mean().item())
+    assert loss.item() == pytest.approx(prior.score(code_BN, prior.vocabulary.class_tokens(label_B))[0].mean().item())
     loss.backward()
     gradient_VD = prior.lm.lm_head.weight.grad
     assert gradient_VD is not None
@@ -51,10 +51,22 @@ def test_dropout_of_classes_and_code_noise_follow_torchs_generator():
     prior = tiny_prior(class_dropout=0.5, code_noise=0.3)
     code_BN, label_B = random_codes(16), torch.arange(16) % 3
     torch.manual_seed(5)
-    first = prior(code_BN, label_B)[0]
-    assert prior(code_BN, label_B)[0] != first
+    first = prior(code_BN, prior.condition.of_labels(label_B))[0]
+    assert prior(code_BN, prior.condition.of_labels(label_B))[0] != first
     torch.manual_seed(5)
-    assert prior(code_BN, label_B)[0] == first
+    assert prior(code_BN, prior.condition.of_labels(label_B))[0] == first
+
+
+def test_class_dropout_gives_the_null_token_at_the_configured_rate():
+    prior = tiny_prior(class_dropout=0.25)
+    token_B = prior.condition.of_labels(torch.arange(3).repeat(4000))
+    torch.manual_seed(0)
+    dropped_B = prior.dropped(token_B)
+    changed_B = dropped_B != token_B
+    assert (dropped_B[changed_B] == prior.vocabulary.null).all()
+    assert 0.23 < changed_B.float().mean() < 0.27
+    prior.class_dropout = 0.0
+    assert torch.equal(prior.dropped(token_B), token_B)
 
 
 def test_plain_transformers_loads_the_export_and_generates_the_same_greedy_codes(tmp_path: Path):
@@ -78,7 +90,7 @@ def test_an_export_comes_back_whole(tmp_path: Path):
     assert again.source == prior.source
     assert json.loads((tmp_path / "prior" / "prior.json").read_text())["steps"] == 7
     token_B = prior.vocabulary.class_tokens(torch.tensor([2]))
-    assert torch.equal(again.nats(random_codes(1), token_B), prior.nats(random_codes(1), token_B))
+    assert torch.equal(again.score(random_codes(1), token_B)[0], prior.score(random_codes(1), token_B)[0])
 
 
 def test_a_folder_without_a_prior_is_one_line(tmp_path: Path):

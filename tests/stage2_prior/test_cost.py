@@ -60,7 +60,7 @@ def test_operations_are_those_that_torch_counts():
     prior = tiny_prior(class_dropout=0.0)
     prior.lm.set_attn_implementation("eager")  # its products are counted one by one
     with FlopCounterMode(display=False) as counter:
-        loss, _ = prior(torch.zeros(4, SOURCE.positions, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
+        loss, _ = prior(torch.zeros(4, SOURCE.positions, dtype=torch.int64), torch.full((4,), prior.vocabulary.null))
         loss.backward()
     config = PriorModelConfig(layers=2, width=32, heads=4)
     found = cost(prior)

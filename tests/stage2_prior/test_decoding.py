@@ -20,12 +20,12 @@ def test_cached_logits_equal_uncached_ones_at_every_step(
     code_BN, token_B = random_codes(5), prior.vocabulary.class_tokens(torch.tensor([0, 1, 2, -1, 0]))
     with torch.inference_mode():
         token_BT = torch.cat([token_B[:, None], code_BN[:, :-1]], dim=1)
-        whole_BTK = prior.logits(token_BT)
+        whole_BTK = prior.logits(code_BN, token_B)
         llama = CachedLlama(prior.lm, CODES, SOURCE.positions)
         for _ in range(2):  # a second use of the same cache must not see the first
             llama.start(5)
             for position in range(SOURCE.positions):
-                step_BK = llama.step(token_BT[:, position], position)
+                step_BK = llama.logits(token_BT[:, position], position)
                 torch.testing.assert_close(step_BK, whole_BTK[:, position], atol=1e-4, rtol=1e-4)
 
 
@@ -50,17 +50,16 @@ def test_guidance_one_is_no_guidance_and_more_of_it_is_the_formula():
     greedy_BN = drawn(Drawing(guidance=3.0, temperature=0.0))
     assert not torch.equal(greedy_BN, drawn(Drawing(temperature=0.0)))
     with torch.inference_mode():
-        read_BN = greedy_BN[:, :-1]
-        class_BTK = prior.logits(torch.cat([token_B[:, None], read_BN], dim=1))
-        null_BTK = prior.logits(torch.cat([torch.full_like(token_B, prior.vocabulary.null)[:, None], read_BN], dim=1))
+        class_BTK = prior.logits(greedy_BN, token_B)
+        null_BTK = prior.logits(greedy_BN, torch.full_like(token_B, prior.vocabulary.null))
     assert torch.equal((null_BTK + 3.0 * (class_BTK - null_BTK)).argmax(-1), greedy_BN)
 
 
 @pytest.mark.parametrize(("schedule", "first", "last"), [("constant", 5, 5), ("linear", 1.4, 5), ("cosine", 1.098, 5)])
 def test_guidance_schedules(schedule: str, first: float, last: float):
     drawing = Drawing(guidance=5.0, guidance_schedule=schedule)  # type: ignore[arg-type]
-    assert drawing.scale(0, 10) == pytest.approx(first, abs=1e-3)
-    assert drawing.scale(9, 10) == pytest.approx(last)
+    assert drawing.guidance_at(0, 10) == pytest.approx(first, abs=1e-3)
+    assert drawing.guidance_at(9, 10) == pytest.approx(last)
 
 
 def test_draws_follow_the_distribution():
@@ -134,30 +133,29 @@ def test_min_p_keeps_what_is_likely_beside_the_most_likely():
 
 def test_the_temperature_goes_in_a_straight_line_and_reaches_the_draws():
     drawing = Drawing(temperature=1.0, final_temperature=0.0)
-    assert [drawing.heat(i, 5) for i in range(5)] == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
-    assert Drawing(temperature=0.7).heat(3, 5) == 0.7
+    assert [drawing.temperature_at(i, 5) for i in range(5)] == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
+    assert Drawing(temperature=0.7).temperature_at(3, 5) == 0.7
     prior = tiny_prior()
     token_B = prior.vocabulary.class_tokens(torch.tensor([0, 1, 2] * 8))
     uniform_BN = torch.rand(24, SOURCE.positions)
     code_BN = prior.sample(token_B, uniform_BN, drawing)
     with torch.inference_mode():
-        best_B = prior.logits(torch.cat([token_B[:, None], code_BN[:, :-1]], dim=1))[:, -1].argmax(-1)
+        best_B = prior.logits(code_BN, token_B)[:, -1].argmax(-1)
     assert torch.equal(code_BN[:, -1], best_B), "the last code is drawn at temperature 0"
     assert not torch.equal(code_BN, prior.sample(token_B, uniform_BN, Drawing(temperature=0.0)))
 
 
 def test_guidance_in_an_interval_is_guidance_there_and_none_elsewhere():
     drawing = Drawing(guidance=4.0, guidance_from=0.25, guidance_until=0.5, temperature=0.0)
-    scales = [drawing.scale(i, SOURCE.positions) for i in range(SOURCE.positions)]
+    scales = [drawing.guidance_at(i, SOURCE.positions) for i in range(SOURCE.positions)]
     assert scales == [1.0] * 3 + [4.0] * 3 + [1.0] * 6
-    assert drawing.guided(SOURCE.positions) == 6
+    assert drawing.guided_steps(SOURCE.positions) == 6
     prior = tiny_prior()
     token_B = prior.vocabulary.class_tokens(torch.tensor([0, 1, 2]))
     code_BN = prior.sample(token_B, torch.rand(3, SOURCE.positions), drawing)
     with torch.inference_mode():
-        read_BN = code_BN[:, :-1]
-        class_BTK = prior.logits(torch.cat([token_B[:, None], read_BN], dim=1))
-        null_BTK = prior.logits(torch.cat([torch.full_like(token_B, prior.vocabulary.null)[:, None], read_BN], dim=1))
+        class_BTK = prior.logits(code_BN, token_B)
+        null_BTK = prior.logits(code_BN, torch.full_like(token_B, prior.vocabulary.null))
     scale_T1 = torch.tensor(scales)[:, None]
     assert torch.equal((null_BTK + scale_T1 * (class_BTK - null_BTK)).argmax(-1), code_BN)
 

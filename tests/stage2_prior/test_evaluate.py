@@ -14,7 +14,7 @@ from launch.command.cli import UserError
 from stage1_tokenizer.measuring.results import report
 from stage2_prior.evaluate import EvaluateConfig, evaluate
 from stage2_prior.measuring.classifier import PictureClassifier, features, real_pictures
-from stage2_prior.measuring.held_out import bits_per_code
+from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.build import load_prior
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded, Trained
@@ -34,7 +34,9 @@ def test_results_are_written_and_right(coded: Coded, trained: Trained, tmp_path:
     )
     results = evaluate(config)
     assert json.loads((tmp_path / "new" / "prior.json").read_text()) == results
-    assert results["bits_per_code"] == pytest.approx(bits_per_code(load_prior(trained.prior), coded.held_out_codes))
+    assert results["bits_per_code"] == pytest.approx(
+        held_out_figures(load_prior(trained.prior), coded.held_out_codes)["bits_per_code"]
+    )
     assert results["real_accuracy"] >= 0.95, "halves of pictures are easily told apart"
     assert (results["samples"], results["real_samples"], results["codes"]) == (21, 18, 18)
     assert results["class_agreement"] == pytest.approx(np.mean(list(results["class_agreement_by_class"].values())))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,11 @@ from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.config.sampling import InpaintConfig
 from stage2_prior.inpaint import inpaint
-from stage2_prior.priors.build import build_prior
+from stage2_prior.priors.base import Prior
+from stage2_prior.priors.build import build_prior, load_prior
+from stage2_prior.priors.depth import DepthPrior
 from stage2_prior.priors.masked import MaskedPrior, still_masked
+from stage2_prior.priors.multiscale import MultiscalePrior
 from stage2_prior.sampling.holes import hole, open_codes
 from stage2_prior.sampling.pictures import Picture, uniforms
 from tests.stage2_prior.conftest import Coded
@@ -73,7 +77,7 @@ def test_what_is_given_stays_and_the_rest_is_drawn(kind: str, keep: str, coded: 
     assert tokenizer.transform is not None
     batch = next(every_sample(coded.held_out, tokenizer.transform, batch_size=4, limit=4))
     idx_4N = tokenizer.encode(to_float(batch.pixels_BCHW)).flatten(1)
-    open_N = open_codes(hole(config, 16), CodeSource.of_tokenizer(tokenizer, tokenizer.transform))
+    open_N = load_prior(config.prior).open_codes(hole(config, 16))
     found_8N = drawn_codes(tmp_path / "out")
     assert torch.equal(found_8N[:, ~open_N], idx_4N.repeat(2, 1)[:, ~open_N])
     changed_8N = found_8N[:, open_N] != idx_4N.repeat(2, 1)[:, open_N]
@@ -145,11 +149,14 @@ def test_a_mask_from_a_picture_and_pictures_from_files(coded: Coded, tmp_path: P
 
 def test_parts_of_codes_open_where_the_hole_touches_them():
     config = InpaintConfig(prior="", tokenizer="", out="", given="x", keep="left", share=0.5)
-    grid = replace(SOURCE, grid=(2, 3))
-    assert open_codes(hole(config, 12), grid).tolist() == [False, True, True] * 2, "the middle one lies half in it"
-    assert open_codes(hole(config, 12), replace(grid, codebooks=2)).tolist() == [False, True, True] * 4
-    scales = replace(SOURCE, grid=(3, 3), scales=(1, 3))
-    assert open_codes(hole(config, 12), scales).tolist() == [False] + [False, False, True] * 3
+
+    def opened(prior: type[Prior], **shape: Any) -> list[bool]:
+        stand_in: Any = SimpleNamespace(source=replace(SOURCE, **shape))
+        return prior.open_codes(stand_in, hole(config, 12)).tolist()
+
+    assert opened(MaskedPrior, grid=(2, 3)) == [False, True, True] * 2, "the middle one lies half in it"
+    assert opened(DepthPrior, grid=(2, 3), codebooks=2) == [False, True, True] * 4
+    assert opened(MultiscalePrior, grid=(3, 3), scales=(1, 3)) == [False] + [False, False, True] * 3
     for keep in ("top", "bottom", "left", "right", "middle", "border"):
         share = (~hole(replace(config, keep=keep), 12)).float().mean().item()  # type: ignore[arg-type]
         assert share == {"middle": 0.25, "border": 0.75}.get(keep, 0.5)
@@ -177,6 +184,6 @@ def test_wrong_options_are_one_line_and_leave_nothing(
 def test_codes_without_a_place_are_refused():
     config = InpaintConfig(prior="", tokenizer="", out="", given="x")
     with pytest.raises(UserError, match="have no place in the picture"):
-        open_codes(hole(config, 12), replace(SOURCE, grid=(12,)))
+        open_codes(hole(config, 12), tiny_prior(source=replace(SOURCE, grid=(12,))))
     with pytest.raises(ValueError, match=r"share=1\.0 is not in \(0, 1\)"):
         replace(config, share=1.0)

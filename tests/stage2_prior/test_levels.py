@@ -78,10 +78,10 @@ def test_a_depth_prior_hears_places_before_and_codes_before_at_its_own_place():
     logits_BPGK = prior.logits(codes_of(prior, 1), torch.tensor([prior.vocabulary.null]))
     for hook in hooks:
         hook.remove()
-    assert [tuple(x.shape[:-1]) for x in heard] == [(1, 11, BOOKS), (1,), (1, 12, BOOKS - 1)]
+    assert [tuple(x.shape[:-1]) for x in heard] == [(1,), (1, 11, BOOKS), (1, 12, BOOKS - 1)]
     for place in (0, 1, 7, 11):
         for level in range(BOOKS):
-            before, of_class, beside = reach(prior, prior.lm, logits_BPGK[0, place, level], heard)
+            of_class, before, beside = reach(prior, prior.lm, logits_BPGK[0, place, level], heard)
             assert of_class.item() > 0
             assert (before[0, :place] > 0).all(), "all codes of the places before, each of every level"
             assert (before[0, place:] == 0).all(), "none of this place or a later one"
@@ -147,7 +147,7 @@ def test_cached_logits_equal_uncached_ones_at_every_scale():
                 cached.start(token_B)
                 total = torch.zeros(())
                 for number, idx_BM in enumerate(code_BN.split(prior.pyramid.sizes, dim=1)):
-                    step_BMK = cached.scale(total if number else None, number, None)
+                    step_BMK = cached.logits(total if number else None, number, None)
                     torch.testing.assert_close(step_BMK, whole[number], atol=1e-4, rtol=1e-4)
                     total = prior.pyramid.add(total, number, idx_BM)
 
@@ -210,12 +210,12 @@ def test_nats_are_the_loss_and_the_accuracy_counts_the_likeliest_codes(kind: str
     prior = prior_of(kind, class_dropout=0.0)
     code_BN, label_B = codes_of(prior, 4), torch.tensor([0, 1, 2, -1])
     token_B = prior.vocabulary.class_tokens(label_B)
-    loss, nats = prior(code_BN, label_B)
-    nats_BN, right_BN = prior.judge(code_BN, token_B)
+    loss, nats = prior(code_BN, prior.condition.of_labels(label_B))
+    nats_BN, right_BN = prior.score(code_BN, token_B)
     assert nats == loss and loss.item() == pytest.approx(nats_BN.mean().item(), rel=1e-6)
     assert nats_BN.shape == code_BN.shape
     greedy_BN = prior.sample(token_B, torch.zeros(4, prior.source.positions), Drawing(temperature=0.0)).clone()
-    assert right_BN is not None and prior.judge(greedy_BN, token_B)[1].mean() == 1.0  # type: ignore[union-attr]
+    assert right_BN is not None and prior.score(greedy_BN, token_B)[1].mean() == 1.0  # type: ignore[union-attr]
     loss.backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in prior.parameters())
 
@@ -228,7 +228,7 @@ def test_an_export_comes_back_whole_and_stock_transformers_loads_it(kind: str, t
     prior.save_pretrained(tmp_path)
     again, token_B = load_prior(tmp_path), prior.vocabulary.class_tokens(torch.tensor([2]))
     assert (again.vocabulary, again.source, again.kind) == (prior.vocabulary, prior.source, kind)
-    assert torch.equal(again.nats(codes_of(prior, 1), token_B), prior.nats(codes_of(prior, 1), token_B))
+    assert torch.equal(again.score(codes_of(prior, 1), token_B)[0], prior.score(codes_of(prior, 1), token_B)[0])
     stock = getattr(transformers, prior.stock).from_pretrained(tmp_path)
     assert torch.equal(stock.get_input_embeddings().weight, prior.lm.get_input_embeddings().weight)
 
@@ -241,7 +241,7 @@ def test_operations_are_those_that_torch_counts():
         for transformer in prior.transformers:
             transformer.set_attn_implementation("eager")  # type: ignore[operator]
         with FlopCounterMode(display=False) as counter:
-            prior(codes_of(prior, 4), torch.zeros(4, dtype=torch.int64))[0].backward()
+            prior(codes_of(prior, 4), torch.full((4,), prior.vocabulary.null))[0].backward()
         found = counter.get_total_flops() / (4 * prior.source.positions)
         # torch counts the products that masks make useless too, and those with what is heard
         assert found == pytest.approx(cost(prior).flops_per_code, rel=0.08)
@@ -251,5 +251,5 @@ def test_operations_are_those_that_torch_counts():
 def test_a_uniform_depth_prior_pays_log2_k_bits_per_code():
     prior = depth_prior()
     torch.nn.init.zeros_(prior.depth.lm_head.weight)
-    nats_BN = prior.nats(codes_of(prior, 3), prior.vocabulary.class_tokens(torch.tensor([0, 1, -1])))
+    nats_BN = prior.score(codes_of(prior, 3), prior.vocabulary.class_tokens(torch.tensor([0, 1, -1])))[0]
     assert nats_BN.mean().item() / math.log(2) == pytest.approx(math.log2(CODES), rel=1e-6)

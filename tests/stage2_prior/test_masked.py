@@ -9,6 +9,7 @@ import torch
 
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.build import load_prior
+from stage2_prior.priors.losses import code_losses
 from stage2_prior.priors.masked import MaskedPrior, halton_order, rank, still_masked
 from stage2_prior.sampling.pictures import Picture, sample_codes, uniforms
 from tests.stage2_prior.parts import CODES, GRID, SOURCE, random_codes, tiny_prior
@@ -39,7 +40,10 @@ def test_a_masked_code_is_not_seen():
     one_BN = random_codes(1)
     other_BN = one_BN.clone()
     other_BN[0, 7] = (one_BN[0, 7] + 1) % CODES
-    one, other = (prior._masked_losses(code_BN, token_B, masked_BN)[1] for code_BN in (one_BN, other_BN))
+    one, other = (
+        code_losses(prior.masked_logits(code_BN, token_B, masked_BN), code_BN, 0, 0)[1]
+        for code_BN in (one_BN, other_BN)
+    )
     assert torch.equal(one[0, :7], other[0, :7])
     assert one[0, 7] != other[0, 7]
 
@@ -50,8 +54,8 @@ def test_a_uniform_prior_pays_log2_k_bits_per_code():
         for weight in prior.lm.get_output_embeddings().parameters():
             weight.zero_()
     token_B = prior.vocabulary.class_tokens(torch.tensor([0, -1]))
-    assert prior.nats(random_codes(2), token_B).mean().item() / math.log(2) == pytest.approx(math.log2(CODES))
-    assert prior(random_codes(8), torch.zeros(8, dtype=torch.int64))[0].item() / math.log(2) == pytest.approx(
+    assert prior.score(random_codes(2), token_B)[0].mean().item() / math.log(2) == pytest.approx(math.log2(CODES))
+    assert prior(random_codes(8), torch.full((8,), prior.vocabulary.null))[0].item() / math.log(2) == pytest.approx(
         math.log2(CODES)
     )
 

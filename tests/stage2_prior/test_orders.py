@@ -20,7 +20,7 @@ def test_in_raster_order_it_is_the_stock_model():
     token_B, code_BN = prior.vocabulary.class_tokens(torch.tensor([0, 1, -1])), random_codes(3)
     raster_BN = torch.arange(SOURCE.positions).expand(3, -1)
     ordered_BNK = prior.ordered_logits(code_BN, token_B, raster_BN)
-    torch.testing.assert_close(ordered_BNK, prior.code_logits(code_BN, token_B), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ordered_BNK, prior.logits(code_BN, token_B), atol=1e-5, rtol=1e-5)
 
 
 def test_every_step_reads_only_the_codes_before_it_in_its_order_and_knows_what_is_asked_for():
@@ -59,10 +59,10 @@ def test_the_loss_is_of_each_code_once_in_its_order():
     prior = random_prior(class_dropout=0.0)
     code_BN, label_B = random_codes(4), torch.tensor([0, 1, 2, 0])
     prior.set_progress(1.0)
-    expected = prior.nats(code_BN, prior.vocabulary.class_tokens(label_B)).mean()
-    torch.testing.assert_close(prior(code_BN, label_B)[0], expected)
+    expected = prior.score(code_BN, prior.vocabulary.class_tokens(label_B))[0].mean()
+    torch.testing.assert_close(prior(code_BN, prior.condition.of_labels(label_B))[0], expected)
     prior.set_progress(0.0)
-    loss, _ = prior(code_BN, label_B)
+    loss, _ = prior(code_BN, prior.condition.of_labels(label_B))
     assert loss != expected
     loss.backward()
     assert prior.aim is not None and prior.aim.embedding.weight.grad is not None

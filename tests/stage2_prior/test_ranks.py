@@ -12,7 +12,7 @@ from stage2_prior.config.encoding import EncodeConfig
 from stage2_prior.config.sampling import InpaintConfig
 from stage2_prior.encode import encode
 from stage2_prior.inpaint import inpaint
-from stage2_prior.measuring.held_out import bits_per_code
+from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.build import load_prior
 from stage2_prior.sample import sample
 from stage2_prior.train import train
@@ -79,4 +79,6 @@ def test_two_ranks_resume_bit_identical(place: Path):
 def test_two_ranks_evaluate_every_code_once(coded: Coded, place: Path):
     lines = [json.loads(line) for line in (place / "whole" / "metrics.jsonl").read_text().splitlines()]
     evaluated = [line["eval/bits_per_code"] for line in lines if line["kind"] == "eval"][-1]
-    assert bits_per_code(load_prior(place / "whole"), coded.held_out_codes) == pytest.approx(evaluated, rel=1e-6)
+    assert held_out_figures(load_prior(place / "whole"), coded.held_out_codes)["bits_per_code"] == pytest.approx(
+        evaluated, rel=1e-6
+    )

@@ -95,14 +95,14 @@ def few_steps(kind: str, strategy: str, place: Path) -> list[float]:
         code_BN, label_B = codes_of(prior, 4), torch.tensor([0, 1, 2, 0])
         rows = slice(this.rank * 2, this.rank * 2 + 2)
         for step in range(3):
-            with shared.part(last=True), prior.chance.of_batch(0, step, 4, rows):
+            with shared.part(last=True), prior.sample_noise.of_batch(0, step, 4, rows):
                 loss, _ = shared.module(code_BN[rows], label_B[rows])
                 shared.backward(loss)
             shared.descend(0.01, 1.0)
             ema.update(step)
             found.append(float(this.sum(loss.detach())))
         with ema.applied(), torch.no_grad():
-            nats_BN, _ = prior.judge(code_BN, prior.vocabulary.class_tokens(label_B))
+            nats_BN, _ = prior.score(code_BN, prior.vocabulary.class_tokens(label_B))
             found.append(float(nats_BN.mean()))
             whole = {name: weight.clone() for name, weight in shared.whole_weights()}
         found.append(float(sum(weight.double().abs().sum() for weight in whole.values())))

@@ -29,6 +29,7 @@ from stage2_prior.priors.build import load_prior
 from stage2_prior.priors.text_prefix import TextPrefix
 from stage2_prior.release import ReleaseConfig, release
 from stage2_prior.sample import sample
+from stage2_prior.sampling.conditions import requested
 from stage2_prior.train import checked_codes, train
 from stage2_prior.training.cost import cost
 from tests.stage2_prior.conftest import Coded
@@ -47,7 +48,7 @@ def text_prior(kind: str = "autoregressive", **changes: Any) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_code_hears_every_token_of_its_text_and_no_text_is_the_learned_prefix(kind: str):
     prior, code_BN = text_prior(kind), random_codes(3)
-    token_BL = prior.text.tokens(ASKED)
+    token_BL = prior.condition.of_texts(ASKED)
     assert token_BL.tolist()[:2] == [list(b"brigh"), [-1] * 5] and token_BL.shape == (3, 5)
     heard: list[torch.Tensor] = []
 
@@ -56,7 +57,7 @@ def test_every_code_hears_every_token_of_its_text_and_no_text_is_the_learned_pre
         return heard[-1]
 
     hook = prior.text.bytes.get_input_embeddings().register_forward_hook(keep)
-    logits_BNK = (prior.code_logits if kind == "autoregressive" else prior.logits)(code_BN, token_BL)
+    logits_BNK = prior.logits(code_BN, token_BL)
     hook.remove()
     assert logits_BNK.shape == (3, SOURCE.positions, CODES)
     for position in (0, SOURCE.positions - 1):
@@ -64,14 +65,19 @@ def test_every_code_hears_every_token_of_its_text_and_no_text_is_the_learned_pre
         assert (gradient_BLD[0].abs().sum(-1) > 0).all()
         assert (gradient_BLD[1] == 0).all(), "of no text nothing is heard"
     place_LD = prior.text.place.weight
-    assert torch.equal(prior.lead(token_BL)[1, :5], place_LD)
-    assert torch.equal(prior.tokens(torch.tensor([0, -1])), torch.full((2, 5), -1)), "labels tell it nothing"
+    assert torch.equal(prior.embedded(token_BL)[1, :5], place_LD)
+    assert torch.equal(prior.condition.of_labels(torch.tensor([0, -1])), torch.full((2, 5), -1)), (
+        "labels tell it nothing"
+    )
 
 
 def test_a_short_texts_prefix_does_not_depend_on_longer_ones_beside_it():
     prior = text_prior(tokens=20)
     with torch.no_grad():
-        together, alone = prior.text(prior.text.tokens([*ASKED, "ab"])), prior.text(prior.text.tokens(["ab"]))
+        together, alone = (
+            prior.text(prior.condition.of_texts([*ASKED, "ab"])),
+            prior.text(prior.condition.of_texts(["ab"])),
+        )
     torch.testing.assert_close(together[3:], alone)
     assert torch.equal(alone[0, 2:], prior.text.place.weight[2:])
 
@@ -80,15 +86,15 @@ def test_cached_logits_equal_uncached_ones_at_every_step():
     prior, code_BN = text_prior(), random_codes(3)
     assert isinstance(prior, AutoregressivePrior)
     with torch.inference_mode():
-        token_BL = prior.text.tokens(ASKED)  # type: ignore[union-attr]
-        whole_BNK = prior.code_logits(code_BN, token_BL)
+        token_BL = prior.condition.of_texts(ASKED)  # type: ignore[union-attr]
+        whole_BNK = prior.logits(code_BN, token_BL)
         llama = CachedLlama(prior.lm, CODES, 5 + SOURCE.positions)
         for _ in range(2):
             llama.start(3)
-            first_BD = llama.hear(prior.lead(token_BL), 0, causal=True)[:, -1]
+            first_BD = llama.extend(prior.embedded(token_BL), 0, causal=True)[:, -1]
             torch.testing.assert_close(llama.head_KD(first_BD), whole_BNK[:, 0], atol=1e-4, rtol=1e-4)
             for position in range(1, SOURCE.positions):
-                step_BK = llama.step(code_BN[:, position - 1], 5 + position)
+                step_BK = llama.logits(code_BN[:, position - 1], 5 + position)
                 torch.testing.assert_close(step_BK, whole_BNK[:, position], atol=1e-4, rtol=1e-4)
 
 
@@ -97,7 +103,7 @@ def test_guidance_is_the_formula_and_one_is_none(kind: str):
     prior = text_prior(kind)
     if kind == "autoregressive":  # whose codes would repeat themselves
         prior.lm.model.embed_tokens.weight.data.mul_(10)
-    token_BL, drawing = prior.text.tokens(ASKED), Drawing(guidance=20.0, temperature=0.0, steps=1)
+    token_BL, drawing = prior.condition.of_texts(ASKED), Drawing(guidance=20.0, temperature=0.0, steps=1)
     uniform_BU = torch.rand(3, prior.draws(drawing))
     plain, guided = (prior.sample(token_BL, uniform_BU, replace(drawing, guidance=scale)) for scale in (1.0, 20.0))
     almost_BN = prior.sample(token_BL, uniform_BU, replace(drawing, guidance=1 + 1e-6))
@@ -105,17 +111,16 @@ def test_guidance_is_the_formula_and_one_is_none(kind: str):
     assert torch.equal(guided[1], plain[1]), "without a text there is nothing to guide to"
     with torch.inference_mode():
         read_BN = guided if kind == "autoregressive" else torch.full_like(guided, prior.vocabulary.mask)
-        of = prior.code_logits if kind == "autoregressive" else prior.logits
-        text_BNK, null_BNK = of(read_BN, token_BL), of(read_BN, torch.full_like(token_BL, -1))
+        text_BNK, null_BNK = prior.logits(read_BN, token_BL), prior.logits(read_BN, torch.full_like(token_BL, -1))
     assert torch.equal((null_BNK + 20.0 * (text_BNK - null_BNK)).argmax(-1), guided)
 
 
 def test_texts_are_dropped_in_training_and_everything_learns():
     prior, code_BN = text_prior(), random_codes(64)
-    token_BL = prior.text.tokens(["bright"] * 64)
+    token_BL = prior.condition.of_texts(["bright"] * 64)
     prior.class_dropout = 0.5
     torch.manual_seed(0)
-    heard_BL = prior.dropped_tokens(token_BL)
+    heard_BL = prior.dropped(token_BL)
     dropped_B = (heard_BL == -1).all(1)
     assert 16 < int(dropped_B.sum()) < 48 and torch.equal(heard_BL[~dropped_B], token_BL[~dropped_B])
     prior(code_BN, token_BL)[0].backward()
@@ -126,11 +131,11 @@ def test_texts_are_dropped_in_training_and_everything_learns():
 def test_random_orders_go_with_texts():
     text = TextConfig(tokens=5, layers=1)
     prior = tiny_prior(condition="text", text=text, order="random", class_dropout=0.0)
-    assert isinstance(prior, AutoregressivePrior) and prior.text is not None
-    code_BN, token_BL = random_codes(3), prior.text.tokens(ASKED)
+    assert isinstance(prior, AutoregressivePrior)
+    code_BN, token_BL = random_codes(3), prior.condition.of_texts(ASKED)
     raster_BN = torch.arange(SOURCE.positions).expand(3, -1)
     rows_BNK = prior.ordered_logits(code_BN, token_BL, raster_BN)
-    torch.testing.assert_close(rows_BNK, prior.code_logits(code_BN, token_BL), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(rows_BNK, prior.logits(code_BN, token_BL), atol=1e-4, rtol=1e-4)
 
 
 @dataclass(frozen=True)
@@ -173,9 +178,9 @@ def test_what_a_text_says_helps_to_foretell_the_codes(captioned: Captioned):
     prior = load_prior(captioned.run)
     assert prior.text is not None
     batch = next(every_code(captioned.coded.codes, batch_size=108))
-    code_BN, own_BL = batch.idx_Bhw.flatten(1), prior.text.tokens(batch.captions)
+    code_BN, own_BL = batch.idx_Bhw.flatten(1), prior.condition.of_texts(batch.captions)
     with torch.no_grad():
-        own, other = (prior.nats(code_BN, token_BL).mean() for token_BL in (own_BL, own_BL.roll(1, 0)))
+        own, other = (prior.score(code_BN, token_BL)[0].mean() for token_BL in (own_BL, own_BL.roll(1, 0)))
     assert own < other - 0.05 and own < 0.9 * math.log(CODES)
 
 
@@ -256,15 +261,15 @@ def write_encoder(folder: Path, kind: str) -> str:
 def test_a_frozen_encoder_is_heard_and_is_no_part_of_the_prior(kind: str, features: int, tmp_path: Path):
     encoder = write_encoder(tmp_path / "encoder", kind)
     prior = text_prior(encoder=encoder)
-    token_BL = prior.text.tokens(["a bright box", "", "at the left above a bright box"])
+    token_BL = prior.condition.of_texts(["a bright box", "", "at the left above a bright box"])
     assert token_BL.tolist()[:2] == [[8, 3, 9, -1, -1], [-1] * 5] and (token_BL[2] >= 0).all()
     assert prior.text.features == features
     prior(random_codes(3), token_BL)[0].backward()
     names = [name for name, _ in prior.text.named_parameters()]
     assert names == ["project.weight", "project.bias", "place.weight"], "nothing of the encoder is trained"
     with torch.no_grad():
-        expected_BN = prior.nats(random_codes(3), token_BL)
-    other = prior.nats(random_codes(3), token_BL.roll(1, 0))
+        expected_BN = prior.score(random_codes(3), token_BL)[0]
+    other = prior.score(random_codes(3), token_BL.roll(1, 0))[0]
     assert not torch.allclose(other, expected_BN)
     prior.save_pretrained(tmp_path / "prior")
     saved = sum(path.stat().st_size for path in (tmp_path / "prior" / "text").iterdir())
@@ -277,7 +282,7 @@ def test_a_frozen_encoder_is_heard_and_is_no_part_of_the_prior(kind: str, featur
     assert "\n" not in str(caught.value)
     again = load_prior(tmp_path / "prior", text_encoder=str(tmp_path / "moved"))
     with torch.no_grad():
-        torch.testing.assert_close(again.nats(random_codes(3), token_BL), expected_BN)
+        torch.testing.assert_close(again.score(random_codes(3), token_BL)[0], expected_BN)
 
 
 def test_what_does_not_fit_is_one_line(captioned: Captioned, coded: Coded, tmp_path: Path):
@@ -291,10 +296,7 @@ def test_what_does_not_fit_is_one_line(captioned: Captioned, coded: Coded, tmp_p
         TextPrefix(TextConfig(write_encoder(tmp_path / "clip", "clip")), 32, 2)
     with pytest.raises(UserError, match=r"has no captions, which model\.condition=text needs"):
         checked_codes(settings(coded, tmp_path / "run", model=PriorModelConfig(condition="text")))
-    with pytest.raises(UserError, match=r"prompts are for a prior trained with model\.condition=text"):
-        tiny_prior().save_pretrained(tmp_path / "prior")
-        sample(
-            SampleConfig(prior=str(tmp_path / "prior"), tokenizer=coded.tokenizer, out=str(tmp_path / "o"), prompt="a")
-        )
+    with pytest.raises(UserError, match=r"prompts need a prior trained with model\.condition=text"):
+        requested(SampleConfig(prior="", tokenizer="", out="", prompt="a"), tiny_prior())
     with pytest.raises(UserError, match="text_encoder=x is for a prior with a frozen one"):
         load_prior(captioned.run, text_encoder="x")

@@ -27,7 +27,7 @@ from stage2_prior import train as training
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
-from stage2_prior.measuring.held_out import bits_per_code
+from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.build import build_prior, load_prior
 from stage2_prior.train import train
 from stage2_prior.training.optimizer import Ema, build_optimizer, learning_rate
@@ -118,7 +118,9 @@ def test_training_learns_and_says_how_well(coded: Coded, tmp_path: Path):
     assert bits[-1] < bits[0] < math.log2(24) + 0.1
     assert {"loss/nll_bits", "gradient_norm", "learning_rate"} <= lines[-2].keys()
     prior = load_prior(tmp_path / "run")
-    assert bits_per_code(prior, coded.held_out_codes, batch_size=5) == pytest.approx(bits[-1], rel=1e-6)
+    assert held_out_figures(prior, coded.held_out_codes, batch_size=5)["bits_per_code"] == pytest.approx(
+        bits[-1], rel=1e-6
+    )
     assert train(config) == 0, "a finished run is left as it is"
 
 
@@ -152,7 +154,9 @@ def test_a_uniform_prior_is_evaluated_at_log2_k_bits(coded: Coded):
     source = CodeSource.of_index(load_index(coded.codes), coded.codes)
     prior = build_prior(PriorModelConfig(layers=1, width=16, heads=2), source, ["a", "b", "c"]).eval()
     torch.nn.init.zeros_(prior.lm.lm_head.weight)
-    assert bits_per_code(prior, coded.held_out_codes, batch_size=4) == pytest.approx(math.log2(24), rel=1e-6)
+    assert held_out_figures(prior, coded.held_out_codes, batch_size=4)["bits_per_code"] == pytest.approx(
+        math.log2(24), rel=1e-6
+    )
 
 
 def test_learning_rate_rises_then_falls():
