@@ -22,10 +22,10 @@ Rooms:
     samples      small sets that ship with the project
 
     from data.config import DataConfig
-    from data.reading.stream import PictureStream, every_sample
+    from data.reading.stream import Stream, every_sample
 
     config = DataConfig(index="data/samples/mnist/train.json", batch_size=64)
-    with PictureStream(config, seed=0, rank=0, world_size=1) as pictures:
+    with Stream(config, seed=0, rank=0, world_size=1) as pictures:
         for batch in pictures.batches(start=0):                        # endless: epoch after epoch
             batch.pixels_BCHW, batch.label_B, batch.keys               # uint8, int64 (-1: none)
     every_sample("data/samples/mnist/held_out.json", config.transform, batch_size=64)   # each one once, in order

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from data.media import Transform
 from data.pictures.config import TransformConfig
 
 
@@ -45,6 +47,16 @@ class CodeDataConfig:
     stall_seconds: float = 30.0
     """A remote read that brings nothing for so long is reported with its shard's name and tried again."""
 
+    @property
+    def kind(self) -> str:
+        """Kind of the samples, as in `data.media.KINDS`."""
+        return "codes"
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """Settings of the kind's decoder."""
+        return {}
+
     def __post_init__(self) -> None:
         """Raise ValueError for what can be seen to be wrong without the shards."""
         for name, least in (("batch_size", 1), ("threads", 1), ("read_ahead", 1), ("retries", 1), ("connections", 1)):
@@ -75,10 +87,20 @@ class CodeDataConfig:
 class DataConfig(CodeDataConfig):
     """Pictures: which shards, in what order, and how each becomes pixels."""
 
-    transform: TransformConfig = field(default_factory=TransformConfig)
+    transform: Transform = field(default_factory=TransformConfig)
     """Size, channels, crop and augmentation; it travels with the released tokenizer."""
     max_pixels: int = 80_000_000
     """A picture with more pixels than this is refused before it is decoded, and counted as damaged."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the samples, as in `data.media.KINDS`."""
+        return self.transform.kind
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """Settings of the kind's decoder."""
+        return {"transform": self.transform, "max_pixels": self.max_pixels}
 
     def __post_init__(self) -> None:
         """Raise ValueError for what can be seen to be wrong without the shards."""

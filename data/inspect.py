@@ -13,15 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.inspecting.report import describe, findings_text
 from data.inspecting.verify import Findings, verify
 from data.shards import quarantine
-from data.shards.index import ShardIndex
-from data.shards.loading import load_index
-from launch.command.cli import UserError, parse, run
+from data.shards.loading import load_index, read_index
+from launch.command.cli import parse, run
 
 FOUND = 1
 """Exit code when verification found something wrong."""
-_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,73 +63,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(InspectConfig, argv, prog="python -m data.inspect INDEX", positional=("index",))
     index = read_index(config.index)
     print(describe(index))
-    found = None
+    findings = None
     if config.verify:
-        found = verify(index, processes=config.processes or os.cpu_count() or 1, max_pixels=config.max_pixels)
-        print(told(found))
-        _write(found, index, config)
+        findings = verify(index, processes=config.processes or os.cpu_count() or 1, max_pixels=config.max_pixels)
+        print(findings_text(findings))
+        _write(findings, config)
     if config.contact_sheet:
         from data.inspecting.contact_sheet import contact_sheet
 
         contact_sheet(load_index(config.index), config.count, config.side, config.seed).save(config.contact_sheet)
         print(f"contact sheet: {config.contact_sheet}")
-    return FOUND if found is not None and not found.sound else 0
+    return FOUND if findings is not None and not findings.sound else 0
 
 
-def read_index(path: str) -> ShardIndex:
-    """The index, without offsets and without a look at the shards: verification works where they are damaged."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"index={path} can't be read ({error}): name an index made by data.pack or data.index"
-        ) from error
-    return ShardIndex.from_json(values, str(Path(path).parent), path)
-
-
-def describe(index: ShardIndex) -> str:
-    """What the index tells."""
-    size = sum(shard.filesize or 0 for shard in index.shards) / 1e6
-    name = index.name or "unnamed set"
-    lines = [f"{name}: {len(index)} samples ({index.kind}) in {len(index.shards)} shards, {size:.1f} MB"]
-    if index.licence:
-        lines.append(f"licence: {index.licence}")
-    if index.classes:
-        counts = index.meta.get("counts") or []
-        told = [f"{name} ({counts[i]})" if i < len(counts) else name for i, name in enumerate(index.classes[:20])]
-        more = f" and {len(index.classes) - 20} more" if len(index.classes) > 20 else ""
-        lines.append(f"{len(index.classes)} classes: {', '.join(told)}{more}")
-    return "\n".join(lines)
-
-
-def told(found: Findings) -> str:
-    """The findings, a few examples of each."""
-    lines = [f"verified {found.samples} samples in {found.shards} shards"]
-    for title, entries in (
-        ("damaged tars", [f"{url}: {why}" for url, why in found.damaged_tars.items()]),
-        ("unsound samples", [f"{s.url} {s.key}: {s.why}" for s in found.unsound]),
-        ("extensions that don't fit the contents", [f"{s.url} {s.key}: {s.why}" for s in found.misnamed]),
-        ("equal pictures with different labels", [" = ".join(group) for group in found.conflicts]),
-        ("equal pictures", [" = ".join(group) for group in found.duplicates]),
-    ):
-        lines.append(f"{title}: {len(entries) or 'none'}")
-        lines += [f"  {entry}" for entry in entries[:_SHOWN]]
-        if len(entries) > _SHOWN:
-            lines.append(f"  … and {len(entries) - _SHOWN} more")
-    return "\n".join(lines)
-
-
-def _write(found: Findings, index: ShardIndex, config: InspectConfig) -> None:
+def _write(findings: Findings, config: InspectConfig) -> None:
     if config.report:
-        Path(config.report).write_text(json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n")
+        Path(config.report).write_text(json.dumps(findings.to_json(), indent=1, ensure_ascii=False) + "\n")
         print(f"report: {config.report}")
     if config.quarantine:
         path = quarantine.quarantine_path(Path(config.index))
         reasons: dict[str, dict[int, str]] = {}
-        for sample in found.unsound:
+        for sample in findings.unsound:
             reasons.setdefault(sample.url, {})[sample.position] = sample.why
         quarantine.save(path, reasons)
-        print(f"quarantine list: {path} ({len(found.unsound)} samples)")
+        print(f"quarantine list: {path} ({len(findings.unsound)} samples)")
 
 
 if __name__ == "__main__":

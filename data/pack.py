@@ -1,48 +1,44 @@
-"""A source of pictures → WebDataset shards with their index.
+"""A source of samples → WebDataset shards with their index.
 
     python -m data.pack SOURCE OUT --kind folder|imagenet|celeba|idx|cifar|array|parquet|tars [options]
 
-Each split becomes `OUT/<split>.json` and `OUT/<split>-000000.tar`, …. A killed pack goes on where it was when it is
-started again with the same options, to the same bytes.
+Each split becomes `OUT/<split>.json` and `OUT/<split>-000000.tar`, …. The same command resumes a killed pack, to the
+same bytes.
 """
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from data.packing.convert import ConvertConfig
-from data.packing.sources import Source, open_source, source_class
-from data.packing.splits import cut_by_bytes, cut_by_count, shuffled, split
-from data.packing.workers import Job, encoded_size, pack_shards
+from data.packing.indexes import publish, summary
+from data.packing.sources import SOURCES, open_source
+from data.packing.splits import chosen_splits, cut_by_bytes, cut_by_count
+from data.packing.workers import Job, pack_shards, shard_sizes
+from data.pictures.convert import ConvertConfig
 from data.shards.writer import ShardRecord, ShardWriter
-from launch.command.cli import UserError, parse, run
+from launch.command.cli import parse, run
 from launch.command.progress import Progress
 
-SAMPLE_OVERHEAD = 2048
-"""Bytes that a sample takes in a tar beside its picture: headers, padding and its label."""
+if TYPE_CHECKING:
+    Kind = str
+else:
+    Kind = Literal[tuple(SOURCES)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """Pack a source of pictures into WebDataset shards with their index."""
+    """Pack a source of samples into WebDataset shards with their index."""
 
     source: str
     """Folder, file or pattern to read; on the command line, the first word."""
     out: str
     """Folder for shards and indexes; on the command line, the second word."""
-    kind: Literal["folder", "imagenet", "celeba", "idx", "cifar", "array", "parquet", "tars"]
-    """folder: [split/]class/**/picture; imagenet: its layouts and devkit; celeba: aligned folder, attributes,
-    partition; idx: MNIST's files; cifar: CIFAR-10/100's Python files; array: .npy or .npz; parquet: files with a column
-    of pictures; tars: an index or tars to be re-sharded."""
+    kind: Kind
+    """Kind of the source; see the list at the top of --help."""
     name: str = ""
     """Name of the set; none: the last part of OUT."""
     licence: str = ""
@@ -84,146 +80,70 @@ class PackConfig:
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value} is not above 0: set it higher or leave it out")
 
-    def source_options(self) -> dict[str, Any]:
-        """The options of this kind of source; ValueError for one that belongs to another kind."""
-        of_kind = {"celeba": ("label_attribute",), "parquet": ("image_column", "label_column", "caption_column")}
-        for kind, names in of_kind.items():
-            wrong = [name for name in names if kind != self.kind and getattr(self, name) is not None]
+        for kind, source in SOURCES.items():
+            wrong = [name for name in source.options if getattr(self, name) is not None and kind != self.kind]
             if wrong:
-                raise UserError(f"{wrong[0]} is an option of kind={kind}, not of kind={self.kind}: leave it out")
-        return {name: getattr(self, name) for name in of_kind.get(self.kind, ())}
+                raise ValueError(f"{wrong[0]} is an option of kind={kind}, not of kind={self.kind}: leave it out")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, pack, and print the summary."""
-    pack(parse(PackConfig, argv, prog="python -m data.pack SOURCE OUT", positional=("source", "out")))
+    kinds = "; ".join(f"{kind}: {source.about}" for kind, source in SOURCES.items())
+    description = f"{PackConfig.__doc__} Kinds of source: {kinds}."
+    pack(
+        parse(
+            PackConfig,
+            argv,
+            prog="python -m data.pack SOURCE OUT",
+            positional=("source", "out"),
+            description=description,
+        )
+    )
 
 
 def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[ShardRecord]]:
     """Pack, and give the shards of each split. UserError for what the user can mend."""
-    options, shards = config.source_options(), ShardWriter(config.out)
+    shards, kind = ShardWriter(config.out), SOURCES[config.kind]
     if not config.overwrite:
         # Listing a large source takes long: what can be refused without is refused first.
-        shards.refuse_finished(f"{name}.json" for name in source_class(config.kind).certain_splits(config.source))
-    source = open_source(config.kind, config.source, options)
-    splits = chosen_splits(source, config)
+        shards.refuse_finished(f"{name}.json" for name in kind.certain_splits(config.source))
+    source = open_source(config.kind, config.source, {name: getattr(config, name) for name in kind.options})
+    splits = chosen_splits(source, config.held_out, config.seed, shuffle=config.shuffle)
     shards.begin(plan(source, config), [f"{name}.json" for name in splits], overwrite=config.overwrite)
-    jobs = [job for name, numbers in splits.items() for job in cut(source, name, numbers, config)]
+    jobs = [job for name, numbers in splits.items() for job in jobs_of(source, name, numbers, config)]
     total = sum(len(job.numbers) for job in jobs)
     done = {job.shard: record for job in jobs if (record := shards.finished(job.shard)) is not None}
     kept = sum(len(job.numbers) for job in jobs if job.shard in done)
     if kept and show_progress:
-        print(f"going on with {config.out}: {len(done)} of {len(jobs)} shards are there", file=sys.stderr)
+        print(f"resuming {config.out}: {len(done)} of {len(jobs)} shards are finished", file=sys.stderr)
     left = [job for job in jobs if job.shard not in done]
+    processes = config.processes or os.cpu_count() or 1
     with Progress("pack", total, unit="samples", start=kept, enabled=show_progress) as bar:
-        for job, record in pack_shards(
-            source, left, config.out, config.convert, config.processes or os.cpu_count() or 1
-        ):
+        for job, record in pack_shards(source, left, config.out, config.convert, processes):
             done[job.shard] = record
             bar.advance(len(job.numbers))
     written = {name: [done[job.shard] for job in jobs if job.split == name] for name in splits}
-    publish(shards, source, written, config)
+    about = {"kind": source.media, "licence": config.licence}
+    publish(shards, source, written, config.name, source_kind=config.kind, **about)
     if show_progress:
         print(summary(written, config.out), file=sys.stderr)
     return written
 
 
-def plan(source: Source, config: PackConfig) -> dict[str, Any]:
+def plan(source: Any, config: PackConfig) -> dict[str, Any]:
     """What a restart must have in common with the start."""
-    same = dataclasses.asdict(config)
-    for name in ("out", "processes", "overwrite"):
-        same.pop(name)
+    same = {name: value for name, value in asdict(config).items() if name not in ("out", "processes", "overwrite")}
     return {**same, "source": os.path.abspath(config.source), "samples": len(source), "files": source.fingerprint()}  # noqa: PTH100
 
 
-def chosen_splits(source: Source, config: PackConfig) -> dict[str, np.ndarray]:
-    """Split name → numbers of its samples in the order they are packed."""
-    splits = dict(source.splits)
-    if config.held_out:
-        if "train" not in splits or "held_out" in splits:
-            raise UserError(f"held_out={config.held_out} needs a `train` split and no `held_out` one, but there are "
-                            f"{', '.join(splits)}: leave it out")  # fmt: skip
-        train = splits["train"]
-        kept, out = split(source.labels[train], config.held_out, config.seed)
-        splits |= {"train": train[kept], "held_out": train[out]}
-    ordered = {name: _order(source, numbers, config) for name, numbers in splits.items()}
-    return {name: numbers for name, numbers in ordered.items() if len(numbers)}
-
-
-def _order(source: Source, numbers: np.ndarray, config: PackConfig) -> np.ndarray:
-    """The numbers, shuffled if asked for; where samples come in groups, groups among each other and within."""
-    if not config.shuffle:
-        return numbers
-    mixed = numbers[shuffled(len(numbers), config.seed)]
-    if source.groups is None:
-        return mixed
-    rank = shuffled(int(source.groups.max()) + 1, config.seed)
-    return mixed[np.argsort(rank[source.groups[mixed]], kind="stable")]
-
-
-def cut(source: Source, name: str, numbers: np.ndarray, config: PackConfig) -> list[Job]:
+def jobs_of(source: Any, name: str, numbers: Any, config: PackConfig) -> list[Job]:
     """The shards of a split."""
     if config.megabytes_per_shard is None:
         parts = cut_by_count(len(numbers), config.samples_per_shard or 1000)
     else:
-        if config.convert.keeps_bytes and source.sizes is not None:
-            sizes = source.sizes[numbers]
-        else:
-            sizes = np.full(len(numbers), encoded_size(source, numbers, config.convert))
-        parts = cut_by_bytes(sizes + SAMPLE_OVERHEAD, int(config.megabytes_per_shard * 1e6))
+        sizes = shard_sizes(source, numbers, config.convert)
+        parts = cut_by_bytes(sizes, int(config.megabytes_per_shard * 1e6))
     return [Job(name, f"{name}-{i:06d}.tar", numbers[part.start : part.stop]) for i, part in enumerate(parts)]
-
-
-def publish(shards: ShardWriter, source: Source, written: dict[str, list[ShardRecord]], config: PackConfig) -> None:
-    """Write the indexes and the lists of what was left out. UserError where nothing could be packed."""
-    indexes, files = {}, {}
-    for name, records in written.items():
-        filled = [record for record in records if record.nsamples]
-        if not filled:
-            raise UserError(f"no sample of {name} could be packed: {_reasons(records)}; check source and kind")
-        counts: collections.Counter[str] = collections.Counter()
-        for record in records:
-            counts.update(record.notes["counts"])
-        about = {"kind": config.kind, "counts": [counts[str(i)] for i in range(len(source.classes))]}
-        indexes[f"{name}.json"] = shards.index(
-            filled,
-            name=f"{config.name or shards.folder.resolve().name}-{name}",
-            classes=source.classes,
-            licence=config.licence,
-            meta={**source.meta, **about},
-        )
-        skipped = [entry for record in records for entry in record.notes["skipped"]]
-        if skipped:
-            files[f"{name}.skipped.json"] = json.dumps(dict(skipped), indent=1, ensure_ascii=False) + "\n"
-    for records in written.values():
-        for record in records:
-            if not record.nsamples:
-                (shards.folder / record.url).unlink(missing_ok=True)
-    shards.finish(indexes, files)
-
-
-def summary(written: dict[str, list[ShardRecord]], out: str) -> str:
-    """What was packed, and what was left out and why."""
-    lines = []
-    for name, records in written.items():
-        samples, size = sum(r.nsamples for r in records), sum(r.filesize for r in records if r.nsamples)
-        full = sum(1 for r in records if r.nsamples)
-        lines.append(f"{name}: {samples} samples in {full} shards, {size / 1e6:.1f} MB, index {out}/{name}.json")
-        if reasons := _reasons(records):
-            lines.append(f"  left out: {reasons}; all of them in {out}/{name}.skipped.json")
-    return "\n".join(lines)
-
-
-def _reasons(records: Sequence[ShardRecord]) -> str:
-    """`3 no bytes (a/1, a/7, …), 1 …`: how many samples were skipped for each reason, with examples."""
-    of: dict[str, list[str]] = {}
-    for record in records:
-        for key, why in record.notes["skipped"]:
-            of.setdefault(why, []).append(key)
-    shown = sorted(of.items(), key=lambda item: -len(item[1]))
-    return ", ".join(
-        f"{len(keys)} {why} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})" for why, keys in shown[:10]
-    )
 
 
 if __name__ == "__main__":

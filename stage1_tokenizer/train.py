@@ -72,7 +72,7 @@ def train(config: TokenizerTrainConfig) -> int:
 
 def fit(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -> int:
     """Train from `step` to the end or to a signal; the exit code. Raises NotFiniteError after too many bad updates."""
-    from data.reading.stream import PictureStream
+    from data.reading.stream import Stream
     from launch.checkpoints import store as checkpoint
     from launch.run.seeding import seed_step
     from stage1_tokenizer.training.monitor import Monitor
@@ -83,7 +83,7 @@ def fit(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -> int
     began, held_out = step, config.data.held_out
     monitor = Monitor.of(config, parts.tokenizer, this.world_size)
     with (
-        PictureStream(config.data, seed=this.data_seed, rank=this.rank, world_size=this.world_size) as pictures,
+        Stream(config.data, seed=this.data_seed, rank=this.rank, world_size=this.world_size) as pictures,
         this.progress("train tokenizer", config.steps, unit="steps", start=step) as bar,
     ):
         for batch in pictures.batches(step):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from data.codes.batches import CodeBatch
-from data.reading.stream import CodeStream
+from data.reading.stream import Stream
 from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from launch.checkpoints import store as checkpoint
@@ -65,7 +65,7 @@ def fit(
     step = checkpoint.load_latest(this.folder, state, this) or 0
     use = say_size(raw, size, config, this)
     with (
-        CodeStream(config.data, seed=this.data_seed, rank=this.rank, world_size=this.world_size) as codes,
+        Stream(config.data, seed=this.data_seed, rank=this.rank, world_size=this.world_size) as codes,
         this.progress("train prior", config.steps, unit="steps", start=step) as bar,
     ):
         began = step

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from data.reading.batches import Room
 from data.shards.index import ShardIndex
-from data.shards.sample import DamagedSampleError, Sample, caption, label, read_sample
+from data.shards.sample import DamagedSampleError, Sample
 from launch.command.cli import UserError
 
 
@@ -44,7 +43,8 @@ class CodeBatch:
 class CodeDecoder:
     """Fills code batches of the shape (`shape`, else `grid`) and codebook that a code index names, else UserError."""
 
-    def __init__(self, index: ShardIndex):
+    def __init__(self, index: ShardIndex, seed: int | None = None):
+        """Nothing random is done to codes, so `seed` has no effect."""
         try:
             self._shape = tuple(int(side) for side in index.meta.get("shape", index.meta["grid"]))
             self._codebook_size = int(index.meta["codebook_size"])
@@ -53,28 +53,28 @@ class CodeDecoder:
                 f"{index.path or index.base} names no grid and codebook_size: "
                 "make it with `python -m stage2_prior.encode`"
             ) from error
-        self._classes = len(index.classes)
 
-    def allocate(self, rows: int) -> Room[np.ndarray]:
+    def allocate(self, rows: int) -> torch.Tensor:
         """idx_Bhw, int64; of codes of several levels or scales in their own form."""
-        return Room(np.empty((rows, *self._shape), dtype=np.int64), [""] * rows)
+        return torch.empty((rows, *self._shape), dtype=torch.int64)
 
-    def fill(self, raw: bytes | memoryview, epoch: int, buffer: Room[np.ndarray], row: int) -> tuple[str, int]:
-        """Read one sample's codes into a row; its key and label."""
-        sample = read_sample(raw)
-        number = label(sample, self._classes)
+    def fill(self, sample: Sample, epoch: int, buffer: torch.Tensor, row: int) -> None:
+        """Read one sample's codes into a row; DamagedSampleError unless they are as the index says."""
         codes = decode_codes(sample)
         if codes.shape != self._shape or codes.dtype.kind not in "iu":
             raise DamagedSampleError(f"its codes are {codes.dtype} {codes.shape}, the index says {self._shape}")
         if codes.size and (int(codes.max()) >= self._codebook_size or int(codes.min()) < 0):
             raise DamagedSampleError(f"it has codes outside 0..{self._codebook_size - 1}")
-        buffer.rows[row] = codes
-        buffer.captions[row] = caption(sample)
-        return sample.key, number
+        buffer[row].numpy()[...] = codes
 
-    def finish(
-        self, step: int, buffer: Room[np.ndarray], rows: list[int] | None, labels: list[int], keys: list[str]
+    def batch(
+        self, step: int, buffer: torch.Tensor, label_B: torch.Tensor, keys: list[str], captions: list[str]
     ) -> CodeBatch:
-        """The batch of the rows that count."""
-        idx_Bhw, captions = buffer.chosen(rows)
-        return CodeBatch(step, torch.from_numpy(idx_Bhw), torch.tensor(labels, dtype=torch.int64), keys, captions)
+        """The batch of a buffer's rows."""
+        return CodeBatch(step, buffer, label_B, keys, captions)
+
+
+def check(sample: Sample, max_size: int) -> tuple[None, str]:
+    """DamagedSampleError unless the sample's codes can be read. Equal codes of different pictures are no duplicates."""
+    decode_codes(sample)
+    return None, ""

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data.media import handler
 from data.packing.splits import shuffled
-from data.pictures.config import TransformConfig
-from data.pictures.decode import decode_picture, picture_bytes
 from data.shards.compressed import open_plain
 from data.shards.index import ShardIndex
 from data.shards.sample import DamagedSampleError, label, read_sample
 from launch.command.cli import UserError
 
 _MARGIN, _LINE = 6, 13
-_MAX_PIXELS = 100_000_000
 
 
 def contact_sheet(index: ShardIndex, count: int, side: int, seed: int) -> Image.Image:
@@ -26,8 +24,9 @@ def contact_sheet(index: ShardIndex, count: int, side: int, seed: int) -> Image.
 
     A sample that can't be decoded shows as a red square with the reason. UserError for codes and remote shards.
     """
-    if index.kind == "codes" or index.offsets is None:
-        raise UserError("a contact sheet shows pictures in local shards: this index has codes, or remote shards")
+    if index.offsets is None:
+        raise UserError("a contact sheet is made of local shards, and these are remote: copy the set here first")
+    handler(index.kind, "thumbnail")  # refuses a kind without, before any shard is read
     chosen = np.sort(shuffled(len(index), seed)[:count])
     columns = max(1, round((len(chosen) * 1.4) ** 0.5))
     rows = -(-len(chosen) // columns)
@@ -64,14 +63,9 @@ def _sample(index: ShardIndex, shard: int, position: int, raw: bytes, side: int)
         sample = read_sample(raw)
         key = sample.key
         number = label(sample, len(index.classes))
-        # resize=area lets large JPEGs be decoded at a smaller scale.
-        plain = TransformConfig(size=side, fit="pad", resize="area")
-        picture = Image.fromarray(decode_picture(picture_bytes(sample), plain, max_pixels=_MAX_PIXELS))
+        picture = handler(index.kind, "thumbnail")(sample, side)
     except DamagedSampleError as error:
         return Image.new("RGB", (side, side), (170, 30, 30)), str(error), key
-    picture.thumbnail((side, side))
-    factor = side // max(picture.size)  # Small ones are enlarged, their pixels kept square.
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     return picture, index.classes[number] if number >= 0 and index.classes else str(number), key
 
 

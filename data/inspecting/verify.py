@@ -12,11 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from data.codes.batches import decode_codes
-from data.packing.convert import extension_of
-from data.packing.sources.base import SkipSampleError
-from data.pictures.config import TransformConfig
-from data.pictures.decode import decode_picture, picture_bytes
+from data.media import handler
 from data.shards.compressed import open_plain
 from data.shards.index import ShardIndex
 from data.shards.locations import is_remote
@@ -24,8 +20,6 @@ from data.shards.sample import DamagedSampleError, label, read_sample
 from data.shards.tar import scan
 from launch.command.cli import UserError
 from launch.command.progress import Progress
-
-_ALIKE = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "img": ""}
 
 
 class Bad(NamedTuple):
@@ -143,27 +137,16 @@ def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> _OfShard:
     return of
 
 
-def _verify_sample(index: ShardIndex, raw: bytes, sample: Bad, max_pixels: int, of: _OfShard) -> None:
+def _verify_sample(index: ShardIndex, raw: bytes, place: Bad, max_size: int, of: _OfShard) -> None:
+    check = handler(index.kind, "check")
     try:
-        files = read_sample(raw)
-        number = label(files, len(index.classes))
-        if index.kind == "codes":
-            decode_codes(files)
-            contents = bytes(files.files["codes.npy"])
-        else:
-            contents = bytes(picture_bytes(files))
-            decode_picture(contents, TransformConfig(size=1, fit="stretch"), max_pixels=max_pixels)
+        sample = read_sample(raw)
+        number = label(sample, len(index.classes))
+        contents, note = check(sample, max_size)
     except DamagedSampleError as error:
-        of.unsound.append(sample._replace(why=str(error)))
+        of.unsound.append(place._replace(why=str(error)))
         return
-    if index.kind == "codes":
-        return  # Equal codes of different pictures are no finding.
-    of.seen.append((hashlib.blake2b(contents, digest_size=16).digest(), sample.key, number))
-    named = next((name for name, data in files.files.items() if data == contents), "")
-    called = named.rpartition(".")[2]
-    try:
-        real = extension_of(contents)
-    except SkipSampleError:
-        return
-    if _ALIKE.get(called, called) not in (real, ""):
-        of.misnamed.append(sample._replace(why=f"called .{called}, is {real}"))
+    if contents is not None:
+        of.seen.append((hashlib.blake2b(contents, digest_size=16).digest(), place.key, number))
+    if note:
+        of.misnamed.append(place._replace(why=note))

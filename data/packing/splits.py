@@ -11,6 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data.packing.sources.base import Source
+from launch.command.cli import UserError
+
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
@@ -47,6 +50,34 @@ def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.n
     for i in range(len(names)):
         out[order[label_of[order] == i][: take[i]]] = True
     return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def chosen_splits(source: Source, held_out: float, seed: int, *, shuffle: bool) -> dict[str, np.ndarray]:
+    """Split name → numbers of its samples in the order they are packed.
+
+    `held_out` is the share of `train` that becomes a split of its own; UserError where that can't be.
+    """
+    splits = dict(source.splits)
+    if held_out:
+        if "train" not in splits or "held_out" in splits:
+            raise UserError(
+                f"held_out={held_out} needs a `train` split and no `held_out` one, but the splits are "
+                f"{', '.join(splits)}: leave it out"
+            )
+        train = splits["train"]
+        kept, out = split(source.labels[train], held_out, seed)
+        splits |= {"train": train[kept], "held_out": train[out]}
+    ordered = {name: _mixed(source, numbers, seed) if shuffle else numbers for name, numbers in splits.items()}
+    return {name: numbers for name, numbers in ordered.items() if len(numbers)}
+
+
+def _mixed(source: Source, numbers: np.ndarray, seed: int) -> np.ndarray:
+    """The numbers, shuffled; where samples come in groups, groups among each other and within."""
+    mixed = numbers[shuffled(len(numbers), seed)]
+    if source.groups is None:
+        return mixed
+    rank = shuffled(int(source.groups.max()) + 1, seed)
+    return mixed[np.argsort(rank[source.groups[mixed]], kind="stable")]
 
 
 def cut_by_count(count: int, per_shard: int) -> list[range]:

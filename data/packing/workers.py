@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from data.packing.convert import ConvertConfig, convert, fit_key
-from data.packing.sources.base import SkipSampleError, Source
-from data.shards.writer import Sample, ShardRecord, ShardWriter
+from data.media import handler
+from data.packing.sources.base import Source
+from data.shards.sample import DamagedSampleError
+from data.shards.writer import Sample, ShardRecord, ShardWriter, fit_key
 from launch.command.cli import UserError
 
 TRIAL = 64
 """Samples encoded to find out how large they become."""
+SAMPLE_OVERHEAD = 2048
+"""Bytes that a sample takes in a tar beside its content: headers, padding and its label."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +38,32 @@ class Job:
     """Of the source's samples, in their order."""
 
 
-def pack_shard(source: Source, job: Job, out: str, config: ConvertConfig) -> ShardRecord:
+def pack_shard(source: Source, job: Job, out: str, config: Any) -> ShardRecord:
     """Write one shard, unless it is there. Its record's notes tell what was skipped and count the labels."""
     notes: dict[str, Any] = {"skipped": [], "counts": {}}
     return ShardWriter(out).write(job.shard, _samples(source, job.numbers, config, notes), notes)
 
 
-def _samples(source: Source, numbers: np.ndarray, config: ConvertConfig, notes: dict[str, Any]) -> Iterator[Sample]:
+def _samples(source: Source, numbers: np.ndarray, config: Any, notes: dict[str, Any]) -> Iterator[Sample]:
     keys: set[str] = set()
     counts: collections.Counter[str] = collections.Counter()
+    convert = handler(source.media, "convert")
     for number in numbers.tolist():
         try:
             raw = source.read(number)
-        except (SkipSampleError, OSError) as error:
+        except (DamagedSampleError, OSError) as error:
             notes["skipped"].append((_name(source, number), _why(error)))
             continue
         key = fit_key(raw.key)
         key = f"{key}-{number}" if key in keys else key
         try:
-            members = convert(raw, config)
-        except SkipSampleError as error:
+            extension, contents = convert(raw.encoded, raw.array, config)
+        except DamagedSampleError as error:
             notes["skipped"].append((key, str(error)))
             continue
+        members = {extension: contents, **raw.members}
+        if raw.label >= 0:
+            members["cls"] = str(raw.label).encode()
         keys.add(key)
         counts[str(raw.label)] += 1
         yield key, members
@@ -68,22 +75,28 @@ def _why(error: Exception) -> str:
 
 
 def _name(source: Source, number: int) -> str:
-    paths = getattr(source, "paths", None)
-    return paths[number] if paths else f"sample {number}"
+    return source.paths[number] if source.paths else f"sample {number}"
 
 
-def encoded_size(source: Source, numbers: np.ndarray, config: ConvertConfig) -> int:
-    """Mean bytes of a packed picture, from up to 64 evenly spread ones."""
+def shard_sizes(source: Source, numbers: np.ndarray, config: Any) -> np.ndarray:
+    """Bytes that each sample takes in a shard: of its file where that is kept, else the mean of a trial."""
+    if config.keeps_bytes and source.sizes is not None:
+        return source.sizes[numbers] + SAMPLE_OVERHEAD
+    return np.full(len(numbers), _encoded_size(source, numbers, config)) + SAMPLE_OVERHEAD
+
+
+def _encoded_size(source: Source, numbers: np.ndarray, config: Any) -> int:
+    """Mean bytes of a packed sample, from up to 64 evenly spread ones."""
     spread = numbers[np.linspace(0, len(numbers) - 1, min(TRIAL, len(numbers))).astype(int)]
     sizes = [sum(map(len, members.values())) for _, members in _samples(source, spread, config, {"skipped": []})]
     return round(sum(sizes) / max(1, len(sizes)))
 
 
-_shared: tuple[Source, str, ConvertConfig]
+_shared: tuple[Source, str, Any]
 
 
 def pack_shards(
-    source: Source, jobs: Sequence[Job], out: str, config: ConvertConfig, processes: int
+    source: Source, jobs: Sequence[Job], out: str, config: Any, processes: int
 ) -> Iterator[tuple[Job, ShardRecord]]:
     """Write the shards with so many processes; gives each as it is finished, in no particular order."""
     global _shared

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+PICTURES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif", "img")
+"""Last parts of the extensions of members that hold a picture."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformConfig:
     """How a picture of any size and mode becomes size×size pixels with `channels` channels."""
 
+    kind: Literal["pictures"] = "pictures"
+    """Kind of the samples, which decides what other settings there are."""
     size: int = 256
     """Pixels of each side of the result."""
     channels: int = 3
@@ -45,8 +50,8 @@ class TransformConfig:
             raise ValueError(f"transform.background={self.background} is not in 0..255: set 255 for white")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON: releases and code indexes carry them."""
-        return asdict(self)
+        """Plain values, for JSON: releases and code indexes carry them. The default `kind` is left out."""
+        return {name: value for name, value in asdict(self).items() if name != "kind"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TransformConfig:

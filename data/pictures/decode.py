@@ -14,12 +14,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data.pictures.config import TransformConfig
+from data.pictures.config import PICTURES, TransformConfig
 from data.pictures.geometry import Draw, crop_box, target_size
 from data.shards.sample import DamagedSampleError, Sample
 
-PICTURES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif", "img")
-"""Last parts of the extensions of members that hold a picture."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112
 _MOST_KEPT = 64_000_000

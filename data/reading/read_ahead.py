@@ -1,12 +1,11 @@
-"""The machinery under every stream: requests in, batches out; threads in between, and damaged samples replaced.
+"""Requests in, batches out: samples are read and decoded ahead on threads, and damaged ones replaced.
 
-Nothing here depends on the number of threads: what a row holds is a function of its request alone.
+The number of threads changes nothing: what a row holds is a function of its request alone.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,37 +13,37 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import torch
 
 from data.order.sample_order import Order
 from data.reading.readers import Fetch, NumberedShards, Reader
-from data.shards.quarantine import Quarantine
-from data.shards.sample import DamagedSampleError
+from data.shards.quarantine import Quarantine, QuarantinedError
+from data.shards.sample import DamagedSampleError, Sample, caption, label, read_sample
 from launch.command.cli import UserError
 
 BatchT = TypeVar("BatchT")
 BatchT_co = TypeVar("BatchT_co", covariant=True)
-BufferT = TypeVar("BufferT")
 _log = logging.getLogger(__name__)
-_MOST_TRIES = 1000
-_LEAST_ASKED = 1000
+_MAX_TRIES = 1000
+_MIN_SAMPLES = 1000
 _WARNINGS = 5
 
 
-class Decoder(Protocol[BufferT, BatchT_co]):
-    """Turns samples' bytes into rows of a batch."""
+class Decoder(Protocol[BatchT_co]):
+    """Turns samples of one kind into rows of a batch (`data.media` lists the decoders)."""
 
-    def allocate(self, rows: int) -> BufferT:
-        """Room for a batch."""
+    def allocate(self, rows: int) -> torch.Tensor:
+        """Memory for a batch."""
         ...
 
-    def fill(self, raw: bytes | memoryview, epoch: int, buffer: BufferT, row: int) -> tuple[str, int]:
-        """Decode one sample into a row; its key and label. DamagedSampleError if it can't be."""
+    def fill(self, sample: Sample, epoch: int, buffer: torch.Tensor, row: int) -> None:
+        """Decode one sample into a row; DamagedSampleError if it can't be decoded."""
         ...
 
-    def finish(
-        self, step: int, buffer: BufferT, rows: list[int] | None, labels: list[int], keys: list[str]
+    def batch(
+        self, step: int, buffer: torch.Tensor, label_B: torch.Tensor, keys: list[str], captions: list[str]
     ) -> BatchT_co:
-        """The batch; `rows` are those of the buffer that count, None: all."""
+        """The batch of a buffer's rows."""
         ...
 
 
@@ -54,10 +53,10 @@ class Request:
 
     step: int
     fetches: list[Fetch]
-    found: np.ndarray
+    places: np.ndarray
     """Int64 (n, 3): shard, position and epoch of each row."""
     slots: list[tuple[int, int]] | None = None
-    """Lane and position in it of each row; None: a damaged row is left out instead of replaced."""
+    """Lane and position in it of each row; None: a damaged row is dropped instead of replaced."""
 
 
 class Damage(NamedTuple):
@@ -65,21 +64,26 @@ class Damage(NamedTuple):
 
     shard: int
     position: int
-    reason: str
+    error: DamagedSampleError
 
 
 class _Row(NamedTuple):
-    key: str
-    label: int
-    damage: Damage | None
-    whole: bool
+    """What a row of the buffer holds; without a key it holds nothing."""
+
+    key: str | None = None
+    label: int = -1
+    caption: str = ""
+    damage: Damage | None = None
+
+
+_Pending = tuple[Request, torch.Tensor, list[Future[list[_Row]]]]
 
 
 @dataclass
 class Tally:
-    """What a stream met so far on this rank."""
+    """What a stream has met on this rank."""
 
-    asked: int = 0
+    requested: int = 0
     quarantined: int = 0
     damaged: dict[str, int] = field(default_factory=dict)
     """Damaged samples by shard."""
@@ -87,14 +91,14 @@ class Tally:
     """The first few, with reasons."""
 
 
-class Engine(Generic[BufferT, BatchT]):
-    """Reads and decodes requests on a thread pool, at most `read_ahead` batches ahead of the one given out."""
+class ReadAhead(Generic[BatchT]):
+    """Reads and decodes requests on a thread pool, at most `read_ahead` batches ahead of the one in use."""
 
     def __init__(
         self,
         shards: NumberedShards,
         reader: Reader,
-        decoder: Decoder[BufferT, BatchT],
+        decoder: Decoder[BatchT],
         *,
         threads: int,
         read_ahead: int,
@@ -103,24 +107,20 @@ class Engine(Generic[BufferT, BatchT]):
     ):
         self._shards, self.reader, self._decoder, self._order = shards, reader, decoder, order
         self._threads, self._read_ahead, self._max_damaged = threads, read_ahead, max_damaged
-        self._quarantine = Quarantine.of(shards)
+        self._quarantine = Quarantine.of(shards.indexes)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
         self.tally = Tally()
 
     def run(self, requests: Iterator[Request]) -> Iterator[BatchT]:
         """The batches of the requests, in order. UserError when too many samples are damaged."""
-        pending: deque[tuple[Request, BufferT, list[Future[list[_Row]]]]] = deque()
+        pending: deque[_Pending] = deque()
         try:
             for request in requests:
                 pending.append(self._submit(request))
                 if len(pending) > self._read_ahead:
-                    batch = self._collect(*pending.popleft())
-                    if batch is not None:
-                        yield batch
+                    yield from self._collect(*pending.popleft())
             while pending:
-                batch = self._collect(*pending.popleft())
-                if batch is not None:
-                    yield batch
+                yield from self._collect(*pending.popleft())
         finally:
             for _, _, futures in pending:
                 for future in futures:
@@ -131,7 +131,7 @@ class Engine(Generic[BufferT, BatchT]):
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.reader.close()
 
-    def _submit(self, request: Request) -> tuple[Request, BufferT, list[Future[list[_Row]]]]:
+    def _submit(self, request: Request) -> _Pending:
         count = len(request.fetches)
         buffer = self._decoder.allocate(count)
         # Small pieces keep the threads level at a batch's end; of one digit each, they would cost more than the digits.
@@ -142,34 +142,31 @@ class Engine(Generic[BufferT, BatchT]):
         ]
         return request, buffer, futures
 
-    def _rows(self, request: Request, buffer: BufferT, first: int, last: int) -> list[_Row]:
+    def _rows(self, request: Request, buffer: torch.Tensor, first: int, last: int) -> list[_Row]:
         rows = []
         for row in range(first, last):
-            shard, position, epoch = request.found[row].tolist()
+            shard, position, epoch = request.places[row].tolist()
             try:
-                rows.append(_Row(*self._decode(shard, position, epoch, request.fetches[row], buffer, row), None, True))
+                rows.append(self._decode(shard, position, epoch, request.fetches[row], buffer, row))
             except DamagedSampleError as error:
-                damage = Damage(shard, position, str(error))
-                if request.slots is None:
-                    rows.append(_Row("", -1, damage, False))
-                else:
-                    rows.append(_Row(*self._replace(request.slots[row], epoch, buffer, row), damage, True))
+                slot = None if request.slots is None else request.slots[row]
+                other = _Row() if slot is None else self._replace(slot, epoch, buffer, row)
+                rows.append(other._replace(damage=Damage(shard, position, error)))
         return rows
 
-    def _decode(
-        self, shard: int, position: int, epoch: int, fetch: Fetch, buffer: BufferT, row: int
-    ) -> tuple[str, int]:
-        reason = self._quarantine.reason(shard, position)
-        if reason is not None:
-            raise DamagedSampleError(f"{Quarantine.MARK}{reason}")
-        return self._decoder.fill(fetch(), epoch, buffer, row)
+    def _decode(self, shard: int, position: int, epoch: int, fetch: Fetch, buffer: torch.Tensor, row: int) -> _Row:
+        self._quarantine.check(shard, position)
+        sample = read_sample(fetch())
+        number = label(sample, len(self._shards.classes))
+        self._decoder.fill(sample, epoch, buffer, row)
+        return _Row(sample.key, number, caption(sample))
 
-    def _replace(self, slot: tuple[int, int], epoch: int, buffer: BufferT, row: int) -> tuple[str, int]:
+    def _replace(self, slot: tuple[int, int], epoch: int, buffer: torch.Tensor, row: int) -> _Row:
         """Fill a row with the nearest sound sample before it in its lane (at the very start, after it)."""
         assert self._order is not None
         lane, position = slot
         tried: set[int] = set()
-        for turn in range(1, _MOST_TRIES + 1):
+        for turn in range(1, _MAX_TRIES + 1):
             other = position - turn if turn <= position else turn
             shard, place, _ = self._order.at(np.array([lane]), np.array([other]))[0].tolist()
             tried.add(shard)
@@ -180,41 +177,40 @@ class Engine(Generic[BufferT, BatchT]):
                 continue
         names = ", ".join(self._shards.location(shard) for shard in sorted(tried)[:5])
         raise UserError(
-            f"{_MOST_TRIES} neighbouring samples are damaged, in {names}: "
-            "check with `python -m data.inspect INDEX --verify`"
+            f"{_MAX_TRIES} neighbouring samples are damaged, in {names}: "
+            "check them with `python -m data.inspect INDEX --verify`"
         )
 
-    def _collect(self, request: Request, buffer: BufferT, futures: list[Future[list[_Row]]]) -> BatchT | None:
+    def _collect(self, request: Request, buffer: torch.Tensor, futures: list[Future[list[_Row]]]) -> Iterator[BatchT]:
+        """The batch of a request; none if all its rows were dropped."""
         rows = [row for future in futures for row in future.result()]
-        self.tally.asked += len(rows)
+        self.tally.requested += len(rows)
         for row in rows:
             if row.damage is not None:
                 self._count(row.damage)
-        kept = [i for i, row in enumerate(rows) if row.whole]
+        kept = [i for i, row in enumerate(rows) if row.key is not None]
         if not kept:
-            return None
-        labels, keys = [rows[i].label for i in kept], [rows[i].key for i in kept]
-        return self._decoder.finish(request.step, buffer, kept if len(kept) < len(rows) else None, labels, keys)
+            return
+        if len(kept) < len(rows):
+            buffer, rows = buffer[kept], [rows[i] for i in kept]
+        keys, labels, captions = zip(*((row.key, row.label, row.caption) for row in rows), strict=True)
+        label_B = torch.tensor(labels, dtype=torch.int64)
+        yield self._decoder.batch(request.step, buffer, label_B, list(keys), list(captions))
 
     def _count(self, damage: Damage) -> None:
-        if damage.reason.startswith(Quarantine.MARK):
+        if isinstance(damage.error, QuarantinedError):
             self.tally.quarantined += 1
             return
         tally, where = self.tally, self._shards.location(damage.shard)
         tally.damaged[where] = tally.damaged.get(where, 0) + 1
         if len(tally.examples) < _WARNINGS:
-            tally.examples.append(f"{where}, sample {damage.position}: {damage.reason}")
-            _log.warning("damaged sample passed over: %s", tally.examples[-1])
+            tally.examples.append(f"{where}, sample {damage.position}: {damage.error}")
+            _log.warning("damaged sample skipped: %s", tally.examples[-1])
         total = sum(tally.damaged.values())
-        if total > self._max_damaged * max(tally.asked, _LEAST_ASKED):
+        if total > self._max_damaged * max(tally.requested, _MIN_SAMPLES):
             worst = sorted(tally.damaged, key=lambda name: -tally.damaged[name])[:5]
             names = ", ".join(f"{name} ({tally.damaged[name]})" for name in worst)
             raise UserError(
-                f"{total} of {tally.asked} samples are damaged, over data.max_damaged={self._max_damaged}: {names}; "
-                f"the first: {tally.examples[0]}; check with `python -m data.inspect INDEX --verify`"
+                f"{total} of {tally.requested} samples are damaged, over data.max_damaged={self._max_damaged}: "
+                f"{names}; the first: {tally.examples[0]}; check them with `python -m data.inspect INDEX --verify`"
             )
-
-
-def usable_cores() -> int:
-    """CPU cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

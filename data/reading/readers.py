@@ -34,9 +34,6 @@ class NumberedShards:
                     "give both indexes the same class names"
                 )
 
-    def __len__(self) -> int:
-        return int(self.first[-1])
-
     def part(self, shard: int) -> tuple[ShardIndex, int]:
         """The index that a shard belongs to, and its number there."""
         which = bisect_right(self.first, shard) - 1
@@ -46,11 +43,6 @@ class NumberedShards:
         """Path or URL of a shard."""
         index, local = self.part(shard)
         return index.location(local)
-
-    def samples(self, shard: int) -> int:
-        """Samples in a shard."""
-        index, local = self.part(shard)
-        return index.shards[local].nsamples
 
     def extent(self, shard: int, start: int, stop: int) -> tuple[int, int] | None:
         """Byte offsets of samples `start` to `stop` - 1; None where no offsets are known."""
@@ -70,7 +62,7 @@ class Reader(Protocol):
         """The stretch of the shard that holds one sample, tar headers included."""
         ...
 
-    def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, found: np.ndarray) -> list[Fetch]:
+    def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, places: np.ndarray) -> list[Fetch]:
         """A function for each slot of a step that gives its sample's bytes; called in the order of the steps."""
         ...
 
@@ -111,9 +103,9 @@ class LocalReader:
             location = self._shards.location(shard)
             raise UserError(f"shard {location} can't be read ({error.strerror}): restore it and resume") from error
 
-    def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, found: np.ndarray) -> list[Fetch]:
+    def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, places: np.ndarray) -> list[Fetch]:
         """See Reader."""
-        return [partial(self.read, shard, position) for shard, position, _ in found.tolist()]
+        return [partial(self.read, shard, position) for shard, position, _ in places.tolist()]
 
     def close(self) -> None:
         """Close the files."""

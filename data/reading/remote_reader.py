@@ -80,18 +80,17 @@ class RemoteReader:
         """See Reader. From a window at hand, else fetched alone."""
         for windows in list(self._windows.values()):
             for window in list(windows.values()):
-                found = window.find(shard, position)
-                if found is not None:
-                    return found()
+                fetcher = window.find(shard, position)
+                if fetcher is not None:
+                    return fetcher()
         return self._run(shard, position, position + 1).sample(0)
 
-    def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, found: np.ndarray) -> list[Fetch]:
+    def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, places: np.ndarray) -> list[Fetch]:
         """See Reader. Windows that this step or the next half window needs are set on their way."""
         ahead = max(1, order.window // 2)
         fetches = []
-        for lane, position, row in zip(lanes.tolist(), positions.tolist(), found.tolist(), strict=True):
-            window = self._ensure(order, lane, position, current=True)
-            fetcher = window.find(row[0], row[1])
+        for lane, position, (shard, place, _) in zip(lanes.tolist(), positions.tolist(), places.tolist(), strict=True):
+            fetcher = self._ensure(order, lane, position, current=True).find(shard, place)
             assert fetcher is not None, "a sample lies in its window"
             fetches.append(fetcher)
         for lane, last in dict(zip(lanes.tolist(), positions.tolist(), strict=True)).items():

@@ -130,6 +130,13 @@ class ShardIndex:
         """The same index with other offsets."""
         return replace(self, offsets=offsets)
 
+    def only(self, shard: int) -> ShardIndex:
+        """An index of one of its shards. It has no file, so no quarantine list either."""
+        offsets = self.offsets
+        if offsets is not None:
+            offsets = ShardOffsets.from_starts([offsets.of_shard(shard).tolist()])
+        return replace(self, shards=(self.shards[shard],), offsets=offsets, path="")
+
 
 def offsets_path(path: Path) -> Path:
     """Where the offsets of the index at `path` lie: `train.json` → `train.offsets.npz`."""

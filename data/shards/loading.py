@@ -7,14 +7,17 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from data.remote.files import Patience
+from data.remote.files import Patience, fetch
 from data.shards.index import ShardIndex, offsets_path
 from data.shards.locations import beside, folder_of, is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
-from data.shards.scanning import from_info, read_url, scan_all
+from data.shards.scanning import scan_all
 from launch.command.checks import named
 from launch.command.cli import UserError
+
+DEFAULT_SPLIT = "train"
 
 
 def load_index(source: str | os.PathLike[str]) -> ShardIndex:
@@ -26,7 +29,7 @@ def load_index(source: str | os.PathLike[str]) -> ShardIndex:
     path, _, split = os.fspath(source).partition("#")
     remote = is_remote(path)
     try:
-        text = read_url(path, Patience()) if remote else Path(path).read_bytes()
+        text = fetch(path, 0, None, Patience()) if remote else Path(path).read_bytes()
         values = json.loads(text)
     except FileNotFoundError as error:
         raise UserError(
@@ -35,12 +38,33 @@ def load_index(source: str | os.PathLike[str]) -> ShardIndex:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"the index {path} can't be read ({error}): check data.index") from error
     base = folder_of(path) if remote else str(Path(path).parent)
-    index = ShardIndex.from_json(from_info(values, split, path), base, path)
+    index = ShardIndex.from_json(_from_info(values, split, path), base, path)
     if not index.shards or not len(index):
         raise UserError(f"the index {path} holds no samples: make it anew with `python -m data.index`")
     if remote:
         return _safe_remote(path, index)
     return _with_local_offsets(replace(index, path=path), offsets_path(Path(f"{path}#{split}" if split else path)))
+
+
+def _from_info(values: Any, split: str, source: str) -> Any:
+    """The Hub's `_info.json` (splits of filenames and shard_lengths) as an index's values; other values as they are.
+
+    UserError for a split that isn't there.
+    """
+    if not isinstance(values, dict) or "shardlist" in values or not isinstance(values.get("splits"), dict):
+        return values
+    splits = values["splits"]
+    chosen = split or (DEFAULT_SPLIT if DEFAULT_SPLIT in splits else "")
+    if not chosen and len(splits) == 1:
+        chosen = next(iter(splits))
+    if chosen not in splits:
+        raise UserError(f"{source} has no split {chosen!r}: end its address with one of #{', #'.join(splits)}")
+    part = splits[chosen]
+    try:
+        listed = [{"url": u, "nsamples": n} for u, n in zip(part["filenames"], part["shard_lengths"], strict=True)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{source}, split {chosen}: filenames and shard_lengths don't fit ({error})") from error
+    return {"name": f"{values.get('name', '')} {chosen}".strip(), "shardlist": listed}
 
 
 def _safe_remote(url: str, index: ShardIndex) -> ShardIndex:
@@ -110,7 +134,18 @@ def _with_local_offsets(index: ShardIndex, stored: Path) -> ShardIndex:
 def _remote_offsets(url: str, index: ShardIndex) -> ShardOffsets | None:
     """The offsets beside a remote index, if they are there and fit."""
     try:
-        offsets = ShardOffsets.from_bytes(read_url(beside(url, SUFFIX), Patience(retries=3)))
+        offsets = ShardOffsets.from_bytes(fetch(beside(url, SUFFIX), 0, None, Patience(retries=3)))
     except (UserError, ValueError):
         return None
     return offsets if offsets.counts() == index.sizes else None
+
+
+def read_index(path: str) -> ShardIndex:
+    """The index, without offsets and without a look at the shards: verification works where they are damaged."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"index={path} can't be read ({error}): name an index made by data.pack or data.index"
+        ) from error
+    return ShardIndex.from_json(values, str(Path(path).parent), path)

@@ -34,13 +34,6 @@ class ShardOffsets:
             blocks[first[i] : first[i + 1]] = np.asarray(of_shard, dtype=np.int64) // BLOCK
         return cls(first.astype(np.int64), blocks)
 
-    def __len__(self) -> int:
-        return len(self.first) - 1
-
-    def count(self, shard: int) -> int:
-        """Samples in a shard."""
-        return max(0, int(self.first[shard + 1] - self.first[shard]) - 1)
-
     def counts(self) -> list[int]:
         """Samples in each shard."""
         return (np.diff(self.first) - 1).tolist()

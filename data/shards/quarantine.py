@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
 
+from data.shards.index import ShardIndex
+from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
-
-if TYPE_CHECKING:
-    from data.reading.readers import NumberedShards
 
 KIND = "vqloom-quarantine-v1"
 SUFFIX = ".quarantine.json"
@@ -45,27 +43,29 @@ def load(path: Path) -> dict[str, dict[int, str]]:
         ) from error
 
 
-class Quarantine:
-    """The lists of all indexes of a run, by the run's shard numbers."""
+class QuarantinedError(DamagedSampleError):
+    """A sample that a quarantine list names, with the reason given there."""
 
-    MARK: ClassVar[str] = "quarantined: "
+
+class Quarantine:
+    """The lists of all indexes of a run, by shard number: the first index's shards, then the second's, …"""
 
     def __init__(self, reasons: Mapping[int, Mapping[int, str]]):
         self._reasons = reasons
 
     @classmethod
-    def of(cls, shards: NumberedShards) -> Quarantine:
+    def of(cls, indexes: Iterable[ShardIndex]) -> Quarantine:
         """Those beside the (local) indexes."""
-        found: dict[int, Mapping[int, str]] = {}
-        for first, index in zip(shards.first, shards.indexes, strict=False):
-            if not index.path:
-                continue
-            listed = load(quarantine_path(Path(index.path)))
-            if listed:
-                found.update({first + i: listed[s.url] for i, s in enumerate(index.shards) if s.url in listed})
-        return cls(found)
+        reasons: dict[int, Mapping[int, str]] = {}
+        first = 0
+        for index in indexes:
+            listed = load(quarantine_path(Path(index.path))) if index.path else {}
+            reasons |= {first + i: listed[shard.url] for i, shard in enumerate(index.shards) if shard.url in listed}
+            first += len(index.shards)
+        return cls(reasons)
 
-    def reason(self, shard: int, position: int) -> str | None:
-        """Why a sample is not to be used; None if it may be."""
-        of_shard = self._reasons.get(shard)
-        return None if of_shard is None else of_shard.get(position)
+    def check(self, shard: int, position: int) -> None:
+        """Raise QuarantinedError for a sample that is not to be used."""
+        reason = self._reasons.get(shard, {}).get(position)
+        if reason is not None:
+            raise QuarantinedError(reason)

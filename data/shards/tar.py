@@ -108,21 +108,18 @@ class Scan:
     """The samples of one archive, found without reading their contents.
 
     `starts` are the offsets of the samples' first headers and, at the end, the offset after the last one; `keys` their
-    keys; `extensions` the number of members with each extension; `size` the
-    file's bytes, where known; `damage` says where a
-    damaged archive stops, else "".
+    keys; `size` the file's bytes, where known; `damage` says where a damaged archive stops, else "".
     """
 
     def __init__(self) -> None:
         self.starts: list[int] = []
         self.keys: list[str] = []
-        self.extensions: dict[str, int] = {}
         self.damage = ""
         self.size: int | None = None
 
     def add(self, name: str, start: int, end: int) -> None:
         """Take in the next member."""
-        key, extension = split_name(name)
+        key, _ = split_name(name)
         if not self.starts:
             self.starts = [start, end]
             self.keys.append(key)
@@ -133,7 +130,6 @@ class Scan:
             self.starts[-1] = start
             self.starts.append(end)
             self.keys.append(key)
-        self.extensions[extension] = self.extensions.get(extension, 0) + 1
 
 
 class Readable(Protocol):

@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -69,6 +70,15 @@ def check_key(key: str) -> str:
     if "\\" in key or any(ord(letter) < 32 for letter in key):
         raise ValueError(f"key {key!r} has a backslash or a control character")
     return key
+
+
+def fit_key(name: str) -> str:
+    """A key for a tar member, from any name: no dots in the last part, no `..`, nothing absolute, no odd characters."""
+    parts = [part for part in re.sub(r"[\\\x00-\x1f\x7f]", "_", name).split("/") if part not in ("", ".", "..")]
+    if not parts:
+        return "_"
+    parts[-1] = parts[-1].replace(".", "_")
+    return "/".join(parts)
 
 
 class _Hashed(io.RawIOBase):

@@ -5,10 +5,8 @@ Shapes: B batch, C channels, H W pixels, h w latent grid, K codes."""
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,6 @@ from data.pictures.config import TransformConfig
 from data.pictures.transforms import to_float
 from data.reading.stream import every_sample
 from data.shards.index import ShardIndex
-from data.shards.locations import is_remote
-from data.shards.offsets import ShardOffsets
 from data.shards.writer import Sample, ShardWriter
 from launch.command.cli import UserError
 from launch.command.progress import Progress
@@ -141,15 +137,8 @@ class Encoding:
 def one_shard(
     index: ShardIndex, shard: int, transform: TransformConfig, batch_size: int, threads: int
 ) -> Iterator[PictureBatch]:
-    """Each picture of one shard once, in order: `every_sample` on an index of that shard alone."""
-    location = index.location(shard)
-    url = location if is_remote(location) else str(Path(location).absolute())
-    offsets = ShardOffsets.from_starts([index.offsets.of_shard(shard).tolist()]) if index.offsets is not None else None
-    alone = replace(index, shards=(replace(index.shards[shard], url=url),), offsets=offsets)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / INDEX
-        alone.save(path)
-        yield from every_sample(str(path), transform, batch_size=batch_size, threads=threads)
+    """Each picture of one shard once, in order."""
+    return every_sample(index.only(shard), transform, batch_size=batch_size, threads=threads)
 
 
 def npy(array: np.ndarray) -> bytes:

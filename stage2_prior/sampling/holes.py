@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.pictures.config import TransformConfig
-from data.pictures.decode import PICTURES
+from data.pictures.config import PICTURES, TransformConfig
 from data.pictures.transforms import to_float
 from data.reading.stream import every_sample
 from data.shards.loading import load_index

@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, default_collate
 from data.config import DataConfig
 from data.pictures.config import TransformConfig
 from data.pictures.transforms import apply
-from data.reading.stream import PictureStream
+from data.reading.stream import Stream
 
 SIZE, BATCH, SHARDS = 256, 50, 5
 
@@ -83,7 +83,7 @@ def bare(pictures: list[bytes]) -> Iterator[int]:
 def ours(folder: Path, threads: int, resize: str) -> Iterator[int]:
     transform = TransformConfig(size=SIZE, resize=resize)  # type: ignore[arg-type]
     config = DataConfig(index=str(folder / "index.json"), batch_size=BATCH, threads=threads, transform=transform)
-    with PictureStream(config, seed=0) as stream:
+    with Stream(config, seed=0) as stream:
         for batch in stream.batches():
             yield len(batch.keys)
 
@@ -145,7 +145,7 @@ def first_batch(folder: Path, rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         for name, step in zip(best, (0, 50_000 // BATCH), strict=True):
             began = time.perf_counter()
-            with PictureStream(config, seed=0) as stream:
+            with Stream(config, seed=0) as stream:
                 next(stream.batches(step))
                 best[name] = min(best[name], time.perf_counter() - began)
     first, resumed = best.values()

@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from data.pack import PackConfig, pack
-from data.packing.convert import ConvertConfig
+from data.pictures.convert import ConvertConfig
 
 
 def measured(source: Path, kind: str, convert: ConvertConfig, processes: int) -> dict[str, float]:

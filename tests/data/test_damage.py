@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.config import DataConfig
 from data.pictures.config import TransformConfig
-from data.reading.stream import PictureStream, every_sample
+from data.reading.stream import Stream, every_sample
 from data.shards import quarantine
 from data.shards.loading import load_index
 from data.shards.scanning import build_index
@@ -70,15 +70,15 @@ def config(index: Path, **values: object) -> DataConfig:
 
 
 def keys(index: Path, steps: int, start: int = 0, **values: object) -> tuple[list[list[str]], dict[str, int]]:
-    with PictureStream(config(index, **values), seed=5) as stream:
+    with Stream(config(index, **values), seed=5) as stream:
         return [batch.keys for batch in islice(stream.batches(start), steps)], stream.damaged
 
 
 def test_counts_are_exact_and_positions_do_not_shift(sets: tuple[Path, Path]) -> None:
     bad, good = sets
-    with PictureStream(config(bad, max_damaged=0.02, read_ahead=1), seed=5) as stream:
+    with Stream(config(bad, max_damaged=0.02, read_ahead=1), seed=5) as stream:
         with_damage = [batch.keys for batch in islice(stream.batches(), 99)]
-        assert stream.tally.asked == 99 * 12
+        assert stream.tally.requested == 99 * 12
     healthy, none = keys(good, 100)
     assert none == {}
     replaced = 0
@@ -121,7 +121,7 @@ def test_quarantined_samples_are_replaced_without_being_counted_or_read(tmp_path
     for number in BAD:
         reasons.setdefault(f"shard-{number // PER_SHARD}.tar", {})[number % PER_SHARD] = "known"
     quarantine.save(quarantine.quarantine_path(index), reasons)
-    with PictureStream(config(index, max_damaged=0.0), seed=5) as stream:
+    with Stream(config(index, max_damaged=0.0), seed=5) as stream:
         assert [batch.keys for batch in islice(stream.batches(), 100)] == plain
         assert stream.damaged == {} and stream.tally.quarantined >= len(BAD)
 

@@ -104,7 +104,7 @@ def test_codes(tmp_path: Path) -> None:
     index = code_set(tmp_path, [4, 3])
     assert verify(read_index(str(index))).sound
     assert main([str(index), "--verify", "--processes", "1"]) == 0
-    with pytest.raises(UserError, match="pictures in local shards"):
+    with pytest.raises(UserError, match="thumbnail is not supported with samples of kind=codes: it is with pictures"):
         main([str(index), "--contact_sheet", str(tmp_path / "sheet.png")])
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from data.config import DataConfig
 from data.pack import PackConfig, main, pack
-from data.packing.convert import ConvertConfig, fit_key
 from data.pictures.config import TransformConfig
-from data.reading.stream import PictureStream, every_sample
+from data.pictures.convert import ConvertConfig
+from data.reading.stream import Stream, every_sample
 from data.shards.loading import load_index
-from data.shards.writer import STATE
+from data.shards.writer import STATE, fit_key
 from launch.command.cli import UserError
 from tests.data.making import jpeg
 from tests.data.reading import first_picture
@@ -84,7 +84,7 @@ def test_a_folder_keeps_its_bytes_and_labels(tmp_path: Path) -> None:
 def test_the_loader_takes_a_packed_set(tmp_path: Path) -> None:
     packed(folder_of_pictures(tmp_path / "in"), tmp_path / "out", held_out=0.25, samples_per_shard=8)
     config = DataConfig(index=str(tmp_path / "out/train.json"), batch_size=9, transform=SMALL)
-    with PictureStream(config, seed=0) as stream:
+    with Stream(config, seed=0) as stream:
         batches = stream.batches()
         keys = [key for _ in range(3) for key in next(batches).keys]
     assert len(set(keys)) == 27

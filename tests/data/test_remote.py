@@ -14,7 +14,7 @@ import torch
 from data.config import DataConfig
 from data.index import main
 from data.pictures.config import TransformConfig
-from data.reading.stream import PictureStream, every_sample
+from data.reading.stream import Stream, every_sample
 from data.shards.index import offsets_path
 from data.shards.loading import load_index
 from launch.command.cli import UserError
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def batches(index: str, start: int = 0, count: int = 14, **values: Any) -> list[tuple[list[str], bytes]]:
     """Two epochs and more, of which the order must not depend on where the shards lie."""
     values = {"batch_size": 8, "lanes": 4, "window": 6, "retry_pause": 0.001, "stall_seconds": 10.0, **values}
-    with PictureStream(DataConfig(index=index, transform=SMALL, **values), seed=3) as stream:
+    with Stream(DataConfig(index=index, transform=SMALL, **values), seed=3) as stream:
         return [(b.keys, b.pixels_BCHW.numpy().tobytes()) for b in islice(stream.batches(start), count)]
 
 

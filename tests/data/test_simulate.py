@@ -9,11 +9,12 @@ import time
 
 import pytest
 
-from data.simulate import SimulateConfig, simulate, table
+from data.order.simulation import simulate, table
+from data.simulate import SimulateConfig
 
 
 def test_figures_of_a_small_cluster() -> None:
-    figures = simulate(SimulateConfig(shards=50, samples=1000, ranks=5))
+    figures = simulate(shards=50, samples=1000, sample_bytes=100_000, ranks=5, window=256)
     for part in (figures["local"], figures["streamed"]):
         assert part["samples_per_rank_least"] * 5 + part["left_out"] == figures["samples"]
         assert part["left_out"] < part["lanes"]

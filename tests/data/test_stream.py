@@ -13,7 +13,7 @@ import torch
 
 from data.config import CodeDataConfig, DataConfig
 from data.pictures.config import TransformConfig
-from data.reading.stream import CodeStream, PictureStream, every_code, every_sample
+from data.reading.stream import Stream, every_code, every_sample
 from launch.command.cli import UserError
 from tests.data.making import code_set, picture_set
 from tests.distributed import run_distributed_test
@@ -31,7 +31,7 @@ def config(index: Path, **values: Any) -> DataConfig:
 
 
 def take(config: DataConfig, count: int, start: int = 0, rank: int = 0, world_size: int = 1) -> list[Any]:
-    with PictureStream(config, seed=7, rank=rank, world_size=world_size) as stream:
+    with Stream(config, seed=7, rank=rank, world_size=world_size) as stream:
         return list(islice(stream.batches(start), count))
 
 
@@ -105,7 +105,7 @@ def test_an_epoch_holds_each_sample_once_with_its_label(pictures: Path) -> None:
 
 
 def test_a_kept_batch_is_not_overwritten(pictures: Path) -> None:
-    with PictureStream(config(pictures, read_ahead=1), seed=7) as stream:
+    with Stream(config(pictures, read_ahead=1), seed=7) as stream:
         batches = stream.batches()
         first = next(batches)
         copy = first.pixels_BCHW.clone()
@@ -115,7 +115,7 @@ def test_a_kept_batch_is_not_overwritten(pictures: Path) -> None:
 
 
 def test_the_augmentation_changes_with_the_epoch(pictures: Path) -> None:
-    with PictureStream(config(pictures), seed=7) as stream:
+    with Stream(config(pictures), seed=7) as stream:
         pixels: dict[str, set[bytes]] = {}
         for batch in islice(stream.batches(), 24):
             for key, row in zip(batch.keys, batch.pixels_BCHW, strict=True):
@@ -145,7 +145,7 @@ def test_every_sample_does_nothing_random_and_keeps_to_its_limit(pictures: Path)
 
 def test_codes_come_back(tmp_path: Path) -> None:
     path = code_set(tmp_path, [6, 5])
-    with CodeStream(CodeDataConfig(index=str(path), batch_size=4), seed=1) as stream:
+    with Stream(CodeDataConfig(index=str(path), batch_size=4), seed=1) as stream:
         seen = Counter()
         for batch in islice(stream.batches(), 5):
             assert batch.idx_Bhw.shape == (4, 2, 3) and batch.idx_Bhw.dtype == torch.int64
@@ -186,10 +186,10 @@ def test_a_missing_or_changed_shard_is_one_line_before_the_first_batch(tmp_path:
     raw = shard.read_bytes()
     shard.unlink()
     with pytest.raises(UserError, match=r"missing shard: .*set-01\.tar"):
-        PictureStream(config(path), seed=0)
+        Stream(config(path), seed=0)
     shard.write_bytes(raw + b"\0" * 512)
     with pytest.raises(UserError, match=r"another size .*set-01\.tar"):
-        PictureStream(config(path), seed=0)
+        Stream(config(path), seed=0)
     with pytest.raises(UserError, match="another size"):
         every_sample(str(path), RANDOM, batch_size=2)
 
@@ -197,6 +197,6 @@ def test_a_missing_or_changed_shard_is_one_line_before_the_first_batch(tmp_path:
 def test_codes_and_pictures_are_not_taken_for_each_other(pictures: Path, tmp_path: Path) -> None:
     codes = code_set(tmp_path, [8])
     with pytest.raises(UserError, match="holds codes, not pictures"):
-        PictureStream(config(codes), seed=0)
+        Stream(config(codes), seed=0)
     with pytest.raises(UserError, match="holds pictures, not codes"):
-        CodeStream(CodeDataConfig(index=str(pictures), batch_size=4), seed=0)
+        Stream(CodeDataConfig(index=str(pictures), batch_size=4), seed=0)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data.config import CodeDataConfig
-from data.reading.stream import CodeStream, every_code
+from data.reading.stream import Stream, every_code
 from data.shards.loading import load_index
 from launch.command.cli import UserError
 from stage2_prior.config.drawing import Drawing
@@ -169,7 +169,7 @@ def test_captions_come_along_with_the_codes(captioned: Captioned):
         for key, text in zip(batch.keys, batch.captions, strict=True)
     }
     assert len(told) == 108 and told["00_000"] == "" and told["00_001"] == told["00_001-flip"] == TEXTS[1]
-    with CodeStream(CodeDataConfig(index=captioned.coded.codes, batch_size=6), seed=0) as stream:
+    with Stream(CodeDataConfig(index=captioned.coded.codes, batch_size=6), seed=0) as stream:
         batch = next(stream.batches())
     assert batch.captions == [told[key] for key in batch.keys]
 

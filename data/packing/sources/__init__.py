@@ -1,11 +1,39 @@
-"""What `data.pack` reads: one class per kind of source, all with the same small protocol.
+"""What `data.pack` reads. To add a kind of source, add its file and its entry in `SOURCES`.
 
-A source knows how many samples it has, which split and class each belongs to, and reads one by its number, in any
+A source knows how many samples it has and which split and class each belongs to; it reads one by its number, in any
 order and from several processes.
 """
 
 from __future__ import annotations
 
-from data.packing.sources.base import KINDS, Raw, SkipSampleError, Source, open_source, source_class
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["KINDS", "Raw", "SkipSampleError", "Source", "open_source", "source_class"]
+from data.packing.sources.arrays import ArraySource, CifarSource, IdxSource
+from data.packing.sources.base import Source
+from data.packing.sources.celeba import CelebASource
+from data.packing.sources.folders import FolderSource
+from data.packing.sources.imagenet import ImageNetSource
+from data.packing.sources.tables import ParquetSource
+from data.packing.sources.tars import TarSource
+from launch.command.cli import UserError
+
+SOURCES: dict[str, type[Any]] = {
+    "folder": FolderSource,
+    "imagenet": ImageNetSource,
+    "celeba": CelebASource,
+    "idx": IdxSource,
+    "cifar": CifarSource,
+    "array": ArraySource,
+    "parquet": ParquetSource,
+    "tars": TarSource,
+}
+"""`--kind` → class; its constructor takes the path and the class's own `options`."""
+
+
+def open_source(kind: str, path: str, options: Mapping[str, Any] | None = None) -> Source:
+    """The source of `kind` at a path; `options` are that kind's own. UserError if it holds no samples."""
+    source: Source = SOURCES[kind](path, **(options or {}))
+    if not len(source):
+        raise UserError(f"source={path} holds no samples of kind={kind}: check the path and the kind")
+    return source

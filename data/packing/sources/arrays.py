@@ -44,7 +44,7 @@ class PixelSource(Source):
         for split, first, pictures in reversed(self._parts):
             if number >= first:
                 row = np.asarray(pictures[number - first])
-                return Raw(key=f"{split}-{number - first:06d}", pixels=row, label=int(self.labels[number]))
+                return Raw(key=f"{split}-{number - first:06d}", array=row, label=int(self.labels[number]))
         raise IndexError(number)
 
     def names(self) -> list[str]:
@@ -55,6 +55,8 @@ class PixelSource(Source):
 
 class IdxSource(PixelSource):
     """A folder with `{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]`: MNIST, Fashion-MNIST, KMNIST, …"""
+
+    about = "MNIST's files"
 
     def __init__(self, root: str) -> None:
         super().__init__()
@@ -89,6 +91,8 @@ def _idx(top: Path, stem: str) -> np.ndarray | None:
 
 class CifarSource(PixelSource):
     """CIFAR-10's or CIFAR-100's Python files (`data_batch_1…`, `test_batch`; `train`, `test`), fine labels."""
+
+    about = "CIFAR-10's or CIFAR-100's Python files"
 
     def __init__(self, root: str) -> None:
         super().__init__()
@@ -144,6 +148,8 @@ class ArraySource(PixelSource):
     Beside `NAME.npy`, labels may lie in `NAME_labels.npy`. Pictures must be uint8 (N, H, W), (N, H, W, C) or
     (N, C, H, W) with C = 1, 3 or 4.
     """
+
+    about = ".npy or .npz with pictures"
 
     def __init__(self, path: str) -> None:
         super().__init__()

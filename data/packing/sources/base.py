@@ -1,21 +1,16 @@
-"""The protocol of a source, and the table of kinds."""
+"""The protocol of a source."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from launch.command.cli import UserError
-
-
-class SkipSampleError(Exception):
-    """A sample that can't be packed, and why."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +20,9 @@ class Raw:
     key: str
     """Its name; made fit for a tar member by the packer."""
     encoded: bytes | None = None
-    """The picture file's bytes."""
-    pixels: np.ndarray | None = None
-    """uint8 (H, W), (H, W, 3) or (H, W, 4), where there are no encoded bytes."""
+    """The file's bytes."""
+    array: np.ndarray | None = None
+    """The sample where there are no encoded bytes: of a picture uint8 (H, W), (H, W, 3) or (H, W, 4)."""
     label: int = -1
     """Class number; -1 for none."""
     members: Mapping[str, bytes] = field(default_factory=dict)
@@ -37,7 +32,16 @@ class Raw:
 class Source:
     """Base of all sources; a subclass fills the fields in its constructor and reads samples in `read`."""
 
+    media: str = "pictures"
+    """Kind of the samples (`data.media`)."""
+    about: ClassVar[str] = ""
+    """What it reads, in a few words for `--help`."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """Fields of `data.pack.PackConfig` that only this source has; its constructor takes them by these names."""
+
     def __init__(self) -> None:
+        self.paths: list[str] = []
+        """File of each sample, where each has its own."""
         self.classes: list[str] = []
         """Class names, or none."""
         self.labels: np.ndarray = np.empty(0, dtype=np.int64)
@@ -45,7 +49,7 @@ class Source:
         self.splits: dict[str, np.ndarray] = {}
         """Split name → numbers of its samples, in the source's order."""
         self.sizes: np.ndarray | None = None
-        """Bytes of each sample's encoded picture, where that is known without reading it."""
+        """Bytes of each encoded sample, where that is known without reading it."""
         self.groups: np.ndarray | None = None
         """int64 (N,): samples that are cheap to read together (a Parquet row group) have the same number."""
         self.meta: dict[str, Any] = {}
@@ -55,7 +59,7 @@ class Source:
         return sum(len(positions) for positions in self.splits.values())
 
     def read(self, number: int) -> Raw:
-        """Sample `number`. SkipSampleError (or OSError) where it can't be read."""
+        """Sample `number`. DamagedSampleError (or OSError) where it can't be read."""
         raise NotImplementedError
 
     @classmethod
@@ -78,33 +82,6 @@ class Source:
     def names(self) -> Iterable[str]:
         """What tells this source's samples from another's, beside labels and sizes: file names."""
         return ()
-
-
-KINDS: dict[str, tuple[str, str]] = {
-    "folder": ("data.packing.sources.folders", "FolderSource"),
-    "imagenet": ("data.packing.sources.imagenet", "ImageNetSource"),
-    "celeba": ("data.packing.sources.celeba", "CelebASource"),
-    "idx": ("data.packing.sources.arrays", "IdxSource"),
-    "cifar": ("data.packing.sources.arrays", "CifarSource"),
-    "array": ("data.packing.sources.arrays", "ArraySource"),
-    "parquet": ("data.packing.sources.tables", "ParquetSource"),
-    "tars": ("data.packing.sources.tars", "TarSource"),
-}
-"""Kind → module and class."""
-
-
-def source_class(kind: str) -> Any:
-    """The class of a kind of source."""
-    module, name = KINDS[kind]
-    return getattr(importlib.import_module(module), name)
-
-
-def open_source(kind: str, source: str, options: Mapping[str, Any] | None = None) -> Source:
-    """The source of `kind` at `source`; `options` are that kind's own. UserError if there is none."""
-    made: Source = source_class(kind)(source, **(options or {}))
-    if not len(made):
-        raise UserError(f"source={source} holds no samples of kind={kind}: check the path and the kind")
-    return made
 
 
 def existing(path: str | Path, what: str) -> Path:

@@ -20,6 +20,9 @@ PARTITIONS = ("train", "val", "test")
 class CelebASource(FileSource):
     """Each sample carries its attributes as `attr.json`; `label_attribute` makes one of them the class."""
 
+    about = "CelebA's aligned pictures, attributes and partition"
+    options = ("label_attribute",)
+
     def __init__(self, root: str, label_attribute: str | None = None) -> None:
         top = existing(root, "CelebA's folder")
         folder = next(

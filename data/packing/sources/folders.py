@@ -22,7 +22,6 @@ class FileSource(Source):
     def __init__(self, root: Path) -> None:
         super().__init__()
         self.root = root
-        self.paths: list[str] = []
         self.texts: dict[str, int] = {}
         """Bytes of each `<path>.txt`, which captions the picture of this path, by the path without the extension."""
         self.captions: dict[str, str] = {}
@@ -68,6 +67,8 @@ class FolderSource(FileSource):
     Captions are in a `.txt` of the picture's name beside it, or in a `metadata.jsonl` in the folder or a split's, as
     the Hub's image folders have it: a line for each picture with `file_name` and `text` (or `caption`).
     """
+
+    about = "picture files, [split/]class/**/picture"
 
     def __init__(self, root: str) -> None:
         super().__init__(existing(root, "a folder of pictures"))

@@ -18,6 +18,8 @@ from launch.command.cli import UserError
 class ImageNetSource(FileSource):
     """Classes are WordNet ids in sorted order (as torchvision and all published models number them)."""
 
+    about = "ImageNet's layouts and devkit"
+
     def __init__(self, root: str) -> None:
         super().__init__(_top(existing(root, "ImageNet's folder")))
         tops = _tops(self.root)

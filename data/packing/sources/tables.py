@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from data.packing.sources.base import Raw, SkipSampleError, Source, existing
+from data.packing.sources.base import Raw, Source, existing
+from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 
 
@@ -20,6 +21,9 @@ class ParquetSource(Source):
     A picture is a struct with `bytes` (the Hub's image feature) or plain bytes; a label is a whole number (its names
     come from the Hub's metadata) or a string. Needs pyarrow: `pip install vqloom[parquet]`.
     """
+
+    about = "files with a column of pictures"
+    options = ("image_column", "label_column", "caption_column")
 
     def __init__(
         self,
@@ -87,7 +91,7 @@ class ParquetSource(Source):
         row, text = self._group(group)[number - int(self.starts[group])]
         encoded = row.get("bytes") if isinstance(row, dict) else row
         if not isinstance(encoded, bytes):
-            raise SkipSampleError("its picture column is empty")
+            raise DamagedSampleError("its picture column is empty")
         file, _ = self.group_of[group]
         key = f"{self.files[file].name.split('.')[0]}/{number:08d}"
         members = {"txt": text.encode()} if isinstance(text, str) else {}

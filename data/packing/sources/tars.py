@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.packing.sources.base import Raw, SkipSampleError, Source
-from data.pictures.decode import PICTURES
+from data.media import media_of
+from data.packing.sources.base import Raw, Source
 from data.shards.compressed import open_plain
 from data.shards.loading import load_index
 from data.shards.sample import DamagedSampleError, label, read_sample
@@ -24,6 +24,8 @@ class TarSource(Source):
     An index brings class names along. Labels are the samples' own `cls` members, read when the sample is.
     """
 
+    about = "an index or tars, to be re-sharded"
+
     def __init__(self, source: str) -> None:
         super().__init__()
         if source.endswith(".json"):
@@ -33,7 +35,8 @@ class TarSource(Source):
         else:
             index = build_index(_tars(source), threads=os.cpu_count() or 1)
         assert index.offsets is not None, "local shards have offsets"
-        self.index, self.offsets = index, index.offsets
+        self.index, self.offsets, self.media = index, index.offsets, index.kind
+        self.members = media_of(index.kind).members
         self.classes = list(index.classes)
         self.first = np.concatenate([[0], np.cumsum(index.sizes, dtype=np.int64)])
         self.splits = {"train": np.arange(int(self.first[-1]))}
@@ -49,19 +52,16 @@ class TarSource(Source):
         """A sample with all its members."""
         shard = int(np.searchsorted(self.first, number, side="right")) - 1
         start, end = self.offsets.extent(shard, number - int(self.first[shard]))
-        try:
-            sample = read_sample(os.pread(self._descriptor(shard), end - start, start))
-            found = label(sample, len(self.classes))
-        except DamagedSampleError as error:
-            raise SkipSampleError(str(error)) from error
+        sample = read_sample(os.pread(self._descriptor(shard), end - start, start))
+        number_of_class = label(sample, len(self.classes))
         files = dict(sample.files)
         files.pop("cls", None)
-        picture = next((name for name in files if name.rpartition(".")[2] in PICTURES), None)
-        if picture is None:
-            raise SkipSampleError(f"no picture among {', '.join(files)}")
-        encoded = bytes(files.pop(picture))
+        member = next((name for name in files if name.rpartition(".")[2] in self.members), None)
+        if member is None:
+            raise DamagedSampleError(f"no {self.media} among {', '.join(files)}")
+        encoded = bytes(files.pop(member))
         others = {name: bytes(contents) for name, contents in files.items()}
-        return Raw(key=sample.key, encoded=encoded, label=found, members=others)
+        return Raw(key=sample.key, encoded=encoded, label=number_of_class, members=others)
 
     def _descriptor(self, shard: int) -> int:
         if shard not in self._open:

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from data.pack import PackConfig, pack
-from data.packing.sources import SkipSampleError, open_source
+from data.packing.sources import open_source
 from data.shards.loading import load_index
+from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 from tests.data.making import jpeg, picture_set
 from tests.data.reading import members
@@ -282,7 +283,7 @@ def test_a_sample_without_a_sound_label_is_skipped(tmp_path: Path) -> None:
     )
     source = open_source("tars", str(tmp_path / "a.tar"))
     for number, why in ((0, "not a number"), (1, "no picture")):
-        with pytest.raises(SkipSampleError, match=why):
+        with pytest.raises(DamagedSampleError, match=why):
             source.read(number)
     assert (source.read(2).label, source.read(2).encoded) == (-1, jpeg(1))
 

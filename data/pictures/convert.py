@@ -1,16 +1,15 @@
-"""What becomes of one picture while it is packed: kept as it is, or cropped, resized and encoded anew."""
+"""How a picture is packed: kept as it is, or cropped, resized and encoded anew."""
 
 from __future__ import annotations
 
 import io
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data.packing.sources.base import Raw, SkipSampleError
 from data.pictures.config import TransformConfig
 from data.pictures.decode import decode_picture
 from data.shards.sample import DamagedSampleError
@@ -64,46 +63,35 @@ class ConvertConfig:
         return self.size is None and self.format == "keep"
 
 
-def convert(raw: Raw, config: ConvertConfig) -> dict[str, bytes]:
-    """The sample's members: its picture under the extension that its bytes have, `cls`, and whatever came along.
+def convert(encoded: bytes | None, array: np.ndarray | None, config: ConvertConfig) -> tuple[str, bytes]:
+    """Extension and contents of the member that holds a picture, given encoded or as uint8 (H, W), (H, W, 3 or 4).
 
-    SkipSampleError where the picture is unsound or too large.
+    DamagedSampleError where it is damaged or too large.
     """
-    try:
-        extension, contents = _picture(raw, config)
-    except DamagedSampleError as error:
-        raise SkipSampleError(str(error)) from error
-    members = {extension: contents, **raw.members}
-    if raw.label >= 0:
-        members["cls"] = str(raw.label).encode()
-    return members
-
-
-def _picture(raw: Raw, config: ConvertConfig) -> tuple[str, bytes]:
-    if raw.encoded is None:
-        assert raw.pixels is not None, "a sample has bytes or pixels"
-        kind: str = "png" if config.format == "keep" else config.format
-        return kind, encode(_resized(Image.fromarray(raw.pixels), config), kind, config.quality)
-    if not raw.encoded:
-        raise SkipSampleError("no bytes")
-    kind = extension_of(raw.encoded)
+    if encoded is None:
+        assert array is not None, "a sample has bytes or an array"
+        extension: str = "png" if config.format == "keep" else config.format
+        return extension, encode(_resized(Image.fromarray(array), config), extension, config.quality)
+    if not encoded:
+        raise DamagedSampleError("no bytes")
+    extension = extension_of(encoded)
     if config.keeps_bytes:
-        _look_at(raw.encoded, config)
-        return kind, raw.encoded
-    channels = 1 if _is_grey(raw.encoded) else 3
-    # Whatever lies in the wild becomes an upright RGB or grey picture in 8 bits.
+        _check(encoded, config)
+        return extension, encoded
+    channels = 1 if _is_grey(encoded) else 3
+    # Pictures of any mode become upright RGB or grey ones in 8 bits.
     plain = TransformConfig(size=config.size or 1, channels=channels, fit="stretch")
-    pixels_HWC = decode_picture(raw.encoded, plain, max_pixels=config.max_pixels)
+    pixels_HWC = decode_picture(encoded, plain, max_pixels=config.max_pixels)
     image = Image.fromarray(pixels_HWC[:, :, 0] if channels == 1 else pixels_HWC)
     if config.format != "keep":
-        kind = config.format
-    elif kind not in _SAVED:
-        kind = "png"
-    return kind, encode(_resized(image, config), kind, config.quality)
+        extension = config.format
+    elif extension not in _SAVED:
+        extension = "png"
+    return extension, encode(_resized(image, config), extension, config.quality)
 
 
 def extension_of(encoded: bytes) -> str:
-    """The extension that the first bytes call for, whatever the file was called. SkipSampleError for no picture."""
+    """The extension that fits the first bytes, whatever the file is called. DamagedSampleError for no picture."""
     for beginning, extension in _BEGINNINGS:
         if encoded.startswith(beginning):
             return extension
@@ -111,18 +99,18 @@ def extension_of(encoded: bytes) -> str:
         return "webp"
     if encoded[4:12] in (b"ftypavif", b"ftypavis"):
         return "avif"
-    raise SkipSampleError("not a picture of a known format")
+    raise DamagedSampleError("not a picture of a known format")
 
 
-def encode(image: Image.Image, kind: str, quality: int) -> bytes:
+def encode(image: Image.Image, extension: str, quality: int) -> bytes:
     """The picture as `jpg` (full chroma from quality 90 on), `png` or lossless `webp`."""
-    options: dict[str, Any] = {"jpg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2}}.get(kind, {})
-    if kind == "webp":
+    options: dict[str, Any] = {"jpg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2}}.get(extension, {})
+    if extension == "webp":
         options = {"lossless": True, "quality": 50, "method": 4}
-    if kind == "jpg" and image.mode not in ("L", "RGB"):
+    if extension == "jpg" and image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     buffer = io.BytesIO()
-    image.save(buffer, _SAVED[kind], **options)
+    image.save(buffer, _SAVED[extension], **options)
     return buffer.getvalue()
 
 
@@ -143,13 +131,13 @@ def _resized(image: Image.Image, config: ConvertConfig) -> Image.Image:
     return image.resize((size, size), _FILTER, box=box)
 
 
-def _look_at(encoded: bytes, config: ConvertConfig) -> None:
+def _check(encoded: bytes, config: ConvertConfig) -> None:
     if config.check == "decode":
         decode_picture(encoded, TransformConfig(size=1, fit="stretch"), max_pixels=config.max_pixels)
     elif config.check == "header":
         width, height = _size(encoded)
         if width * height > config.max_pixels:
-            raise SkipSampleError(f"{width}x{height} pixels are more than max_pixels={config.max_pixels}")
+            raise DamagedSampleError(f"{width}x{height} pixels are more than max_pixels={config.max_pixels}")
 
 
 def _size(encoded: bytes) -> tuple[int, int]:
@@ -173,13 +161,4 @@ def _opened(encoded: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(encoded))
     except Exception as error:  # PIL raises almost anything on damaged input
-        raise SkipSampleError(f"can't be opened: {type(error).__name__}") from error
-
-
-def fit_key(name: str) -> str:
-    """A key for a tar member, from any name: no dots in the last part, no `..`, nothing absolute, no odd characters."""
-    parts = [part for part in re.sub(r"[\\\x00-\x1f\x7f]", "_", name).split("/") if part not in ("", ".", "..")]
-    if not parts:
-        return "_"
-    parts[-1] = parts[-1].replace(".", "_")
-    return "/".join(parts)
+        raise DamagedSampleError(f"can't be opened: {type(error).__name__}") from error

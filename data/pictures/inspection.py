@@ -1,0 +1,36 @@
+"""Whether a picture decodes and is what its name says, and how it looks on a contact sheet."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from data.pictures.config import TransformConfig
+from data.pictures.convert import extension_of
+from data.pictures.decode import decode_picture, picture_bytes
+from data.shards.sample import DamagedSampleError, Sample
+
+_ALIKE = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "img": ""}
+_MAX_PIXELS = 100_000_000
+
+
+def check(sample: Sample, max_pixels: int) -> tuple[bytes, str]:
+    """The picture's bytes, and a note where its extension names another format. DamagedSampleError if damaged."""
+    contents = bytes(picture_bytes(sample))
+    decode_picture(contents, TransformConfig(size=1, fit="stretch"), max_pixels=max_pixels)
+    name = next((name for name, data in sample.files.items() if data == contents), "")
+    called = name.rpartition(".")[2]
+    try:
+        real = extension_of(contents)
+    except DamagedSampleError:
+        return contents, ""
+    return contents, "" if _ALIKE.get(called, called) in (real, "") else f"called .{called}, is {real}"
+
+
+def thumbnail(sample: Sample, side: int) -> Image.Image:
+    """The picture, at most side×side pixels; small ones are enlarged by a whole factor."""
+    # resize=area lets large JPEGs be decoded at a smaller scale.
+    plain = TransformConfig(size=side, fit="pad", resize="area")
+    picture = Image.fromarray(decode_picture(picture_bytes(sample), plain, max_pixels=_MAX_PIXELS))
+    picture.thumbnail((side, side))
+    factor = side // max(picture.size)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
