@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from launch.checkpoints import store as checkpoint
+from launch.checkpoints import folders
 from launch.command.cli import UserError, parse, run
 from launch.run import metrics
 from launch.stages.jobs import NEEDS, TRAINS
@@ -69,7 +69,7 @@ def training(folder: Path, now: float | None = None) -> Training | None:
         return None
     config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
     lines = [line for line in metrics.read(folder / metrics.FILE) if line["kind"] == "train"]
-    saved = next(iter(checkpoint.steps(folder)), 0)
+    saved = next(iter(folders.steps(folder)), 0)
     last = lines[-1] if lines else None
     done = max(saved, last["step"] + 1 if last else 0)
     starts = folder / "run.json"

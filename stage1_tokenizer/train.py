@@ -54,8 +54,7 @@ def train(config: TokenizerTrainConfig) -> int:
     """
     perceptual = check(config)
     from launch.checkpoints import store as checkpoint
-    from launch.run.bad_updates import until_done
-    from launch.run.runtime import start_run
+    from launch.run.starting import start_run, until_done
     from stage1_tokenizer.training.trained import build
 
     with start_run(config, config.run, free=free(config)) as this:
@@ -207,7 +206,7 @@ def evaluate(config: TokenizerTrainConfig, parts: Parts, this: Run, step: int) -
 def alive(batches: Iterable[PictureBatch], this: Run) -> Iterator[PictureBatch]:
     """The batches, each a sign of life: a long evaluation is no hang."""
     for batch in batches:
-        this.alive()
+        this.heartbeat()
         yield batch
 
 

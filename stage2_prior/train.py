@@ -18,9 +18,9 @@ from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from launch.checkpoints import store as checkpoint
 from launch.command.cli import UserError, parse, run
-from launch.run.bad_updates import until_done
-from launch.run.runtime import Run, start_run
+from launch.run.runtime import Run
 from launch.run.seeding import seed_step
+from launch.run.starting import start_run, until_done
 from launch.strategies.base import STRATEGIES, Strategy, blocks
 from launch.strategies.choose import share_out
 from stage2_prior.codes.source import CodeSource

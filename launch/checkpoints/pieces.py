@@ -9,16 +9,18 @@ that names parameter and stretch says nothing of ranks or strategy, and a reader
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
 
 from launch.command.cli import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SUFFIX = ".safetensors"
 
@@ -52,8 +54,6 @@ class PieceState:
 
     def load(self, read: Reader) -> None:
         """Take this rank's pieces from the files, whoever wrote them."""
-        import torch
-
         with torch.no_grad():
             for piece in self.pieces():
                 if piece.values.numel():
@@ -98,8 +98,6 @@ class Reader:
     """Finds any stretch of any parameter in the files of one part of a checkpoint."""
 
     def __init__(self, paths: Sequence[Path]):
-        from safetensors import safe_open
-
         self._paths, self._stretches = paths, {}  # type: ignore[var-annotated]
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Whole parameters' shapes by name."""
@@ -114,8 +112,6 @@ class Reader:
 
     def __call__(self, name: str, start: int, count: int) -> Tensor:
         """Values [start, start + count) of a flattened parameter. UserError where the files don't hold them all."""
-        import torch
-
         out, at = [], start
         for begin, end, file, key in sorted(self._stretches.get(name, []), key=lambda one: one[:2]):
             if begin <= at < min(end, start + count):
@@ -131,6 +127,4 @@ class Reader:
 
     def whole(self, name: str) -> Tensor:
         """A whole parameter in its shape."""
-        import math
-
         return self(name, 0, math.prod(self.shapes[name])).reshape(self.shapes[name])

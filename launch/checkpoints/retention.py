@@ -1,18 +1,15 @@
-"""Which checkpoints a new one makes superfluous."""
+"""Which checkpoints are deleted once a new one is complete."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from launch.config import RunConfig
 from launch.run import metrics
 
-if TYPE_CHECKING:
-    from launch.config import RunConfig
 
-
-def doomed(folder: Path, steps: Sequence[int], keep: int, config: RunConfig | None) -> list[int]:
+def to_delete(folder: Path, steps: Sequence[int], keep: int, config: RunConfig | None) -> list[int]:
     """Steps whose checkpoints are to be deleted: not among the `keep` newest, no multiple of run.keep_every, not best.
 
     `steps` are those there, newest first.

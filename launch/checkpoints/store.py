@@ -1,15 +1,10 @@
-"""Checkpoints that are whole or absent: written aside, hashed, fsynced, renamed; damaged ones are passed over.
+"""Atomic checkpoints: written to a temporary folder, hashed, synced, then renamed; damaged ones are skipped.
 
-RUN/checkpoints/step-000001234/
-    manifest.json     {"format": 1, "step": …, "world_size": …, "files": {NAME: {"size": …, "sha256": …}}}
-    <name>.pt         the state_dict of what the call names, by torch.save; read with weights_only=True
-    <name>.rank3.pt   the same for state that differs by rank
-    <name>.part3.safetensors   rank 3's pieces of parameters, which any strategy and number of ranks can read
+launch.checkpoints.folders lists the files.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -17,21 +12,18 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from launch.checkpoints import retention, writing
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from launch.checkpoints import folders, retention, writing
 from launch.checkpoints.pieces import SUFFIX, PieceState, Reader
 from launch.command.cli import UserError
+from launch.config import RunConfig
 from launch.files.atomic import sync_folder
 from launch.ranks.vote import Vote
-
-if TYPE_CHECKING:
-    from launch.config import RunConfig
-    from launch.run.runtime import Run
-
-MANIFEST = "manifest.json"
-FORMAT = 1
-FOLDER, PREFIX = "checkpoints", "step-"
+from launch.run.runtime import Run
 
 
 class Stateful(Protocol):
@@ -68,7 +60,7 @@ def save(
     With run.save_in_background the state is copied and written while training goes on; what became of it is told by
     the next `save`, or at the run's end (Run.finish_saving).
     """
-    final = folder / FOLDER / _name(step)
+    final = folders.place(folder, step)
     if run is not None:
         run.finish_saving()
         run.check_finite()
@@ -87,7 +79,7 @@ def _write_checkpoint(
     folder: Path, step: int, parts: Mapping[str, Any], keep: int, vote: Vote, config: RunConfig | None
 ) -> str | None:
     """Write this rank's files, on rank 0 finish the checkpoint and delete old ones; what was wrong with the disk."""
-    final = folder / FOLDER / _name(step)
+    final = folders.place(folder, step)
     temporary = final.with_name(f".{final.name}.part")
     problem = _on_main(vote, lambda: _make_empty(temporary))
     files: dict[str, Any] = {}
@@ -97,14 +89,14 @@ def _write_checkpoint(
     everyones = vote.gather((files, mine))
     problem = problem or next((text for _, text in everyones if text), None)
     merged = {name: entry for part, _ in everyones for name, entry in part.items()}
-    manifest = {"format": FORMAT, "step": step, "world_size": len(everyones), "files": merged}
+    manifest = {"format": folders.FORMAT, "step": step, "world_size": len(everyones), "files": merged}
     problem = problem or _on_main(vote, lambda: _finish(temporary, final, manifest))
     if vote.rank == 0:
         if problem is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            for old in retention.doomed(folder, steps(folder), keep, config):
-                shutil.rmtree(folder / FOLDER / _name(old), ignore_errors=True)
+            for old in retention.to_delete(folder, folders.steps(folder), keep, config):
+                shutil.rmtree(folders.place(folder, old), ignore_errors=True)
     vote.gather(None)
     return problem
 
@@ -148,7 +140,7 @@ def _told(folder: Path, step: int, problem: str | None, run: Run | None) -> bool
     """Whether the checkpoint is there; where it isn't, run.on_save_error decides."""
     if problem is None:
         return True
-    kept = steps(folder)
+    kept = folders.steps(folder)
     text = f"the checkpoint of step {step} can't be written ({problem}); "
     text += f"that of step {kept[0]} is the newest" if kept else "there is no older one"
     if run is None or run.config.on_save_error == "stop":
@@ -164,25 +156,26 @@ def load_latest(
     *,
     per_rank: Mapping[str, Stateful] | None = None,
 ) -> int | None:
-    """Load the run's newest checkpoint that is whole into `state`, on every rank; its step, or None without one.
+    """Load the run's newest valid checkpoint into `state`, on every rank; its step, or None without one.
 
-    Each damaged one is passed over with a warning that says why. Raises UserError where the checkpoint holds other
+    Damaged ones are skipped with a warning that says why. Raises UserError where the checkpoint holds other
     parts than `state` names.
     """
     chosen = None
     if run is not None:
         run.finish_saving()
     if _is_main(run):
-        for path in _folders(folder):
-            if (damage := verify(path)) is None:
-                chosen = path.name
+        for step in folders.steps(folder):
+            path = folders.place(folder, step)
+            if (damage := folders.verify(path)) is None:
+                chosen = step
                 break
-            _say(run, f"warning: checkpoint {path} is passed over: {damage}")
+            _say(run, f"warning: checkpoint {path} is skipped: {damage}")
     chosen = run.broadcast(chosen) if run else chosen
     if chosen is None:
         return None
-    path = folder / FOLDER / chosen
-    manifest = json.loads((path / MANIFEST).read_text())
+    path = folders.place(folder, chosen)
+    manifest = json.loads((path / folders.MANIFEST).read_text())
     _check_parts(path, manifest, state, per_rank or {}, run.rank if run else 0)
     for name, part in state.items():
         if isinstance(part, PieceState):
@@ -201,58 +194,18 @@ def pieces(path: Path, manifest: dict[str, Any], name: str) -> Reader:
     return Reader([path / file for file in files])
 
 
-def verify(path: Path) -> str | None:
-    """Why a checkpoint folder can't be trusted, naming the file: missing, truncated or altered; None where it can."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        return f"{MANIFEST} can't be read"
-    if manifest.get("format") != FORMAT:
-        return f"{MANIFEST} has format {manifest.get('format')}, this program reads {FORMAT}"
-    for name, (size, digest) in files.items():
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        if (found := (path / name).stat().st_size) != size:
-            return f"{name} is truncated or overgrown: {found} bytes instead of {size}"
-        with (path / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                return f"{name} is altered: its sha256 isn't the manifest's"
-    return None
-
-
-def steps(folder: Path) -> list[int]:
-    """Steps of the run's checkpoints, newest first, whole or damaged."""
-    return [int(path.name.removeprefix(PREFIX)) for path in _folders(folder)]
-
-
-def _name(step: int) -> str:
-    return f"{PREFIX}{step:09d}"
-
-
-def _folders(folder: Path) -> list[Path]:
-    found = (folder / FOLDER).glob(f"{PREFIX}*") if (folder / FOLDER).is_dir() else iter(())
-    return sorted((path for path in found if path.name.removeprefix(PREFIX).isdigit()), reverse=True)
-
-
 def _inner(part: Stateful) -> Stateful:
     """The model inside its wrapper for several ranks, whose names would otherwise begin with `module.`."""
-    from torch.nn.parallel import DistributedDataParallel
-
     return part.module if isinstance(part, DistributedDataParallel) else part
 
 
 def _read(path: Path, part: Stateful) -> None:
-    import torch
-
     part.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _finish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
     """The manifest last, then the rename that makes the checkpoint exist."""
-    with (temporary / MANIFEST).open("w") as file:
+    with (temporary / folders.MANIFEST).open("w") as file:
         json.dump(manifest, file, indent=1)
         file.flush()
         os.fsync(file.fileno())

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
+
+import torch
 
 from launch.checkpoints.pieces import FrozenPieces, write_pieces
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class HashingFile:
@@ -44,8 +43,6 @@ def write(path: Path, part: Any) -> dict[str, Any]:
         if hasattr(part, "pieces"):
             write_pieces(part.pieces(), cast("BinaryIO", hashing))
         else:
-            import torch
-
             torch.save(part.state_dict(), cast("BinaryIO", hashing))
         file.flush()
         os.fsync(file.fileno())
@@ -84,8 +81,6 @@ def frozen(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _copied(value: Any) -> Any:
-    import torch
-
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from launch.config import RunConfig
 from launch.ranks import start as distributed
-from launch.ranks.reduce import total
+from launch.ranks.reduce import all_sum
 from launch.ranks.vote import Vote
-from launch.run.runtime import RunConfig
-
-if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
-    from torch import Tensor
 
 
 class Ranks(Protocol):
@@ -50,13 +49,13 @@ class Joined:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks of a tensor on the device."""
-        return total(tensor, self.world_size)
+        return all_sum(tensor)
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's picklable object, by rank."""
         return self.vote.gather(value)
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Nothing: only a Run has a watchdog."""
 
 
@@ -66,8 +65,6 @@ def joined() -> Iterator[Accelerator]:
 
     A failure of one ends all. Raises UserError where the launch isn't what was asked for. Writes no run folder.
     """
-    import torch
-
     outside = torch.distributed.is_initialized()
     accelerator = distributed.start(RunConfig(folder=".", trackers=[]))
     with distributed.failing_together(accelerator):

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 
 def world() -> tuple[int, int]:
@@ -57,23 +47,10 @@ def differentiable_sum(tensor: Tensor) -> Tensor:
     return tensor if world()[1] == 1 else _SumOverRanks.apply(tensor)
 
 
-def total(tensor: Tensor, world_size: int) -> Tensor:
-    """The sum over ranks of a tensor that lies where the process group computes."""
-    if world_size > 1:
-        import torch
-
-        tensor = tensor.clone()
-        torch.distributed.all_reduce(tensor)
-    return tensor
-
-
 def all_finite(values: Iterable[Tensor]) -> Tensor:
     """Whether all of these losses and norms of gradients are finite on all ranks, as one boolean on their device."""
-    import torch
-    import torch.distributed as dist
-
     good = torch.isfinite(torch.cat([value.detach().float().reshape(-1) for value in values])).all()
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if world()[1] > 1:
         agreed = good.int()
         dist.all_reduce(agreed, dist.ReduceOp.MIN)
         good = agreed.bool()

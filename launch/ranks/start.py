@@ -10,15 +10,14 @@ import traceback
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from launch.command.cli import UserError
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from launch.run.runtime import RunConfig
-
+from launch.config import RunConfig
 
 RIGHT_WAY = (
     "start with `python -m launch.local --processes N MODULE …` or "
@@ -41,11 +40,6 @@ def start(run: RunConfig, strategies: Sequence[str] = ("ddp",)) -> Accelerator:
     _check_environment(run)
     if (asked := strategy(run)) not in strategies:
         raise UserError(f"run.strategy={asked} is not built into this command: set it to {' or '.join(strategies)}")
-    import torch
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import InitProcessGroupKwargs
-
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process doesn't count
     cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if cpu:
@@ -138,8 +132,6 @@ def _check_ranks(accelerator: Accelerator, run: RunConfig) -> None:
 
 def end(accelerator: Accelerator, *, close_group: bool) -> None:
     """Close the trackers, and the process group where it was start that made it."""
-    import torch
-
     for tracker in accelerator.trackers:
         tracker.finish()
     if close_group and torch.distributed.is_initialized():

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
 
 from launch.command.cli import UserError
-
-if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
-
 
 Result = TypeVar("Result")
 
@@ -24,16 +22,12 @@ class Vote:
     def __init__(self, world_size: int, device: torch.device | None, rank: int = 0, *, apart: bool = False):
         self.rank, self._world_size, self._group = rank, world_size, None
         if world_size > 1 and (apart or device is None or device.type != "cpu"):
-            import torch
-
             self._group = torch.distributed.new_group(backend="gloo")
 
     def any(self, mine: bool) -> bool:
         """Whether any rank says yes; every rank must ask."""
         if self._world_size == 1:
             return mine
-        import torch
-
         flag = torch.tensor(int(mine))
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
         return bool(flag)
@@ -42,8 +36,6 @@ class Vote:
         """Rank 0's object on every rank."""
         if self._world_size == 1:
             return value
-        import torch
-
         box = [value]
         torch.distributed.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
@@ -52,8 +44,6 @@ class Vote:
         """Every rank's object, by rank, on every rank."""
         if self._world_size == 1:
             return [value]
-        import torch
-
         boxes: list[Any] = [None] * self._world_size
         torch.distributed.all_gather_object(boxes, value, group=self._group)
         return boxes

@@ -1,50 +1,35 @@
-"""How a run starts, is steered and ends: ranks, devices, seeds, signals, its folder, its metrics.
-
-with start_run(config, config.run) as run:
-    ...
-    for batch in batches:
-        stop = run.stopping()                     # once a step, on every rank
-        if due_save or stop: checkpoint.save(run.folder, step, state, run, keep=config.run.keep)
-        if due_finish or stop: break
-        run.record(parts, step=step, samples=B)   # stays on the device until a line is due
-return run.exit_code                              # 0, or STOPPED after SIGTERM or SIGUSR1
-"""
+"""A started run, as one of its ranks sees it: its device, its agreement with the other ranks, its metrics."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
+import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
 
 from launch.command.exit_codes import STOPPED
 from launch.command.progress import Progress
-from launch.config import FREE_KEYS, RunConfig
+from launch.config import RunConfig
+from launch.files.atomic import write_atomically
 from launch.ranks import start as distributed
-from launch.ranks.launcher import cores
-from launch.ranks.reduce import total
-from launch.ranks.vote import Vote, on_main
-from launch.run import bad_updates as guard
-from launch.run import folder
-from launch.run.bad_updates import NotFiniteError as NotFiniteError
-from launch.run.metrics import Means, MetricFile
-from launch.run.seeding import seed_step
+from launch.ranks.reduce import all_sum
+from launch.ranks.vote import Vote
+from launch.run import bad_updates, folder
+from launch.run.bad_updates import NotFiniteError
+from launch.run.means import Means
+from launch.run.metrics import MetricFile
 from launch.run.waiting import Waits, summary
 from launch.run.watchdog import Watchdog
 
-if TYPE_CHECKING:
-    import torch
-    from accelerate import Accelerator
-    from torch import Tensor
-
-
 LOSSES = "loss/"
-"""What the names of recorded scalars begin with that must be finite."""
+"""Prefix of the recorded scalars that must be finite."""
 
 
 class Run:
@@ -54,7 +39,7 @@ class Run:
         self.config = config
         self.accelerator = accelerator
         self.folder = place
-        self._asked, self._agreed = False, False
+        self._stop_requested, self._agreed = False, False
         self._means, self._metrics = Means(), MetricFile(place) if self.is_main else None
         self._samples, self._since = 0, time.monotonic()
         self._vote = Vote(self.world_size, self.device, self.rank)
@@ -65,10 +50,10 @@ class Run:
         )
         """Agreement for the thread that writes checkpoints, where run.save_in_background."""
         self.unfinished: Callable[[], object] | None = None
-        """Waits for the checkpoint that is being written, and tells what became of it."""
+        """Waits for the checkpoint that is being written, and reports how it went."""
         self._watchdog = Watchdog(config.watchdog, self.rank)
         self._waits = Waits()
-        self._guard = guard.Guard()
+        self._guard = bad_updates.Guard()
 
     @property
     def vote(self) -> Vote:
@@ -111,8 +96,6 @@ class Run:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The region in which networks compute in run.precision."""
-        import torch
-
         if self.config.precision == "fp16":  # accelerate has it on GPUs only, with a loss scale of its own
             return torch.autocast(self.device.type, torch.float16)
         return self.accelerator.autocast()
@@ -121,26 +104,26 @@ class Run:
         """End what watches the run; start_run does it."""
         self._watchdog.close()
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """What SIGTERM and SIGUSR1 do on the rank that gets them: the run stops at the next step boundary."""
-        self._asked = True
+        self._stop_requested = True
 
     def stopping(self) -> bool:
         """Whether the run should save and end now: the same answer on every rank.
 
         Call it once per step, on every rank. It doesn't wait for the GPU: the ranks agree over the CPU.
         """
-        self._watchdog.alive()
+        self._watchdog.heartbeat()
         self._waits.batch_came()
         began = time.monotonic()
-        self._agreed = self._agreed or self._vote.any(self._asked)
+        self._agreed = self._agreed or self._vote.any(self._stop_requested)
         self._waits.met(time.monotonic() - began)
         return self._agreed
 
     @property
     def data_seed(self) -> int:
         """Seed of the samples' order: run.seed, and another one after each turn back to a checkpoint."""
-        return guard.data_seed(self.config.seed, self.folder)
+        return bad_updates.data_seed(self.config.seed, self.folder)
 
     def check_finite(self) -> None:
         """Raise NotFiniteError on every rank where losses recorded since the last log line aren't finite; it waits.
@@ -148,12 +131,24 @@ class Run:
         With skipped updates (`record`'s `good`), only where more than run.skip_limit were skipped in a row.
         """
         names = self.gather(self._means.not_finite(LOSSES))
-        self._guard.check(self, next((f" ({', '.join(bad)} on rank {r})" for r, bad in enumerate(names) if bad), ""))
+        where = next((f" ({', '.join(bad)} on rank {rank})" for rank, bad in enumerate(names) if bad), "")
+        self._guard.check(self.say, self.config.skip_limit, where)
 
     def turn_back(self, error: NotFiniteError) -> None:
-        """Note that the run goes back to its newest checkpoint; where it did so too often, raise what is the matter."""
-        guard.note_rollback(self, error)
-        self._means, self._guard = Means(), guard.Guard()
+        """Note a rollback to the newest checkpoint. Raises NotFiniteError where run.rollbacks are used up."""
+        done = bad_updates.rollbacks(self.folder)
+        if len(done) >= self.config.rollbacks:
+            raise NotFiniteError(
+                f"{error}, after {len(done)} rollbacks to a checkpoint: lower the learning rate, set "
+                f"run.precision=fp32, or raise run.rollbacks={self.config.rollbacks}"
+            ) from error
+        self.barrier()
+        if self.is_main:
+            text = json.dumps([*done, {"why": str(error)}], indent=2) + "\n"
+            write_atomically(self.folder / bad_updates.FILE, text)
+        self.barrier()
+        self.say(f"{error}: rolling back to the newest checkpoint, with another order of samples")
+        self._means, self._guard = Means(), bad_updates.Guard()
 
     def record(
         self,
@@ -191,7 +186,7 @@ class Run:
 
     def log(self, step: int, values: Mapping[str, Tensor | float], kind: str = "eval") -> None:
         """Write one line to metrics.jsonl and to the trackers, on rank 0; the others do nothing."""
-        self._watchdog.alive()
+        self._watchdog.heartbeat()
         if self._metrics is not None:
             numbers = {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
             self._metrics.write(step, numbers, kind)
@@ -216,13 +211,13 @@ class Run:
         """A progress display that only rank 0 shows."""
         return Progress(title, total, unit=unit, start=start, enabled=self.is_main)
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """A sign of life for the watchdog, for work between two steps that takes long."""
-        self._watchdog.alive()
+        self._watchdog.heartbeat()
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        self._watchdog.alive()
+        self._watchdog.heartbeat()
         self.accelerator.wait_for_everyone()
 
     def broadcast(self, value: Any) -> Any:
@@ -235,91 +230,5 @@ class Run:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all ranks (the tensor itself on one)."""
-        self._watchdog.alive()
-        return total(tensor, self.world_size)
-
-
-@contextlib.contextmanager
-def start_run(
-    config: Any, run: RunConfig, *, free: Sequence[str] = (), strategies: Sequence[str] = ("ddp",)
-) -> Iterator[Run]:
-    """Start a run, on every rank: process group, seeds, folder, signals, trackers; at the end, close them all.
-
-    `config` is the whole configuration (a dataclass), saved in the folder; `free` names dotted keys on which the result
-    doesn't depend, besides FREE_KEYS; `strategies` are those of launch.strategies that the training supports. Raises
-    UserError where the launch isn't the requested one, or the folder belongs to another configuration or process.
-    An exception on one rank ends all of them with its reason printed.
-    """
-    import torch
-
-    outside = torch.distributed.is_initialized()
-    accelerator = distributed.start(run, strategies)
-    place = Path(run.folder)
-    opened = on_main(accelerator, lambda: _open_folder(place, config, run, (*FREE_KEYS, *free), accelerator))
-    _seed(run, accelerator)
-    if run.trackers:
-        accelerator.init_trackers(run.project)
-    this = Run(run, accelerator, place)
-    _warn_of_idle_cores(this)
-    for key, (before, after) in (opened[1] if opened else {}).items():
-        this.say(f"the run goes on with {key}={after!r}, until now {before!r}")
-    try:
-        with _signals(this), distributed.failing_together(accelerator):
-            yield this
-            this.finish_saving()
-        this.barrier()
-        distributed.end(accelerator, close_group=not outside)
-    finally:
-        this.close()
-    if opened is not None:
-        opened[0].close()
-
-
-def _open_folder(
-    place: Path, config: Any, run: RunConfig, free: Sequence[str], accelerator: Accelerator
-) -> tuple[Any, dict[str, list[Any]]]:
-    """The folder's lock, and which settings run.allow_changes let change."""
-    held = folder.lock(place)
-    changed = folder.adopt(place, config, free, run.allow_changes)
-    extra = {"changed": changed} if changed else {}
-    folder.record_start(place, world_size=accelerator.num_processes, device=str(accelerator.device.type), **extra)
-    return held, changed
-
-
-def _seed(run: RunConfig, accelerator: Accelerator) -> None:
-    """The same generators on every rank, so that initial weights agree; seed_step then differs by rank."""
-    import torch
-
-    seed_step(run.seed, 0, 0)
-    if run.deterministic and accelerator.device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-
-
-def _warn_of_idle_cores(run: Run) -> None:
-    import torch
-
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    used = torch.get_num_threads() * local
-    if run.device.type == "cpu" and used < cores() and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        run.say(
-            f"note: {used} of {cores()} cores are used (OMP_NUM_THREADS={torch.get_num_threads()}; accelerate launch "
-            f"sets 1 unless told): set OMP_NUM_THREADS, or start with python -m launch.local"
-        )
-
-
-@contextlib.contextmanager
-def _signals(run: Run) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 become a request to stop, until the process ends: a launcher may send a second one."""
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        run.ask_to_stop()
-
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, ask)
-    yield
-    # SLURM signals the ranks and their launcher, which passes it on: the second one must not kill a rank that is
-    # leaving. Python's own ending puts back the default of every handler but this.
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+        self._watchdog.heartbeat()
+        return all_sum(tensor)

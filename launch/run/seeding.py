@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
-
-from launch.run.bad_updates import NotFiniteError as NotFiniteError
+import torch
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
@@ -14,8 +13,6 @@ def seed_step(seed: int, rank: int, step: int) -> None:
 
     Called before every step, so that a continued run draws what the uninterrupted one did, with no saved state.
     """
-    import torch
-
     words = np.random.SeedSequence([seed, rank, step]).generate_state(3)
     torch.manual_seed(int(words[0]) << 32 | int(words[1]))
     np.random.seed(int(words[2]))

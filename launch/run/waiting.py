@@ -8,9 +8,10 @@ Work on a GPU that nobody waits for isn't seen here; a slow GPU shows once its r
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from collections.abc import Sequence
+
+import torch
 
 
 class Waits:
@@ -58,7 +59,6 @@ def summary(ranks: Sequence[tuple[float, float, float, float]]) -> dict[str, flo
 
 def peak_gigabytes() -> float:
     """The most memory held so far: the GPU's where torch uses one, else the process's; in units of 10⁹ bytes."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

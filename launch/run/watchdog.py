@@ -1,8 +1,8 @@
-"""The end of a rank that stands still: it tells where, and dies, so that the job can start again.
+"""Kills a hung rank after dumping its stack traces, so that the job can start again.
 
-A rank that waits for a lost or stopped peer would wait until the process group's timeout. The watchdog is a thread that
-counts from the last sign of life (a step's boundary, a log line, a checkpoint); past the limit it writes the stacks of
-all threads to stderr and ends the process with HUNG.
+A rank that waits for a lost or stopped peer would otherwise wait until the process group's timeout. The watchdog is a
+thread that counts from the last heartbeat (a step's boundary, a log line, a checkpoint); past the limit it writes the
+stacks of all threads to stderr and ends the process with HUNG.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import sys
 import threading
 import time
 
+import psutil
+
 from launch.command.exit_codes import HUNG
 
 GRACE = 3.0
-"""Seconds between a rank's dump and its end, in which the other ranks, who hang with it, write theirs."""
+"""Seconds between a rank's dump and its end, in which the other ranks, which hang with it, write theirs."""
 
 
 FIRST = 10
-"""How many times the limit the time to the first finished step may take: libraries load and kernels are compiled."""
+"""The first step may take this many times the limit: libraries load and kernels are compiled."""
 
 
 class Watchdog:
-    """Ends this process when `alive` wasn't called for `limit` seconds; a limit of 0 watches nothing."""
+    """Ends this process after `limit` seconds without a heartbeat; a limit of 0 watches nothing."""
 
     def __init__(self, limit: float, rank: int):
         self._limit, self._rank = limit * FIRST, rank
@@ -34,15 +36,15 @@ class Watchdog:
         if limit > 0:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def alive(self) -> None:
-        """A sign of life. One that comes after the limit counts for nothing: the job is ending by then."""
+    def heartbeat(self) -> None:
+        """A sign of life. One that comes after the limit doesn't count: the job is ending by then."""
         now = time.monotonic()
         if self._limit <= 0 or now - self._last <= self._limit:
             self._last = now
 
     def step_done(self) -> None:
-        """A sign of life after which the usual limit holds."""
-        self.alive()
+        """A heartbeat after which the usual limit holds."""
+        self.heartbeat()
         self._limit = self._usual
 
     def close(self) -> None:
@@ -57,8 +59,8 @@ class Watchdog:
 
     def _end(self, still: float) -> None:
         print(
-            f"rank {self._rank} on {os.uname().nodename} stands still for {still:.0f} s (run.watchdog={self._limit:g}) "
-            f"and ends with exit code {HUNG}; its stacks:",
+            f"rank {self._rank} on {os.uname().nodename} hung for {still:.0f} s (run.watchdog={self._limit:g}) "
+            f"and ends with exit code {HUNG}; its stack traces:",
             file=sys.stderr,
             flush=True,
         )
@@ -69,9 +71,7 @@ class Watchdog:
 
 
 def _wake_siblings() -> None:
-    """A stopped rank (SIGSTOP, a debugger) can't tell its stacks: let the other ranks of this node go on."""
-    import psutil
-
+    """A stopped rank (SIGSTOP, a debugger) can't dump its stacks: let the other ranks of this node continue."""
     try:
         ranks = psutil.Process(os.getppid()).children()
     except psutil.Error:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from launch.command.cli import parse, run
 from launch.command.exit_codes import STOPPED
+from launch.local import supervise
+from launch.ranks.launcher import launch_arguments, threads
 from launch.stages import jobs as chain
 
 SHUTDOWN_SECONDS = "10"
@@ -38,25 +40,17 @@ def accelerate_flags(
     module: str, arguments: Sequence[str], *, nodes: int, node: int, processes: int, address: str, port: int
 ) -> list[str]:
     """What follows `accelerate launch` on node number `node` of `nodes`, with `processes` ranks on each."""
-    from launch.ranks.launcher import launch_arguments
-
     if nodes == 1:
         flags = launch_arguments(module, arguments, processes)
         return [*_logs(node), *flags] if processes > 1 else flags
     flags = launch_arguments(module, arguments, nodes * processes)
-    flags[flags.index("--num_cpu_threads_per_process") + 1] = _threads(processes)
+    flags[flags.index("--num_cpu_threads_per_process") + 1] = str(threads(processes))
     return [
         *("--num_machines", str(nodes), "--machine_rank", str(node)),
         *("--main_process_ip", address, "--main_process_port", str(port), "--rdzv_backend", "static"),
         *_logs(node),
         *flags,
     ]
-
-
-def _threads(processes: int) -> str:
-    from launch.ranks.launcher import threads
-
-    return str(threads(processes))
 
 
 def _logs(node: int) -> list[str]:
@@ -88,8 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         address=environ.get("VQLOOM_ADDRESS", "127.0.0.1"),
         port=int(environ.get("VQLOOM_PORT", "29500")),
     )
-    from launch.local import supervise
-
     code = supervise(flags)
     # For srun, a stop by signal is no failure; the batch script reads the code from the file.
     if place := environ.get("VQLOOM_LOGS"):

@@ -11,15 +11,16 @@ import json
 import os
 import secrets
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data.shards.loading import load_index
-from launch.command.cli import UserError, parse, run
+from launch.command.cli import UserError, one_line, parse, run
 from launch.files.atomic import write_atomically
 from launch.run.provenance import commit, versions
+from launch.stages import jobs as chain
 
 TOKEN = "token"
 
@@ -81,7 +82,7 @@ def gpu_problems(wanted: int) -> list[str]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return [f"nvidia-smi doesn't answer ({error})"]
     if done.returncode:
-        return [f"nvidia-smi failed: {' '.join((done.stdout + done.stderr).split())}"]
+        return [f"nvidia-smi failed: {one_line(done.stdout + done.stderr)}"]
     rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
     problems = [f"{len(rows)} GPUs instead of {wanted}"] if len(rows) < wanted else []
     for index, name, errors, remapped in (row for row in rows if len(row) == len(GPU_QUERY)):
@@ -109,36 +110,13 @@ def _gpu_computation() -> list[str]:
 
 
 def index_problem(path: str) -> str | None:
-    """Why an index or one of its shards can't be read from here, or None. Shards behind URLs are only looked up."""
-
-    try:
-        index = load_index(path)
-    except (UserError, ValueError, OSError) as error:
-        return f"shards: {' '.join(str(error).split())}"
-    if index.remote:
-        return _remote_problem(index.location(0))
-    for number, shard in enumerate(index.shards):
-        place = Path(index.location(number))
-        try:
-            with place.open("rb") as file:
-                file.read(512)
-            size = place.stat().st_size
-        except OSError as error:
-            return f"shard {place} can't be read ({error.strerror})"
-        if shard.filesize is not None and size != shard.filesize:
-            return f"shard {place} has {size} bytes, its index says {shard.filesize}"
-    return None
-
-
-def _remote_problem(url: str) -> str | None:
-    import fsspec
-
-    try:
-        with fsspec.open(url, "rb") as file:
-            file.read(512)
-    except Exception as error:
-        return f"shard {url} can't be read ({type(error).__name__}: {' '.join(str(error).split())})"
-    return None
+    """Why an index or one of its shards can't be read from this node, or None."""
+    line = [sys.executable, "-m", "data.shards.check", path]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    said = done.stderr.strip().splitlines() or [f"data.shards.check ended with exit code {done.returncode}"]
+    return f"shards: {said[-1].removeprefix('error: ')}"
 
 
 def compare(folder: Path, nodes: Sequence[str]) -> None:
@@ -185,8 +163,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         indexes: Sequence[str] = ()
         if options.recipe and options.out and options.stage:
-            from launch.stages import jobs as chain
-
             stage = chain.read(options.recipe, options.out).stage(options.stage)
             indexes = [index for index in stage.indexes if index]
         look(options.folder, options.gpus, indexes)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.checkpoints import store as checkpoint
+from launch.checkpoints import folders
 from launch.command.cli import UserError, parse, run
 from launch.command.exit_codes import BAD_INPUT, STOPPED
 from launch.files.atomic import write_atomically
@@ -103,7 +103,7 @@ def restarts(state: dict[str, Any]) -> int:
 
 
 def _newest_step(out: Path, stage: str) -> int | None:
-    return next(iter(checkpoint.steps(out / f"{stage}-run")), None)
+    return next(iter(folders.steps(out / f"{stage}-run")), None)
 
 
 def _close_unended(attempts: list[dict[str, Any]], now: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,7 @@ from launch.checkpoints.pieces import Piece, PieceState
 from launch.command.cli import UserError
 from launch.ranks.reduce import all_finite
 from launch.run.bad_updates import step_if
-
-if TYPE_CHECKING:
-    from launch.run.runtime import Run
-
+from launch.run.runtime import Run
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 """All of them."""
@@ -27,7 +24,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's two averages of each weight's gradient."""
 
 
-RENAMED = r".*is deprecated\. Please use `torch\.distributed"
+DEPRECATED = r".*is deprecated\. Please use `torch\.distributed"
 """What torch 2.13 warns of at every step, of its own and DeepSpeed's calls."""
 
 
@@ -141,8 +138,8 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def refused(what: str, strategy: str, way_out: str) -> UserError:
-    """The error for a setting that a strategy doesn't bear."""
-    return UserError(f"{what} doesn't go with run.strategy={strategy}: {way_out}")
+    """The error for a setting that a strategy doesn't support."""
+    return UserError(f"{what} is not supported with run.strategy={strategy}: {way_out}")
 
 
 def plain(value: Any) -> Any:

@@ -13,15 +13,14 @@ CPUs. With one rank there is nothing to share: every strategy is the plain train
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from launch.run.runtime import Run
 from launch.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from launch.run.runtime import Run
+from launch.strategies.fsdp2 import Fsdp2
+from launch.strategies.zero import Zero
 
 
 def share_out(
@@ -39,12 +38,8 @@ def share_out(
     name = run.strategy
     if name == "ddp" or run.world_size == 1:
         if name != "ddp":
-            run.say(f"note: one rank has nobody to share with: run.strategy={name} is a plain training here")
+            run.say(f"note: only one rank, so run.strategy={name} has no effect")
         return Strategy(model, make_optimizer, run)
     if name == "fsdp2":
-        from launch.strategies.fsdp2 import Fsdp2
-
         return Fsdp2(model, make_optimizer, run)
-    from launch.strategies.zero import Zero
-
     return Zero(model, make_optimizer, run, clip=clip, parts=parts)

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 
 from launch.checkpoints.pieces import Piece
 from launch.ranks.reduce import all_finite
-from launch.strategies.base import MOMENTS, RENAMED, Strategy, blocks, fill_moments, plain
-
-if TYPE_CHECKING:
-    from launch.run.runtime import Run
+from launch.run.runtime import Run
+from launch.strategies.base import DEPRECATED, MOMENTS, Strategy, blocks, fill_moments, plain
 
 
 class Fsdp2(Strategy):
@@ -36,7 +34,7 @@ class Fsdp2(Strategy):
 
     def __init__(self, model: nn.Module, make_optimizer: Callable[[nn.Module], torch.optim.AdamW], run: Run):
         self.run = run
-        warnings.filterwarnings("ignore", message=RENAMED, category=FutureWarning)
+        warnings.filterwarnings("ignore", message=DEPRECATED, category=FutureWarning)
         mesh = init_device_mesh(run.device.type, (run.world_size,))
         low = torch.bfloat16 if run.config.precision == "bf16" else None
         settings: dict[str, Any] = {

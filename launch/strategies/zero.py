@@ -15,16 +15,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from launch.checkpoints.pieces import Piece
-from launch.strategies.base import RENAMED, Strategy, fill_moments
-
-if TYPE_CHECKING:
-    from launch.run.runtime import Run
+from launch.run.runtime import Run
+from launch.strategies.base import DEPRECATED, Strategy, fill_moments
 
 FILES = Path(__file__).resolve().parents[1] / "deepspeed"
 """DeepSpeed's settings: zero1.json, zero2.json, zero3.json."""
@@ -128,8 +127,6 @@ class Zero(Strategy):
         return list(self._optimizer.single_partition_of_fp32_groups)
 
     def _fill_moments(self) -> None:
-        from types import SimpleNamespace
-
         fused = self.adamw.defaults["fused"]
         groups = [{"params": self._flats(), "fused": fused}]
         fill_moments(SimpleNamespace(param_groups=groups, state=self.adamw.state))  # type: ignore[arg-type]
@@ -155,7 +152,7 @@ class Zero(Strategy):
 
 def _deepspeed(run: Run) -> Any:
     """The library, on the run's device, without a compiler, and quiet."""
-    warnings.filterwarnings("ignore", message=RENAMED, category=FutureWarning)
+    warnings.filterwarnings("ignore", message=DEPRECATED, category=FutureWarning)
     import deepspeed
     from deepspeed.utils import logger
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from data.config import DataConfig
 from launch.command.checks import check as _check
-from launch.run.runtime import RunConfig
+from launch.config import RunConfig
 from stage1_tokenizer.config.losses import AdversarialConfig as AdversarialConfig
 from stage1_tokenizer.config.losses import LossConfig as LossConfig
 from stage1_tokenizer.config.losses import PerceptualConfig as PerceptualConfig

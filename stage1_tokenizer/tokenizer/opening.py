@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from data.pictures.config import TransformConfig
-from launch.checkpoints import store as checkpoint
+from launch.checkpoints import folders
 from launch.command.cli import UserError
 from launch.run.folder import CONFIG, ORIGIN
 from stage1_tokenizer.tokenizer.folder import model_config
@@ -51,9 +51,9 @@ def open_run(folder: Path) -> OpenedRun:
         raise UserError(f"run={folder} is not a tokenizer's run: give a run of stage1_tokenizer.train")
     transform = TransformConfig.from_dict(config["data"]["transform"])
     tokenizer = Tokenizer(model_config(config["model"], folder / CONFIG), transform)
-    for step in checkpoint.steps(folder):
-        place = folder / checkpoint.FOLDER / f"{checkpoint.PREFIX}{step:09d}"
-        if checkpoint.verify(place) is None:
+    for step in folders.steps(folder):
+        place = folder / folders.FOLDER / f"{folders.PREFIX}{step:09d}"
+        if folders.verify(place) is None:
             tokenizer.load_state_dict(read_state(place / "ema.pt"))
             origin = json.loads((folder / ORIGIN).read_text()) if (folder / ORIGIN).exists() else {}
             return OpenedRun(folder, tokenizer.eval(), step, place, config, origin)

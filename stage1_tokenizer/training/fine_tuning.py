@@ -81,9 +81,9 @@ def model_of(folder: str) -> ModelConfig:
 
 def check_init(config: TokenizerTrainConfig) -> None:
     """Raise UserError unless a new run can begin with `config.init`; one that has a checkpoint doesn't need it."""
-    from launch.checkpoints import store as checkpoint
+    from launch.checkpoints import folders
 
-    if config.init is None or checkpoint.steps(Path(config.run.folder)):
+    if config.init is None or folders.steps(Path(config.run.folder)):
         return
     for key, theirs, ours in differences(plain(model_of(config.init)), plain(config.model)):
         if not key.startswith(TRAINING_ONLY):

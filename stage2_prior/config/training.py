@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from data.config import CodeDataConfig
-from launch.run.runtime import RunConfig
+from launch.config import RunConfig
 from stage2_prior.config.model import PriorModelConfig
 
 

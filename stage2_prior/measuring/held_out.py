@@ -38,7 +38,7 @@ def held_out_figures(
         if batch is not None:
             sums += torch.stack([nats_BN.double().sum(), right_BN.double().sum(), sums.new_tensor(code_BN.numel())])
         if ranks:
-            ranks.alive()
+            ranks.heartbeat()
         batch = next(batches, None)
     nats, right_codes, count = (ranks.sum(sums) if ranks else sums).tolist()
     return {"bits_per_code": nats / max(count, 1) / math.log(2), "accuracy": right_codes / max(count, 1)}

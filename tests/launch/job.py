@@ -10,7 +10,8 @@ import torch
 
 from launch.checkpoints import store as checkpoint
 from launch.command.cli import UserError, parse, run
-from launch.run.runtime import RunConfig, start_run
+from launch.config import RunConfig
+from launch.run.starting import start_run
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from launch.checkpoints import folders
 from launch.checkpoints import store as checkpoint
 from launch.command.cli import UserError
-from launch.run.runtime import RunConfig, start_run
+from launch.config import RunConfig
+from launch.run.starting import start_run
 from tests.distributed import run_distributed_test
 
 
@@ -60,7 +63,7 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
         checkpoint.save(tmp_path, step, parts(), keep=2)
-    assert checkpoint.steps(tmp_path) == [10, 3]
+    assert folders.steps(tmp_path) == [10, 3]
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     torch.save(Evil(), path / "part.pt")
     manifest = json.loads((path / "manifest.json").read_text())
     with (path / "part.pt").open("rb") as file:
-        digest = checkpoint.hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     manifest["files"]["part.pt"] = {"size": (path / "part.pt").stat().st_size, "sha256": digest}
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(Exception, match=r"[Ww]eights"):

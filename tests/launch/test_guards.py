@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from launch.checkpoints import folders
 from launch.checkpoints import store as checkpoint
 from launch.command.cli import UserError
-from launch.run.runtime import NotFiniteError, Run, RunConfig, start_run
+from launch.config import RunConfig
+from launch.run.bad_updates import NotFiniteError
+from launch.run.runtime import Run
+from launch.run.starting import start_run
 from tests.distributed import run_distributed_test
 
 
@@ -48,7 +52,7 @@ def test_nothing_is_saved_after_such_a_loss(tmp_path: Path) -> None:
         run.record({"loss/rec": math.nan}, step=1)
         with pytest.raises(NotFiniteError):
             checkpoint.save(run.folder, 2, {"model": torch.nn.Linear(2, 2)}, run)
-    assert checkpoint.steps(tmp_path / "run") == [1]
+    assert folders.steps(tmp_path / "run") == [1]
 
 
 @pytest.fixture
@@ -84,4 +88,4 @@ def test_a_full_disk_is_warned_of_where_the_run_may_go_on(
     with start_run(config, config) as run:
         assert save_twice(run, request) is None
     assert "warning: the checkpoint of step 2 can't be written" in capsys.readouterr().err
-    assert checkpoint.steps(tmp_path / "run") == [1]
+    assert folders.steps(tmp_path / "run") == [1]

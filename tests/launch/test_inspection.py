@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from launch.checkpoint import main
+from launch.checkpoints import folders
 from launch.checkpoints import store as checkpoint
-from launch.checkpoints.retention import doomed
+from launch.checkpoints.retention import to_delete
 from launch.command.cli import UserError
-from launch.run.runtime import RunConfig, start_run
+from launch.config import RunConfig
+from launch.run.starting import start_run
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_export_takes_the_newest_whole_one(folder: Path, tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
     with pytest.raises(UserError, match="isn't empty"):
         main([str(folder), "--export", str(tmp_path / "out")])
-    with pytest.raises(UserError, match="no such checkpoint is whole"):
+    with pytest.raises(UserError, match="no such checkpoint is valid"):
         main([str(folder), "--export", str(tmp_path / "other"), "--step", "30"])
     with pytest.raises(UserError, match="choose one of 30, 20, 10"):
         main([str(folder), "--export", str(tmp_path / "other"), "--step", "5"])
@@ -59,8 +61,8 @@ def test_retention_spares_the_newest_the_regular_and_the_best(tmp_path: Path) ->
         for step, value in ((10, 0.5), (20, 0.1), (30, 0.4), (40, 0.3), (50, 0.2), (60, 0.6)):
             run.log(step, {"eval/lpips": value})
             checkpoint.save(run.folder, step, {"model": torch.nn.Linear(2, 2)}, run, keep=config.keep)
-    assert checkpoint.steps(tmp_path) == [60, 50, 30, 20]
-    assert doomed(tmp_path, [60, 50, 30, 20], 1, None) == [50, 30, 20]
+    assert folders.steps(tmp_path) == [60, 50, 30, 20]
+    assert to_delete(tmp_path, [60, 50, 30, 20], 1, None) == [50, 30, 20]
 
 
 def test_a_best_without_direction_is_refused() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.run.metrics import FILE, Means, MetricFile, read
+from launch.run.means import Means
+from launch.run.metrics import FILE, MetricFile, read
 from tests.distributed import run_distributed_test
 
 CPU = torch.device("cpu")

@@ -17,8 +17,9 @@ import yaml
 
 from launch.command.cli import UserError, parse
 from launch.command.exit_codes import STOPPED
-from launch.run.runtime import RunConfig, start_run
+from launch.config import RunConfig
 from launch.run.seeding import seed_step
+from launch.run.starting import start_run
 from tests.distributed import run_distributed_test
 
 
@@ -139,7 +140,7 @@ def agreement(folder: str) -> tuple[list[bool], int, float]:
     with start_run(JobConfig(config), config) as run:
         seen = [run.stopping()]
         if run.rank == 1:
-            run.ask_to_stop()
+            run.request_stop()
         seen.append(run.stopping())
         seen.append(run.stopping())
         total = float(run.sum(torch.tensor(float(run.rank + 1))))

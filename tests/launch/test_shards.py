@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from launch.checkpoint import main
+from launch.checkpoints import folders, writing
 from launch.checkpoints import store as checkpoint
-from launch.checkpoints import writing
 from launch.checkpoints.pieces import Piece, PieceState, Reader, write_pieces
 from launch.command.cli import UserError
-from launch.run.runtime import Run, RunConfig, start_run
+from launch.config import RunConfig
+from launch.run.runtime import Run
+from launch.run.starting import start_run
 from tests.distributed import run_distributed_test
 
 
@@ -98,9 +100,9 @@ def test_training_goes_on_while_the_disk_is_slow(tmp_path: Path, monkeypatch: py
         checkpoint.save(run.folder, 1, {"model": model}, run)
         with torch.no_grad():
             model.weight.zero_()
-        assert checkpoint.steps(tmp_path) == [], "it is still being written"
+        assert folders.steps(tmp_path) == [], "it is still being written"
         gate.set()
-    assert checkpoint.steps(tmp_path) == [1], "the run's end waits for it"
+    assert folders.steps(tmp_path) == [1], "the run's end waits for it"
     assert checkpoint.load_latest(tmp_path, {"model": model}) == 1
     assert torch.equal(model.weight, before)
 
@@ -129,8 +131,8 @@ def test_a_full_disk_is_told_afterwards_and_decided_as_asked(
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"No space left.*that of step 1 is the newest"):
         run_with_full_disk(tmp_path / "off", "stop", patch)
     for name in ("on", "off"):
-        assert checkpoint.steps(tmp_path / name) == [1]
-        assert checkpoint.verify(tmp_path / name / "checkpoints" / "step-000000001") is None
+        assert folders.steps(tmp_path / name) == [1]
+        assert folders.verify(tmp_path / name / "checkpoints" / "step-000000001") is None
         assert [path.name for path in (tmp_path / name / "checkpoints").iterdir()] == ["step-000000001"]
 
 

@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from launch.command.cli import UserError
+from launch.config import RunConfig
 from launch.ranks.launcher import CONFIGS
 from launch.ranks.start import strategy
-from launch.run.runtime import RunConfig, start_run
+from launch.run.starting import start_run
 from launch.strategies.base import STRATEGIES, blocks, fill_moments
 from launch.strategies.choose import share_out
 from launch.strategies.zero import FILES, settings
@@ -91,14 +92,14 @@ def test_every_strategy_has_its_files() -> None:
             assert f"zero{json.loads((FILES / file.name).read_text())['zero_optimization']['stage']}" == name
 
 
-def test_one_rank_has_nobody_to_share_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_one_rank_the_strategy_has_no_effect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = config(tmp_path, strategy="zero3")
     with start_run(asked, asked, strategies=STRATEGIES) as run:
         shared = share_out(torch.nn.Linear(2, 2), lambda model: torch.optim.AdamW(model.parameters(), fused=True), run)
         shared.backward(shared.module(torch.ones(1, 2)).sum())
         assert float(shared.descend(0.1, 0.0)[0]) > 0
     assert shared.everywhere
-    assert "run.strategy=zero3 is a plain training here" in capsys.readouterr().err
+    assert "only one rank, so run.strategy=zero3 has no effect" in capsys.readouterr().err
 
 
 def test_moments_are_those_of_a_first_step() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from launch.config import RunConfig
 from launch.run import metrics
-from launch.run.runtime import RunConfig, start_run
+from launch.run.starting import start_run
 from launch.run.waiting import summary
 from tests.distributed import run_distributed_test
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from launch.checkpoints import store as checkpoint
+from launch.checkpoints import folders
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import KINDS, Toy, disturb, until
 
@@ -28,9 +28,9 @@ from tests.slurm.jobs import KINDS, Toy, disturb, until
 def unreadable(toy: Toy) -> list[str]:
     """Damaged checkpoints that are there now. One deleted meanwhile by the run is no damage."""
     found = []
-    for step in checkpoint.steps(toy.folder):
-        path = toy.folder / checkpoint.FOLDER / f"{checkpoint.PREFIX}{step:09d}"
-        problem = checkpoint.verify(path)
+    for step in folders.steps(toy.folder):
+        path = toy.folder / folders.FOLDER / f"{folders.PREFIX}{step:09d}"
+        problem = folders.verify(path)
         if problem and path.exists():
             found.append(f"{path.name}: {problem}")
     return found

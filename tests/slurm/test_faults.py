@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.checkpoints import store as checkpoint
+from launch.checkpoints import folders
 from launch.run import metrics
 from launch.stages import records as attempts
 from tests.slurm.cluster import Cluster, missing
@@ -50,7 +50,7 @@ def test_a_hung_rank_ends_the_job_after_the_watchdogs_time(toy: Toy, how: str) -
     print(f"MEASURED hung rank ({how}): all were gone {seconds:.1f} s after its step, watchdog {WATCHDOG} s")
     assert seconds < WATCHDOG + 30
     until(120, lambda: toy.state != "RUNNING", "end of the job")
-    assert "stands still for" in toy.text()
+    assert "hung for" in toy.text()
     assert "in stopping" in toy.text() or "in backward" in toy.text()
     if how == "hang":
         assert "in cause" in toy.text(), "the stack of the rank that hangs"
@@ -63,7 +63,7 @@ def test_a_preempted_job_saves_gives_way_and_goes_on(toy: Toy) -> None:
     toy.cluster.call("sbatch", *urgent)
     until(240, lambda: toy.state != "RUNNING", "the end of the preempted job")
     first = attempts.read(toy.out, "tokenizer")["attempts"][0]
-    assert (first["code"], first["to"]) == (85, checkpoint.steps(toy.folder)[0])
+    assert (first["code"], first["to"]) == (85, folders.steps(toy.folder)[0])
     assert toy.wait(600) == "COMPLETED"
     assert f"from step {first['to']}" in toy.text()
     assert toy.orders() == all_samples(60)
@@ -73,7 +73,7 @@ def test_a_loss_that_is_no_number_ends_the_job_and_saves_nothing_of_it(toy: Toy)
     toy.submit("--steps", "60", *SLOW, "--trouble", "nan", "--trouble_at", "27", VQLOOM_MOST_IDLE="2")
     assert toy.wait(900) == "FAILED"
     assert "a loss is not finite" in toy.text()
-    assert checkpoint.steps(toy.folder)[0] == 20
+    assert folders.steps(toy.folder)[0] == 20
     state = attempts.read(toy.out, "tokenizer")
     assert "2 attempts in a row brought no newer checkpoint" in state["reason"]
     assert len(state["attempts"]) == 3, "one with progress, two without"
@@ -132,10 +132,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over(toy: Toy, damage: Callable[[
     started(toy, 25)
     toy.cluster.call("scancel", "--batch", "--signal=USR1", toy.job)
     until(120, lambda: toy.state == "PENDING", "requeue")
-    newest, older = checkpoint.steps(toy.folder)[:2]
-    damage(toy.folder / checkpoint.FOLDER / f"{checkpoint.PREFIX}{newest:09d}" / "model.pt")
+    newest, older = folders.steps(toy.folder)[:2]
+    damage(toy.folder / folders.FOLDER / f"{folders.PREFIX}{newest:09d}" / "model.pt")
     assert toy.wait(600) == "COMPLETED"
-    assert f"step-{newest:09d} is passed over: model.pt is" in toy.text()
+    assert f"step-{newest:09d} is skipped: model.pt is" in toy.text()
     assert f"from step {older}" in toy.text()
     assert toy.orders() == all_samples(60)
 
@@ -160,13 +160,13 @@ def test_a_full_disk_leaves_the_old_checkpoints(small_disk: Path, tmp_path: Path
         toy.out.mkdir()
         toy.folder.symlink_to(small_disk)
         toy.submit("--steps", "60", *SLOW, "--run.on_save_error", choice, nodes=1)
-        until(120, lambda: checkpoint.steps(toy.folder) or toy.over(), "a checkpoint")
+        until(120, lambda: folders.steps(toy.folder) or toy.over(), "a checkpoint")
         fill(small_disk / "something else")
         state = toy.wait(600)
         print(toy.text())
     assert "can't be written ([Errno 28]" in toy.text()
-    assert all(checkpoint.verify(path) is None for path in (small_disk / checkpoint.FOLDER).glob("step-*"))
-    assert checkpoint.steps(toy.folder)[0] < 60
+    assert all(folders.verify(path) is None for path in (small_disk / folders.FOLDER).glob("step-*"))
+    assert folders.steps(toy.folder)[0] < 60
     assert state == ("FAILED" if choice == "stop" else "COMPLETED")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data.order.sample_order import SampleOrder
-from launch.checkpoints import store as checkpoint
+from launch.checkpoints import folders
 from launch.stages import records as attempts
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import ROOT, Toy, until
@@ -45,7 +45,7 @@ def test_a_training_told_to_stop_saves_is_requeued_and_goes_on(toy: Toy) -> None
     until(240, lambda: toy.steps_done() >= 5 or toy.over(), "five steps")
     toy.cluster.call("scancel", "--batch", "--signal=USR1", toy.job)
     until(120, lambda: toy.state != "RUNNING", "requeue")
-    (saved,) = checkpoint.steps(toy.folder)
+    (saved,) = folders.steps(toy.folder)
     assert 5 <= saved < 60
     state = attempts.read(toy.out, "tokenizer")
     assert (state["state"], state["attempts"][0]["code"], state["attempts"][0]["to"]) == ("waiting", 85, saved)

@@ -17,8 +17,10 @@ from typing import Any, Literal
 
 from launch.checkpoints import store as checkpoint
 from launch.command.cli import parse, run
-from launch.run.runtime import Run, RunConfig, start_run
+from launch.config import RunConfig
+from launch.run.runtime import Run
 from launch.run.seeding import seed_step
+from launch.run.starting import start_run
 
 FEATURES, SAMPLES = 8, 1000
 

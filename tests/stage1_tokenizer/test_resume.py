@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from launch.checkpoints import store as checkpoint
+from launch.checkpoints import folders
 from launch.command.exit_codes import STOPPED
 from tests.stage1_tokenizer import tiny
 
@@ -26,8 +26,8 @@ CHANGES = {"steps": STEPS, "run__save_every": 7, "evaluate_every": 15}
 
 def final_state(folder: Path) -> dict[str, Any]:
     """Everything in the last checkpoint."""
-    assert checkpoint.steps(folder)[0] == STEPS
-    place = folder / checkpoint.FOLDER / f"{checkpoint.PREFIX}{STEPS:09d}"
+    assert folders.steps(folder)[0] == STEPS
+    place = folder / folders.FOLDER / f"{folders.PREFIX}{STEPS:09d}"
     return {path.stem: torch.load(path, weights_only=True) for path in sorted(place.glob("*.pt"))}
 
 
@@ -98,7 +98,7 @@ def kill_all(started: subprocess.Popen[bytes]) -> None:
 def finish(folder: Path, processes: int) -> subprocess.CompletedProcess[str]:
     done = tiny.call(MODULE, tiny.arguments(folder, **CHANGES), processes)
     assert done.returncode == 0, done.stderr
-    assert checkpoint.steps(folder)[0] == STEPS
+    assert folders.steps(folder)[0] == STEPS
     return done
 
 
@@ -117,7 +117,7 @@ def test_killed_anywhere_it_ends_with_the_same_bits(uninterrupted: dict[int, Pat
     at = random.SystemRandom().randrange(STEPS - 15)
     print(f"killed at step {at}")
     interrupt(tmp_path / "run", processes, signal.SIGKILL, at)
-    reached = checkpoint.steps(tmp_path / "run")
+    reached = folders.steps(tmp_path / "run")
     assert not reached or reached[0] < STEPS, "it was finished before the kill"
     done = finish(tmp_path / "run", processes)
     assert "is finished" not in done.stderr, "the ranks outlived the kill"
@@ -130,7 +130,7 @@ def test_stopped_by_sigterm_it_saves_and_goes_on(uninterrupted: dict[int, Path],
     at = random.SystemRandom().randrange(2, STEPS - 15)
     print(f"stopped at step {at}")
     assert interrupt(tmp_path / "run", processes, signal.SIGTERM, at) == STOPPED
-    assert at < checkpoint.steps(tmp_path / "run")[0] < STEPS
+    assert at < folders.steps(tmp_path / "run")[0] < STEPS
     done = finish(tmp_path / "run", processes)
     assert_same_bits(tmp_path / "run", uninterrupted[processes])
     if processes == 1:

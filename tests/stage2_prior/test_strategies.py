@@ -15,7 +15,8 @@ import torch
 
 from data.config import CodeDataConfig
 from launch.command.exit_codes import STOPPED
-from launch.run.runtime import RunConfig, start_run
+from launch.config import RunConfig
+from launch.run.starting import start_run
 from launch.strategies.base import STRATEGIES
 from launch.strategies.choose import share_out
 from stage2_prior import train as training
@@ -55,7 +56,7 @@ def train_until(config: PriorTrainConfig, stop: int) -> int:
 
     def step_and_stop(*args: Any) -> Any:
         if args[4] == stop - 1:
-            args[5].ask_to_stop()
+            args[5].request_stop()
         return real(*args)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -18,9 +18,10 @@ from data.config import CodeDataConfig
 from data.shards.loading import load_index
 from launch.command.cli import UserError
 from launch.command.exit_codes import STOPPED
+from launch.config import RunConfig
 from launch.run.bad_updates import rollbacks
 from launch.run.metrics import read
-from launch.run.runtime import RunConfig, start_run
+from launch.run.starting import start_run
 from launch.strategies.base import Strategy
 from launch.strategies.choose import share_out
 from stage2_prior import train as training

@@ -1,0 +1,61 @@
+"""Whether an index and its shards can be read from this machine: `python -m data.shards.check INDEX`.
+
+Says nothing and ends with 0 where all is well, else with one line and exit code 2. Of remote shards only the first is
+opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+
+from data.shards.loading import load_index
+from launch.command.cli import UserError, one_line, parse, run
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Check that an index and its shards can be read from this machine."""
+
+    index: str
+    """The shard index; the first word."""
+
+
+def check_readable(path: str) -> None:
+    """UserError that says why the index or one of its shards can't be read from here."""
+    index = load_index(path)
+    if index.remote:
+        _open_remote(index.location(0))
+        return
+    for number, shard in enumerate(index.shards):
+        place = Path(index.location(number))
+        try:
+            with place.open("rb") as file:
+                file.read(512)
+            size = place.stat().st_size
+        except OSError as error:
+            raise UserError(f"shard {place} can't be read ({error.strerror})") from error
+        if shard.filesize not in (None, size):
+            raise UserError(f"shard {place} has {size} bytes, its index says {shard.filesize}")
+
+
+def _open_remote(url: str) -> None:
+    try:
+        with fsspec.open(url, "rb") as file:
+            file.read(512)
+    except Exception as error:
+        raise UserError(f"shard {url} can't be read ({type(error).__name__}: {one_line(error)})") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    config = parse(CheckConfig, argv, prog="python -m data.shards.check INDEX", positional=("index",))
+    check_readable(config.index)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
