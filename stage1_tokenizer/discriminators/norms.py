@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launch.ranks.reduce import differentiable_sum, world
+from stage1_tokenizer.layers.norm import norm_groups
 from stage1_tokenizer.layers.precision import at_least_float32
-from stage1_tokenizer.networks.vqgan import norm_groups
 
 
 class BatchNorm(nn.Module):

@@ -13,7 +13,7 @@ from stage1_tokenizer.config.losses import AdversarialConfig
 from stage1_tokenizer.discriminators.blur import Blur
 from stage1_tokenizer.discriminators.norms import BatchNorm, normalisation
 from stage1_tokenizer.discriminators.weight_norms import spectrally_normal
-from stage1_tokenizer.layers.convolution import CONVOLUTIONS, laid_out
+from stage1_tokenizer.layers.convolution import CONVOLUTIONS
 
 
 class Discriminator(nn.Module):
@@ -46,8 +46,7 @@ class Discriminator(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits of patches (B, 1, h, w): positive for real ones."""
-        h = self.main[0](x_BCHW)
-        return self.main[1:](laid_out(h, h.shape[1]))
+        return self.main(x_BCHW)
 
 
 def _activation(config: AdversarialConfig, dims: int, stride: int) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stage1_tokenizer.config.losses import AdversarialConfig
 from stage1_tokenizer.discriminators.blur import Blur
 from stage1_tokenizer.discriminators.weight_norms import scaled
-from stage1_tokenizer.layers.convolution import convolution, laid_out
+from stage1_tokenizer.layers.convolution import convolution
 from stage1_tokenizer.layers.precision import at_least_float32
 
 WIDEST = 512
@@ -97,8 +97,7 @@ class ResidualDiscriminator(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits (B, 1): positive for real ones."""
-        h = _activate(self.conv_in(x_BCHW))
-        h = self.blocks(laid_out(h, h.shape[1]))
+        h = self.blocks(_activate(self.conv_in(x_BCHW)))
         h = _activate(self.conv_out(self.deviation(h)))
         if h.shape[2:] != (LAST, LAST):
             h = F.adaptive_avg_pool2d(h, LAST)

@@ -15,7 +15,8 @@ from torch import Tensor
 from launch.command.cli import UserError
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.foreign.base import Converted, Source, Weights, conv_model, count, levels_turned, need
-from stage1_tokenizer.networks.vqgan import attention_levels, norm_groups
+from stage1_tokenizer.layers.norm import norm_groups
+from stage1_tokenizer.networks.vqgan import attention_levels
 
 CLASS = "VQModel"
 GROUPS = 32

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from launch.command.cli import UserError
 from launch.files.downloads import answered_within
 from stage1_tokenizer.config.losses import PerceptualConfig
-from stage1_tokenizer.kernels.cpu.frozen import FrozenConvolution
-from stage1_tokenizer.layers.convolution import laid_out
+from stage1_tokenizer.layers.frozen import FrozenConv2d
 from stage1_tokenizer.layers.precision import at_least_float32
 
 # One entry a layer: "pool"; (outputs, kernel, stride, padding) of a convolution and its ReLU; (squeezed, expanded) of
@@ -51,12 +50,13 @@ class LPIPS(nn.Module):
     def __init__(self, net: str, kernels: list[tuple[Tensor, Tensor]], heads: list[Tensor]):
         super().__init__()
         self.net = net
-        self._layers: dict[int, FrozenConvolution] = {}
         self.shift: Tensor
         self.scale: Tensor
-        for number, (weight, bias) in enumerate(kernels):
-            self.register_buffer(f"weight{number}", weight.contiguous(), persistent=False)
-            self.register_buffer(f"bias{number}", bias.contiguous(), persistent=False)
+        strides = [stride for layer in _TRUNKS[net] if isinstance(layer, tuple) for stride in _strides(layer)]
+        self.layers = nn.ModuleList(
+            FrozenConv2d(*kernel, stride=stride, padding=padding)
+            for kernel, (stride, padding) in zip(kernels, strides, strict=True)
+        )
         for number, head in enumerate(heads):
             self.register_buffer(f"head{number}", head.reshape(-1), persistent=False)
         # The trunk was trained on pictures in [0, 1] less ImageNet's mean, over its deviation; ours are in [-1, 1].
@@ -87,31 +87,19 @@ class LPIPS(nn.Module):
             raise ValueError(
                 f"LPIPS compares pictures of 1 or 3 channels, not {tuple(x_BCHW.shape)}: set its weight to 0"
             )
-        h = laid_out((at_least_float32(x_BCHW) - self.shift) / self.scale, width=64)
-        taps, number = [], 0
+        h = (at_least_float32(x_BCHW) - self.shift) / self.scale
+        taps, layers = [], iter(self.layers)
         for layer in _TRUNKS[self.net]:
             if layer == "tap":
                 taps.append(h)
             elif layer == "pool":
                 h = F.max_pool2d(h, _POOL[self.net], 2, ceil_mode=self.net == "squeeze")
             elif len(layer) == 4:
-                h = self._convolved(number, h, stride=layer[2], padding=layer[3])
-                number += 1
+                h = next(layers)(h)
             else:
-                squeezed = self._convolved(number, h)
-                wide = self._convolved(number + 1, squeezed), self._convolved(number + 2, squeezed, padding=1)
-                h = torch.cat(wide, 1)
-                number += 3
+                squeezed = next(layers)(h)
+                h = torch.cat([next(layers)(squeezed), next(layers)(squeezed)], 1)
         return taps
-
-    def _convolved(self, number: int, h: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-        weight, bias = getattr(self, f"weight{number}"), getattr(self, f"bias{number}")
-        if stride > 1:
-            return F.conv2d(h, weight, bias, stride, padding).relu_()
-        layer = self._layers.get(number)
-        if layer is None or layer.weight_OIHW is not weight:  # the first time, or moved since
-            layer = self._layers[number] = FrozenConvolution(weight, bias, padding)
-        return layer(h)
 
 
 def _unit(h_BCHW: Tensor) -> Tensor:
@@ -149,6 +137,11 @@ def _shapes(layer: tuple[int, ...]) -> list[tuple[int, int]]:
         return [(layer[0], layer[1])]
     squeezed, expanded = layer
     return [(squeezed, 1), (expanded, 1), (expanded, 3)]
+
+
+def _strides(layer: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Stride and padding of each kernel of a layer."""
+    return [(layer[2], layer[3])] if len(layer) == 4 else [(1, 0), (1, 0), (1, 1)]
 
 
 def _find_kernels(net: str, weights: str | None) -> list[tuple[Tensor, Tensor]]:

@@ -67,9 +67,9 @@ class Vgg16(FeatureNetwork):
         super().__init__()
         self.lpips = lpips
         digest = hashlib.sha256()
-        for number in range(13):
-            for kind in ("weight", "bias"):
-                digest.update(getattr(lpips, f"{kind}{number}").cpu().contiguous().numpy())
+        for layer in lpips.layers:
+            for tensor in (layer.weight, layer.bias):
+                digest.update(tensor.cpu().contiguous().numpy())
         self.about = {
             "network": "vgg16 (ImageNet, torchvision), as LPIPS uses it",
             "layers": "relu5_3, mean over positions",

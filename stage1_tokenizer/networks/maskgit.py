@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import ModelConfig
-from stage1_tokenizer.layers.convolution import Convolution, convolution, depth_to_space, doubled, laid_out
+from stage1_tokenizer.layers.convolution import Convolution, Upsample, convolution, depth_to_space
+from stage1_tokenizer.layers.norm import Norm, norm_groups
 from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.layers.recompute import Recomputable
-from stage1_tokenizer.networks.vqgan import Norm, norm_groups, refuse_odd_sizes
+from stage1_tokenizer.networks.vqgan import refuse_odd_sizes
 
 _POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
@@ -73,18 +74,16 @@ class Downsample(nn.Module):
         return self.pool(h_BCHW, 2) if self.conv is None else self.conv(h_BCHW)
 
 
-class Upsample(nn.Module):
-    """Twice the resolution: a 3x3 convolution whose channels become pixels, or one on repeated values."""
+class ShuffleUpsample(nn.Module):
+    """Doubles the resolution: a 3x3 convolution whose channels become pixels."""
 
-    def __init__(self, config: ModelConfig, channels: int):
+    def __init__(self, dims: int, channels: int):
         super().__init__()
-        self.dims, self.shuffle = config.spatial_dims, config.conv_plus.upsample == "shuffle"
-        outputs = channels << self.dims if self.shuffle else channels
-        self.conv = convolution(self.dims, channels, outputs, 3, padding=1)
+        self.conv = convolution(dims, channels, channels << dims, 3, padding=1)
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, 2H, 2W)."""
-        return depth_to_space(self.conv(h_BCHW), 2) if self.shuffle else doubled(h_BCHW, self.conv)
+        return depth_to_space(self.conv(h_BCHW), 2)
 
 
 class AdaptiveNorm(nn.Module):
@@ -152,7 +151,7 @@ class Encoder(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, z_channels, h, w); H and W must be multiples of the stride, else ValueError."""
         refuse_odd_sizes(x_BCHW.shape[2:], self.stride)
-        h = laid_out(self.conv_in(x_BCHW), self.conv_in.out_channels)
+        h = self.conv_in(x_BCHW)
         for level in cast("Sequence[Level]", self.down):
             h = level.downsample(level(h))
         return self.conv_out(self.norm_out(through(self.mid, h)))
@@ -167,10 +166,11 @@ class Decoder(nn.Module):
         self.conv_in = convolution(dims, config.z_channels, widths[-1], 3, padding=1)
         self.mid = nn.ModuleList(Block(config, widths[-1], widths[-1]) for _ in range(config.res_blocks))
         self.up, self.adaptive = nn.ModuleList(), nn.ModuleList()
+        upsample = ShuffleUpsample if config.conv_plus.upsample == "shuffle" else Upsample
         for number, outputs in enumerate(widths):
             inputs = widths[min(number + 1, len(widths) - 1)]
             level = Level(config, inputs, outputs)
-            level.upsample = Upsample(config, outputs) if number else nn.Identity()
+            level.upsample = upsample(dims, outputs) if number else nn.Identity()
             self.up.append(level)
             if config.conv_plus.adaptive_norm:
                 self.adaptive.append(AdaptiveNorm(config.z_channels, inputs))
@@ -184,7 +184,7 @@ class Decoder(nn.Module):
 
     def features(self, z_BDhw: Tensor) -> Tensor:
         """(B, z_channels, h, w) to what enters the last layer, (B, channels, H, W)."""
-        h = through(self.mid, laid_out(self.conv_in(z_BDhw), self.conv_out.in_channels))
+        h = through(self.mid, self.conv_in(z_BDhw))
         for number, level in reversed(list(enumerate(cast("Sequence[Level]", self.up)))):
             if self.adaptive:
                 h = self.adaptive[number](h, z_BDhw)

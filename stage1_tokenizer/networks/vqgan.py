@@ -14,31 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import ModelConfig
-from stage1_tokenizer.layers.convolution import Convolution, convolution, doubled, laid_out
-from stage1_tokenizer.layers.norm import group_norm_swish
+from stage1_tokenizer.layers.convolution import Convolution, Upsample, convolution
+from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.layers.recompute import Recomputable
-
-
-def norm_groups(channels: int) -> int:
-    """The largest number of groups, at most 32, that divides the channels."""
-    return next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0)
-
-
-class Norm(nn.GroupNorm):
-    """Group normalisation, at most 32 groups (fewer where they don't divide the channels), optionally then swish.
-
-    The statistics are float32 under mixed precision.
-    """
-
-    def __init__(self, channels: int, *, swish: bool = True):
-        super().__init__(norm_groups(channels), channels, eps=1e-6)
-        self.swish = swish
-
-    def forward(self, h_BCHW: Tensor) -> Tensor:
-        """Same shape and type as the input's."""
-        if self.swish:
-            return group_norm_swish(h_BCHW, self.num_groups, self.weight, self.bias, self.eps)
-        return super().forward(h_BCHW)
 
 
 class ResnetBlock(Recomputable):
@@ -95,18 +73,6 @@ class Downsample(nn.Module):
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H/2, W/2)."""
         return self.conv(F.pad(h_BCHW, self.pad))
-
-
-class Upsample(nn.Module):
-    """Double the resolution: each value repeated, then a 3x3 convolution."""
-
-    def __init__(self, dims: int, channels: int):
-        super().__init__()
-        self.conv = convolution(dims, channels, channels, 3, padding=1)
-
-    def forward(self, h_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, 2H, 2W)."""
-        return doubled(h_BCHW, self.conv)
 
 
 class Level(nn.Module):
@@ -180,7 +146,7 @@ class Encoder(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, z_channels, h, w); H and W must be multiples of the stride, else ValueError."""
         refuse_odd_sizes(x_BCHW.shape[2:], 1 << (len(self.down) - 1))
-        h = laid_out(self.conv_in(x_BCHW), self.conv_in.out_channels)
+        h = self.conv_in(x_BCHW)
         for level in cast("list[Level]", self.down):
             h = level.downsample(level(h))
         return self.conv_out(self.norm_out(self.mid(h)))
@@ -214,7 +180,7 @@ class Decoder(nn.Module):
 
     def features(self, z_BDhw: Tensor) -> Tensor:
         """(B, z_channels, h, w) to what enters the last layer, (B, channels, H, W)."""
-        h = self.mid(laid_out(self.conv_in(z_BDhw), self.conv_out.in_channels))
+        h = self.mid(self.conv_in(z_BDhw))
         for level in reversed(cast("list[Level]", self.up)):
             h = level.upsample(level(h))
         return self.norm_out(h)

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.networks.maskgit import AdaptiveNorm
-from stage1_tokenizer.networks.vqgan import Norm
 
 
 class SharedNorms:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stage1_tokenizer.kernels.cpu.linear import Product
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.generation.llama_cache import CachedBody
 from stage2_prior.generation.logits import draw_codes, guide
-from stage2_prior.generation.products import Product
 
 MOST_PROJECTED = 1 << 28
 """Bytes that the table of each token's first-layer q, k and v may take; the table saves that product in each step."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stage2_prior.generation.products import Product, on_cpu
+from stage1_tokenizer.kernels.cpu.linear import Product, on_cpu
 
 
 class _Layer(nn.Module):

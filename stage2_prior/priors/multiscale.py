@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stage1_tokenizer.kernels.cpu.linear import Product
 from stage1_tokenizer.quantizers import MultiscaleQuantizer, Quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
@@ -29,7 +30,6 @@ from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.llama_cache import CachedBody
 from stage2_prior.generation.logits import draw_codes, guide
-from stage2_prior.generation.products import Product
 from stage2_prior.priors.base import Prior, needs_vqloom, stock_model
 from stage2_prior.priors.llama import llama_settings
 from stage2_prior.priors.losses import code_losses

@@ -37,7 +37,7 @@ def drawn(prior: Prior, compiled: bool, device: str = "cpu") -> torch.Tensor:
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}])
 def test_compiled_steps_draw_the_same_codes(kind: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stage2_prior.generation.products.can_pack", lambda: False)
+    monkeypatch.setattr("stage1_tokenizer.kernels.cpu.linear.can_pack", lambda: False)
     torch.compiler.reset()
     graphs: list[Any] = []
 

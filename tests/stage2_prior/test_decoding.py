@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stage1_tokenizer.kernels.cpu.linear import Product, can_pack
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.generation.autoregressive import CachedLlama, decode
 from stage2_prior.generation.logits import draw_codes
-from stage2_prior.generation.products import Product, can_pack
 from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
 
 
@@ -174,7 +174,7 @@ def test_changed_weights_are_decoded_with():
 @pytest.mark.parametrize("packs", [True, False])
 def test_a_product_laid_out_once_is_the_product(rows: int, packs: bool, monkeypatch: pytest.MonkeyPatch):
     assert can_pack(), "the pinned torch packs weights"
-    monkeypatch.setattr("stage2_prior.generation.products.can_pack", lambda: packs)
+    monkeypatch.setattr("stage1_tokenizer.kernels.cpu.linear.can_pack", lambda: packs)
     generator = torch.Generator().manual_seed(0)
     weight_OI = torch.randn(33, 20, generator=generator)
     x_BI = torch.randn(rows, 20, generator=generator)

@@ -1,14 +1,13 @@
 """Convolutions of frozen networks on CPUs, their weights laid out once instead of at every call.
 
-LPIPS goes through its trunk three times a step. With few positions a layer's time is that of its weights: measured on
-one core with 2 pictures, 512 channels at 8x8 take 0.6 of the time of torch's convolution, at 16x16 half. What is kept
+LPIPS goes through its trunk three times a step. With few positions a layer's time is that of its weights. What is kept
 takes up to four times a weight's memory each way, for VGG16 0.36 GB in all with pictures of 128 pixels.
 Legend: B batch, C channels (I in, O out), H W pixels.
 """
 
 from __future__ import annotations
 
-import copy
+import weakref
 from typing import Any
 
 import torch
@@ -16,37 +15,51 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage1_tokenizer.kernels.cpu import winograd
-from stage1_tokenizer.layers.convolution import LEAST_CHANNELS, own_forms_apply, torchs_gradients
+from stage1_tokenizer.kernels.cpu.convolution import LEAST_CHANNELS, applies, torch_gradients
+from stage1_tokenizer.layers.frozen import FrozenConv2d
 
 MOST_SHAPES = 2
 """Shapes of x that a weight is laid out for at a time: one layout serves another shape, but many times slower."""
 
 
-class FrozenConvolution:
-    """relu(conv(x) + bias), of stride 1, whose weight and bias stay as they are; gradients go to x alone."""
+class FastFrozenConv2d(FrozenConv2d):
+    """relu(conv(x) + bias) in channels-last layout; with stride 1, with the weight's layouts kept."""
+
+    def forward(self, x_BIHW: Tensor) -> Tensor:
+        """(B, I, H, W) to (B, O, H', W')."""
+        if x_BIHW.device.type != "cpu":
+            return super().forward(x_BIHW)
+        x_BIHW = x_BIHW.contiguous(memory_format=torch.channels_last)
+        if self.stride > 1 or not applies(x_BIHW, self.weight):
+            return super().forward(x_BIHW)
+        return _Frozen.apply(x_BIHW, _layouts(self))
+
+
+_LAYOUTS: weakref.WeakKeyDictionary[FrozenConv2d, _Layouts] = weakref.WeakKeyDictionary()
+"""Beside the layers, which stay copyable: oneDNN's layouts can't be copied."""
+
+
+def _layouts(layer: FrozenConv2d) -> _Layouts:
+    kept = _LAYOUTS.get(layer)
+    if kept is None or kept.weight_OIHW is not layer.weight:  # the first time, or its type has changed since
+        kept = _LAYOUTS[layer] = _Layouts(layer.weight, layer.bias, layer.padding)
+    return kept
+
+
+class _Layouts:
+    """A layer's weight in the layouts for both directions."""
 
     def __init__(self, weight_OIHW: Tensor, bias_O: Tensor, padding: int):
-        self.weight_OIHW, self.bias_O, self.padding = weight_OIHW, bias_O, padding
-        self.forward_kernel = _Kernel(weight_OIHW, bias_O, padding)
+        self.weight_OIHW, self.padding = weight_OIHW, padding
+        self.forward = _Kernel(weight_OIHW, bias_O, padding)
         self._backward: _Kernel | None = None
 
-    def __deepcopy__(self, memory: dict[int, Any]) -> FrozenConvolution:
-        """A layer without layouts yet: those of oneDNN can't be copied."""
-        weight_OIHW, bias_O = copy.deepcopy((self.weight_OIHW, self.bias_O), memory)
-        return FrozenConvolution(weight_OIHW, bias_O, self.padding)
-
-    def __call__(self, x_BIHW: Tensor) -> Tensor:
-        """(B, I, H, W) to (B, O, H', W')."""
-        if not own_forms_apply(x_BIHW, self.weight_OIHW):
-            return F.conv2d(x_BIHW, self.weight_OIHW, self.bias_O, padding=self.padding).relu_()
-        return _Frozen.apply(x_BIHW, self)
-
-    def input_gradient(self, towards_BOHW: Tensor) -> Tensor:
+    def input_gradient(self, grad_BOHW: Tensor) -> Tensor:
         """From the gradient at the convolution's output: a convolution with the kernel turned round."""
         if self._backward is None:
             turned_IOHW = self.weight_OIHW.flip(2, 3).transpose(0, 1).contiguous()
             self._backward = _Kernel(turned_IOHW, None, turned_IOHW.shape[-1] - 1 - self.padding)
-        return self._backward(towards_BOHW, relu=False)
+        return self._backward(grad_BOHW, relu=False)
 
 
 class _Kernel:
@@ -79,10 +92,10 @@ class _Kernel:
                 self.weight_OIHW, padding, [1, 1], [1, 1], 1, list(x_BIHW.shape)
             )
         weight, then = self._packed[x_BIHW.shape], "relu" if relu else "none"
-        made: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        y_BOHW: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x_BIHW, weight, self.bias_O, padding, [1, 1], [1, 1], 1, then, [], ""
         )
-        return made
+        return y_BOHW
 
 
 def can_pack(x_BIHW: Tensor) -> bool:
@@ -98,18 +111,18 @@ class _Frozen(torch.autograd.Function):
     """The layer with its gradient."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, layer: FrozenConvolution) -> Tensor:
-        y = layer.forward_kernel(x, relu=True)
-        context.layer = layer
+    def forward(context: Any, x: Tensor, layouts: _Layouts) -> Tensor:
+        y = layouts.forward(x, relu=True)
+        context.layouts = layouts
         context.save_for_backward(x, y)
         return y
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y = context.saved_tensors
-        layer: FrozenConvolution = context.layer
-        if torch.is_grad_enabled():  # a gradient of the gradient is wanted: torch's own has one
-            towards = gradients[0] * (y > 0)
-            return torchs_gradients(towards, x, layer.weight_OIHW, layer.padding, [True, False, False])[0], None
-        towards = torch.ops.aten.threshold_backward(gradients[0], y, 0)
-        return layer.input_gradient(towards.contiguous(memory_format=torch.channels_last)), None
+        layouts: _Layouts = context.layouts
+        if torch.is_grad_enabled():  # torch's own gradient has a gradient itself
+            grad_y = gradients[0] * (y > 0)
+            return torch_gradients(grad_y, x, layouts.weight_OIHW, layouts.padding, [True, False, False])[0], None
+        grad_y = torch.ops.aten.threshold_backward(gradients[0], y, 0)
+        return layouts.input_gradient(grad_y.contiguous(memory_format=torch.channels_last)), None

@@ -1,4 +1,4 @@
-"""Products with weights that don't change while codes are drawn, laid out once.
+"""Products with weights that do not change while codes are drawn, laid out once.
 
 A step multiplies few rows by every weight of the model, so that reading the weights is much of its work. For float32 on
 a CPU oneDNN's blocks serve that best, also where several threads share it: see `Product`.
