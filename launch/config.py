@@ -21,6 +21,7 @@ FREE_KEYS = (
     "run.skip_limit",
     "run.rollbacks",
     "run.strategy",
+    "run.kernels",
     "run.save_in_background",
     "run.allow_changes",
 )
@@ -43,6 +44,9 @@ class RunConfig:
     strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = None
     """How the ranks share weights, gradients and optimizer (launch.strategies); null for what the accelerate file says,
     which is ddp where it says nothing. A continued run may change it."""
+    kernels: Literal["auto", "plain"] = "auto"
+    """auto: stage one's networks use kernels made for the device, where there are some (stage1_tokenizer.kernels);
+    plain: torch's own only. Results agree up to rounding. A resumed run may change it."""
     deterministic: bool = False
     """On GPUs, use deterministic kernels, so that a continued run is bit-identical; slower. CPUs always are."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])

@@ -62,6 +62,7 @@ def reconstruct(config: ReconstructConfig) -> list[dict[str, Any]]:
 
     Raises UserError for a picture that can't be read, before anything is written.
     """
+    from stage1_tokenizer.kernels.install import install
     from stage1_tokenizer.losses.lpips import load_lpips
     from stage1_tokenizer.publishing.folder import new_folder
     from stage1_tokenizer.tokenizer.opening import open_tokenizer
@@ -70,6 +71,7 @@ def reconstruct(config: ReconstructConfig) -> list[dict[str, Any]]:
     if tokenizer.transform is None or tokenizer.config.spatial_dims != 2:
         raise UserError(f"tokenizer={config.tokenizer} is not one of pictures with a transform: choose another")
     lpips = load_lpips() if config.lpips else None
+    install(lpips, "cpu")
     names = _names(config.files)
     rows = []
     with new_folder(Path(config.out)) as part:

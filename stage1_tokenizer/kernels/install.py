@@ -39,9 +39,9 @@ CPU: dict[type[nn.Module], type[nn.Module]] = {
 """Layers and the kernels that take their place on CPUs."""
 
 
-def install(module: nn.Module, device: torch.device) -> None:
-    """Let a network, or whatever holds networks, use the kernels for a device. A second call changes nothing."""
-    if device.type != "cpu":
+def install(module: nn.Module | None, device: torch.device | str) -> None:
+    """Let a network, or a module that holds networks, use the kernels for a device. A second call changes nothing."""
+    if module is None or torch.device(device).type != "cpu":
         return
     for part in list(_parts(module)):
         if isinstance(part, NETWORKS):

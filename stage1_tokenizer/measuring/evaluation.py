@@ -20,6 +20,7 @@ from launch.command.progress import Progress
 from launch.files.atomic import write_file
 from launch.ranks.joined import Joined, Ranks, joined
 from stage1_tokenizer.config.measuring import EvaluateConfig
+from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.distances import METHOD, SetStatistics, figures
 from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
@@ -90,6 +91,7 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
         for module in (tokenizer, lpips, network):
             if module is not None:
                 module.to(ranks.device)
+                install(module, ranks.device)
         evaluation = Evaluation(ranks, fingerprint=tokenizer.fingerprint, prior=None)
         reference = _measure(config, tokenizer, transform, lpips, network, evaluation)
         if ranks.rank == 0:

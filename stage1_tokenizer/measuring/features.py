@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from data.pictures.transforms import to_float
 from launch.command.cli import UserError
 from launch.files.downloads import answered_within
+from stage1_tokenizer.layers.frozen import FrozenConv2d
 
 if TYPE_CHECKING:
     from stage1_tokenizer.losses.lpips import LPIPS
@@ -67,9 +69,9 @@ class Vgg16(FeatureNetwork):
         super().__init__()
         self.lpips = lpips
         digest = hashlib.sha256()
-        for layer in lpips.layers:
+        for layer in cast("Sequence[FrozenConv2d]", lpips.layers):
             for tensor in (layer.weight, layer.bias):
-                digest.update(tensor.cpu().contiguous().numpy())
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
         self.about = {
             "network": "vgg16 (ImageNet, torchvision), as LPIPS uses it",
             "layers": "relu5_3, mean over positions",

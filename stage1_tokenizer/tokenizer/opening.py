@@ -15,6 +15,7 @@ from data.pictures.config import TransformConfig
 from launch.checkpoints import folders
 from launch.command.cli import UserError
 from launch.run.folder import CONFIG, ORIGIN
+from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.tokenizer.folder import model_config
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
@@ -55,6 +56,7 @@ def open_run(folder: Path) -> OpenedRun:
         place = folder / folders.FOLDER / f"{folders.PREFIX}{step:09d}"
         if folders.verify(place) is None:
             tokenizer.load_state_dict(read_state(place / "ema.pt"))
+            install(tokenizer, "cpu")
             origin = json.loads((folder / ORIGIN).read_text()) if (folder / ORIGIN).exists() else {}
             return OpenedRun(folder, tokenizer.eval(), step, place, config, origin)
     raise UserError(f"run={folder} has no whole checkpoint: let it train until its first one, or resume it")

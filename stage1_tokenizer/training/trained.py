@@ -11,6 +11,7 @@ from torch import nn
 
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.discriminators import build_discriminator
+from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.layers.recompute import recompute_activations
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.tokenizer.model import Tokenizer
@@ -70,6 +71,9 @@ def build(config: TokenizerTrainConfig, perceptual: LPIPS | None, this: Run) -> 
         network = build_discriminator(adversarial, model.in_channels, model.spatial_dims)
         peak = optimizer.discriminator_learning_rate or optimizer.learning_rate
         judge = Learner.build(network, optimizer, peak, this)
+    if config.run.kernels == "auto":
+        for module in (tokenizer, judge.raw if judge else None, perceptual):
+            install(module, this.device)
     gradients = OneForwardStep(
         config.loss,
         perceptual.to(this.device) if perceptual is not None else None,

@@ -47,9 +47,9 @@ def test_vgg16_is_torchvisions_up_to_relu5_3():
     trunk = torchvision.models.vgg16().features[:30].eval()
     kernels = [layer for layer in trunk if isinstance(layer, torch.nn.Conv2d)]
     with torch.no_grad():
-        for number, layer in enumerate(kernels):
-            layer.weight.copy_(getattr(lpips, f"weight{number}"))
-            layer.bias.copy_(getattr(lpips, f"bias{number}"))
+        for layer, frozen in zip(kernels, lpips.layers, strict=True):
+            layer.weight.copy_(frozen.weight)
+            layer.bias.copy_(frozen.bias)
         x_BCHW = pictures(48)
         mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         wanted = trunk((x_BCHW / 255 - mean) / deviation).mean((2, 3))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from stage1_tokenizer.config.training import ModelConfig
-from stage1_tokenizer.networks.vqgan import AttentionBlock, Decoder, Encoder, Norm, norm_groups
+from stage1_tokenizer.layers.norm import Norm, norm_groups
+from stage1_tokenizer.networks.vqgan import AttentionBlock, Decoder, Encoder
 
 SMALL = ModelConfig(channels=8, channel_multipliers=[1, 2, 4], res_blocks=1, z_channels=6)
 

@@ -39,8 +39,8 @@ def test_example_pictures_have_their_published_distances(lpips: LPIPS) -> None:
 def test_agrees_with_the_package(lpips: LPIPS) -> None:
     package = pytest.importorskip("lpips").LPIPS(net=lpips.net, pnet_rand=True, verbose=False)
     convolutions = [module for module in package.net.modules() if isinstance(module, torch.nn.Conv2d)]
-    for number, module in enumerate(convolutions):
-        module.weight.data, module.bias.data = getattr(lpips, f"weight{number}"), getattr(lpips, f"bias{number}")
+    for layer, module in zip(lpips.layers, convolutions, strict=True):
+        module.weight.data, module.bias.data = layer.weight, layer.bias
     # Of 25 random pairs rounding chose other maxima in 2 to 4; the package's own, beside its float64, in 1.
     torch.manual_seed(0)
     x, reference = torch.rand(2, 2, 3, 40, 48).mul(2).sub(1)
@@ -87,8 +87,8 @@ def test_distance_to_itself_is_zero_and_grey_is_colour(lpips: LPIPS) -> None:
 
 def test_gradient_goes_to_the_first_alone_and_is_finite_where_nothing_fires() -> None:
     lpips = load_lpips("alex")
-    for number in range(5):
-        getattr(lpips, f"bias{number}").fill_(-1e9)
+    for layer in lpips.layers:
+        layer.bias.fill_(-1e9)
     x, reference = torch.zeros(2, 1, 3, 64, 64).requires_grad_(), torch.zeros(1, 3, 64, 64).requires_grad_()
     lpips(x[0], reference).sum().backward()
     assert x.grad.isfinite().all()
@@ -107,8 +107,8 @@ def test_stays_float32_under_autocast() -> None:
 def torchvision_file(folder: Path, number_of_layers: int = 13) -> Path:
     names = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28][:number_of_layers]
     loaded = load_lpips("vgg")
-    state = {f"features.{name}.weight": getattr(loaded, f"weight{number}") for number, name in enumerate(names)}
-    state |= {f"features.{name}.bias": getattr(loaded, f"bias{number}") + 1 for number, name in enumerate(names)}
+    state = {f"features.{name}.weight": layer.weight for name, layer in zip(names, loaded.layers, strict=False)}
+    state |= {f"features.{name}.bias": layer.bias + 1 for name, layer in zip(names, loaded.layers, strict=False)}
     file = folder / "vgg16-397923af.pth"
     torch.save(state, file)
     return file
@@ -123,9 +123,9 @@ def test_weights_come_from_the_path_then_the_cache_then_the_package(
     cache.mkdir(parents=True)
     file = torchvision_file(cache)
     cached = load_lpips("vgg")
-    assert torch.equal(cached.bias0, package.bias0 + 1)
+    assert torch.equal(cached.layers[0].bias, package.layers[0].bias + 1)
     named = load_lpips("vgg", str(file.rename(tmp_path / "mine.pth")))
-    assert torch.equal(named.bias0, cached.bias0)
+    assert torch.equal(named.layers[0].bias, cached.layers[0].bias)
 
 
 def test_without_weights_one_error_names_all_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.networks.maskgit import AdaptiveNorm
-from stage1_tokenizer.networks.vqgan import Norm
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.tile_norms import SharedNorms
 from stage1_tokenizer.tokenizer.tiling import TiledTokenizer, first_positions

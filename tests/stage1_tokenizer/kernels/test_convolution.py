@@ -1,17 +1,14 @@
-"""The CPU's own convolution forms against torch's."""
+"""Convolution kernels for CPUs against torch's convolution."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from stage1_tokenizer.config.training import ModelConfig
-from stage1_tokenizer.kernels.cpu import winograd
-from stage1_tokenizer.layers import convolution
-from stage1_tokenizer.layers.convolution import Conv2d, doubled, weight_gradient
-from stage1_tokenizer.networks.vqgan import Decoder, Encoder
+from stage1_tokenizer.kernels.cpu import convolution, winograd
+from stage1_tokenizer.kernels.cpu.convolution import FastConv2d, FastUpsample, weight_gradient
 
 LAST = torch.channels_last
 
@@ -36,7 +33,7 @@ def assert_all_close(ours: list[Tensor], theirs: list[Tensor]) -> None:
 @pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (2, 1), (3, 1), (3, 0), (4, 1)])
 def test_own_gradients_are_torchs(kernel: int, padding: int) -> None:
     x = torch.randn(2, 16, 6, 9, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
-    layer = Conv2d(16, 24, kernel, padding=padding).double()
+    layer = FastConv2d(16, 24, kernel, padding=padding).double()
     ours = layer(x)
     assert "Correlation" in ours.grad_fn.name()
     sources = (x, layer.weight, layer.bias)
@@ -51,7 +48,7 @@ def test_fewer_products_give_the_same_convolution(
     monkeypatch.setattr(winograd, "PIECE", 128)  # several pieces, rows and pictures apart
     monkeypatch.setattr(winograd, "LEAST_TILES", 3)
     x = torch.randn(batch, 16, height, width, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
-    layer = Conv2d(16, 24, 3, padding=1).double()
+    layer = FastConv2d(16, 24, 3, padding=1).double()
     assert winograd.applies(x, layer.weight, 1)
     sources = (x, layer.weight, layer.bias)
     assert_all_close(gradients(layer(x), *sources), gradients(F.conv2d(*sources, padding=1), *sources))
@@ -61,16 +58,16 @@ def test_fewer_products_stay_exact_to_float32() -> None:
     x = torch.randn(1, 64, 32, 32).to(memory_format=LAST)
     weight, towards = torch.randn(64, 64, 3, 3), torch.randn(1, 64, 32, 32).to(memory_format=LAST)
     exact = F.conv2d(x.double(), weight.double(), padding=1)
-    for found, wanted in (
+    for found, expected in (
         (winograd.correlate(x, weight, None), exact),
         (winograd.weight_gradient(x, towards), weight_gradient(x.double(), towards.double(), 1)),
     ):
-        assert float((found - wanted).norm() / wanted.norm()) < 1e-5
+        assert float((found - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_gradients_of_gradients_are_torchs() -> None:
     x = torch.randn(1, 16, 8, 8, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
-    layer = Conv2d(16, 16, 3, padding=1).double()
+    layer = FastConv2d(16, 16, 3, padding=1).double()
 
     def penalty(result: Tensor) -> list[Tensor]:
         (towards,) = torch.autograd.grad(result.square().sum(), x, create_graph=True)
@@ -80,13 +77,15 @@ def test_gradients_of_gradients_are_torchs() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 5), (4, 8)])
-def test_doubled_is_interpolation_and_convolution(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upsample_is_interpolation_and_convolution(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel for sides that 4 divides, else by torch."""
     monkeypatch.setattr(winograd, "LEAST_PIXELS", 1)
     x = torch.randn(2, 16, height, width, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
-    layer = Conv2d(16, 24, 3, padding=1).double()
-    sources = (x, layer.weight, layer.bias)
-    theirs = F.conv2d(F.interpolate(x, scale_factor=2.0), layer.weight, layer.bias, padding=1)
-    ours = doubled(x, layer)
+    layer = FastUpsample(2, 16).double()
+    sources = (x, layer.conv.weight, layer.conv.bias)
+    theirs = F.conv2d(F.interpolate(x, scale_factor=2.0), layer.conv.weight, layer.conv.bias, padding=1)
+    ours = layer(x)
+    assert ("PixelShuffle" in ours.grad_fn.name()) == (height % 4 == 0)
     assert ours.is_contiguous(memory_format=LAST)
     assert_all_close(gradients(ours, *sources), gradients(theirs, *sources))
 
@@ -95,11 +94,12 @@ def test_elsewhere_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few channels, the other layout, strides and mixed precision take torch's own way."""
     monkeypatch.setattr(convolution, "weight_gradient", None)
     x = torch.randn(2, 16, 8, 8).to(memory_format=LAST)
-    Conv2d(16, 4, 3, padding=1)(x).sum().backward()
-    Conv2d(16, 16, 3, stride=2)(x).sum().backward()
-    Conv2d(16, 16, 3)(x.contiguous()).sum().backward()
+    FastConv2d(16, 4, 3, padding=1)(x).sum().backward()
+    for options in ({"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding": "same"}, {"padding": (1, 0)}):
+        assert not FastConv2d.takes(nn.Conv2d(16, 16, 3, **options))  # type: ignore[arg-type]
+    FastConv2d(16, 16, 3)(x.contiguous()).sum().backward()
     with torch.autocast("cpu", torch.bfloat16):
-        result = Conv2d(16, 16, 3)(x)
+        result = FastConv2d(16, 16, 3)(x)
     assert result.dtype == torch.bfloat16
     result.sum().backward()
 
@@ -116,11 +116,3 @@ def test_weight_gradient_by_its_definition() -> None:
         dim=2,
     ).view(2, 3, 3, 3)
     torch.testing.assert_close(weight_gradient(x, towards, 1), expected)
-
-
-def test_layout_carries_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution, "WIDE", 16)
-    model = ModelConfig(in_channels=1, channels=16, channel_multipliers=[1, 2], z_channels=16)
-    z = Encoder(model)(torch.randn(2, 1, 8, 12))
-    assert z.is_contiguous(memory_format=LAST)
-    assert Decoder(model).features(z.contiguous()).is_contiguous(memory_format=LAST)
