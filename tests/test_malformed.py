@@ -34,8 +34,7 @@ import stage2_prior.sample
 import stage2_prior.train
 from launch.command.cli import run
 from launch.command.exit_codes import BAD_INPUT
-from tests.data.making import encoded, jpeg, picture_set
-from tests.data.test_decode import bomb
+from tests.data.making import bomb, encoded, jpeg, picture_set
 from tests.stage1_tokenizer import tiny
 
 Command = tuple[Any, list[str]]

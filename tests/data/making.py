@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from data.shards.sample import Sample
 from data.shards.scanning import build_index
 
 Files = dict[str, bytes]
@@ -75,3 +78,22 @@ def code_set(folder: Path, sizes: list[int], grid: tuple[int, int] = (2, 3), cod
     index = build_index(tars, base=folder, kind="codes", classes=["a", "b"], meta=meta)
     index.save(folder / "codes.json")
     return folder / "codes.json"
+
+
+def sample(**files: bytes) -> Sample:
+    return Sample("k", {extension.replace("_", "."): memoryview(contents) for extension, contents in files.items()})
+
+
+def bomb(side: int) -> bytes:
+    """A PNG header of side × side pixels with next to nothing behind it."""
+
+    def chunk(kind: bytes, contents: bytes) -> bytes:
+        return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(kind + contents))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )

@@ -18,8 +18,7 @@ from data.shards import quarantine
 from data.shards.loading import load_index
 from data.shards.scanning import build_index
 from launch.command.cli import UserError
-from tests.data.making import Files, jpeg, write_tar
-from tests.data.test_decode import bomb
+from tests.data.making import Files, bomb, jpeg, write_tar
 
 SMALL = TransformConfig(size=8)
 PER_SHARD, SHARDS = 300, 4

@@ -21,8 +21,8 @@ from data.reading.stream import Stream, every_sample
 from data.shards.loading import load_index
 from data.shards.writer import STATE, fit_key
 from launch.command.cli import UserError
+from tests.data.archives import first_picture
 from tests.data.making import jpeg
-from tests.data.reading import first_picture
 
 SMALL = TransformConfig(size=8, fit="stretch")
 

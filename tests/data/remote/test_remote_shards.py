@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from data.config import DataConfig
-from data.index import main
 from data.pictures.config import TransformConfig
 from data.reading.stream import Stream, every_sample
-from data.shards.index import offsets_path
 from data.shards.loading import load_index
 from launch.command.cli import UserError
 from tests.data.making import picture_set
@@ -141,48 +138,3 @@ def test_pipes_and_fsspec(folder: Path, healthy: list, tmp_path: Path) -> None:
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps({"shardlist": shards, "classes": classes}))
         assert batches(str(path)) == healthy, name
-
-
-def test_a_remote_index_may_not_name_commands_or_local_files(tmp_path: Path) -> None:
-    for url in ("pipe:cat /etc/passwd", "/etc/passwd"):
-        (tmp_path / "bad.json").write_text(json.dumps({"shardlist": [{"url": url, "nsamples": 1}]}))
-        with served(tmp_path) as server, pytest.raises(UserError, match="only an index on this machine"):
-            load_index(f"{server.url}/bad.json")
-
-
-def test_the_command_indexes_local_and_remote_tars_alike(folder: Path, tmp_path: Path) -> None:
-    names = tmp_path / "classes.txt"
-    names.write_text("a\nb\nc\n")
-    assert main([str(folder / "*.tar"), str(tmp_path / "local.json"), "--classes", str(names)]) == 0
-    with served(folder) as server:
-        assert main([f"{server.url}/set-{{00..02}}.tar", str(tmp_path / "remote.json")]) == 0
-        remote = load_index(tmp_path / "remote.json")
-        assert [shard.url for shard in remote.shards] == [f"{server.url}/set-0{i}.tar" for i in range(3)]
-    local = load_index(tmp_path / "local.json")
-    assert local.sizes == remote.sizes == [10, 17, 21] and local.classes == ["a", "b", "c"]
-    assert [s.filesize for s in local.shards] == [s.filesize for s in remote.shards]
-    assert offsets_path(tmp_path / "local.json").read_bytes() == offsets_path(tmp_path / "remote.json").read_bytes()
-    with pytest.raises(UserError, match="is there already"):
-        main([str(folder / "*.tar"), str(tmp_path / "local.json")])
-    with pytest.raises(UserError, match="matches no tar"):
-        main([str(folder / "*.nothing"), str(tmp_path / "none.json")])
-    with pytest.raises(UserError, match=r"missing\.tar"):
-        main([str(folder / "missing.tar"), str(tmp_path / "none.json")])
-
-
-def test_the_hubs_info_is_read(folder: Path, tmp_path: Path) -> None:
-    splits = {
-        "train": {"name": "train", "filenames": ["set-00.tar", "set-02.tar"], "shard_lengths": [10, 21]},
-        "validation": {"name": "validation", "filenames": ["set-01.tar"], "shard_lengths": [17]},
-    }
-    for path in folder.glob("*.tar"):
-        (tmp_path / path.name).symlink_to(path)
-    info = tmp_path / "_info.json"
-    info.write_text(json.dumps({"name": "digits", "splits": splits}))
-    assert load_index(info).sizes == [10, 21]
-    assert load_index(f"{info}#validation").sizes == [17]
-    with pytest.raises(UserError, match="no split 'test'"):
-        load_index(f"{info}#test")
-    assert main([f"{info}#validation", str(tmp_path / "v.json")]) == 0
-    pixels = [batch.pixels_BCHW for batch in every_sample(str(tmp_path / "v.json"), SMALL, batch_size=20)]
-    assert torch.cat(pixels).shape == (17, 3, 8, 8)

@@ -19,8 +19,8 @@ from data.packing.sources import open_source
 from data.shards.loading import load_index
 from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
+from tests.data.archives import members
 from tests.data.making import jpeg, picture_set
-from tests.data.reading import members
 
 RNG = np.random.default_rng(0)
 

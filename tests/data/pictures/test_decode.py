@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
 
-from data.codes.batches import decode_codes
 from data.pictures.config import TransformConfig
 from data.pictures.decode import decode_picture, picture_bytes
-from data.shards.sample import DamagedSampleError, Sample, label, read_sample
-from tests.data.making import encoded
+from data.shards.sample import DamagedSampleError
+from tests.data.making import bomb, encoded, sample
 
 RGB = TransformConfig(size=16)
 GREY = TransformConfig(size=16, channels=1)
@@ -45,21 +43,6 @@ def close(left: np.ndarray, right: np.ndarray, most: float = 8.0) -> bool:
 def test_formats_are_told_by_their_bytes(kind: str, config: TransformConfig) -> None:
     grey = np.asarray(Image.fromarray(scene()).convert("L"))[:, :, None]
     assert close(decoded(encoded(scene(), kind), config), scene() if config is RGB else grey)
-
-
-def bomb(side: int) -> bytes:
-    """A PNG header of side × side pixels with next to nothing behind it."""
-
-    def chunk(kind: bytes, contents: bytes) -> bytes:
-        return struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(kind + contents))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -170,37 +153,7 @@ def test_area_decodes_large_jpegs_smaller_but_not_too_small() -> None:
     assert decode_picture(data, TransformConfig(size=200, resize="area"), max_pixels=10**6).shape == (240, 400, 3)
 
 
-def sample(**files: bytes) -> Sample:
-    return Sample("k", {extension.replace("_", "."): memoryview(contents) for extension, contents in files.items()})
-
-
-def test_labels() -> None:
-    assert label(sample(cls=b" 3\n"), 5) == 3
-    assert label(sample(jpg=b""), 5) == -1
-    assert label(sample(cls=b"1234"), 0) == 1234
-    for bad in (b"5", b"-1", b"cat", b"", b"\xff\xfe"):
-        with pytest.raises(DamagedSampleError):
-            label(sample(cls=bad), 5)
-
-
 def test_the_picture_member_is_found_by_its_last_extension() -> None:
     assert bytes(picture_bytes(sample(cls=b"1", photo_png=b"x"))) == b"x"
     with pytest.raises(DamagedSampleError, match="no picture among cls, txt"):
         picture_bytes(sample(cls=b"1", txt=b""))
-
-
-def test_codes_are_read_and_pickles_are_not() -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, np.arange(6, dtype=np.uint16).reshape(2, 3))
-    assert decode_codes(sample(codes_npy=buffer.getvalue())).tolist() == [[0, 1, 2], [3, 4, 5]]
-    pickled = io.BytesIO()
-    np.save(pickled, np.array([{}], dtype=object), allow_pickle=True)
-    for bad in (pickled.getvalue(), b"", buffer.getvalue()[:-3]):
-        with pytest.raises(DamagedSampleError):
-            decode_codes(sample(codes_npy=bad))
-
-
-def test_a_stretch_of_noise_is_no_sample() -> None:
-    for bad in (b"", b"\0" * 1024, bytes(range(256)) * 4):
-        with pytest.raises(DamagedSampleError):
-            read_sample(bad)
