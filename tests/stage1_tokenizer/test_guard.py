@@ -68,7 +68,7 @@ def test_too_many_in_a_row_turn_the_run_back_with_another_order(
     assert train(configured(tmp_path, run__skip_limit=1)) == 0
     assert "2 updates in a row" in rollbacks(tmp_path)[0]["why"]
     log = (tmp_path / "log.txt").read_text()
-    assert "going back to the newest checkpoint, with another order of samples" in log
+    assert "rolling back to the newest checkpoint, with another order of samples" in log
     assert all(bool(weight.isfinite().all()) for weight in open_run(tmp_path).tokenizer.weights().values())
 
 
@@ -86,5 +86,5 @@ def always_bad(folder: str) -> str:
 def test_after_the_last_turn_back_all_ranks_stop_with_a_way_out(tmp_path: Path) -> None:
     first, second = run_distributed_test(always_bad, args=(str(tmp_path / "run"),))
     assert first == second
-    assert "after 1 turns back to a checkpoint: lower the learning rate" in first
+    assert "after 1 rollbacks to a checkpoint: lower the learning rate" in first
     assert "loss/rec on rank 1" in first
