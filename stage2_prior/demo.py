@@ -59,7 +59,7 @@ class Demo:
         """Of a PIL picture: prepared, reconstructed, its codes as a heat map (None without a grid), codes, figures."""
         from data.pictures.transforms import to_uint8
         from stage1_tokenizer.measuring.scores import psnr
-        from stage1_tokenizer.reconstruct import code_bytes
+        from stage1_tokenizer.measuring.single_pictures import code_bytes
         from stage1_tokenizer.tokenizer.code_maps import heat_map
         from stage1_tokenizer.tokenizer.pil import as_batch
 

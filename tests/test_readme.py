@@ -17,7 +17,7 @@ from PIL import Image
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
 from launch.stages.listing import ROOT
-from stage1_tokenizer.convert import NAMES
+from stage1_tokenizer.foreign.layouts import LAYOUTS
 from tests.stage1_tokenizer import peer_layouts
 from tests.stage1_tokenizer.test_convert import state
 from tests.stage2_prior.parts import write_tokenizer
@@ -134,4 +134,4 @@ def test_the_recipes_named_are_those_that_ship():
 
 def test_the_layouts_named_are_those_that_can_be_read():
     rows = re.findall(r"^\| (`[^|]+) \|", section("Bring your tokenizer"), re.MULTILINE)
-    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(NAMES)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(LAYOUTS)

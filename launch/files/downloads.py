@@ -30,6 +30,12 @@ FETCHED = ["*.json", "model*.safetensors", "*/model*.safetensors"]
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+def check_repository(key: str, name: str | None) -> None:
+    """Raise ValueError unless `name` (if any) has the form ORG/NAME."""
+    if name is not None and not _NAME.fullmatch(name):
+        raise ValueError(f"{key}={name} is not a repository's name: give ORG/NAME")
+
+
 def fetched(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The folder `name`, or the local copy of the Hub's repository of that name at a revision.
 

@@ -199,3 +199,16 @@ class ModelConfig:
     def stride(self) -> int:
         """Pixels per latent position along each axis; of latent tokens, pixels of a patch."""
         return self.vit.patch if self.backbone == "vit" else 1 << (len(self.channel_multipliers) - 1)
+
+
+def norm_groups(channels: int) -> int:
+    """The largest number of groups, at most 32, that divides the channels."""
+    return next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0)
+
+
+def attention_levels(config: ModelConfig) -> set[int]:
+    """Numbers of the levels whose blocks attention follows."""
+    if not config.attention:
+        return set()
+    lowest = [len(config.channel_multipliers) - 1]
+    return set(lowest if config.attention_levels is None else config.attention_levels)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launch.ranks.reduce import differentiable_sum, world
-from stage1_tokenizer.layers.norm import norm_groups
+from stage1_tokenizer.config.model import norm_groups
 from stage1_tokenizer.layers.precision import at_least_float32
 
 

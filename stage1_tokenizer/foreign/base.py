@@ -1,17 +1,18 @@
-"""What every layout's module shares: names, shapes and settings read off a state's keys."""
+"""What the layouts share: names, shapes and settings read from a state's keys. No torch, for a fast --help."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from launch.command.cli import UserError
 
-Weights = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Weights: TypeAlias = "dict[str, Tensor]"
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Source:
     where: str
     """The file, for messages."""
     weights: Weights
-    """The tokenizer's tensors by the peer's names, averaged ones in place of the last ones if so wished."""
+    """The tokenizer's tensors by the peer's names; averaged ones if requested."""
     discriminator: Weights
     """The discriminator's by the peer's names, {} where the checkpoint has none."""
     settings: dict[str, Any]
     """The peer's own configuration file, {} without one."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of ModelConfig that the user gives, as nested dictionaries."""
 
 
 @dataclass(frozen=True)
@@ -37,54 +40,46 @@ class Converted:
     weights: Weights
     """Its tensors by our names."""
     size: int | None = None
-    """Side of the pictures it was trained on, where the peer's settings tell."""
+    """Side of its training pictures, if the peer's settings state it."""
     notes: list[str] = field(default_factory=list)
-    """What a user should know of the conversion."""
+    """What a user should know about the conversion."""
 
 
-Layout = Callable[[Source], Converted]
+@dataclass(frozen=True)
+class Layout:
+    """How one project's checkpoints are converted."""
+
+    convert: Callable[[Source], Converted]
+    """Its weights and settings in our names."""
+    key: str | None = None
+    """A key that its checkpoints have and those of the layouts after it in the table lack; None: not recognised."""
+
+
+class WrongLayoutError(UserError):
+    """A checkpoint lacks a tensor that its layout has."""
 
 
 def need(weights: Mapping[str, Tensor], name: str, source: Source, layout: str) -> Tensor:
-    """A tensor that tells a shape; UserError, with a guess at the right layout, where it is missing."""
+    """A tensor that determines a shape; WrongLayoutError if it is missing."""
     if name in weights:
         return weights[name]
-    likely = recognise(source.weights)
-    hint = f"it looks like --from {likely}" if likely and likely != layout else "is it another model's checkpoint?"
     first = ", ".join(list(source.weights)[:3]) or "none"
-    raise UserError(f"{source.where} isn't {layout}'s layout, it has no {name} (its first keys: {first}): {hint}")
-
-
-SIGNATURES = (
-    ("diffusers", "encoder.down_blocks.0.resnets.0.conv1.weight"),
-    ("llamagen", "encoder.conv_blocks.0.res.0.conv1.weight"),
-    ("var", "encoder.mid.attn_1.qkv.weight"),
-    ("simvq", "quantize.embedding_proj.weight"),
-    ("open_magvit2", "decoder.adaptive.0.gamma.weight"),
-    ("maskgit", "decoder.up.1.upsample_conv.weight"),
-    ("taming", "encoder.down.0.block.0.conv1.weight"),
-)
-"""A key of each layout that those after it lack; IBQ's keys are taming's."""
-
-
-def recognise(weights: Mapping[str, Tensor]) -> str | None:
-    """The layout that the keys suggest."""
-    return next((layout for layout, key in SIGNATURES if key in weights), None)
+    raise WrongLayoutError(f"{source.where} isn't in {layout}'s layout, it has no {name} (its first keys: {first})")
 
 
 def renamed(weights: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> Weights:
     """Names with regular expressions replaced, in turn."""
-    found: Weights = {}
+    result: Weights = {}
     compiled = [(re.compile(pattern), new) for pattern, new in rules]
     for name, tensor in weights.items():
         for pattern, new in compiled:
             name = pattern.sub(new, name)
-        found[name] = tensor
-    return found
+        result[name] = tensor
+    return result
 
 
 def levels_turned(name: str, levels: int) -> str:
-    """A name of ours with the decoder's levels counted from the other end; twice gives the name again."""
+    """One of our names with the decoder's levels counted from the other end; applied twice it is the same name."""
     return re.sub(r"^decoder\.up\.(\d+)\.", lambda found: f"decoder.up.{levels - 1 - int(found[1])}.", name)
 
 
@@ -94,15 +89,15 @@ def without(weights: Mapping[str, Tensor], *names: str) -> Weights:
 
 
 def count(weights: Iterable[str], pattern: str) -> int:
-    """How many numbers the first group of a pattern takes, from 0 to the highest one."""
+    """Highest number that the first group of a pattern takes, plus 1."""
     numbers = [int(found[1]) for name in weights if (found := re.match(pattern, name))]
     return max(numbers, default=-1) + 1
 
 
 def networks(weights: Weights, source: Source, layout: str) -> dict[str, Any]:
-    """The settings of encoder and decoder, of either backbone, that our names and their shapes tell.
+    """Settings of encoder and decoder, of either backbone, from our names and their shapes.
 
-    Raises UserError where the keys aren't such networks', or widths aren't multiples of the first.
+    Raises UserError if the keys are of other networks, or if widths aren't multiples of the first.
     """
     first = need(weights, "encoder.conv_in.weight", source, layout)
     need(weights, "encoder.down.0.block.0.conv1.weight", source, layout)
@@ -115,7 +110,7 @@ def networks(weights: Weights, source: Source, layout: str) -> dict[str, Any]:
     odd = [width for width in widths if width % channels]
     if odd:
         raise UserError(
-            f"{source.where} has levels of {odd[0]} channels, no multiple of the first {channels}: not built here"
+            f"{source.where} has levels of {odd[0]} channels, not a multiple of the first {channels}: not supported"
         )
     return {
         "in_channels": first.shape[1],
@@ -127,7 +122,7 @@ def networks(weights: Weights, source: Source, layout: str) -> dict[str, Any]:
 
 
 def with_attention(weights: Weights, levels: int) -> dict[str, Any]:
-    """The settings of the `conv` backbone's attention that our names tell."""
+    """Settings of the `conv` backbone's attention from our names."""
     at = [number for number in range(levels) if f"encoder.down.{number}.attn.0.q.weight" in weights]
     middle = "encoder.mid.attn_1.q.weight" in weights
     if not at and not middle:
@@ -143,7 +138,7 @@ def conv_model(weights: Weights, source: Source, layout: str) -> dict[str, Any]:
 
 
 def find(settings: Any, *path: str) -> Any:
-    """A nested setting; None where it isn't there."""
+    """A nested setting; None if it isn't there."""
     for key in path:
         if not isinstance(settings, Mapping):
             return None
@@ -157,7 +152,7 @@ def lightning(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def lightning_size(settings: Mapping[str, Any]) -> int | None:
-    """The side of the training pictures in a Lightning configuration; the data's word counts before the model's."""
+    """Side of the training pictures in a Lightning configuration; the data's setting wins over the model's."""
     for data in (find(settings, "data", "params"), find(settings, "data", "init_args")):
         for part in ("train", "validation"):
             for path in ((part, "params", "config", "size"), (part, "params", "size")):
@@ -168,5 +163,5 @@ def lightning_size(settings: Mapping[str, Any]) -> int | None:
 
 
 def dropout(settings: Mapping[str, Any]) -> float:
-    """The dropout in a Lightning configuration; 0 where it says none."""
+    """The dropout in a Lightning configuration; 0 if it isn't set."""
     return float(find(lightning(settings), "ddconfig", "dropout") or 0.0)

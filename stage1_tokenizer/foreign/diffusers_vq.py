@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from launch.command.cli import UserError
-from stage1_tokenizer.config.model import ModelConfig
+from stage1_tokenizer.config.model import ModelConfig, attention_levels, norm_groups
 from stage1_tokenizer.foreign.base import Converted, Source, Weights, conv_model, count, levels_turned, need
-from stage1_tokenizer.layers.norm import norm_groups
-from stage1_tokenizer.networks.vqgan import attention_levels
 
 CLASS = "VQModel"
 GROUPS = 32
@@ -48,6 +44,9 @@ _ATTENTION = {
     "proj_attn": "proj_out",
 }
 """Names inside an attention block, those of diffusers before 0.18 too."""
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def diffusers(source: Source) -> Converted:

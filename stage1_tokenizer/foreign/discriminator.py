@@ -1,7 +1,7 @@
-"""A peer's PatchGAN discriminator, carried along for fine-tuning.
+"""A peer's PatchGAN discriminator, kept for fine-tuning.
 
-The published ones bear the names of Isola et al.'s code, as ours does: main.0 a convolution, then a convolution, a norm
-and a ReLU for each layer, then the last convolution.
+The published ones use the names of Isola et al.'s code, as ours does: main.0 is a convolution, then come a convolution,
+a norm and a ReLU for each layer, then the last convolution.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stage1_tokenizer.config.losses import AdversarialConfig
+from stage1_tokenizer.discriminators import Discriminator
 
 FILE = "discriminator.safetensors"
 UNUSED = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def discriminator(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]] | str:
-    """Its tensors by our names and the settings of loss.adversarial they need; or why there is none that fits.
+    """A peer's discriminator as tensors by our names and settings of loss.adversarial; or the reason why none fits.
 
-    Averages of batch norms are dropped: ours has none, and uses the batch's statistics, as they do in training.
+    The running averages of batch norms are dropped: ours uses the batch's statistics, as they do in training.
     """
-    from stage1_tokenizer.discriminators import Discriminator
-
     if not weights:
         return "the checkpoint has none"
     kept = {name: tensor for name, tensor in weights.items() if not name.endswith(UNUSED)}
@@ -42,7 +42,7 @@ def discriminator(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
 
 
 def differing(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str | None:
-    """The first name that only one of two states has, or that has another shape in it."""
+    """The first name that only one of two states has, or whose shapes differ."""
     for name in [*expected, *given]:
         if name not in given or name not in expected:
             return name
@@ -53,14 +53,10 @@ def differing(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str | No
 
 def save(folder: Path, weights: dict[str, Tensor], settings: dict[str, Any]) -> None:
     """Write discriminator.safetensors, with its settings in the header."""
-    from safetensors.torch import save_file
-
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     save_file(tensors, folder / FILE, metadata={"format": "pt", "adversarial": json.dumps(settings)})
 
 
 def load(folder: Path) -> dict[str, Tensor] | None:
-    """The tensors beside a tokenizer; None where there are none."""
-    from safetensors.torch import load_file
-
+    """The discriminator's tensors in a tokenizer's folder; None if it has none."""
     return load_file(folder / FILE) if (folder / FILE).is_file() else None

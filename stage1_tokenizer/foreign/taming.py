@@ -29,7 +29,7 @@ def taming(source: Source) -> Converted:
     weights = renamed(source.weights, [(r"^quantize\.", "quantizer.")])
     if "quantizer.used" in weights:
         raise UserError(
-            f"{source.where} renumbers its codes (quantize.used), which isn't read: convert the one without"
+            f"{source.where} renumbers its codes (quantize.used), which is not supported: convert one without"
         )
     quantizer: dict[str, Any]
     if "quantizer.proj.weight" in weights:
@@ -86,19 +86,20 @@ def var(source: Source) -> Converted:
         ],
     )
     model, (codes, dim) = conv_model(weights, source, "var"), weights["quantizer.codebook.embedding.weight"].shape
-    scales = source.settings.get("v_patch_nums") or source.settings.get("scales") or SCALES
+    chosen = find(source.changes, "quantizer", "scales")
+    scales = source.settings.get("v_patch_nums") or chosen or source.settings.get("scales") or SCALES
     if hits is not None and len(hits) != len(scales):
         raise UserError(
-            f"{source.where} has {len(hits)} scales, not {len(scales)} as in {list(scales)}: give theirs with "
+            f"{source.where} has {len(hits)} scales, not {len(scales)} as in {list(scales)}: set them with "
             f"--model.quantizer.scales"
         )
     if count(weights, r"quantizer\.phi\.(\d+)\.") != min(4, len(scales)):
         raise UserError(
-            f"{source.where} doesn't share 4 convolutions φ among its scales (share_quant_resi): not built here"
+            f"{source.where} doesn't share 4 convolutions φ among its scales (share_quant_resi): not supported"
         )
     model["quantizer"] = {"kind": "multiscale", "scales": list(scales), "codebook_size": codes, "code_dim": dim}
     model["dropout"] = 0.0
     notes = ["φ is taken as half its input and half its convolution (quant_resi=0.5), as published."]
-    if not source.settings:
-        notes.append(f"The scales are those published for 256 pixels, {list(scales)}, unless they were named.")
+    if not source.settings and not chosen:
+        notes.append(f"The scales are those published for 256 pixels, {list(scales)}.")
     return Converted(model, weights, None, notes)

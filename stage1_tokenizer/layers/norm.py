@@ -8,10 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def norm_groups(channels: int) -> int:
-    """The largest number of groups, at most 32, that divides the channels."""
-    return next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0)
+from stage1_tokenizer.config.model import norm_groups
 
 
 class Norm(nn.GroupNorm):

@@ -21,9 +21,9 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.config.model import ModelConfig
+from stage1_tokenizer.config.model import ModelConfig, norm_groups
 from stage1_tokenizer.layers.convolution import Convolution, Upsample, convolution, depth_to_space
-from stage1_tokenizer.layers.norm import Norm, norm_groups
+from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.layers.recompute import Recomputable
 from stage1_tokenizer.networks.vqgan import refuse_odd_sizes

@@ -13,7 +13,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.config.model import ModelConfig
+from stage1_tokenizer.config.model import ModelConfig, attention_levels
 from stage1_tokenizer.layers.convolution import Convolution, Upsample, convolution
 from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.layers.recompute import Recomputable
@@ -93,14 +93,6 @@ class Level(nn.Module):
             if self.attn:
                 h_BCHW = self.attn[number](h_BCHW)
         return h_BCHW
-
-
-def attention_levels(config: ModelConfig) -> set[int]:
-    """Numbers of the levels whose blocks attention follows."""
-    if not config.attention:
-        return set()
-    lowest = [len(config.channel_multipliers) - 1]
-    return set(lowest if config.attention_levels is None else config.attention_levels)
 
 
 def refuse_odd_sizes(sizes: Sequence[int], stride: int) -> None:

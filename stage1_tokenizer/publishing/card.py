@@ -1,75 +1,25 @@
-"""The model card of a released tokenizer, from the run alone."""
+"""Model cards: facts about a run as values, text from launch/templates. For both stages.
+
+The tokenizer's own card is `write_card`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from data.shards.loading import load_index
 from launch.command.cli import UserError
-
-if TYPE_CHECKING:
-    from data.shards.index import ShardIndex
-    from stage1_tokenizer.release import ReleaseConfig
-    from stage1_tokenizer.tokenizer.opening import OpenedRun
+from launch.files.templates import render
+from stage1_tokenizer.publishing.standalone import snippet
+from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.tokenizer.opening import OpenedRun
 
 PICTURES = "reconstructions.png"
-
-TEMPLATE = """---
-{header}
----
-
-# {name}
-
-An image tokenizer made with vqloom: {what}.
-{pictures}
-## Use
-
-With torch, transformers and safetensors alone; this code was run on this folder before it was released, and gave the \
-same codes as vqloom itself:
-
-```python
-{snippet}
-```
-
-With vqloom, pictures of any size and mode are prepared as in training:
-
-```python
-from PIL import Image
-from stage1_tokenizer import Tokenizer
-
-tokenizer = Tokenizer.from_pretrained("{place}")  # a folder, or a name on the Hub (revision=…)
-{ours}
-```
-
-## Data
-
-{data}
-
-Each picture is prepared as `preprocessor_config.json` says: {size}×{size}, {channels} channel(s), fit `{fit}`, \
-resized with `{resize}`.
-
-## Training
-
-{steps} steps at a global batch of {batch}, {precision}; averaged weights (decay {ema}). Commit {commit}; {hardware}; \
-{date}. Fingerprint `{fingerprint}`.{discriminator}
-
-## Figures
-
-{figures}
-
-Measured by {by}, on `{held_out}` ({subset}): {measured}; LPIPS {lpips}. `metrics.json` has all figures.
-
-## Limits
-
-{limits}
-"""
-
-OURS_CODES = """codes = tokenizer.encode(Image.open("picture.png"))  # also a list of pictures, or a tensor in [-1, 1]
-y = tokenizer.decode(codes)
-tokenizer.to_pil(y)[0].save("reconstruction.png")"""
-OURS_LATENTS = """y, _ = tokenizer.reconstruct(Image.open("picture.png"))
-tokenizer.to_pil(y)[0].save("reconstruction.png")"""
 
 SHOWN = {
     "samples": "pictures measured",
@@ -83,50 +33,94 @@ SHOWN = {
 }
 
 
-def write_card(
-    path: Path, config: ReleaseConfig, opened: OpenedRun, metrics: dict[str, Any], pictures: str | None
-) -> None:
-    """Write the model card; `pictures` names the set of those beside it, None where there are none."""
-    from stage1_tokenizer.publishing.standalone import snippet
+@dataclass(frozen=True)
+class Publication:
+    """What the person who releases a model says about it."""
 
-    run, measured, tokenizer = opened.config, metrics["measured"], opened.tokenizer
-    transform = run["data"]["transform"]
-    name = config.name or (config.push or Path(config.out).resolve().name).rpartition("/")[2]
-    place = config.push or name
-    text = TEMPLATE.format(
-        header=header(config, name, opened, metrics),
-        name=name,
-        what=_what(opened, transform["size"]),
-        pictures=f"\n![originals beside their reconstructions]({PICTURES})\n\nFrom `{pictures}`, each original on the "
-        f"left and its reconstruction on the right.\n" if pictures else "",
-        snippet=snippet(tokenizer, place),
-        place=place,
-        ours=OURS_CODES if tokenizer.codebook_size else OURS_LATENTS,
-        **{key: transform[key] for key in ("size", "channels", "fit", "resize")},
-        data=trained_on(run["data"]["index"]),
-        steps=opened.step,
-        batch=run["data"]["batch_size"],
-        precision=run["run"]["precision"],
-        ema=run["optimizer"]["ema_decay"],
-        **{key: said(opened.origin, key) for key in ("commit", "hardware")},
-        date=said(opened.origin, "date")[:10],
-        fingerprint=tokenizer.fingerprint,
-        discriminator=" The discriminator is in `discriminator.safetensors`." if config.discriminator else "",
-        figures=_figures(metrics),
+    name: str
+    """The model's name in the card."""
+    licence: str
+    """Identifier of the licence on the Hub."""
+    place: str
+    """Where users load it from: a name on the Hub, or the folder's name."""
+    limits: str | None = None
+    """What the model should not be used for, or is bad at."""
+
+
+def write_card(
+    path: Path,
+    publication: Publication,
+    opened: OpenedRun,
+    metrics: dict[str, Any],
+    *,
+    pictures: str | None,
+    discriminator: bool,
+) -> None:
+    """Write a released tokenizer's card; `pictures` names the set of its pictures, if it has any."""
+    measured, tokenizer = metrics["measured"], opened.tokenizer
+    transform = opened.config["data"]["transform"]
+    text = render(
+        "card_tokenizer.md",
+        metadata=_metadata(publication, opened, metrics),
+        name=publication.name,
+        place=publication.place,
+        limits=publication.limits,
+        snippet=snippet(tokenizer, publication.place),
+        pictures=pictures,
+        pictures_file=PICTURES,
+        discriminator=discriminator,
+        **about_tokenizer(tokenizer, transform["size"]),
+        **{key: transform[key] for key in ("channels", "fit", "resize")},
+        **about_training(opened.config, opened.origin, opened.step),
+        figures=[(title, metrics[key]) for key, title in SHOWN.items() if key in metrics],
         by=measured.get("by", "stage1_tokenizer.evaluate"),
         held_out=measured.get("data"),
         subset=measured.get("subset", f"{metrics.get('samples')} pictures"),
-        measured=measured.get("pictures", "as metrics.json says"),
+        method=measured.get("pictures", "as metrics.json says"),
         lpips=measured.get("lpips", "not measured"),
-        limits=_limits(config, opened, measured),
-    )  # fmt: skip
+    )
     path.write_text(text)
 
 
-def header(config: ReleaseConfig, name: str, opened: OpenedRun, metrics: dict[str, Any]) -> str:
-    """The card's metadata, as the Hub reads it (YAML)."""
-    from huggingface_hub import EvalResult, ModelCardData
+def about_tokenizer(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
+    """A tokenizer's facts for its card."""
+    grid, codes = "×".join(map(str, tokenizer.codes_shape(size))), tokenizer.codebook_size
+    return {
+        "size": size,
+        "stride": tokenizer.stride,
+        "has_codes": bool(codes),
+        "codes": f"{grid} codes out of {codes}" if codes else f"{grid} Gaussian latents",
+        "millions": sum(tensor.numel() for tensor in tokenizer.weights().values()) / 1e6,
+        "fingerprint": tokenizer.fingerprint,
+    }
 
+
+def about_training(config: Mapping[str, Any], origin: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """The facts of a run of either stage for its card: data, steps, precision, commit, hardware, date."""
+    starts = origin.get("starts", [origin])
+    commit, hardware, date = (
+        ", then ".join(dict.fromkeys(start.get(key) or "unknown" for start in starts))
+        for key in ("commit", "hardware", "date")
+    )
+    return {
+        "data": _trained_on(config["data"]["index"]),
+        "steps": steps,
+        "batch": config["data"]["batch_size"],
+        "precision": config["run"]["precision"],
+        "ema": config["optimizer"]["ema_decay"],
+        "commit": commit,
+        "hardware": hardware,
+        "date": date[:10],
+    }
+
+
+def metadata(licence: str | None, name: str, **values: Any) -> str:
+    """A card's header as the Hub reads it (YAML); `values` are those of ModelCardData."""
+    other = f"see {name}" if licence == "other" else None
+    return ModelCardData(license=licence, license_name=other, **values).to_yaml()
+
+
+def _metadata(publication: Publication, opened: OpenedRun, metrics: dict[str, Any]) -> str:
     data = str(metrics["measured"].get("data") or opened.config["data"]["index"])
     results = [
         EvalResult(
@@ -141,54 +135,21 @@ def header(config: ReleaseConfig, name: str, opened: OpenedRun, metrics: dict[st
         for key in ("psnr", "ssim", "lpips", "rfid")
         if key in metrics
     ]
-    return ModelCardData(
-        license=config.licence,
-        license_name=f"see {name}" if config.licence == "other" else None,
+    return metadata(
+        publication.licence,
+        publication.name,
         library_name="transformers",
         tags=["vqloom", "image-tokenizer", "vector-quantization", "vqgan", "custom_code"],
         metrics=[key for key in SHOWN if key in metrics and key != "samples"],
-        model_name=name,
+        model_name=publication.name,
         eval_results=results or None,
-    ).to_yaml()
+    )
 
 
-def _what(opened: OpenedRun, size: int) -> str:
-    tokenizer = opened.tokenizer
-    grid = "×".join(map(str, tokenizer.codes_shape(size)))
-    count = sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6
-    codes = f"{grid} codes out of {tokenizer.codebook_size}" if tokenizer.codebook_size else f"{grid} Gaussian latents"
-    return f"{size}×{size} pixels become {codes} and back ({count:.2f} M parameters)"
-
-
-def _limits(config: ReleaseConfig, opened: OpenedRun, measured: dict[str, Any]) -> str:
-    """What was not tried; and what whoever releases it says."""
-    tokenizer, size = opened.tokenizer, opened.config["data"]["transform"]["size"]
-    known = [
-        f"Trained and measured at {size}×{size} only; other sizes (multiples of {tokenizer.stride}) were not measured.",
-        f"Measured on `{measured.get('data')}` only: other kinds of pictures may come back worse.",
-        "Compression loses detail: a reconstruction is no evidence of what its picture showed, least of all of faces "
-        "and text. What is rare in the training data comes back worst.",
-        "Codes mean something to this tokenizer only, the one with the fingerprint above.",
-    ]
-    return "\n".join(f"- {line}" for line in [*([config.limits] if config.limits else []), *known])
-
-
-def said(origin: dict[str, Any], key: str) -> str:
-    """What the starts of a run say of a key, each answer once, in their order."""
-    answers = [start.get(key) or "unknown" for start in origin.get("starts", [origin])]
-    return ", then ".join(dict.fromkeys(answers))
-
-
-def _figures(metrics: dict[str, Any]) -> str:
-    rows = [f"| {title} | {metrics[key]:.4g} |" for key, title in SHOWN.items() if key in metrics]
-    return "\n".join(["| figure | value |", "|---|---|", *rows]) if rows else "None were measured."
-
-
-def trained_on(index_path: str) -> str:
-    """Name, size and licence of the training data, where the index is still there."""
-
+def _trained_on(index_path: str) -> str:
+    """Name, size and licence of the training data, if its index can still be read."""
     try:
-        index: ShardIndex = load_index(index_path)
+        index = load_index(index_path)
     except (UserError, OSError):
         return f"Trained on `{index_path}`, which could not be read when this card was written; licence not known."
     return f"Trained on {index.name or index_path}, {len(index)} pictures. Licence: {index.licence or 'not stated'}"

@@ -1,43 +1,16 @@
-"""What every released folder has, written whole or not at all."""
+"""What every released folder must have and must not have."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from launch.command.cli import UserError
-
-if TYPE_CHECKING:
-    pass
-
+from stage1_tokenizer.publishing.figures import is_figure
 
 METRICS, CARD = "metrics.json", "README.md"
-
-
-@contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A place to write what becomes the folder `out` when all went well, and nothing otherwise.
-
-    Raises UserError where `out` is there and not an empty folder.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out} exists: choose another folder, or delete it first")
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        yield part
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 NEEDED = ("config.json", "model.safetensors", "metrics.json", "README.md")
@@ -51,10 +24,10 @@ def check_release(folder: Path) -> None:
     """Raise UserError unless a folder can be published: all files, a licence, figures, and no pickles."""
     for name in NEEDED:
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is not a released folder, it has no {name}: make one with the release command")
+            raise UserError(f"{folder} is not a released folder, it has no {name}: create one with the release command")
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if is_pickle(path):
-            raise UserError(f"{path} is a pickle, which runs code where it is loaded: delete it, or save safetensors")
+            raise UserError(f"{path} is a pickle, which runs code when it is loaded: delete it, or save safetensors")
     if not re.search(r"^license: (?!unknown)\S+$", (folder / "README.md").read_text().split("\n---")[0], re.MULTILINE):
         raise UserError(f"{folder / 'README.md'} names no licence: release again with --licence")
     try:
@@ -65,13 +38,8 @@ def check_release(folder: Path) -> None:
         raise UserError(f"{folder / 'metrics.json'} has no figures: evaluate, and release again with --metrics")
 
 
-def is_figure(value: object) -> bool:
-    """Whether a value of metrics.json is a measured number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def is_pickle(path: Path) -> bool:
-    """Whether a file is, holds or may hold a pickle, by its name or its first bytes."""
+    """Whether a file is, contains or may contain a pickle, by its name or its first bytes."""
     with path.open("rb") as file:
         start = file.read(4)
     if path.suffix.lower() in _PICKLES or (start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")):

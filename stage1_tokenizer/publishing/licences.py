@@ -16,13 +16,13 @@ fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 lla
 """
 
 KNOWN = frozenset(_NAMES.split())
-"""What `license:` may be in a model card; with `other` the card must say which."""
+"""Allowed values of `license:` in a model card; with `other` the card must say which."""
 
 
 def check_licence(licence: str | None) -> None:
-    """Raise ValueError unless it is a licence that the Hub knows."""
+    """Raise ValueError unless it is a licence that the Hub knows; for every release of either stage."""
     if licence is None:
-        raise ValueError("licence is not given, and nothing is released without: set it to apache-2.0, for example")
+        raise ValueError("licence is not set, and every release needs one: set it to apache-2.0, for example")
     if licence not in KNOWN:
         near = ", ".join(difflib.get_close_matches(licence.lower(), sorted(KNOWN), 3)) or "apache-2.0, mit or other"
-        raise ValueError(f"licence={licence} is not an identifier of the Hub: set it to {near}")
+        raise ValueError(f"licence={licence} is not a licence identifier of the Hub: set it to {near}")

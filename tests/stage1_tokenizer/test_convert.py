@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from launch.command.cli import UserError
-from stage1_tokenizer.convert import convert, parse
+from stage1_tokenizer.convert import main
 from stage1_tokenizer.foreign import discriminator as judge
 from stage1_tokenizer.publishing.standalone import try_out
 from stage1_tokenizer.tokenizer.model import Tokenizer
@@ -39,7 +39,8 @@ def saved(folder: Path, content: Any, name: str = "last.ckpt") -> Path:
 
 
 def run(*words: Any) -> Path:
-    return convert(parse([str(word) for word in words]))
+    main([str(word) for word in words])
+    return Path(words[1])
 
 
 def pictures(size: int = 16) -> Tensor:
@@ -212,12 +213,16 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         [],
         r"differs at decoder\.norm_out\.weight, \(64,\) instead of \(32,\)",
     ),
-    "other": (lambda w: w, ["--from", "maskgit"], r"isn't maskgit's layout, .* it looks like --from taming$"),
+    "other": (lambda w: w, ["--from", "maskgit"], r"isn't in maskgit's layout, .* it looks like --from taming$"),
     "nothing": (lambda w: w.clear(), [], r"holds no weights of a model \(its keys: state_dict\)"),
     "option": (lambda w: w, ["--codes", "5"], r"[Uu]nrecognized arguments: --codes"),
     "setting": (lambda w: w, ["--model.quantizer.kinds", "vq"], r"model can't be read .*kinds"),
-    "licence": (lambda w: w, ["--licence", "Mit"], r"licence=Mit is not an identifier of the Hub: set it to mit"),
-    "layout": (lambda w: w, ["--from", "dalle"], r"from_.*Literal.*'?dalle"),
+    "licence": (
+        lambda w: w,
+        ["--licence", "Mit"],
+        r"licence=Mit is not a licence identifier of the Hub: set it to mit",
+    ),
+    "layout": (lambda w: w, ["--from", "dalle"], r"from=dalle is not known: choose among .*taming"),
     "config": (lambda w: w, ["--config", "nowhere.yaml"], r"config=nowhere\.yaml is neither YAML nor JSON"),
 }
 

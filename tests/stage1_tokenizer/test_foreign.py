@@ -10,7 +10,6 @@ import torch
 
 from data.pictures.config import TransformConfig
 from stage1_tokenizer.config.training import ModelConfig, QuantizerConfig
-from stage1_tokenizer.convert import convert, parse
 from stage1_tokenizer.publishing.flatten import flatten
 from stage1_tokenizer.publishing.standalone import write_model_files
 from stage1_tokenizer.publishing.syntax import FlattenError
@@ -19,7 +18,7 @@ from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.environments import call, environment
 from tests.stage1_tokenizer import peer_layouts
 from tests.stage1_tokenizer.small_backbones import BACKBONES
-from tests.stage1_tokenizer.test_convert import SMALL, saved, state
+from tests.stage1_tokenizer.test_convert import SMALL, run, saved, state
 
 ALONE = """
 import importlib, sys
@@ -94,8 +93,8 @@ def test_with_torch_transformers_and_safetensors_alone(tmp_path: Path):
 def test_with_torch_and_diffusers_alone(tmp_path: Path):
     pytest.importorskip("diffusers")
     path = saved(tmp_path, {"state_dict": state(peer_layouts.taming(SMALL))})
-    ours = convert(parse([str(path), str(tmp_path / "ours"), "--from", "taming"]))
-    theirs = convert(parse([str(ours), str(tmp_path / "theirs"), "--to", "diffusers"]))
+    ours = run(path, tmp_path / "ours", "--from", "taming")
+    theirs = run(ours, tmp_path / "theirs", "--to", "diffusers")
     python = environment(tmp_path / "environment", "torch", "diffusers")
     call(python, ALONE, cwd=tmp_path)
     codes = json.loads(call(python, BY_DIFFUSERS, str(theirs), cwd=tmp_path))

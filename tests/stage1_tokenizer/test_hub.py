@@ -10,7 +10,8 @@ from huggingface_hub import constants
 
 from launch.command.cli import UserError
 from launch.files.downloads import fetched
-from stage1_tokenizer.hub import HubConfig, main, push
+from stage1_tokenizer.hub import main
+from stage1_tokenizer.publishing.hub import push
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.hub_server import Hub, hub
@@ -43,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_pushed_and_fetched(server: Hub, folder: Path, tmp_path: Path):
-    url = push(HubConfig(str(folder), "ours/tiny", private=True))
+    url = push(folder, "ours/tiny", private=True)
     assert url.startswith(f"{server.address}/ours/tiny/commit/")
     assert server.repos["ours/tiny"]["private"] is True
     assert server.files("ours/tiny", "main") == {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -73,7 +74,7 @@ def test_revisions(server: Hub, folder: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_pickles_are_not_fetched_but_weights_in_folders_are(server: Hub, folder: Path):
-    push(HubConfig(str(folder), "ours/tiny"))
+    push(folder, "ours/tiny")
     files = server.files("ours/tiny", "main") | {"depth/model.safetensors": b"weights"}  # as of a depth prior
     server.commit("ours/tiny", "main", {**files, "pytorch_model.bin": b"\x80\x04.", "model.pt": b"\x80\x04."})
     place = fetched("ours/tiny")
@@ -97,14 +98,14 @@ def test_what_is_not_there(server: Hub, folder: Path, monkeypatch: pytest.Monkey
         Tokenizer.from_pretrained("ours/tiny")
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"push=ours/tiny failed at .*hf auth login.*stage1_tokenizer\.hub") as caught:
-        push(HubConfig(str(folder), "ours/tiny"))
+        push(folder, "ours/tiny")
     assert "\n" not in str(caught.value)
 
 
 def test_an_endpoint_can_be_given(server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    push(HubConfig(str(folder), "ours/tiny", endpoint=server.address))
+    push(folder, "ours/tiny", endpoint=server.address)
     assert "model.safetensors" in server.files("ours/tiny", "main")
     (folder / "README.md").write_text("# no licence\n")
     with pytest.raises(UserError, match="names no licence"):
-        push(HubConfig(str(folder), "ours/tiny", endpoint=server.address))
+        push(folder, "ours/tiny", endpoint=server.address)

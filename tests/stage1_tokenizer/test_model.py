@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stage1_tokenizer.config.model import norm_groups
 from stage1_tokenizer.config.training import ModelConfig
-from stage1_tokenizer.layers.norm import Norm, norm_groups
+from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.networks.vqgan import AttentionBlock, Decoder, Encoder
 
 SMALL = ModelConfig(channels=8, channel_multipliers=[1, 2, 4], res_blocks=1, z_channels=6)

@@ -12,7 +12,8 @@ from data.pictures.config import TransformConfig
 from data.pictures.transforms import apply, to_float, to_uint8
 from launch.command.cli import UserError
 from stage1_tokenizer.measuring.scores import psnr
-from stage1_tokenizer.reconstruct import RESULTS, main, through
+from stage1_tokenizer.measuring.single_pictures import RESULTS, reconstruct_picture
+from stage1_tokenizer.reconstruct import main
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import tiny
 
@@ -47,7 +48,7 @@ def test_a_size_that_fits_is_what_the_tokenizer_itself_makes_of_it():
     tokenizer = tiny.tokenizer()
     pixels_CHW = torch.from_numpy(grey(20, 12))[None]
     expected, codes = tokenizer.reconstruct(to_float(pixels_CHW[None]))
-    got, its = through(tokenizer, pixels_CHW)
+    got, its = reconstruct_picture(tokenizer, pixels_CHW)
     assert torch.equal(got, to_uint8(expected)) and codes is not None and its is not None and torch.equal(its, codes)
 
 

@@ -93,10 +93,10 @@ def test_the_card_has_valid_metadata_and_code_that_works(out: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"licence": None}, "licence is not given"),
-        ({"licence": "Apache 2"}, "licence=Apache 2 is not an identifier of the Hub: set it to apache-2.0"),
+        ({"licence": None}, "licence is not set"),
+        ({"licence": "Apache 2"}, "licence=Apache 2 is not a licence identifier of the Hub: set it to apache-2.0"),
         ({"licence": "unknown"}, "licence=unknown is not"),
-        ({"push": "mine"}, "push=mine is no name of a repository"),
+        ({"push": "mine"}, "push=mine is not a repository's name"),
     ],
 )
 def test_settings_are_checked_before_anything_is_made(changes: dict[str, Any], message: str):

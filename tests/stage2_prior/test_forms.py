@@ -99,7 +99,10 @@ def test_from_codes_to_pictures(formed: Formed, tmp_path: Path, monkeypatch: pyt
     assert train(cut) == 0
     one, other = (load_prior(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    out = release(ReleaseConfig(prior=str(tmp_path / "whole"), out=str(tmp_path / "prior"), tokenizer=coded.tokenizer))
+    config = ReleaseConfig(
+        prior=str(tmp_path / "whole"), out=str(tmp_path / "prior"), tokenizer=coded.tokenizer, licence="mit"
+    )
+    out = release(config)
     assert "Sampling needs vqloom" in (out / "README.md").read_text()
     figures = evaluate(EvaluateConfig(prior=str(out), codes=coded.held_out_codes, out=str(tmp_path / "figures.json")))
     evaluated = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]

@@ -9,9 +9,11 @@ import torch
 import yaml
 
 from launch.command.cli import UserError
+from stage1_tokenizer.publishing.card import Publication
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.evaluate import EvaluateConfig, evaluate
 from stage2_prior.priors.build import load_prior
+from stage2_prior.publishing.card import write_card
 from stage2_prior.release import ReleaseConfig, release
 from tests.stage2_prior.conftest import Coded, Trained
 from tests.stage2_prior.parts import tiny_prior, write_tokenizer
@@ -20,7 +22,9 @@ from tests.stage2_prior.parts import tiny_prior, write_tokenizer
 def test_plain_transformers_generates_our_greedy_codes_from_a_release(coded: Coded, trained: Trained, tmp_path: Path):
     from transformers import AutoModelForCausalLM
 
-    out = release(ReleaseConfig(prior=trained.prior, out=str(tmp_path / "out"), tokenizer=coded.tokenizer))
+    out = release(
+        ReleaseConfig(prior=trained.prior, out=str(tmp_path / "out"), tokenizer=coded.tokenizer, licence="mit")
+    )
     wanted = {"README.md", "config.json", "generation_config.json", "metrics.json", "model.safetensors", "prior.json"}
     assert {path.name for path in out.iterdir()} == wanted
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing temporary is left"
@@ -53,12 +57,12 @@ def test_the_card_names_the_tokenizer_and_its_snippet_works(
 
 def test_given_figures_must_be_of_these_weights(coded: Coded, trained: Trained, tmp_path: Path):
     file = str(tmp_path / "figures.json")
-    config = ReleaseConfig(prior=trained.prior, out=str(tmp_path / "out"), metrics=file)
+    config = ReleaseConfig(prior=trained.prior, out=str(tmp_path / "out"), metrics=file, licence="mit")
     evaluate(EvaluateConfig(prior=trained.prior, codes=coded.held_out_codes, out=file))
     assert json.loads((release(config) / "metrics.json").read_text())["codes"] == 18
     figures = json.loads(Path(file).read_text()) | {"prior_weights": "0" * 64}
     Path(file).write_text(json.dumps(figures))
-    other = ReleaseConfig(prior=trained.prior, out=str(tmp_path / "other"), metrics=file)
+    other = ReleaseConfig(prior=trained.prior, out=str(tmp_path / "other"), metrics=file, licence="mit")
     with pytest.raises(UserError, match="was measured on other weights") as caught:
         release(other)
     assert "\n" not in str(caught.value) and not (tmp_path / "other").exists()
@@ -74,29 +78,33 @@ def test_what_can_not_be_released_is_told_in_one_line(coded: Coded, trained: Tra
     other = write_tokenizer(tmp_path / "other", seed=5)
     for changes, message in (
         ({"out": "taken"}, r"out=.* exists: choose another folder"),
-        ({"prior": str(tmp_path / "unfinished")}, r"isn't finished: start its training again"),
-        ({"prior": str(tmp_path / "tokenizers")}, r"is not the run of a prior"),
+        ({"prior": str(tmp_path / "unfinished")}, r"isn't finished: resume its training"),
+        ({"prior": str(tmp_path / "tokenizers")}, r"is not a prior's run"),
         ({"prior": str(tmp_path)}, r"is not a run folder"),
         ({"tokenizer": other}, r"tokenizer=.* but the codes are of"),
     ):
-        values = {"prior": trained.prior, "out": "out"} | changes
+        values = {"prior": trained.prior, "out": "out", "licence": "mit"} | changes
         with pytest.raises(UserError, match=message) as caught:
             release(ReleaseConfig(**values | {"out": str(tmp_path / values["out"])}))
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
 
 
-def test_a_masked_priors_card_is_of_its_stock_model(tmp_path: Path):
-    from stage2_prior.publishing.card import write_card
+@pytest.mark.parametrize(("licence", "message"), [(None, "licence is not set"), ("unknown", "licence=unknown is not")])
+def test_a_release_needs_a_licence(licence: str | None, message: str):
+    with pytest.raises(ValueError, match=message):
+        ReleaseConfig(prior="run", out="out", licence=licence)
 
+
+def test_a_masked_priors_card_is_of_its_stock_model(tmp_path: Path):
     settings = {
         "data": {"index": "gone.json", "batch_size": 8},
         "run": {"precision": "fp32"},
         "optimizer": {"ema_decay": 0.9},
         "steps": 3,
     }
-    config = ReleaseConfig(prior="run", out=str(tmp_path / "fill"))
-    write_card(tmp_path / "README.md", config, tiny_prior(kind="masked"), settings, {}, {})
+    publication = Publication("fill", "mit", "fill")
+    write_card(tmp_path / "README.md", publication, tiny_prior(kind="masked"), settings, {}, {})
     card = (tmp_path / "README.md").read_text()
     assert 'AutoModelForMaskedLM.from_pretrained("fill")' in card and "the mask token is 28" in card
     assert "could not be read" in card and "None were measured." in card

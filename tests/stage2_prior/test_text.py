@@ -186,7 +186,7 @@ def test_what_a_text_says_helps_to_foretell_the_codes(captioned: Captioned):
 
 def test_prompts_from_a_file_are_drawn_by_a_released_prior(captioned: Captioned, tmp_path: Path):
     (tmp_path / "prompts.txt").write_text(f"{TEXTS[0]}\n\n{TEXTS[2]}: really?\n")
-    released = release(ReleaseConfig(prior=str(captioned.run), out=str(tmp_path / "prior")))
+    released = release(ReleaseConfig(prior=str(captioned.run), out=str(tmp_path / "prior"), licence="mit"))
     assert json.loads((released / "text" / "config.json").read_text())["text"]["encoder"] == "bytes"
     assert "text" in (released / "README.md").read_text()
     config = SampleConfig(

@@ -1,0 +1,88 @@
+"""A run's newest checkpoint as a released folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from launch.command.cli import UserError
+from launch.files.folders import new_folder
+from stage1_tokenizer.foreign import discriminator as carried
+from stage1_tokenizer.measuring.side_by_side import save_pictures
+from stage1_tokenizer.publishing.card import PICTURES, Publication, write_card
+from stage1_tokenizer.publishing.figures import given_figures, is_figure, own_figures
+from stage1_tokenizer.publishing.folder import CARD, METRICS, check_release
+from stage1_tokenizer.publishing.standalone import try_out, write_model_files
+from stage1_tokenizer.tokenizer.opening import OpenedRun, open_run, read_state
+
+SHOWN = 8
+"""Pictures with their reconstructions in the card."""
+
+
+def release_tokenizer(
+    run: str, out: Path, publication: Publication, *, metrics: str | None = None, discriminator: bool = False
+) -> None:
+    """Write the folder, whole or not at all.
+
+    Raises UserError if `out` exists, if the run has no whole checkpoint or no figures, if `metrics` was measured on
+    other weights, and if the result doesn't give the same codes when plain transformers loads it.
+    """
+    with new_folder(out) as part:
+        opened = open_run(Path(run))
+        figures = _figures(metrics, opened)
+        if not any(is_figure(value) for value in figures.values()):
+            raise UserError(
+                f"run={run} was not evaluated at its newest checkpoint: measure it with "
+                f"stage1_tokenizer.evaluate --tokenizer {run} --out FILE, and give --metrics FILE"
+            )
+        opened.tokenizer.save_pretrained(part)
+        if discriminator:
+            _add_discriminator(part, opened)
+        (part / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
+        write_model_files(part)
+        pictures = _add_pictures(part, opened, figures)
+        write_card(part / CARD, publication, opened, figures, pictures=pictures, discriminator=discriminator)
+        try_out(part, opened.tokenizer)
+        check_release(part)
+
+
+def _add_discriminator(part: Path, opened: OpenedRun) -> None:
+    """discriminator.safetensors of the same checkpoint; UserError if the run has none."""
+    saved = opened.checkpoint / "discriminator.pt"
+    if not saved.is_file():
+        raise UserError(f"discriminator=true, but {opened.checkpoint} has none: leave it out")
+    carried.save(part, read_state(saved), opened.config["loss"]["adversarial"])
+
+
+def _add_pictures(part: Path, opened: OpenedRun, metrics: dict[str, Any]) -> str | None:
+    """Pictures with their reconstructions; the set they are from, None if none of the run's sets is there."""
+    if opened.tokenizer.config.spatial_dims != 2:
+        return None
+    data = opened.config["data"]
+    for index in (metrics["measured"].get("data"), data.get("held_out"), data["index"]):
+        if index and Path(index).is_file():
+            save_pictures(part / PICTURES, opened.tokenizer, index, SHOWN)
+            return str(index)
+    return None
+
+
+def _figures(path: str | None, opened: OpenedRun) -> dict[str, Any]:
+    """The figures in a file, or those of the run's evaluation at the checkpoint's step, with their conditions."""
+    fingerprint = opened.tokenizer.fingerprint
+    if path:
+        command = f"stage1_tokenizer.evaluate --tokenizer {opened.folder}"
+        return given_figures(path, lambda metrics: metrics["measured"]["fingerprint"], fingerprint, command)
+    figures, config = own_figures(opened.folder, opened.step), opened.config
+    limit = config.get("evaluate_samples")
+    measured = {
+        "by": "the training run's last evaluation, of averaged weights" if figures else "nothing: not measured",
+        "data": config["data"].get("held_out"),
+        "subset": "all pictures" if limit is None else f"at most {limit} pictures, evenly spaced",
+        "pictures": "clamped and rounded to 8 bits, data range 255; every picture once, mean over pictures",
+        "lpips": f"{config['loss']['perceptual']['net']}, version 0.1",
+        "transform": config["data"]["transform"],
+        "fingerprint": fingerprint,
+        **{name: opened.origin.get(name) for name in ("commit", "hardware", "versions", "date")},
+    }
+    return {**figures, "measured": measured}
