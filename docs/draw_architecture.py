@@ -1,4 +1,4 @@
-"""Draws docs/architecture.svg from the code: `python docs/draw_architecture.py`; with `--check` it only compares.
+"""Draws docs/architecture.svg from the code: `python -m docs.draw_architecture`; with `--check` it only compares.
 
 Packages are floors, rooms are boxes, and a box lists its files with their lines of code. An arrow leads from a room to
 one that it imports; arrows that follow from others are left out (the transitive reduction). Inside a floor a room lies
@@ -7,7 +7,6 @@ to the right of all that it imports. The drawing carries its data, so that a tes
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import sys
@@ -15,12 +14,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from html import escape, unescape
 from itertools import pairwise
-from pathlib import Path
 from typing import TypedDict
 
-ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "docs" / "architecture.svg"
-FLOORS = ("stage2_prior", "stage1_tokenizer", "data", "launch")
+from tests import imports as code
+
+OUT = code.ROOT / "docs" / "architecture.svg"
+FLOORS = code.PACKAGES[::-1]
 TITLES = {
     "stage2_prior": "codes to new codes, and pictures from them",
     "stage1_tokenizer": "pictures to codes and back",
@@ -54,48 +53,14 @@ TOLERANCE = 25
 # --- what the code says
 
 
-def room_of(path: Path) -> str:
-    """A file's room: its folder; at the top of a package `config` and `media` are rooms, the rest `commands`."""
-    package, *folders = path.relative_to(ROOT).parent.parts
-    if folders:
-        return f"{package}/{'/'.join(folders)}"
-    return f"{package}/{path.stem if path.stem in ('config', 'media') else 'commands'}"
-
-
-def sources() -> dict[str, Path]:
-    """Every module of the four packages by its dotted name, without the packages' own docstring files."""
-    found = {}
-    for package in FLOORS:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            if parts[1:] != ("__init__",):
-                found[".".join(parts).removesuffix(".__init__")] = path
-    return found
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Dotted names of all that a file imports, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def read_code() -> tuple[dict[str, dict[str, int]], Edges]:
-    """Each room's files with their lines of code, and the rooms that each room imports."""
-    modules = sources()
-    rooms: dict[str, dict[str, int]] = defaultdict(dict)
-    edges: Edges = defaultdict(set)
-    for path in modules.values():
-        room, text = room_of(path), path.read_text()
-        if path.stem != "__init__" or re.search(r"^(def|class) ", text, re.MULTILINE):
-            rooms[room][path.stem] = text.count("\n")
-        for name in imported(path):
-            target = modules.get(name) or modules.get(name.rpartition(".")[0])
-            if target is not None and room_of(target) != room:
-                edges[room].add(room_of(target))
-    return dict(rooms), {room: edges[room] for room in rooms}
+def read_code() -> dict[str, dict[str, int]]:
+    """Each room's files with their lines of code; of a folder's own file only where it defines something."""
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for module, path in code.MODULES.items():
+        text = path.read_text()
+        if module not in code.PACKAGES and (path.stem != "__init__" or re.search(r"^(def|class) ", text, re.MULTILINE)):
+            found[code.room(module)][path.stem] = text.count("\n")
+    return dict(found)
 
 
 def reach(edges: Edges, start: str) -> set[str]:
@@ -112,9 +77,8 @@ def reach(edges: Edges, start: str) -> set[str]:
 
 def reduced(edges: Edges) -> Edges:
     """The edges that don't follow from others. The graph must have no circles."""
-    for room in edges:
-        if room in reach(edges, room):
-            raise SystemExit(f"{room} is part of a circle of imports: {sorted(reach(edges, room))}")
+    if circles := code.circles(edges):
+        raise SystemExit(f"circle of imports: {', '.join(circles[0])}")
     return {
         room: {near for near in direct if not any(near in reach(edges, other) for other in direct if other != near)}
         for room, direct in edges.items()
@@ -122,19 +86,17 @@ def reduced(edges: Edges) -> Edges:
 
 
 def facts() -> Facts:
-    """What the drawing shows: rooms with their files and lines, arrows inside a floor, rooms used of other floors."""
-    rooms, edges = read_code()
-    inside = {room: {to for to in edges[room] if floor(to) == floor(room)} for room in rooms}
+    """What the code says."""
+    boxes, edges = read_code(), code.rooms()
+    inside = {box: {to for to in edges[box] if floor(to) == floor(box)} for box in boxes}
     across: dict[str, dict[str, list[str]]] = {}
     for upper in FLOORS:
-        used: Edges = defaultdict(set)
-        for room in rooms:
-            for to in edges[room] if floor(room) == upper else ():
-                if floor(to) != upper:
-                    used[floor(to)].add(short(to))
-        across[upper] = {lower: sorted(used[lower]) for lower in FLOORS if lower in used}
-    arrows = sorted([room, to] for room, direct in reduced(inside).items() for to in direct)
-    return {"rooms": rooms, "arrows": arrows, "across": across}
+        used = {to for box in boxes if floor(box) == upper for to in edges[box] if floor(to) != upper}
+        below = FLOORS[FLOORS.index(upper) + 1 :]
+        of_floors = {lower: sorted(short(to) for to in used if floor(to) == lower) for lower in below}
+        across[upper] = {lower: found for lower, found in of_floors.items() if found}
+    arrows = sorted([box, to] for box, direct in reduced(inside).items() for to in direct)
+    return {"rooms": boxes, "arrows": arrows, "across": across}
 
 
 def floor(room: str) -> str:
@@ -373,7 +335,7 @@ def main() -> int:
         OUT.write_text(draw(shown))
         return 0
     found = differences(drawn(), shown)
-    print("\n".join([*found, "redraw it: python docs/draw_architecture.py"]) if found else f"{OUT.name} is up to date")
+    print("\n".join([*found, "redraw it: python -m docs.draw_architecture"]) if found else f"{OUT.name} is up to date")
     return bool(found)
 
 
