@@ -27,6 +27,7 @@ Rooms:
     generation   codes from logits
     priors       the kinds of prior and their conditions
     sampling     pictures from a prior
+    web          the demo page
     training, measuring, publishing   optimizer and cost, metrics, model card
 
 Code shards carry the tokenizer's fingerprint, so that a prior can't be used with another tokenizer's codes.
@@ -60,7 +61,7 @@ __all__ = [
 _HOMES = {
     "AutoregressivePrior": "stage2_prior.priors.autoregressive",
     "DepthPrior": "stage2_prior.priors.depth",
-    "Drawing": "stage2_prior.generation.logits",
+    "Drawing": "stage2_prior.config.drawing",
     "MaskedPrior": "stage2_prior.priors.masked",
     "MultiscalePrior": "stage2_prior.priors.multiscale",
     "Vocabulary": "stage2_prior.codes.vocabulary",

@@ -1,26 +1,15 @@
 """A web page on this machine: `python -m stage2_prior.demo --tokenizer DIR [--prior DIR]`. It needs gradio.
 
-Drop a picture: its reconstruction, its codes as a heat map, and the neighbours of the code that is clicked. With a
-prior, a tab draws pictures of a class.
+Drop a picture to see its reconstruction, its codes as a heat map, and the neighbours of the code you click. With a
+prior, a tab samples pictures of a class.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from launch.command.cli import UserError, parse, run
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from stage1_tokenizer import Tokenizer
-    from stage2_prior.priors.base import Prior
-
-NONE = "no class"
-SIDE = 384
-"""Pixels in which pictures are shown."""
 
 
 @dataclass(frozen=True)
@@ -32,159 +21,17 @@ class DemoConfig:
     prior: str | None = None
     """A released prior's folder, its name on the Hub, or a run's folder; null: no tab for sampling."""
     picture: str | None = None
-    """The picture that is there when the page opens."""
+    """The picture the page opens with."""
     host: str = "127.0.0.1"
-    """Address to listen at; 0.0.0.0 lets other machines in."""
+    """Address to listen on; 0.0.0.0 accepts other machines."""
     port: int = 7860
-    """Port to listen at."""
+    """Port to listen on."""
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
-            raise ValueError(f"port={self.port} is not in 1..65535: set it to 7860, for example")
+            raise ValueError(f"port={self.port} must be between 1 and 65535: set it to 7860, for example")
         if self.picture is not None and not Path(self.picture).is_file():
-            raise ValueError(f"picture={self.picture} is not a file: leave it out, or name one")
-
-
-class Demo:
-    """What the page's buttons do; knows nothing of the page."""
-
-    def __init__(self, tokenizer: Tokenizer, prior: Prior | None):
-        if tokenizer.transform is None or not tokenizer.codebook_size or tokenizer.config.spatial_dims != 2:
-            raise UserError("the page is for tokenizers of pictures that have codes: choose another tokenizer")
-        if prior is not None:
-            prior.source.must_be_of(tokenizer.fingerprint, "tokenizer", "the page's")
-        self.tokenizer, self.prior = tokenizer, prior
-
-    def reconstruct(self, picture: Any) -> tuple[Any, Any, Any, list[Any], str]:
-        """Of a PIL picture: prepared, reconstructed, its codes as a heat map (None without a grid), codes, figures."""
-        from data.pictures.transforms import to_uint8
-        from stage1_tokenizer.measuring.scores import psnr
-        from stage1_tokenizer.measuring.single_pictures import code_bytes
-        from stage1_tokenizer.tokenizer.code_maps import heat_map
-        from stage1_tokenizer.tokenizer.pil import as_batch
-
-        x_BCHW = as_batch(picture, self.tokenizer.transform)
-        y_BCHW, codes = self.tokenizer.reconstruct(x_BCHW)
-        assert codes is not None
-        shown, back = (_large(self.tokenizer.to_pil(each)[0]) for each in (x_BCHW, y_BCHW))
-        colours = heat_map(codes[0], self.tokenizer.codebook_size, SIDE) if codes.ndim == 3 else None
-        size, pixels = code_bytes(self.tokenizer, codes), x_BCHW[0, 0].numel()
-        told = (
-            f"**{codes.numel()} codes**, {len(codes.unique())} of them different, out of {self.tokenizer.codebook_size}"
-            f" · **{size} bytes** ({8 * size / pixels:.3f} bits per pixel, raw pixels take {x_BCHW.numel()})"
-            f" · PSNR **{float(psnr(to_uint8(x_BCHW), to_uint8(y_BCHW))):.2f} dB**"
-        )
-        return shown, back, colours, codes[0].tolist(), told
-
-    def code_at(self, codes: list[list[int]], x: int, y: int) -> int:
-        """The code under a point of the heat map."""
-        scale = max(SIDE // max(len(codes), len(codes[0])), 1)
-        return codes[min(y // scale, len(codes) - 1)][min(x // scale, len(codes[0]) - 1)]
-
-    def neighbours(self, code: float) -> list[tuple[Any, str]]:
-        """Swatches of the codes nearest to one, itself first, each with its number and distance."""
-        from stage1_tokenizer.tokenizer.code_maps import neighbours, swatches
-
-        found = neighbours(self.tokenizer, int(code))
-        pictures = swatches(self.tokenizer, [number for number, _ in found])
-        return [
-            (_large(picture, 96), f"{number}" if place == 0 else f"{number} · {distance:.2f}")
-            for place, (picture, (number, distance)) in enumerate(zip(pictures, found, strict=True))
-        ]
-
-    def sample(self, name: str, count: float, guidance: float, temperature: float, seed: float) -> list[Any]:
-        """Pictures of a class, drawn by the prior."""
-        from stage2_prior.config.drawing import Drawing
-        from stage2_prior.sampling.pictures import Picture, decode_pictures, sample_codes
-
-        assert self.prior is not None
-        label = -1 if name == NONE else self.prior.vocabulary.label(name)
-        drawing = Drawing(guidance=guidance, temperature=temperature)
-        pictures = [Picture(label, number) for number in range(int(count))]
-        idx_Bhw: Tensor = sample_codes(self.prior, pictures, int(seed), drawing)
-        return [_large(picture, 192) for picture in decode_pictures(self.tokenizer, idx_Bhw, 16)]
-
-
-def page(demo: Demo, title: str, first: str | None = None) -> Any:
-    """The page, a gradio.Blocks; `first` is the picture that is there when it opens."""
-    import gradio
-
-    with gradio.Blocks(title=f"vqloom: {title}") as blocks:
-        gradio.Markdown(f"## {title}\n{_described(demo.tokenizer)}")
-        with gradio.Tab("Reconstruct"):
-            _reconstruct_tab(gradio, blocks, demo, first)
-        if demo.prior is not None:
-            with gradio.Tab("Sample"):
-                _sample_tab(gradio, demo)
-    return blocks
-
-
-def _reconstruct_tab(gradio: Any, blocks: Any, demo: Demo, first: str | None) -> None:
-    from stage1_tokenizer.tokenizer.code_maps import has_neighbours
-
-    codes = gradio.State([])
-    fixed = {"type": "pil", "interactive": False, "height": SIDE, "buttons": []}
-    with gradio.Row():
-        given = gradio.Image(first, type="pil", label="drop a picture", height=SIDE)
-        shown = gradio.Image(label="as the tokenizer sees it", **fixed)
-        back = gradio.Image(label="reconstruction", **fixed)
-        colours = gradio.Image(label="codes: click one", **fixed)
-    told = gradio.Markdown()
-    results = [shown, back, colours, codes, told]
-    empty: tuple[Any, ...] = (None, None, None, [], "")
-
-    def reconstruct(picture: Any) -> Any:
-        return empty if picture is None else demo.reconstruct(picture)
-
-    given.change(reconstruct, given, results)
-    opened = blocks.load(reconstruct, given, results)
-    if not has_neighbours(demo.tokenizer):
-        return
-    code = gradio.Number(0, label="code", precision=0, minimum=0, maximum=demo.tokenizer.codebook_size - 1)
-    gradio.Markdown(
-        "The code and its nearest ones in the codebook, with their distance; each decoded from a grid of it."
-    )
-    near = gradio.Gallery(show_label=False, columns=8, height=170, object_fit="contain", buttons=[])
-
-    def click(grid: list[list[int]], event: gradio.SelectData) -> int:
-        return demo.code_at(grid, *event.index)
-
-    click.__annotations__["event"] = gradio.SelectData
-    colours.select(click, codes, code)
-    code.change(demo.neighbours, code, near)
-    opened.then(lambda grid: grid[len(grid) // 2][len(grid[0]) // 2] if grid else 0, codes, code)
-
-
-def _sample_tab(gradio: Any, demo: Demo) -> None:
-    assert demo.prior is not None
-    names = [*demo.prior.vocabulary.classes, NONE]
-    most = 10.0 if len(names) > 1 else 1.0
-    with gradio.Row():
-        chosen = gradio.Dropdown(names, value=names[0], label="class")
-        count = gradio.Slider(1, 32, value=8, step=1, label="pictures")
-        guidance = gradio.Slider(1.0, most, value=min(2.0, most), step=0.5, label="guidance")
-        temperature = gradio.Slider(0.1, 1.5, value=1.0, step=0.05, label="temperature")
-        seed = gradio.Number(0, label="seed", precision=0, minimum=0)
-    button = gradio.Button("Sample", variant="primary")
-    drawn = gradio.Gallery(label="samples", columns=8, object_fit="contain", buttons=[])
-    button.click(demo.sample, [chosen, count, guidance, temperature, seed], drawn)
-
-
-def _described(tokenizer: Tokenizer) -> str:
-    assert tokenizer.transform is not None
-    size = tokenizer.transform.size
-    count = sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6
-    shape = "×".join(map(str, tokenizer.codes_shape(size)))
-    codes = f"{shape} codes out of {tokenizer.codebook_size}"
-    return f"{size}×{size} pixels become {codes} and back; {count:.2f} M parameters."
-
-
-def _large(picture: Any, side: int = SIDE) -> Any:
-    """A small picture enlarged, its pixels kept square."""
-    from PIL import Image
-
-    scale = max(side // max(picture.size), 1)
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+            raise ValueError(f"picture={self.picture} must be a file: name one, or leave it out")
 
 
 def main() -> None:
@@ -193,9 +40,11 @@ def main() -> None:
     try:
         import gradio  # noqa: F401
     except ImportError as error:
-        raise UserError("the page needs gradio: pip install 'vqloom[demo]', or pip install gradio") from error
+        raise UserError("the demo needs gradio: pip install 'vqloom[demo]', or pip install gradio") from error
     from stage1_tokenizer.tokenizer.opening import open_tokenizer
     from stage2_prior.priors.build import load_prior
+    from stage2_prior.web.demo import Demo
+    from stage2_prior.web.page import page
 
     demo = Demo(open_tokenizer(config.tokenizer), load_prior(config.prior) if config.prior else None)
     name = Path(config.tokenizer).resolve().name

@@ -16,7 +16,7 @@ from PIL import Image
 
 from data.pictures.transforms import to_float, to_uint8
 from launch.command.cli import UserError
-from stage2_prior.codes.encoding import Encoding, one_shard
+from stage2_prior.codes.encoding import Encoding
 
 PICTURES = "verify.png"
 LEAST_EQUAL = 0.98
@@ -53,7 +53,7 @@ def verify(encoding: Encoding, count: int) -> str:
     each, equal, total, errors, rows = math.ceil(count / len(shards)), 0, 0, [], []
     device = next(encoding.tokenizer.parameters()).device
     for shard in map(int, shards):
-        batch = next(one_shard(encoding.index, shard, encoding.reading, each, encoding.config.threads))
+        batch = next(encoding.pictures(shard, each))
         path = Path(encoding.config.out) / encoding.names[shard]
         for variant in encoding.variants:
             codes_Bhw, labels = stored(path, [key + variant.suffix for key in batch.keys])

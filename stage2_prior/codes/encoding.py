@@ -71,9 +71,13 @@ class Encoding:
         notes: dict[str, Any] = {}
         self.out.write(self.names[shard], self._samples(shard, notes, bar), notes)
 
+    def pictures(self, shard: int, batch_size: int) -> Iterator[PictureBatch]:
+        """Each picture of one shard once, in order."""
+        return every_sample(self.index.only(shard), self.reading, batch_size=batch_size, threads=self.config.threads)
+
     def _samples(self, shard: int, notes: dict[str, Any], bar: Progress) -> Iterator[Sample]:
         histogram_K, captions = np.zeros(self.vocabulary.codes, dtype=np.int64), 0
-        for batch in one_shard(self.index, shard, self.reading, self.batch_size, self.config.threads):
+        for batch in self.pictures(shard, self.batch_size):
             for variant in self.variants:
                 codes_Bhw = self.codes(batch, variant)
                 histogram_K += np.bincount(self.tokens(codes_Bhw).ravel(), minlength=len(histogram_K))
@@ -132,13 +136,6 @@ class Encoding:
         if len(index) != expected:
             print(f"warning: {expected - len(index)} of {expected} pictures are damaged and have no codes", flush=True)
         self.out.finish({INDEX: index})
-
-
-def one_shard(
-    index: ShardIndex, shard: int, transform: TransformConfig, batch_size: int, threads: int
-) -> Iterator[PictureBatch]:
-    """Each picture of one shard once, in order."""
-    return every_sample(index.only(shard), transform, batch_size=batch_size, threads=threads)
 
 
 def npy(array: np.ndarray) -> bytes:

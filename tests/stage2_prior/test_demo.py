@@ -12,6 +12,8 @@ from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.tokenizer.code_maps import heat_map, neighbours, swatches
 from stage2_prior import demo
 from stage2_prior.priors.build import load_prior
+from stage2_prior.web.demo import NONE, Demo
+from stage2_prior.web.page import page
 from tests.stage1_tokenizer import tiny
 from tests.stage2_prior.conftest import Coded, Trained
 
@@ -37,7 +39,7 @@ def test_the_heat_map_has_a_colour_for_each_code():
 
 
 def test_what_the_buttons_do(coded: Coded, trained: Trained):
-    page = demo.Demo(Tokenizer.from_pretrained(coded.tokenizer), load_prior(trained.prior))
+    page = Demo(Tokenizer.from_pretrained(coded.tokenizer), load_prior(trained.prior))
     shown, back, colours, codes, told = page.reconstruct(Image.new("RGB", (40, 30), "teal"))
     assert shown.size == back.size == colours.size == (384, 384)
     assert len(codes) == len(codes[0]) == 4 and "16 codes" in told and "dB" in told
@@ -46,12 +48,12 @@ def test_what_the_buttons_do(coded: Coded, trained: Trained):
     name = page.prior.vocabulary.classes[0]  # type: ignore[union-attr]
     one, two = page.sample(name, 2, 2.0, 1.0, 0), page.sample(name, 2, 2.0, 1.0, 0)
     assert [np.asarray(a).tolist() for a in one] == [np.asarray(b).tolist() for b in two] and len(one) == 2
-    assert len(page.sample(demo.NONE, 1, 1.0, 1.0, 3)) == 1
+    assert len(page.sample(NONE, 1, 1.0, 1.0, 3)) == 1
 
 
 def test_another_tokenizers_prior_is_refused(trained: Trained):
     with pytest.raises(UserError, match="but the codes are of"):
-        demo.Demo(tiny.tokenizer(), load_prior(trained.prior))
+        Demo(tiny.tokenizer(), load_prior(trained.prior))
 
 
 def test_without_gradio_it_says_what_to_do(
@@ -61,12 +63,11 @@ def test_without_gradio_it_says_what_to_do(
     monkeypatch.setattr(sys, "argv", ["demo", "--tokenizer", coded.tokenizer])
     with pytest.raises(SystemExit):
         run(demo.main)
-    assert capsys.readouterr().err.startswith("error: the page needs gradio: pip install")
+    assert capsys.readouterr().err.startswith("error: the demo needs gradio: pip install")
 
 
 def test_the_page_is_built(coded: Coded, trained: Trained):
     pytest.importorskip("gradio")
-    page = demo.Demo(Tokenizer.from_pretrained(coded.tokenizer), load_prior(trained.prior))
-    blocks = demo.page(page, "halves")
+    blocks = page(Demo(Tokenizer.from_pretrained(coded.tokenizer), load_prior(trained.prior)), "halves")
     labels = {component.label for component in blocks.blocks.values() if hasattr(component, "label")}
     assert {"reconstruction", "codes: click one", "samples"} <= labels
