@@ -61,7 +61,7 @@ def _wait(future: Future[_Run], number: int) -> bytes | memoryview:
 
 
 class RemoteReader:
-    """See data.shards.Reader. At most two windows a lane, and the batches in preparation, are in memory."""
+    """See data.reading.readers.Reader. At most two windows a lane, and the batches in preparation, are in memory."""
 
     def __init__(self, shards: NumberedShards, config: CodeDataConfig):
         self._shards = shards

@@ -28,7 +28,7 @@ class CodeSource:
     grid: tuple[int, ...]
     """Codes along each axis of a picture, (h, w); (N,) of latent tokens, which have no place."""
     transform: dict[str, Any]
-    """What was done to the pictures (data.transforms.TransformConfig.to_dict)."""
+    """What was done to the pictures (data.pictures.config.TransformConfig.to_dict)."""
     codebooks: int = 1
     """G: codes at each place of the grid, each out of a codebook of its own."""
     scales: tuple[int, ...] = ()
