@@ -18,8 +18,8 @@ from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
 from launch.stages.listing import ROOT
 from stage1_tokenizer.foreign.layouts import LAYOUTS
-from tests.stage1_tokenizer import peer_layouts
-from tests.stage1_tokenizer.test_convert import state
+from tests.stage1_tokenizer.foreign import peer_layouts
+from tests.stage1_tokenizer.publishing.test_convert import state
 from tests.stage2_prior.parts import write_tokenizer
 
 README = (ROOT / "README.md").read_text()

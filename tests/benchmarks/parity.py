@@ -27,8 +27,8 @@ from stage1_tokenizer import convert
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.benchmarks import peer_models
 from tests.benchmarks.peer_models import PeerModel
-from tests.stage1_tokenizer import peer_layouts
-from tests.stage1_tokenizer.peer_layouts import Shape, Shapes
+from tests.stage1_tokenizer.foreign import peer_layouts
+from tests.stage1_tokenizer.foreign.peer_layouts import Shape, Shapes
 
 LIMIT = 1e-4
 """Largest difference of a pixel in [-1, 1] that still counts as equal."""

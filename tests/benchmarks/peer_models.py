@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.stage1_tokenizer.peer_layouts import Shape
+from tests.stage1_tokenizer.foreign.peer_layouts import Shape
 
 
 def numbers(shape: Shape, size: int, attention: bool = True) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import open_run
 from stage1_tokenizer.train import train
 from stage1_tokenizer.training.fine_tuning import with_model
-from tests.stage1_tokenizer import peer_layouts, tiny
-from tests.stage1_tokenizer.test_convert import SMALL, run, saved, state
+from tests.stage1_tokenizer import tiny
+from tests.stage1_tokenizer.foreign import peer_layouts
+from tests.stage1_tokenizer.publishing.test_convert import SMALL, run, saved, state
 
 OPTIONS: dict[str, Any] = {
     **{name: value for name, value in tiny.OPTIONS.items() if not name.startswith("model.")},

@@ -16,9 +16,9 @@ from stage1_tokenizer.publishing.syntax import FlattenError
 from stage1_tokenizer.quantizers import KINDS
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.environments import call, environment
-from tests.stage1_tokenizer import peer_layouts
+from tests.stage1_tokenizer.foreign import peer_layouts
+from tests.stage1_tokenizer.publishing.test_convert import SMALL, run, saved, state
 from tests.stage1_tokenizer.small_backbones import BACKBONES
-from tests.stage1_tokenizer.test_convert import SMALL, run, saved, state
 
 ALONE = """
 import importlib, sys

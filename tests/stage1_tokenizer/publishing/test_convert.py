@@ -19,8 +19,9 @@ from stage1_tokenizer.convert import main
 from stage1_tokenizer.foreign import discriminator as judge
 from stage1_tokenizer.publishing.standalone import try_out
 from stage1_tokenizer.tokenizer.model import Tokenizer
-from tests.stage1_tokenizer import peer_layouts, tiny
-from tests.stage1_tokenizer.peer_layouts import Shape, Shapes
+from tests.stage1_tokenizer import tiny
+from tests.stage1_tokenizer.foreign import peer_layouts
+from tests.stage1_tokenizer.foreign.peer_layouts import Shape, Shapes
 
 SMALL = Shape(ch=32, mult=(1, 2), blocks=1, z=8, codes=16, dim=8, attention=(1,))
 

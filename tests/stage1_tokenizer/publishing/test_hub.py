@@ -14,7 +14,7 @@ from stage1_tokenizer.hub import main
 from stage1_tokenizer.publishing.hub import push
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import tiny
-from tests.stage1_tokenizer.hub_server import Hub, hub
+from tests.stage1_tokenizer.publishing.hub_server import Hub, hub
 
 
 @pytest.fixture

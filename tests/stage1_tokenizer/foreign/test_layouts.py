@@ -19,8 +19,8 @@ from stage1_tokenizer.publishing.convert import build
 from stage1_tokenizer.quantizers.nearest import nearest_code
 from stage1_tokenizer.tokenizer.folder import model_config
 from stage1_tokenizer.tokenizer.model import Tokenizer
-from tests.stage1_tokenizer import peer_layouts
-from tests.stage1_tokenizer.peer_layouts import Shape, Shapes
+from tests.stage1_tokenizer.foreign import peer_layouts
+from tests.stage1_tokenizer.foreign.peer_layouts import Shape, Shapes
 
 SMALL = Shape(ch=32, mult=(1, 2), blocks=1, z=8, codes=16, dim=8, attention=(1,))
 F8 = Shape(mult=(1, 2, 2, 4), z=4, dim=4, codes=256, attention=(3,))
