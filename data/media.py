@@ -73,6 +73,8 @@ def read_transform(values: Mapping[str, Any]) -> Transform:
 
     ValueError for an unknown kind or key.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"transform is {values!r}, not a dictionary of settings: was the file edited?")
     known = {kind: media.transform for kind, media in KINDS.items() if media.transform is not None}
     kind = values.get("kind", "pictures")
     if kind not in known:

@@ -133,6 +133,7 @@ def add_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, evaluation: E
 
 def add_distances(config: EvaluateConfig, prior: Prior | None, network: FeatureNetwork, evaluation: Evaluation) -> None:
     """Add the samples' distances from the reference."""
+    from data.media import read_transform
     from data.pictures.config import TransformConfig
     from stage1_tokenizer.measuring.evaluation import progress_of
     from stage1_tokenizer.measuring.picture_sets import side_of
@@ -142,7 +143,7 @@ def add_distances(config: EvaluateConfig, prior: Prior | None, network: FeatureN
     side, ranks = side_of(config.samples), evaluation.ranks
     if side is None:
         raise UserError(f"samples={config.samples} is neither a folder of pictures nor an .npz: name one of the two")
-    transform = TransformConfig.from_dict(prior.source.transform) if prior else TransformConfig(size=side)
+    transform = read_transform(prior.source.transform) if prior else TransformConfig(size=side)
     if side != transform.size:
         raise UserError(
             f"samples={config.samples} are of {side} pixels a side, the prior's pictures of {transform.size}: name "

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data.media import read_transform
 from data.pictures.config import TransformConfig
 from launch.command.cli import UserError
 from stage1_tokenizer.config.model import ModelConfig
@@ -131,7 +132,7 @@ def _read_transform(path: Path) -> TransformConfig | None:
     if not path.exists():
         return None
     try:
-        return TransformConfig.from_dict(json.loads(path.read_text())["transform"])
+        return read_transform(json.loads(path.read_text())["transform"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} can't be read ({error}): release the tokenizer again") from error
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from data.pictures.config import TransformConfig
+from data.media import read_transform
 from launch.checkpoints import folders
 from launch.command.cli import UserError
 from launch.run.folder import CONFIG, ORIGIN
@@ -50,7 +50,7 @@ def open_run(folder: Path) -> OpenedRun:
     config = yaml.safe_load((folder / CONFIG).read_text())
     if "model" not in config or "transform" not in config.get("data", {}):
         raise UserError(f"run={folder} is not a tokenizer's run: give a run of stage1_tokenizer.train")
-    transform = TransformConfig.from_dict(config["data"]["transform"])
+    transform = read_transform(config["data"]["transform"])
     tokenizer = Tokenizer(model_config(config["model"], folder / CONFIG), transform)
     for step in folders.steps(folder):
         place = folder / folders.FOLDER / f"{folders.PREFIX}{step:09d}"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data.media import read_transform
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
 from launch.command.cli import UserError
@@ -82,7 +83,7 @@ def agreement(
     `samples` is a folder of stage2_prior.sample, `data` an index of real training pictures, which the classifier is
     fitted to, `held_out` one of other real pictures; of both at most `limit` are read.
     """
-    transform = TransformConfig.from_dict(source.transform)
+    transform = read_transform(source.transform)
     requested_B, sampled_BCHW, described = sampled_pictures(samples, transform.channels)
     if described["tokenizer"] != source.tokenizer:
         raise UserError(f"samples={samples} are of another tokenizer than the prior's: sample again")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data.media import read_transform
 from data.pictures.config import PICTURES, TransformConfig
 from data.pictures.transforms import to_float
 from data.reading.stream import every_sample
@@ -35,7 +36,7 @@ class Given(Subjects):
 
     def __init__(self, config: InpaintConfig, prior: Prior, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
-        transform = TransformConfig.from_dict(prior.source.transform)
+        transform = read_transform(prior.source.transform)
         self.x_BCHW, names, found, captions = read(config, transform, prior)
         super().__init__(prior, range(len(names)), names, numbered(names))
         self.classes = requested_classes(config.classes, found, prior)
