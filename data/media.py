@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from data.pictures.config import PICTURES, TransformConfig
@@ -79,4 +79,7 @@ def read_transform(values: Mapping[str, Any]) -> Transform:
     kind = values.get("kind", "pictures")
     if kind not in known:
         raise ValueError(f"transform.kind={kind} is not a known kind: choose one of {', '.join(known)}")
-    return known[kind].from_dict(dict(values))
+    unknown = sorted(set(values) - {field.name for field in fields(known[kind])})
+    if unknown:
+        raise ValueError(f"transform has unknown keys {', '.join(unknown)}: written by a newer version?")
+    return known[kind](**values)

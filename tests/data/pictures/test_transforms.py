@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from data.media import read_transform
 from data.pictures.config import TransformConfig
 from data.pictures.geometry import crop_box, draw
 from data.pictures.transforms import apply, to_float, to_uint8
@@ -103,9 +104,9 @@ def test_to_float_and_back_is_exact() -> None:
 
 def test_config_travels_as_a_dict() -> None:
     config = TransformConfig(size=32, channels=1, fit="pad", background=0)
-    assert TransformConfig.from_dict(config.to_dict()) == config
+    assert read_transform(config.to_dict()) == config
     with pytest.raises(ValueError, match="unknown keys colour"):
-        TransformConfig.from_dict({"colour": 1})
+        read_transform({"colour": 1})
 
 
 @pytest.mark.parametrize(
