@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from launch.command.checks import check
+
 FREE_KEYS = (
     "run.folder",
     "run.trackers",
@@ -115,3 +117,37 @@ class RunConfig:
 
 FIXED = ("model", "run")
 """Parts of the configuration that no continued run can change, but for what launch.config and stages leave free."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up, decay, clipping and averaged weights, for both stages."""
+
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.5, 0.9)
+    """Decay of Adam's two moments."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    clip: float = 1.0
+    """Maximum norm of a network's gradient; 0: no clipping."""
+    warmup: int = 0
+    """Steps over which the learning rate rises from 0."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: stay, or fall along a cosine to `final` at the last step."""
+    final: float = 0.0
+    """With decay=cosine, the last learning rate as a share of the peak."""
+    ema_decay: float = 0.999
+    """Share of the old average in the averaged weights, which are evaluated and released; it rises to this value over
+    the first steps. 0: no averaging."""
+
+    def __post_init__(self) -> None:
+        at = "optimizer."
+        check(at + "learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
+        for beta in self.betas:
+            check(at + "betas", beta, 0 <= beta < 1, "two shares from 0 to below 1")
+        check(at + "weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        check(at + "clip", self.clip, self.clip >= 0, "0 (no clipping) or more")
+        check(at + "warmup", self.warmup, self.warmup >= 0, "0 or more")
+        check(at + "final", self.final, 0 <= self.final <= 1, "a share from 0 to 1")
+        check(at + "ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "a share from 0 to below 1")

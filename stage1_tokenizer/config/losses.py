@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from launch.command.checks import check as _check
 
@@ -27,8 +27,34 @@ class PerceptualConfig:
 
 
 @dataclass(frozen=True)
+class DiscriminatorOptimizerConfig:
+    """What a discriminator's optimizer does differently from the run's; null: as `optimizer` says."""
+
+    learning_rate: float | None = None
+    """Peak learning rate; null: optimizer.discriminator_learning_rate, or optimizer.learning_rate."""
+    betas: tuple[float, float] | None = None
+    """Decay of Adam's two moments."""
+    weight_decay: float | None = None
+    """Decoupled weight decay."""
+    clip: float | None = None
+    """Maximum norm of the gradient; 0: no clipping."""
+
+    def __post_init__(self) -> None:
+        at = "loss.adversarial.optimizer."
+        rate, decay, clip = self.learning_rate, self.weight_decay, self.clip
+        if rate is not None:
+            _check(at + "learning_rate", rate, rate > 0, "above 0, or to null")
+        for beta in self.betas or ():
+            _check(at + "betas", beta, 0 <= beta < 1, "two shares from 0 to below 1, or to null")
+        if decay is not None:
+            _check(at + "weight_decay", decay, decay >= 0, "0 or more, or to null")
+        if clip is not None:
+            _check(at + "clip", clip, clip >= 0, "0 (no clipping) or more, or to null")
+
+
+@dataclass(frozen=True)
 class AdversarialConfig:
-    """The adversarial term: the discriminator and how it comes in."""
+    """One discriminator and its adversarial term."""
 
     weight: float = 0.8
     """Weight of the generator's adversarial term, times the adaptive weight where that is on; 0: no discriminator."""
@@ -75,6 +101,8 @@ class AdversarialConfig:
     """With dino, the file of the frozen transformer: DINO's dino_deitsmall16_pretrain.pth, or one of its layout."""
     resize: int = 224
     """With dino, the side to which pictures are resized for the transformer; 0: as they are."""
+    optimizer: DiscriminatorOptimizerConfig = field(default_factory=DiscriminatorOptimizerConfig)
+    """The discriminator's own optimizer settings."""
 
     def __post_init__(self) -> None:
         at = "loss.adversarial."
@@ -98,9 +126,13 @@ class AdversarialConfig:
                 "give the file dino_deitsmall16_pretrain.pth"
             )
         if kind != "dino" and self.weights is not None:
-            raise ValueError(f"{at}weights={self.weights} is for dino, not {at}discriminator={kind}: leave one away")
+            raise ValueError(
+                f"{at}weights={self.weights} is not supported with {at}discriminator={kind}, only with dino: remove it"
+            )
         if kind != "patch" and self.blur:
-            raise ValueError(f"{at}blur=true is for patch, not {at}discriminator={kind}: leave it away")
+            raise ValueError(
+                f"{at}blur=true is not supported with {at}discriminator={kind}, only with patch: remove it"
+            )
 
     def check_pictures(self, in_channels: int, spatial_dims: int, size: int | None = None) -> None:
         """Raise ValueError where the discriminator doesn't take pictures of these channels, axes and sides."""
@@ -118,19 +150,33 @@ class AdversarialConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is minimised: pixel + perceptual + adversarial + the quantizer's own terms."""
+    """What is minimised: the terms at the reconstruction, the adversarial terms, and the quantizer's own losses."""
 
     pixel: Literal["l1", "l2", "huber", "log_cosh"] = "l1"
     """Distance between pixels: absolute, squared, or near 0 half the square and far from it the absolute one."""
     pixel_weight: float = 1.0
     """Weight of the pixel term."""
     quantizer_weight: float = 1.0
-    """Weight of all of the quantizer's terms together (codebook, commitment, KL)."""
+    """Weight of all of the quantizer's losses together (codebook, commitment, KL)."""
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     """The perceptual term."""
+    terms: dict[str, Any] = field(default_factory=dict)
+    """Further terms at the reconstruction, by name: a weight, or a block of the term's settings. The kind of data says
+    which there are (stage1_tokenizer/media/)."""
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
-    """The adversarial term."""
+    """The discriminator and its adversarial term."""
+    discriminators: list[AdversarialConfig] = field(default_factory=list)
+    """Further discriminators, each a block like `adversarial`, with its own optimizer settings and adaptive weight."""
 
     def __post_init__(self) -> None:
         _check("loss.pixel_weight", self.pixel_weight, self.pixel_weight >= 0, "0 or more")
         _check("loss.quantizer_weight", self.quantizer_weight, self.quantizer_weight >= 0, "0 or more")
+
+    @property
+    def adversaries(self) -> dict[str, AdversarialConfig]:
+        """Every discriminator that has a weight, by what follows its names in metrics and checkpoints.
+
+        "" is `adversarial`; "_2", "_3", … are those of `discriminators`.
+        """
+        every = {"": self.adversarial} | {f"_{number}": one for number, one in enumerate(self.discriminators, start=2)}
+        return {suffix: adversarial for suffix, adversarial in every.items() if adversarial.weight}

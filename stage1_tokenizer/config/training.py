@@ -7,6 +7,7 @@ from typing import Literal
 
 from data.config import DataConfig
 from launch.command.checks import check as _check
+from launch.config import OptimizerConfig as OptimizerConfig
 from launch.config import RunConfig
 from stage1_tokenizer.config.losses import AdversarialConfig as AdversarialConfig
 from stage1_tokenizer.config.losses import LossConfig as LossConfig
@@ -17,41 +18,17 @@ from stage1_tokenizer.config.quantizer import QuantizerConfig as QuantizerConfig
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW for the tokenizer and for the discriminator, with warm-up, decay and averaged weights."""
+class TokenizerOptimizerConfig(OptimizerConfig):
+    """AdamW for the tokenizer and for each discriminator, with warm-up, decay, clipping and averaged weights."""
 
-    learning_rate: float = 1e-4
-    """Peak learning rate of the tokenizer."""
     discriminator_learning_rate: float | None = None
-    """Peak learning rate of the discriminator; null: the tokenizer's."""
-    betas: tuple[float, float] = (0.5, 0.9)
-    """Decay of Adam's two moments."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay."""
-    clip: float = 1.0
-    """Largest norm of a gradient, for tokenizer and discriminator each; 0: no clipping."""
-    warmup: int = 0
-    """Steps over which the learning rate rises from 0."""
-    decay: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: stay, or fall along a cosine to `final` at the last step."""
-    final: float = 0.0
-    """With decay=cosine, the last learning rate as a share of the peak."""
-    ema_decay: float = 0.999
-    """Share of the old average in the averaged weights, which are what is evaluated and released; 0: no averaging."""
+    """Peak learning rate of the discriminators; null: the tokenizer's."""
 
     def __post_init__(self) -> None:
-        at = "optimizer."
-        _check(at + "learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
-        other = self.discriminator_learning_rate
-        if other is not None:
-            _check(at + "discriminator_learning_rate", other, other > 0, "above 0, or to null")
-        for beta in self.betas:
-            _check(at + "betas", beta, 0 <= beta < 1, "two shares from 0 to below 1")
-        _check(at + "weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
-        _check(at + "clip", self.clip, self.clip >= 0, "0 (no clipping) or more")
-        _check(at + "warmup", self.warmup, self.warmup >= 0, "0 or more")
-        _check(at + "final", self.final, 0 <= self.final <= 1, "a share from 0 to 1")
-        _check(at + "ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "a share from 0 to below 1")
+        super().__post_init__()
+        rate = self.discriminator_learning_rate
+        if rate is not None:
+            _check("optimizer.discriminator_learning_rate", rate, rate > 0, "above 0, or to null")
 
 
 @dataclass(frozen=True)
@@ -66,7 +43,7 @@ class TokenizerTrainConfig:
     """The networks."""
     loss: LossConfig = field(default_factory=LossConfig)
     """What is minimised."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: TokenizerOptimizerConfig = field(default_factory=TokenizerOptimizerConfig)
     """How it is minimised."""
     init: str | None = None
     """Folder of a released or converted tokenizer (or of a run) to fine-tune: a new run begins with its weights, and
@@ -121,8 +98,8 @@ class TokenizerTrainConfig:
                 f"model.quantizer.scales={list(quantizer.scales)} must end with {size // stride}, the latent grid of "
                 f"pictures of data.transform.size={size}: add it, or leave off what is larger"
             )
-        if self.loss.adversarial.weight:
-            self.loss.adversarial.check_pictures(self.model.in_channels, self.model.spatial_dims, size)
+        for adversarial in self.loss.adversaries.values():
+            adversarial.check_pictures(self.model.in_channels, self.model.spatial_dims, size)
         if self.model.in_channels != self.data.transform.channels:
             raise ValueError(
                 f"model.in_channels={self.model.in_channels} differs from data.transform.channels="
@@ -136,9 +113,9 @@ class TokenizerTrainConfig:
             raise ValueError(
                 f"channels_last=true is not for model.spatial_dims={self.model.spatial_dims}: leave it out"
             )
-        adversarial = self.loss.adversarial
-        if self.compile and adversarial.weight and (adversarial.penalty or adversarial.penalty_fake):
-            raise ValueError(
-                f"compile=true can't differentiate the gradients of loss.adversarial.penalty={adversarial.penalty}, "
-                f"penalty_fake={adversarial.penalty_fake}: set them to 0, or compile to false"
-            )
+        for adversarial in self.loss.adversaries.values():
+            if self.compile and (adversarial.penalty or adversarial.penalty_fake):
+                raise ValueError(
+                    f"compile=true can't differentiate the gradients of loss.adversarial.penalty={adversarial.penalty}"
+                    f", penalty_fake={adversarial.penalty_fake}: set them to 0, or compile to false"
+                )

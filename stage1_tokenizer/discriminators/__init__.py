@@ -1,6 +1,8 @@
-"""Discriminators: pictures to logits, positive for real ones. `build_discriminator` makes what is configured."""
+"""Discriminators: samples to logits, positive for real ones; `build_discriminator` builds the configured one."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import nn
 
@@ -13,6 +15,7 @@ from stage1_tokenizer.discriminators.patch import Discriminator
 from stage1_tokenizer.discriminators.stylegan import ResidualDiscriminator
 
 __all__ = [
+    "DISCRIMINATORS",
     "BatchNorm",
     "Discriminator",
     "ProjectedDiscriminator",
@@ -22,22 +25,25 @@ __all__ = [
 ]
 
 
-def build_discriminator(config: AdversarialConfig, in_channels: int, spatial_dims: int = 2) -> nn.Module:
-    """The discriminator that `config.discriminator` names; only what it trains are parameters.
+DISCRIMINATORS: dict[str, Callable[[AdversarialConfig, int, int], nn.Module]] = {
+    "patch": Discriminator,
+    "stylegan": lambda config, in_channels, _: ResidualDiscriminator(config, in_channels),
+    "dino": lambda config, *_: ProjectedDiscriminator(config, load_vit(str(config.weights))),
+}
+"""By the name in the configuration: from its settings, the channels and the number of axes of what it looks at."""
 
-    Raises ValueError where it doesn't take such pictures, and UserError for a file of weights that is none.
+
+def build_discriminator(config: AdversarialConfig, in_channels: int, spatial_dims: int = 2) -> nn.Module:
+    """The discriminator that `config.discriminator` names; only what is trained are parameters.
+
+    Raises ValueError where it doesn't support such samples, and UserError for a file that holds no such weights.
     """
     config.check_pictures(in_channels, spatial_dims)
-    if config.discriminator == "stylegan":
-        return ResidualDiscriminator(config, in_channels)
-    if config.discriminator == "dino":
-        assert config.weights is not None
-        return ProjectedDiscriminator(config, load_vit(config.weights))
-    return Discriminator(config, in_channels, spatial_dims)
+    return DISCRIMINATORS[config.discriminator](config, in_channels, spatial_dims)
 
 
 def check_discriminator(config: AdversarialConfig, batch_size: int, world_size: int) -> None:
-    """Raise UserError where the discriminator's weights aren't there, or its groups don't fit into a rank's batch."""
+    """Raise UserError where the discriminator's weights are missing, or its groups don't divide a rank's batch."""
     pictures = batch_size // world_size
     if not config.weight:
         return

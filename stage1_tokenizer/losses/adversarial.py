@@ -1,13 +1,9 @@
-"""The terms of stage one's loss, and the weight that balances them.
+"""The adversarial terms of both networks, the discriminator's regularisers, and the adaptive weight.
 
 Legend: B batch, C channels, H W pixels.
 """
 
 from __future__ import annotations
-
-import functools
-import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,21 +13,6 @@ from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 from launch.ranks.reduce import all_mean
 from stage1_tokenizer.layers.convolution import LastLayer
 from stage1_tokenizer.layers.precision import at_least_float32
-
-
-def log_cosh(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
-    """Mean of log cosh(x − y): half the square near 0, the absolute value less log 2 far from it."""
-    distance = (x_BCHW - y_BCHW).abs()
-    return (distance + F.softplus(-2 * distance) - math.log(2)).mean()
-
-
-PIXEL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l1": F.l1_loss,
-    "l2": F.mse_loss,
-    "huber": F.huber_loss,
-    "log_cosh": log_cosh,
-}
-"""Distances between reconstruction and picture, each a mean over all elements."""
 
 _WEIGHT_GRADIENTS = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 
@@ -110,10 +91,3 @@ def adaptive_weight(layer: LastLayer, features_BCHW: Tensor, towards_rec: Tensor
     gradient = _WEIGHT_GRADIENTS[both.ndim - 2](given, shape, towards, stride=layer.stride, padding=layer.padding)
     gradient = all_mean(gradient.transpose(0, 1) if layer.transposed else gradient)
     return gradient[:outputs].norm() / (gradient[outputs:].norm() + 1e-4)
-
-
-@functools.cache  # a copy to a GPU would wait for it in every step
-def evenly_spread(count: int, fraction: float, device: torch.device) -> Tensor:
-    """Which pictures of a batch a term looks at: a share of them, at least one; int64, ascending."""
-    chosen = [number for number in range(count) if int((number + 1) * fraction) > int(number * fraction)] or [0]
-    return torch.tensor(chosen, device=device)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from launch.checkpoints import folders
 from launch.command.cli import UserError
-from launch.run.folder import differences, plain
+from launch.run.folder import add_to_start, differences, plain
+from stage1_tokenizer.config.initial import init_of
 from stage1_tokenizer.config.training import ModelConfig, TokenizerTrainConfig
+from stage1_tokenizer.foreign import discriminator as foreign
+from stage1_tokenizer.tokenizer.folder import model_config
+from stage1_tokenizer.tokenizer.opening import open_tokenizer
+from stage1_tokenizer.training.trained import Trained
 
 if TYPE_CHECKING:
     from launch.run.runtime import Run
-    from stage1_tokenizer.training.trained import Parts
 
 TRAINING_ONLY = (
     "dropout",
@@ -27,51 +33,28 @@ TRAINING_ONLY = (
         )
     ),
 )
-"""Settings of a model that change how it learns, not what its weights mean: a fine-tuning may set them anew."""
+"""Settings of a model that change how it learns, not what its weights mean: fine-tuning may change them."""
 
 
 def with_model(words: Sequence[str]) -> list[str]:
-    """A command line with the model of the tokenizer that its --init names, before all other settings.
+    """A command line, with the model of the tokenizer that its --init names put before all other settings.
 
-    So those that are left out are the tokenizer's; those that are given are held against it by `check_init`.
+    So settings that are left out are the tokenizer's; `check_init` compares those that are given with it.
     """
-    folder = _named(words)
+    folder = init_of(words)
     if folder is None or not _config_file(folder):
         return list(words)
     return ["--config", json.dumps({"model": plain(model_of(folder))}), *words]
 
 
-def _named(words: Sequence[str]) -> str | None:
-    """The value of `init` on a command line, or in the configuration files that it names; the last one counts."""
-    import yaml
-
-    found: str | None = None
-    joined = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for name, value in itertools.pairwise(joined):
-        if name == "--init":
-            found = None if value == "null" else value
-        elif name == "--config" and Path(value).is_file():
-            try:
-                settings = yaml.safe_load(Path(value).read_text())
-            except yaml.YAMLError:
-                continue  # what is wrong with it is told where it is read
-            if isinstance(settings, dict) and "init" in settings:
-                found = settings["init"]
-    return found
-
-
 def _config_file(folder: str) -> Path | None:
-    """What tells the model of a released folder or of a run; None where it is neither."""
+    """The configuration of a released folder or of a run; None where the folder is neither."""
     places = (Path(folder) / "config.json", Path(folder) / "config.yaml")
     return next((place for place in places if place.is_file()), None)
 
 
 def model_of(folder: str) -> ModelConfig:
     """The model of a released folder or of a run, without its weights; UserError where it is neither."""
-    import yaml
-
-    from stage1_tokenizer.tokenizer.folder import model_config
-
     place = _config_file(folder)
     values = yaml.safe_load(place.read_text()) if place else None
     if place is None or not isinstance(values, dict) or "model" not in values:
@@ -80,52 +63,46 @@ def model_of(folder: str) -> ModelConfig:
 
 
 def check_init(config: TokenizerTrainConfig) -> None:
-    """Raise UserError unless a new run can begin with `config.init`; one that has a checkpoint doesn't need it."""
-    from launch.checkpoints import folders
-
+    """Raise UserError unless a new run can begin with `config.init`; a run that has a checkpoint doesn't need it."""
     if config.init is None or folders.steps(Path(config.run.folder)):
         return
     for key, theirs, ours in differences(plain(model_of(config.init)), plain(config.model)):
         if not key.startswith(TRAINING_ONLY):
             raise UserError(
-                f"model.{key}={ours!r} differs from {theirs!r}, that of init={config.init}: leave it out, and it is "
-                f"taken from there"
+                f"model.{key}={ours!r} differs from {theirs!r}, that of init={config.init}: remove it to use the "
+                "tokenizer's"
             )
 
 
-def begin(config: TokenizerTrainConfig, parts: Parts, this: Run) -> None:
-    """Put the weights of `config.init`, where there is one, into a run that has none yet; run.json tells of them.
+def begin(config: TokenizerTrainConfig, trained: Trained, run: Run) -> None:
+    """Load the weights of `config.init`, if it is set, into a new run, and record that in run.json.
 
-    The discriminator's too, if the folder has one of the same shapes; else the log says why it begins anew. Every rank
-    calls it.
+    The first discriminator's too, if the folder has one of the same shapes; otherwise the log says why it starts anew.
+    All ranks call it.
     """
-    from launch.run.folder import add_to_start
-    from stage1_tokenizer.tokenizer.opening import open_tokenizer
-
     if config.init is None:
         return
     tokenizer = open_tokenizer(config.init)
     state = tokenizer.weights()
-    for into in (parts.tokenizer, parts.ema.tokenizer):
+    for into in (trained.tokenizer, trained.ema.tokenizer):
         into.load_state_dict(state)
-    told = _begin_discriminator(config.init, parts)
-    this.say(f"begun with {config.init}, fingerprint {tokenizer.fingerprint}; discriminator: {told}")
-    if this.is_main:
-        began: dict[str, Any] = {"folder": config.init, "fingerprint": tokenizer.fingerprint, "discriminator": told}
-        add_to_start(this.folder, init=began)
+    origin = _begin_discriminator(config.init, trained)
+    run.say(f"initialised from {config.init}, fingerprint {tokenizer.fingerprint}; discriminator: {origin}")
+    if run.is_main:
+        init: dict[str, Any] = {"folder": config.init, "fingerprint": tokenizer.fingerprint, "discriminator": origin}
+        add_to_start(run.folder, init=init)
 
 
-def _begin_discriminator(folder: str, parts: Parts) -> str:
-    """Load it where it fits; what became of it."""
-    from stage1_tokenizer.foreign import discriminator as judge
-
-    if parts.discriminator is None:
+def _begin_discriminator(folder: str, trained: Trained) -> str:
+    """Load the folder's discriminator into the first one if it fits; where the first one's weights are from."""
+    adversaries = trained.gradients.adversaries
+    if not adversaries or adversaries[0].suffix:
         return "none (loss.adversarial.weight=0)"
-    carried = judge.load(Path(folder))
-    if carried is None:
+    weights = foreign.load(Path(folder))
+    if weights is None:
         return f"new, {folder} has none"
-    network = parts.discriminator.raw
-    if odd := judge.differing(network.state_dict(), carried):
+    network = trained.discriminators[0].raw
+    if odd := foreign.differing(network.state_dict(), weights):
         return f"new, the one in {folder} differs at {odd} (see loss.adversarial)"
-    network.load_state_dict(carried)
+    network.load_state_dict(weights)
     return "from there too"

@@ -7,6 +7,7 @@ is saved: a continued run forms its view of the recent level anew.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from statistics import median
@@ -51,11 +52,14 @@ class Sign(NamedTuple):
 class Monitor:
     """Takes the lines in their order; `look` is a function of them alone."""
 
-    def __init__(self, config: MonitorConfig, *, most: Mapping[str, float], limit: float | None):
-        """`most` are the largest possible values of CODES by name; `limit` is the largest adaptive weight."""
+    def __init__(self, config: MonitorConfig, *, most: Mapping[str, float], limits: Mapping[str, float]):
+        """`most` are the largest possible values of CODES by name; `limits` the largest adaptive weights.
+
+        The latter by the suffix of their discriminator's metrics (LossConfig.adversaries).
+        """
         self.config = config
         self.most = most
-        self.limit = limit
+        self.limits = limits
         self._levels: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=config.window))
         self._lines: Counter[str] = Counter()
         self._ill: set[str] = set()
@@ -68,9 +72,12 @@ class Monitor:
             codes = math.prod(tokenizer.codes_shape(config.data.transform.size)) // tokenizer.codebooks
             perplexity = min(tokenizer.codebook_size, codes * (config.data.batch_size // world_size))
             most = {"codes/perplexity": perplexity, "codes/used": perplexity * tokenizer.codebooks}
-        adversarial = config.loss.adversarial
-        limit = adversarial.weight * adversarial.adaptive_limit if adversarial.adaptive else None
-        return cls(config.monitor, most=most, limit=limit)
+        limits = {
+            suffix: adversarial.weight * adversarial.adaptive_limit
+            for suffix, adversarial in config.loss.adversaries.items()
+            if adversarial.adaptive
+        }
+        return cls(config.monitor, most=most, limits=limits)
 
     def look(self, values: Mapping[str, float]) -> dict[str, str]:
         """What begins or is over with this line: sentences by `monitor/NAME`."""
@@ -90,16 +97,17 @@ class Monitor:
     def _signs(self, values: Mapping[str, float]) -> Iterator[tuple[str, Sign]]:
         if any(name in values for name in CODES):
             yield "codebook", self._codebook(values)
-        if {"gan/accuracy", "gan/logits_real", "gan/logits_fake"} <= values.keys():
-            yield from self._discriminator(
-                values["gan/accuracy"], values["gan/logits_real"] - values["gan/logits_fake"]
-            )
-        if self.limit is not None and "gan/weight" in values:
-            share = values["gan/weight"] / self.limit
-            bad = self._lasts("adaptive_weight", share > 0.99)
-            yield "adaptive_weight", Sign(bad, share < 0.5, f"the adaptive weight is {share:.0%} of its largest value")
-        for name in WATCHED:
-            if name in values:
+        for suffix in [name.removeprefix("gan/accuracy") for name in values if name.startswith("gan/accuracy")]:
+            if {f"gan/logits_real{suffix}", f"gan/logits_fake{suffix}"} <= values.keys():
+                gap = values[f"gan/logits_real{suffix}"] - values[f"gan/logits_fake{suffix}"]
+                yield from self._discriminator(values[f"gan/accuracy{suffix}"], gap, suffix.replace("_", "/"))
+        for suffix, limit in self.limits.items():
+            if f"gan/weight{suffix}" in values:
+                share, name = values[f"gan/weight{suffix}"] / limit, "adaptive_weight" + suffix.replace("_", "/")
+                bad = self._lasts(name, share > 0.99)
+                yield name, Sign(bad, share < 0.5, f"the adaptive weight is {share:.0%} of its largest value")
+        for name in values:
+            if re.sub(r"_\d+$", "", name) in WATCHED:
                 yield f"divergence/{name}", self._growth(name, values[name])
 
     def _lasts(self, name: str, now: bool) -> bool:
@@ -131,13 +139,15 @@ class Monitor:
             parts.append(f"{title} {value:.4g}{possible}{before}")
         return Sign(bad, over, "codebook: " + "; ".join(parts))
 
-    def _discriminator(self, accuracy: float, gap: float) -> Iterator[tuple[str, Sign]]:
+    def _discriminator(self, accuracy: float, gap: float, which: str) -> Iterator[tuple[str, Sign]]:
         config, what = self.config, f"accuracy {accuracy:.3f}, logits {gap:.3g} apart"
-        won = self._lasts("discriminator_won", accuracy >= config.won)
-        yield "discriminator_won", Sign(won, accuracy < config.won - 0.05, f"the discriminator's lead: {what}")
+        won = self._lasts(f"discriminator_won{which}", accuracy >= config.won)
+        over = accuracy < config.won - 0.05
+        yield f"discriminator_won{which}", Sign(won, over, f"the discriminator's lead: {what}")
         distance = max(abs(accuracy - 0.5), abs(gap))
-        lost = self._lasts("discriminator_lost", distance <= config.lost)
-        yield "discriminator_lost", Sign(lost, distance > 2 * config.lost, f"the discriminator's guesses: {what}")
+        lost = self._lasts(f"discriminator_lost{which}", distance <= config.lost)
+        over = distance > 2 * config.lost
+        yield f"discriminator_lost{which}", Sign(lost, over, f"the discriminator's guesses: {what}")
 
     def _growth(self, name: str, value: float) -> Sign:
         """The level goes on following, so that a lasting new one is in time no divergence any more."""

@@ -7,92 +7,95 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch._functorch.config as functorch
 from torch import nn
 
+from launch.checkpoints.store import Stateful
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.discriminators import build_discriminator
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.layers.recompute import recompute_activations
-from stage1_tokenizer.losses.lpips import LPIPS
+from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.tokenizer.model import Tokenizer
-from stage1_tokenizer.training.ema import Ema
-from stage1_tokenizer.training.learner import Learner
+from stage1_tokenizer.training.adversary import Adversary
+from stage1_tokenizer.training.ema import TokenizerEma
+from stage1_tokenizer.training.learner import Learner, discriminator_settings
 from stage1_tokenizer.training.loss_scale import LossScale
 from stage1_tokenizer.training.step import OneForwardStep
 
 if TYPE_CHECKING:
-    from launch.checkpoints.store import Stateful
     from launch.run.runtime import Run
 
 
 @dataclass
-class Parts:
+class Trained:
     """All that a run trains, and what computes its gradients."""
 
     tokenizer: Tokenizer
     """The tokenizer itself."""
     generator: Learner
     """The tokenizer, with its optimizer."""
-    discriminator: Learner | None
-    """The discriminator, with its optimizer; None where the adversarial term has no weight."""
-    ema: Ema
+    discriminators: list[Learner]
+    """The discriminators, each with its optimizer, in the order of `gradients.adversaries`."""
+    ema: TokenizerEma
     """The averaged weights."""
     gradients: OneForwardStep
-    """Leaves the gradients of a batch in both."""
+    """Leaves the gradients of a batch in all networks."""
 
     @property
     def state(self) -> dict[str, Stateful]:
         """Everything stateful, by the name of its file in a checkpoint; codes' statistics are the tokenizer's."""
-        found: dict[str, Stateful] = {
+        state: dict[str, Stateful] = {
             "tokenizer": self.tokenizer,
             "ema": self.ema,
             "tokenizer_optimizer": self.generator.optimizer,
         }
-        if self.discriminator is not None:
-            found["discriminator"] = self.discriminator.raw
-            found["discriminator_optimizer"] = self.discriminator.optimizer
-        if self.gradients.config.adversarial.lecam:
-            found["lecam"] = self.gradients.lecam
+        for adversary, learner in zip(self.gradients.adversaries, self.discriminators, strict=True):
+            name = f"discriminator{adversary.suffix}"
+            state |= {name: learner.raw, f"{name}_optimizer": learner.optimizer}
+            if adversary.config.lecam:
+                state[f"lecam{adversary.suffix}"] = adversary.lecam
         if self.gradients.scale is not None:
-            found["loss_scale"] = self.gradients.scale
-        return found
+            state["loss_scale"] = self.gradients.scale
+        return state
 
 
-def build(config: TokenizerTrainConfig, perceptual: LPIPS | None, this: Run) -> Parts:
+def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trained:
     """Networks, optimizers and averages on the run's device, the same on every rank."""
-    model, adversarial, optimizer = config.model, config.loss.adversarial, config.optimizer
-    tokenizer = Tokenizer(model, config.data.transform)
+    tokenizer = Tokenizer(config.model, config.data.transform)
     freeze(tokenizer, config.freeze)
     if config.activation_checkpointing:
         recompute_activations(tokenizer)
-    generator = Learner.build(tokenizer, optimizer, optimizer.learning_rate, this)
-    judge = None
-    if adversarial.weight:
-        network = build_discriminator(adversarial, model.in_channels, model.spatial_dims)
-        peak = optimizer.discriminator_learning_rate or optimizer.learning_rate
-        judge = Learner.build(network, optimizer, peak, this)
+    generator = Learner.build(tokenizer, config.optimizer, run)
+    adversaries = [Adversary(adversarial, suffix) for suffix, adversarial in config.loss.adversaries.items()]
+    discriminators = [_discriminator(adversary, config, run) for adversary in adversaries]
     if config.run.kernels == "auto":
-        for module in (tokenizer, judge.raw if judge else None, perceptual):
-            install(module, this.device)
+        for module in (tokenizer, *(learner.raw for learner in discriminators), *terms):
+            install(module, run.device)
     gradients = OneForwardStep(
-        config.loss,
-        perceptual.to(this.device) if perceptual is not None else None,
-        autocast=this.autocast,
-        backward=this.accelerator.backward,
+        [term.to(run.device) for term in terms],
+        adversaries,
+        quantizer_weight=config.loss.quantizer_weight,
+        autocast=run.autocast,
+        backward=run.accelerator.backward,
         micro_batch=config.data.micro_batch,
-        scale=LossScale(this.device) if config.run.precision == "fp16" else None,
+        scale=LossScale(run.device) if config.run.precision == "fp16" else None,
     )
-    ema = Ema(tokenizer, optimizer.ema_decay)
-    networks = [tokenizer, *([judge.raw] if judge else [])]
-    if config.channels_last and this.device.type == "cuda":
-        for network in networks:
+    ema = TokenizerEma(tokenizer, config.optimizer.ema_decay)
+    networks = [learner.raw for learner in discriminators]
+    if config.channels_last and run.device.type == "cuda":
+        for network in (tokenizer, *networks):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.compile:
-        compile_networks(tokenizer, judge.raw if judge else None)
-    weights = sum(parameter.numel() for parameter in tokenizer.parameters())
-    judging = sum(parameter.numel() for parameter in judge.raw.parameters()) if judge else 0
-    this.say(f"tokenizer: {weights / 1e6:.2f} M parameters, discriminator: {judging / 1e6:.2f} M")
-    return Parts(tokenizer, generator, judge, ema, gradients)
+        compile_networks(tokenizer, networks)
+    sizes = [sum(weight.numel() for weight in network.parameters()) / 1e6 for network in (tokenizer, *networks)]
+    run.say(f"tokenizer: {sizes[0]:.2f} M parameters, discriminator: {sum(sizes[1:]):.2f} M")
+    return Trained(tokenizer, generator, discriminators, ema, gradients)
+
+
+def _discriminator(adversary: Adversary, config: TokenizerTrainConfig, run: Run) -> Learner:
+    network = build_discriminator(adversary.config, config.model.in_channels, config.model.spatial_dims)
+    return Learner.build(network, discriminator_settings(config.optimizer, adversary.config.optimizer), run)
 
 
 def freeze(tokenizer: Tokenizer, names: Sequence[str]) -> None:
@@ -104,12 +107,10 @@ def freeze(tokenizer: Tokenizer, names: Sequence[str]) -> None:
     tokenizer.frozen = tuple(names)
 
 
-def compile_networks(tokenizer: Tokenizer, discriminator: nn.Module | None, backend: str = "inductor") -> None:
-    """Let torch.compile have what is costly: encoder, decoder, discriminator. Quantizers count in Python."""
-    import torch._functorch.config as functorch
-
-    functorch.donated_buffer = False  # the step goes back through the discriminator twice
+def compile_networks(tokenizer: Tokenizer, discriminators: Sequence[nn.Module], backend: str = "inductor") -> None:
+    """Compile what is costly with torch.compile: encoder, decoder, discriminators. Quantizers count in Python."""
+    functorch.donated_buffer = False  # the step goes back through a discriminator twice
     tokenizer.encoder.compile(backend=backend)
     tokenizer.decoder.features = torch.compile(tokenizer.decoder.features, backend=backend)  # type: ignore[method-assign]
-    if discriminator is not None:
+    for discriminator in discriminators:
         discriminator.compile(backend=backend)

@@ -32,8 +32,7 @@ from stage1_tokenizer.config.training import AdversarialConfig, LossConfig, Mode
 from stage1_tokenizer.discriminators import Discriminator
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.tokenizer.model import Tokenizer
-from stage1_tokenizer.training.step import OneForwardStep
-from tests.stage1_tokenizer.textbook import textbook_step
+from tests.stage1_tokenizer.training.textbook import one_forward, textbook_step
 
 
 def options() -> argparse.Namespace:
@@ -107,13 +106,13 @@ class Pair:
         for part in (self.generator, self.discriminator, self.peer.model, self.peer.loss):
             part.to(args.device, kind)
         self.x = (torch.rand(args.batch, 3, size, size, dtype=kind) * 2 - 1).to(args.device)
-        self.one_forward, self.device = OneForwardStep(config, lpips), args.device
+        self.one_forward, self.device = one_forward(config, lpips), args.device
 
     def step(self) -> tuple[float, float]:
         """Both steps; the time of ours and of theirs."""
         for clear in (self.generator.zero_grad, self.discriminator.zero_grad, self.peer.clear):
             clear()
-        ours = seconds(lambda: self.one_forward(self.generator, self.discriminator, self.x, 0), self.device)
+        ours = seconds(lambda: self.one_forward(self.generator, [self.discriminator], self.x, 0), self.device)
         return ours, seconds(lambda: self.peer.step(self.x), self.device)
 
     def difference(self) -> float:
@@ -147,12 +146,12 @@ def at_size(args: argparse.Namespace, size: int, channels: int) -> dict[str, flo
     lpips = load_lpips().to(args.device)
     x = (torch.rand(args.batch, 3, size, size) * 2 - 1).to(args.device)
     plain_generator, plain_discriminator = copy.deepcopy(generator), copy.deepcopy(discriminator)
-    one_forward = OneForwardStep(config, lpips)
+    step = one_forward(config, lpips)
 
     def ours() -> None:
         generator.zero_grad()
         discriminator.zero_grad()
-        one_forward(generator, discriminator, x, 0)
+        step(generator, [discriminator], x, 0)
 
     def textbook() -> None:
         plain_generator.zero_grad()

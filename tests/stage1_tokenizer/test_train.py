@@ -11,10 +11,10 @@ import torch
 
 from launch.command.cli import UserError, parse
 from launch.run.metrics import read
+from launch.run.schedule import due, learning_rate
 from stage1_tokenizer.config.training import OptimizerConfig, TokenizerTrainConfig
 from stage1_tokenizer.tokenizer.opening import open_run
-from stage1_tokenizer.train import due, train
-from stage1_tokenizer.training.learner import rate_share
+from stage1_tokenizer.train import train
 from stage1_tokenizer.training.loss_scale import LossScale
 from stage1_tokenizer.training.step import OneForwardStep
 from tests.distributed import run_distributed_test
@@ -44,8 +44,6 @@ def test_two_processes_compute_what_one_does(tmp_path: Path):
         if name.endswith("attn_1.k.bias") or ".attn.0.k.bias" in name:
             continue  # the softmax cancels it: it has no gradient either
         assert torch.allclose(weight, two.weights()[name], rtol=1e-3, atol=1e-5), name
-    from launch.run.metrics import read
-
     lines = [read(tmp_path / name / "metrics.jsonl") for name in ("1", "2")]
     for first, second in zip(*lines, strict=True):
         # Waiting for other ranks is told only where there are some.
@@ -98,10 +96,10 @@ def test_a_vae_trains_in_the_same_loop(tmp_path: Path):
 
 def test_rates():
     config = OptimizerConfig(warmup=4, decay="cosine", final=0.1)
-    shares = [rate_share(config, step, 14) for step in range(14)]
+    shares = [learning_rate(config, step, 14, peak=1.0) for step in range(14)]
     assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert shares[4:] == sorted(shares[4:], reverse=True) and shares[-1] == pytest.approx(0.1)
-    assert rate_share(OptimizerConfig(warmup=2), 100, 10) == 1.0
+    assert learning_rate(OptimizerConfig(warmup=2), 100, 10, peak=1.0) == 1.0
 
 
 def test_what_is_due():

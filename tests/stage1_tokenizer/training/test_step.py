@@ -22,10 +22,10 @@ from stage1_tokenizer.discriminators import Discriminator
 from stage1_tokenizer.layers.recompute import recompute_activations
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.tokenizer.model import Tokenizer
-from stage1_tokenizer.training.step import OneForwardStep
+from stage1_tokenizer.training.adversary import Adversary
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer.small_backbones import BACKBONES
-from tests.stage1_tokenizer.textbook import textbook_step
+from tests.stage1_tokenizer.training.textbook import one_forward, textbook_step
 
 MODEL = ModelConfig(
     channels=8,
@@ -86,10 +86,10 @@ def test_gradients_equal_the_textbook_step(adversarial: AdversarialConfig, step:
     plain_generator, plain_discriminator = copy.deepcopy(generator), copy.deepcopy(discriminator)
     values = textbook_step(config, plain_generator, plain_discriminator, lpips, x, share)
 
-    result = OneForwardStep(config, lpips)(generator, discriminator, x, step)
+    result = one_forward(config, lpips)(generator, [discriminator], x, step)
 
     assert_same_gradients(generator, plain_generator)
-    assert result.discriminator_trained == (share is not None)
+    assert result.trained == [share is not None]
     assert_same_gradients(discriminator, plain_discriminator)
     for name, value in values.items():
         assert float(result.metrics[name]) == pytest.approx(value, rel=1e-9)
@@ -107,7 +107,7 @@ def test_every_backbone_equals_the_textbook_step(name: str, recompute: bool) -> 
     if recompute:
         recompute_activations(generator)
     torch.manual_seed(1)
-    result = OneForwardStep(config, None)(generator, discriminator, x, 0)
+    result = one_forward(config)(generator, [discriminator], x, 0)
     assert_same_gradients(generator, plain_generator)
     assert_same_gradients(discriminator, plain_discriminator)
     assert float(result.metrics["gan/weight"]) != 1
@@ -118,24 +118,22 @@ def test_every_backbone_equals_the_textbook_step(name: str, recompute: bool) -> 
 def test_before_its_start_the_discriminator_is_not_called() -> None:
     config = LossConfig(perceptual=PerceptualConfig(weight=0), adversarial=replace(ADVERSARIAL, start=5))
     generator, _, _, x = parts(ADVERSARIAL)
-    result = OneForwardStep(config, None)(generator, None, x, 4)
-    assert not result.discriminator_trained
+    result = one_forward(config)(generator, [], x, 4)
+    assert result.trained == [False]
     assert "loss/discriminator" not in result.metrics
-    with pytest.raises(ValueError, match="needs a discriminator"):
-        OneForwardStep(config, None)(generator, None, x, 5)
+    with pytest.raises(ValueError, match="needs 1 discriminator"):
+        one_forward(config)(generator, [], x, 5)
 
 
 def test_ramp_rises_to_one() -> None:
-    step = OneForwardStep(
-        LossConfig(perceptual=PerceptualConfig(weight=0), adversarial=replace(ADVERSARIAL, start=3, ramp=2)), None
-    )
-    assert [step.adversarial_share(number) for number in range(6)] == [None, None, None, 0.5, 1.0, 1.0]
+    adversary = Adversary(replace(ADVERSARIAL, start=3, ramp=2))
+    assert [adversary.ramp(number) for number in range(6)] == [None, None, None, 0.5, 1.0, 1.0]
 
 
 def test_perceptual_share_estimates_from_some_pictures() -> None:
     config = LossConfig(perceptual=PerceptualConfig(fraction=0.5), adversarial=AdversarialConfig(weight=0))
     generator, _, lpips, x = parts(ADVERSARIAL)
-    result = OneForwardStep(config, lpips)(generator, None, x, 0)
+    result = one_forward(config, lpips)(generator, [], x, 0)
     expected = lpips(result.x_BCHW[1::2], x[1::2]).mean()
     assert float(result.metrics["loss/perceptual"]) == pytest.approx(float(expected), rel=1e-9)
 
@@ -152,11 +150,11 @@ def test_a_batch_in_four_parts_gives_what_it_gives_at_once(quantizer: QuantizerC
     expected: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     for micro_batch in (None, 1):
         one, other = copy.deepcopy(generator), copy.deepcopy(discriminator)
-        step = OneForwardStep(config, lpips, micro_batch=micro_batch)
+        step = one_forward(config, lpips, micro_batch=micro_batch)
         for number in range(2):
             for part in (one, other):
                 part.zero_grad()
-            result = step(one, other, x, number)
+            result = step(one, [other], x, number)
             with torch.no_grad():
                 for parameter in [*trained(one), *trained(other)]:
                     parameter -= 0.01 * parameter.grad
@@ -184,7 +182,7 @@ def one_part(rank: int, ranks: int, wrap: bool) -> tuple[list[Tensor], list[Tens
     """Gradients and metrics of this rank's part of the batch."""
     config = LossConfig(pixel="huber", adversarial=EVERYTHING)
     generator, discriminator, lpips, x = parts(EVERYTHING)
-    step = OneForwardStep(config, lpips)
+    step = one_forward(config, lpips)
     modules: tuple[nn.Module, nn.Module] = (generator, discriminator)
     if wrap:
         modules = (DistributedDataParallel(generator), DistributedDataParallel(discriminator))
@@ -192,7 +190,7 @@ def one_part(rank: int, ranks: int, wrap: bool) -> tuple[list[Tensor], list[Tens
     for number in range(2):  # the second step also shows that DDP is ready again
         generator.zero_grad()
         discriminator.zero_grad()
-        result = step(*modules, mine, number)
+        result = step(modules[0], modules[1:], mine, number)
     gradients = [[parameter.grad.clone() for parameter in trained(module)] for module in (generator, discriminator)]
     return gradients[0], gradients[1], {name: float(value) for name, value in result.metrics.items()}
 
@@ -218,7 +216,7 @@ def test_bf16_keeps_losses_in_float32() -> None:
     torch.manual_seed(0)
     generator, discriminator = Tokenizer(MODEL).train(), Discriminator(ADVERSARIAL, in_channels=3)
     config = LossConfig(adversarial=ADVERSARIAL)
-    step = OneForwardStep(config, random_lpips().float(), autocast=lambda: torch.autocast("cpu", torch.bfloat16))
-    result = step(generator, discriminator, torch.rand(2, 3, 32, 32) * 2 - 1, 0)
+    step = one_forward(config, random_lpips().float(), autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    result = step(generator, [discriminator], torch.rand(2, 3, 32, 32) * 2 - 1, 0)
     assert {value.dtype for value in result.metrics.values()} == {torch.float32}
     assert all(parameter.grad.isfinite().all() for parameter in (*trained(generator), *trained(discriminator)))

@@ -22,10 +22,10 @@ from stage1_tokenizer.config.training import (
 from stage1_tokenizer.discriminators import build_discriminator
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.training.learner import build_optimizer
-from stage1_tokenizer.training.step import OneForwardStep
 from stage1_tokenizer.training.trained import compile_networks, freeze
 from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.small_backbones import BACKBONES
+from tests.stage1_tokenizer.training.textbook import one_forward
 
 LOSS = LossConfig(
     perceptual=PerceptualConfig(weight=0), adversarial=AdversarialConfig(channels=4, layers=1, norm="group")
@@ -39,7 +39,7 @@ def test_frozen_parts_stay_as_they_are(names: list[str]) -> None:
     tokenizer = Tokenizer(replace(BACKBONES["conv"], quantizer=codes))
     freeze(tokenizer, names)
     tokenizer.train()
-    optimizer = build_optimizer(tokenizer, OptimizerConfig(), 1e-2)
+    optimizer = build_optimizer(tokenizer, OptimizerConfig(learning_rate=1e-2))
     before = copy.deepcopy(tokenizer.state_dict())
     x_BCHW = torch.rand(2, 3, 32, 32) * 2 - 1
     for _ in range(3):
@@ -60,11 +60,11 @@ def test_compiled_networks_leave_the_same_gradients(name: str) -> None:
     torch.manual_seed(0)
     plain, judge = Tokenizer(BACKBONES[name]).train(), build_discriminator(LOSS.adversarial, 3, 2)
     compiled, compiled_judge = copy.deepcopy(plain), copy.deepcopy(judge)
-    compile_networks(compiled, compiled_judge, backend="aot_eager")
+    compile_networks(compiled, [compiled_judge], backend="aot_eager")
     x_BCHW = torch.rand(2, 3, 32, 32) * 2 - 1
     for step in range(2):
-        OneForwardStep(LOSS, None)(plain, judge, x_BCHW, step)
-        OneForwardStep(LOSS, None)(compiled, compiled_judge, x_BCHW, step)
+        one_forward(LOSS)(plain, [judge], x_BCHW, step)
+        one_forward(LOSS)(compiled, [compiled_judge], x_BCHW, step)
     assert list(compiled.state_dict()) == list(plain.state_dict())
     pairs = zip(
         (*plain.named_parameters(), *judge.named_parameters()),
@@ -86,7 +86,7 @@ def test_channels_last_weights_leave_the_same_gradients() -> None:
     other = copy.deepcopy(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x_BCHW = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
     for generator in (plain, other):
-        OneForwardStep(LOSS, None)(generator, judge, x_BCHW, 0)
+        one_forward(LOSS)(generator, [judge], x_BCHW, 0)
     for (key, one), two in zip(plain.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(two.grad, one.grad, msg=key)
 
@@ -106,7 +106,7 @@ def test_a_run_is_begun_with_another_at_twice_its_resolution(tmp_path: Path) -> 
     )
     large = tiny.call("stage1_tokenizer.train", options)
     assert large.returncode == 0, large.stderr
-    assert "begun with" in large.stderr
+    assert "initialised from" in large.stderr
     last = [json.loads(line) for line in (tmp_path / "large" / "metrics.jsonl").read_text().splitlines()]
     assert any("eval/psnr" in line for line in last)
 

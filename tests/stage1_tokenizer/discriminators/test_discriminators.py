@@ -24,11 +24,10 @@ from stage1_tokenizer.discriminators.dino_vit import EPS, FrozenViT, load_vit
 from stage1_tokenizer.discriminators.stylegan import GroupDeviation
 from stage1_tokenizer.discriminators.weight_norms import SpectralNorm, advance, spectrally_normal
 from stage1_tokenizer.tokenizer.model import Tokenizer
-from stage1_tokenizer.training.step import OneForwardStep
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import frozen
-from tests.stage1_tokenizer.test_step import MODEL, assert_same_gradients, trained
-from tests.stage1_tokenizer.textbook import textbook_step
+from tests.stage1_tokenizer.training.test_step import MODEL, assert_same_gradients, trained
+from tests.stage1_tokenizer.training.textbook import one_forward, textbook_step
 
 SMALL = AdversarialConfig(channels=4, layers=2, lecam=0.2, penalty=1.0, penalty_fake=0.5, penalty_every=1)
 KINDS = {
@@ -64,7 +63,7 @@ def test_the_step_with_penalties_equals_the_textbooks(kind: str) -> None:
     plain_made, plain_judge = copy.deepcopy(made), copy.deepcopy(judge)
     advance(plain_judge)
     values = textbook_step(config, plain_made, plain_judge, None, pictures(), 1.0)
-    result = OneForwardStep(config, None)(made, judge, pictures(), 0)
+    result = one_forward(config)(made, [judge], pictures(), 0)
     assert_same_gradients(made, plain_made)
     assert_same_gradients(judge, plain_judge)
     for name, value in values.items():
@@ -79,10 +78,10 @@ def two_updates(kind: str, rank: int, ranks: int, wrap: bool) -> dict[str, np.nd
     if wrap:
         modules = (DistributedDataParallel(made), DistributedDataParallel(judge, forward_sync_buffers=False))
     optimizer = torch.optim.SGD(trained(judge), lr=0.1)
-    step = OneForwardStep(config, None)
+    step = one_forward(config)
     for number in range(2):
         made.zero_grad()
-        step(*modules, pictures().chunk(ranks)[rank], number)
+        step(modules[0], modules[1:], pictures().chunk(ranks)[rank], number)
         optimizer.step()
         optimizer.zero_grad()
     return {name: tensor.numpy() for name, tensor in judge.state_dict().items()}

@@ -31,7 +31,7 @@ CONFIG = MonitorConfig(window=10, patience=3)
 
 
 def monitor(config: MonitorConfig = CONFIG) -> Monitor:
-    return Monitor(config, most={"codes/perplexity": 256.0, "codes/used": 256.0}, limit=100.0)
+    return Monitor(config, most={"codes/perplexity": 256.0, "codes/used": 256.0}, limits={"": 100.0})
 
 
 def noted(lines: Sequence[dict[str, float]], config: MonitorConfig = CONFIG) -> list[tuple[int, str, str]]:
@@ -124,5 +124,5 @@ def test_a_run_says_it_once_and_the_metrics_keep_it(tmp_path: Path) -> None:
 def test_the_monitor_knows_what_is_possible(tmp_path: Path) -> None:
     of = Monitor.of(configured(tmp_path, data__batch_size=4), tiny.tokenizer(), 4)
     assert of.most == {"codes/perplexity": 32, "codes/used": 32}
-    assert of.limit == 0.8 * 1e4
+    assert of.limits == {"": 0.8 * 1e4}
     assert Monitor.of(configured(tmp_path), tiny.tokenizer("gaussian"), 1).most == {}

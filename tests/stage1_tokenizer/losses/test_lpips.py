@@ -15,7 +15,7 @@ from launch.command.cli import UserError
 from stage1_tokenizer.losses import lpips as perceptual
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 
-PICTURES = Path(__file__).parents[1] / "golden" / "lpips"
+PICTURES = Path(__file__).parents[2] / "golden" / "lpips"
 
 
 def picture(name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Loss terms against their equations; the adaptive weight against two plain backwards."""
+"""The adversarial losses against their equations; the adaptive weight against two plain backwards."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import torch
 
 from stage1_tokenizer.layers.convolution import CONVOLUTIONS
 from stage1_tokenizer.losses.adversarial import (
-    PIXEL,
     LeCam,
     adaptive_weight,
     discriminator_loss,
-    evenly_spread,
     generator_loss,
 )
 
@@ -34,15 +32,6 @@ def test_logistic() -> None:
 def test_least_squares() -> None:
     assert float(discriminator_loss("least_squares", REAL, FAKE)) == pytest.approx((5.25 / 3 + 13 / 3) / 2)
     assert float(generator_loss("least_squares", FAKE)) == pytest.approx((9 + 1 + 4) / 6)
-
-
-def test_pixel_distances() -> None:
-    x = torch.tensor([0.0, 0.5, -3.0, 200.0], dtype=torch.float64)
-    zero = torch.zeros_like(x)
-    assert {name: float(PIXEL[name](zero, zero)) for name in PIXEL} == {name: pytest.approx(0) for name in PIXEL}
-    assert float(PIXEL["huber"](x, zero)) == pytest.approx((0.125 + 2.5 + 199.5) / 4)
-    torch.testing.assert_close(PIXEL["log_cosh"](x[:3], zero[:3]), x[:3].cosh().log().mean())
-    assert float(PIXEL["log_cosh"](x[3:], zero[3:])) == pytest.approx(200 - float(torch.tensor(2.0).log()))
 
 
 def test_lecam_follows_its_averages_and_resumes() -> None:
@@ -72,10 +61,3 @@ def test_adaptive_weight_is_the_ratio_of_last_layer_gradients(dims: int) -> None
     norms = [torch.autograd.grad(loss, layer.weight, retain_graph=True)[0].norm() for loss in (first, second)]
     at_out = [torch.autograd.grad(loss, out, retain_graph=True)[0] for loss in (first, second)]
     torch.testing.assert_close(adaptive_weight(layer, h, *at_out), norms[0] / (norms[1] + 1e-4))
-
-
-@pytest.mark.parametrize(
-    ("count", "fraction", "expected"), [(4, 1.0, [0, 1, 2, 3]), (4, 0.5, [1, 3]), (8, 0.25, [3, 7]), (3, 0.1, [0])]
-)
-def test_evenly_spread(count: int, fraction: float, expected: list[int]) -> None:
-    assert evenly_spread(count, fraction, torch.device("cpu")).tolist() == expected

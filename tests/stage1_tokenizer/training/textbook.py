@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.training import LossConfig
-from stage1_tokenizer.losses.adversarial import PIXEL, discriminator_loss, generator_loss
+from stage1_tokenizer.losses.adversarial import discriminator_loss, generator_loss
 from stage1_tokenizer.losses.lpips import LPIPS
+from stage1_tokenizer.losses.perceptual import PerceptualTerm
+from stage1_tokenizer.losses.pixel import PIXEL, PixelTerm
 from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.training.adversary import Adversary
+from stage1_tokenizer.training.step import OneForwardStep
+
+
+def one_forward(config: LossConfig, lpips: LPIPS | None = None, **settings: Any) -> OneForwardStep:
+    """The one-forward step of a configuration, with this LPIPS."""
+    terms = [PixelTerm(config), *([PerceptualTerm(config.perceptual, lpips)] if lpips else [])]
+    adversaries = [Adversary(adversarial, suffix) for suffix, adversarial in config.adversaries.items()]
+    return OneForwardStep(terms, adversaries, quantizer_weight=config.quantizer_weight, **settings)
 
 
 def textbook_step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, first: int, last: int, folder: Path, 
     original = OneForwardStep.__call__
 
     def spoilt(
-        self: OneForwardStep, generator: nn.Module, judge: nn.Module | None, x: torch.Tensor, step: int
+        self: OneForwardStep, generator: nn.Module, discriminators: Sequence[nn.Module], x: torch.Tensor, step: int
     ) -> StepResult:
-        result = original(self, generator, judge, x, step)
+        result = original(self, generator, discriminators, x, step)
         if first <= step <= last and len(rollbacks(folder)) < turns:
             gradient = next(generator.parameters()).grad
             assert gradient is not None

@@ -98,7 +98,7 @@ def test_a_discriminator_that_does_not_fit_is_said(converted: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (("--model.channels", "64"), r"^model\.channels=64 differs from 32, that of init=.*: leave it out"),
+        (("--model.channels", "64"), r"^model\.channels=64 differs from 32, that of init=.*: remove it"),
         (("--model.quantizer.codebook_size", "32"), r"^model\.quantizer\.codebook_size=32 differs from 16"),
         (("--init", "nowhere"), r"^init=nowhere is no tokenizer: name a folder that"),
     ],

@@ -1,0 +1,40 @@
+"""What is a function of the step: what is due, and the learning rate."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from launch.config import OptimizerConfig
+from launch.run.bad_updates import step_if
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def due(step: int, every: int, began: int) -> bool:
+    """Whether something done every so many steps (0: never) is due at `step`, in a run resumed at `began`."""
+    return step > began and every > 0 and step % every == 0
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int, peak: float | None = None) -> float:
+    """The learning rate of a step in [0, steps): linear warm-up, then constant or along a cosine.
+
+    `peak` replaces config.learning_rate; 1 gives the share of the peak.
+    """
+    peak = config.learning_rate if peak is None else peak
+    if step < config.warmup:
+        return peak * (step + 1) / config.warmup
+    if config.decay == "constant":
+        return peak
+    done = min(1.0, (step - config.warmup) / max(1, steps - 1 - config.warmup))
+    return peak * (config.final + (1 - config.final) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def descend(optimizer: torch.optim.Optimizer, rate: float, good: Tensor) -> None:
+    """Step at a learning rate, unless `good` is false; clear the gradients. Nothing waits for the device."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    step_if(good, optimizer)
+    optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,34 @@
+"""What a kind of data (pictures, sounds, videos) brings to the training of a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stage1_tokenizer.config.losses import LossConfig
+from stage1_tokenizer.losses.term import Term
+from stage1_tokenizer.measuring.features import FeatureName
+from stage1_tokenizer.tokenizer.model import Tokenizer
+
+if TYPE_CHECKING:
+    from launch.run.runtime import Run
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One record for each kind of data: the trainer takes all that depends on the kind from here."""
+
+    kind: str
+    """Its name in indexes and transforms."""
+    discriminators: tuple[str, ...]
+    """Discriminators (loss.adversarial.discriminator) that take it."""
+    terms: Callable[[LossConfig], list[Term]]
+    """The configured terms at the reconstruction. Raises UserError where something they need is missing."""
+    measure: Callable[[Tokenizer, Iterable[Any], list[Term], FeatureName, Run], dict[str, float]]
+    """Figures of a tokenizer on held-out samples, over all ranks; with distances on the named network's features."""
+    show: Callable[[Path, Tokenizer, str], None]
+    """Write a file, named without its suffix, that shows held-out samples beside their reconstructions."""
+    shown: str
+    """Folder in the run for what `show` writes."""

@@ -1,0 +1,54 @@
+"""Pictures: their loss terms, discriminators and figures, and how they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from data.pictures.batches import PictureBatch
+from launch.run.runtime import Run
+from stage1_tokenizer.config.losses import LossConfig
+from stage1_tokenizer.losses.lpips import load_lpips
+from stage1_tokenizer.losses.perceptual import PerceptualTerm
+from stage1_tokenizer.losses.pixel import PixelTerm
+from stage1_tokenizer.losses.term import Term, further_terms
+from stage1_tokenizer.measuring.features import FeatureName, load_network
+from stage1_tokenizer.measuring.gathering import EvaluationSums
+from stage1_tokenizer.measuring.scores import measure as scores_of
+from stage1_tokenizer.measuring.side_by_side import save_pictures
+from stage1_tokenizer.media.medium import Medium
+from stage1_tokenizer.tokenizer.model import Tokenizer
+
+SHOWN = 16
+"""Held-out pictures shown at each evaluation."""
+
+TERMS: dict[str, Callable[..., Term]] = {}
+"""Terms that loss.terms may name, beside the pixel term and the perceptual one; each takes its settings by name."""
+
+
+def terms(config: LossConfig) -> list[Term]:
+    """The pixel term, the perceptual one where it has a weight, and those of loss.terms."""
+    perceptual = config.perceptual
+    lpips = load_lpips(perceptual.net, perceptual.weights) if perceptual.weight else None
+    standard = [PixelTerm(config), *([PerceptualTerm(perceptual, lpips)] if lpips else [])]
+    return [*standard, *further_terms(config.terms, TERMS)]
+
+
+def measure(
+    tokenizer: Tokenizer, batches: Iterable[PictureBatch], terms: list[Term], features: FeatureName, run: Run
+) -> dict[str, float]:
+    """PSNR, SSIM, LPIPS (where it is a term), codebook use; distances between the sets unless `features` is none."""
+    lpips = next((term.lpips for term in terms if isinstance(term, PerceptualTerm)), None)
+    network = load_network(features, lpips=lpips)
+    sums = EvaluationSums(network.to(run.device), run.device) if network is not None else None
+    figures = scores_of(tokenizer, batches, lpips, device=run.device, total=run.sum, sums=sums)
+    return figures if sums is None else figures | sums.distances(run)
+
+
+def show(path: Path, tokenizer: Tokenizer, index: str) -> None:
+    """Write a PNG of pictures of an index beside their reconstructions."""
+    save_pictures(path.with_suffix(".png"), tokenizer, index, SHOWN)
+
+
+PICTURES = Medium("pictures", ("patch", "stylegan", "dino"), terms, measure, show, shown="pictures")
+"""The record."""

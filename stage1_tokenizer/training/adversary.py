@@ -1,0 +1,78 @@
+"""One discriminator's part of the step: its term at the reconstruction, and its own loss.
+
+Legend: B batch, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stage1_tokenizer.config.losses import AdversarialConfig
+from stage1_tokenizer.layers.convolution import LastLayer
+from stage1_tokenizer.layers.precision import at_least_float32
+from stage1_tokenizer.losses.adversarial import (
+    LeCam,
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+)
+
+
+class Adversary:
+    """The settings and the running means of one discriminator; the network itself is passed to the step."""
+
+    def __init__(self, config: AdversarialConfig, suffix: str = ""):
+        """`suffix` follows the names of its metrics and of its files in checkpoints (LossConfig.adversaries)."""
+        self.config = config
+        self.suffix = suffix
+        self.lecam = LeCam(config.lecam_decay)
+
+    def ramp(self, step: int) -> float | None:
+        """The factor in (0, 1] on the generator's term at this step; None before `start`."""
+        if step < self.config.start:
+            return None
+        return min(1.0, (step - self.config.start + 1) / max(self.config.ramp, 1))
+
+    def term(self, fake: Tensor) -> Tensor:
+        """The generator's loss, from the logits of its reconstruction."""
+        return generator_loss(self.config.loss, fake)
+
+    def weight(self, layer: LastLayer, features_BCHW: Tensor, grad_rec: Tensor, grad_adv: Tensor) -> Tensor:
+        """The weight of the generator's loss before the ramp; arguments as `adaptive_weight` has them."""
+        if not self.config.adaptive:
+            return grad_rec.new_tensor(self.config.weight)
+        ratio = adaptive_weight(layer, features_BCHW, grad_rec, grad_adv)
+        return self.config.weight * ratio.clamp(max=self.config.adaptive_limit)
+
+    def penalised(self, step: int) -> bool:
+        """Whether this step's loss has the gradient penalties."""
+        return (step - self.config.start) % self.config.penalty_every == 0
+
+    def loss(
+        self, real: Tensor, fake: Tensor, x_BCHW: Tensor, x_hat_BCHW: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's loss from the logits of x and x̂, with the graph of both; and what is logged of it.
+
+        x must require a gradient in steps with a penalty on it.
+        """
+        config = self.config
+        loss = discriminator_loss(config.loss, real, fake)
+        metrics = {"loss/discriminator": loss.detach()}
+        if config.lecam:
+            lecam = self.lecam(real, fake)
+            loss = loss + config.lecam * lecam
+            metrics["loss/lecam"] = lecam.detach()
+        pairs = {"": (config.penalty, real, x_BCHW), "_fake": (config.penalty_fake, fake, x_hat_BCHW)}
+        for name, (gamma, logits, samples) in pairs.items():
+            if gamma and self.penalised(step):
+                penalty = gradient_penalty(at_least_float32(logits), samples)
+                loss = loss + config.penalty_every * gamma / 2 * penalty
+                metrics[f"gan/penalty{name}"] = penalty.detach()
+        real, fake = real.detach().float(), fake.detach().float()
+        right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+        return loss, {**metrics, "gan/logits_real": real.mean(), "gan/logits_fake": fake.mean(), "gan/accuracy": right}
+
+    def named(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Metrics with this discriminator's suffix."""
+        return {name + self.suffix: value for name, value in metrics.items()}
