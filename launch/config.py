@@ -125,8 +125,10 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-4
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.5, 0.9)
-    """Decay of Adam's two moments."""
+    beta1: float = 0.5
+    """Decay of Adam's mean of gradients."""
+    beta2: float = 0.9
+    """Decay of Adam's mean of squared gradients."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip: float = 1.0
@@ -144,8 +146,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         at = "optimizer."
         check(at + "learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
-        for beta in self.betas:
-            check(at + "betas", beta, 0 <= beta < 1, "two shares from 0 to below 1")
+        check(at + "beta1", self.beta1, 0 <= self.beta1 < 1, "a share from 0 to below 1")
+        check(at + "beta2", self.beta2, 0 <= self.beta2 < 1, "a share from 0 to below 1")
         check(at + "weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
         check(at + "clip", self.clip, self.clip >= 0, "0 (no clipping) or more")
         check(at + "warmup", self.warmup, self.warmup >= 0, "0 or more")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED
-from launch.command.renamed import new_key, with_new_keys
+from launch.command.renamed import new_key, spread, with_new_keys
 
 Config = TypeVar("Config")
 
@@ -127,6 +127,8 @@ class _Words:
             return [f"--{key}"]
         if key == "config" and "config" not in self._kinds:
             value = self._file(value)
+        if "," in key:
+            return [word for one, item in spread(key, json.loads(value)) for word in (f"--{one}", str(item))]
         outer, dot, inner = key.partition(".")
         if dot and typing.get_origin(self._kinds.get(outer)) is dict:
             self._inside(outer, inner.split("."), value)

@@ -1,7 +1,8 @@
 """Settings under the names that they had in older versions.
 
 A configuration's dataclass lists them: `RENAMED: ClassVar[dict[str, str]] = {"old.key": "new.key"}`, both relative to
-that dataclass. A key may name a whole block: then the settings inside move with it.
+that dataclass. A key may name a whole block: then the settings inside move with it. "old": "new1,new2" is for a list
+whose items are settings of their own now.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import os
 import sys
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _mentioned: set[str] = set()
@@ -57,9 +58,21 @@ def with_new_keys(values: Mapping[str, Any], config_class: type) -> dict[str, An
         *path, last = old.split(".")
         block = _block(result, path)
         if block is not None and last in block:
-            _put(result, new.split("."), block.pop(last), old)
+            for key, item in spread(new, block.pop(last)):
+                _put(result, key.split("."), item, old)
             mention(old, new)
     return result
+
+
+def spread(key: str, value: Any) -> list[tuple[str, Any]]:
+    """New keys with their values: those of a list's items where `key` ends with several names and commas."""
+    outer, dot, last = key.rpartition(".")
+    names = last.split(",")
+    if len(names) == 1:
+        return [(key, value)]
+    if not isinstance(value, Sequence) or len(value) != len(names):
+        raise ValueError(f"{key} are the new names of the items of a list, which {value!r} is not: set them one by one")
+    return [(f"{outer}{dot}{name}", item) for name, item in zip(names, value, strict=True)]
 
 
 def mention(old: str, new: str) -> None:

@@ -52,6 +52,10 @@ def _plain(value: float | str) -> float | int | str:
     return value if isinstance(value, int | str) else float(f"{float(value):.7g}")
 
 
+RENAMED = {"gradient_norm": "optimizer/gradient_norm", "learning_rate": "optimizer/learning_rate"}
+"""Names that metrics had in files of older versions, and those that they have now."""
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file in order of their steps; of lines with the same step and kind the last one counts.
 
@@ -63,5 +67,5 @@ def read(path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
-        latest[(line["step"], line["kind"])] = line
+        latest[(line["step"], line["kind"])] = {RENAMED.get(name, name): value for name, value in line.items()}
     return sorted(latest.values(), key=lambda line: line["step"])

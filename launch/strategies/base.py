@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from launch.checkpoints.pieces import Piece, PieceState
 from launch.command.cli import UserError
 from launch.ranks.reduce import all_finite
-from launch.run.bad_updates import step_if
 from launch.run.runtime import Run
+from launch.run.schedule import descend
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 """All of them."""
@@ -60,9 +60,7 @@ class Strategy:
         """
         norm = self.run.accelerator.clip_grad_norm_(self.module.parameters(), clip or math.inf)
         good = all_finite([norm, *losses])
-        self._set(rate)
-        step_if(good, self.adamw)
-        self.adamw.zero_grad(set_to_none=True)
+        descend(self.adamw, rate, good)
         return norm, good
 
     def _set(self, rate: float) -> None:

@@ -32,8 +32,10 @@ class DiscriminatorOptimizerConfig:
 
     learning_rate: float | None = None
     """Peak learning rate; null: optimizer.discriminator_learning_rate, or optimizer.learning_rate."""
-    betas: tuple[float, float] | None = None
-    """Decay of Adam's two moments."""
+    beta1: float | None = None
+    """Decay of Adam's mean of gradients."""
+    beta2: float | None = None
+    """Decay of Adam's mean of squared gradients."""
     weight_decay: float | None = None
     """Decoupled weight decay."""
     clip: float | None = None
@@ -41,15 +43,17 @@ class DiscriminatorOptimizerConfig:
 
     def __post_init__(self) -> None:
         at = "loss.adversarial.optimizer."
-        rate, decay, clip = self.learning_rate, self.weight_decay, self.clip
-        if rate is not None:
-            _check(at + "learning_rate", rate, rate > 0, "above 0, or to null")
-        for beta in self.betas or ():
-            _check(at + "betas", beta, 0 <= beta < 1, "two shares from 0 to below 1, or to null")
-        if decay is not None:
-            _check(at + "weight_decay", decay, decay >= 0, "0 or more, or to null")
-        if clip is not None:
-            _check(at + "clip", clip, clip >= 0, "0 (no clipping) or more, or to null")
+        for name, value in self.own().items():
+            good, rule = value >= 0, "0 or more"
+            if name == "learning_rate":
+                good, rule = value > 0, "above 0"
+            elif name.startswith("beta"):
+                good, rule = 0 <= value < 1, "a share from 0 to below 1"
+            _check(at + name, value, good, f"{rule}, or to null")
+
+    def own(self) -> dict[str, Any]:
+        """The settings that differ from the run's."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

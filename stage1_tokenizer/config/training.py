@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from data.config import DataConfig
 from launch.command.checks import check as _check
@@ -20,6 +20,8 @@ from stage1_tokenizer.config.quantizer import QuantizerConfig as QuantizerConfig
 @dataclass(frozen=True)
 class TokenizerOptimizerConfig(OptimizerConfig):
     """AdamW for the tokenizer and for each discriminator, with warm-up, decay, clipping and averaged weights."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"betas": "beta1,beta2"}
 
     discriminator_learning_rate: float | None = None
     """Peak learning rate of the discriminators; null: the tokenizer's."""

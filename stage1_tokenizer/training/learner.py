@@ -24,16 +24,14 @@ if TYPE_CHECKING:
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW over the parameters that a module trains."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    rate, decay = config.learning_rate, config.weight_decay
-    return torch.optim.AdamW(trained, lr=rate, betas=config.betas, weight_decay=decay, fused=True)
+    rate, betas, decay = config.learning_rate, (config.beta1, config.beta2), config.weight_decay
+    return torch.optim.AdamW(trained, lr=rate, betas=betas, weight_decay=decay, fused=True)
 
 
 def discriminator_settings(run: TokenizerOptimizerConfig, own: DiscriminatorOptimizerConfig) -> OptimizerConfig:
     """The run's settings with a discriminator's own in their place."""
-    rate = own.learning_rate or run.discriminator_learning_rate or run.learning_rate
-    clip = run.clip if own.clip is None else own.clip
-    decay = run.weight_decay if own.weight_decay is None else own.weight_decay
-    return replace(run, learning_rate=rate, betas=own.betas or run.betas, weight_decay=decay, clip=clip)
+    rate = run.discriminator_learning_rate or run.learning_rate
+    return replace(run, **{"learning_rate": rate} | own.own())
 
 
 def joined_with_other_ranks(module: nn.Module, run: Run) -> nn.Module:

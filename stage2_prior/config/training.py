@@ -3,51 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from data.config import CodeDataConfig
-from launch.config import RunConfig
+from launch.command.checks import check
+from launch.config import OptimizerConfig, RunConfig
 from stage2_prior.config.model import PriorModelConfig
 
 
 @dataclass(frozen=True)
-class PriorOptimizerConfig:
-    """AdamW with a linear warm-up and a cosine decay, clipping and averaged weights."""
+class PriorOptimizerConfig(OptimizerConfig):
+    """AdamW with warm-up, decay, clipping and averaged weights; embeddings and norms have no weight decay."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"warmup_steps": "warmup", "final_share": "final", "clip_norm": "clip"}
 
     learning_rate: float = 1e-3
-    """The highest learning rate, reached after the warm-up."""
-    warmup_steps: int = 100
-    """Steps over which the rate rises from 0."""
-    final_share: float = 0.05
-    """The learning rate of the last step, as a share of the highest."""
     beta1: float = 0.9
-    """Decay of AdamW's mean of gradients."""
     beta2: float = 0.95
-    """Decay of AdamW's mean of squared gradients."""
     weight_decay: float = 0.05
-    """Decoupled decay of matrices; embeddings and norms have none."""
-    clip_norm: float = 1.0
-    """Gradients are scaled down to this norm; 0 leaves them."""
+    warmup: int = 100
+    decay: Literal["constant", "cosine"] = "cosine"
+    final: float = 0.05
     accumulate: int = 1
     """Parts that a rank's share of the batch is cut into, one forward and backward each, to save memory. Where the
     number of ranks may change, set data.micro_batch instead: the parts then follow from it."""
-    ema_decay: float = 0.999
-    """Decay of the averaged weights, which are evaluated and exported; it rises to this value over the first steps."""
 
     def __post_init__(self) -> None:
-        rules = (
-            ("learning_rate", self.learning_rate > 0, "be above 0"),
-            ("warmup_steps", self.warmup_steps >= 0, "be 0 or more"),
-            ("final_share", 0 <= self.final_share <= 1, "lie in [0, 1]"),
-            ("beta1", 0 <= self.beta1 < 1, "lie in [0, 1)"),
-            ("beta2", 0 <= self.beta2 < 1, "lie in [0, 1)"),
-            ("weight_decay", self.weight_decay >= 0, "be 0 or more"),
-            ("clip_norm", self.clip_norm >= 0, "be 0 (no clipping) or more"),
-            ("accumulate", self.accumulate >= 1, "be 1 or more"),
-            ("ema_decay", 0 <= self.ema_decay < 1, "lie in [0, 1): 0 keeps the latest weights"),
-        )
-        for name, holds, rule in rules:
-            if not holds:
-                raise ValueError(f"optimizer.{name}={getattr(self, name)} must {rule}")
+        super().__post_init__()
+        check("optimizer.accumulate", self.accumulate, self.accumulate >= 1, "1 or more")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ RECIPES = sorted((ROOT / "launch" / "recipes").glob("*/prior.yaml"))
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
 def test_every_recipe_is_read_and_says_how_it_is_started(recipe: Path):
     config = parse(PriorTrainConfig, ["--config", str(recipe)], prog="train")
-    assert config.steps > config.optimizer.warmup_steps
+    assert config.steps > config.optimizer.warmup
     text = recipe.read_text()
     assert f"--config launch/recipes/{recipe.parent.name}/prior.yaml" in text
     assert "# Hardware: " in text and "# Expected: " in text

@@ -23,7 +23,7 @@ from stage2_prior import train as training
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.train import train
-from stage2_prior.training.optimizer import Ema, build_optimizer
+from stage2_prior.training.optimizer import PriorEma, build_optimizer
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.test_levels import KINDS, codes_of, prior_of
@@ -42,7 +42,7 @@ def settings(coded: Coded, folder: Path, strategy: str | None = None, **changes:
         tokenizer=coded.tokenizer,
         **{
             "model": PriorModelConfig(layers=2, width=16, heads=2, class_dropout=0.3, code_noise=0.1),
-            "optimizer": PriorOptimizerConfig(learning_rate=3e-3, warmup_steps=3, clip_norm=0.5),
+            "optimizer": PriorOptimizerConfig(learning_rate=3e-3, warmup=3, clip=0.5),
             "steps": 50,
             "evaluate_every": 50,
             **changes,
@@ -92,7 +92,7 @@ def few_steps(kind: str, strategy: str, place: Path) -> list[float]:
     with start_run(config, config, strategies=STRATEGIES) as this:
         prior = prior_of(kind, spread=1.0)
         shared = share_out(prior, lambda model: build_optimizer(model, PriorOptimizerConfig()), this, clip=1.0)
-        ema, found = Ema(shared, 0.5), []
+        ema, found = PriorEma(shared, 0.5), []
         code_BN, label_B = codes_of(prior, 4), torch.tensor([0, 1, 2, 0])
         rows = slice(this.rank * 2, this.rank * 2 + 2)
         for step in range(3):

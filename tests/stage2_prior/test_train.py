@@ -21,6 +21,7 @@ from launch.command.exit_codes import STOPPED
 from launch.config import RunConfig
 from launch.run.bad_updates import rollbacks
 from launch.run.metrics import read
+from launch.run.schedule import learning_rate
 from launch.run.starting import start_run
 from launch.strategies.base import Strategy
 from launch.strategies.choose import share_out
@@ -31,7 +32,7 @@ from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.build import build_prior, load_prior
 from stage2_prior.train import train
-from stage2_prior.training.optimizer import Ema, build_optimizer, learning_rate
+from stage2_prior.training.optimizer import PriorEma, build_optimizer
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.parts import tiny_prior, write_tokenizer
 
@@ -43,7 +44,7 @@ def settings(coded: Coded, folder: Path, **changes: Any) -> PriorTrainConfig:
         tokenizer=coded.tokenizer,
         **{
             "model": PriorModelConfig(layers=1, width=16, heads=2, class_dropout=0.3, code_noise=0.1),
-            "optimizer": PriorOptimizerConfig(learning_rate=5e-3, warmup_steps=3),
+            "optimizer": PriorOptimizerConfig(learning_rate=5e-3, warmup=3),
             "steps": 10,
             "evaluate_every": 5,
             **changes,
@@ -117,7 +118,7 @@ def test_training_learns_and_says_how_well(coded: Coded, tmp_path: Path):
     bits = [line["eval/bits_per_code"] for line in lines if line["kind"] == "eval"]
     assert [line["step"] for line in lines if line["kind"] == "eval"] == [20, 40, 60]
     assert bits[-1] < bits[0] < math.log2(24) + 0.1
-    assert {"loss/nll_bits", "gradient_norm", "learning_rate"} <= lines[-2].keys()
+    assert {"loss/nll_bits", "optimizer/gradient_norm", "optimizer/learning_rate"} <= lines[-2].keys()
     prior = load_prior(tmp_path / "run")
     assert held_out_figures(prior, coded.held_out_codes, batch_size=5)["bits_per_code"] == pytest.approx(
         bits[-1], rel=1e-6
@@ -127,7 +128,7 @@ def test_training_learns_and_says_how_well(coded: Coded, tmp_path: Path):
 
 def test_accumulation_is_the_same_step(coded: Coded, tmp_path: Path):
     plain = PriorModelConfig(layers=1, width=16, heads=2, class_dropout=0.0)
-    optimizer = PriorOptimizerConfig(learning_rate=5e-3, warmup_steps=3)
+    optimizer = PriorOptimizerConfig(learning_rate=5e-3, warmup=3)
     for name, parts in (("one", 1), ("four", 4)):
         changed = replace(optimizer, accumulate=parts)
         train(settings(coded, tmp_path / name, model=plain, optimizer=changed, steps=4))
@@ -161,7 +162,7 @@ def test_a_uniform_prior_is_evaluated_at_log2_k_bits(coded: Coded):
 
 
 def test_learning_rate_rises_then_falls():
-    config = PriorOptimizerConfig(learning_rate=1.0, warmup_steps=10, final_share=0.1)
+    config = PriorOptimizerConfig(learning_rate=1.0, warmup=10, final=0.1)
     rates = [learning_rate(config, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == pytest.approx(1.0)
@@ -184,7 +185,7 @@ def test_the_average_follows_the_weights(tmp_path: Path):
     config = RunConfig(folder=str(tmp_path), trackers=[])
     with start_run(config, config) as this:
         strategy = share_out(prior, lambda model: build_optimizer(model, PriorOptimizerConfig()), this)
-        ema = Ema(strategy, 0.9)
+        ema = PriorEma(strategy, 0.9)
         with torch.no_grad():
             for weight in prior.parameters():
                 weight.add_(1.0)
