@@ -203,7 +203,7 @@ def evaluate(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int
 def heartbeat(batches: Iterable[PictureBatch], run: Run) -> Iterator[PictureBatch]:
     """The batches; each tells the watchdog that the rank isn't hung."""
     for batch in batches:
-        run.alive()
+        run.heartbeat()
         yield batch
 
 

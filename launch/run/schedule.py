@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from launch.config import OptimizerConfig
 from launch.run.bad_updates import step_if
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 
 def due(step: int, every: int, began: int) -> bool:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from launch.run.runtime import Run
 from stage1_tokenizer.config.losses import LossConfig
 from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.measuring.features import FeatureName
 from stage1_tokenizer.tokenizer.model import Tokenizer
-
-if TYPE_CHECKING:
-    from launch.run.runtime import Run
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from launch.checkpoints import folders
 from launch.command.cli import UserError
 from launch.run.folder import add_to_start, differences, plain
+from launch.run.runtime import Run
 from stage1_tokenizer.config.initial import init_of
 from stage1_tokenizer.config.training import ModelConfig, TokenizerTrainConfig
 from stage1_tokenizer.foreign import discriminator as foreign
 from stage1_tokenizer.tokenizer.folder import model_config
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
 from stage1_tokenizer.training.trained import Trained
-
-if TYPE_CHECKING:
-    from launch.run.runtime import Run
 
 TRAINING_ONLY = (
     "dropout",

@@ -6,19 +6,17 @@ import inspect
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from launch.config import OptimizerConfig
+from launch.run.runtime import Run
 from launch.run.schedule import descend
 from stage1_tokenizer.config.losses import DiscriminatorOptimizerConfig
 from stage1_tokenizer.config.training import TokenizerOptimizerConfig
-
-if TYPE_CHECKING:
-    from launch.run.runtime import Run
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

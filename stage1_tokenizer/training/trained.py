@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch._functorch.config as functorch
 from torch import nn
 
 from launch.checkpoints.store import Stateful
+from launch.run.runtime import Run
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.discriminators import build_discriminator
 from stage1_tokenizer.kernels.install import install
@@ -22,9 +22,6 @@ from stage1_tokenizer.training.ema import TokenizerEma
 from stage1_tokenizer.training.learner import Learner, discriminator_settings
 from stage1_tokenizer.training.loss_scale import LossScale
 from stage1_tokenizer.training.step import OneForwardStep
-
-if TYPE_CHECKING:
-    from launch.run.runtime import Run
 
 
 @dataclass
