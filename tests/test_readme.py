@@ -20,7 +20,7 @@ from launch.stages.listing import ROOT
 from stage1_tokenizer.foreign.layouts import LAYOUTS
 from tests.stage1_tokenizer.foreign import peer_layouts
 from tests.stage1_tokenizer.publishing.test_convert import state
-from tests.stage2_prior.parts import write_tokenizer
+from tests.stage2_prior.tiny import write_tokenizer
 
 README = (ROOT / "README.md").read_text()
 

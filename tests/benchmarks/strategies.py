@@ -26,8 +26,8 @@ from stage2_prior.encode import encode
 from stage2_prior.train import train
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded
-from tests.stage2_prior.parts import write_pictures, write_tokenizer
-from tests.stage2_prior.test_strategies import losses, settings, train_until
+from tests.stage2_prior.tiny import write_pictures, write_tokenizer
+from tests.stage2_prior.training.test_strategies import losses, settings, train_until
 
 HALF = 25
 """The step at which the strategy changes."""

@@ -9,7 +9,7 @@ import torch
 
 from stage2_prior.config.encoding import EncodeConfig
 from stage2_prior.encode import encode
-from tests.stage2_prior.parts import write_pictures, write_tokenizer
+from tests.stage2_prior.tiny import write_pictures, write_tokenizer
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -60,8 +60,8 @@ class Trained:
 def trained(coded: Coded, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from stage2_prior.sample import sample
     from stage2_prior.train import train
-    from tests.stage2_prior.test_sample import sampling
-    from tests.stage2_prior.test_train import settings
+    from tests.stage2_prior.commands.test_train import settings
+    from tests.stage2_prior.sampling.test_pictures import sampling
 
     place = tmp_path_factory.mktemp("trained")
     assert train(settings(coded, place / "run", steps=60)) == 0

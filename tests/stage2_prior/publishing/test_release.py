@@ -16,7 +16,7 @@ from stage2_prior.priors.build import load_prior
 from stage2_prior.publishing.card import write_card
 from stage2_prior.release import ReleaseConfig, release
 from tests.stage2_prior.conftest import Coded, Trained
-from tests.stage2_prior.parts import tiny_prior, write_tokenizer
+from tests.stage2_prior.tiny import tiny_prior, write_tokenizer
 
 
 def test_plain_transformers_generates_our_greedy_codes_from_a_release(coded: Coded, trained: Trained, tmp_path: Path):

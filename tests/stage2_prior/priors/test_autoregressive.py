@@ -10,7 +10,7 @@ import torch
 from launch.command.cli import UserError
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.build import load_prior
-from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
+from tests.stage2_prior.tiny import CODES, SOURCE, random_codes, tiny_prior
 
 
 def test_a_logit_depends_on_the_tokens_before_it_and_on_no_later_one():

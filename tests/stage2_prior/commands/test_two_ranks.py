@@ -17,10 +17,10 @@ from stage2_prior.priors.build import load_prior
 from stage2_prior.sample import sample
 from stage2_prior.train import train
 from tests.distributed import run_distributed_test
+from tests.stage2_prior.codes.test_encoding import files
+from tests.stage2_prior.commands.test_train import same, settings, train_killed_at, weights
 from tests.stage2_prior.conftest import Coded, Trained
-from tests.stage2_prior.test_encode import files
-from tests.stage2_prior.test_sample import codes, pictures, sampling
-from tests.stage2_prior.test_train import same, settings, train_killed_at, weights
+from tests.stage2_prior.sampling.test_pictures import codes, pictures, sampling
 
 
 def on_a_rank(coded: Coded, prior: str, place: Path) -> None:

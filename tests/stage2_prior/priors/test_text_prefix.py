@@ -32,9 +32,9 @@ from stage2_prior.sample import sample
 from stage2_prior.sampling.conditions import requested
 from stage2_prior.train import checked_codes, train
 from stage2_prior.training.cost import cost
+from tests.stage2_prior.commands.test_train import settings
 from tests.stage2_prior.conftest import Coded
-from tests.stage2_prior.parts import CODES, SOURCE, TEXTS, random_codes, tiny_prior, write_pictures
-from tests.stage2_prior.test_train import settings
+from tests.stage2_prior.tiny import CODES, SOURCE, TEXTS, random_codes, tiny_prior, write_pictures
 
 KINDS = ["autoregressive", "masked"]
 ASKED = ["bright above", "", "a much longer text than is heard"]

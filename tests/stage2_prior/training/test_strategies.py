@@ -25,9 +25,9 @@ from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.train import train
 from stage2_prior.training.optimizer import PriorEma, build_optimizer
 from tests.distributed import run_distributed_test
+from tests.stage2_prior.commands.test_train import weights
 from tests.stage2_prior.conftest import Coded
-from tests.stage2_prior.test_levels import KINDS, codes_of, prior_of
-from tests.stage2_prior.test_train import weights
+from tests.stage2_prior.priors.test_depth_and_multiscale import KINDS, codes_of, prior_of
 
 TOLERANCE = 5e-6
 """Largest difference of any step's loss, of about 3 nats, from one process's: sums in another order, 50 steps long."""

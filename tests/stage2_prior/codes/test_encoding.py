@@ -25,7 +25,7 @@ from stage2_prior.codes.usage import summary
 from stage2_prior.config.encoding import EncodeConfig
 from stage2_prior.encode import encode
 from tests.stage2_prior.conftest import Coded
-from tests.stage2_prior.parts import CLASSES, CODES, write_tokenizer
+from tests.stage2_prior.tiny import CLASSES, CODES, write_tokenizer
 
 
 def files(folder: str | Path) -> dict[str, bytes]:

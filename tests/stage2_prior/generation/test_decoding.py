@@ -7,7 +7,7 @@ from stage1_tokenizer.kernels.cpu.linear import Product, can_pack
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.generation.autoregressive import CachedLlama, decode
 from stage2_prior.generation.logits import draw_codes
-from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
+from tests.stage2_prior.tiny import CODES, SOURCE, random_codes, tiny_prior
 
 
 @pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}, {"tied": True, "spread": 2.0}])

@@ -23,7 +23,7 @@ from stage2_prior.sample import sample
 from stage2_prior.sampling.conditions import Classes, folder_names
 from stage2_prior.sampling.pictures import Picture, Sampling, sample_codes, uniforms
 from tests.stage2_prior.conftest import Coded, Trained
-from tests.stage2_prior.parts import CLASSES, tiny_prior, write_tokenizer
+from tests.stage2_prior.tiny import CLASSES, tiny_prior, write_tokenizer
 
 
 def sampling(coded: Coded, prior: str, **changes: Any) -> SampleConfig:

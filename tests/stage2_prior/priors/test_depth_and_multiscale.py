@@ -20,7 +20,7 @@ from stage2_prior.priors.depth import CachedDepth, DepthPrior
 from stage2_prior.priors.multiscale import CachedScales, MultiscalePrior
 from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.training.cost import cost
-from tests.stage2_prior.parts import CLASSES
+from tests.stage2_prior.tiny import CLASSES
 
 CODES, GRID, BOOKS, SCALES = 24, (3, 4), 3, (1, 2, 4)
 SOURCES = {

@@ -6,7 +6,7 @@ import torch
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.autoregressive import AutoregressivePrior
 from stage2_prior.priors.random_order import Aim
-from tests.stage2_prior.parts import CODES, SOURCE, random_codes, tiny_prior
+from tests.stage2_prior.tiny import CODES, SOURCE, random_codes, tiny_prior
 
 
 def random_prior(**settings: object) -> AutoregressivePrior:

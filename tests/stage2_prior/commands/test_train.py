@@ -34,7 +34,7 @@ from stage2_prior.priors.build import build_prior, load_prior
 from stage2_prior.train import train
 from stage2_prior.training.optimizer import PriorEma, build_optimizer
 from tests.stage2_prior.conftest import Coded
-from tests.stage2_prior.parts import tiny_prior, write_tokenizer
+from tests.stage2_prior.tiny import tiny_prior, write_tokenizer
 
 
 def settings(coded: Coded, folder: Path, **changes: Any) -> PriorTrainConfig:

@@ -13,7 +13,7 @@ from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.train import train
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded
-from tests.stage2_prior.test_strategies import losses, settings, train_until
+from tests.stage2_prior.training.test_strategies import losses, settings, train_until
 
 
 def elastic(coded: Coded, folder: Path) -> PriorTrainConfig:

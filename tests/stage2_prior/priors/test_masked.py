@@ -12,7 +12,7 @@ from stage2_prior.priors.build import load_prior
 from stage2_prior.priors.losses import code_losses
 from stage2_prior.priors.masked import MaskedPrior, halton_order, rank, still_masked
 from stage2_prior.sampling.pictures import Picture, sample_codes, uniforms
-from tests.stage2_prior.parts import CODES, GRID, SOURCE, random_codes, tiny_prior
+from tests.stage2_prior.tiny import CODES, GRID, SOURCE, random_codes, tiny_prior
 
 ORDERS = ["confidence", "halton"]
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.train import train
 from tests.stage2_prior.conftest import Coded
-from tests.stage2_prior.test_strategies import lines, losses, settings
+from tests.stage2_prior.training.test_strategies import lines, losses, settings
 
 SMALL = PriorModelConfig(layers=1, width=16, heads=2, class_dropout=0.0)
 

@@ -19,7 +19,7 @@ from stage2_prior.priors.build import load_prior
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.conftest import Coded, Trained
 
-MNIST = Path(__file__).parents[2] / "data" / "samples" / "mnist"
+MNIST = Path(__file__).parents[3] / "data" / "samples" / "mnist"
 
 
 def test_results_are_written_and_right(coded: Coded, trained: Trained, tmp_path: Path):

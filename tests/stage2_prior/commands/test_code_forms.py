@@ -29,10 +29,10 @@ from stage2_prior.priors.build import load_prior
 from stage2_prior.release import ReleaseConfig, release
 from stage2_prior.sample import sample
 from stage2_prior.train import print_cost, train
+from tests.stage2_prior.commands.test_train import settings, train_killed_at
 from tests.stage2_prior.conftest import Coded
-from tests.stage2_prior.parts import CODES, write_tokenizer
-from tests.stage2_prior.test_sample import pictures
-from tests.stage2_prior.test_train import settings, train_killed_at
+from tests.stage2_prior.sampling.test_pictures import pictures
+from tests.stage2_prior.tiny import CODES, write_tokenizer
 
 FORMS: dict[str, dict[str, Any]] = {
     "residual": {"kind": "residual", "codebooks": 3},

@@ -17,7 +17,7 @@ from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.priors.base import Prior
 from stage2_prior.sample import sample
 from tests.stage2_prior.conftest import Coded, Trained
-from tests.stage2_prior.parts import CODES, SOURCE, tiny_prior
+from tests.stage2_prior.tiny import CODES, SOURCE, tiny_prior
 
 SOURCES = {"autoregressive": SOURCE, "depth": CodeSource("f" * 64, CODES, (3, 4), {}, codebooks=2)}
 

@@ -13,9 +13,9 @@ from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.config.presets import PRESETS
 from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.training.cost import Utilisation, cost, dry_run, on_no_device, peak_flops, state_bytes
-from tests.stage2_prior.parts import SOURCE, tiny_prior
+from tests.stage2_prior.tiny import SOURCE, tiny_prior
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 IMAGENET = CodeSource("", 16384, (16, 16), {})
 CLASSES = list(map(str, range(1000)))
 

@@ -12,9 +12,9 @@ from launch.command.cli import parse
 from launch.command.exit_codes import BAD_INPUT
 from stage2_prior.config.training import PriorTrainConfig
 from tests.stage2_prior.conftest import Coded
-from tests.stage2_prior.parts import write_tokenizer
+from tests.stage2_prior.tiny import write_tokenizer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "launch" / "recipes").glob("*/prior.yaml"))
 
 

@@ -29,7 +29,7 @@ from stage2_prior.priors.multiscale import MultiscalePrior
 from stage2_prior.sampling.holes import hole, open_codes
 from stage2_prior.sampling.pictures import Picture, uniforms
 from tests.stage2_prior.conftest import Coded
-from tests.stage2_prior.parts import CLASSES, SOURCE, random_codes, tiny_prior, write_tokenizer
+from tests.stage2_prior.tiny import CLASSES, SOURCE, random_codes, tiny_prior, write_tokenizer
 
 QUANTIZERS: dict[str, dict[str, Any]] = {
     "masked": {},
