@@ -1,4 +1,4 @@
-"""Encoder and decoder that a configuration names, by one protocol for all kinds.
+"""The encoder and decoder that a configuration names, with one protocol for all kinds.
 
 An encoder takes pictures (B, C, H, W) to latents (B, encoder_channels, h, w); a decoder takes latents (B, z_channels,
 h, w) to pictures, and is `last_layer(features(z))`, where `last_layer` is a convolution: the adaptive weight of the
@@ -11,25 +11,24 @@ from torch import nn
 
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.layers.convolution import convolution
-from stage1_tokenizer.networks import maskgit as conv_plus
-from stage1_tokenizer.networks import vit
-from stage1_tokenizer.networks import vqgan as model
+from stage1_tokenizer.networks import maskgit, vit, vqgan
 
-Encoder = model.Encoder | conv_plus.Encoder | vit.Encoder
-Decoder = model.Decoder | conv_plus.Decoder | vit.Decoder
+Encoder = vqgan.Encoder | maskgit.Encoder | vit.Encoder
+Decoder = vqgan.Decoder | maskgit.Decoder | vit.Decoder
 
-_ENCODERS: dict[str, type[Encoder]] = {"conv": model.Encoder, "conv_plus": conv_plus.Encoder, "vit": vit.Encoder}
-_DECODERS: dict[str, type[Decoder]] = {"conv": model.Decoder, "conv_plus": conv_plus.Decoder, "vit": vit.Decoder}
+ENCODERS: dict[str, type[Encoder]] = {"conv": vqgan.Encoder, "conv_plus": maskgit.Encoder, "vit": vit.Encoder}
+DECODERS: dict[str, type[Decoder]] = {"conv": vqgan.Decoder, "conv_plus": maskgit.Decoder, "vit": vit.Decoder}
+"""Every kind of network, by its name in the configuration."""
 
 
 def build_encoder(config: ModelConfig) -> Encoder:
     """The encoder that `config.backbone` names."""
-    return _ENCODERS[config.backbone](config)
+    return ENCODERS[config.backbone](config)
 
 
 def build_decoder(config: ModelConfig) -> Decoder:
     """The decoder that `config.backbone` names."""
-    return _DECODERS[config.backbone](config)
+    return DECODERS[config.backbone](config)
 
 
 def build_bridge(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:

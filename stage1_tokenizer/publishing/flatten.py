@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from stage1_tokenizer.publishing.syntax import (
@@ -39,12 +40,17 @@ class Name:
     name: str
 
 
-def flatten(root: str, file: str, header: str) -> dict[str, str]:
-    """Texts of the flat files by name: module `root` whole, as `file`, and what it needs of other modules of ours.
+Tables = Mapping[str, Mapping[str, Collection[str]]]
+"""By module and name of a top-level dictionary: the entries of it that are needed."""
 
-    `header` is a comment for the top of each. Raises FlattenError where something can't be followed.
+
+def flatten(root: str, file: str, header: str, tables: Tables | None = None) -> dict[str, str]:
+    """Texts of the flat files by name: module `root` whole, as `file`, and what it needs from our other modules.
+
+    `header` is a comment for the top of each. `tables` shorten dictionaries of kinds to those that are used, so that
+    the others don't travel. Raises FlattenError if something can't be followed.
     """
-    walk = _Walk(root, file.removesuffix(".py"))
+    walk = _Walk(root, file.removesuffix(".py"), tables or {})
     for number in range(len(walk.source(root).statements)):
         walk.reach(root, number)
     return {f"{walk.flat(module)}.py": walk.written(module, header) for module in walk.used()}
@@ -53,13 +59,15 @@ def flatten(root: str, file: str, header: str) -> dict[str, str]:
 class _Walk:
     """Statements reached from the root so far."""
 
-    def __init__(self, root: str, name: str):
-        self.root, self.name = root, name
+    def __init__(self, root: str, name: str, tables: Tables):
+        self.root, self.name, self.tables = root, name, tables
         self.sources: dict[str, Source] = {}
 
     def source(self, module: str) -> Source:
         if module not in self.sources:
             self.sources[module] = Source.read(module)
+            for name, entries in self.tables.get(module, {}).items():
+                self.sources[module].shorten(name, entries)
         return self.sources[module]
 
     def used(self) -> list[str]:
@@ -78,7 +86,7 @@ class _Walk:
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             return  # taken name by name, where they are needed
         source.reached.add(number)
-        for node in nodes(statement):
+        for node in nodes(ast.Module([statement], [])):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 inner = self.module_of(source, node.value.id)
                 if inner is not None:
@@ -190,6 +198,8 @@ class _Walk:
 
     def moved(self, source: Source, number: int) -> list[str]:
         """The lines of a statement, with the imports inside it rewritten."""
+        if number in source.shortened:
+            return [source.shortened[number]]
         first, last = source.span(number)
         lines, end = [], first - 1
         imports = [

@@ -7,15 +7,20 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import torch
 
 from launch.command.cli import UserError
+from stage1_tokenizer import quantizers
+from stage1_tokenizer.networks import build
+from stage1_tokenizer.publishing.flatten import Tables, flatten
+from stage1_tokenizer.tokenizer.folder import CONFIG
+from stage1_tokenizer.tokenizer.model import Tokenizer
 
-if TYPE_CHECKING:
-    from stage1_tokenizer.tokenizer.model import Tokenizer
-
-MODEL_FILE = "modeling_vqloom.py"
+MODEL, MODEL_FILE = "stage1_tokenizer.publishing.transformers_model", "modeling_vqloom.py"
 ORIGIN = "Made from {module} of vqloom {version}, Apache-2.0: change that, not this."
 
 CODES = """
@@ -60,29 +65,31 @@ def snippet(tokenizer: Tokenizer, name: str) -> str:
 
 
 def write_model_files(folder: Path) -> None:
-    """Put the files for trust_remote_code beside config.json, and tell transformers of them there."""
-    from importlib.metadata import PackageNotFoundError, version
+    """Put the files for trust_remote_code beside config.json, and name them there for transformers.
 
-    from stage1_tokenizer.publishing.flatten import flatten
-    from stage1_tokenizer.tokenizer.folder import CONFIG
-
+    Of backbones and quantizers, those of this tokenizer travel.
+    """
     try:
         number = version("vqloom")
     except PackageNotFoundError:
         number = ""
     origin = ORIGIN.replace("{version}", number).replace(" ,", ",")
-    for name, text in flatten("stage1_tokenizer.publishing.transformers_model", MODEL_FILE, origin).items():
+    values = json.loads((folder / CONFIG).read_text())
+    for name, text in flatten(MODEL, MODEL_FILE, origin, tables(values["model"])).items():
         (folder / name).write_text(text)
     module = MODEL_FILE.removesuffix(".py")
     names = {"AutoConfig": f"{module}.VqloomConfig", "AutoModel": f"{module}.VqloomTokenizer"}
-    values = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps({**values, "auto_map": names}, indent=2) + "\n")
+
+
+def tables(model: dict[str, Any]) -> Tables:
+    """The entries that a model's settings (config.json) need of the tables of kinds."""
+    backbone, quantizer = [model["backbone"]], [model["quantizer"]["kind"]]
+    return {build.__name__: {"ENCODERS": backbone, "DECODERS": backbone}, quantizers.__name__: {"KINDS": quantizer}}
 
 
 def try_out(folder: Path, tokenizer: Tokenizer) -> None:
     """Run the card's code on the folder, without our packages; UserError unless it gives the tokenizer's own codes."""
-    import torch
-
     with tempfile.TemporaryDirectory() as place:
         result = Path(place) / "result.pt"
         code = TRIAL.format(snippet=snippet(tokenizer, str(folder.resolve())), threads=torch.get_num_threads())

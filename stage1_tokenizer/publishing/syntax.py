@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,10 +31,12 @@ class Source:
     """Imports that the reached statements need, by the name they bind."""
     modules: dict[str, set[str]] = field(default_factory=dict)
     """Names taken of modules that are imported as such, by the name they have here."""
+    shortened: dict[int, str] = field(default_factory=dict)
+    """Texts of statements that are not taken as they stand, by number."""
 
     @classmethod
     def read(cls, module: str) -> Source:
-        """Find and parse a module, without running it."""
+        """Find and parse a module without running it."""
         spec = importlib.util.find_spec(module) if is_module(module) else None
         if spec is None or spec.origin is None:
             raise FlattenError(f"{module} is not a module")
@@ -44,6 +46,20 @@ class Source:
             for name in bound(statement):
                 source.binds.setdefault(name, []).append(number)
         return source
+
+    def shorten(self, name: str, entries: Collection[str]) -> None:
+        """Keep some entries of the top-level dictionary `name`. FlattenError if it lacks one of them."""
+        for number in self.binds.get(name, []):
+            statement = self.statements[number]
+            if isinstance(statement, (ast.Assign, ast.AnnAssign)) and isinstance(statement.value, ast.Dict):
+                table = statement.value
+                keys = [key.value if isinstance(key, ast.Constant) else None for key in table.keys]
+                kept = [place for place, key in enumerate(keys) if key in entries]
+                if len(kept) == len(entries):
+                    table.keys, table.values = [table.keys[n] for n in kept], [table.values[n] for n in kept]
+                    self.shortened[number] = ast.unparse(statement)
+                    return
+        raise FlattenError(f"{self.module} has no dictionary `{name}` with the entries {', '.join(entries)}")
 
     def span(self, number: int) -> tuple[int, int]:
         """First and last line of a statement with its decorators, the comments above it and the docstring below it."""

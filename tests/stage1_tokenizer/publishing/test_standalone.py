@@ -10,8 +10,9 @@ import torch
 
 from data.pictures.config import TransformConfig
 from stage1_tokenizer.config.training import ModelConfig, QuantizerConfig
+from stage1_tokenizer.networks.build import ENCODERS
 from stage1_tokenizer.publishing.flatten import flatten
-from stage1_tokenizer.publishing.standalone import write_model_files
+from stage1_tokenizer.publishing.standalone import MODEL, MODEL_FILE, tables, write_model_files
 from stage1_tokenizer.publishing.syntax import FlattenError
 from stage1_tokenizer.quantizers import KINDS
 from stage1_tokenizer.tokenizer.model import Tokenizer
@@ -125,11 +126,34 @@ def test_what_can_not_be_followed_fails(text: str, message: str, tmp_path: Path,
         flatten("strange_module", "out.py", "")
 
 
+def model_files(backbone: str, quantizer: str) -> dict[str, str]:
+    return flatten(MODEL, MODEL_FILE, "From {module}", tables({"backbone": backbone, "quantizer": {"kind": quantizer}}))
+
+
 def test_only_what_is_needed_travels():
-    files = flatten("stage1_tokenizer.publishing.transformers_model", "modeling_vqloom.py", "From {module}")
+    files = flatten(MODEL, MODEL_FILE, "From {module}")
     assert {"stage1_tokenizer_quantizers_vq.py", "stage1_tokenizer_networks_vit.py"} <= set(files)
     for name, text in files.items():
         compile(text, name, "exec")
         assert "\nfrom stage1_tokenizer." not in text and "\nfrom data." not in text and "jsonargparse" not in text
     assert "def parse" not in files["launch_command_cli.py"] and "class UserError" in files["launch_command_cli.py"]
     assert not any(part in name for name in files for part in ("lpips", "train.py", "launch_run", "remote"))
+
+
+def test_every_release_has_at_most_1800_lines_and_none_of_kernels():
+    for backbone in ENCODERS:
+        for quantizer in KINDS:
+            files = model_files(backbone, quantizer)
+            assert sum(text.count("\n") for text in files.values()) <= 1800, (backbone, quantizer)
+            for name, text in files.items():
+                assert "kernels" not in name and "winograd" not in text and "channels_last" not in text
+
+
+def test_other_backbones_and_quantizers_stay_behind():
+    files = model_files("vit", "residual")
+    assert "stage1_tokenizer_quantizers_vq.py" in files, "of which residual is made"
+    for name in ("networks_maskgit", "quantizers_fsq", "quantizers_entropy"):
+        assert f"stage1_tokenizer_{name}.py" not in files
+    assert "class ResnetBlock" not in files["stage1_tokenizer_networks_vqgan.py"]
+    with pytest.raises(FlattenError, match="no dictionary `KINDS` with the entries unknown"):
+        model_files("conv", "unknown")
