@@ -19,7 +19,9 @@ import yaml
 from launch.checkpoints import folders
 from launch.command.cli import UserError, parse, run
 from launch.run import metrics
-from launch.stages.jobs import NEEDS, TRAINS
+from launch.stages import records
+from launch.stages.jobs import NEEDS
+from launch.stages.listing import TRAINS
 
 STALE_SECONDS = 300
 """A running training whose last line is older is called silent."""
@@ -106,13 +108,14 @@ def _loss(line: dict[str, Any]) -> str:
 
 def stage_row(out: Path, name: str, files: Sequence[Path]) -> tuple[str, ...]:
     """The line of one stage; `files` are its records, one for each part."""
-    states = [json.loads(path.read_text()) for path in files]
+    states = [records.load(path) for path in files]
     state = _summary(states)
-    restarts = sum(max(0, len(one.get("attempts", [])) - 1) for one in states)
+    restarts = sum(max(0, len(one["attempts"]) - 1) for one in states)
     seen = training(out / f"{name}-run") if name in TRAINS else None
     notes = [str(one["reason"]) for one in states if one.get("reason")][:1]
     if seen is None:
-        parts = f"{sum(map(_done, states))}/{len(states)} parts" if len(states) > 1 else ""
+        done = sum(one["state"] == "done" for one in states)
+        parts = f"{done}/{len(states)} parts" if len(states) > 1 else ""
         return (name, state, "", "", "", "", str(restarts) if states else "", "; ".join([*notes, parts]).strip("; "))
     if not states:
         state, restarts = ("done" if seen.step == seen.steps else "begun"), seen.starts - 1
@@ -124,19 +127,17 @@ def stage_row(out: Path, name: str, files: Sequence[Path]) -> tuple[str, ...]:
     return (name, state, f"{seen.step}{of}", rate, left, seen.loss, str(restarts), "; ".join(notes))
 
 
-def _done(state: dict[str, Any]) -> bool:
-    return bool(state.get("done", state.get("state") == "done"))
-
-
 def _summary(states: Sequence[dict[str, Any]]) -> str:
     """One word for all parts: the most pressing of theirs."""
-    words = ["done" if _done(one) else one.get("state", "begun") for one in states]
-    for word in ("failed", "running", "begun"):
+    words = {one["state"] for one in states}
+    for word in ("failed", "running"):
         if word in words:
             return word
-    if words and all(word == "done" for word in words):
+    if words == {"done"}:
         return "done"
-    return "requeued" if any(one.get("attempts") for one in states) else "waiting"
+    if any(attempt["job"] for one in states for attempt in one["attempts"]):
+        return "requeued"
+    return "begun" if states else "waiting"
 
 
 def table(out: Path) -> list[tuple[str, ...]]:
@@ -148,14 +149,14 @@ def table(out: Path) -> list[tuple[str, ...]]:
         of = f"/{seen.steps}" if seen.steps else ""
         left_text = span(left) if left else ""
         return [HEADER, (out.name, state, f"{seen.step}{of}", rate, left_text, seen.loss, str(seen.starts - 1), note)]
-    records: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for path in sorted((out / "stages").glob("*.json")):
-        records.setdefault(path.name.split(".")[0], []).append(path)
+        files.setdefault(path.name.split(".")[0], []).append(path)
     jobs = json.loads((out / "jobs.json").read_text())["stages"] if (out / "jobs.json").exists() else {}
-    if not records and not jobs:
+    if not files and not jobs:
         raise UserError(f"{out} is neither a run's folder nor a chain's: it has no config.yaml, stages or jobs.json")
-    names = [name for stage in NEEDS for name in (stage, f"{stage}-index") if name in {*NEEDS, *jobs, *records}]
-    return [HEADER, *(stage_row(out, name, records.get(name, [])) for name in names)]
+    names = [name for stage in NEEDS for name in (stage, f"{stage}-index") if name in {*NEEDS, *jobs, *files}]
+    return [HEADER, *(stage_row(out, name, files.get(name, [])) for name in names)]
 
 
 def span(seconds: float) -> str:

@@ -12,22 +12,21 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.command.checks import check
-from launch.command.cli import UserError, parse, run
+from launch.command.cli import UserError, one_line, parse, run
 from launch.files.atomic import write_atomically
 from launch.run import provenance as facts
 from launch.stages import jobs as chain
-from launch.stages import records as attempts
-from launch.stages.resources import Resources
+from launch.stages import records
+from launch.stages.listing import ROOT, Stage
+from launch.stages.resources import ClusterConfig, Resources
 
 JOBS = "jobs.json"
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class SubmitConfig:
 class Row:
     """A line of the job table."""
 
-    stage: chain.Stage
+    stage: Stage
     """The stage."""
     what: str
     """`done`, `running as 12`, or what will be submitted."""
@@ -76,7 +75,7 @@ def live_jobs() -> dict[str, str]:
     except FileNotFoundError:
         raise UserError("squeue is not here: submit on a machine with SLURM, or use --local") from None
     if done.returncode:
-        raise UserError(f"squeue failed: {' '.join(done.stderr.split())}: is SLURM up? --local needs none")
+        raise UserError(f"squeue failed: {one_line(done.stderr)}: is SLURM up? --local needs none")
     return {job: state for job, _, state in (text.partition(" ") for text in done.stdout.splitlines())}
 
 
@@ -86,7 +85,7 @@ def recorded(out: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())["stages"]) if path.exists() else {}
 
 
-def sbatch(stage: chain.Stage, config: chain.ClusterConfig, recipe: Path, out: Path, parts: Sequence[int]) -> list[str]:
+def sbatch(stage: Stage, config: ClusterConfig, recipe: Path, out: Path, parts: Sequence[int]) -> list[str]:
     """The sbatch line of a stage, without its dependencies. `parts` are the parts of an array job to be done."""
     given = stage.resources
     options: dict[str, Any] = {
@@ -99,7 +98,7 @@ def sbatch(stage: chain.Stage, config: chain.ClusterConfig, recipe: Path, out: P
         "mem": given.memory,
         "time": given.time,
         "signal": f"B:USR1@{config.warn_seconds}",
-        "array": ",".join(map(str, parts)) if stage.parts > 1 else None,
+        "array": ",".join(map(str, parts)) if len(stage.parts) > 1 else None,
         "output": f"{out}/logs/{stage.name}-%j.log",
         "chdir": str(ROOT),
         "export": "ALL," + ",".join(f"{name}={value}" for name, value in _variables(stage, config, recipe, out)),
@@ -111,9 +110,7 @@ def sbatch(stage: chain.Stage, config: chain.ClusterConfig, recipe: Path, out: P
     ]
 
 
-def _variables(
-    stage: chain.Stage, config: chain.ClusterConfig, recipe: Path, out: Path
-) -> list[tuple[str, str | int | Path]]:
+def _variables(stage: Stage, config: ClusterConfig, recipe: Path, out: Path) -> list[tuple[str, str | int | Path]]:
     """What launch/slurm/common.sh reads."""
     given: list[tuple[str, str | int | Path | None]] = [
         ("VQLOOM_ROOT", ROOT),
@@ -126,7 +123,7 @@ def _variables(
         ("VQLOOM_PROCESSES", stage.resources.processes),
         ("VQLOOM_PREFLIGHT", int(config.preflight)),
         ("VQLOOM_MOST_IDLE", config.most_idle),
-        ("VQLOOM_PARTS", stage.parts if stage.parts > 1 else None),
+        ("VQLOOM_PARTS", len(stage.parts) if len(stage.parts) > 1 else None),
     ]
     set_ones = [(name, value) for name, value in given if value is not None]
     for name, value in set_ones:
@@ -142,7 +139,7 @@ def plan(chosen: chain.Chain, recipe: Path, out: Path, first: str | None, live: 
     rows = []
     for stage in stages:
         job = str(known.get(stage.name, {}).get("job", ""))
-        missing = stage.missing(out)
+        missing = [part or 0 for part in stage.parts if records.read(out, stage.name, part)["state"] != "done"]
         if job in live:
             rows.append(Row(stage, f"{live[job].lower()} as job {job}", job))
         elif not missing:
@@ -165,14 +162,14 @@ def submit(rows: Sequence[Row], out: Path) -> None:
         line.append(str(ROOT / "launch" / "slurm" / row.stage.script))
         done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, env=_clean())
         if done.returncode:
-            raise UserError(f"sbatch refused {row.stage.name}: {' '.join(done.stderr.split())}: {shlex.join(line)}")
+            raise UserError(f"sbatch refused {row.stage.name}: {one_line(done.stderr)}: {shlex.join(line)}")
         row.job = jobs[row.stage.name] = done.stdout.strip().partition(";")[0]
         row.what = f"submitted as job {row.job}" + (f" after {', '.join(map(str, before))}" if before else "")
         known[row.stage.name] = {
             "job": row.job,
             "after": before,
             "nodes": row.stage.resources.nodes,
-            "parts": row.stage.parts,
+            "parts": len(row.stage.parts),
             "command": line,
             "date": facts.now(),
         }
@@ -191,32 +188,10 @@ def print_table(rows: Sequence[Row]) -> None:
     cells = [("stage", "nodes", "parts", "job", "what")]
     for row in rows:
         given = row.stage.resources
-        cells.append((row.stage.name, str(given.nodes), str(row.stage.parts), row.job or "-", row.what))
+        cells.append((row.stage.name, str(given.nodes), str(len(row.stage.parts)), row.job or "-", row.what))
     widths = [max(len(line[column]) for line in cells) for column in range(4)]
     for line in cells:
         print("  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[4]]))
-
-
-def here(stage: chain.Stage, recipe: Path, out: Path) -> list[str]:
-    """How a stage is started on this machine."""
-    return [sys.executable, "-m", "launch.slurm.node", "--recipe", str(recipe), "--out", str(out), stage.name]
-
-
-def run_here(rows: Sequence[Row], recipe: Path, out: Path, processes: int) -> int:
-    """The planned stages, one after the other, on this machine; 0, or the exit code of the one that failed."""
-    environ = {**os.environ, "VQLOOM_PROCESSES": str(processes)}
-    for row in rows:
-        if row.what == "done":
-            continue
-        name = row.stage.name
-        print(f"submit: {name}", flush=True)
-        attempts.begin(out, name)
-        code = subprocess.run(here(row.stage, recipe, out), cwd=ROOT, env=environ, check=False).returncode
-        attempts.end(out, name, code)
-        if code:
-            print(f"submit: {name} ended with exit code {code}; the same command again goes on from there", flush=True)
-            return code
-    return 0
 
 
 def _resize(config: chain.Chain, nodes: int | None) -> chain.Chain:
@@ -236,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = recipe.relative_to(ROOT) if recipe.is_relative_to(ROOT) else recipe
     os.chdir(ROOT)
     out = (options.out or Path("runs") / recipe.name).absolute()
-    chosen = _resize(chain.read(recipe, out, shared=not options.local), options.nodes)
+    chosen = _resize(chain.read(recipe, out, shared=not options.local, processes=options.processes), options.nodes)
     try:
         live = {} if options.local else live_jobs()
     except UserError:
@@ -245,13 +220,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         live = {}
     rows = plan(chosen, recipe, out, options.from_, live)
     if options.local and not options.dry_run:
-        return run_here(rows, recipe, out, options.processes)
+        from launch.stages.runner import Runner
+
+        with Runner(out, "submit", keyed=False) as runner:
+            return runner.run([row.stage for row in rows], len(rows))
     if not options.dry_run:
         submit(rows, out)
     print_table(rows)
     if options.dry_run:
+        from launch.stages.runner import command
+
         for row in rows:
-            line = here(row.stage, recipe, out) if options.local else [*row.command, f"launch/slurm/{row.stage.script}"]
+            line = command(row.stage) if options.local else [*row.command, f"launch/slurm/{row.stage.script}"]
             print(shlex.join(line) if row.command else f"# {row.stage.name}: {row.what}")
     else:
         print(f"watch it with: python -m launch.status {out}")

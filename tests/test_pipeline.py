@@ -13,9 +13,7 @@ from PIL import Image
 
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
-from launch.command.cli import UserError
-from launch.pipeline import is_done, key, record_path
-from launch.stages.listing import ROOT, PipelineConfig, Stage
+from launch.stages.listing import ROOT, PipelineConfig
 
 TOKENIZER = """
 run: {folder: run, log_every: 2, trackers: []}
@@ -116,39 +114,6 @@ def test_the_whole_pipeline_and_again(options: list[str]) -> None:
     assert other.returncode == 2
     assert "holds the tokenizer stage of another configuration" in other.stderr
     assert other.stderr.count("\n") == 1
-
-
-def a_stage(out: Path, recipe: Path, **changes: object) -> Stage:
-    settings = {"processes": 1, "arguments": ("--run.folder", str(out / "run"), "--config", str(recipe)), **changes}
-    return Stage("one", "do it", "module", makes=(out / "result",), reads=(recipe,), **settings)  # type: ignore[arg-type]
-
-
-def test_a_stage_is_done_only_with_its_own_key_and_result(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("steps: 1")
-    stage = a_stage(tmp_path, recipe)
-    wanted = key(stage, tmp_path, "")
-    assert not is_done(stage, tmp_path, wanted)
-    record_path(stage, tmp_path).parent.mkdir()
-    record_path(stage, tmp_path).write_text(json.dumps({"key": wanted, "done": True}))
-    assert not is_done(stage, tmp_path, wanted)
-    (tmp_path / "result").touch()
-    assert is_done(stage, tmp_path, wanted)
-    with pytest.raises(UserError, match="choose another --out"):
-        is_done(stage, tmp_path, "other")
-
-
-def test_the_key_is_of_content_and_not_of_places(tmp_path: Path) -> None:
-    recipe, moved = tmp_path / "recipe.yaml", tmp_path / "moved" / "recipe.yaml"
-    moved.parent.mkdir()
-    recipe.write_text("steps: 1")
-    moved.write_text("steps: 1")
-    first = key(a_stage(tmp_path, recipe), tmp_path, "")
-    assert first == key(a_stage(moved.parent, moved), moved.parent, "")
-    assert first != key(a_stage(tmp_path, recipe), tmp_path, "before")
-    assert first != key(a_stage(tmp_path, recipe, processes=2), tmp_path, "")
-    recipe.write_text("steps: 2")
-    assert first != key(a_stage(tmp_path, recipe), tmp_path, "")
 
 
 def test_the_default_folder_names_what_differs() -> None:

@@ -1,23 +1,17 @@
-"""The stages of launch.stages.listing as jobs: what each needs, what its jobs get, whether it is done.
+"""A recipe's chain of jobs: the stages of launch.stages.listing with what each needs and what its jobs get.
 
-Over what launch.stages.listing lists, a chain's folder has OUT/logs/ and OUT/jobs.json, and its OUT/stages/*.json are
-written by launch.stages.records. `python -m launch.stages.jobs --recipe DIR --out OUT` is the last stage: metrics.json
-and the report.
+Besides what launch.stages.listing lists, a chain's folder has OUT/logs/ and OUT/jobs.json.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
-from launch.command.cli import UserError, parse, run
-from launch.files.atomic import write_atomically
-from launch.stages import records as attempts
-from launch.stages.listing import PipelineConfig, stages
+from launch.command.cli import UserError
+from launch.stages.listing import PipelineConfig, Stage, stages
 from launch.stages.resources import ClusterConfig, Resources, load
 
 NEEDS = {
@@ -42,65 +36,7 @@ SCRIPTS = {
 }
 """Batch scripts in launch/slurm with another name than their stage."""
 
-TRAINS = ("tokenizer", "prior")
-"""Stages that train: they checkpoint, are requeued and take --nodes."""
-
-SHARED = ("codes-train", "codes-held_out", "samples")
-"""Stages that an array job may share; one more job, NAME-index, then writes what lists all parts."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command of the chain."""
-
-    name: str
-    """Its name, under which its state, log and job are found."""
-    module: str
-    """The module that is started."""
-    arguments: tuple[str, ...]
-    """Its arguments, before those of the cluster's configuration."""
-    needs: tuple[str, ...] = ()
-    """Stages that must be done before."""
-    indexes: tuple[str, ...] = ()
-    """Shard indexes it reads that the chain doesn't write; the preflight looks for them."""
-    makes: tuple[Path, ...] = ()
-    """Files that are there once it is done."""
-    script: str = ""
-    """Its batch script in launch/slurm."""
-    resources: Resources = Resources()  # noqa: RUF009
-    """What its jobs get."""
-
-    @property
-    def trains(self) -> bool:
-        """Whether it is a training run, with checkpoints to go on from."""
-        return self.name in TRAINS
-
-    @property
-    def ranks(self) -> bool:
-        """Whether it uses several ranks; else it is one process."""
-        return self.trains or self.name.removesuffix("-index") in SHARED
-
-    @property
-    def parts(self) -> int:
-        """How many jobs share the work."""
-        return (self.resources.parts or 1) if self.name in SHARED else 1
-
-    def arguments_of(self, part: int, parts: int) -> list[str]:
-        """The command's arguments for one of several jobs."""
-        own = ["--part", str(part), "--parts", str(parts)] if parts > 1 else []
-        return [*self.arguments, *(self.resources.arguments or []), *own]
-
-    def missing(self, out: Path) -> list[int]:
-        """Its parts that are not done."""
-        return [key or 0 for key in self.keys if attempts.read(out, self.name, key)["state"] != "done"]
-
-    @property
-    def keys(self) -> Sequence[int | None]:
-        """Under what its states are kept: one for each part, or None."""
-        return range(self.parts) if self.parts > 1 else [None]
-
-
-PACK = Stage("pack", "data.pack", (), script="pack.sbatch")
+PACK = Stage("pack", "pack pictures", "data.pack", (), script="pack.sbatch")
 """Pictures to shards: a job of its own, before the recipes, which name finished shards."""
 
 
@@ -135,80 +71,62 @@ class Chain:
         return chosen
 
 
-def read(recipe: Path, out: Path, *, shared: bool = True) -> Chain:
+def read(recipe: Path, out: Path, *, shared: bool = True, processes: int = 1) -> Chain:
     """The chain of launch/recipes/NAME into the folder `out`; without array jobs where `shared` is False.
 
-    UserError for a recipe with mistakes or without data.
+    `processes` are the ranks of stages that run on this machine. UserError for a recipe with mistakes or without data.
     """
     cluster = load(recipe)
-    every = _stages(recipe, out, cluster, shared)
+    every = _stages(recipe, out, cluster, shared, processes)
     names = [stage.name for stage in every]
     if unknown := [name for name in cluster.stages if name not in names]:
         raise UserError(f"{recipe}/cluster.yaml: stages.{unknown[0]} is no stage: choose one of {', '.join(names)}")
     return Chain(tuple(every), cluster)
 
 
-def _pipeline(recipe: Path, out: Path) -> PipelineConfig:
-    """The recipe's own data, as launch.stages.listing wants it named."""
+def configured(recipe: Path, out: Path, processes: int = 1) -> PipelineConfig:
+    """The pipeline over the recipe's own data."""
     file = recipe / "tokenizer.yaml"
     block = (yaml.safe_load(file.read_text()) or {}).get("data") or {} if file.exists() else {}
     index, held_out = block.get("index"), block.get("held_out")
     if not index or not held_out:
         raise UserError(f"{file} must name data.index and data.held_out: the chain trains and evaluates on them")
-    return PipelineConfig(data=recipe.name, recipe=str(recipe), train=index, held_out=held_out, out=str(out))
+    return PipelineConfig(
+        data=recipe.name, recipe=str(recipe), train=index, held_out=held_out, out=str(out), processes=processes
+    )
 
 
-def _stages(recipe: Path, out: Path, cluster: ClusterConfig, shared: bool) -> list[Stage]:
-    listed = {stage.name: stage for stage in stages(_pipeline(recipe, out))}
-    report = ("launch.stages.jobs", ("--recipe", str(recipe), "--out", str(out)), ())
+def _stages(recipe: Path, out: Path, cluster: ClusterConfig, shared: bool, processes: int) -> list[Stage]:
+    listed = {stage.name: stage for stage in stages(configured(recipe, out, processes))}
+    finish = ("--recipe", str(recipe), "--out", str(out))
+    listed["report"] = Stage("report", "write the report", "launch.slurm.finish", finish)
     every: list[Stage] = []
     last: dict[str, str] = {}
     for name, before in NEEDS.items():
-        own = listed.get(name)
-        indexes = tuple(str(path) for path in own.reads if path.suffix == ".json") if own else ()
-        module, arguments, indexes = (own.module, own.arguments, indexes) if own else report
         resources = (Resources() if shared else Resources(parts=1)).over(cluster.resources(name))
-        makes = own.makes if own and resources.module is None else ()
-        if resources.module is not None:
-            folder = ("--run.folder", str(out / f"{name}-run")) if name in TRAINS else ()
-            module, arguments, indexes = resources.module, folder, ()
-        needs, script = tuple(last[need] for need in before), f"{SCRIPTS.get(name, name)}.sbatch"
-        stage = Stage(name, module, arguments, needs, indexes, makes, script, resources)
+        stage = replace(
+            listed[name],
+            needs=tuple(last[need] for need in before),
+            script=f"{SCRIPTS.get(name, name)}.sbatch",
+            resources=resources,
+        )
+        if resources.module is not None:  # a command of the user's own
+            folder = ("--run.folder", str(out / f"{name}-run")) if stage.trains else ()
+            stage = replace(stage, module=resources.module, arguments=folder, makes=(), reads=())
         if not stage.ranks:  # one process, whatever every stage gets
             stage = replace(stage, resources=Resources(nodes=1, processes=1).over(resources))
         every.append(stage)
         last[name] = name
-        if stage.parts > 1:
+        if len(stage.parts) > 1:
             last[name] = f"{name}-index"
-            alone = Resources(parts=1).over(resources)
-            if name != "samples" and resources.module is None:
-                codes = arguments[arguments.index("--out") + 1]
-                module, arguments = "stage2_prior.codes.shares", ("--out", codes, "--parts", str(stage.parts))
-            every.append(Stage(last[name], module, arguments, (name,), (), makes, script, alone))
+            every.append(_index(stage, last[name], len(stage.parts)))
     return every
 
 
-@dataclass(frozen=True)
-class FinishConfig:
-    """Write metrics.json and the report of a chain."""
-
-    recipe: Path
-    """The recipe's folder."""
-    out: Path
-    """The chain's folder."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write OUT/metrics.json and OUT/report.html."""
-    from launch import pipeline, report
-
-    options = parse(FinishConfig, argv, prog="python -m launch.stages.jobs")
-    config = _pipeline(options.recipe, options.out)
-    metrics = pipeline.collect(config, stages(config))
-    write_atomically(options.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    print(f"report at {report.write(options.out)}")
-    return 0
-
-
-if __name__ == "__main__":
-    run(main)
+def _index(stage: Stage, name: str, parts: int) -> Stage:
+    """The job after an array job, which writes what lists all parts."""
+    alone = replace(stage, name=name, needs=(stage.name,), reads=(), resources=Resources(parts=1).over(stage.resources))
+    if stage.name == "samples" or stage.resources.module is not None:
+        return alone
+    codes = stage.arguments[stage.arguments.index("--out") + 1]
+    return replace(alone, module="stage2_prior.codes.shares", arguments=("--out", codes, "--parts", str(parts)))

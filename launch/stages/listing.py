@@ -1,4 +1,4 @@
-"""The pipeline as a list: which command makes what. launch.pipeline runs it, launch.report reads what it left.
+"""The pipeline as a list: which command makes what. launch.stages.runner runs it, launch.report reads its output.
 
 OUT/tokenizer-run/   stage one's run folder          OUT/evaluation/tokenizer.json, reconstructions.png
 OUT/tokenizer/       the released tokenizer           OUT/evaluation/prior.json
@@ -9,10 +9,13 @@ OUT/metrics.json     all figures                      OUT/report.html
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from launch.command.checks import check
 from launch.command.cli import UserError
+from launch.stages.resources import Resources
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds the packages, the recipes and the sample sets."""
@@ -46,8 +49,8 @@ class PipelineConfig:
     """A few steps of everything, to see that it works; the pictures will be bad."""
 
     def __post_init__(self) -> None:
-        if self.processes < 1 or self.count < 1:
-            raise ValueError(f"processes={self.processes} and count={self.count} must be 1 or more")
+        check("processes", self.processes, self.processes >= 1, "1 or more")
+        check("count", self.count, self.count >= 1, "1 or more")
         if self.data not in SAMPLE_SETS and None in (self.recipe, self.train, self.held_out):
             raise ValueError(
                 f"data={self.data} is no sample set: use one of {', '.join(SAMPLE_SETS)}, "
@@ -77,24 +80,63 @@ def _shipped(*parts: str) -> Path:
     return Path(*parts) if Path.cwd() == ROOT else ROOT.joinpath(*parts)
 
 
+TRAINS = ("tokenizer", "prior")
+"""Stages of a chain that train: they write checkpoints, are requeued and take --nodes."""
+
+SHARED = ("codes-train", "codes-held_out", "samples")
+"""Stages that an array job may share; one more job, NAME-index, then writes what lists all parts."""
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One command of the pipeline."""
+    """One command of the pipeline, or of a chain of jobs."""
 
     name: str
-    """Short name, and that of its record OUT/stages/NAME.json."""
+    """Short name, and that of its record OUT/stages/NAME.json, its log and its job."""
     title: str
     """What it does, for people."""
     module: str
-    """What runs."""
+    """The module that is started."""
     arguments: tuple[str, ...]
-    """Its options."""
-    makes: tuple[Path, ...]
-    """What must be there afterwards."""
-    reads: tuple[Path, ...] = field(default=())
+    """Its options, before those of the cluster's configuration."""
+    makes: tuple[Path, ...] = ()
+    """Files that are there once it is done."""
+    reads: tuple[Path, ...] = ()
     """Files whose content decides the result: recipes and indexes."""
     processes: int = 1
-    """Ranks it is launched on."""
+    """Ranks it is launched on, on this machine."""
+    needs: tuple[str, ...] = ()
+    """Stages of a chain that must be done before."""
+    script: str = ""
+    """Its batch script in launch/slurm."""
+    resources: Resources = Resources()  # noqa: RUF009
+    """What its jobs get."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a training run, with checkpoints to resume from."""
+        return self.name in TRAINS
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it uses several ranks; else it is one process."""
+        return self.trains or self.name.removesuffix("-index") in SHARED
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        """Shard indexes it reads that the pipeline doesn't write; the preflight looks for them."""
+        return tuple(str(path) for path in self.reads if path.suffix == ".json")
+
+    @property
+    def parts(self) -> Sequence[int | None]:
+        """The parts that several jobs share, under which its states are kept; [None] for one job."""
+        count = (self.resources.parts or 1) if self.name in SHARED else 1
+        return range(count) if count > 1 else [None]
+
+    def arguments_of(self, part: int = 0, parts: int = 1) -> list[str]:
+        """The command's arguments for one of several jobs."""
+        own = ["--part", str(part), "--parts", str(parts)] if parts > 1 else []
+        return [*self.arguments, *(self.resources.arguments or []), *own]
 
 
 def stages(config: PipelineConfig) -> list[Stage]:

@@ -1,10 +1,14 @@
-"""What became of each stage of a chain, written by its jobs and read by everyone: OUT/stages/<stage>.json.
+"""The record of each stage, OUT/stages/<stage>.json: its state, its attempts, what ran and how long.
 
-    python -m launch.stages.records begin --out OUT --stage tokenizer      # a job starts: 0, or 2 where it may not
-    python -m launch.stages.records end --out OUT --stage tokenizer --code 85      # done, requeue or fail
+    {"state": "waiting" | "running" | "done" | "failed", "attempts": […], "done": bool, "seconds": …, "reason": …}
 
-A part of an array job has a file of its own, OUT/stages/codes-train.3.json. The batch scripts call this; a stage that
-is requeued again and again without a newer checkpoint is given up.
+and, of stages that launch.stages.runner ran for the quickstart, "key" (a hash of its configuration), "command", "date".
+A part of an array job has a file of its own, OUT/stages/codes-train.3.json. The batch scripts call
+
+    python -m launch.stages.records begin --out OUT --stage tokenizer            # 0, or 2 where it may not start
+    python -m launch.stages.records end --out OUT --stage tokenizer --code 85    # prints done, requeue or fail
+
+and a stage that is requeued again and again without a newer checkpoint is given up.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from launch.checkpoints import folders
 from launch.command.cli import UserError, parse, run
 from launch.command.exit_codes import BAD_INPUT, STOPPED
 from launch.files.atomic import write_atomically
+from launch.run import provenance
 
 MOST_IDLE = 3
 """Attempts in a row without a newer checkpoint after which a stage is given up (VQLOOM_MOST_IDLE)."""
@@ -50,15 +55,27 @@ def path(out: Path, stage: str, part: int | None = None) -> Path:
 
 
 def read(out: Path, stage: str, part: int | None = None) -> dict[str, Any]:
-    """A stage's state: `state` (waiting, running, done or failed), `attempts`, `reason`; waiting where it never ran."""
-    try:
-        return dict(json.loads(path(out, stage, part).read_text()))
-    except FileNotFoundError:
-        return {"state": "waiting", "attempts": []}
+    """A stage's record; waiting where it never ran."""
+    file = path(out, stage, part)
+    return load(file) if file.exists() else {"state": "waiting", "attempts": []}
 
 
-def begin(out: Path, stage: str, part: int | None = None, most_idle: int = MOST_IDLE) -> None:
-    """Note that an attempt starts. Raises UserError where too many before it brought no newer checkpoint."""
+def load(file: Path) -> dict[str, Any]:
+    """A record, also one that launch.pipeline wrote when its records had no attempts."""
+    record: dict[str, Any] = json.loads(file.read_text())
+    if "attempts" not in record:
+        state = "done" if record.get("done") else "waiting"
+        record |= {"state": state, "attempts": [], "earlier_seconds": record.get("seconds", 0.0)}
+    return record
+
+
+def begin(
+    out: Path, stage: str, part: int | None = None, most_idle: int | None = MOST_IDLE, **details: str | list[str] | None
+) -> None:
+    """Note that an attempt starts, with details of it that the record keeps.
+
+    Raises UserError where `most_idle` attempts of this job in a row brought no newer checkpoint.
+    """
     state = read(out, stage, part)
     now = _newest_step(out, stage)
     attempts = state["attempts"]
@@ -66,7 +83,7 @@ def begin(out: Path, stage: str, part: int | None = None, most_idle: int = MOST_
     job, restart = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     # A fresh submission, by a person, starts the count anew.
     idle = _idle([attempt for attempt in attempts if attempt["job"] == job])
-    if job and idle >= most_idle:
+    if job and most_idle is not None and idle >= most_idle:
         reason = f"{idle} attempts in a row brought no newer checkpoint (VQLOOM_MOST_IDLE={most_idle})"
         _write(out, stage, part, {**state, "state": "failed", "reason": reason})
         raise UserError(f"stage {stage} is given up: {reason}; the last one: {attempts[-1].get('why', 'unknown')}")
@@ -79,27 +96,24 @@ def begin(out: Path, stage: str, part: int | None = None, most_idle: int = MOST_
             "from": now,
         }
     )
-    _write(out, stage, part, {"state": "running", "attempts": attempts})
+    earlier = {name: state[name] for name in ("earlier_seconds",) if name in state}
+    given = {name: value for name, value in details.items() if value is not None}
+    _write(out, stage, part, {"state": "running", "attempts": attempts, "date": provenance.now(), **earlier, **given})
 
 
 def end(out: Path, stage: str, code: int, part: int | None = None, why: str = "") -> str:
     """Note how the running attempt ended, and say what is to be done: `done`, `requeue` or `fail`."""
     state = read(out, stage, part)
     attempts = state["attempts"] or [{"job": "", "restart": 0, "began": time.time(), "from": None}]
-    what = {0: "finished", STOPPED: "stopped by a signal, with a checkpoint", BAD_INPUT: "refused its input"}
-    why = why or what.get(code, f"ended with exit code {code}")
+    reasons = {0: "finished", STOPPED: "stopped by a signal, with a checkpoint", BAD_INPUT: "refused its input"}
+    why = why or reasons.get(code, f"ended with exit code {code}")
     attempts[-1] |= {"ended": time.time(), "code": code, "to": _newest_step(out, stage), "why": why}
     verdict = {0: "done", BAD_INPUT: "fail"}.get(code, "requeue")
-    new: dict[str, Any] = {"state": {"done": "done", "fail": "failed"}.get(verdict, "waiting"), "attempts": attempts}
+    state |= {"state": {"done": "done", "fail": "failed"}.get(verdict, "waiting"), "attempts": attempts}
     if verdict != "done":
-        new["reason"] = why
-    _write(out, stage, part, new)
+        state["reason"] = why
+    _write(out, stage, part, state)
     return verdict
-
-
-def restarts(state: dict[str, Any]) -> int:
-    """How often a stage was started again after its first start."""
-    return max(0, len(state["attempts"]) - 1)
 
 
 def _newest_step(out: Path, stage: str) -> int | None:
@@ -107,18 +121,13 @@ def _newest_step(out: Path, stage: str) -> int | None:
 
 
 def _close_unended(attempts: list[dict[str, Any]], now: int | None) -> None:
-    """The last attempt may have gone with its node, without a word."""
-    if attempts and "ended" not in attempts[-1]:
-        attempts[-1] |= {
-            "ended": time.time(),
-            "code": None,
-            "to": now,
-            "why": "gone without a word (node or batch job)",
-        }
+    """The last attempt may have been lost with its node, without a word; nobody knows when, so it counts no seconds."""
+    if attempts and "code" not in attempts[-1]:
+        attempts[-1] |= {"code": None, "to": now, "why": "gone without a word (node or batch job)"}
 
 
 def _idle(attempts: list[dict[str, Any]]) -> int:
-    """Attempts at the end of the list that brought nothing."""
+    """Attempts at the end of the list that brought no newer checkpoint."""
     count = 0
     for attempt in reversed(attempts):
         if (attempt.get("to") or 0) > (attempt["from"] or 0):
@@ -130,7 +139,7 @@ def _idle(attempts: list[dict[str, Any]]) -> int:
 def _write(out: Path, stage: str, part: int | None, state: dict[str, Any]) -> None:
     place = path(out, stage, part)
     worked = sum(attempt["ended"] - attempt["began"] for attempt in state["attempts"] if "ended" in attempt)
-    state |= {"done": state["state"] == "done", "seconds": round(worked, 1)}  # what launch.pipeline's records tell
+    state |= {"done": state["state"] == "done", "seconds": round(state.get("earlier_seconds", 0.0) + worked, 1)}
     place.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(place, json.dumps(state, indent=1) + "\n")
 

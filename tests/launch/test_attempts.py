@@ -71,3 +71,27 @@ def test_the_command_prints_the_verdict(tmp_path: Path, capsys: pytest.CaptureFi
     assert attempts.main(["end", *common, "--code", "85", "--why", "time is up"]) == 0
     assert capsys.readouterr().out == "requeue\n"
     assert json.loads((tmp_path / "stages" / "prior.json").read_text())["reason"] == "time is up"
+
+
+def test_records_of_the_quickstart_before_they_had_attempts(tmp_path: Path) -> None:
+    place = attempts.path(tmp_path, "release")
+    place.parent.mkdir()
+    place.write_text(json.dumps({"key": "k", "done": True, "seconds": 5.7, "date": "then", "command": ["-m", "x"]}))
+    assert read(tmp_path, "release") | {"state": "done", "attempts": [], "key": "k"} == read(tmp_path, "release")
+    place.write_text(json.dumps({"key": "k", "done": False, "seconds": 5.7, "date": "then", "command": []}))
+    assert read(tmp_path, "release")["state"] == "waiting"
+    begin(tmp_path, "release", key="k", command=["-m", "x"])
+    end(tmp_path, "release", 0)
+    after = read(tmp_path, "release")
+    assert (after["state"], after["done"], after["key"], after["command"]) == ("done", True, "k", ["-m", "x"])
+    assert 5.7 <= after["seconds"] < 6 and len(after["attempts"]) == 1
+
+
+def test_nobody_knows_how_long_a_lost_attempt_took(tmp_path: Path) -> None:
+    begin(tmp_path, "tokenizer")
+    state = read(tmp_path, "tokenizer")
+    state["attempts"][0]["began"] -= 1000
+    attempts.path(tmp_path, "tokenizer").write_text(json.dumps(state))
+    begin(tmp_path, "tokenizer")
+    end(tmp_path, "tokenizer", 0)
+    assert read(tmp_path, "tokenizer")["seconds"] < 500

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch import setup_env
-from launch.pipeline import setup_seconds
+from launch.stages.figures import setup_seconds
 
 ROOT = Path(__file__).parent.parent.parent
 

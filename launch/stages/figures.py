@@ -1,0 +1,60 @@
+"""All figures of a finished pipeline or chain: the content of OUT/metrics.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.files.atomic import write_atomically
+from launch.run import provenance
+from launch.stages import records
+from launch.stages.listing import PipelineConfig, Stage
+
+FILE = "metrics.json"
+
+OF_SAMPLES = (
+    *("class_agreement", "class_agreement_by_class", "real_accuracy", "real_samples", "classifier"),
+    *("frechet_vgg16", "kid_vgg16", "precision_vgg16", "recall_vgg16"),
+)
+"""Figures of the prior's evaluation that tell of the samples."""
+
+
+def write(config: PipelineConfig, done: Sequence[Stage]) -> None:
+    """Write OUT/metrics.json."""
+    write_atomically(config.folder / FILE, json.dumps(collect(config, done), indent=2) + "\n")
+
+
+def collect(config: PipelineConfig, done: Sequence[Stage]) -> dict[str, Any]:
+    """The content of metrics.json."""
+    out = config.folder
+    tokenizer = json.loads((out / "evaluation" / "tokenizer.json").read_text())
+    prior = json.loads((out / "evaluation" / "prior.json").read_text())
+    samples = {name: prior.pop(name) for name in OF_SAMPLES if name in prior}
+    samples["count"] = prior.pop("samples", None)
+    seconds = {stage.name: records.read(out, stage.name).get("seconds") for stage in done}
+    masked = {"masked": json.loads((out / "evaluation" / "prior-masked.json").read_text())} if config.masked else {}
+    return {
+        "tokenizer": tokenizer,
+        "prior": prior,
+        "samples": samples,
+        **masked,
+        "seconds": {**seconds, "total": round(sum(value or 0 for value in seconds.values()), 1)},
+        "setup_seconds": setup_seconds(),
+        "data": config.data,
+        "processes": config.processes,
+        "short": config.short,
+        "commit": provenance.commit(),
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
+        "date": provenance.now(),
+    }
+
+
+def setup_seconds(venv: Path = Path(sys.prefix)) -> int | None:
+    """How long launch/setup.sh took to set up this environment; None where something else did."""
+    stamp = venv / ".vqloom-setup"
+    words = stamp.read_text().split() if stamp.exists() else []
+    return int(words[words.index("seconds") + 1]) if "seconds" in words else None

@@ -1,0 +1,84 @@
+"""The local runner: what is reused, what is refused, and how a stage's end is told and recorded."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.command.cli import UserError
+from launch.stages import records, runner
+from launch.stages.listing import Stage
+from launch.stages.runner import Runner, is_done, key
+
+
+def a_stage(out: Path, recipe: Path, **changes: object) -> Stage:
+    settings = {"processes": 1, "arguments": ("--run.folder", str(out / "run"), "--config", str(recipe)), **changes}
+    return Stage("one", "do it", "module", makes=(out / "result",), reads=(recipe,), **settings)  # type: ignore[arg-type]
+
+
+def test_a_stage_is_done_only_with_its_own_key_and_result(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("steps: 1")
+    stage = a_stage(tmp_path, recipe)
+    wanted = key(stage, tmp_path, "")
+    assert not is_done(stage, tmp_path, wanted)
+    records.path(tmp_path, "one").parent.mkdir()
+    records.path(tmp_path, "one").write_text(json.dumps({"key": wanted, "done": True}))
+    assert not is_done(stage, tmp_path, wanted)
+    (tmp_path / "result").touch()
+    assert is_done(stage, tmp_path, wanted)
+    with pytest.raises(UserError, match="choose another --out"):
+        is_done(stage, tmp_path, "other")
+
+
+def test_the_key_is_of_content_and_not_of_places(tmp_path: Path) -> None:
+    recipe, moved = tmp_path / "recipe.yaml", tmp_path / "moved" / "recipe.yaml"
+    moved.parent.mkdir()
+    recipe.write_text("steps: 1")
+    moved.write_text("steps: 1")
+    first = key(a_stage(tmp_path, recipe), tmp_path, "")
+    assert first == key(a_stage(moved.parent, moved), moved.parent, "")
+    assert first != key(a_stage(tmp_path, recipe), tmp_path, "before")
+    assert first != key(a_stage(tmp_path, recipe, processes=2), tmp_path, "")
+    recipe.write_text("steps: 2")
+    assert first != key(a_stage(tmp_path, recipe), tmp_path, "")
+
+
+def script(tmp_path: Path, code: str) -> Stage:
+    """A stage that runs this code."""
+    (tmp_path / "code.py").write_text(code)
+    return Stage("one", "do it", "runpy", (str(tmp_path / "code.py"),), makes=(tmp_path / "out" / "result",))
+
+
+@pytest.fixture
+def as_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "command", lambda stage: [sys.executable, *stage.arguments])
+
+
+@pytest.mark.usefixtures("as_script")
+def test_a_failed_stage_is_told_and_run_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    for code, expected, said in (
+        ("raise SystemExit(2)", 2, "refused its input"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 137, "exit code 137; rerun the same command"),
+        ("", 1, f"did not write {out / 'result'}"),
+        (f"open({str(out / 'result')!r}, 'w')", 0, "[1/1] do it: "),
+        ("raise SystemExit(3)", 0, "reused, it was done earlier"),
+    ):
+        stage = script(tmp_path, code)
+        with Runner(out, "test", keyed=False) as running:
+            assert running.run([stage], 1) == expected
+        assert said in capfd.readouterr().out
+    record = records.read(out, "one")
+    assert record["state"] == "done" and len(record["attempts"]) == 4 and record["command"] == list(stage.arguments)
+    (out / "result").unlink()
+    with Runner(out, "test", keyed=False) as running:
+        assert running.run([stage], 1) == 3
+
+
+def test_a_folder_is_held_while_its_stages_run(tmp_path: Path) -> None:
+    with Runner(tmp_path, "test", keyed=True), pytest.raises(UserError, match="is in use by process"):
+        Runner(tmp_path, "test", keyed=True).__enter__()
