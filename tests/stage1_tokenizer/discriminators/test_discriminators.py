@@ -25,7 +25,7 @@ from stage1_tokenizer.discriminators.stylegan import GroupDeviation
 from stage1_tokenizer.discriminators.weight_norms import SpectralNorm, advance, spectrally_normal
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.distributed import run_distributed_test
-from tests.stage1_tokenizer import frozen
+from tests.stage1_tokenizer.discriminators import frozen_vit as frozen
 from tests.stage1_tokenizer.training.test_step import MODEL, assert_same_gradients, trained
 from tests.stage1_tokenizer.training.textbook import one_forward, textbook_step
 

@@ -1,4 +1,4 @@
-"""Quantizers: nearest code, gradients, learning by either way, revival, one process and two."""
+"""The learned codebook: nearest code, gradients, both ways of learning, revival, one rank and two."""
 
 from __future__ import annotations
 
