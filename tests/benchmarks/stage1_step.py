@@ -156,7 +156,7 @@ def at_size(args: argparse.Namespace, size: int, channels: int) -> dict[str, flo
     def textbook() -> None:
         plain_generator.zero_grad()
         plain_discriminator.zero_grad()
-        textbook_step(config, plain_generator, plain_discriminator, lpips, x, 1.0)
+        textbook_step(config, plain_generator, [(plain_discriminator, 1.0)], lpips, x)
 
     times: dict[str, list[float]] = {"one_forward": [], "textbook": []}
     for turn in range(-1, args.repeats):  # the first turn warms up and is not counted

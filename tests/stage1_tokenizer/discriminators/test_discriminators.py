@@ -62,7 +62,7 @@ def test_the_step_with_penalties_equals_the_textbooks(kind: str) -> None:
     made, judge = generator(), built(KINDS[kind])
     plain_made, plain_judge = copy.deepcopy(made), copy.deepcopy(judge)
     advance(plain_judge)
-    values = textbook_step(config, plain_made, plain_judge, None, pictures(), 1.0)
+    values = textbook_step(config, plain_made, [(plain_judge, 1.0)], None, pictures())
     result = one_forward(config)(made, [judge], pictures(), 0)
     assert_same_gradients(made, plain_made)
     assert_same_gradients(judge, plain_judge)

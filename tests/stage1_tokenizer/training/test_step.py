@@ -84,7 +84,7 @@ def test_gradients_equal_the_textbook_step(adversarial: AdversarialConfig, step:
     config = LossConfig(pixel="l1", adversarial=adversarial, perceptual=PerceptualConfig(weight=0.7))
     generator, discriminator, lpips, x = parts(adversarial)
     plain_generator, plain_discriminator = copy.deepcopy(generator), copy.deepcopy(discriminator)
-    values = textbook_step(config, plain_generator, plain_discriminator, lpips, x, share)
+    values = textbook_step(config, plain_generator, [(plain_discriminator, share)], lpips, x)
 
     result = one_forward(config, lpips)(generator, [discriminator], x, step)
 
@@ -103,7 +103,7 @@ def test_every_backbone_equals_the_textbook_step(name: str, recompute: bool) -> 
     generator, discriminator, _, x = parts(ADVERSARIAL, model)
     plain_generator, plain_discriminator = copy.deepcopy(generator), copy.deepcopy(discriminator)
     torch.manual_seed(1)
-    values = textbook_step(config, plain_generator, plain_discriminator, None, x, 1.0)
+    values = textbook_step(config, plain_generator, [(plain_discriminator, 1.0)], None, x)
     if recompute:
         recompute_activations(generator)
     torch.manual_seed(1)

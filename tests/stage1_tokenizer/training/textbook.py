@@ -1,13 +1,14 @@
-"""The stage-one step as its paper has it, written plainly: what the one-forward step is held against."""
+"""The stage-one step as its paper has it, written plainly: the reference of the one-forward step."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stage1_tokenizer.config.training import LossConfig
+from stage1_tokenizer.config.training import AdversarialConfig, LossConfig
 from stage1_tokenizer.losses.adversarial import discriminator_loss, generator_loss
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.losses.perceptual import PerceptualTerm
@@ -27,46 +28,51 @@ def one_forward(config: LossConfig, lpips: LPIPS | None = None, **settings: Any)
 def textbook_step(
     config: LossConfig,
     generator: Tokenizer,
-    discriminator: nn.Module,
+    discriminators: Sequence[tuple[nn.Module, float | None]],
     lpips: LPIPS | None,
     x_BCHW: Tensor,
-    share: float | None,
 ) -> dict[str, float]:
-    """Leave the gradients of both networks; the losses' values. (Esser et al. 2021, section 3.1 and eq. 7)
+    """Leave the gradients of all networks; the losses' values. (Esser et al. 2021, section 3.1 and eq. 7)
 
-    The losses have the whole graph, and the adaptive weight is found by two more backwards, to the last layer.
-    `share` is the ramp's factor, or None where the discriminator rests.
+    The losses have the whole graph, and each adaptive weight takes two more backwards, to the last layer. Beside each
+    of the configuration's discriminators stands the ramp's factor, or None where it rests.
     """
-    made = generator(x_BCHW)
-    rec = config.pixel_weight * PIXEL[config.pixel](made.x_BCHW, x_BCHW)
+    output = generator(x_BCHW)
+    rec = config.pixel_weight * PIXEL[config.pixel](output.x_BCHW, x_BCHW)
     values = {"loss/rec": rec.detach() / config.pixel_weight}
     if lpips is not None:
-        rec = rec + config.perceptual.weight * lpips(made.x_BCHW, x_BCHW).mean()
-    total = rec + config.quantizer_weight * sum(made.losses.values())
-    if share is not None:
-        adversarial = generator_loss(config.adversarial.loss, discriminator(made.x_BCHW))
+        rec = rec + config.perceptual.weight * lpips(output.x_BCHW, x_BCHW).mean()
+    total = rec + config.quantizer_weight * sum(output.losses.values())
+    both = zip(config.adversaries.items(), discriminators, strict=True)
+    active = [(*settings, network, share) for settings, (network, share) in both if share is not None]
+    for suffix, adversarial, network, share in active:
+        loss = generator_loss(adversarial.loss, network(output.x_BCHW))
         weight = torch.tensor(1.0)
-        if config.adversarial.adaptive:
+        if adversarial.adaptive:
             last = generator.decoder.conv_out.weight
-            norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (rec, adversarial)]
+            norms = [torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (rec, loss)]
             weight = (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()
-        total = total + config.adversarial.weight * share * weight * adversarial
-        values |= {"loss/adversarial": adversarial.detach()}
+        total = total + adversarial.weight * share * weight * loss
+        values |= {f"loss/adversarial{suffix}": loss.detach()}
     total.backward(inputs=[parameter for parameter in generator.parameters() if parameter.requires_grad])
-    if share is not None:
-        x = x_BCHW.detach().requires_grad_()
-        x_hat = made.x_BCHW.detach().requires_grad_()
-        real, fake = discriminator(x), discriminator(x_hat)
-        loss = discriminator_loss(config.adversarial.loss, real, fake)
-        values["loss/discriminator"] = loss.detach()
-        if config.adversarial.lecam:  # at the first step, when the averages are this batch's
-            means = real.detach().mean(), fake.detach().mean()
-            loss = loss + config.adversarial.lecam * ((real - means[1]) ** 2).mean()
-            loss = loss + config.adversarial.lecam * ((fake - means[0]) ** 2).mean()
-        of_fake = config.adversarial.penalty_fake
-        for gamma, logits, pictures in ((config.adversarial.penalty, real, x), (of_fake, fake, x_hat)):
-            (towards_x,) = torch.autograd.grad(logits.sum(), pictures, create_graph=True)
-            weight = gamma / 2 * config.adversarial.penalty_every
-            loss = loss + weight * sum(gradient.square().sum() for gradient in towards_x) / len(x)
-        loss.backward()
+    for suffix, adversarial, network, _ in active:
+        values[f"loss/discriminator{suffix}"] = discriminator_step(adversarial, network, x_BCHW, output.x_BCHW)
     return {name: float(value) for name, value in values.items()}
+
+
+def discriminator_step(config: AdversarialConfig, network: nn.Module, x_BCHW: Tensor, x_hat_BCHW: Tensor) -> Tensor:
+    """Leave a discriminator's gradients; its loss without regularisers."""
+    x = x_BCHW.detach().requires_grad_()
+    x_hat = x_hat_BCHW.detach().requires_grad_()
+    real, fake = network(x), network(x_hat)
+    value = loss = discriminator_loss(config.loss, real, fake)
+    if config.lecam:  # at the first step, when the averages are this batch's
+        means = real.detach().mean(), fake.detach().mean()
+        loss = loss + config.lecam * ((real - means[1]) ** 2).mean()
+        loss = loss + config.lecam * ((fake - means[0]) ** 2).mean()
+    for gamma, logits, samples in ((config.penalty, real, x), (config.penalty_fake, fake, x_hat)):
+        (grad_x,) = torch.autograd.grad(logits.sum(), samples, create_graph=True)
+        weight = gamma / 2 * config.penalty_every
+        loss = loss + weight * sum(gradient.square().sum() for gradient in grad_x) / len(x)
+    loss.backward()
+    return value.detach()
