@@ -11,8 +11,7 @@ import torch
 
 from launch.command.cli import UserError, parse
 from launch.run.metrics import read
-from launch.run.schedule import due, learning_rate
-from stage1_tokenizer.config.training import OptimizerConfig, TokenizerTrainConfig
+from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.tokenizer.opening import open_run
 from stage1_tokenizer.train import train
 from stage1_tokenizer.training.loss_scale import LossScale
@@ -92,20 +91,6 @@ def test_a_vae_trains_in_the_same_loop(tmp_path: Path):
     )
     assert run_distributed_test(_train, 1, [config]) == [0]
     assert open_run(tmp_path).tokenizer.codebook_size == 0
-
-
-def test_rates():
-    config = OptimizerConfig(warmup=4, decay="cosine", final=0.1)
-    shares = [learning_rate(config, step, 14, peak=1.0) for step in range(14)]
-    assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert shares[4:] == sorted(shares[4:], reverse=True) and shares[-1] == pytest.approx(0.1)
-    assert learning_rate(OptimizerConfig(warmup=2), 100, 10, peak=1.0) == 1.0
-
-
-def test_what_is_due():
-    assert due(6, 3, began=0) and not due(7, 3, began=0)
-    assert not due(6, 3, began=6), "it was done before the run was interrupted"
-    assert not due(6, 0, began=0)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)

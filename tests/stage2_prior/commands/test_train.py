@@ -21,7 +21,6 @@ from launch.command.exit_codes import STOPPED
 from launch.config import RunConfig
 from launch.run.bad_updates import rollbacks
 from launch.run.metrics import read
-from launch.run.schedule import learning_rate
 from launch.run.starting import start_run
 from launch.strategies.base import Strategy
 from launch.strategies.choose import share_out
@@ -159,15 +158,6 @@ def test_a_uniform_prior_is_evaluated_at_log2_k_bits(coded: Coded):
     assert held_out_figures(prior, coded.held_out_codes, batch_size=4)["bits_per_code"] == pytest.approx(
         math.log2(24), rel=1e-6
     )
-
-
-def test_learning_rate_rises_then_falls():
-    config = PriorOptimizerConfig(learning_rate=1.0, warmup=10, final=0.1)
-    rates = [learning_rate(config, step, 100) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9] == rates[10] == pytest.approx(1.0)
-    assert rates[-1] == pytest.approx(0.1)
-    assert sorted(rates[10:], reverse=True) == rates[10:]
 
 
 def test_only_matrices_decay():
