@@ -64,11 +64,11 @@ class CompareConfig:
     processes: int = 1
     """Ranks of each training."""
     samples: int | None = None
-    """Held-out pictures measured, evenly spaced; null: all."""
+    """Number of held-out pictures to measure, evenly spaced; null: all."""
     lpips: bool = True
     """Measure LPIPS."""
     lpips_weights: str | None = None
-    """File with the weights of LPIPS's network; null looks for an installed one."""
+    """File with the weights of LPIPS's network; null: an installed one."""
     pictures: int = 8
     """Held-out pictures in reconstructions.png."""
 

@@ -1,4 +1,4 @@
-"""How sets of pictures are compared: the settings that both stages' evaluations share."""
+"""Settings of the evaluations. Both stages share those of distances."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceConfig:
-    """Distances between a measured set of pictures and a reference."""
+    """Distances of a measured set of pictures from a reference set."""
 
     features: Literal["vgg16", "inception", "none"] = "vgg16"
     """Network whose features the distances are measured on. inception: FID's own (fid, sfid, inception_score, kid,
@@ -16,14 +16,14 @@ class DistanceConfig:
     inception_weights: str | None = None
     """File with FID's weights, pt_inception-2015-12-05-6726825d.pth; null: torch hub's cache, or a download into it."""
     vgg_weights: str | None = None
-    """File with VGG16's weights; null looks for an installed one, as for LPIPS."""
+    """File with VGG16's weights; null: an installed one, as for LPIPS."""
     reference: str | None = None
-    """The set to measure the distance from: an index of shards, a folder of pictures, an .npz of pictures (arr_0), or
-    statistics (a file of `save_reference`, or ADM's)."""
+    """The reference set: an index of shards, a folder of pictures, an .npz of pictures (arr_0), or statistics (a file
+    written by `save_reference`, or ADM's)."""
     save_reference: str | None = None
-    """An .npz file to write the reference's statistics to, which `reference` takes later."""
+    """An .npz file to write the reference's statistics to, for a later `reference`."""
     kept: int = 10_000
-    """Pictures of each set that kid, precision and recall are measured on, chosen by their keys; the others use all."""
+    """Pictures of each set for kid, precision and recall, chosen by their keys; other distances use all pictures."""
 
     def __post_init__(self) -> None:
         if self.kept < 4:
@@ -37,19 +37,19 @@ class EvaluateConfig(DistanceConfig):
     """Measure a tokenizer's reconstructions and its use of the codebook on a set of pictures."""
 
     tokenizer: str
-    """Folder of a released tokenizer, or of a run (its newest checkpoint's averaged weights are measured)."""
+    """Folder of a released tokenizer, or of a run (measures the averaged weights of its newest checkpoint)."""
     data: str
     """Path or URL of the index of the pictures."""
     out: str
     """JSON file for the figures."""
     pictures: str | None = None
-    """PNG file for originals beside their reconstructions."""
+    """PNG file for originals next to their reconstructions."""
     picture_count: int = 32
     """Pictures in that file, evenly spaced over the set."""
     samples: int | None = None
-    """Pictures measured, evenly spaced over the set; null: all."""
+    """Number of pictures to measure, evenly spaced over the set; null: all."""
     batch_size: int = 64
-    """Pictures in a batch of each rank."""
+    """Batch size of each rank."""
     threads: int = 2
     """Reading and decoding threads of each rank."""
     lpips: bool = True
@@ -57,9 +57,9 @@ class EvaluateConfig(DistanceConfig):
     lpips_net: str = "vgg"
     """LPIPS's network: vgg or alex."""
     lpips_weights: str | None = None
-    """File with that network's weights; null looks for an installed one."""
+    """File with that network's weights; null: an installed one."""
     overwrite: bool = False
-    """Write over `out`, `pictures` and `save_reference` where they exist."""
+    """Overwrite `out`, `pictures` and `save_reference` if they exist."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
 """diffusers' VQModel (amused's VQGAN among others), in both directions.
 
-Its networks are taming's by other names: the decoder's levels are counted from the lowest, attention's convolutions are
-linear layers. What it has and `conv` hasn't (spatial norms as in MoVQ, other activations) is refused, and the reverse.
+Its networks are taming's with other names: the decoder's levels are counted from the lowest, and attention has linear
+layers instead of convolutions. What only one of both has (spatial norms as in MoVQ, other activations) is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PARTS = [
     (".conv_shortcut.", ".nin_shortcut."),
     (".conv_norm_out.", ".norm_out."),
 ]
-"""Parts of names, diffusers' and ours; # stands for a number."""
+"""Parts of names, diffusers' and ours; # means a number."""
 _ATTENTION = {
     "group_norm": "norm",
     "to_q": "q",
@@ -43,14 +43,14 @@ _ATTENTION = {
     "value": "v",
     "proj_attn": "proj_out",
 }
-"""Names inside an attention block, those of diffusers before 0.18 too."""
+"""Names inside an attention block, including those of diffusers before 0.18."""
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def diffusers(source: Source) -> Converted:
-    """VQModel in our names. UserError for what its configuration or keys have and `conv` hasn't."""
+    """VQModel in our names; UserError for parts that `conv` doesn't have."""
     _refuse_foreign(source)
     need(source.weights, "encoder.down_blocks.0.resnets.0.conv1.weight", source, "diffusers")
     levels = count(source.weights, r"decoder\.up_blocks\.(\d+)\.")
@@ -90,7 +90,7 @@ def _refuse_foreign(source: Source) -> None:
     if any(".spatial_norm." in name or name.endswith(".norm1.conv_y.weight") for name in source.weights):
         refused.append("spatial norms (MoVQ)")
     if refused:
-        raise UserError(f"{source.where} has {', '.join(refused)}, which isn't built here: only plain VQModel is read")
+        raise UserError(f"{source.where} has {', '.join(refused)}, which is not supported: only plain VQModel is")
 
 
 def _our_name(name: str, levels: int) -> str:
@@ -102,21 +102,21 @@ def _our_name(name: str, levels: int) -> str:
 
 
 def _with_parts(name: str, pairs: Iterable[tuple[str, str]]) -> str:
-    """A name whose parts are replaced, the first of each pair by the second."""
+    """A name with the first of each pair replaced by the second."""
     for old, new in pairs:
         name = re.sub(re.escape(old).replace(re.escape("#"), r"(\d+)"), new.replace("#", r"\1"), name)
     return name
 
 
 def _is_linear(name: str) -> bool:
-    """Whether a weight of ours is a convolution where diffusers has a linear layer."""
+    """Whether a weight is a convolution in ours and a linear layer in diffusers."""
     return re.search(r"\.attn(_1|\.\d+)\.(q|k|v|proj_out)\.weight$", name) is not None
 
 
 def to_diffusers(config: ModelConfig, weights: Weights, size: int | None) -> tuple[dict[str, Any], Weights]:
     """config.json and tensors of the same model as diffusers.VQModel.
 
-    Raises UserError, naming every setting that VQModel can't have.
+    Raises UserError with every setting that VQModel doesn't support.
     """
     misfits = _misfits(config)
     if misfits:
@@ -149,7 +149,7 @@ def to_diffusers(config: ModelConfig, weights: Weights, size: int | None) -> tup
 
 
 def _misfits(config: ModelConfig) -> list[str]:
-    """Settings of a model that diffusers.VQModel can't have."""
+    """Settings of a model that diffusers.VQModel doesn't support."""
     quantizer = config.quantizer
     groups = {norm_groups(config.channels * multiplier) for multiplier in config.channel_multipliers}
     checks = {

@@ -1,4 +1,4 @@
-"""LlamaGen's VQ-8 and VQ-16: taming's networks by other names, the decoder's levels counted from the lowest."""
+"""LlamaGen's VQ-8 and VQ-16: taming's networks with other names; the decoder's levels are counted from the lowest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RULES = [
 
 
 def llamagen(source: Source) -> Converted:
-    """Codes are looked up on the unit sphere; the buffer of recently used codes is dropped."""
+    """LlamaGen's VQ. Codes are looked up on the unit sphere; the buffer of recently used codes is dropped."""
     need(source.weights, "encoder.conv_blocks.0.res.0.conv1.weight", source, "llamagen")
     weights = renamed(without(source.weights, "quantize.codebook_used"), RULES)
     levels = count(weights, r"decoder\.up\.(\d+)\.")

@@ -1,7 +1,7 @@
-"""The layouts of conv_plus: Open-MAGVIT2 (SEED-Voken), SimVQ, which took over its networks, and MaskGIT's VQGAN.
+"""The layouts of conv_plus: Open-MAGVIT2 (SEED-Voken), SimVQ, which uses its networks, and MaskGIT's VQGAN.
 
-In the first two `down.N.downsample` is the convolution itself, `up.N.upsample.conv1` what is shuffled, and the middle
-`mid_block`. MaskGIT's as open-muse holds it (a flat dictionary) has `mid` and `up.N.upsample_conv`.
+In the first two `down.N.downsample` is the convolution itself, `up.N.upsample.conv1` the one before the shuffle, and
+`mid_block` the middle. MaskGIT's, as saved by open-muse (a flat dictionary), has `mid` and `up.N.upsample_conv`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RULES = [
 def open_magvit2(source: Source) -> Converted:
     """Open-MAGVIT2's lookup-free quantizer: its first channel is a code's lowest bit, ours the highest.
 
-    So that codes keep their numbers, the latent channels are turned round in the three places that see them.
+    To keep the codes' numbers, the latent channels are reversed in the three layers that use them.
     """
     need(source.weights, "decoder.adaptive.0.gamma.weight", source, "open_magvit2")
     weights = renamed(source.weights, RULES)
@@ -67,10 +67,10 @@ def simvq(source: Source) -> Converted:
 
 
 def maskgit(source: Source) -> Converted:
-    """MaskGIT's tokenizer sees and gives pictures in [0, 1].
+    """MaskGIT's tokenizer, whose input and output are in [0, 1].
 
-    The result's range is brought to [-1, 1] by its last layer's weights (exactly: a factor 2); the input's can't, as
-    the padding is 0 in [0, 1], so that `pixel_range: unit` scales it.
+    The weights of the last layer bring the output to [-1, 1] (exactly: a factor of 2). The input can't be handled this
+    way, as the padding is 0 in [0, 1]; `pixel_range: unit` scales it.
     """
     upsample = r"^decoder\.up\.(\d+)\.upsample_conv\."
     need(source.weights, "decoder.up.1.upsample_conv.weight", source, "maskgit")
@@ -83,7 +83,7 @@ def maskgit(source: Source) -> Converted:
     model["conv_plus"] = {"downsample": "pool", "upsample": "nearest", "adaptive_norm": False, "shortcut": "inner"}
     model["quantizer"] = {"kind": "vq", "codebook_size": codes, "code_dim": dim, "beta_placement": "legacy"}
     size = source.settings.get("resolution")
-    notes = ["Pictures are given and returned in [-1, 1]; the scaling to its own [0, 1] is part of the model."]
+    notes = ["Input and output are in [-1, 1]; the scaling to its own [0, 1] is part of the model."]
     return Converted(model, weights, size if isinstance(size, int) else None, notes)
 
 

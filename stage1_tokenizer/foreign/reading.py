@@ -1,7 +1,7 @@
-"""Read a foreign checkpoint's tensors without executing anything of it.
+"""Reads a foreign checkpoint's tensors without executing anything in it.
 
-Pickles go through torch's weights_only reader. What trainers leave beside the weights (callbacks, settings) is read as
-inert placeholders where it is known to be harmless data; any other object is refused.
+Pickles go through torch's weights_only reader. What trainers store next to the weights (callbacks, settings) is read as
+inert placeholders if it is known to be harmless data; any other object is refused.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from launch.command.cli import UserError
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 SUFFIXES = (".safetensors", *PICKLES)
 BOOKKEEPING = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "numpy.", "typing.", "pathlib.")
-"""Packages whose objects in a checkpoint are settings and counters, left unread."""
+"""Packages whose objects in a checkpoint are settings and counters; they are not read."""
 BOOKKEEPING_NAMES = ("argparse.Namespace", "collections.defaultdict", "_codecs.encode", "builtins.int", "builtins.list")
 
 
 class Unread:
-    """Stands for an object that is not needed: takes anything, does nothing."""
+    """Placeholder for an object that isn't needed: accepts anything, does nothing."""
 
     def __init__(self, *values: Any, **named: Any):
         pass
 
     def __new__(cls, *values: Any, **named: Any) -> Unread:
-        """An empty one, whatever it is made of."""
+        """An empty placeholder, whatever the arguments are."""
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
@@ -42,28 +42,28 @@ class Unread:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A foreign checkpoint as it was read."""
+    """A foreign checkpoint's content."""
 
     path: Path
     """The file with the weights."""
     content: dict[str, Any]
-    """What it holds at its top level: tensors, or dictionaries of them."""
+    """Its top level: tensors, or dictionaries of them."""
     settings: dict[str, Any]
-    """The peer's own configuration, {} where there is none."""
+    """The peer's own configuration, {} if there is none."""
     settings_path: Path | None
-    """Where that came from."""
+    """The file with that configuration."""
 
     @property
     def sha256(self) -> str:
-        """Of the file, in hex."""
+        """The file's hash, in hex."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_checkpoint(source: Path, settings: Path | None) -> Checkpoint:
-    """A file, or a folder with one, and the only configuration beside it unless another is named.
+    """Read a checkpoint: a file, or a folder with one, and the configuration `settings` or the only one in the folder.
 
-    Raises UserError where either can't be read.
+    Raises UserError if either can't be read.
     """
     path = _weights_file(source)
     if settings is None and source.is_dir():
@@ -76,7 +76,7 @@ def _weights_file(source: Path) -> Path:
     if source.is_file():
         return source
     if not source.is_dir():
-        raise UserError(f"{source} is neither a file nor a folder: name a checkpoint")
+        raise UserError(f"{source} is neither a file nor a folder: give a checkpoint")
     for folder in (source, source / "vqvae", source / "vae", source / "movq"):
         found = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES and path.is_file())
         stock = [path for path in found if path.name == "diffusion_pytorch_model.safetensors"]
@@ -84,12 +84,12 @@ def _weights_file(source: Path) -> Path:
             return (stock or found)[0]
         if found:
             names = ", ".join(path.name for path in found[:4])
-            raise UserError(f"{folder} holds several checkpoints ({names}): name one of them")
-    raise UserError(f"{source} holds no checkpoint ({', '.join('*' + suffix for suffix in SUFFIXES)}): name the file")
+            raise UserError(f"{folder} holds several checkpoints ({names}): give one of them")
+    raise UserError(f"{source} holds no checkpoint ({', '.join('*' + suffix for suffix in SUFFIXES)}): give the file")
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """The top-level dictionary of a checkpoint; UserError where it can't be read safely or isn't a dictionary."""
+    """The top-level dictionary of a checkpoint; UserError if it can't be read safely or isn't a dictionary."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -97,9 +97,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
         try:
             return dict(load_file(path))
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path} is no whole safetensors file ({_line(error)}): fetch it again") from error
+            raise UserError(f"{path} is not a complete safetensors file ({_line(error)}): download it again") from error
     if path.suffix not in PICKLES:
-        raise UserError(f"{path} is none of {', '.join(SUFFIXES)}: name a checkpoint, or rename it to what it is")
+        raise UserError(f"{path} must end in one of {', '.join(SUFFIXES)}: give a checkpoint, or rename the file")
     content = _unpickle(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of weights: save its state_dict")
@@ -117,8 +117,8 @@ def _unpickle(path: Path) -> Any:
         unknown = [name for name in foreign if not (name.startswith(BOOKKEEPING) or name in BOOKKEEPING_NAMES)]
         if unknown:
             raise UserError(
-                f"{path} holds objects that are no tensors ({', '.join(sorted(unknown)[:3])}), and making them would "
-                f"run their code: where you trust it, save its state_dict alone with torch.save, and convert that"
+                f"{path} holds objects that aren't tensors ({', '.join(sorted(unknown)[:3])}); loading them would run "
+                f"their code: if you trust the file, save its state_dict alone with torch.save, and convert that"
             )
         stands: list[Any] = [(dict if name.endswith(".AttributeDict") else Unread, name) for name in foreign]
         with safe_globals(stands):
@@ -127,13 +127,13 @@ def _unpickle(path: Path) -> Any:
         raise
     except Exception as error:  # a damaged or hostile file can fail in any way
         raise UserError(
-            f"{path} can't be read as weights alone ({_line(error)}): fetch it again, or, where you trust it, save its "
+            f"{path} can't be read as weights only ({_line(error)}): download it again, or, if you trust it, save its "
             f"state_dict alone with torch.save, and convert that"
         ) from error
 
 
 def read_settings(path: Path | None) -> dict[str, Any]:
-    """A peer's YAML or JSON file as plain values; UserError where it is neither."""
+    """A peer's YAML or JSON file as plain values; UserError if it is neither."""
     import yaml
 
     if path is None:
@@ -141,11 +141,9 @@ def read_settings(path: Path | None) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"config={path} is neither YAML nor JSON that can be read ({_line(error)}): give another"
-        ) from error
+        raise UserError(f"config={path} is neither readable YAML nor JSON ({_line(error)}): give another") from error
     if not isinstance(values, dict):
-        raise UserError(f"config={path} holds no settings: name the file with the model's configuration")
+        raise UserError(f"config={path} holds no settings: give the file with the model's configuration")
     return values
 
 
@@ -155,8 +153,8 @@ def tensors_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, in one line of moderate length."""
+    """An error's message in one line of moderate length."""
     if found := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
-        return f"it holds {found[1]}, which is no tensor"
+        return f"it holds {found[1]}, which is not a tensor"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "…"

@@ -1,6 +1,6 @@
-"""taming-transformers' VQGAN (CompVis) and what kept its layout: GumbelVQ, latent diffusion's VQModel, IBQ, VAR.
+"""taming-transformers' VQGAN (CompVis) and projects with its layout: GumbelVQ, latent diffusion's VQModel, IBQ, VAR.
 
-Its names are ours, but for `quantize`. IBQ differs in how the code is chosen, VAR in joint q, k, v and its quantizer.
+Our names are theirs, except for `quantize`. IBQ chooses codes differently; VAR joins q, k, v and has its own quantizer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stage1_tokenizer.foreign.base import (
 
 
 def taming(source: Source) -> Converted:
-    """VQModel and GumbelVQ. The codebook term bears the legacy β of 0.25, as there."""
+    """VQModel and GumbelVQ. β = 0.25 weights the codebook term, as in its legacy loss."""
     weights = renamed(source.weights, [(r"^quantize\.", "quantizer.")])
     if "quantizer.used" in weights:
         raise UserError(
@@ -64,11 +64,11 @@ def _converted(weights: Weights, source: Source, layout: str, quantizer: dict[st
 
 
 SCALES = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
-"""VAR's published scales for 256 pixels; the checkpoint tells only how many there are."""
+"""VAR's published scales for 256 pixels; a checkpoint only has their number."""
 
 
 def var(source: Source) -> Converted:
-    """VAR's multi-scale VQVAE: q, k, v in one convolution, 3x3 convolutions beside the quantizer, four shared φ."""
+    """VAR's multi-scale VQVAE: q, k, v in one convolution, 3x3 convolutions around the quantizer, four shared φ."""
     need(source.weights, "quantize.embedding.weight", source, "var")
     weights: Weights = {}
     for name, tensor in source.weights.items():

@@ -1,11 +1,13 @@
-"""Distances between two sets of pictures, from statistics of their features that are streamed and added up over ranks.
+"""Distances between two sets of pictures, from statistics of their features, streamed and summed over ranks.
 
 frechet           Fréchet distance of two Gaussians (Heusel et al. 2017: FID; Nash et al. 2021: sFID), from sums and
                   sums of outer products in float64, over all pictures
 score             Inception score (Salimans et al. 2016), over all pictures, in splits
-kid               kernel distance (Bińkowski et al. 2018), and
-precision, recall (Kynkäänniemi et al. 2019) on the pictures with the smallest hashes of their keys, `kept` of each set:
-                  the same ones on any number of ranks. By torch-fidelity.
+kid               kernel distance (Bińkowski et al. 2018)
+precision, recall (Kynkäänniemi et al. 2019)
+
+kid, precision and recall use `kept` pictures of each set, those with the smallest hashes of their keys, which are the
+same on any number of ranks. torch-fidelity computes them.
 
 Legend: B batch, N pictures, D features, S splits, Y classes.
 """
@@ -44,20 +46,20 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class SetStatistics:
-    """What distances need to know of a set of pictures; on the CPU."""
+    """What distances need of a set of pictures; on the CPU."""
 
     count: int | None
-    """Pictures behind the Gaussians; None where a foreign file doesn't say."""
+    """Pictures behind the Gaussians; None if a foreign file doesn't say."""
     gaussians: dict[str, Gaussian]
     """Of the `pool` features, and of Inception's `spatial` ones."""
     kept_ND: Tensor
-    """`pool` features of the pictures kept for kid, precision and recall, float32."""
+    """`pool` features of the pictures for kid, precision and recall, float32."""
     score: float | None = None
-    """The Inception score, of Inception's logits alone."""
+    """The Inception score; None without Inception's logits."""
 
 
 class SetSums:
-    """The statistics of this rank's part of a set, and `result`, those of the whole."""
+    """Sums over this rank's part of a set; `result` gives the statistics of the whole set."""
 
     def __init__(self, network: FeatureNetwork, device: torch.device, kept: int = KEPT):
         self._kept = kept
@@ -74,7 +76,7 @@ class SetSums:
 
     @torch.no_grad()
     def add(self, features: dict[str, Tensor], keys: Sequence[str]) -> None:
-        """Add some pictures' features (of FeatureNetwork), with the keys that name the pictures."""
+        """Add the features (of FeatureNetwork) of some pictures, with the pictures' keys."""
         self._count += len(keys)
         for kind, (sum_D, outer_DD) in self._sums.items():
             h_BD = features[kind].double()
@@ -83,10 +85,10 @@ class SetSums:
         hash_B = np.array([_hash(key) for key in keys], np.uint64)
         if "logits" in features:
             self._add_score(features["logits"].double(), hash_B)
-        wanted_B = hash_B < (self._hash_N[-1] if len(self._hash_N) == self._kept else np.iinfo(np.uint64).max)
-        if wanted_B.any():
-            found_BD = features["pool"].float().cpu().numpy()[wanted_B]
-            self._keep(np.concatenate([self._hash_N, hash_B[wanted_B]]), np.concatenate([self._pool_ND, found_BD]))
+        kept_B = hash_B < (self._hash_N[-1] if len(self._hash_N) == self._kept else np.iinfo(np.uint64).max)
+        if kept_B.any():
+            pool_BD = features["pool"].float().cpu().numpy()[kept_B]
+            self._keep(np.concatenate([self._hash_N, hash_B[kept_B]]), np.concatenate([self._pool_ND, pool_BD]))
 
     def _add_score(self, logits_BY: Tensor, hash_B: np.ndarray) -> None:
         share_BY = logits_BY.softmax(1)
@@ -99,7 +101,7 @@ class SetSums:
         self._hash_N, self._pool_ND = hash_N[order], pool_ND[order]
 
     def result(self, total: Total = lambda tensor: tensor, gather: Gather = lambda value: [value]) -> SetStatistics:
-        """The statistics of all ranks' parts together; every rank must ask."""
+        """The statistics over all ranks; every rank must call it."""
         count = int(total(self._count))
         gaussians = {}
         for kind, (sum_D, outer_DD) in self._sums.items():
@@ -108,8 +110,8 @@ class SetSums:
             gaussians[kind] = Gaussian(mean_D.cpu(), (scatter_DD / max(count - 1, 1)).cpu())
         hash_N = np.sort(np.concatenate(gather(self._hash_N)))[: self._kept]
         mine_N = self._hash_N <= hash_N[-1] if len(hash_N) else np.zeros(0, bool)
-        found = gather((self._hash_N[mine_N], self._pool_ND[mine_N]))
-        self._keep(np.concatenate([hash_N for hash_N, _ in found]), np.concatenate([rows for _, rows in found]))
+        parts = gather((self._hash_N[mine_N], self._pool_ND[mine_N]))
+        self._keep(np.concatenate([hash_N for hash_N, _ in parts]), np.concatenate([rows for _, rows in parts]))
         score_SY = total(self._score_SY).cpu() if "spatial" in gaussians else None
         score = None if score_SY is None else inception_score(score_SY)
         return SetStatistics(count, gaussians, torch.from_numpy(self._pool_ND), score)
@@ -131,8 +133,8 @@ def inception_score(score_SY: Tensor) -> float:
 def frechet(x: Gaussian, y: Gaussian) -> float:
     """|μx - μy|² + tr(Σx + Σy - 2 (Σx Σy)^½), 0 for equal ones. (Dowson & Landau 1982, eq. 4)
 
-    The last trace is the nuclear norm of Fxᵀ Fy, where F Fᵀ = Σ: that way the square root of rounding errors, which the
-    eigenvalues of Σx Σy would give for sets of fewer pictures than features, doesn't come in.
+    The last trace is computed as the nuclear norm of Fxᵀ Fy, where F Fᵀ = Σ. The eigenvalues of Σx Σy would contribute
+    the square roots of rounding errors for sets with fewer pictures than features.
     """
     cross = torch.linalg.svdvals(_factor(x.covariance_DD).T @ _factor(y.covariance_DD)).sum()
     apart = (x.mean_D - y.mean_D).square().sum()
@@ -149,43 +151,44 @@ def _factor(covariance_DD: Tensor) -> Tensor:
 def kid(x_ND: Tensor, y_ND: Tensor) -> float:
     """Unbiased squared MMD with the kernel (x·y / D + 1)³, mean over subsets of both sets. (Bińkowski et al. 2018)
 
-    It may be below 0, and is for a set beside itself, where every picture meets its own twin.
+    It may be negative, and is for two equal sets, where every picture has an identical twin.
     """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     size = min(KID_SUBSET, len(x_ND), len(y_ND))
-    subsets = KID_SUBSETS if size < max(len(x_ND), len(y_ND)) else 1  # of all pictures of both there is only one
+    subsets = KID_SUBSETS if size < max(len(x_ND), len(y_ND)) else 1  # there is only one subset with all pictures
     settings = {"kid_subsets": subsets, "kid_subset_size": size, "rng_seed": SEED, "verbose": False}
     return kid_features_to_metric(x_ND.double(), y_ND.double(), **settings)[KEY_METRIC_KID_MEAN]
 
 
 def precision_recall(x_ND: Tensor, y_ND: Tensor) -> tuple[float, float]:
-    """Shares of the measured pictures x among the real ones y, and of y among x. (Kynkäänniemi et al. 2019, eq. 1 to 3)
+    """Share of the measured pictures x in the manifold of the real ones y, and of y in that of x.
 
-    One is among others where it is as close to one of them as that one's third neighbour.
+    A picture is in a set's manifold if it is as close to one of the set's pictures as that picture's third neighbour.
+    (Kynkäänniemi et al. 2019, eq. 1 to 3)
     """
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
     settings = {"prc_neighborhood": NEIGHBOURS, "prc_batch_size": 2000, "save_cpu_ram": True, "verbose": False}
-    found = prc_features_to_metric(x_ND.double(), y_ND.double(), **settings)
-    return found[KEY_METRIC_PRECISION], found[KEY_METRIC_RECALL]
+    result = prc_features_to_metric(x_ND.double(), y_ND.double(), **settings)
+    return result[KEY_METRIC_PRECISION], result[KEY_METRIC_RECALL]
 
 
 def figures(network: FeatureNetwork, measured: SetStatistics, reference: SetStatistics) -> dict[str, float]:
-    """All distances of a measured set from a reference that their pictures suffice for, by their names."""
-    found: dict[str, float] = {}
+    """All distances of a measured set from a reference for which both have enough pictures, by name."""
+    values: dict[str, float] = {}
     counts = [count for count in (measured.count, reference.count) if count is not None]
     for kind, name in (("pool", "frechet"), ("spatial", "spatial")):
         if min(counts) > 1 and kind in measured.gaussians and kind in reference.gaussians:
-            found[name] = frechet(measured.gaussians[kind], reference.gaussians[kind])
+            values[name] = frechet(measured.gaussians[kind], reference.gaussians[kind])
     if measured.score is not None:
-        found["score"] = measured.score
+        values["score"] = measured.score
     x_ND, y_ND = measured.kept_ND, reference.kept_ND
     if min(len(x_ND), len(y_ND)) > 1:
-        found["kid"] = kid(x_ND, y_ND)
+        values["kid"] = kid(x_ND, y_ND)
     if min(len(x_ND), len(y_ND)) > NEIGHBOURS:
-        found["precision"], found["recall"] = precision_recall(x_ND, y_ND)
-    return {network.names[name]: value for name, value in found.items()}
+        values["precision"], values["recall"] = precision_recall(x_ND, y_ND)
+    return {network.names[name]: value for name, value in values.items()}
 
 
 METHOD = {
@@ -194,4 +197,4 @@ METHOD = {
     "precision_recall": f"{NEIGHBOURS} neighbours (torch-fidelity)",
     "score": f"{SPLITS} splits by the hash of a picture's key",
 }
-"""How the distances are measured, for the results."""
+"""How the distances are measured, for the result file."""

@@ -1,11 +1,11 @@
-"""Networks whose features tell sets of pictures apart, each known by its weights' hash.
+"""Feature networks for distances between sets of pictures, each identified by its weights' hash.
 
 inception   the network of FID: its pool3 layer, ADM's spatial features and logits (torch-fidelity's port of the
             TensorFlow graph of 2015-12-05, which resizes pictures to 299 as TensorFlow 1 did)
-vgg16       LPIPS's VGG16 (torchvision's ImageNet weights), which is always at hand: its relu5_3, mean over positions
+vgg16       LPIPS's VGG16 (torchvision's ImageNet weights): its relu5_3, mean over positions; always available
 
-Figures measured on the first are called `fid`, `sfid`, `kid`, … only where the weights are the true ones; those of any
-other network carry its name. Legend: B batch, C channels, H W pixels, D features.
+Only figures of the original Inception weights are called `fid`, `sfid`, `kid`, …; those of other networks and weights
+carry their name. Legend: B batch, C channels, H W pixels, D features.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 FeatureName = Literal["vgg16", "inception", "none"]
 
 FID_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Of the file with FID's weights, which pytorch-fid and torch-fidelity ship alike."""
+"""Hash of the file with FID's weights, the same in pytorch-fid and torch-fidelity."""
 _FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
 _URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_FILES[1]}"
 
 SPATIAL_CHANNELS = 7
-"""Channels of mixed_6/conv that ADM's sFID uses, so that 17·17·7 = 2023 numbers are about as many as FID's 2048."""
+"""Channels of mixed_6/conv in ADM's sFID: 17·17·7 = 2023 numbers, about as many as FID's 2048."""
 
 SMALLEST = 16
-"""Smallest side of a picture that VGG16 has relu5_3 features of."""
+"""Smallest side of a picture that VGG16's relu5_3 accepts."""
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says first; its name where it says nothing."""
+    """First line of an error's message; its type's name if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class FeatureNetwork(nn.Module):
-    """Features of uint8 pictures; frozen. `about` (JSON values) says what it is, `names` how its figures are called."""
+    """A frozen network that gives features of uint8 pictures."""
 
     about: dict[str, Any]
-    """network, layers, sha256 of the weights, resize: what two results must share to be comparable."""
+    """network, layers, sha256 of the weights, resize: must be equal in comparable results (JSON values)."""
     names: dict[str, str]
-    """Names of the figures: frechet, kid, precision, recall, and of Inception spatial and score."""
+    """Names of its figures: frechet, kid, precision, recall; of Inception also spatial and score."""
     widths: dict[str, int]
-    """Numbers of each kind of feature: pool, and of Inception spatial and logits."""
+    """Width of each kind of feature: pool; of Inception also spatial and logits."""
 
     def forward(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
         """Features of uint8 pictures of 1 or 3 channels by kind, (B, D) float32 each."""
@@ -61,7 +61,7 @@ class FeatureNetwork(nn.Module):
 
 
 class Vgg16(FeatureNetwork):
-    """relu5_3 of LPIPS's VGG16, its mean over positions, of pictures at their own size."""
+    """relu5_3 of LPIPS's VGG16, mean over positions, for pictures at their own size."""
 
     def __init__(self, lpips: LPIPS):
         super().__init__()
@@ -83,19 +83,19 @@ class Vgg16(FeatureNetwork):
         """Features of uint8 pictures, see FeatureNetwork. UserError for pictures smaller than SMALLEST."""
         if min(pixels_BCHW.shape[2:]) < SMALLEST:
             raise UserError(
-                f"pictures of {pixels_BCHW.shape[3]}x{pixels_BCHW.shape[2]} have no vgg16 features, they are smaller "
-                f"than {SMALLEST}: set features to none or inception"
+                f"pictures of {pixels_BCHW.shape[3]}x{pixels_BCHW.shape[2]} are too small for vgg16 features, which "
+                f"need {SMALLEST}: set features to none or inception"
             )
         return self.of_taps(self.lpips.features(to_float(pixels_BCHW)))
 
     @staticmethod
     def of_taps(taps: list[Tensor]) -> dict[str, Tensor]:
-        """The same features from what LPIPS.features gave, which LPIPS needs anyway."""
+        """The same features from the output of LPIPS.features."""
         return {"pool": taps[-1].mean((2, 3))}
 
 
 class Inception(FeatureNetwork):
-    """FID's Inception from the bytes of its weights' file; figures of other weights are named by their hash."""
+    """FID's Inception from the bytes of its weight file; figures of other weights carry the weights' hash."""
 
     def __init__(self, weights: bytes, origin: str):
         super().__init__()
@@ -103,7 +103,7 @@ class Inception(FeatureNetwork):
 
         sha256 = hashlib.sha256(weights).hexdigest()
         try:
-            torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)  # no code in it: then it may be read
+            torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)  # refuses files with code in them
             self.net = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048", "logits_unbiased"], io.BytesIO(weights)
             )
@@ -114,20 +114,20 @@ class Inception(FeatureNetwork):
             ) from error
         self.net.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
         self._spatial_BD = torch.empty(0)
-        true = sha256 == FID_SHA256
+        original = sha256 == FID_SHA256
         self.about = {
-            "network": "FID's Inception (2015-12-05)" if true else "FID's Inception with other weights than FID's",
+            "network": "FID's Inception (2015-12-05)" if original else "FID's Inception with other weights than FID's",
             "layers": "pool3; first 7 channels of mixed_6/conv; logits without bias",
             "sha256": sha256,
             "resize": "to 299, bilinear without antialiasing, as TensorFlow 1 (torch-fidelity)",
         }
         own = {"frechet": "fid", "spatial": "sfid", "score": "inception_score"}
         kinds = (*own, "kid", "precision", "recall")
-        self.names = {name: own.get(name, name) if true else f"{name}_inception_{sha256[:8]}" for name in kinds}
+        self.names = {name: own.get(name, name) if original else f"{name}_inception_{sha256[:8]}" for name in kinds}
         self.widths = {"pool": 2048, "spatial": 17 * 17 * SPATIAL_CHANNELS, "logits": 1008}
 
-    def _keep_spatial(self, module: nn.Module, given: Any, h_BCHW: Tensor) -> None:
-        """In ADM's order: height, width, channels."""
+    def _keep_spatial(self, module: nn.Module, inputs: Any, h_BCHW: Tensor) -> None:
+        """Keep the spatial features in ADM's order: height, width, channels."""
         self._spatial_BD = h_BCHW[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 
     def forward(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
@@ -145,7 +145,7 @@ def load_network(
 ) -> FeatureNetwork | None:
     """The network of that name, on the CPU; None for `none`.
 
-    `lpips`, where it is of VGG16, lends its weights. Raises UserError, which names the ways out, where there are none.
+    `lpips`, if it is of VGG16, shares its weights. Raises UserError with the ways out if there are no weights.
     """
     if name == "none":
         return None
@@ -156,7 +156,7 @@ def load_network(
 
 
 def _find_inception(given: str | None) -> Path:
-    """The file with FID's weights: the one given, one in torch hub's cache, or a download into it."""
+    """The file with FID's weights: `given`, one in torch hub's cache, or a download into it."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     ways = f"set inception_weights to {_FILES[0]}, put it into {folder}, or set features to vgg16"
     if given is not None:
@@ -171,5 +171,5 @@ def _find_inception(given: str | None) -> Path:
         with answered_within(20):
             torch.hub.download_url_to_file(_URL, str(folder / _FILES[1]), hash_prefix=FID_SHA256[:8])
     except (OSError, RuntimeError) as error:
-        raise UserError(f"FID's Inception weights are not here and the download failed ({error}): {ways}") from error
+        raise UserError(f"FID's Inception weights are not here and their download failed ({error}): {ways}") from error
     return folder / _FILES[1]

@@ -1,4 +1,4 @@
-"""Originals beside their reconstructions, as one picture file.
+"""Originals next to their reconstructions, as one picture file.
 
 Legend: B batch, C channels, H W pixels.
 """
@@ -18,10 +18,10 @@ from stage1_tokenizer.tokenizer.model import Tokenizer
 
 
 def save_pictures(path: Path, tokenizer: Tokenizer, index: str, count: int) -> None:
-    """Write `count` pictures of a set, evenly spaced, each beside its reconstruction."""
+    """Write `count` pictures of a set, evenly spaced, each next to its reconstruction."""
     device = next(tokenizer.parameters()).device
     transform = tokenizer.transform
-    assert transform is not None, "a tokenizer that was trained or released knows its transform"
+    assert transform is not None, "trained and released tokenizers have a transform"
     originals, reconstructions = [], []
     for batch in every_sample(index, transform, batch_size=min(count, 16), limit=count):
         originals.append(batch.pixels_BCHW)

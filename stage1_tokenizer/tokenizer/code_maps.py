@@ -1,4 +1,4 @@
-"""What can be seen of a tokenizer: codes as a heat map, and the neighbours of a code as swatches.
+"""Pictures of a tokenizer's codes: a heat map of a grid, and swatches of a code's neighbours.
 
 Legend: K codes, D code dimension, h w latent grid.
 """
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from stage1_tokenizer.tokenizer.model import Tokenizer
 
 SWATCH = 4
-"""Side of a swatch's grid, all of one code."""
+"""Side of a swatch's grid, which repeats one code."""
 
 
 def heat_map(idx_hw: Tensor, codebook_size: int, side: int = 512) -> Any:
-    """A PIL picture of a code grid, at most about `side` pixels wide; a colour is a code's place in the codebook."""
+    """A PIL picture of a code grid, at most about `side` pixels wide; colours show the position in the codebook."""
     from matplotlib import colormaps
     from PIL import Image
 
@@ -31,22 +31,22 @@ def heat_map(idx_hw: Tensor, codebook_size: int, side: int = 512) -> Any:
 
 
 def has_neighbours(tokenizer: Tokenizer) -> bool:
-    """Whether codes lie on a grid, one of a single codebook at each place: only then a code means a vector."""
+    """Whether codes lie on a grid and come from a single codebook; only then each code has a vector."""
     kind = tokenizer.config.quantizer.kind
     return tokenizer.codebooks == 1 and kind not in ("gaussian", "multiscale") and not tokenizer.config.latent_tokens
 
 
 @torch.no_grad()
 def neighbours(tokenizer: Tokenizer, code: int, count: int = 8) -> list[tuple[int, float]]:
-    """The codes whose vectors are nearest to a code's, itself first, with their distances.
+    """The codes with the nearest vectors, the code itself first, with their distances.
 
-    Raises ValueError for a code that isn't one, and where codes have no vectors of their own (`has_neighbours`).
+    Raises ValueError for a code outside the codebook, and if codes have no vectors of their own (`has_neighbours`).
     """
     size = tokenizer.codebook_size
     if not has_neighbours(tokenizer):
         raise ValueError("this tokenizer's codes have no vectors of their own, so they have no neighbours")
     if not 0 <= code < size:
-        raise ValueError(f"code={code} is not in [0, {size}): choose another")
+        raise ValueError(f"code={code} must be between 0 and {size - 1}: choose another")
     device = next(tokenizer.parameters()).device
     vector_DK = tokenizer.quantizer.embed(torch.arange(size, device=device).view(1, 1, size))[0, :, 0].float()
     distance_K = (vector_DK - vector_DK[:, code : code + 1]).norm(dim=0)
@@ -56,7 +56,7 @@ def neighbours(tokenizer: Tokenizer, code: int, count: int = 8) -> list[tuple[in
 
 
 def swatches(tokenizer: Tokenizer, codes: list[int]) -> list[Any]:
-    """What a grid of nothing but a code is decoded to, as PIL pictures, one for each code."""
+    """Decoded grids of a single code, as PIL pictures, one for each code."""
     device = next(tokenizer.parameters()).device
     idx_Bhw = torch.tensor(codes, device=device)[:, None, None].expand(-1, SWATCH, SWATCH)
     return tokenizer.to_pil(tokenizer.decode(idx_Bhw))

@@ -1,4 +1,4 @@
-"""Group norms with the statistics of all tiles of a picture, which they would else take of each tile by itself.
+"""Group norms that use the statistics of all tiles of a picture instead of each tile's own.
 
     norms = SharedNorms(network)
     with norms.gathered():
@@ -6,7 +6,7 @@
     with norms.applied():
         results = [network(tile) for tile in tiles]
 
-A norm of its own moves a tile's brightness and colours by what happens to be in it: neighbours then differ as a whole.
+With its own statistics a tile's brightness and colours depend on its content, so that neighbouring tiles differ.
 Legend: B batch, C channels, H W pixels, h w latent grid, D latent channels, N positions, G groups.
 """
 
@@ -26,10 +26,10 @@ from stage1_tokenizer.networks.maskgit import AdaptiveNorm
 
 
 class SharedNorms:
-    """The group norms of a network, made to share statistics; false where there are none (a `vit`'s are of positions).
+    """The group norms of a network, made to share statistics; false if it has none (a `vit` has layer norms).
 
-    What the first pass gathers rests on norms that are each tile's still, so it is near to the whole picture's
-    statistics, not equal to them. Tiles must be of one size.
+    In the first pass norms still use each tile's own statistics, so what it gathers is close, but not equal, to the
+    whole picture's statistics. All tiles must have one size.
     """
 
     def __init__(self, network: nn.Module):
@@ -41,13 +41,13 @@ class SharedNorms:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Within it, norms work as ever and their inputs' statistics are kept."""
+        """Inside the block norms work as usual, and their inputs' statistics are gathered."""
         with _hooked(norm.register_forward_pre_hook(self._gather) for norm in self._norms):
             yield
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within it, norms use the mean statistics of what was gathered."""
+        """Inside the block norms use the mean of the gathered statistics."""
         with _hooked(norm.register_forward_hook(self._apply) for norm in self._norms):
             yield
 

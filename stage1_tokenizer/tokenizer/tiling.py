@@ -1,16 +1,15 @@
-"""Large pictures in overlapping tiles: memory is a tile's, and where tiles meet hardly shows.
+"""Large pictures in overlapping tiles, which take the memory of one tile and hardly show seams.
 
     large = TiledTokenizer(tokenizer, tile=512, overlap=128)
     codes = large.encode(pictures)
     pictures = large.decode(codes)
 
-Latents of tiles are blended before they are quantized all together, and pixels of tiles after they are decoded. At an
-edge that another tile overlaps, the outermost quarter of the overlap is context only (there a tile sees zeros instead
-of the picture), the middle half goes over from one tile to the other, the innermost quarter is the tile's alone. Group
-norms take their statistics from a first pass over all tiles (`stage1_tokenizer.tokenizer.tile_norms`): with those of
-each tile, neighbours differ in brightness and colour, which blending doesn't hide. Attention looks at a tile. So
-results are near to, but not those of, the picture at once, and flat areas may keep faint steps: larger tiles are
-nearer.
+The tiles' latents are blended and then quantized together; the tiles' pixels are blended after decoding. Where tiles
+overlap, the outermost quarter of the overlap is context only (at its edge a tile sees zeros instead of the picture),
+the middle half fades from one tile to the other, and the innermost quarter is the tile's alone. Group norms take their
+statistics from a first pass over all tiles (`stage1_tokenizer.tokenizer.tile_norms`): with each tile's own statistics,
+neighbours would differ in brightness and colour. Attention is limited to a tile. Results are therefore close, but not
+equal, to those of the whole picture, and flat areas may show faint steps. Larger tiles are closer.
 
 Legend: B batch, C channels, H W pixels, h w latent grid, D latent channels; tiles are measured in latent positions.
 """
@@ -31,9 +30,9 @@ from stage1_tokenizer.tokenizer.tile_norms import SharedNorms
 class TiledTokenizer(Tokenizer):
     """A tokenizer's encode, decode and reconstruct, tile by tile. It shares the tokenizer's networks.
 
-    `tile` and `overlap` are sides in pixels, multiples of the stride; tiles are best as large as the pictures of the
-    training or larger. Pictures that are encoded may lie elsewhere than the networks: only tiles move to their device.
-    `shared` False leaves group norms to each tile, in half the time.
+    `tile` and `overlap` are sides in pixels, multiples of the stride. Tiles should be at least as large as the training
+    pictures. Pictures may be on another device than the networks; only tiles are moved. `shared=False` leaves each tile
+    its own group norm statistics and takes half the time.
     """
 
     def __init__(self, tokenizer: Tokenizer, tile: int = 512, overlap: int = 128, *, shared: bool = True):
@@ -42,13 +41,13 @@ class TiledTokenizer(Tokenizer):
         stride = self.config.stride
         if self.config.latent_tokens:
             raise ValueError(
-                f"model.vit.latent_tokens={self.config.latent_tokens} describe a whole picture, which can't be put "
-                f"together from tiles: resize it to {self.config.vit.size}"
+                f"model.vit.latent_tokens={self.config.latent_tokens} describe a whole picture, so tiles are not "
+                f"supported: resize the picture to {self.config.vit.size}"
             )
         for name, value, least in (("tile", tile, stride), ("overlap", overlap, 0)):
             if value % stride or value < least:
                 raise ValueError(
-                    f"{name}={value} is not a multiple of the stride {stride} from {least} on: set it to "
+                    f"{name}={value} must be a multiple of the stride {stride}, at least {least}: set it to "
                     f"{max(round(value / stride) * stride, least)}"
                 )
         if overlap > tile // 2:
@@ -62,7 +61,7 @@ class TiledTokenizer(Tokenizer):
         return self._over_tiles(super()._pictures, latents_BDhw, 1, self.stride)
 
     def _over_tiles(self, network: Callable[[Tensor], Tensor], source: Tensor, taken: int, given: int) -> Tensor:
-        """network(source), blended from its tiles; `taken` and `given` are lengths of a latent position in both."""
+        """network(source), blended from tiles; a latent position is `taken` long in it, `given` in the output."""
         device = next(self.parameters()).device
         grid = [size // taken for size in source.shape[2:]]
         starts = [first_positions(size, self.tile, self.overlap) for size in grid]
@@ -82,7 +81,7 @@ class TiledTokenizer(Tokenizer):
     def _blended(
         self, through: Callable[[Sequence[int]], Tensor], starts: Sequence[Sequence[int]], grid: list[int], given: int
     ) -> Tensor:
-        """What `through` gives of each tile, put together to `grid` latent positions."""
+        """The output of `through` for each tile, blended over a grid of latent positions."""
         blended, weights = None, [torch.zeros(size * given) for size in grid]
         for axis, weight in enumerate(weights):
             for start in starts[axis]:
@@ -100,7 +99,7 @@ class TiledTokenizer(Tokenizer):
         return blended
 
     def _shares(self, start: int, size: int, scale: int) -> Tensor:
-        """How much of each of a tile's positions along one axis goes into the result, before the shares are scaled."""
+        """Weights of a tile's positions along one axis, before they are normalized."""
         length, overlap = min(self.tile, size) * scale, self.overlap * scale
         share, inside = torch.ones(length), torch.arange(length) + 0.5
         if overlap and start > 0:
@@ -111,14 +110,14 @@ class TiledTokenizer(Tokenizer):
 
 
 def first_positions(size: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along an axis: evenly, the last so that it ends with the axis."""
+    """Where tiles start along an axis: evenly spaced; the last one ends with the axis."""
     if size <= tile:
         return [0]
     return [*range(0, size - tile, tile - overlap), size - tile]
 
 
 def _ramp(inside: Tensor, overlap: int) -> Tensor:
-    """From 0 to 1 in the middle half of the overlap, by the distance from the tile's edge."""
+    """Rises from 0 to 1 over the middle half of the overlap, by the distance from the tile's edge."""
     return ((inside - overlap / 4) / (overlap / 2)).clamp(0, 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from launch.command.cli import UserError
-from stage1_tokenizer.losses import lpips as perceptual
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 
 PICTURES = Path(__file__).parents[2] / "golden" / "lpips"
@@ -130,7 +130,7 @@ def test_weights_come_from_the_path_then_the_cache_then_the_package(
 
 def test_without_weights_one_error_names_all_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(perceptual.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
     for weights in (None, str(tmp_path / "none.pth")):
         with pytest.raises(UserError) as caught:

@@ -100,7 +100,7 @@ def test_a_flat_file_and_a_folder_are_read(tmp_path: Path):
     tokenizer = Tokenizer.from_pretrained(run(folder, tmp_path / "out", "--from", "maskgit"))
     assert tokenizer.transform is not None and tokenizer.transform.size == 128
     saved(folder, {"module." + name: tensor for name, tensor in weights.items()}, "other.bin")
-    with pytest.raises(UserError, match=r"several checkpoints \(other\.bin, pytorch_model\.safetensors\): name one"):
+    with pytest.raises(UserError, match=r"several checkpoints \(other\.bin, pytorch_model\.safetensors\): give one"):
         run(folder, tmp_path / "again", "--from", "maskgit")
     again = Tokenizer.from_pretrained(run(folder / "other.bin", tmp_path / "again", "--from", "maskgit"))
     assert again.fingerprint == tokenizer.fingerprint
@@ -167,7 +167,7 @@ def test_what_of_diffusers_is_not_built_here_is_named(tmp_path: Path):
     weights = state(peer_layouts.diffusers(SMALL)) | {"decoder.conv_norm_out.norm_layer.weight": torch.ones(32)}
     (tmp_path / "movq.json").write_text('{"_class_name": "VQModel", "norm_type": "spatial"}')
     path = saved(tmp_path, weights)
-    with pytest.raises(UserError, match=r"has norm_type=spatial, which isn't built here"):
+    with pytest.raises(UserError, match=r"has norm_type=spatial, which is not supported"):
         run(path, tmp_path / "out", "--from", "diffusers", "--config", tmp_path / "movq.json")
 
 
@@ -246,7 +246,7 @@ def test_a_damaged_file_a_full_folder_and_no_layout_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="exists: choose another folder"):
         run(path, tmp_path, "--from", "taming")
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(UserError, match="can't be read as weights alone"):
+    with pytest.raises(UserError, match="can't be read as weights only"):
         run(path, tmp_path / "out", "--from", "taming")
     with pytest.raises(UserError, match="neither a file nor a folder"):
         run(tmp_path / "nowhere", tmp_path / "out", "--from", "taming")

@@ -123,9 +123,9 @@ def test_tiles_cover_every_position() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     tokenizer = Tokenizer(BACKBONES["conv"]).eval()
-    with pytest.raises(ValueError, match=r"tile=30 is not a multiple of the stride 4 .* set it to 32"):
+    with pytest.raises(ValueError, match=r"tile=30 must be a multiple of the stride 4, .* set it to 32"):
         TiledTokenizer(tokenizer, tile=30)
     with pytest.raises(ValueError, match=r"overlap=40 is more than half of tile=64: set it to 32"):
         TiledTokenizer(tokenizer, tile=64, overlap=40)
-    with pytest.raises(ValueError, match=r"latent_tokens=5 describe a whole picture.* resize it to 32"):
+    with pytest.raises(ValueError, match=r"latent_tokens=5 describe a whole picture.* resize the picture to 32"):
         TiledTokenizer(Tokenizer(BACKBONES["titok"]), tile=64)
