@@ -224,7 +224,7 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
         r"licence=Mit is not a licence identifier of the Hub: set it to mit",
     ),
     "layout": (lambda w: w, ["--from", "dalle"], r"from=dalle is not known: choose among .*taming"),
-    "config": (lambda w: w, ["--config", "nowhere.yaml"], r"config=nowhere\.yaml is neither YAML nor JSON"),
+    "config": (lambda w: w, ["--config", "nowhere.yaml"], r"config=nowhere\.yaml is neither readable YAML nor JSON"),
 }
 
 
