@@ -196,9 +196,15 @@ class ModelConfig:
         return 1 if self.latent_tokens else self.spatial_dims
 
     @property
-    def stride(self) -> int:
-        """Pixels per latent position along each axis; of latent tokens, pixels of a patch."""
-        return self.vit.patch if self.backbone == "vit" else 1 << (len(self.channel_multipliers) - 1)
+    def stride(self) -> tuple[int, ...]:
+        """Pixels per latent position along each spatial axis; with latent tokens, the sides of a patch."""
+        side = self.vit.patch if self.backbone == "vit" else 1 << (len(self.channel_multipliers) - 1)
+        return (side,) * self.spatial_dims
+
+
+def one_or_all(values: tuple[int, ...]) -> int | tuple[int, ...]:
+    """The number that all axes share, or the numbers of all axes where they differ."""
+    return values[0] if len(set(values)) == 1 else values
 
 
 def norm_groups(channels: int) -> int:

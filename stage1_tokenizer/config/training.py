@@ -80,9 +80,10 @@ class TokenizerTrainConfig:
         samples = self.evaluate_samples
         if samples is not None:
             _check("evaluate_samples", samples, samples >= 1, "1 or more, or to null")
-        stride, size = self.model.stride, self.data.transform.size
+        size = self.data.transform.size
+        stride = next((step for step in self.model.stride if size % step), self.model.stride[0])
         if size % stride:
-            source = f"the stride of the {stride.bit_length()} levels of model.channel_multipliers"
+            source = f"the stride of the {len(self.model.channel_multipliers)} levels of model.channel_multipliers"
             source = "model.vit.patch" if self.model.backbone == "vit" else source
             raise ValueError(
                 f"data.transform.size={size} is not a multiple of {stride}, {source}: "

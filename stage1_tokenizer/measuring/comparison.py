@@ -156,4 +156,4 @@ def latent_grid(config: CompareConfig) -> int:
     options = {**settings(config, "vqgan", Path(config.out) / "vqgan" / "run")}
     parts = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     resolved = parse(TokenizerTrainConfig, ["--config", config.recipe, *parts], prog="python -m stage1_tokenizer.train")
-    return resolved.data.transform.size // resolved.model.stride
+    return resolved.data.transform.size // resolved.model.stride[0]

@@ -100,11 +100,12 @@ def measure_picture(
 
 def reconstruct_picture(tokenizer: Tokenizer, pixels_CHW: Tensor, tile: int = 0) -> tuple[Tensor, Tensor | None]:
     """The reconstruction of a picture of any size, uint8 (1, C, H, W), and the codes of the padded picture."""
-    stride, (height, width) = tokenizer.stride, pixels_CHW.shape[1:]
+    (rows, columns), (height, width) = tokenizer.config.stride, pixels_CHW.shape[1:]
     x_BCHW = to_float(pixels_CHW[None])
-    padded = F.pad(x_BCHW, (0, -width % stride, 0, -height % stride), mode="replicate")
+    padded = F.pad(x_BCHW, (0, -width % columns, 0, -height % rows), mode="replicate")
     chosen = tokenizer
     if tile and max(padded.shape[2:]) > tile and not tokenizer.config.latent_tokens:
+        stride = math.lcm(rows, columns)
         side = max(tile // stride, 2) * stride
         chosen = TiledTokenizer(tokenizer, tile=side, overlap=side // stride // 4 * stride)
     try:

@@ -158,7 +158,7 @@ class Encoder(Transformer):
         ValueError for sides that are no multiples of the patch, or with latent tokens, not the trained ones.
         """
         sizes = x_BCHW.shape[2:]
-        refuse_odd_sizes(sizes, self.config.patch)
+        refuse_odd_sizes(sizes, (self.config.patch,) * 2)
         h_BEhw = self.patch_embed(x_BCHW)
         grid, h_BME = h_BEhw.shape[2:], h_BEhw.flatten(2).transpose(1, 2)
         if self.latent_tokens is None:

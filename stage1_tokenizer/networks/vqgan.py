@@ -13,7 +13,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.config.model import ModelConfig, attention_levels
+from stage1_tokenizer.config.model import ModelConfig, attention_levels, one_or_all
 from stage1_tokenizer.layers.convolution import Convolution, Upsample, convolution
 from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.layers.recompute import Recomputable
@@ -95,10 +95,11 @@ class Level(nn.Module):
         return h_BCHW
 
 
-def refuse_odd_sizes(sizes: Sequence[int], stride: int) -> None:
-    """ValueError unless every side is a multiple of the stride."""
-    if any(size % stride for size in sizes):
-        raise ValueError(f"a picture of {tuple(sizes)} is not a multiple of the stride {stride}: pad or crop it")
+def refuse_odd_sizes(sizes: Sequence[int], stride: tuple[int, ...]) -> None:
+    """ValueError unless every side is a multiple of its axis's stride."""
+    if any(size % step for size, step in zip(sizes, stride, strict=True)):
+        shown = one_or_all(stride)
+        raise ValueError(f"a picture of {tuple(sizes)} is not a multiple of the stride {shown}: pad or crop it")
 
 
 class Middle(nn.Module):
@@ -123,6 +124,7 @@ class Encoder(nn.Module):
         dims, levels = config.spatial_dims, len(config.channel_multipliers)
         widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
         attends, middle = attention_levels(config), config.attention and config.attention_middle
+        self.stride = config.stride
         self.conv_in = convolution(dims, config.in_channels, config.channels, 3, padding=1)
         self.down = nn.ModuleList()
         for number, (inputs, outputs) in enumerate(zip([config.channels, *widths], widths, strict=False)):
@@ -137,7 +139,7 @@ class Encoder(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, z_channels, h, w); H and W must be multiples of the stride, else ValueError."""
-        refuse_odd_sizes(x_BCHW.shape[2:], 1 << (len(self.down) - 1))
+        refuse_odd_sizes(x_BCHW.shape[2:], self.stride)
         h = self.conv_in(x_BCHW)
         for level in cast("list[Level]", self.down):
             h = level.downsample(level(h))

@@ -77,7 +77,7 @@ def build(converted: Converted, where: str, size: int | None = None) -> Tokenize
     """A tokenizer with the converted weights, in evaluation mode; UserError with the first name that doesn't fit."""
     config = model_config(converted.model, Path(where))
     kind, scales = config.quantizer.kind, config.quantizer.scales
-    size = size or converted.size or (scales[-1] * config.stride if kind == "multiscale" else SIZE)
+    size = size or converted.size or (scales[-1] * config.stride[0] if kind == "multiscale" else SIZE)
     channels = 3 if config.in_channels == 3 else 1
     tokenizer = Tokenizer(config, TransformConfig(size=size, channels=channels))
     expected = tokenizer.weights()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stage1_tokenizer.config.model import ModelConfig
+from stage1_tokenizer.config.model import ModelConfig, one_or_all
 from stage1_tokenizer.networks.build import build_bridge, build_decoder, build_encoder
 from stage1_tokenizer.quantizers import Quantized, build_quantizer
 
@@ -62,9 +62,9 @@ class Codec(nn.Module):
         return self.quantizer.codes_shape(self.grid(size))
 
     @property
-    def stride(self) -> int:
-        """Pixels per code along each axis; with latent tokens, which have no position, pixels per patch."""
-        return self.config.stride
+    def stride(self) -> int | tuple[int, ...]:
+        """Pixels per code along each axis, one number if all axes have the same; with latent tokens, of a patch."""
+        return one_or_all(self.config.stride)
 
     def grid(self, size: int | Sequence[int]) -> tuple[int, ...]:
         """Codes along each axis, (h, w), of a picture of `size` pixels (one number means a square); or (N,) tokens.
@@ -72,18 +72,20 @@ class Codec(nn.Module):
         Raises ValueError if a side isn't a multiple of the stride or, with latent tokens, isn't the trained size.
         """
         sides = [size] * self.config.spatial_dims if isinstance(size, int) else list(size)
-        for side in sides:
-            if side < 1 or side % self.stride:
+        for side, step in zip(sides, self.config.stride, strict=True):
+            if side < 1 or side % step:
                 raise ValueError(
-                    f"size={side} is not a multiple of the tokenizer's stride {self.stride}: "
-                    f"pad, crop or resize to {max(side // self.stride, 1) * self.stride}"
+                    f"size={side} is not a multiple of the tokenizer's stride {step}: "
+                    f"pad, crop or resize to {max(side // step, 1) * step}"
                 )
         tokens, trained = self.config.latent_tokens, self.config.vit.size
         if tokens and sides != [trained] * 2:
             raise ValueError(
                 f"size={sides} is not supported with latent tokens, which need model.vit.size={trained}: resize"
             )
-        return (tokens,) if tokens else tuple(side // self.stride for side in sides)
+        return (
+            (tokens,) if tokens else tuple(side // step for side, step in zip(sides, self.config.stride, strict=True))
+        )
 
     @torch.no_grad()
     def encode(self, pictures: Pictures) -> Tensor:

@@ -16,8 +16,11 @@ Legend: B batch, C channels, H W pixels, h w latent grid, D latent channels; til
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +41,8 @@ class TiledTokenizer(Tokenizer):
     def __init__(self, tokenizer: Tokenizer, tile: int = 512, overlap: int = 128, *, shared: bool = True):
         nn.Module.__init__(self)
         self.__dict__.update(tokenizer.__dict__)
-        stride = self.config.stride
+        strides = self.config.stride
+        stride = math.lcm(*strides)
         if self.config.latent_tokens:
             raise ValueError(
                 f"model.vit.latent_tokens={self.config.latent_tokens} describe a whole picture, so tiles are not "
@@ -52,19 +56,23 @@ class TiledTokenizer(Tokenizer):
                 )
         if overlap > tile // 2:
             raise ValueError(f"overlap={overlap} is more than half of tile={tile}: set it to {tile // 2} or less")
-        self.tile, self.overlap, self.shared = tile // stride, overlap // stride, shared
+        self.tile = tuple(tile // step for step in strides)
+        self.overlap = tuple(overlap // step for step in strides)
+        self.shared = shared
 
     def _latents(self, x_BCHW: Tensor) -> Tensor:
-        return self._over_tiles(super()._latents, x_BCHW, self.stride, 1)
+        return self._over_tiles(super()._latents, x_BCHW, self.config.stride, (1,) * self.config.spatial_dims)
 
     def _pictures(self, latents_BDhw: Tensor) -> Tensor:
-        return self._over_tiles(super()._pictures, latents_BDhw, 1, self.stride)
+        return self._over_tiles(super()._pictures, latents_BDhw, (1,) * self.config.spatial_dims, self.config.stride)
 
-    def _over_tiles(self, network: Callable[[Tensor], Tensor], source: Tensor, taken: int, given: int) -> Tensor:
-        """network(source), blended from tiles; a latent position is `taken` long in it, `given` in the output."""
+    def _over_tiles(
+        self, network: Callable[[Tensor], Tensor], source: Tensor, taken: Sequence[int], given: Sequence[int]
+    ) -> Tensor:
+        """network(source), blended from tiles; `taken` and `given` are a latent position's sides in it and in the output."""
         device = next(self.parameters()).device
-        grid = [size // taken for size in source.shape[2:]]
-        starts = [first_positions(size, self.tile, self.overlap) for size in grid]
+        grid = [size // side for size, side in zip(source.shape[2:], taken, strict=True)]
+        starts = [first_positions(*sizes) for sizes in zip(grid, self.tile, self.overlap, strict=True)]
         places, norms = list(product(*starts)), SharedNorms(self)
 
         def through(place: Sequence[int]) -> Tensor:
@@ -79,32 +87,36 @@ class TiledTokenizer(Tokenizer):
             return self._blended(through, starts, grid, given)
 
     def _blended(
-        self, through: Callable[[Sequence[int]], Tensor], starts: Sequence[Sequence[int]], grid: list[int], given: int
+        self,
+        through: Callable[[Sequence[int]], Tensor],
+        starts: Sequence[Sequence[int]],
+        grid: list[int],
+        given: Sequence[int],
     ) -> Tensor:
-        """The output of `through` for each tile, blended over a grid of latent positions."""
-        blended, weights = None, [torch.zeros(size * given) for size in grid]
+        """What `through` gives of each tile, put together to `grid` latent positions."""
+        blended, weights = None, [torch.zeros(side) for side in map(operator.mul, grid, given)]
         for axis, weight in enumerate(weights):
             for start in starts[axis]:
-                weight[_cut(start, self.tile, given)] += self._shares(start, grid[axis], given)
+                weight[_cut(start, self.tile[axis], given[axis])] += self._shares(axis, start, grid[axis], given[axis])
         for place in product(*starts):
             part = at_least_float32(through(place))
             for axis, start in enumerate(place):
-                where = _cut(start, self.tile, given)
-                share = self._shares(start, grid[axis], given) / weights[axis][where]
+                where = _cut(start, self.tile[axis], given[axis])
+                share = self._shares(axis, start, grid[axis], given[axis]) / weights[axis][where]
                 part = part * _along(share.to(part), axis, len(grid))
             if blended is None:
-                blended = part.new_zeros(*part.shape[:2], *(size * given for size in grid))
+                blended = part.new_zeros(*part.shape[:2], *map(len, weights))
             _window(blended, place, self.tile, given).add_(part)
         assert blended is not None
         return blended
 
-    def _shares(self, start: int, size: int, scale: int) -> Tensor:
-        """Weights of a tile's positions along one axis, before they are normalized."""
-        length, overlap = min(self.tile, size) * scale, self.overlap * scale
+    def _shares(self, axis: int, start: int, size: int, scale: int) -> Tensor:
+        """How much of each of a tile's positions along one axis goes into the result, before the shares are scaled."""
+        length, overlap = min(self.tile[axis], size) * scale, self.overlap[axis] * scale
         share, inside = torch.ones(length), torch.arange(length) + 0.5
         if overlap and start > 0:
             share *= _ramp(inside, overlap)
-        if overlap and start + self.tile < size:
+        if overlap and start + self.tile[axis] < size:
             share *= _ramp(inside, overlap).flip(0)
         return share
 
@@ -125,10 +137,9 @@ def _cut(start: int, tile: int, scale: int) -> slice:
     return slice(start * scale, (start + tile) * scale)
 
 
-def _window(h: Tensor, place: Sequence[int], tile: int, scale: int) -> Tensor:
-    for axis, start in enumerate(place):
-        h = h[(slice(None),) * (axis + 2) + (_cut(start, tile, scale),)]
-    return h
+def _window(h: Tensor, place: Sequence[int], tile: Sequence[int], scale: Sequence[int]) -> Tensor:
+    cuts: list[Any] = list(map(_cut, place, tile, scale))
+    return h[(..., *cuts)]
 
 
 def _along(share: Tensor, axis: int, axes: int) -> Tensor:

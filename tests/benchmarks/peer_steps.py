@@ -123,7 +123,7 @@ class Taming(Peer):
             loss = vqperceptual.VQLPIPSWithDiscriminator(disc_start=0, disc_weight=weight)
         networks = {
             "ch": config.channels, "out_ch": 3, "ch_mult": config.channel_multipliers,
-            "num_res_blocks": config.res_blocks, "attn_resolutions": [size // config.stride], "in_channels": 3,
+            "num_res_blocks": config.res_blocks, "attn_resolutions": [size // config.stride[0]], "in_channels": 3,
             "resolution": size, "z_channels": config.z_channels, "double_z": False,
         }  # fmt: skip
         quantizer = VectorQuantizer2(config.quantizer.codebook_size, config.quantizer.code_dim, beta=0.25)

@@ -39,8 +39,9 @@ def test_values_out_of_range_are_refused(make: Callable[[], object], key: str) -
 
 
 def test_stride_is_a_power_of_the_levels() -> None:
-    assert ModelConfig(channel_multipliers=[1]).stride == 1
-    assert ModelConfig().stride == 16
+    assert ModelConfig(channel_multipliers=[1]).stride == (1, 1)
+    assert ModelConfig().stride == (16, 16)
+    assert ModelConfig(spatial_dims=3).stride == (16, 16, 16)
 
 
 ARGV = ["--run.folder", "somewhere", "--data.index", "index.json", "--data.transform.size", "32"]
