@@ -15,7 +15,8 @@ Rooms:
     order        which samples make up a step: a function of index, seed, global batch and step alone
     remote       shards behind a URL, and their cache
     shards       the format on disk
-    pictures     decoding and augmentation
+    pictures     decoding and augmentation; media names the kinds of data
+    codes        grids of codes as samples
     reading      batches, read and decoded ahead of training
     packing      sources to shards
     inspecting   checks and contact sheets

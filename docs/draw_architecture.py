@@ -42,7 +42,7 @@ class Facts(TypedDict):
     """For each floor the floors below that it imports, with the rooms that it uses there."""
 
 
-WIDTH, ROW, TITLE, GAP, SPACE = 180, 17, 26, 50, 16
+WIDTH, ROW, TITLE, GAP, SPACE = 180, 17, 26, 60, 16
 """Of a box: width, height of a line and of the title; between boxes: across and down."""
 LONGEST = 300
 """Lines of a file whose bar fills its box."""

@@ -1,1 +1,1 @@
-"""Grids of token ids as samples."""
+"""Grids of codes as samples. Rests on `shards`."""

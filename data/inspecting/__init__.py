@@ -1,1 +1,1 @@
-"""Checks that a whole data set decodes, and draws a contact sheet of it. Rests on `data.reading`."""
+"""Checks that a whole set decodes, and draws a contact sheet of it. Rests on `reading` and `packing`."""

@@ -1,1 +1,1 @@
-"""Any source of pictures written as shards, by several processes, resumed after a kill. Rests on `data.shards`."""
+"""Any source written as shards, by several processes, resumed after a kill. Rests on `packing.sources`."""

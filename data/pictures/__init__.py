@@ -1,1 +1,1 @@
-"""Pictures decoded from bytes, cropped and flipped into a batch. Rests on `data.shards`."""
+"""Pictures as samples: decoded, cropped and flipped into a batch. Rests on `shards`."""

@@ -1,4 +1,1 @@
-"""Batches in the order of `data.order`, read and decoded ahead of training.
-
-Rests on `data.shards` and `data.pictures`.
-"""
+"""Batches in the order of `order`, read and decoded ahead of training. Rests on `data.config`, `order` and `shards`."""

@@ -1,1 +1,1 @@
-"""Shards behind a URL: reading with retries, and a bounded local cache. Rests on `launch.files`."""
+"""Shards behind a URL: reading with retries, and a bounded local cache. Rests on `launch.command`."""

@@ -1,1 +1,1 @@
-"""The format on disk: tars, their index, byte offsets; reading and writing both. Rests on `data.remote`."""
+"""The format on disk: tars, their index, byte offsets, single samples. Rests on `remote`."""

@@ -1,1 +1,1 @@
-"""Atomic checkpoints of everything stateful: written, found, checked, deleted. Rests on `launch.run`."""
+"""Atomic checkpoints of everything stateful: written, found, checked, deleted. Rests on `run`."""

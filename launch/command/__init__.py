@@ -1,1 +1,1 @@
-"""How commands read and check their options, show progress, report errors and exit. Imports nothing of ours."""
+"""How commands read and check their options, show progress, report errors and exit. Rests on nothing."""

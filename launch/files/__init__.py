@@ -1,1 +1,1 @@
-"""Atomic writes and patient downloads. Rests on `launch.command`."""
+"""Atomic writes, patient downloads, folders and templates. Rests on `command`."""

@@ -1,1 +1,1 @@
-"""Processes that compute together: starting them, agreeing, reducing tensors. Rests on `launch.command`."""
+"""Processes that compute together: starting them, agreeing, reducing tensors. Rests on `launch.config`."""

@@ -1,1 +1,1 @@
-"""A training run: its folder, seeds, signals, metrics and watchdog. Rests on `launch.ranks` and `launch.files`."""
+"""A training run: its folder, seeds, schedule, averages, metrics and watchdog. Rests on `ranks` and `files`."""

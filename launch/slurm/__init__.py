@@ -1,4 +1,1 @@
-"""What a SLURM job runs: the batch scripts, the check of its nodes, the start of its ranks.
-
-Rests on `launch.stages`.
-"""
+"""What a SLURM job runs on its nodes: the check of each node, its ranks, the verdict. Rests on `stages`."""

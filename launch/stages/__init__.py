@@ -1,1 +1,1 @@
-"""The pipeline's stages, what each needs and gets, and what became of it. Rests on `launch.run` and `launch.files`."""
+"""The pipeline's stages: what each needs, what its jobs get, what became of it. Rests on `run` and `checkpoints`."""

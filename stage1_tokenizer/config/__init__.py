@@ -1,1 +1,1 @@
-"""Every setting of stage one. Imports no torch."""
+"""Every setting of stage one. Loads no torch; rests on `data.config` and `launch.config`."""

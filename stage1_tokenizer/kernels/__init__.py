@@ -1,1 +1,1 @@
-"""Faster forms of layers, swapped into networks that are plain torch. Rests on `layers`, `networks` and `losses`."""
+"""Faster forms of layers, swapped into networks that are plain torch. Rests on the rooms of these networks."""

@@ -1,1 +1,1 @@
-"""Layers that all networks share. Rests on nothing but torch."""
+"""Layers that all networks share. Rests on `config`."""

@@ -1,1 +1,1 @@
-"""Pixel losses, LPIPS and the adversarial losses. Rests on `config` and `layers`."""
+"""Loss terms at the reconstruction: pixels, LPIPS, adversarial. Rests on `layers`."""

@@ -1,1 +1,1 @@
-"""Encoders and decoders. Rests on `config` and `layers`."""
+"""Encoders and decoders. Rests on `layers`."""

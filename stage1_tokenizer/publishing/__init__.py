@@ -1,1 +1,1 @@
-"""Released folders of both stages: model cards, model files, the Hub. Rests on `tokenizer`."""
+"""Released folders of both stages: model cards, model files, the Hub. Rests on `measuring` and `foreign`."""

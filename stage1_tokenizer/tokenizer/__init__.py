@@ -1,1 +1,1 @@
-"""The public `Tokenizer`: networks and a quantizer, saved, opened and applied. Rests on `networks` and `quantizers`."""
+"""The public `Tokenizer`: saved, opened, applied. Rests on `networks`, `quantizers` and `kernels`."""

@@ -1,1 +1,1 @@
-"""Codes on disk: encoding, reading, checking, and the vocabulary they form. Rests on `config`."""
+"""Code shards: encoded, read and checked, and the vocabulary they form. Rests on `config`."""

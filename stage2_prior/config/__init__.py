@@ -1,1 +1,1 @@
-"""Every setting of stage two. Imports no torch."""
+"""Every setting of stage two. Loads no torch; rests on `data.config` and `launch.config`."""

@@ -1,1 +1,1 @@
-"""Drawing codes from logits: guidance, cut-offs, caches. Rests on torch alone."""
+"""Codes drawn from logits: guidance, cut-offs, caches. Rests on `config`."""

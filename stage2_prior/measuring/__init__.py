@@ -1,1 +1,1 @@
-"""Figures of a prior and of its samples."""
+"""Held-out bits per code, and the classifier that labels samples. Rests on `priors`."""

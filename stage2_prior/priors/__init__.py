@@ -1,1 +1,1 @@
-"""The kinds of prior, and what conditions them. Rests on `config`, `codes` and `generation`."""
+"""The kinds of prior, and what conditions them. Rests on `codes` and `generation`."""

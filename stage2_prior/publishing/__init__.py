@@ -1,1 +1,1 @@
-"""The prior's model card. Rests on `stage1_tokenizer.publishing`."""
+"""The prior's release and model card. Rests on `priors` and `stage1_tokenizer.publishing`."""

@@ -1,1 +1,1 @@
-"""Pictures from a prior: conditions, holes, decoding of drawn codes. Rests on `priors`."""
+"""Pictures from a prior: conditions, holes, decoded codes. Rests on `priors`."""

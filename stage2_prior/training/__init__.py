@@ -1,1 +1,1 @@
-"""The prior's optimizer, and what a training costs. Rests on `priors`."""
+"""The prior's optimizer, and what a training costs. Rests on `priors` and `launch.strategies`."""

@@ -1,1 +1,1 @@
-"""Kernels for CPUs."""
+"""Kernels for CPUs. Rests on `layers`."""
