@@ -1,4 +1,4 @@
-"""What a run asks of its data: the `data:` block of both stages' recipes."""
+"""The `data:` block of both stages' recipes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.media import Transform
+from data.order.sample_order import divisors
 from data.pictures.config import TransformConfig
+from launch.command.checks import check
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeDataConfig:
-    """Which shards are read, in what order and how. Code shards need no more; pictures see DataConfig."""
+    """Which shards are read, in what order and how. Complete for code shards; for other samples see DataConfig."""
 
     index: str = ""
     """Path or URL of the shard index (JSON) to train on. With `mixture`, the index that has weight 1."""
@@ -22,30 +24,30 @@ class CodeDataConfig:
     batch_size: int = 64
     """Samples in the global batch B, over all ranks together."""
     micro_batch: int | None = None
-    """Most samples of one forward on a rank: its part of a larger batch is computed in several, for one update all the
-    same. None: all at once."""
+    """Maximum number of samples in one forward pass of a rank. A larger share of the batch takes several passes and
+    still makes one update. None: one pass."""
     lanes: int | None = None
     """Lanes R that the sample sequence is cut into (ranks | R | B). None: B for local shards, at most 64 for remote."""
     window: int | None = None
-    """Neighbouring samples of a lane shuffled among each other. None: 4096 for local shards, 256 for remote ones."""
+    """Neighbouring samples of a lane that are shuffled together. None: 4096 for local shards, 256 for remote ones."""
     threads: int = 2
-    """Reading and decoding threads of each rank. The batches don't depend on it."""
+    """Reading and decoding threads of each rank; they don't change the batches."""
     read_ahead: int = 3
-    """Batches prepared ahead of the one in use; bounds the memory."""
+    """Batches prepared ahead of the one in use; limits the memory."""
     max_damaged: float = 0.01
-    """Share of the samples met that may be damaged before the run stops and names the shards."""
+    """Share of the samples read so far that may be damaged before the run stops and names the shards."""
     cache: str | None = None
-    """Folder for copies of remote shards. None: no copies, remote shards are streamed."""
+    """Folder for copies of remote shards. None: remote shards are streamed."""
     cache_gigabytes: float = 50.0
-    """Size limit of `cache`; the shards not used for longest go first."""
+    """Size limit of `cache`; the least recently used shards are removed first."""
     connections: int = 8
-    """Remote reads of each rank at a time."""
+    """Parallel remote reads of each rank."""
     retries: int = 8
-    """Failed attempts in a row, at a remote read, before the run stops and names the shard."""
+    """Consecutive failures of a remote read before the run stops and names the shard."""
     retry_pause: float = 0.5
-    """Seconds before the second attempt; they double with each further one, to 30 at most."""
+    """Seconds before the first retry; doubled for each further one, up to 30."""
     stall_seconds: float = 30.0
-    """A remote read that brings nothing for so long is reported with its shard's name and tried again."""
+    """Seconds without data after which a remote read is reported, with its shard's name, and retried."""
 
     @property
     def kind(self) -> str:
@@ -58,37 +60,30 @@ class CodeDataConfig:
         return {}
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what can be seen to be wrong without the shards."""
-        for name, least in (("batch_size", 1), ("threads", 1), ("read_ahead", 1), ("retries", 1), ("connections", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"data.{name}={getattr(self, name)} is less than {least}: set it to {least} or more")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"data.micro_batch={self.micro_batch} is less than 1: set it to 1 or more, or to null")
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"data.window={self.window} is less than 1: set 1 for no shuffle inside a lane, or more")
+        """Raise ValueError for what is wrong whatever the shards are."""
+        for name in ("batch_size", "threads", "read_ahead", "retries", "connections", "micro_batch", "window"):
+            value = getattr(self, name)
+            check(f"data.{name}", value, value is None or value >= 1, "1 or more")
         if self.lanes is not None and (self.lanes < 1 or self.batch_size % self.lanes):
             raise ValueError(
                 f"data.lanes={self.lanes} does not divide data.batch_size={self.batch_size}: "
-                f"set data.lanes to one of {_divisors(self.batch_size)}"
+                f"set data.lanes to one of {', '.join(map(str, divisors(self.batch_size)))}"
             )
-        if not 0 <= self.max_damaged <= 1:
-            raise ValueError(f"data.max_damaged={self.max_damaged} is not a share: set it between 0 and 1")
+        check("data.max_damaged", self.max_damaged, 0 <= self.max_damaged <= 1, "a share between 0 and 1")
         for name in ("stall_seconds", "cache_gigabytes"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"data.{name}={getattr(self, name)} is not above 0: set it above 0")
-        if self.retry_pause < 0:
-            raise ValueError(f"data.retry_pause={self.retry_pause} is negative: set 0 or more seconds")
+            check(f"data.{name}", getattr(self, name), getattr(self, name) > 0, "a number above 0")
+        check("data.retry_pause", self.retry_pause, self.retry_pause >= 0, "0 or more seconds")
         for index, weight in self.mixture.items():
             if not weight > 0:
-                raise ValueError(f"data.mixture[{index}]={weight} is not above 0: leave the index out, or raise it")
+                raise ValueError(f"data.mixture[{index}]={weight} is not above 0: leave the index out, or increase it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(CodeDataConfig):
-    """Pictures: which shards, in what order, and how each becomes pixels."""
+    """Which shards are read, in what order, and how each sample is prepared."""
 
     transform: Transform = field(default_factory=TransformConfig)
-    """Size, channels, crop and augmentation; it travels with the released tokenizer."""
+    """How samples are prepared: size, crop, augmentation. Travels with the released tokenizer."""
     max_pixels: int = 80_000_000
     """A picture with more pixels than this is refused before it is decoded, and counted as damaged."""
 
@@ -103,13 +98,7 @@ class DataConfig(CodeDataConfig):
         return {"transform": self.transform, "max_pixels": self.max_pixels}
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what can be seen to be wrong without the shards."""
+        """Raise ValueError for what is wrong whatever the shards are."""
         super().__post_init__()
-        if not 1 <= self.max_pixels <= 178_956_970:
-            raise ValueError(
-                f"data.max_pixels={self.max_pixels} is not in 1..178956970 (PIL's own limit): set one of them"
-            )
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+        fits = 1 <= self.max_pixels <= 178_956_970
+        check("data.max_pixels", self.max_pixels, fits, "a number from 1 to 178956970, PIL's own limit")

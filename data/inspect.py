@@ -16,7 +16,7 @@ from pathlib import Path
 from data.inspecting.report import describe, findings_text
 from data.inspecting.verify import Findings, verify
 from data.shards import quarantine
-from data.shards.loading import load_index, read_index
+from data.shards.loading import load_index
 from launch.command.cli import parse, run
 
 FOUND = 1
@@ -61,7 +61,7 @@ class InspectConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the options and do what they ask."""
     config = parse(InspectConfig, argv, prog="python -m data.inspect INDEX", positional=("index",))
-    index = read_index(config.index)
+    index = load_index(config.index, with_offsets=False)
     print(describe(index))
     findings = None
     if config.verify:

@@ -1,4 +1,7 @@
-"""Code shards: grids of token ids, and batches of them."""
+"""Code shards: grids of token ids, and batches of them.
+
+Shapes: B batch (this rank's part), h w latent grid, G codebooks, N codes of all scales.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,9 @@ class CodeBatch:
 
 
 class CodeDecoder:
-    """Fills code batches of the shape (`shape`, else `grid`) and codebook that a code index names, else UserError."""
+    """Fills batches of codes; their shape (`shape`, else `grid`) and codebook come from the index, else UserError."""
+
+    batch = CodeBatch
 
     def __init__(self, index: ShardIndex, seed: int | None = None):
         """Nothing random is done to codes, so `seed` has no effect."""
@@ -66,12 +71,6 @@ class CodeDecoder:
         if codes.size and (int(codes.max()) >= self._codebook_size or int(codes.min()) < 0):
             raise DamagedSampleError(f"it has codes outside 0..{self._codebook_size - 1}")
         buffer[row].numpy()[...] = codes
-
-    def batch(
-        self, step: int, buffer: torch.Tensor, label_B: torch.Tensor, keys: list[str], captions: list[str]
-    ) -> CodeBatch:
-        """The batch of a buffer's rows."""
-        return CodeBatch(step, buffer, label_B, keys, captions)
 
 
 def check(sample: Sample, max_size: int) -> tuple[None, str]:

@@ -1,7 +1,7 @@
-"""Several sample orders mixed by weight: as much a pure function of the step as one order is.
+"""Several sample orders mixed by weight, as much a pure function of the step as a single one.
 
-In every lane a fixed pattern of M slots, shifted by lane, says which source gives the next sample; the count of a
-source's slots before a position is its position in that source's own lane. Any M slots hold the exact shares.
+In every lane a fixed pattern of M slots, shifted by lane, says which source the next sample comes from; the number of a
+source's slots before a position is the position in that source's own lane. Any M slots hold the exact shares.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from data.order.sample_order import Order, SampleOrder
 
 PATTERN = 1024
-"""Slots M of the pattern: weights are kept to 1 / M."""
+"""Slots M of the pattern: weights are rounded to 1 / M."""
 
 
 class MixtureOrder(Order):
@@ -31,7 +31,7 @@ class MixtureOrder(Order):
         self.slots_of = _apportioned(weights)
         if min(self.slots_of) < 1:
             raise ValueError(
-                f"data.mixture: weights {list(weights)} differ by more than {PATTERN}: raise the small ones"
+                f"data.mixture: weights {list(weights)} differ by more than {PATTERN}: increase the small ones"
             )
         self._pattern = _spread(self.slots_of)
         taken = self._pattern[:, None] == np.arange(len(orders))[None, :]
@@ -50,7 +50,7 @@ class MixtureOrder(Order):
         return found
 
     def neighbours(self, lane: int, position: int) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
-        """See Order.neighbours: the window of the source that gives this position."""
+        """See Order.neighbours: the window of the source at this position."""
         source, inner = self._source(np.array([lane]), np.array([position]))
         which = int(source[0])
         name, runs = self.orders[which].neighbours(lane, int(inner[0]))

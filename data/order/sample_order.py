@@ -21,7 +21,7 @@ _KEPT_EPOCHS = 4
 
 
 class Order(Protocol):
-    """What the stream asks of an order; SampleOrder and MixtureOrder are the two there are."""
+    """What a stream needs to know of an order: SampleOrder for one set, MixtureOrder for several."""
 
     batch_size: int
     lanes: int
@@ -33,7 +33,7 @@ class Order(Protocol):
         return self.part(step, 0, 1)
 
     def part(self, step: int, rank: int, world_size: int) -> np.ndarray:
-        """Int64 (B / W, 2): rank `rank`'s share of the batch; the shares of all ranks, in order, are the batch."""
+        """Int64 (B / W, 2): one rank's share of the batch; the shares of all ranks, in order, are the batch."""
         return self.at(*self.slots(step, rank, world_size))[:, :2]
 
     def slots(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +45,7 @@ class Order(Protocol):
         ...
 
     def neighbours(self, lane: int, position: int) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
-        """The window around a lane's position: a name for it, and the (shard, start, stop) runs it is made of."""
+        """The window around a lane's position: its name, and the (shard, start, stop) runs that it consists of."""
         ...
 
 
@@ -70,7 +70,7 @@ class SampleOrder(Order):
     """The order of the samples of one set of shards.
 
     `shard_sizes` are the samples in each shard; `batch_size` is the global batch B; `lanes` R (default B) must divide
-    B and not exceed the samples; `window` w is the reach of the shuffle inside a lane. ValueError names what would do.
+    B and not exceed the samples; `window` w is the range of the shuffle inside a lane. ValueError says what fits.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class SampleOrder(Order):
     def neighbours(self, lane: int, position: int) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
         """The window that holds a lane's `position`: (lane, epoch, number) and its (shard, start, stop) runs.
 
-        A streaming reader fetches these neighbours in one go and gives them out in the window's order.
+        A streaming reader fetches these neighbours in one read and returns them in the window's order.
         """
         epoch, inside = divmod(position, self.lane_length)
         number = inside // self.window
@@ -148,7 +148,7 @@ class SampleOrder(Order):
         return (lane, epoch, number), found
 
     def plan(self, epoch: int) -> EpochPlan:
-        """How an epoch lays the shards end to end. The last few are kept."""
+        """How an epoch puts the shards in a row. The last few plans are kept."""
         with self._lock:
             return self._planned(epoch)
 
@@ -158,7 +158,7 @@ class SampleOrder(Order):
             rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([_key(self.seed, epoch)])))
             shards = rng.permutation(len(self.sizes)).astype(np.int64)
             starts = np.concatenate([[0], np.cumsum(self.sizes[shards])])
-            # The offset makes the N mod R samples left over others in every epoch, also where there is one shard.
+            # With the offset, other N mod R samples are left over in every epoch, also with a single shard.
             plan = EpochPlan(shards, starts, int(rng.integers(self.samples)))
             self._epochs[epoch] = plan
             while len(self._epochs) > _KEPT_EPOCHS:
@@ -201,16 +201,16 @@ def lane_slots(lanes: int, per_lane: int, step: int, rank: int, world_size: int)
 def permute(place: np.ndarray, count: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Image of each `place` in [0, count) under a permutation of [0, count) chosen by `keys` (uint64).
 
-    Rounds of multiplication and shift are bijections of the next power of two; what falls outside [0, count) is sent
-    through again until it is inside (cycle walking), less than twice on average. Any place costs the same: no array of
-    the window is made. The few bits of a small count mix badly: there, the place's rank among random numbers is taken.
+    Rounds of multiplication and shift are bijections of the next power of two; what falls outside [0, count) is
+    permuted again until it is inside (cycle walking), less than twice on average. Every place costs the same: no array
+    of the window is made. The few bits of a small count mix badly, so a small count uses ranks of random numbers.
     """
     value = place.astype(np.int64)
     small = np.flatnonzero(count <= _SMALL)
     value[small] = _ranks(value[small], count[small], keys[small])
     todo = np.flatnonzero(count > _SMALL)
     last = (count - 1).astype(np.uint64)
-    # Exact: a double holds every count below 2^53.
+    # exact: a double holds every count below 2^53
     bits = np.frexp(last.astype(np.float64))[1].astype(np.uint64)
     mask = (np.uint64(1) << bits) - np.uint64(1)
     while len(todo):
@@ -239,7 +239,7 @@ def _scramble(value: np.ndarray, bits: np.ndarray, mask: np.ndarray, keys: np.nd
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele et al. 2014) over uint64, wrapping."""
+    """SplitMix64's finaliser (Steele et al. 2014) on uint64, with wrap-around."""
     with np.errstate(over="ignore"):
         value = value + np.uint64(0x9E3779B97F4A7C15)
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -248,7 +248,7 @@ def _mix(value: np.ndarray) -> np.ndarray:
 
 
 def _key(*numbers: int) -> int:
-    """64 bits from some integers of any size."""
+    """64 bits from integers of any size."""
     key = 0
     for number in numbers:
         key = int(_mix(np.array([(key ^ number) & _MASK], dtype=np.uint64))[0])

@@ -1,4 +1,7 @@
-"""Batches of pictures, decoded into uint8 memory."""
+"""Batches of pictures, decoded into uint8 memory.
+
+Shapes: B batch (this rank's part), C channels, H W pixels.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ class PictureBatch:
 
 
 class PictureDecoder:
-    """Fills uint8 batches. `seed` None: nothing random is done to the pictures."""
+    """Fills uint8 batches. `seed` None: no augmentation."""
+
+    batch = PictureBatch
 
     def __init__(self, index: ShardIndex, seed: int | None, *, transform: TransformConfig, max_pixels: int):
         self._transform, self._max_pixels = transform, max_pixels
@@ -58,9 +63,3 @@ class PictureDecoder:
             workspace=self._of_thread.workspace,
         )
         apply(picture_HWC, self._transform, random, buffer[row].numpy().transpose(1, 2, 0))
-
-    def batch(
-        self, step: int, buffer: torch.Tensor, label_B: torch.Tensor, keys: list[str], captions: list[str]
-    ) -> PictureBatch:
-        """The batch of a buffer's rows."""
-        return PictureBatch(step, buffer, label_B, keys, captions)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -40,10 +40,9 @@ class Decoder(Protocol[BatchT_co]):
         """Decode one sample into a row; DamagedSampleError if it can't be decoded."""
         ...
 
-    def batch(
-        self, step: int, buffer: torch.Tensor, label_B: torch.Tensor, keys: list[str], captions: list[str]
-    ) -> BatchT_co:
-        """The batch of a buffer's rows."""
+    @property
+    def batch(self) -> Callable[[int, torch.Tensor, torch.Tensor, list[str], list[str]], BatchT_co]:
+        """The class of its batches: of step, filled rows, label_B, keys and captions."""
         ...
 
 
@@ -59,21 +58,14 @@ class Request:
     """Lane and position in it of each row; None: a damaged row is dropped instead of replaced."""
 
 
-class Damage(NamedTuple):
-    """A sample that couldn't be used."""
-
-    shard: int
-    position: int
-    error: DamagedSampleError
-
-
 class _Row(NamedTuple):
     """What a row of the buffer holds; without a key it holds nothing."""
 
     key: str | None = None
     label: int = -1
     caption: str = ""
-    damage: Damage | None = None
+    damage: DamagedSampleError | None = None
+    """What was wrong with the sample that belongs there."""
 
 
 _Pending = tuple[Request, torch.Tensor, list[Future[list[_Row]]]]
@@ -107,7 +99,7 @@ class ReadAhead(Generic[BatchT]):
     ):
         self._shards, self.reader, self._decoder, self._order = shards, reader, decoder, order
         self._threads, self._read_ahead, self._max_damaged = threads, read_ahead, max_damaged
-        self._quarantine = Quarantine.of(shards.indexes)
+        self._quarantine = Quarantine(shards.indexes)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
         self.tally = Tally()
 
@@ -149,9 +141,10 @@ class ReadAhead(Generic[BatchT]):
             try:
                 rows.append(self._decode(shard, position, epoch, request.fetches[row], buffer, row))
             except DamagedSampleError as error:
-                slot = None if request.slots is None else request.slots[row]
-                other = _Row() if slot is None else self._replace(slot, epoch, buffer, row)
-                rows.append(other._replace(damage=Damage(shard, position, error)))
+                other = _Row()
+                if request.slots is not None:
+                    other = self._replace(request.slots[row], epoch, buffer, row)
+                rows.append(other._replace(damage=error))
         return rows
 
     def _decode(self, shard: int, position: int, epoch: int, fetch: Fetch, buffer: torch.Tensor, row: int) -> _Row:
@@ -185,9 +178,9 @@ class ReadAhead(Generic[BatchT]):
         """The batch of a request; none if all its rows were dropped."""
         rows = [row for future in futures for row in future.result()]
         self.tally.requested += len(rows)
-        for row in rows:
+        for row, (shard, position, _) in zip(rows, request.places.tolist(), strict=True):
             if row.damage is not None:
-                self._count(row.damage)
+                self._count(self._shards.location(shard), position, row.damage)
         kept = [i for i, row in enumerate(rows) if row.key is not None]
         if not kept:
             return
@@ -197,14 +190,14 @@ class ReadAhead(Generic[BatchT]):
         label_B = torch.tensor(labels, dtype=torch.int64)
         yield self._decoder.batch(request.step, buffer, label_B, list(keys), list(captions))
 
-    def _count(self, damage: Damage) -> None:
-        if isinstance(damage.error, QuarantinedError):
-            self.tally.quarantined += 1
+    def _count(self, shard: str, position: int, damage: DamagedSampleError) -> None:
+        tally = self.tally
+        if isinstance(damage, QuarantinedError):
+            tally.quarantined += 1
             return
-        tally, where = self.tally, self._shards.location(damage.shard)
-        tally.damaged[where] = tally.damaged.get(where, 0) + 1
+        tally.damaged[shard] = tally.damaged.get(shard, 0) + 1
         if len(tally.examples) < _WARNINGS:
-            tally.examples.append(f"{where}, sample {damage.position}: {damage.error}")
+            tally.examples.append(f"{shard}, sample {position}: {damage}")
             _log.warning("damaged sample skipped: %s", tally.examples[-1])
         total = sum(tally.damaged.values())
         if total > self._max_damaged * max(tally.requested, _MIN_SAMPLES):

@@ -1,4 +1,4 @@
-"""The shards of one run: of one index or of several, numbered through, and how the bytes of a sample are read."""
+"""The numbered shards of one or several indexes, and how the bytes of a sample are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Fetch = Callable[[], bytes | memoryview]
 
 
 class NumberedShards:
-    """Several indexes' shards under one numbering: those of the first index, then of the second, …"""
+    """The shards of several indexes under one numbering: the first index's, then the second's, …"""
 
     def __init__(self, indexes: Sequence[ShardIndex]):
         self.indexes = list(indexes)
@@ -30,8 +30,8 @@ class NumberedShards:
         for index in self.indexes[1:]:
             if index.classes != self.classes:
                 raise UserError(
-                    f"data.mixture mixes {index.name or index.base} with other classes than data.index has: "
-                    "give both indexes the same class names"
+                    f"data.mixture: {index.name or index.base} has other classes than data.index: "
+                    "give all indexes the same class names"
                 )
 
     def part(self, shard: int) -> tuple[ShardIndex, int]:
@@ -56,22 +56,22 @@ class NumberedShards:
 
 
 class Reader(Protocol):
-    """Gives the bytes of samples, from several threads at once."""
+    """Reads the bytes of samples, from several threads at once."""
 
     def read(self, shard: int, position: int) -> bytes | memoryview:
-        """The stretch of the shard that holds one sample, tar headers included."""
+        """The part of the shard that holds one sample, tar headers included."""
         ...
 
     def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, places: np.ndarray) -> list[Fetch]:
-        """A function for each slot of a step that gives its sample's bytes; called in the order of the steps."""
+        """For each slot of a step, a function that returns its sample's bytes. Called step by step, in order."""
         ...
 
     def close(self) -> None:
-        """Give up files and threads."""
+        """Close files and end threads."""
 
 
 class _File:
-    """A descriptor that is closed when the last thread has let go of it."""
+    """A descriptor that is closed once no thread uses it."""
 
     def __init__(self, path: str):
         self.number = open_plain(path)
@@ -90,7 +90,7 @@ class LocalReader:
         self._lock = threading.Lock()
 
     def read(self, shard: int, position: int) -> bytes:
-        """See Reader. UserError, naming the shard, when it has vanished or can't be read."""
+        """See Reader. UserError, naming the shard, when it is gone or can't be read."""
         extent = self._shards.extent(shard, position, position + 1)
         assert extent is not None, "local shards have offsets"
         return self.stretch(shard, *extent)

@@ -1,7 +1,7 @@
-"""Samples of remote shards: each lane's windows are fetched ahead, in one read each, and given out in the lane's order.
+"""Samples of remote shards: each lane's windows are fetched ahead, in one read each, and returned in the lane's order.
 
-With offsets beside the index a window is one range of bytes. Without, its shard is walked from the last sample whose
-place is known; places are remembered, so a lane walks each shard once. With a cache, shards are copied whole first.
+With offsets beside the index a window is one range of bytes. Without them, its shard is read from the last sample whose
+place is known; places are remembered, so a lane reads each shard once. With a cache, shards are copied whole first.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Window:
-    """A lane's window on its way."""
+    """A lane's window that is being fetched."""
 
     runs: list[tuple[int, int, int]]
     futures: list[Future[_Run]]
 
     def find(self, shard: int, position: int) -> Fetch | None:
-        """A function that waits for one sample's bytes; None if it isn't in this window."""
+        """A function that waits for one sample's bytes; None for a sample outside this window."""
         for (of, start, stop), future in zip(self.runs, self.futures, strict=True):
             if of == shard and start <= position < stop:
                 return partial(_wait, future, position - start)
@@ -77,7 +77,7 @@ class RemoteReader:
         self._lock = threading.Lock()
 
     def read(self, shard: int, position: int) -> bytes | memoryview:
-        """See Reader. From a window at hand, else fetched alone."""
+        """See Reader. From a fetched window, else by a read of its own."""
         for windows in list(self._windows.values()):
             for window in list(windows.values()):
                 fetcher = window.find(shard, position)
@@ -86,7 +86,7 @@ class RemoteReader:
         return self._run(shard, position, position + 1).sample(0)
 
     def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, places: np.ndarray) -> list[Fetch]:
-        """See Reader. Windows that this step or the next half window needs are set on their way."""
+        """See Reader. Starts to fetch the windows that this step or the next half window needs."""
         ahead = max(1, order.window // 2)
         fetches = []
         for lane, position, (shard, place, _) in zip(lanes.tolist(), positions.tolist(), places.tolist(), strict=True):
@@ -134,7 +134,7 @@ class RemoteReader:
         return self._walk(shard, start, stop)
 
     def _from(self, read: Callable[[int, int], bytes], shard: int, start: int, stop: int) -> _Run:
-        """A run by its byte offsets, which are made if they aren't known; `read` gives bytes of its shard."""
+        """A run by its byte offsets, which are found first if unknown; `read` returns bytes of its shard."""
         index, local = self._shards.part(shard)
         if index.offsets is not None:
             places, damage = index.offsets.places(local, start, stop), ""
@@ -147,7 +147,7 @@ class RemoteReader:
         return _Run(read(places[0], places[-1]), [place - places[0] for place in places], damage)
 
     def _walk(self, shard: int, start: int, stop: int) -> _Run:
-        """A run of an archive of unknown places: read through from the last one known to sample `stop`."""
+        """A run of a shard without offsets: read from the last known place to sample `stop`."""
         with self._lock:
             known = self._known.setdefault(shard, [0])
             number = min(start, len(known) - 1)
@@ -173,7 +173,7 @@ class RemoteReader:
 
 
 class _Seekable:
-    """As much of a file as `data.shards.tar.scan` needs, over a function that gives bytes by offset."""
+    """A file for `data.shards.tar.scan`, over a function that reads bytes by offset."""
 
     def __init__(self, read: Callable[[int, int], bytes]):
         self._read, self._offset = read, 0

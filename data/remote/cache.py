@@ -18,10 +18,10 @@ _CHUNK = 1 << 22
 
 
 class ShardCache:
-    """`path(url)` gives a local copy, downloading it first where needed; the copies not used for longest make room.
+    """Opens local copies of remote shards, downloading them first where needed; the least recently used are removed.
 
     A copy appears whole or not at all; a second process waits for the first one's download instead of repeating it. A
-    copy in use may be removed: whoever has it open reads on.
+    copy in use may be removed: a process that has it open can still read it.
     """
 
     def __init__(self, folder: str, gigabytes: float, patience: Patience, stopped: threading.Event):
@@ -33,7 +33,7 @@ class ShardCache:
             raise UserError(f"data.cache={folder} can't be made ({error.strerror}): give a writable folder") from error
 
     def open(self, url: str, size: int | None) -> int:
-        """A descriptor of the copy, for reading. UserError where neither copy nor download can be had."""
+        """A descriptor of the copy, for reading. UserError where there is none and the download fails."""
         path = self._folder / _name(url)
         while True:
             with contextlib.suppress(FileNotFoundError):
@@ -56,26 +56,26 @@ class ShardCache:
                     file.write(piece)
             if size not in (None, part.stat().st_size):
                 raise UserError(
-                    f"shard {printable(url)} has {part.stat().st_size} bytes, its index says {size}: index it anew"
+                    f"shard {printable(url)} has {part.stat().st_size} bytes, its index says {size}: index it again"
                 )
-            # One at a time, or two shards that arrive together would both count on the same room.
-            room = os.open(self._folder, os.O_RDONLY)
+            # One at a time, or two shards that arrive together would both claim the same space.
+            folder = os.open(self._folder, os.O_RDONLY)
             try:
-                fcntl.flock(room, fcntl.LOCK_EX)
-                self._make_room(part.stat().st_size)
+                fcntl.flock(folder, fcntl.LOCK_EX)
+                self._free(part.stat().st_size)
                 part.replace(path)
             finally:
-                os.close(room)
+                os.close(folder)
         except OSError as error:
             raise UserError(
-                f"data.cache={self._folder} can't be written ({error.strerror}): make room there"
+                f"data.cache={self._folder} can't be written ({error.strerror}): free some space there"
             ) from error
         finally:
             source.close()
             part.unlink(missing_ok=True)
 
-    def _make_room(self, needed: int) -> None:
-        """Remove the copies not used for longest until `needed` more bytes fit."""
+    def _free(self, needed: int) -> None:
+        """Remove the least recently used copies until `needed` more bytes fit."""
         copies = []
         for path in self._folder.glob("*.tar"):
             with contextlib.suppress(FileNotFoundError):

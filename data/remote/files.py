@@ -1,7 +1,7 @@
-"""Bytes of remote files, read on through dropped connections, busy servers and stalls.
+"""Bytes of remote files; dropped connections, busy servers and stalls are retried.
 
 `http(s)://` goes through the standard library, `pipe:` through webdataset's opener, everything else (`s3://`, `gs://`,
-`hf://`, …) through fsspec and the package it names for the scheme.
+`hf://`, …) through fsspec and the package that it names for the scheme.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a remote read is tried; see the fields of data.config.CodeDataConfig."""
+    """How a failed remote read is retried; see the fields of data.config.CodeDataConfig."""
 
     retries: int = 8
     retry_pause: float = 0.5
@@ -40,11 +40,11 @@ class Patience:
 
 
 class FinalError(Exception):
-    """Trying again won't help: the file isn't there, or may not be read."""
+    """Retrying is useless: the file isn't there, or may not be read."""
 
 
 class _Body(Protocol):
-    """An opened file from some offset on."""
+    """A file opened at some offset."""
 
     size: int | None
 
@@ -62,10 +62,10 @@ def printable(url: str) -> str:
 
 
 class RemoteFile:
-    """A remote file that can be read and sought in; failed reads are tried again where they stopped.
+    """A remote file that can be read and sought in; failed reads resume where they stopped.
 
-    UserError, naming the file, when it isn't there or `patience` is at its end. `size` is None where the server
-    doesn't tell. Bytes from `stop` on are not asked for. `stopped`, set by another thread, ends the waiting.
+    UserError, naming the file, when it isn't there or `patience` is exhausted. `size` is None where the server doesn't
+    tell. Bytes from `stop` on are not requested. `stopped`, set by another thread, ends the waiting.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class RemoteFile:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def seek(self, offset: int) -> int:
-        """Go to an offset; short ways forward are read over, others open the file anew."""
+        """Go to an offset: a short way forward by reading, else by opening the file again."""
         if 0 <= offset - self.offset <= _CHUNK or (offset > self.offset and self.url.startswith("pipe:")):
             while self.offset < offset and self._some(min(offset - self.offset, _CHUNK)):
                 pass
@@ -106,7 +106,7 @@ class RemoteFile:
         return offset
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
         body, self._body = self._body, None
         if body is not None:
             try:
@@ -126,7 +126,7 @@ class RemoteFile:
                 raise UserError(
                     f"{printable(self.url)} can't be read ({error}): check the address and the rights"
                 ) from error
-            except Exception as error:  # every transport has exceptions of its own; all others are worth another try
+            except Exception as error:  # every transport has its own exceptions; all others are worth a retry
                 self._failed(error)
                 continue
             self.offset += len(piece)
@@ -151,7 +151,7 @@ class RemoteFile:
         if self._failures >= patience.retries:
             raise UserError(
                 f"shard {name} can't be read at byte {self.offset}, {self._failures} attempts failed ({what}): "
-                "resume when it can be reached, or raise data.retries"
+                "resume when it can be reached, or increase data.retries"
             ) from error
         _log.warning(
             "shard %s, byte %d: %s; attempt %d of %d", name, self.offset, what, self._failures + 1, patience.retries
@@ -165,15 +165,10 @@ def fetch(url: str, start: int, stop: int | None, patience: Patience, stopped: t
     """Bytes `start` to `stop` - 1 of a remote file (None: to its end). UserError as in RemoteFile."""
     file = RemoteFile(url, patience, start=start, stop=stop, stopped=stopped)
     try:
-        if stop is not None:
-            contents = file.read(stop - start)
-            if len(contents) < stop - start:
-                raise UserError(f"{printable(url)} ends at byte {start + len(contents)}: its index is of another file")
-            return contents
-        pieces = []
-        while piece := file.read(_CHUNK):
-            pieces.append(piece)
-        return b"".join(pieces)
+        contents = file.read(sys.maxsize if stop is None else stop - start)
+        if stop is not None and len(contents) < stop - start:
+            raise UserError(f"{printable(url)} ends at byte {start + len(contents)}: its index is of another file")
+        return contents
     finally:
         file.close()
 
@@ -238,7 +233,7 @@ class _PipeBody:
 
 
 class _FsspecBody:
-    """Ranges of a few megabytes each: file objects of some of its schemes are shared between threads."""
+    """Reads ranges of a few megabytes: file objects of some schemes are shared between threads."""
 
     def __init__(self, url: str, start: int, stop: int | None, seconds: float):
         import fsspec
@@ -275,13 +270,13 @@ def _skip(read: Callable[[int], bytes], count: int) -> None:
 
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:
-    """What `work` returns or raises; TimeoutError if it takes longer (its thread is then left behind)."""
+    """What `work` returns or raises; TimeoutError if it takes longer (its thread then keeps running)."""
     answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
         try:
             answer.put((work(), None))
-        except BaseException as error:  # handed over to the thread that waits
+        except BaseException as error:  # passed to the waiting thread
             answer.put((None, error))
 
     threading.Thread(target=run, daemon=True, name="data-remote").start()

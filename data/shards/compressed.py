@@ -1,4 +1,4 @@
-"""Open a local shard so that any byte of its tar can be read by offset, also where the file is compressed."""
+"""Opens a local shard so that its tar can be read by offset, also where the file is gzipped."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def is_compressed(path: str | Path) -> bool:
 def open_plain(path: str | Path) -> int:
     """A file descriptor for `os.pread` over the shard's plain tar bytes; the caller closes it.
 
-    A `.tar.gz` is unpacked into an anonymous temporary file, which goes away with the descriptor. That suits small sets
-    (those that ship with the project are compressed); large compressed sets are better re-sharded with `data.pack`.
-    Raises OSError for what cannot be read, a truncated or damaged stream included.
+    A `.tar.gz` is unpacked into an anonymous temporary file, which vanishes with the descriptor: fine for small sets,
+    such as those that ship with the project; re-shard large ones with `data.pack`. OSError for a file that can't be
+    read, a truncated or damaged stream included.
     """
     if not is_compressed(path):
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -11,6 +11,7 @@ from typing import Any
 from data.shards.locations import _joined, is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
 from launch.command.cli import UserError
+from launch.files.atomic import write_file
 
 KIND = "wids-shard-index-v1"
 
@@ -29,7 +30,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """A set of shards. `build_index` makes one from tars, `load_index` and `save` read and write the JSON."""
+    """A set of shards. `build_index` makes one from tars; `load_index` reads and `save` writes the JSON."""
 
     shards: tuple[Shard, ...]
     """The tars, in index order."""
@@ -40,15 +41,15 @@ class ShardIndex:
     licence: str = ""
     """Licence of the samples, or where its text lies."""
     kind: str = "pictures"
-    """`pictures` or `codes`."""
+    """Kind of the samples, as in `data.media.KINDS`."""
     meta: dict[str, Any] = field(default_factory=dict)
-    """What else belongs to the set; of codes: tokenizer, transform, codebook_size, grid, …"""
+    """Further facts about the set; of codes: tokenizer, transform, codebook_size, grid, …"""
     base: str = ""
-    """Folder or URL that the shards' urls are relative to; where the index was loaded from."""
+    """Folder or URL that the shards' urls are relative to: where the index was loaded from."""
     path: str = ""
     """The local file it was loaded from, if any."""
     offsets: ShardOffsets | None = field(default=None, repr=False, compare=False)
-    """Where the samples lie in the shards; None until built, or of remote shards without an offsets file."""
+    """Where the samples lie in the shards; None if not loaded, or for remote shards without an offsets file."""
 
     def __len__(self) -> int:
         return sum(shard.nsamples for shard in self.shards)
@@ -68,17 +69,15 @@ class ShardIndex:
         return any(is_remote(self.location(i)) for i in range(len(self.shards)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the JSON, and the offsets beside it if there are any; each whole or not at all."""
+        """Write the JSON, and the offsets beside it if there are any; each atomically."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.offsets is not None:
             self.offsets.save(offsets_path(path))
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_file(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
 
     def to_json(self) -> dict[str, Any]:
-        """The file's contents."""
+        """The contents of the file."""
         shards: list[dict[str, Any]] = []
         for shard in self.shards:
             entry: dict[str, Any] = {"url": shard.url, "nsamples": shard.nsamples}
@@ -98,7 +97,7 @@ class ShardIndex:
 
     @classmethod
     def from_json(cls, values: Any, base: str, source: str) -> ShardIndex:
-        """The index in a parsed file (`source` names it in errors); UserError if it isn't one."""
+        """The index in a parsed file, which `source` names in errors; UserError if it isn't one."""
         if not isinstance(values, dict) or not isinstance(values.get("shardlist"), list):
             raise UserError(
                 f"{source} is not a shard index: it has no `shardlist`; make one with `python -m data.index`"
@@ -110,12 +109,12 @@ class ShardIndex:
         try:
             shards = tuple(Shard(str(s["url"]), int(s["nsamples"]), s.get("filesize")) for s in values["shardlist"])
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{source} has a shard without url or nsamples ({error}): make the index anew") from error
+            raise UserError(f"{source} has a shard without url or nsamples ({error}): make the index again") from error
         if any(shard.nsamples < 0 for shard in shards):
-            raise UserError(f"{source} has a shard with fewer than 0 samples: make the index anew")
+            raise UserError(f"{source} has a shard with fewer than 0 samples: make the index again")
         for key, kind in (("classes", list), ("meta", dict)):
             if not isinstance(values.get(key) or kind(), kind):
-                raise UserError(f"{source} has a {key} that is no {kind.__name__}: make the index anew")
+                raise UserError(f"{source} has a {key} that is no {kind.__name__}: make the index again")
         return cls(
             shards=shards,
             name=str(values.get("name", "")),

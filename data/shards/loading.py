@@ -1,4 +1,4 @@
-"""Reading, building and mending indexes: the work behind `data.shards.index.ShardIndex`."""
+"""Reading an index, and making the byte offsets that it lacks."""
 
 from __future__ import annotations
 
@@ -20,59 +20,35 @@ from launch.command.cli import UserError
 DEFAULT_SPLIT = "train"
 
 
-def load_index(source: str | os.PathLike[str]) -> ShardIndex:
-    """Read an index (ours, wids', or the Hub's `_info.json`) from a path or URL, and its offsets if they are there.
+def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> ShardIndex:
+    """Read an index (ours, wids', or the Hub's `_info.json`) from a path or URL, with its offsets if there are any.
 
-    Offsets of local shards are made, and kept beside the index, where they are missing or don't fit. UserError for
-    a file that is no index and for a missing shard.
+    For local shards, missing or unfitting offsets are made and stored beside the index. Without `with_offsets` no shard
+    is opened, so damaged ones do no harm. UserError for a file that is no index and for a missing shard.
     """
     path, _, split = os.fspath(source).partition("#")
     remote = is_remote(path)
     try:
-        text = fetch(path, 0, None, Patience()) if remote else Path(path).read_bytes()
-        values = json.loads(text)
+        values = json.loads(fetch(path, 0, None, Patience()) if remote else Path(path).read_bytes())
     except FileNotFoundError as error:
         raise UserError(
-            f"the index {path} is missing: check data.index, or make it with `python -m data.index`"
+            f"the index {path} is missing: check data.index, or make it by data.pack or data.index"
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"the index {path} can't be read ({error}): check data.index") from error
     base = folder_of(path) if remote else str(Path(path).parent)
     index = ShardIndex.from_json(_from_info(values, split, path), base, path)
-    if not index.shards or not len(index):
-        raise UserError(f"the index {path} holds no samples: make it anew with `python -m data.index`")
+    if not len(index):
+        raise UserError(f"the index {path} holds no samples: make it again with `python -m data.index`")
     if remote:
-        return _safe_remote(path, index)
-    return _with_local_offsets(replace(index, path=path), offsets_path(Path(f"{path}#{split}" if split else path)))
-
-
-def _from_info(values: Any, split: str, source: str) -> Any:
-    """The Hub's `_info.json` (splits of filenames and shard_lengths) as an index's values; other values as they are.
-
-    UserError for a split that isn't there.
-    """
-    if not isinstance(values, dict) or "shardlist" in values or not isinstance(values.get("splits"), dict):
-        return values
-    splits = values["splits"]
-    chosen = split or (DEFAULT_SPLIT if DEFAULT_SPLIT in splits else "")
-    if not chosen and len(splits) == 1:
-        chosen = next(iter(splits))
-    if chosen not in splits:
-        raise UserError(f"{source} has no split {chosen!r}: end its address with one of #{', #'.join(splits)}")
-    part = splits[chosen]
-    try:
-        listed = [{"url": u, "nsamples": n} for u, n in zip(part["filenames"], part["shard_lengths"], strict=True)]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source}, split {chosen}: filenames and shard_lengths don't fit ({error})") from error
-    return {"name": f"{values.get('name', '')} {chosen}".strip(), "shardlist": listed}
-
-
-def _safe_remote(url: str, index: ShardIndex) -> ShardIndex:
-    """A remote index with its offsets. It may not name commands or this machine's files."""
-    for i, shard in enumerate(index.shards):
-        if shard.url.startswith("pipe:") or not is_remote(index.location(i)):
-            raise UserError(f"the remote index {url} names {shard.url!r}: only an index on this machine may do that")
-    return index.with_offsets(_remote_offsets(url, index))
+        _refuse_local(path, index)
+    else:
+        index = replace(index, path=path)
+    if not with_offsets:
+        return index
+    if remote:
+        return index.with_offsets(_remote_offsets(path, index))
+    return _with_local_offsets(index, offsets_path(Path(f"{path}#{split}" if split else path)))
 
 
 def check_present(index: ShardIndex, part: int = 0, parts: int = 1) -> None:
@@ -98,37 +74,36 @@ def check_present(index: ShardIndex, part: int = 0, parts: int = 1) -> None:
         )
     if changed:
         raise UserError(
-            f"shard of another size than its index says: {named(changed)}; index it anew with `python -m data.index`"
+            f"shard of another size than its index says: {named(changed)}; index it again with `python -m data.index`"
         )
 
 
-def _with_local_offsets(index: ShardIndex, stored: Path) -> ShardIndex:
-    """The index with its offsets; made anew where they are missing or of another set, if all shards are local."""
+def _from_info(values: Any, split: str, source: str) -> Any:
+    """The Hub's `_info.json` (splits of filenames and shard_lengths) as an index's values; other values as they are.
+
+    UserError for a split that isn't there.
+    """
+    if not isinstance(values, dict) or "shardlist" in values or not isinstance(values.get("splits"), dict):
+        return values
+    splits = values["splits"]
+    chosen = split or (DEFAULT_SPLIT if DEFAULT_SPLIT in splits else "")
+    if not chosen and len(splits) == 1:
+        chosen = next(iter(splits))
+    if chosen not in splits:
+        raise UserError(f"{source} has no split {chosen!r}: end its address with one of #{', #'.join(splits)}")
+    part = splits[chosen]
     try:
-        offsets = ShardOffsets.load(stored)
-        if offsets.counts() == index.sizes:
-            return index.with_offsets(offsets)
-    except (OSError, ValueError):
-        pass
-    if index.remote:
-        return index
-    check_present(index)
-    tars = [index.location(i) for i in range(len(index.shards))]
-    scans = scan_all(tars, threads=min(8, os.cpu_count() or 1))
-    damaged = [f"{tar} ({found.damage})" for tar, found in zip(tars, scans, strict=True) if found.damage]
-    if damaged:
-        raise UserError(f"damaged tars: {named(damaged)}; repair them, or index the others with `python -m data.index`")
-    wrong = [
-        f"{tar} ({len(found.keys)} samples, the index says {size})"
-        for tar, found, size in zip(tars, scans, index.sizes, strict=True)
-        if len(found.keys) != size
-    ]
-    if wrong:
-        raise UserError(f"shards that don't fit {index.path}: {named(wrong)}; make it anew with `python -m data.index`")
-    offsets = ShardOffsets.from_starts([found.starts for found in scans])
-    with suppress(OSError):  # In a read-only folder they are made again next time.
-        offsets.save(stored)
-    return index.with_offsets(offsets)
+        listed = [{"url": u, "nsamples": n} for u, n in zip(part["filenames"], part["shard_lengths"], strict=True)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{source}, split {chosen}: filenames and shard_lengths don't fit ({error})") from error
+    return {"name": f"{values.get('name', '')} {chosen}".strip(), "shardlist": listed}
+
+
+def _refuse_local(url: str, index: ShardIndex) -> None:
+    """UserError where a remote index names commands or this machine's files."""
+    for i, shard in enumerate(index.shards):
+        if shard.url.startswith("pipe:") or not is_remote(index.location(i)):
+            raise UserError(f"the remote index {url} names {shard.url!r}: only an index on this machine may do that")
 
 
 def _remote_offsets(url: str, index: ShardIndex) -> ShardOffsets | None:
@@ -140,12 +115,24 @@ def _remote_offsets(url: str, index: ShardIndex) -> ShardOffsets | None:
     return offsets if offsets.counts() == index.sizes else None
 
 
-def read_index(path: str) -> ShardIndex:
-    """The index, without offsets and without a look at the shards: verification works where they are damaged."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"index={path} can't be read ({error}): name an index made by data.pack or data.index"
-        ) from error
-    return ShardIndex.from_json(values, str(Path(path).parent), path)
+def _with_local_offsets(index: ShardIndex, stored: Path) -> ShardIndex:
+    """The index with the stored offsets; if they are missing or don't fit and all shards are local, with new ones."""
+    with suppress(OSError, ValueError):
+        offsets = ShardOffsets.load(stored)
+        if offsets.counts() == index.sizes:
+            return index.with_offsets(offsets)
+    if index.remote:
+        return index
+    check_present(index)
+    tars = [index.location(i) for i in range(len(index.shards))]
+    scans = list(zip(tars, scan_all(tars, threads=min(8, os.cpu_count() or 1)), index.sizes, strict=True))
+    damaged = [f"{tar} ({scan.damage})" for tar, scan, _ in scans if scan.damage]
+    if damaged:
+        raise UserError(f"damaged tars: {named(damaged)}; repair them, or index the others with `python -m data.index`")
+    wrong = [f"{tar} ({len(scan.keys)} samples, the index says {n})" for tar, scan, n in scans if len(scan.keys) != n]
+    if wrong:
+        raise UserError(f"shards don't fit {index.path}: {named(wrong)}; make it again with `python -m data.index`")
+    offsets = ShardOffsets.from_starts([scan.starts for _, scan, _ in scans])
+    with suppress(OSError):  # in a read-only folder they are made again next time
+        offsets.save(stored)
+    return index.with_offsets(offsets)

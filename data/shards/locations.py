@@ -22,7 +22,7 @@ def _joined(base: str, url: str) -> str:
 
 
 def relative(location: str, base: str) -> str:
-    """A location as an index that lies in `base` names it."""
+    """A location relative to `base`, the folder or URL of an index."""
     if is_remote(location):
         prefix = base.rstrip("/") + "/"
         return location.removeprefix(prefix) if is_remote(base) else location

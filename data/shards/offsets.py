@@ -1,7 +1,7 @@
-"""Where each sample begins in its shard: a small `.npz` beside the index, mapped into memory rather than read.
+"""Where each sample begins in its shard: a small `.npz` beside the index, memory-mapped.
 
-A sample's members are neighbours in the archive, so one number a sample is enough: the 512-byte block of its first
-header. The next sample's block ends it. One `pread` then gives names, labels and pictures together.
+The members of a sample are neighbours in the archive, so one number is enough: the 512-byte block of its first header.
+The next sample's block ends it. One `pread` then reads names, labels and contents together.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ShardOffsets:
         return self.blocks[int(self.first[shard]) : int(self.first[shard + 1])].astype(np.int64) * BLOCK
 
     def save(self, path: Path) -> None:
-        """Write the file whole or not at all."""
+        """Write the file atomically."""
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         with part.open("wb") as file:
             np.savez(file, first=self.first, blocks=self.blocks)
@@ -71,11 +71,11 @@ class ShardOffsets:
 
     @classmethod
     def load(cls, path: Path) -> ShardOffsets:
-        """Map the file into memory: pages come in as they are asked for. ValueError or OSError if it isn't one."""
+        """Map the file into memory, so that pages are read on demand. ValueError or OSError for another file."""
         try:
             return cls(np.array(_mapped(path, "first")), _mapped(path, "blocks"))
         except (zipfile.BadZipFile, KeyError) as error:
-            raise ValueError(f"{path} is not an offsets file: delete it, it is made anew") from error
+            raise ValueError(f"{path} is not an offsets file: delete it, it will be made again") from error
 
 
 def _mapped(path: Path, name: str) -> np.ndarray:
@@ -83,7 +83,7 @@ def _mapped(path: Path, name: str) -> np.ndarray:
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
         info = archive.getinfo(f"{name}.npy")
         if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{path} is compressed: delete it, it is made anew")
+            raise ValueError(f"{path} is compressed: delete it, it will be made again")
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)

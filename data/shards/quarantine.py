@@ -1,15 +1,15 @@
-"""Samples known to be bad: a list beside the index, written by `python -m data.inspect`, honoured by every stream."""
+"""Samples known to be bad: a list beside the index, written by `python -m data.inspect`; streams skip them."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from data.shards.index import ShardIndex
 from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
+from launch.files.atomic import write_file
 
 KIND = "vqloom-quarantine-v1"
 SUFFIX = ".quarantine.json"
@@ -23,9 +23,7 @@ def quarantine_path(index_path: Path) -> Path:
 def save(path: Path, reasons: Mapping[str, Mapping[int, str]]) -> None:
     """Write a list: for each shard url, as in the index, the positions in it and why each is bad."""
     shards = {url: {str(position): why for position, why in of.items()} for url, of in reasons.items() if of}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps({"__kind__": KIND, "shards": shards}, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_file(path, json.dumps({"__kind__": KIND, "shards": shards}, indent=1) + "\n")
 
 
 def load(path: Path) -> dict[str, dict[int, str]]:
@@ -39,7 +37,7 @@ def load(path: Path) -> dict[str, dict[int, str]]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is no quarantine list ({error}): write it anew with `python -m data.inspect`"
+            f"{path} is no quarantine list ({error}): write it again with `python -m data.inspect`"
         ) from error
 
 
@@ -48,24 +46,15 @@ class QuarantinedError(DamagedSampleError):
 
 
 class Quarantine:
-    """The lists of all indexes of a run, by shard number: the first index's shards, then the second's, …"""
+    """The lists beside all (local) indexes of a run, by shard number: the first index's shards, then the second's, …"""
 
-    def __init__(self, reasons: Mapping[int, Mapping[int, str]]):
-        self._reasons = reasons
-
-    @classmethod
-    def of(cls, indexes: Iterable[ShardIndex]) -> Quarantine:
-        """Those beside the (local) indexes."""
-        reasons: dict[int, Mapping[int, str]] = {}
-        first = 0
+    def __init__(self, indexes: Iterable[ShardIndex]):
+        self._reasons: list[Mapping[int, str]] = []
         for index in indexes:
             listed = load(quarantine_path(Path(index.path))) if index.path else {}
-            reasons |= {first + i: listed[shard.url] for i, shard in enumerate(index.shards) if shard.url in listed}
-            first += len(index.shards)
-        return cls(reasons)
+            self._reasons += [listed.get(shard.url, {}) for shard in index.shards]
 
     def check(self, shard: int, position: int) -> None:
         """Raise QuarantinedError for a sample that is not to be used."""
-        reason = self._reasons.get(shard, {}).get(position)
-        if reason is not None:
-            raise QuarantinedError(reason)
+        if position in self._reasons[shard]:
+            raise QuarantinedError(self._reasons[shard][position])

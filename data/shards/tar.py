@@ -1,13 +1,14 @@
-"""Tar archives read by hand, from bytes: which samples a shard holds, where each begins, and what is in one.
+"""Reads tar archives from bytes: which samples a shard holds, where each begins, and what is in one.
 
 A sample is a run of neighbouring members whose names agree up to the first dot of the file name (WebDataset's
-convention). Python's own tarfile is six times slower here and follows names that leave the archive; here members with
+convention). Python's own tarfile is six times slower here and allows names that leave the archive; here members with
 absolute or `..` names are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 BLOCK = 512
@@ -17,7 +18,7 @@ _MOST_NAME_BYTES = 1 << 20
 
 
 class TarError(ValueError):
-    """Bytes that are not a sound tar archive, with the offset where the trouble begins."""
+    """Bytes that are not a sound tar archive, with the offset of the damage."""
 
 
 class Member(NamedTuple):
@@ -45,7 +46,7 @@ def padded(size: int) -> int:
 
 
 class _Header:
-    """Reads member after member; `read(offset, size)` gives the archive's bytes, fewer at its end."""
+    """The header of one member, with the name and size that extension headers before it give."""
 
     def __init__(self) -> None:
         self.long_name: str | None = None
@@ -65,7 +66,7 @@ class _Header:
         return (f"{prefix}/{name}" if prefix else name), block[156:157], size
 
     def extend(self, kind: bytes, contents: bytes) -> None:
-        """Take over a long name or size that stands before the member it belongs to."""
+        """Keep a long name or size that precedes the member it belongs to."""
         if kind == _LONG_NAME:
             self.long_name = _text(contents)
         elif kind == _PAX:
@@ -78,8 +79,8 @@ class _Header:
 def members(buffer: bytes | memoryview, base: int = 0) -> Iterator[Member]:
     """The regular files in `buffer`, a stretch of an archive that starts at a header.
 
-    Offsets count from `base`. TarError where the bytes are no archive or end within a member; ValueError for a name
-    that leaves the archive. A stretch that ends without the closing zero blocks is fine.
+    Offsets count from `base`. TarError where the bytes are no archive or end within a member, and for a name that
+    leaves the archive. The closing zero blocks may be missing.
     """
     view, offset, header = memoryview(buffer), 0, _Header()
     while offset + BLOCK <= len(view):
@@ -104,21 +105,21 @@ def members(buffer: bytes | memoryview, base: int = 0) -> Iterator[Member]:
         raise TarError(f"the archive ends within a header at byte {base + offset}")
 
 
+@dataclass
 class Scan:
-    """The samples of one archive, found without reading their contents.
+    """The samples of one archive, found without reading their contents."""
 
-    `starts` are the offsets of the samples' first headers and, at the end, the offset after the last one; `keys` their
-    keys; `size` the file's bytes, where known; `damage` says where a damaged archive stops, else "".
-    """
-
-    def __init__(self) -> None:
-        self.starts: list[int] = []
-        self.keys: list[str] = []
-        self.damage = ""
-        self.size: int | None = None
+    starts: list[int] = field(default_factory=list)
+    """Offsets of the samples' first headers, and the offset after the last sample."""
+    keys: list[str] = field(default_factory=list)
+    """Their keys."""
+    damage: str = ""
+    """Where a damaged archive stops, and why; empty for a sound one."""
+    size: int | None = None
+    """Bytes of the file, where known."""
 
     def add(self, name: str, start: int, end: int) -> None:
-        """Take in the next member."""
+        """Add the next member."""
         key, _ = split_name(name)
         if not self.starts:
             self.starts = [start, end]
@@ -126,14 +127,14 @@ class Scan:
         elif key == self.keys[-1]:
             self.starts[-1] = end
         else:
-            # A directory or another unused member may lie between the two: it stays with the one before.
+            # A directory or another unused member between the two stays with the first.
             self.starts[-1] = start
             self.starts.append(end)
             self.keys.append(key)
 
 
 class Readable(Protocol):
-    """A file that can be read on."""
+    """A file that can be read in order."""
 
     def read(self, count: int, /) -> bytes:
         """The next `count` bytes; fewer only at the end."""
@@ -153,7 +154,7 @@ def _entries(
 ) -> Iterator[tuple[str | None, int, int, bytes]]:
     """Name (None: no regular file), first byte, end and skipped bytes of each member, to the closing zero block.
 
-    `skip(offset, count)` moves over contents, and gives them if they were read.
+    `skip(offset, count)` moves over contents and returns them if it read them.
     """
     header = _Header()
     collected = []
@@ -183,8 +184,8 @@ def _entries(
 
 
 def scan(file: Seekable) -> Scan:
-    """Walk the headers of an archive, seeking over contents. Damage ends the walk and is told in `Scan.damage`."""
-    found = Scan()
+    """Walk the headers of an archive, seeking over contents. At damage it stops and sets `Scan.damage`."""
+    result = Scan()
 
     def skip(offset: int, count: int) -> bytes:
         # The last byte is read, so that an archive cut within contents is noticed where it is cut.
@@ -198,10 +199,10 @@ def scan(file: Seekable) -> Scan:
     try:
         for name, first, end, _ in _entries(file, 0, skip):
             if name is not None:
-                found.add(name, first, end)
+                result.add(name, first, end)
     except TarError as error:
-        found.damage = str(error)
-    return found
+        result.damage = str(error)
+    return result
 
 
 def samples(file: Readable, offset: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -219,21 +220,16 @@ def samples(file: Readable, offset: int = 0) -> Iterator[tuple[int, bytes]]:
     begin, key = 0, None
     pieces: list[bytes] = []
     damage: TarError | None = None
-    entries = _entries(file, offset, skip)
-    while True:
-        try:
-            name, first, _, raw = next(entries)
-        except StopIteration:
-            break
-        except TarError as error:
-            damage = error
-            break
-        if name is not None and split_name(name)[0] != key:
+    try:
+        for name, first, _, raw in _entries(file, offset, skip):
+            if name is not None and split_name(name)[0] != key:
+                if key is not None:
+                    yield begin, b"".join(pieces)
+                begin, key, pieces = first, split_name(name)[0], []
             if key is not None:
-                yield begin, b"".join(pieces)
-            begin, key, pieces = first, split_name(name)[0], []
-        if key is not None:
-            pieces.append(raw)
+                pieces.append(raw)
+    except TarError as error:
+        damage = error
     if key is not None:
         yield begin, b"".join(pieces)
     if damage is not None:
@@ -241,7 +237,7 @@ def samples(file: Readable, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def _safe(name: str) -> str:
-    """The member's name, or ValueError for one that would leave the archive when unpacked."""
+    """The member's name; TarError for one that would leave the archive when unpacked."""
     name = name.removeprefix("./")
     if name.startswith("/") or "\\" in name or ".." in name.split("/"):
         raise TarError(f"the member name {name!r} leaves the archive")

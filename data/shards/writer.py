@@ -1,14 +1,14 @@
-"""Write WebDataset tar shards: deterministic bytes, never half-visible, resumable shard by shard.
+"""Writes WebDataset tar shards: deterministic bytes, atomic files, resumable shard by shard.
 
 While a set is being written, its folder looks like this:
 
     OUT/train-000000.tar           finished shards, in place
-    OUT/.unfinished/plan.json      what is being written; a restart with another plan is refused
+    OUT/.unfinished/plan.json      what is being written; another plan is refused
     OUT/.unfinished/train-000000.tar.json   one record per finished shard
     OUT/.unfinished/*.part         half-written shards of live processes
 
-`finish` writes the index files and removes `.unfinished`. Whatever moment the process is killed at, a restart keeps the
-shards that have a record and writes the others again, to the same bytes.
+`finish` writes the index files and removes `.unfinished`. After a kill at any moment, a restart keeps the shards that
+have a record and writes the others again, with the same bytes.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class ShardRecord:
     sha256: str
     """Of the file's bytes."""
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What the writing process wants to find again after a restart (skipped samples, histograms); JSON only."""
+    """What the writing process needs after a restart (skipped samples, histograms); JSON values only."""
 
 
 def check_key(key: str) -> str:
-    """The key, if a tar member may be called so; else ValueError.
+    """The key, if it is a valid one for a tar member; else ValueError.
 
     Refused: empty, absolute, `..` or empty parts, a dot in the last part (WebDataset splits key and extension there),
     backslashes and control characters.
@@ -73,7 +73,7 @@ def check_key(key: str) -> str:
 
 
 def fit_key(name: str) -> str:
-    """A key for a tar member, from any name: no dots in the last part, no `..`, nothing absolute, no odd characters."""
+    """A valid key made from any name: no dots in the last part, no `..`, nothing absolute, no control characters."""
     parts = [part for part in re.sub(r"[\\\x00-\x1f\x7f]", "_", name).split("/") if part not in ("", ".", "..")]
     if not parts:
         return "_"
@@ -82,7 +82,7 @@ def fit_key(name: str) -> str:
 
 
 class _Hashed(io.RawIOBase):
-    """Passes writes on and hashes them."""
+    """Forwards writes and hashes them."""
 
     def __init__(self, target: IO[bytes]):
         self._target, self.digest = target, hashlib.sha256()
@@ -92,7 +92,7 @@ class _Hashed(io.RawIOBase):
 
     def write(self, block: Any) -> int:
         if self._target.closed:
-            return len(block)  # A given-up tar tries to write its end when it is collected.
+            return len(block)  # an abandoned tar tries to write its end when it is collected
         self.digest.update(block)
         return self._target.write(block)
 
@@ -100,17 +100,17 @@ class _Hashed(io.RawIOBase):
 def write_tar(
     path: Path, samples: Iterable[Sample], *, part: Path | None = None, starts: list[int] | None = None
 ) -> ShardRecord:
-    """Write one shard: a temporary file, fsync, rename. `.tar`, or `.tar.gz` where the name says so.
+    """Write one shard atomically, as `.tar` or `.tar.gz` by its name.
 
     The bytes depend on the samples alone (no times, no user names). Raises ValueError for a key that occurs twice or
-    that `check_key` refuses; then, or when `samples` raises, nothing stays behind. `starts` gets the offset of each
-    sample in the plain tar, and that of the last one's end.
+    that `check_key` refuses; then, or when `samples` raises, no file is left. `starts` gets the offset of each sample
+    in the plain tar, and that of the last one's end.
     """
     part = part or path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             hashed = _Hashed(file)
-            found = _write_samples(hashed, samples, compressed=path.suffix == ".gz")
+            offsets = _write_samples(hashed, samples, compressed=path.suffix == ".gz")
             file.flush()
             os.fsync(file.fileno())
         size = part.stat().st_size
@@ -120,8 +120,8 @@ def write_tar(
         raise
     sync_folder(path.parent)
     if starts is not None:
-        starts[:] = found
-    return ShardRecord(path.name, len(found) - 1, size, hashed.digest.hexdigest())
+        starts[:] = offsets
+    return ShardRecord(path.name, len(offsets) - 1, size, hashed.digest.hexdigest())
 
 
 def _write_samples(file: Any, samples: Iterable[Sample], *, compressed: bool) -> list[int]:
@@ -157,7 +157,7 @@ class ShardWriter:
         self._lock: IO[str] | None = None
 
     def begin(self, plan: Mapping[str, Any], indexes: Iterable[str], *, overwrite: bool = False) -> None:
-        """Start, or go on with, a set described by `plan` (JSON values) whose index files will be `indexes`.
+        """Start or resume a set described by `plan` (JSON values) whose index files will be `indexes`.
 
         Raises UserError where a finished set lies there and `overwrite` is False, where another plan is unfinished
         there, and where another process is writing it.
@@ -173,8 +173,8 @@ class ShardWriter:
             self.refuse_finished(path.name for path in there)
         if unfinished is not None and unfinished != text and not overwrite:
             key = _first_difference(json.loads(unfinished), json.loads(text))
-            raise UserError(f"out={self.folder} holds an unfinished set made with another {key}: go on with the same "
-                            "options, choose another folder, or pass --overwrite true to start anew")  # fmt: skip
+            raise UserError(f"out={self.folder} holds an unfinished set made with another {key}: use the same "
+                            "options, choose another folder, or pass --overwrite true to start again")  # fmt: skip
         if overwrite and unfinished != text:
             self._remove_old(there)
         for left in (*self._state.glob("*.part"), *self._state.glob(".*.part")):
@@ -194,7 +194,7 @@ class ShardWriter:
                                 "or pass --overwrite true to replace it")  # fmt: skip
 
     def finished(self, name: str) -> ShardRecord | None:
-        """The record of a shard that is already written, else None."""
+        """The record of a shard that is written already, else None."""
         try:
             record = ShardRecord(**json.loads((self._state / f"{name}.json").read_text()))
             same = (self.folder / name).stat().st_size == record.filesize
@@ -229,16 +229,16 @@ class ShardWriter:
         )
 
     def finish(self, indexes: Mapping[str, ShardIndex], files: Mapping[str, str | bytes] | None = None) -> None:
-        """Write the index files (and other files, name → content) and declare the set complete."""
+        """Write the index files (and other files, name → content), which completes the set."""
         for name, content in (files or {}).items():
             write_file(self.folder / name, content, part=self._state / f"{name}.part")
         for name, index in indexes.items():
             index.save(self._state / name)
-            # The offsets first: an index that is there is complete.
-            for made in (offsets_path(self._state / name), self._state / name):
-                if made.exists():
-                    _sync_file(made)
-                    made.replace(self.folder / made.name)
+            # The offsets first: an index that exists is complete.
+            for written in (offsets_path(self._state / name), self._state / name):
+                if written.exists():
+                    _sync_file(written)
+                    written.replace(self.folder / written.name)
         sync_folder(self.folder)
         self._drop_state()
 
@@ -247,17 +247,17 @@ class ShardWriter:
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"out={self.folder} is being written by another process: wait for it or end it") from error
+            raise UserError(f"out={self.folder} is being written by another process: wait for it or stop it") from error
 
     def _drop_state(self) -> None:
-        # The plan goes first: what is left after a kill in here is a finished set with an empty state.
+        # The plan first: a kill in here leaves a finished set with an empty state.
         (self._state / "plan.json").unlink(missing_ok=True)
         shutil.rmtree(self._state, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
 
     def _remove_old(self, indexes: Iterable[Path]) -> None:
-        """Remove the shards that an earlier set's own lists name, and those lists; nothing else."""
+        """Remove the shards that an earlier set's own lists name, and the lists; nothing else."""
         for record in self._state.glob("*.tar*.json"):
             (self.folder / record.name.removesuffix(".json")).unlink(missing_ok=True)
             record.unlink()
@@ -267,7 +267,7 @@ class ShardWriter:
                     (self.folder / shard["url"]).unlink(missing_ok=True)
             for beside in (offsets_path(index), quarantine_path(index), index.with_suffix(".skipped.json")):
                 beside.unlink(missing_ok=True)
-            index.unlink()  # Last: what is left after a kill in here is still known as a set.
+            index.unlink()  # last: after a kill in here the rest is still a set
 
 
 def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.inspect import FOUND, main, read_index
+from data.inspect import FOUND, main
 from data.inspecting.verify import verify
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
+from data.shards.loading import load_index
 from data.shards.scanning import build_index
 from launch.command.cli import UserError
 from tests.data.making import code_set, encoded, jpeg, picture_set, write_tar
@@ -45,14 +46,14 @@ def damaged_set(folder: Path) -> Path:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_sound_set(tmp_path: Path, processes: int) -> None:
-    found = verify(read_index(str(picture_set(tmp_path, [5, 4]))), processes=processes)
+    found = verify(load_index(picture_set(tmp_path, [5, 4]), with_offsets=False), processes=processes)
     assert (found.sound, found.samples, found.shards) == (True, 9, 2)
     assert not (found.unsound or found.misnamed or found.duplicates)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_fault_is_found_once(tmp_path: Path, processes: int) -> None:
-    found = verify(read_index(str(damaged_set(tmp_path))), processes=processes)
+    found = verify(load_index(damaged_set(tmp_path), with_offsets=False), processes=processes)
     assert {(bad.key, bad.position) for bad in found.unsound} == {
         *(("cut", 1), ("nothing", 2), ("nolabel", 3), ("highlabel", 4))
     }
@@ -68,7 +69,7 @@ def test_damaged_tars(tmp_path: Path) -> None:
     whole = (tmp_path / "set-01.tar").read_bytes()
     (tmp_path / "set-01.tar").write_bytes(whole[:4000])
     (tmp_path / "set-02.tar").unlink()
-    found = verify(read_index(str(index)))
+    found = verify(load_index(index, with_offsets=False))
     assert set(found.damaged_tars) == {"set-01.tar", "set-02.tar"}
     lost = {url: [bad.position for bad in found.unsound if bad.url == url] for url in ("set-01.tar", "set-02.tar")}
     assert lost["set-02.tar"] == [0, 1, 2, 3, 4]
@@ -102,7 +103,7 @@ def test_a_quarantined_sample_is_kept_from_training_though_it_decodes(tmp_path: 
 
 def test_codes(tmp_path: Path) -> None:
     index = code_set(tmp_path, [4, 3])
-    assert verify(read_index(str(index))).sound
+    assert verify(load_index(index, with_offsets=False)).sound
     assert main([str(index), "--verify", "--processes", "1"]) == 0
     with pytest.raises(UserError, match="thumbnail is not supported with samples of kind=codes: it is with pictures"):
         main([str(index), "--contact_sheet", str(tmp_path / "sheet.png")])
@@ -122,7 +123,7 @@ def test_a_contact_sheet(tmp_path: Path) -> None:
 
 def test_bad_options_are_one_line(tmp_path: Path) -> None:
     for words, told in (
-        (["nowhere.json"], "can't be read"),
+        (["nowhere.json"], "nowhere.json is missing"),
         (["x.json", "--quarantine"], "add --verify"),
         (["x.json", "--count", "0"], "less than 1"),
     ):
