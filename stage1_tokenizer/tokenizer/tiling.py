@@ -69,7 +69,7 @@ class TiledTokenizer(Tokenizer):
     def _over_tiles(
         self, network: Callable[[Tensor], Tensor], source: Tensor, taken: Sequence[int], given: Sequence[int]
     ) -> Tensor:
-        """network(source), blended from tiles; `taken` and `given` are a latent position's sides in it and in the output."""
+        """network(source), blended from tiles; `taken` and `given` are sides of a latent position in input and output."""
         device = next(self.parameters()).device
         grid = [size // side for size, side in zip(source.shape[2:], taken, strict=True)]
         starts = [first_positions(*sizes) for sizes in zip(grid, self.tile, self.overlap, strict=True)]
@@ -93,7 +93,7 @@ class TiledTokenizer(Tokenizer):
         grid: list[int],
         given: Sequence[int],
     ) -> Tensor:
-        """What `through` gives of each tile, put together to `grid` latent positions."""
+        """The output of `through` for each tile, blended over a grid of latent positions."""
         blended, weights = None, [torch.zeros(side) for side in map(operator.mul, grid, given)]
         for axis, weight in enumerate(weights):
             for start in starts[axis]:
