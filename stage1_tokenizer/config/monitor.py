@@ -1,4 +1,4 @@
-"""When the log says that a run goes wrong."""
+"""When the log warns that a run goes wrong."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from launch.command.checks import check as _check
 
 @dataclass(frozen=True)
 class MonitorConfig:
-    """When a run is said to go wrong. A line is what is logged every run.log_every steps."""
+    """When the monitor warns. A line is what is logged every run.log_every steps."""
 
     window: int = 50
-    """Lines whose median is a value's recent level, known after a fifth of them; 0: no monitor."""
+    """Lines whose median is a value's recent level, from a fifth of them on; 0: no monitor."""
     patience: int = 5
-    """Lines in a row over which a state must last before it is named; a fall or a spike is named at once."""
+    """Consecutive lines for which a state must last before the monitor warns; it warns of a fall or a spike at once."""
     collapse: float = 0.3
-    """Perplexity or number of codes under this share of the recent level: the codebook collapses."""
+    """The codebook collapses if perplexity or the number of codes falls below this share of the recent level."""
     least_use: float = 0.02
-    """The same, lasting, under this share of the most that a rank's part of a batch could have."""
+    """The codebook collapses if either stays below this share of the maximum for a rank's part of a batch."""
     won: float = 0.98
-    """Accuracy from which on the discriminator has won."""
+    """Accuracy from which the discriminator counts as having won."""
     lost: float = 0.02
-    """Distance of the accuracy from 1/2, and of its logits for both sides, up to which the discriminator has lost."""
+    """The discriminator has lost if its accuracy is this close to 1/2, and its logits for both sides are this close."""
     spike: float = 10.0
-    """A loss or a gradient's norm over so many times its recent level: the run diverges."""
+    """The run diverges if a loss or a gradient's norm exceeds its recent level by this factor."""
 
     def __post_init__(self) -> None:
         at = "monitor."

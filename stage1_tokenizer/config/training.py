@@ -49,30 +49,30 @@ class TokenizerTrainConfig:
     """How it is minimised."""
     init: str | None = None
     """Folder of a released or converted tokenizer (or of a run) to fine-tune: a new run begins with its weights, and
-    with its discriminator where it has one that fits loss.adversarial. Its model's settings needn't be given; those
-    that are must agree with it, but for dropout and how the quantizer learns."""
+    with its discriminator if that fits loss.adversarial. Model settings that are left out are taken from it; those that
+    are set must agree with it, except dropout and how the quantizer learns."""
     freeze: list[Literal["encoder", "quantizer", "decoder"]] = field(default_factory=list)
-    """Parts of the tokenizer that stay as they are, with the convolution beside the quantizer and the codebook's
-    statistics: [encoder, quantizer] fine-tunes the decoder alone, and codes stay what they were."""
+    """Parts of the tokenizer that aren't trained, including the convolution next to the quantizer and the codebook's
+    statistics: [encoder, quantizer] fine-tunes only the decoder, so codes don't change."""
     activation_checkpointing: bool = False
-    """Keep only inputs of blocks for the backward pass and compute the rest again: less memory, a third more work."""
+    """Keep only the blocks' inputs for the backward pass and recompute the rest: less memory, a third more work."""
     compile: bool = False
-    """Compile encoder, decoder and discriminator with torch.compile: faster steps on GPUs after minutes of compiling.
+    """Compile encoder, decoder and discriminators with torch.compile: faster steps on GPUs after minutes of compiling.
     On CPUs it needs a C++ compiler."""
     channels_last: bool = False
     """On GPUs, keep weights of 2-D convolutions, and so what they give, in channels-last layout (CPUs choose it
     themselves where it is faster)."""
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
-    """When the log says that the run goes wrong."""
+    """When the log warns that the run goes wrong."""
     steps: int = 100_000
     """Number of training steps."""
     evaluate_every: int = 5000
-    """Steps between two evaluations on data.held_out; the last step is always evaluated; 0: only the last."""
+    """Steps between two evaluations on data.held_out; the last step is always evaluated. 0: only the last step."""
     evaluate_samples: int | None = 1000
-    """Held-out pictures in an evaluation during training; null: all of them."""
+    """Held-out samples in an evaluation during training; null: all of them."""
     evaluate_features: Literal["none", "vgg16", "inception"] = "none"
-    """Also measure distances between held-out pictures and their reconstructions as sets, on this network's features:
-    see stage1_tokenizer.evaluate."""
+    """Network on whose features distances between the sets of held-out pictures and of their reconstructions are also
+    measured; see stage1_tokenizer.evaluate."""
 
     def __post_init__(self) -> None:
         _check("steps", self.steps, self.steps >= 1, "1 or more")
@@ -80,6 +80,11 @@ class TokenizerTrainConfig:
         samples = self.evaluate_samples
         if samples is not None:
             _check("evaluate_samples", samples, samples >= 1, "1 or more, or to null")
+        if self.data.kind == "pictures":
+            self._check_pictures()
+        self._check_method()
+
+    def _check_pictures(self) -> None:
         size = self.data.transform.size
         stride = next((step for step in self.model.stride if size % step), self.model.stride[0])
         if size % stride:
@@ -91,34 +96,33 @@ class TokenizerTrainConfig:
             )
         if self.model.latent_tokens and size != self.model.vit.size:
             raise ValueError(
-                f"data.transform.size={size} differs from model.vit.size={self.model.vit.size}, the only one that "
-                f"model.vit.latent_tokens={self.model.latent_tokens} are for: set them alike"
+                f"data.transform.size={size} differs from model.vit.size={self.model.vit.size}, which "
+                f"model.vit.latent_tokens={self.model.latent_tokens} needs: set both to the same size"
             )
-        self._check_method()
         quantizer = self.model.quantizer
         if quantizer.kind == "multiscale" and quantizer.scales[-1] != size // stride:
             raise ValueError(
                 f"model.quantizer.scales={list(quantizer.scales)} must end with {size // stride}, the latent grid of "
-                f"pictures of data.transform.size={size}: add it, or leave off what is larger"
+                f"pictures of data.transform.size={size}: add it, or remove the larger ones"
             )
         for adversarial in self.loss.adversaries.values():
             adversarial.check_pictures(self.model.in_channels, self.model.spatial_dims, size)
         if self.model.in_channels != self.data.transform.channels:
             raise ValueError(
                 f"model.in_channels={self.model.in_channels} differs from data.transform.channels="
-                f"{self.data.transform.channels}: set them alike"
+                f"{self.data.transform.channels}: set both to the same number"
             )
 
     def _check_method(self) -> None:
         if set(self.freeze) == {"encoder", "quantizer", "decoder"}:
-            raise ValueError(f"freeze={list(self.freeze)} leaves nothing to train: leave off the part that shall learn")
+            raise ValueError(f"freeze={list(self.freeze)} leaves nothing to train: remove the part to train")
         if self.channels_last and self.model.spatial_dims != 2:
             raise ValueError(
-                f"channels_last=true is not for model.spatial_dims={self.model.spatial_dims}: leave it out"
+                f"channels_last=true is not supported with model.spatial_dims={self.model.spatial_dims}: remove it"
             )
         for adversarial in self.loss.adversaries.values():
             if self.compile and (adversarial.penalty or adversarial.penalty_fake):
                 raise ValueError(
-                    f"compile=true can't differentiate the gradients of loss.adversarial.penalty={adversarial.penalty}"
-                    f", penalty_fake={adversarial.penalty_fake}: set them to 0, or compile to false"
+                    f"compile=true is not supported with gradient penalties (penalty={adversarial.penalty}, "
+                    f"penalty_fake={adversarial.penalty_fake} of a discriminator): set them to 0, or compile to false"
                 )

@@ -18,10 +18,10 @@ _WEIGHT_GRADIENTS = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 
 
 def generator_loss(kind: str, fake: Tensor) -> Tensor:
-    """What the generator minimises of the logits of its pictures. (hinge: Lim & Ye 2017; Goodfellow et al. 2014)
+    """The generator's loss, from the logits of its reconstructions. (hinge: Lim & Ye 2017; Goodfellow et al. 2014)
 
-    `vanilla` takes the hinge form's term −D(x̂), as taming-transformers does beside its logistic discriminator;
-    `least_squares` is Mao et al. 2017, with 0 for generated and 1 for real pictures.
+    `vanilla` uses the hinge term −D(x̂), as taming-transformers does with its logistic discriminator; `least_squares`
+    is Mao et al. 2017, with target 0 for generated and 1 for real samples.
     """
     fake = at_least_float32(fake)
     if kind == "least_squares":
@@ -30,7 +30,7 @@ def generator_loss(kind: str, fake: Tensor) -> Tensor:
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
-    """What the discriminator minimises, half for the real pictures and half for the generated ones."""
+    """The discriminator's loss: the mean of one half for real samples and one for generated ones."""
     real, fake = at_least_float32(real), at_least_float32(fake)
     if kind == "hinge":
         return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
@@ -40,10 +40,10 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
 
 
 class LeCam:
-    """Draws the discriminator's logits to running means of the other side's (LeCam: Tseng et al. 2021).
+    """Pulls the discriminator's logits towards running means of the other side's (LeCam: Tseng et al. 2021).
 
     The penalty is E[(D(x) − ā_fake)²] + E[(D(x̂) − ā_real)²]; ā_real and ā_fake are moving averages of the global
-    batch's logits. They belong to a run's state.
+    batch's logits. They are part of a checkpoint.
     """
 
     def __init__(self, decay: float):
@@ -51,7 +51,7 @@ class LeCam:
         self.real, self.fake, self.known = torch.zeros(()), torch.zeros(()), False
 
     def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Take the logits into the averages, then the penalty. Every rank must call it alike."""
+        """Update the averages with the logits, then return the penalty. All ranks must call it."""
         real, fake = at_least_float32(real), at_least_float32(fake)
         new = all_mean(torch.stack([real.detach().mean(), fake.detach().mean()]))
         old = torch.stack([self.real, self.fake]).to(new)
@@ -65,29 +65,29 @@ class LeCam:
         return {"real": self.real, "fake": self.fake, "known": torch.tensor(self.known)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take them back."""
+        """Load the averages."""
         self.real, self.fake, self.known = state["real"], state["fake"], bool(state["known"])
 
 
 def gradient_penalty(logits: Tensor, x_BCHW: Tensor) -> Tensor:
-    """Mean over pictures of ‖∂ΣD/∂x‖²: R1 on real pictures, R2 on others (Mescheder et al. 2018, eq. 9 without γ/2)."""
-    (towards_x,) = torch.autograd.grad(logits.sum(), x_BCHW, create_graph=True)
-    return towards_x.square().flatten(1).sum(1).mean()
+    """Mean of ‖∂ΣD/∂x‖² over samples: R1 on real ones, R2 on generated ones (Mescheder et al. 2018, eq. 9; no γ/2)."""
+    (grad_x,) = torch.autograd.grad(logits.sum(), x_BCHW, create_graph=True)
+    return grad_x.square().flatten(1).sum(1).mean()
 
 
-def adaptive_weight(layer: LastLayer, features_BCHW: Tensor, towards_rec: Tensor, towards_adv: Tensor) -> Tensor:
-    """‖∇L_rec‖ / (‖∇L_adv‖ + 1e-4), the gradients being those of the last layer's weight. (Esser et al. 2021, eq. 7)
+def adaptive_weight(layer: LastLayer, features_BCHW: Tensor, grad_rec: Tensor, grad_adv: Tensor) -> Tensor:
+    """‖∇L_rec‖ / (‖∇L_adv‖ + 1e-4), with the gradients of the last layer's weight. (Esser et al. 2021, eq. 7)
 
-    `layer` is the decoder's last convolution, `features_BCHW` what entered it, `towards_rec` and `towards_adv` the
-    gradients of both losses at what it gave. So no backward through the losses is needed, only one convolution for
-    both, which reads the features once. The gradients are averaged over ranks before their norms are taken.
+    `layer` is the decoder's last convolution, `features_BCHW` its input; `grad_rec` and `grad_adv` are the gradients of
+    both losses at its output. So the weight needs no backward through the losses, only one convolution for both, which
+    reads the features once. The gradients are averaged over ranks before their norms are computed.
     """
-    both = torch.cat([towards_rec, towards_adv], dim=1)
-    outputs = towards_rec.shape[1]
+    both = torch.cat([grad_rec, grad_adv], dim=1)
+    outputs = grad_rec.shape[1]
     features = features_BCHW.detach().to(both.dtype)
-    # A transposed convolution's weight meets the same products, with its input and its output in each other's place.
-    given, towards = (both, features) if layer.transposed else (features, both)
-    shape = (towards.shape[1], given.shape[1], *layer.kernel_size)
-    gradient = _WEIGHT_GRADIENTS[both.ndim - 2](given, shape, towards, stride=layer.stride, padding=layer.padding)
+    # For a transposed convolution input and output change places.
+    entering, grad_out = (both, features) if layer.transposed else (features, both)
+    shape = (grad_out.shape[1], entering.shape[1], *layer.kernel_size)
+    gradient = _WEIGHT_GRADIENTS[both.ndim - 2](entering, shape, grad_out, stride=layer.stride, padding=layer.padding)
     gradient = all_mean(gradient.transpose(0, 1) if layer.transposed else gradient)
     return gradient[:outputs].norm() / (gradient[outputs:].norm() + 1e-4)

@@ -8,6 +8,7 @@ from pathlib import Path
 from data.pictures.batches import PictureBatch
 from launch.run.runtime import Run
 from stage1_tokenizer.config.losses import LossConfig
+from stage1_tokenizer.discriminators import DISCRIMINATORS
 from stage1_tokenizer.losses.lpips import load_lpips
 from stage1_tokenizer.losses.perceptual import PerceptualTerm
 from stage1_tokenizer.losses.pixel import PixelTerm
@@ -50,5 +51,5 @@ def show(path: Path, tokenizer: Tokenizer, index: str) -> None:
     save_pictures(path.with_suffix(".png"), tokenizer, index, SHOWN)
 
 
-PICTURES = Medium("pictures", ("patch", "stylegan", "dino"), terms, measure, show, shown="pictures")
-"""The record."""
+PICTURES = Medium("pictures", tuple(DISCRIMINATORS), terms, measure, show, shown="pictures")
+"""The record; so far every discriminator is for pictures."""

@@ -1,7 +1,7 @@
-"""Names what goes wrong in a run, by the values it logs anyway: when it begins, with what to try, and when it is over.
+"""Warns when a run goes wrong, with what to try, and says when it is over, from the values that are logged anyway.
 
-It looks at the lines of metrics.jsonl, means over run.log_every steps that are on the CPU already, on rank 0. Nothing
-is saved: a continued run forms its view of the recent level anew.
+It reads the lines of metrics.jsonl (means over run.log_every steps, already on the CPU) on rank 0. Nothing is saved: a
+resumed run learns the recent levels anew.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ if TYPE_CHECKING:
     from stage1_tokenizer.tokenizer.model import Tokenizer
 
 CODES = {"codes/perplexity": "perplexity", "codes/used": "codes in use"}
-"""Values that fall when a codebook collapses, and how the log calls them."""
+"""Metrics that fall when a codebook collapses, and their names in the log."""
 
 WATCHED = ("loss/rec", "loss/perceptual", "optimizer/gradient_norm", "optimizer/discriminator_gradient_norm")
-"""Values whose sudden growth is a divergence."""
+"""Metrics whose sudden growth is a divergence."""
 
 ADVICE = {
     "codebook": "try model.quantizer.revive_after=1000, learning=moving_average, or l2_normalise with a small "
     "code_dim; with an entropy term, a larger entropy_weight",
     "discriminator_won": "try loss.adversarial.lecam=0.001, penalty=10 or a lower discriminator_learning_rate",
     "discriminator_lost": "try a higher discriminator_learning_rate, more loss.adversarial.channels, or less penalty",
-    "adaptive_weight": "the adversarial gradient at the last layer all but vanished: see whether the discriminator has "
-    "won, or set loss.adversarial.adaptive_limit lower",
+    "adaptive_weight": "the adversarial gradient at the last layer has almost vanished: check whether the "
+    "discriminator has won, or lower loss.adversarial.adaptive_limit",
     "divergence": "try a lower learning rate, a longer warm-up or a smaller optimizer.clip; if the discriminator has "
-    "just begun, a longer loss.adversarial.ramp",
+    "just started, a longer loss.adversarial.ramp",
 }
-"""What to try."""
+"""What to try, by problem."""
 
 
 class Sign(NamedTuple):
-    """What one line says of one ailment."""
+    """What one line says about one problem."""
 
     bad: bool
-    """Whether it is there."""
+    """Whether the problem is present."""
     over: bool
-    """Whether it has clearly passed."""
+    """Whether it is clearly over."""
     what: str
     """The values, for the log."""
 
 
 class Monitor:
-    """Takes the lines in their order; `look` is a function of them alone."""
+    """Takes the lines in order; what `look` returns depends on them alone."""
 
     def __init__(self, config: MonitorConfig, *, most: Mapping[str, float], limits: Mapping[str, float]):
-        """`most` are the largest possible values of CODES by name; `limits` the largest adaptive weights.
+        """`most` are the largest possible values of CODES, by name.
 
-        The latter by the suffix of their discriminator's metrics (LossConfig.adversaries).
+        `limits` are the largest adaptive weights, by the suffix of the discriminator's metrics.
         """
         self.config = config
         self.most = most
         self.limits = limits
         self._levels: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=config.window))
         self._lines: Counter[str] = Counter()
-        self._ill: set[str] = set()
+        self._active: set[str] = set()
 
     @classmethod
     def of(cls, config: TokenizerTrainConfig, tokenizer: Tokenizer, world_size: int) -> Monitor:
@@ -80,17 +80,17 @@ class Monitor:
         return cls(config.monitor, most=most, limits=limits)
 
     def look(self, values: Mapping[str, float]) -> dict[str, str]:
-        """What begins or is over with this line: sentences by `monitor/NAME`."""
+        """The problems that begin or end with this line: a sentence for each, by `monitor/NAME`."""
         if not self.config.window:
             return {}
         known = {name: value for name, value in values.items() if math.isfinite(value)}
         events = {}
         for name, sign in self._signs(known):
-            if name in self._ill and sign.over:
-                self._ill.remove(name)
+            if name in self._active and sign.over:
+                self._active.remove(name)
                 events[f"monitor/{name}"] = f"over: {sign.what}"
-            elif name not in self._ill and sign.bad:
-                self._ill.add(name)
+            elif name not in self._active and sign.bad:
+                self._active.add(name)
                 events[f"monitor/{name}"] = f"{sign.what}: {ADVICE[name.split('/')[0]]}"
         return events
 
@@ -111,12 +111,12 @@ class Monitor:
                 yield f"divergence/{name}", self._growth(name, values[name])
 
     def _lasts(self, name: str, now: bool) -> bool:
-        """Whether something has been so for `patience` lines."""
+        """Whether something has been true for `patience` lines."""
         self._lines[name] = self._lines[name] + 1 if now else 0
         return self._lines[name] >= self.config.patience
 
     def _level(self, name: str, value: float, keep: bool) -> float | None:
-        """The recent level before this value, which it then takes in if `keep`; None while it is unknown."""
+        """The recent level without this value, None while it is unknown; with `keep` the value then counts for it."""
         past = self._levels[name]
         known = median(past) if len(past) >= max(1, self.config.window // 5) else None
         if keep:
@@ -124,13 +124,13 @@ class Monitor:
         return known
 
     def _codebook(self, values: Mapping[str, float]) -> Sign:
-        """A fall is judged by the level before it, which is kept while it lasts."""
+        """A fall is measured against the level before it, which stays the same while the fall lasts."""
         bad, over, parts = False, True, []
         for name, title in CODES.items():
             if name not in values:
                 continue
             value, least = values[name], self.config.least_use * self.most.get(name, 0)
-            level = self._level(name, value, keep="codebook" not in self._ill)
+            level = self._level(name, value, keep="codebook" not in self._active)
             floor = self.config.collapse * level if level else 0.0
             bad |= self._lasts(name, value < least) or value < floor
             over &= value >= 2 * max(least, floor)
@@ -150,7 +150,7 @@ class Monitor:
         yield f"discriminator_lost{which}", Sign(lost, over, f"the discriminator's guesses: {what}")
 
     def _growth(self, name: str, value: float) -> Sign:
-        """The level goes on following, so that a lasting new one is in time no divergence any more."""
+        """The level keeps following, so a lasting new level is eventually no divergence any more."""
         level = self._level(name, value, keep=True)
         if not level or level < 0:
             return Sign(False, False, "")

@@ -14,7 +14,7 @@ from stage1_tokenizer.train import train
 from stage1_tokenizer.training.monitor import Monitor
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
-from tests.stage1_tokenizer.test_train import configured
+from tests.stage1_tokenizer.training.test_train import configured
 
 HEALTHY = {
     "codes/perplexity": 200.0,

@@ -116,7 +116,7 @@ def test_a_run_is_begun_with_another_at_twice_its_resolution(tmp_path: Path) -> 
     [
         ({"freeze": "[encoder, quantizer, decoder]"}, "leaves nothing to train"),
         ({"freeze": "[codes]"}, "codes"),
-        ({"compile": "true", "loss__adversarial__penalty": 1}, "compile=true can't differentiate"),
+        ({"compile": "true", "loss__adversarial__penalty": 1}, "compile=true is not supported with gradient penalties"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(
