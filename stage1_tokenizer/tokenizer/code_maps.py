@@ -5,14 +5,13 @@ Legend: K codes, D code dimension, h w latent grid.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.tokenizer.model import Tokenizer
 
 SWATCH = 4
 """Side of a swatch's grid, which repeats one code."""

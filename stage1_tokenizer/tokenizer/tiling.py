@@ -69,7 +69,7 @@ class TiledTokenizer(Tokenizer):
     def _over_tiles(
         self, network: Callable[[Tensor], Tensor], source: Tensor, taken: Sequence[int], given: Sequence[int]
     ) -> Tensor:
-        """network(source), blended from tiles; `taken` and `given` are sides of a latent position in input and output."""
+        """network(source), blended; `taken` and `given` are sides of a latent position in input and output."""
         device = next(self.parameters()).device
         grid = [size // side for size, side in zip(source.shape[2:], taken, strict=True)]
         starts = [first_positions(*sizes) for sizes in zip(grid, self.tile, self.overlap, strict=True)]
