@@ -1,10 +1,12 @@
-"""How codes are drawn from logits: temperature, cut-offs, guidance, and their schedules; for every kind of prior."""
+"""How codes are drawn from logits, for every kind of prior: temperature, cut-offs, guidance, and their schedules."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import Literal
+
+from launch.command.checks import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,52 +16,47 @@ class Drawing:
     temperature: float = 1.0
     """Logits are divided by it; 0 takes the most likely code."""
     final_temperature: float | None = None
-    """Temperature at the last position (or step), reached from `temperature` in a straight line; null: no change."""
+    """Temperature at the last position (or step), reached linearly from `temperature`; null: no change."""
     top_k: int = 0
     """Draw from the k most likely codes only; 0 for all."""
     top_p: float = 1.0
     """Draw from the fewest codes that together have this probability; 1 for all."""
     min_p: float = 0.0
-    """Draw from the codes that are at least this share as likely as the most likely one; 0 for all."""
+    """Draw from codes at least this share as likely as the most likely one; 0 for all."""
     guidance: float = 1.0
-    """Scale s of classifier-free guidance, logits = null + s (class - null); 1 is none."""
+    """Strength s of classifier-free guidance, logits = null + s (class - null); 1 is none."""
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the scale goes from 1 to `guidance` over the positions (or steps); constant is `guidance` everywhere."""
+    """How the strength grows from 1 to `guidance` over the positions (or steps); constant: `guidance` everywhere."""
     guidance_from: float = 0.0
-    """Share of the positions (or steps) that are drawn before guidance begins."""
+    """Share of the positions (or steps) drawn before guidance begins."""
     guidance_until: float = 1.0
-    """Share of the positions (or steps) after which guidance ends, which saves half of the work from there on."""
+    """Share of the positions (or steps) after which guidance ends; the rest takes half the work."""
     steps: int = 12
     """Of a masked prior: steps in which all codes are filled in."""
     order: Literal["confidence", "halton"] = "confidence"
-    """Of a masked prior: which codes a step fills in, the most certain ones or those far apart."""
+    """Of a masked prior: whether a step fills in the most certain codes, or codes far apart."""
     choice_temperature: float = 4.5
-    """Of a masked prior with order=confidence: how much chance is in the choice at first."""
+    """Of a masked prior with order=confidence: noise in the choice at the first step."""
 
     def __post_init__(self) -> None:
-        rules = (
-            ("temperature", self.temperature >= 0, "be 0 (most likely code) or more: 1 samples as trained"),
-            (
-                "final_temperature",
-                self.final_temperature is None or self.final_temperature >= 0,
-                "be null (as temperature), or 0 or more",
-            ),
-            ("min_p", 0 <= self.min_p <= 1, "lie in [0, 1]: 0 keeps all codes"),
-            ("guidance_until", 0 <= self.guidance_until <= 1, "lie in [0, 1]: 1 guides to the end"),
+        final = self.final_temperature
+        for name, good, rule in (
+            ("temperature", self.temperature >= 0, "0 (the most likely code) or more; 1 samples as trained"),
+            ("final_temperature", final is None or final >= 0, "null (no change), or 0 or more"),
+            ("top_k", self.top_k >= 0, "0 (all codes) or more"),
+            ("top_p", 0 < self.top_p <= 1, "a number in (0, 1]; 1 keeps all codes"),
+            ("min_p", 0 <= self.min_p <= 1, "a number in [0, 1]; 0 keeps all codes"),
+            ("guidance", self.guidance >= 0, "0 (no class) or more; 1 is no guidance, 3 is usual"),
+            ("guidance_until", 0 <= self.guidance_until <= 1, "a number in [0, 1]; 1 guides to the end"),
             (
                 "guidance_from",
                 0 <= self.guidance_from <= self.guidance_until,
-                "lie in [0, guidance_until]: 0 guides from the start",
+                "a number in [0, guidance_until]; 0 guides from the start",
             ),
-            ("top_k", self.top_k >= 0, "be 0 (all codes) or more"),
-            ("top_p", 0 < self.top_p <= 1, "lie in (0, 1]: 1 keeps all codes"),
-            ("steps", self.steps >= 1, "be 1 or more"),
-            ("choice_temperature", self.choice_temperature >= 0, "be 0 (no chance) or more"),
-            ("guidance", self.guidance >= 0, "be 0 (no class) or more: 1 is no guidance, 3 is usual"),
-        )
-        for name, holds, rule in rules:
-            if not holds:
-                raise ValueError(f"{name}={getattr(self, name)} must {rule}")
+            ("steps", self.steps >= 1, "1 or more"),
+            ("choice_temperature", self.choice_temperature >= 0, "0 (no noise) or more"),
+        ):
+            check(name, getattr(self, name), good, rule)
 
     def guidance_at(self, position: int, positions: int) -> float:
         """Guidance strength at a position in [0, positions); 1, no guidance, outside guidance_from … guidance_until.

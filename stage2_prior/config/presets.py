@@ -1,4 +1,4 @@
-"""Shapes of published priors, by their names: what `model.preset` sets."""
+"""Shapes of published priors by name: the choices of `model.preset`."""
 
 from __future__ import annotations
 

@@ -5,31 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from launch.command.checks import check
 from stage2_prior.config.drawing import Drawing
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Drawing):
-    """Sample pictures of every class."""
+    """Sample pictures of every class or prompt."""
 
     prior: str
     """A finished run's folder or a released prior."""
     tokenizer: str
-    """The released tokenizer whose codes the prior was trained on; another one is refused."""
+    """The released tokenizer that made the prior's training codes; another one is refused."""
     out: str
-    """Folder for the pictures; an interrupted sampling there is continued."""
+    """Folder for the pictures; rerun the command to continue an interrupted sampling."""
     count: int = 10
     """Pictures of each class."""
     classes: list[str] | None = None
-    """Names or numbers of the classes to sample, none for pictures of no class; null for all classes."""
+    """Names or numbers of the classes to sample; none for pictures of no class. null: all classes."""
     prompt: str | None = None
-    """A text to sample pictures of, with a prior trained with model.condition=text."""
+    """A text to sample pictures of; needs a prior trained with model.condition=text."""
     prompts: str | None = None
-    """A file of such texts, one a line; `count` pictures of each."""
+    """A file with one text per line; `count` pictures of each."""
     text_encoder: str | None = None
-    """Where the frozen text encoder lies, if not where it lay in training."""
+    """Folder or Hub name of the frozen text encoder, if it has moved since training."""
     seed: int = 0
-    """Seed; with the class and the picture's number it decides everything random."""
+    """Seed; a picture depends only on it, the class and the picture's number."""
     batch_size: int = 64
     """Pictures drawn at once on each rank. Other sizes give the same pictures up to rounding."""
     decode_batch: int = 16
@@ -37,54 +38,49 @@ class SampleConfig(Drawing):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the prior."""
     compile: bool = False
-    """Draw by a compiled step that is one CUDA graph, after a minute or more of compiling; for one token at a time."""
+    """Compile the step of one token to a CUDA graph, which takes a minute or more; for autoregressive and depth."""
     npz: bool = False
     """Also write OUT/samples.npz (arr_0, uint8 NHWC), which the ADM evaluation suite reads."""
     part: int = 0
-    """Which of `parts` this is, from 0."""
-    dry_run: bool = False
-    """Say what would be drawn, and draw nothing (--dry-run true is the same)."""
+    """Which of `parts` this job samples, from 0."""
     parts: int = 1
-    """Share the batches out to so many jobs; the same command without parts then completes the set."""
+    """Number of jobs to split the batches among; run the command without parts afterwards to complete the set."""
+    dry_run: bool = False
+    """Print what would be sampled, and sample nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        asked = [name for name in ("classes", "prompt", "prompts") if getattr(self, name) is not None]
-        if len(asked) > 1:
-            raise ValueError(f"{' and '.join(asked)} are both set: leave one of them out")
+        subjects = [name for name in ("classes", "prompt", "prompts") if getattr(self, name) is not None]
+        if len(subjects) > 1:
+            raise ValueError(f"{' and '.join(subjects)} are both set: leave one of them out")
         for name in ("count", "batch_size", "decode_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} is negative: set it to 0 or more")
-        if not 0 <= self.part < self.parts:
-            raise ValueError(f"part={self.part} is none of parts={self.parts}: count from 0 to {self.parts - 1}")
+            check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        check("seed", self.seed, self.seed >= 0, "0 or more")
+        check("part", self.part, 0 <= self.part < self.parts, f"a number between 0 and parts - 1 = {self.parts - 1}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintConfig(SampleConfig):
-    """Draw parts of given pictures anew."""
+    """Redraw parts of given pictures."""
 
     given: str
     """An index of pictures, a folder of picture files, or one file."""
     limit: int = 16
-    """Pictures taken of `given` at most; of an index evenly spaced."""
+    """Most pictures of `given` to use; of an index evenly spaced."""
     keep: Literal["top", "bottom", "left", "right", "middle", "border"] = "top"
-    """What of each picture stays. middle: a box, what is around it is drawn; border: all but a box in the middle."""
+    """What stays of each picture. middle: a box in the middle; border: everything around such a box."""
     share: float = 0.5
-    """How much stays, of the height or width (middle, border: of both)."""
+    """How much stays, as a share of the height or width (middle, border: of both)."""
     mask: str | None = None
-    """A picture whose light parts are drawn anew, instead of `keep`; it is stretched to the prepared pictures' size."""
+    """A picture whose light parts are redrawn, instead of `keep`; it is stretched to the pictures' size."""
     count: int = 4
     """Results for each given picture."""
     classes: list[str] | None = None
-    """A class for all pictures, or one for each; null: their labels in an index of the prior's classes, else none."""
+    """A class for all pictures, or one for each; null: their labels, if `given` is an index of the prior's classes."""
     prompts: str | None = None
-    """A file with a text for each picture, one a line (or `prompt`, one for all); null: their captions in an index."""
+    """A file with a line of text for each picture (or `prompt`, one for all); null: the captions of an index."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.share < 1:
-            raise ValueError(f"share={self.share} is not in (0, 1): set what is to stay, such as 0.5")
-        if self.limit < 1:
-            raise ValueError(f"limit={self.limit} is too small: set it to 1 or more")
+        check("share", self.share, 0 < self.share < 1, "a number in (0, 1), such as 0.5")
+        check("limit", self.limit, self.limit >= 1, "1 or more")

@@ -1,30 +1,33 @@
-"""Which text encoder a prior hears captions through: the block `model.text`."""
+"""The text encoder of a prior conditioned on captions: the block `model.text`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from launch.command.checks import check
+
 BYTES = "bytes"
-"""The encoder that is trained along."""
+"""The encoder that is trained with the prior."""
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How captions are read, with model.condition=text."""
+    """How captions are encoded, with model.condition=text."""
 
     encoder: str = BYTES
-    """bytes: a small transformer over the text's bytes, trained along; else a frozen text encoder with its tokenizer
-    (T5, CLIP's, BERT, …): a folder, or its name on the Hub."""
+    """bytes: a small transformer over the text's bytes, trained with the prior; else a frozen text encoder with its
+    tokenizer (T5, CLIP, BERT, …): a folder or a Hub name."""
     revision: str | None = None
-    """Branch, tag or commit of an encoder on the Hub; a release notes the commit."""
+    """Branch, tag or commit of an encoder on the Hub; a release records the commit."""
     tokens: int = 64
-    """Tokens (bytes) of a caption that are heard, and places that they take before the codes; the rest is cut off."""
+    """Tokens (or bytes) of a caption, and positions they take in front of the codes; longer captions are cut off."""
     layers: int = 2
-    """Blocks of the encoder over bytes; it is as wide as the prior."""
+    """Layers of the encoder over bytes; it is as wide as the prior."""
 
     def __post_init__(self) -> None:
         for name in ("tokens", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.text.{name}={getattr(self, name)} is too small: set it to 1 or more")
+            check(f"model.text.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
         if self.revision is not None and self.encoder == BYTES:
-            raise ValueError("model.text.revision is for an encoder on the Hub, and bytes is none: leave it out")
+            raise ValueError(
+                "model.text.revision needs an encoder on the Hub, but model.text.encoder=bytes: leave it out"
+            )

@@ -20,11 +20,12 @@ from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.encoding import EncodeConfig
+from stage2_prior.config.evaluation import EvaluateConfig
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.encode import encode
-from stage2_prior.evaluate import EvaluateConfig, evaluate
+from stage2_prior.measuring.evaluation import evaluate
 from stage2_prior.priors.build import load_prior
 from stage2_prior.release import ReleaseConfig, release
 from stage2_prior.sample import sample

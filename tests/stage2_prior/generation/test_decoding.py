@@ -113,13 +113,13 @@ def test_given_codes_stay_and_the_rest_continues_after_them():
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"guidance": -2.0}])
 def test_wrong_settings_name_the_rule(wrong: dict[str, float]):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* must "):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* is out of range: set it to "):
         Drawing(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"min_p": 1.5}, {"final_temperature": -1.0}, {"guidance_from": 0.8}])
 def test_wrong_schedules_name_the_rule(wrong: dict[str, float]):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* must "):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* is out of range: set it to "):
         Drawing(guidance_until=0.5, **wrong)  # type: ignore[arg-type]
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 from data.pictures.config import TransformConfig
 from launch.command.cli import UserError
 from stage1_tokenizer.measuring.results import report
-from stage2_prior.evaluate import EvaluateConfig, evaluate
+from stage2_prior.config.evaluation import EvaluateConfig
 from stage2_prior.measuring.classifier import PictureClassifier, features, real_pictures
+from stage2_prior.measuring.evaluation import evaluate
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.build import load_prior
 from tests.distributed import run_distributed_test

@@ -14,11 +14,12 @@ from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.evaluation import EvaluateConfig
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.config.sampling import InpaintConfig, SampleConfig
-from stage2_prior.evaluate import EvaluateConfig, evaluate
 from stage2_prior.generation.logits import draw_codes
 from stage2_prior.inpaint import inpaint
+from stage2_prior.measuring.evaluation import evaluate
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import KINDS, load_prior
 from stage2_prior.priors.llama import llama_settings

@@ -70,5 +70,5 @@ def test_the_loss_is_of_each_code_once_in_its_order():
 
 
 def test_the_masked_prior_has_no_order():
-    with pytest.raises(ValueError, match=r"model\.order=random is not for model\.kind=masked"):
+    with pytest.raises(ValueError, match=r"model\.order=random is not supported with model\.kind=masked"):
         PriorModelConfig(kind="masked", order="random")

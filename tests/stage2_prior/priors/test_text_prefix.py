@@ -286,9 +286,9 @@ def test_a_frozen_encoder_is_heard_and_is_no_part_of_the_prior(kind: str, featur
 
 
 def test_what_does_not_fit_is_one_line(captioned: Captioned, coded: Coded, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"model\.condition=text is not for model\.kind=depth"):
+    with pytest.raises(ValueError, match=r"model\.condition=text is not supported with model\.kind=depth"):
         PriorModelConfig(kind="depth", condition="text")
-    with pytest.raises(ValueError, match=r"model\.text\.tokens=0 is too small"):
+    with pytest.raises(ValueError, match=r"model\.text\.tokens=0 is out of range: set it to 1 or more"):
         TextConfig(tokens=0)
     with pytest.raises(UserError, match=r"the text encoder .*nowhere can't be had"):
         TextPrefix(TextConfig(str(tmp_path / "nowhere")), 32, 2)

@@ -11,7 +11,8 @@ import yaml
 from launch.command.cli import UserError
 from stage1_tokenizer.publishing.card import Publication
 from stage2_prior.config.drawing import Drawing
-from stage2_prior.evaluate import EvaluateConfig, evaluate
+from stage2_prior.config.evaluation import EvaluateConfig
+from stage2_prior.measuring.evaluation import evaluate
 from stage2_prior.priors.build import load_prior
 from stage2_prior.publishing.card import write_card
 from stage2_prior.release import ReleaseConfig, release

@@ -185,5 +185,5 @@ def test_codes_without_a_place_are_refused():
     config = InpaintConfig(prior="", tokenizer="", out="", given="x")
     with pytest.raises(UserError, match="have no place in the picture"):
         open_codes(hole(config, 12), tiny_prior(source=replace(SOURCE, grid=(12,))))
-    with pytest.raises(ValueError, match=r"share=1\.0 is not in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"share=1\.0 is out of range: set it to a number in \(0, 1\)"):
         replace(config, share=1.0)

@@ -39,7 +39,7 @@ def test_a_preset_sets_the_shape_and_refuses_another():
     config = PriorModelConfig(preset="LlamaGen-L")
     assert (config.layers, config.width, config.heads, config.inner_width) == (24, 1024, 16, 2816)
     assert PriorModelConfig(preset="LlamaGen-L", layers=24) == config
-    with pytest.raises(ValueError, match=r"model\.layers=5 is not that of model\.preset=LlamaGen-L, which has 24"):
+    with pytest.raises(ValueError, match=r"model\.layers=5 contradicts model\.preset=LlamaGen-L, which has 24"):
         PriorModelConfig(preset="LlamaGen-L", layers=5)
     assert set(PRESETS) >= {"LlamaGen-B", "LlamaGen-3B"}
 

@@ -1,0 +1,47 @@
+"""Settings of stage2_prior.evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from launch.command.checks import check
+from stage1_tokenizer.config.measuring import DistanceConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(DistanceConfig):
+    """Measure a prior and its samples; what isn't set isn't measured."""
+
+    prior: str | None = None
+    """A finished run's folder or a released prior; null to measure pictures from any source. Without it the pictures of
+    an index are cropped to squares and resized to the samples' size."""
+    out: str
+    """JSON file for the results."""
+    tokenizer: str | None = None
+    """The released tokenizer, to check that the prior is over its codes; null: not checked."""
+    codes: str | None = None
+    """Index of held-out codes, for bits_per_code; needs `prior`."""
+    samples: str | None = None
+    """The samples: a folder that stage2_prior.sample wrote, or, for distances alone, any folder of pictures or an .npz
+    (arr_0). Needs `data` for class_agreement or `reference` for distances, or both."""
+    data: str | None = None
+    """Index of real training pictures, which the classifier is fitted to; needs `prior`."""
+    held_out: str | None = None
+    """Index of real held-out pictures, for the classifier's accuracy."""
+    limit: int = 10_000
+    """Most pictures of `data` (and of `held_out`) to use, evenly spaced."""
+    batch_size: int = 64
+    """Codes or pictures that each rank reads at once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.codes is None and self.samples is None:
+            raise ValueError("nothing to measure: set codes; samples and data; or samples and reference")
+        if (self.samples is None) != (self.data is None and self.reference is None):
+            raise ValueError("samples go with data (for class_agreement), with reference (for distances), or with both")
+        if self.prior is None and (self.codes or self.data or self.tokenizer):
+            raise ValueError("codes, data and tokenizer need prior: set it, or leave them out")
+        if self.save_reference and not self.reference:
+            raise ValueError("save_reference needs reference: set it to the pictures whose statistics to save")
+        for name in ("limit", "batch_size"):
+            check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")

@@ -1,0 +1,100 @@
+"""An evaluation: bits per code, class agreement and distances, written as one result."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data.media import read_transform
+from data.pictures.config import TransformConfig
+from data.shards.loading import load_index
+from launch.command.cli import UserError
+from launch.ranks.joined import Joined, joined
+from launch.ranks.vote import on_main
+from stage1_tokenizer import Tokenizer
+from stage1_tokenizer.measuring.evaluation import Evaluation, progress_of
+from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
+from stage1_tokenizer.measuring.picture_sets import side_of
+from stage1_tokenizer.measuring.references import measure_set, reference_of, save_reference
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.config.evaluation import EvaluateConfig
+from stage2_prior.measuring.classifier import agreement
+from stage2_prior.measuring.held_out import held_out_figures
+from stage2_prior.priors.base import Prior, weights_hash
+from stage2_prior.priors.build import load_prior
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure what is configured, write it to config.out, and return it (the same on every rank)."""
+    if config.save_reference and Path(config.save_reference).exists():
+        raise UserError(f"save_reference={config.save_reference} exists: choose another file, or delete it")
+    network = None
+    if config.reference:
+        network = load_network(
+            config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights
+        )
+    prior = load_prior(config.prior) if config.prior else None
+    with joined() as accelerator:
+        ranks = Joined(accelerator)
+        fingerprint = prior.source.tokenizer if prior else None
+        evaluation = Evaluation(ranks, fingerprint=fingerprint, prior=config.prior)
+        if prior is not None:
+            weights = weights_hash(prior)
+            evaluation.add({"tokenizer": fingerprint, "prior_weights": weights}, prior_weights=weights)
+            add_prior(config, prior, ranks, evaluation)
+        if network is not None:
+            add_distances(config, prior, network.to(ranks.device), evaluation)
+        if ranks.rank == 0:
+            evaluation.write(Path(config.out))
+    return evaluation.result()
+
+
+def add_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, evaluation: Evaluation) -> None:
+    """Add bits_per_code and the classifier's figures."""
+    if config.tokenizer:
+        fingerprint = Tokenizer.from_pretrained(config.tokenizer).fingerprint
+        prior.source.must_be_of(fingerprint, "tokenizer", config.tokenizer)
+    if config.codes:
+        index = load_index(config.codes)
+        prior.source.must_equal(CodeSource.of_index(index, config.codes, "codes"), "codes", config.codes)
+        prior.to(ranks.device)
+        figures = held_out_figures(prior, config.codes, ranks, batch_size=config.batch_size)
+        codes = {"set": config.codes, "name": index.name, "count": len(index), **prior.source.to_dict()}
+        evaluation.add({**figures, "codes": len(index)}, codes=codes)
+    if config.data:
+        assert config.samples is not None
+        sets, settings = (config.samples, config.data, config.held_out), (config.limit, config.batch_size)
+        classified = on_main(ranks.accelerator, partial(agreement, *sets, prior.source, *settings))
+        figures = ranks.gather(classified)[0]
+        classifier = {"data": config.data, "limit": config.limit, "what": figures["classifier"]}
+        evaluation.add(figures, classifier=classifier)
+
+
+def add_distances(config: EvaluateConfig, prior: Prior | None, network: FeatureNetwork, evaluation: Evaluation) -> None:
+    """Add the samples' distances from the reference."""
+    assert config.samples is not None and config.reference is not None
+    side, ranks = side_of(config.samples), evaluation.ranks
+    if side is None:
+        raise UserError(f"samples={config.samples} is neither a folder of pictures nor an .npz: give one of the two")
+    transform = read_transform(prior.source.transform) if prior else TransformConfig(size=side)
+    if side != transform.size:
+        raise UserError(
+            f"samples={config.samples} have {side} pixels a side, the prior's pictures {transform.size}: give samples "
+            "of this prior, or leave out prior"
+        )
+    with progress_of("evaluate samples", ranks) as advance:
+        settings: dict[str, Any] = {"batch_size": config.batch_size, "kept": config.kept, "advance": advance}
+        reference = reference_of(config.reference, transform, network, ranks, **settings)
+        samples = measure_set(config.samples, transform, network, ranks, **settings)
+    described = Path(config.samples) / "samples.json"
+    evaluation.add(
+        {"samples": samples.statistics.count},
+        measured_set=samples.about,
+        samples=samples.statistics.count,
+        sampling=json.loads(described.read_text()).get("settings") if described.exists() else None,
+    )
+    if config.save_reference and ranks.rank == 0:
+        save_reference(Path(config.save_reference), reference, network)
+    evaluation.add_distances(network, samples.statistics, reference, kept=config.kept)
