@@ -54,5 +54,5 @@ def test_neighbours_number_the_shards_through() -> None:
 
 def test_a_weight_too_small_to_be_kept_is_refused() -> None:
     orders = [SampleOrder([10], seed=i, batch_size=2) for i in range(2)]
-    with pytest.raises(ValueError, match="raise the small ones"):
+    with pytest.raises(ValueError, match="increase the small ones"):
         MixtureOrder(orders, [1.0, 1e-6], seed=0)
