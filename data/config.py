@@ -8,7 +8,7 @@ from typing import Any
 from data.media import Transform
 from data.order.sample_order import divisors
 from data.pictures.config import TransformConfig
-from launch.command.checks import check
+from launch.command.checks import at_least, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,18 @@ class CodeDataConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError for what is wrong whatever the shards are."""
-        for name in ("batch_size", "threads", "read_ahead", "retries", "connections", "micro_batch", "window"):
-            value = getattr(self, name)
-            check(f"data.{name}", value, value is None or value >= 1, "1 or more")
+        at_least(
+            1,
+            self,
+            "batch_size",
+            "threads",
+            "read_ahead",
+            "retries",
+            "connections",
+            "micro_batch",
+            "window",
+            prefix="data.",
+        )
         if self.lanes is not None and (self.lanes < 1 or self.batch_size % self.lanes):
             raise ValueError(
                 f"data.lanes={self.lanes} does not divide data.batch_size={self.batch_size}: "

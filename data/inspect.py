@@ -17,6 +17,7 @@ from data.inspecting.report import describe, findings_text
 from data.inspecting.verify import Findings, verify
 from data.shards import quarantine
 from data.shards.loading import load_index
+from launch.command.checks import at_least
 from launch.command.cli import parse, run
 
 FOUND = 1
@@ -50,9 +51,7 @@ class InspectConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError with the key, the rule and the value."""
-        for name in ("count", "side", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is less than 1: set it to 1 or more")
+        at_least(1, self, "count", "side", "max_pixels")
         for name in ("quarantine", "report"):
             if getattr(self, name) and not self.verify:
                 raise ValueError(f"{name} is made of what --verify finds: add --verify")

@@ -20,6 +20,7 @@ from data.packing.splits import chosen_splits, cut_by_bytes, cut_by_count
 from data.packing.workers import Job, pack_shards, shard_sizes
 from data.pictures.convert import ConvertConfig
 from data.shards.writer import ShardRecord, ShardWriter
+from launch.command.checks import check
 from launch.command.cli import parse, run
 from launch.command.progress import Progress
 
@@ -71,14 +72,12 @@ class PackConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError with the key, the rule and the value."""
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out={self.held_out} is not in [0, 1): set the share that is held out, such as 0.1")
+        check("held_out", self.held_out, 0 <= self.held_out < 1, "the share that is held out, such as 0.1")
         if self.samples_per_shard is not None and self.megabytes_per_shard is not None:
             raise ValueError("samples_per_shard and megabytes_per_shard are both set: leave one of them out")
         for name in ("samples_per_shard", "megabytes_per_shard", "processes"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value} is not above 0: set it higher or leave it out")
+            check(name, value, value is None or value > 0, "a number above 0, or to null")
 
         for kind, source in SOURCES.items():
             wrong = [name for name in source.options if getattr(self, name) is not None and kind != self.kind]

@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from data.order.simulation import simulate, table
+from launch.command.checks import at_least
 from launch.command.cli import UserError, parse, run
 
 
@@ -39,9 +40,7 @@ class SimulateConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError with the key, the rule and the value."""
-        for name in ("shards", "samples", "sample_bytes", "ranks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is less than 1: set it to 1 or more")
+        at_least(1, self, "shards", "samples", "sample_bytes", "ranks")
         if self.batch_size is not None and self.batch_size % self.ranks:
             raise ValueError(
                 f"batch_size={self.batch_size} is not a multiple of ranks={self.ranks}: change one of them"

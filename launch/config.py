@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from launch.command.checks import check
+from launch.command.checks import at_least, check
 
 FREE_KEYS = (
     "run.folder",
@@ -95,24 +95,10 @@ class RunConfig:
         unknown = [name for name in self.trackers if name not in ("tensorboard", "wandb")]
         if unknown:
             raise ValueError(f"run.trackers={unknown[0]} is not known: use tensorboard, wandb or an empty list")
-        least_values = (
-            ("log_every", 1),
-            ("save_every", 1),
-            ("keep", 1),
-            ("timeout", 1),
-            ("seed", 0),
-            ("watchdog", 0),
-            ("keep_every", 0),
-            ("skip_limit", 0),
-            ("rollbacks", 0),
-        )
-        for name, least in least_values:
-            if getattr(self, name) < least:
-                raise ValueError(f"run.{name}={getattr(self, name)} is too small: set it to {least} or more")
+        at_least(1, self, "log_every", "save_every", "keep", "timeout", "processes", prefix="run.")
+        at_least(0, self, "seed", "watchdog", "keep_every", "skip_limit", "rollbacks", prefix="run.")
         if self.keep_best is not None and self.keep_best.rpartition(":")[2] not in ("min", "max"):
-            raise ValueError(f"run.keep_best={self.keep_best} says not which is best: end it with :min or :max")
-        if self.processes is not None and self.processes < 1:
-            raise ValueError(f"run.processes={self.processes} is too small: set it to 1 or more, or to null")
+            raise ValueError(f"run.keep_best={self.keep_best} doesn't say which is best: end it with :min or :max")
 
 
 FIXED = ("model", "run")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
-from launch.command.checks import check
+from launch.command.checks import at_least
 from launch.command.cli import ERRORS_FOLDER, parse, run
 from launch.command.exit_codes import BAD_INPUT, HUNG, SIGNALLED, STOPPED
 from launch.ranks.launcher import launch_arguments
@@ -35,7 +35,7 @@ class LocalConfig:
     """Ranks on this machine."""
 
     def __post_init__(self) -> None:
-        check("processes", self.processes, self.processes >= 1, "1 or more")
+        at_least(1, self, "processes")
 
 
 def start(module: str, arguments: Sequence[str], processes: int = 1) -> int:

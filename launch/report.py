@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.command.cli import UserError, parse, run
-from launch.files.atomic import write_atomically
+from launch.files.atomic import write_file
 from launch.reporting.charts import Line, line_chart, number, use_chart
 from launch.run import folder, metrics
 from launch.run import provenance as facts
@@ -90,7 +90,7 @@ def write(source: Path, out: Path | None = None) -> Path:
         facts=list(provenance(figures, runs)),
     )
     target = out or source / "report.html"
-    write_atomically(target, page)
+    write_file(target, page)
     return target
 
 

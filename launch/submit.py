@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.command.checks import check
+from launch.command.checks import at_least
 from launch.command.cli import UserError, one_line, parse, run
-from launch.files.atomic import write_atomically
+from launch.files.atomic import write_file
 from launch.run import provenance as facts
 from launch.stages import jobs as chain
 from launch.stages import records
@@ -49,8 +49,7 @@ class SubmitConfig:
     """With --local: ranks of the stages that share work."""
 
     def __post_init__(self) -> None:
-        check("nodes", self.nodes or 1, self.nodes is None or self.nodes >= 1, "1 or more")
-        check("processes", self.processes, self.processes >= 1, "1 or more")
+        at_least(1, self, "nodes", "processes")
 
 
 @dataclass
@@ -173,7 +172,7 @@ def submit(rows: Sequence[Row], out: Path) -> None:
             "command": line,
             "date": facts.now(),
         }
-        write_atomically(out / JOBS, json.dumps({"commit": facts.commit(), "stages": known}, indent=1) + "\n")
+        write_file(out / JOBS, json.dumps({"commit": facts.commit(), "stages": known}, indent=1) + "\n")
 
 
 def _clean() -> dict[str, str]:

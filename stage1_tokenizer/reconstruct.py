@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.command.checks import at_least
 from launch.command.cli import parse, run
 
 
@@ -38,8 +39,8 @@ class ReconstructConfig:
     def __post_init__(self) -> None:
         if not self.files:
             raise ValueError("files is empty: name one or more pictures")
-        if self.tile < 0 or self.max_pixels < 1:
-            raise ValueError(f"tile={self.tile} or max_pixels={self.max_pixels} is too small: leave them out")
+        at_least(0, self, "tile")
+        at_least(1, self, "max_pixels")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

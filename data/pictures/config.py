@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from launch.command.checks import at_least
+
 PICTURES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif", "img")
 """Last parts of the extensions of members that hold a picture."""
 
@@ -38,8 +40,7 @@ class TransformConfig:
         """Raise ValueError with the key, the rule and the value."""
         if self.kind != "pictures":
             raise ValueError(f"transform.kind={self.kind} has other settings than pictures: set kind to pictures")
-        if self.size < 1:
-            raise ValueError(f"transform.size={self.size} is less than 1: set the side of the picture in pixels")
+        at_least(1, self, "size", prefix="transform.")
         if self.channels not in (1, 3):
             raise ValueError(f"transform.channels={self.channels} is neither 1 (grey) nor 3 (RGB): set one of the two")
         if not 0 < self.min_scale <= 1:

@@ -13,6 +13,7 @@ from PIL import Image
 from data.pictures.config import TransformConfig
 from data.pictures.decode import decode_picture
 from data.shards.sample import DamagedSampleError
+from launch.command.checks import at_least, check
 
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpg"),
@@ -50,12 +51,8 @@ class ConvertConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError with the key, the rule and the value."""
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"convert.size={self.size} is less than 1: set the side in pixels")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"convert.quality={self.quality} is not in 1..100: 95 is hardly lossy")
-        if self.max_pixels < 1:
-            raise ValueError(f"convert.max_pixels={self.max_pixels} is less than 1: set it to 1 or more")
+        at_least(1, self, "size", "max_pixels", prefix="convert.")
+        check("convert.quality", self.quality, 1 <= self.quality <= 100, "1 to 100; 95 is hardly lossy")
 
     @property
     def keeps_bytes(self) -> bool:

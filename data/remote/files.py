@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from launch.command.cli import UserError
+from launch.command.cli import UserError, reason
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
@@ -147,7 +147,7 @@ class RemoteFile:
         self.close()
         self._failures += 1
         name, patience = printable(self.url), self._patience
-        what = f"nothing came for {patience.stall_seconds:g} s" if isinstance(error, TimeoutError) else _reason(error)
+        what = f"nothing came for {patience.stall_seconds:g} s" if isinstance(error, TimeoutError) else reason(error)
         if self._failures >= patience.retries:
             raise UserError(
                 f"shard {name} can't be read at byte {self.offset}, {self._failures} attempts failed ({what}): "
@@ -171,10 +171,6 @@ def fetch(url: str, start: int, stop: int | None, patience: Patience, stopped: t
         return contents
     finally:
         file.close()
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _opened(url: str, start: int, stop: int | None, seconds: float) -> _Body:
@@ -242,7 +238,7 @@ class _FsspecBody:
             self._filesystem, self._path = fsspec.core.url_to_fs(url)
             self.size: int | None = within(seconds, lambda: self._filesystem.size(self._path))
         except (FileNotFoundError, PermissionError) as error:
-            raise FinalError(_reason(error)) from error
+            raise FinalError(reason(error)) from error
         except (ImportError, ValueError) as error:
             raise FinalError(f"fsspec can't open it: {error}") from error
         self._offset, self._seconds = start, seconds

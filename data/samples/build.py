@@ -25,7 +25,7 @@ from PIL import Image
 
 from data.packing.splits import cut_evenly, shuffled, split
 from data.shards.writer import ShardWriter
-from launch.command.cli import UserError, parse, run
+from launch.command.cli import UserError, one_line, parse, run
 from launch.command.progress import progress
 
 SEED = 2026
@@ -99,7 +99,7 @@ def contents(package: Package, folder: Path) -> dict[str, bytes]:
         command = ["npm", "pack", "--silent", f"{package.name}@{package.version}"]
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if result.returncode or not path.exists():
-            raise UserError(f"`{' '.join(command)}` failed: {' '.join(result.stderr.split())[-300:]}")
+            raise UserError(f"`{' '.join(command)}` failed: {one_line(result.stderr)[-300:]}")
     if hashlib.sha256(path.read_bytes()).hexdigest() != package.sha256:
         raise UserError(f"{path} is not the package {package.name} {package.version} (another SHA-256): delete it")
     with tarfile.open(path) as archive:

@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec
 
 from data.shards.loading import load_index
-from launch.command.cli import UserError, one_line, parse, run
+from launch.command.cli import UserError, parse, reason, run
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _open_remote(url: str) -> None:
         with fsspec.open(url, "rb") as file:
             file.read(512)
     except Exception as error:
-        raise UserError(f"shard {url} can't be read ({type(error).__name__}: {one_line(error)})") from error
+        raise UserError(f"shard {url} can't be read ({reason(error)})") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,6 @@ The next sample's block ends it. One `pread` then reads names, labels and conten
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data.shards.tar import BLOCK
+from launch.files.atomic import writing
 
 SUFFIX = ".offsets.npz"
 
@@ -55,10 +55,8 @@ class ShardOffsets:
 
     def save(self, path: Path) -> None:
         """Write the file atomically."""
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with part.open("wb") as file:
+        with writing(path) as file:
             np.savez(file, first=self.first, blocks=self.blocks)
-        part.replace(path)
 
     @classmethod
     def from_bytes(cls, contents: bytes) -> ShardOffsets:

@@ -32,7 +32,7 @@ from data.shards.index import Shard, ShardIndex, offsets_path
 from data.shards.offsets import ShardOffsets
 from data.shards.quarantine import quarantine_path
 from launch.command.cli import UserError
-from launch.files.atomic import _sync_file, sync_folder, write_file
+from launch.files.atomic import sync_folder, write_file, writing
 
 Sample = tuple[str, Mapping[str, bytes]]
 """(key, {extension: bytes}): `("n01440764/0001", {"jpg": ..., "cls": b"3"})`."""
@@ -106,19 +106,10 @@ def write_tar(
     that `check_key` refuses; then, or when `samples` raises, no file is left. `starts` gets the offset of each sample
     in the plain tar, and that of the last one's end.
     """
-    part = part or path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            hashed = _Hashed(file)
-            offsets = _write_samples(hashed, samples, compressed=path.suffix == ".gz")
-            file.flush()
-            os.fsync(file.fileno())
-        size = part.stat().st_size
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with writing(path, part=part) as file:
+        hashed = _Hashed(file)
+        offsets = _write_samples(hashed, samples, compressed=path.suffix == ".gz")
+        size = file.tell()
     if starts is not None:
         starts[:] = offsets
     return ShardRecord(path.name, len(offsets) - 1, size, hashed.digest.hexdigest())
@@ -237,7 +228,6 @@ class ShardWriter:
             # The offsets first: an index that exists is complete.
             for written in (offsets_path(self._state / name), self._state / name):
                 if written.exists():
-                    _sync_file(written)
                     written.replace(self.folder / written.name)
         sync_folder(self.folder)
         self._drop_state()

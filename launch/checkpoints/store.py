@@ -6,7 +6,6 @@ launch.checkpoints.folders lists the files.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -21,7 +20,7 @@ from launch.checkpoints import folders, retention, writing
 from launch.checkpoints.pieces import SUFFIX, PieceState, Reader
 from launch.command.cli import UserError
 from launch.config import RunConfig
-from launch.files.atomic import sync_folder
+from launch.files.atomic import move_folder, write_file
 from launch.ranks.vote import Vote
 from launch.run.runtime import Run
 
@@ -205,15 +204,8 @@ def _read(path: Path, part: Stateful) -> None:
 
 def _finish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
     """The manifest last, then the rename that makes the checkpoint exist."""
-    with (temporary / folders.MANIFEST).open("w") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(temporary)
-    if final.exists():  # the same step again: what lies there was passed over as damaged, or is equal
-        shutil.rmtree(final)
-    temporary.rename(final)
-    sync_folder(final.parent)
+    write_file(temporary / folders.MANIFEST, json.dumps(manifest, indent=1))
+    move_folder(temporary, final)  # what lies there, of the same step, was skipped as damaged, or is equal
 
 
 def _check_parts(

@@ -11,6 +11,13 @@ def check(key: str, value: float, good: bool, rule: str) -> None:
         raise ValueError(f"{key}={value} is out of range: set it to {rule}")
 
 
+def at_least(least: float, config: object, *names: str, prefix: str = "") -> None:
+    """Raise ValueError unless each of these settings is `least` or more; null passes."""
+    for name in names:
+        value = getattr(config, name)
+        check(f"{prefix}{name}", value, value is None or value >= least, f"{least} or more")
+
+
 SHOWN = 5
 """Shards named in an error before it says how many more there are."""
 

@@ -29,9 +29,16 @@ class UserError(ValueError):
     """What the user can mend: one line that names the key, the rule, the value and a way out."""
 
 
-def one_line(error: BaseException | str) -> str:
-    """A message without its line breaks; the name of the error's type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException | str, most: int | None = None) -> str:
+    """A message without its line breaks, cut at `most` letters; the name of the error's type where it has none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if most is None or len(text) <= most else f"{text[: most - 1]}…"
+
+
+def reason(error: BaseException) -> str:
+    """The type of a library's error and the first line of its message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:300].rstrip(".:")
 
 
 def parse(

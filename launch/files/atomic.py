@@ -1,19 +1,47 @@
-"""Small files that a reader or a kill finds whole: the old one or the new one."""
+"""Files and folders that a reader or a kill finds complete: the old one or the new one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader or a kill finds the old one or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+@contextlib.contextmanager
+def writing(path: Path, *, part: Path | None = None) -> Iterator[BinaryIO]:
+    """A temporary file that replaces `path` at the end of the block, and is removed if the block fails.
+
+    `part` is where it is written first, on the same file system; beside `path` if left out.
+    """
+    part = part or path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_file(path: Path, content: str | bytes, *, part: Path | None = None) -> None:
+    """Replace a small file as a whole, or leave it as it was."""
+    with writing(path, part=part) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def move_folder(temporary: Path, path: Path) -> None:
+    """Put a complete folder in its place, which it replaces; its files must be synced."""
+    sync_folder(temporary)
+    if path.exists():
+        shutil.rmtree(path)
+    temporary.rename(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -23,19 +51,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def write_file(path: Path, content: str | bytes, *, part: Path | None = None) -> None:
-    """Replace a small file as a whole, or leave it as it was; `part` is where it is written first."""
-    part = part or path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    sync_folder(path.parent)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.command.cli import UserError
+from launch.command.cli import UserError, reason
 
 
 @contextlib.contextmanager
@@ -56,9 +56,3 @@ def fetched(name: str | os.PathLike[str], revision: str | None = None) -> Path:
             f"{name} is no folder here, and could not be fetched from the Hub{at} ({reason(error)}): correct the path "
             f"or the name, or fetch it where there is a network and give the folder"
         ) from error
-
-
-def reason(error: BaseException) -> str:
-    """The first sentence of a library's error, on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:300].rstrip(".:")

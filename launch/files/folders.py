@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all."""
+"""New folders that appear once they are complete."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launch.command.cli import UserError
+from launch.files.atomic import move_folder
 
 
 @contextlib.contextmanager
@@ -24,8 +25,6 @@ def new_folder(out: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
+        move_folder(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
-from launch.command.cli import UserError
+from launch.command.cli import UserError, one_line
 from launch.config import RunConfig
 
 RIGHT_WAY = (
@@ -151,7 +151,7 @@ def failing_together(accelerator: Accelerator) -> Iterator[None]:
             raise
         rank = accelerator.process_index
         if _lost_a_peer(error):
-            print(f"rank {rank} ends because another rank is gone: {_first_line(error)}", file=sys.stderr, flush=True)
+            print(f"rank {rank} ends because another rank is gone: {one_line(error, 300)}", file=sys.stderr, flush=True)
         else:
             print(f"rank {rank} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
         os._exit(1)
@@ -160,7 +160,3 @@ def failing_together(accelerator: Accelerator) -> Iterator[None]:
 def _lost_a_peer(error: BaseException) -> bool:
     signs = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL", "Broken pipe")
     return any(sign in str(error) for sign in signs)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

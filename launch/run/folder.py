@@ -22,7 +22,7 @@ import yaml
 from launch.command.cli import UserError
 from launch.command.renamed import with_new_keys
 from launch.config import FIXED
-from launch.files.atomic import write_atomically
+from launch.files.atomic import write_file
 from launch.run.provenance import facts
 
 CONFIG, ORIGIN, LOG, LOCK = "config.yaml", "run.json", "log.txt", ".lock"
@@ -83,7 +83,7 @@ def adopt(folder: Path, config: Any, free: Sequence[str], allow_changes: Sequenc
                     f"set it back to continue that run, or choose another run.folder{way}"
                 )
             changed[key] = [before, after]
-    write_atomically(path, yaml.safe_dump(new, sort_keys=False))
+    write_file(path, yaml.safe_dump(new, sort_keys=False))
     return changed
 
 
@@ -115,7 +115,7 @@ def add_to_start(folder: Path, **extra: Any) -> None:
     path = folder / ORIGIN
     starts = json.loads(path.read_text())["starts"]
     starts[-1] |= extra
-    write_atomically(path, json.dumps({**starts[-1], "starts": starts}, indent=2) + "\n")
+    write_file(path, json.dumps({**starts[-1], "starts": starts}, indent=2) + "\n")
 
 
 def record_start(folder: Path, **extra: Any) -> None:
@@ -123,4 +123,4 @@ def record_start(folder: Path, **extra: Any) -> None:
     path = folder / ORIGIN
     starts = json.loads(path.read_text())["starts"] if path.exists() else []
     starts.append({**facts(), **extra})
-    write_atomically(path, json.dumps({**starts[-1], "starts": starts}, indent=2) + "\n")
+    write_file(path, json.dumps({**starts[-1], "starts": starts}, indent=2) + "\n")

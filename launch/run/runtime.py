@@ -17,7 +17,7 @@ from torch import Tensor
 from launch.command.exit_codes import STOPPED
 from launch.command.progress import Progress
 from launch.config import RunConfig
-from launch.files.atomic import write_atomically
+from launch.files.atomic import write_file
 from launch.ranks import start as distributed
 from launch.ranks.reduce import all_sum
 from launch.ranks.vote import Vote
@@ -145,7 +145,7 @@ class Run:
         self.barrier()
         if self.is_main:
             text = json.dumps([*done, {"why": str(error)}], indent=2) + "\n"
-            write_atomically(self.folder / bad_updates.FILE, text)
+            write_file(self.folder / bad_updates.FILE, text)
         self.barrier()
         self.say(f"{error}: rolling back to the newest checkpoint, with another order of samples")
         self._means, self._guard = Means(), bad_updates.Guard()

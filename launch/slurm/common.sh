@@ -15,7 +15,6 @@
 # --time 24:00:00 launch/slurm/tokenizer.sbatch [ARGUMENT…]`. Arguments go to the stage's command.
 # Logs: the job's own (--output), and OUT/logs/STAGE-JOB-RESTART/nodeN/…/RANK/{stdout,stderr}.log of each rank.
 
-STOPPED=85
 signals=0
 step=
 
@@ -23,7 +22,7 @@ say() { printf '%s %s: %s\n' "$(date '+%F %T')" "$stage" "$*" >&2; }
 
 die() {
     say "error: $*"
-    exit 2
+    exit 2 # BAD_INPUT, perhaps before Python can be asked
 }
 
 settle() {
@@ -36,6 +35,9 @@ settle() {
         # shellcheck disable=SC1091
         . .venv/bin/activate
     fi
+    # BAD_INPUT, STOPPED and the other exit codes of launch/command/exit_codes.py.
+    eval "$(python -m launch.command.exit_codes)"
+    [ -n "${STOPPED:-}" ] || die "python -m launch.command.exit_codes failed: set up .venv, or name a VQLOOM_SETUP"
     set -a
     # shellcheck disable=SC1090
     . "${VQLOOM_NCCL:-launch/slurm/nccl.env}" || die "VQLOOM_NCCL=${VQLOOM_NCCL:-launch/slurm/nccl.env} failed"
@@ -95,12 +97,12 @@ finish() {
 preflight() {
     [ "${VQLOOM_PREFLIGHT:-1}" != 0 ] || return 0
     local folder=$VQLOOM_LOGS/preflight
-    python -m launch.slurm.preflight begin --folder "$folder" || finish 2 "preflight"
+    python -m launch.slurm.preflight begin --folder "$folder" || finish "$BAD_INPUT" "preflight"
     code=0
     each_node python -m launch.slurm.preflight look --folder "$folder" --gpus "${SLURM_GPUS_ON_NODE:-0}" \
         --recipe "$VQLOOM_RECIPE" --out "$VQLOOM_OUT" --stage "$stage"
     python -m launch.slurm.preflight compare --folder "$folder" \
-        --nodes "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)" || finish 2 "preflight"
+        --nodes "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)" || finish "$BAD_INPUT" "preflight"
     [ "$code" -eq 0 ] || finish "$code" "preflight could not run on every node"
 }
 
@@ -109,7 +111,7 @@ verdict_code() {
     local told
     told=$(cat "$VQLOOM_LOGS"/code.* 2>/dev/null | sort -u | tr '\n' ' ')
     case " $told" in
-        *" 2 "*) code=2 ;;
+        *" $BAD_INPUT "*) code=$BAD_INPUT ;;
         " $STOPPED ") [ "$code" -ne 0 ] || code=$STOPPED ;;
     esac
 }
@@ -120,14 +122,14 @@ run_stage() {
     code=0
     settle
     trap pass_on USR1 TERM
-    attempt begin || exit 2
+    attempt begin || exit "$BAD_INPUT"
     say "attempt $((${SLURM_RESTART_COUNT:-0} + 1)) of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST," \
         "$VQLOOM_PROCESSES ranks a node, meeting at $VQLOOM_ADDRESS:$VQLOOM_PORT"
     preflight
-    [ "$signals" -eq 0 ] || finish $STOPPED "stopped before it began"
+    [ "$signals" -eq 0 ] || finish "$STOPPED" "stopped before it began"
     each_node python -m launch.slurm.node --recipe "$VQLOOM_RECIPE" --out "$VQLOOM_OUT" "$stage" "$@"
     verdict_code
-    if [ "$signals" -gt 0 ] && [ "$code" -gt 128 ]; then
+    if [ "$signals" -gt 0 ] && [ "$code" -gt "$SIGNALLED" ]; then
         finish "$code" "stopped by a signal, before the first step"
     fi
     finish "$code" ""

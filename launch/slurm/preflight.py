@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.command.cli import UserError, one_line, parse, run
-from launch.files.atomic import write_atomically
+from launch.files.atomic import write_file
 from launch.run.provenance import commit, versions
 from launch.stages import jobs as chain
 
@@ -53,7 +53,7 @@ def begin(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("*.json"):
             old.unlink()
-        write_atomically(folder / TOKEN, secrets.token_hex(16))
+        write_file(folder / TOKEN, secrets.token_hex(16))
     except OSError as error:
         raise UserError(f"{folder} can't be written ({error}): let VQLOOM_OUT lie where jobs may write") from None
 
@@ -69,7 +69,7 @@ def look(folder: Path, gpus: int, indexes: Sequence[str]) -> None:
         raise UserError(f"node {node} doesn't see {folder}: let VQLOOM_OUT lie on a shared file system") from None
     report["problems"] += gpu_problems(gpus)
     report["problems"] += [problem for index in indexes if (problem := index_problem(index))]
-    write_atomically(folder / f"{node}.json", json.dumps(report, indent=1))
+    write_file(folder / f"{node}.json", json.dumps(report, indent=1))
 
 
 def gpu_problems(wanted: int) -> list[str]:
@@ -105,7 +105,7 @@ def _gpu_computation() -> list[str]:
             if float((ones @ ones).sum()) != 256.0**3:
                 problems.append(f"GPU {number} computes wrongly")
         except RuntimeError as error:
-            problems.append(f"GPU {number} fails: {str(error).splitlines()[0]}")
+            problems.append(f"GPU {number} fails: {one_line(error, 200)}")
     return problems
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.files.atomic import write_atomically
+from launch.files.atomic import write_file
 from launch.run import provenance
 from launch.stages import records
 from launch.stages.listing import PipelineConfig, Stage
@@ -24,7 +24,7 @@ OF_SAMPLES = (
 
 def write(config: PipelineConfig, done: Sequence[Stage]) -> None:
     """Write OUT/metrics.json."""
-    write_atomically(config.folder / FILE, json.dumps(collect(config, done), indent=2) + "\n")
+    write_file(config.folder / FILE, json.dumps(collect(config, done), indent=2) + "\n")
 
 
 def collect(config: PipelineConfig, done: Sequence[Stage]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.command.checks import check
+from launch.command.checks import at_least
 from launch.command.cli import UserError
 from launch.stages.resources import Resources
 
@@ -49,8 +49,7 @@ class PipelineConfig:
     """A few steps of everything, to see that it works; the pictures will be bad."""
 
     def __post_init__(self) -> None:
-        check("processes", self.processes, self.processes >= 1, "1 or more")
-        check("count", self.count, self.count >= 1, "1 or more")
+        at_least(1, self, "processes", "count")
         if self.data not in SAMPLE_SETS and None in (self.recipe, self.train, self.held_out):
             raise ValueError(
                 f"data={self.data} is no sample set: use one of {', '.join(SAMPLE_SETS)}, "

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from launch.checkpoints import folders
 from launch.command.cli import UserError, parse, run
 from launch.command.exit_codes import BAD_INPUT, STOPPED
-from launch.files.atomic import write_atomically
+from launch.files.atomic import write_file
 from launch.run import provenance
 
 MOST_IDLE = 3
@@ -141,7 +141,7 @@ def _write(out: Path, stage: str, part: int | None, state: dict[str, Any]) -> No
     worked = sum(attempt["ended"] - attempt["began"] for attempt in state["attempts"] if "ended" in attempt)
     state |= {"done": state["state"] == "done", "seconds": round(state.get("earlier_seconds", 0.0) + worked, 1)}
     place.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(place, json.dumps(state, indent=1) + "\n")
+    write_file(place, json.dumps(state, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launch.command.checks import at_least
 from launch.command.cli import UserError, parse
 
 
@@ -35,10 +36,8 @@ class Resources:
     """A command of one's own in place of the stage's; it gets `arguments` and, if it trains, --run.folder."""
 
     def __post_init__(self) -> None:
-        for name, least in (("nodes", 1), ("gpus", 0), ("processes", 1), ("cpus", 1), ("parts", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value} is too small: set it to {least} or more")
+        at_least(1, self, "nodes", "processes", "cpus", "parts")
+        at_least(0, self, "gpus")
 
     def over(self, other: Resources) -> Resources:
         """These, with the other's where these say nothing."""
@@ -72,9 +71,7 @@ class ClusterConfig:
     """What the jobs of a stage get instead, by its name."""
 
     def __post_init__(self) -> None:
-        for name in ("warn_seconds", "most_idle"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
+        at_least(1, self, "warn_seconds", "most_idle")
 
     def resources(self, stage: str) -> Resources:
         """What one stage's jobs get."""

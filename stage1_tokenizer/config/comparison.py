@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from launch.command.checks import at_least
+
 PIXELS_ONLY = {"loss.pixel": "l2", "loss.perceptual.weight": 0, "loss.adversarial.weight": 0}
 """The losses of VAE and VQ-VAE: no LPIPS, no discriminator."""
 
@@ -76,6 +78,4 @@ class CompareConfig:
         for name in self.variants:
             if name not in VARIANTS:
                 raise ValueError(f"variants={name} is not known: choose among {', '.join(VARIANTS)}")
-        for name in ("steps", "processes", "pictures"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
+        at_least(1, self, "steps", "processes", "pictures")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from launch.command.checks import at_least
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceConfig:
@@ -26,8 +28,7 @@ class DistanceConfig:
     """Pictures of each set for kid, precision and recall, chosen by their keys; other distances use all pictures."""
 
     def __post_init__(self) -> None:
-        if self.kept < 4:
-            raise ValueError(f"kept={self.kept} is too small: set it to 4 or more")
+        at_least(4, self, "kept")
         if self.features == "none" and (self.reference or self.save_reference):
             raise ValueError("reference and save_reference need features: set features to vgg16 or inception")
 
@@ -63,10 +64,6 @@ class EvaluateConfig(DistanceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("picture_count", "batch_size", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"samples={self.samples} is too small: set it to 1 or more, or to null for all")
+        at_least(1, self, "picture_count", "batch_size", "threads", "samples")
         if self.lpips_net not in ("vgg", "alex"):
             raise ValueError(f"lpips_net={self.lpips_net} is not known: use vgg or alex")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from launch.command.cli import UserError
+from launch.command.cli import UserError, one_line
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 SUFFIXES = (".safetensors", *PICKLES)
@@ -156,5 +156,4 @@ def _line(error: BaseException) -> str:
     """An error's message in one line of moderate length."""
     if found := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
         return f"it holds {found[1]}, which is not a tensor"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "…"
+    return one_line(error, 160)

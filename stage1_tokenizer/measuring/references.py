@@ -19,6 +19,7 @@ import torch
 
 from data.pictures.config import TransformConfig
 from launch.command.cli import UserError
+from launch.files.atomic import writing
 from launch.ranks.joined import Ranks
 from stage1_tokenizer.measuring.distances import KEPT, Gaussian, SetStatistics, SetSums
 from stage1_tokenizer.measuring.features import FeatureNetwork
@@ -160,6 +161,5 @@ def save_reference(path: Path, reference: MeasuredSet, network: FeatureNetwork) 
         arrays |= {mean: gaussian.mean_D.numpy(), covariance: gaussian.covariance_DD.numpy()}
     about = json.dumps({"network": network.about, "reference": reference.about})
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part.npz")
-    np.savez(part, about=np.array(about), **arrays)
-    part.replace(path)
+    with writing(path) as file:
+        np.savez(file, about=np.array(about), **arrays)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data.pictures.transforms import to_float, to_uint8
 from data.reading.stream import every_sample
+from launch.files.atomic import writing
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
 
@@ -28,9 +29,8 @@ def save_pictures(path: Path, tokenizer: Tokenizer, index: str, count: int) -> N
         reconstructions.append(to_uint8(tokenizer.reconstruct(to_float(batch.pixels_BCHW.to(device)))[0]).cpu())
     page_HWC = side_by_side(torch.cat(originals), torch.cat(reconstructions))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    Image.fromarray(page_HWC).save(part, format="PNG")
-    part.replace(path)
+    with writing(path) as file:
+        Image.fromarray(page_HWC).save(file, format="PNG")
 
 
 def side_by_side(x_BCHW: Tensor, y_BCHW: Tensor, columns: int = 4) -> np.ndarray:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from launch.command.cli import UserError
-from launch.files.downloads import reason
+from launch.command.cli import UserError, reason
 from stage1_tokenizer.publishing.folder import check_release
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from data.media import read_transform
 from launch.checkpoints import folders
-from launch.command.cli import UserError
+from launch.command.cli import UserError, one_line
 from launch.run.folder import CONFIG, ORIGIN
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.tokenizer.folder import model_config
@@ -68,7 +68,7 @@ def read_state(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path} can't be read safely ({' '.join(str(error).split())[:120]}…): it holds more than weights or is "
+            f"{path} can't be read safely ({one_line(error, 120)}): it holds more than weights or is "
             f"damaged: use an older checkpoint"
         ) from error
     return state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.command.checks import check
+from launch.command.checks import at_least, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,7 @@ class EncodeConfig:
     joins."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "threads"):
-            value = getattr(self, name)
-            check(name, value, value is None or value >= 1, "1 or more")
+        at_least(1, self, "batch_size", "threads")
         check("crops", self.crops, self.crops in (1, 5), "1 (the picture) or 5 (corners and centre)")
         check("crop_range", self.crop_range, self.crop_range >= 1, "1 or more")
         check("verify", self.verify, self.verify >= 0, "0 or more")

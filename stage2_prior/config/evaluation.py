@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.command.checks import check
+from launch.command.checks import at_least
 from stage1_tokenizer.config.measuring import DistanceConfig
 
 
@@ -43,5 +43,4 @@ class EvaluateConfig(DistanceConfig):
             raise ValueError("codes, data and tokenizer need prior: set it, or leave them out")
         if self.save_reference and not self.reference:
             raise ValueError("save_reference needs reference: set it to the pictures whose statistics to save")
-        for name in ("limit", "batch_size"):
-            check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        at_least(1, self, "limit", "batch_size")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
-from launch.command.checks import check
+from launch.command.checks import at_least, check
 from stage2_prior.config.presets import PRESETS, PresetName
 from stage2_prior.config.text import TextConfig
 
@@ -77,8 +77,7 @@ class PriorModelConfig:
                 "the first not above the second"
             )
         check("model.z_loss", self.z_loss, self.z_loss >= 0, "0 (none) or more")
-        for name in ("layers", "depth_layers", "width", "heads"):
-            check(f"model.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        at_least(1, self, "layers", "depth_layers", "width", "heads", prefix="model.")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(
                 f"model.width={self.width} divided by model.heads={self.heads} must be an even whole number: set "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.command.checks import check
+from launch.command.checks import at_least, check
 from stage2_prior.config.drawing import Drawing
 
 
@@ -53,8 +53,7 @@ class SampleConfig(Drawing):
         subjects = [name for name in ("classes", "prompt", "prompts") if getattr(self, name) is not None]
         if len(subjects) > 1:
             raise ValueError(f"{' and '.join(subjects)} are both set: leave one of them out")
-        for name in ("count", "batch_size", "decode_batch"):
-            check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        at_least(1, self, "count", "batch_size", "decode_batch")
         check("seed", self.seed, self.seed >= 0, "0 or more")
         check("part", self.part, 0 <= self.part < self.parts, f"a number between 0 and parts - 1 = {self.parts - 1}")
 

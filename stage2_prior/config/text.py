@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.command.checks import check
+from launch.command.checks import at_least
 
 BYTES = "bytes"
 """The encoder that is trained with the prior."""
@@ -25,8 +25,7 @@ class TextConfig:
     """Layers of the encoder over bytes; it is as wide as the prior."""
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "layers"):
-            check(f"model.text.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        at_least(1, self, "tokens", "layers", prefix="model.text.")
         if self.revision is not None and self.encoder == BYTES:
             raise ValueError(
                 "model.text.revision needs an encoder on the Hub, but model.text.encoder=bytes: leave it out"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from data.config import CodeDataConfig
-from launch.command.checks import check
+from launch.command.checks import at_least, check
 from launch.config import OptimizerConfig, RunConfig
 from stage2_prior.config.model import PriorModelConfig
 
@@ -59,9 +59,7 @@ class PriorTrainConfig:
     """Print parameters, operations and memory, and train nothing (--dry-run true is the same)."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is too small: set it to 1 or more")
+        at_least(1, self, "steps", "evaluate_every")
         if not self.data.index:
             raise ValueError("data.index names no index: set it to the index.json that stage2_prior.encode wrote")
         if self.data.micro_batch is not None and self.optimizer.accumulate > 1:

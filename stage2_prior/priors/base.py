@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from launch.command.cli import UserError
-from launch.files.downloads import reason
+from launch.command.cli import UserError, reason
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource, Form
 from stage2_prior.codes.vocabulary import Vocabulary

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from launch.command.cli import UserError
-from launch.files.downloads import reason
+from launch.command.cli import UserError, reason
 from stage2_prior.config.text import BYTES, TextConfig
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from launch.command.cli import UserError
-from launch.files.atomic import write_file
+from launch.files.atomic import write_file, writing
 from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.source import code_type
 from stage2_prior.config.drawing import Drawing
@@ -143,10 +143,8 @@ class Sampling:
         idx_Bhw = idx_Bhw[: len(pictures)]
         for picture, image in zip(pictures, decode_pictures(tokenizer, idx_Bhw, self.config.decode_batch), strict=True):
             image.save(self.path(picture))
-        part = self.codes_path(batch).with_suffix(".part")
-        with part.open("wb") as file:
+        with writing(self.codes_path(batch)) as file:
             np.save(file, idx_Bhw.cpu().numpy().astype(code_type(self.prior.vocabulary.codebook_size)))
-        part.replace(self.codes_path(batch))
 
     def finish(self, seconds: float, drawn: int) -> None:
         """Write grid.png, what else is shown, samples.npz if asked for, and the results."""

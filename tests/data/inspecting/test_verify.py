@@ -125,7 +125,7 @@ def test_bad_options_are_one_line(tmp_path: Path) -> None:
     for words, told in (
         (["nowhere.json"], "nowhere.json is missing"),
         (["x.json", "--quarantine"], "add --verify"),
-        (["x.json", "--count", "0"], "less than 1"),
+        (["x.json", "--count", "0"], "set it to 1 or more"),
     ):
         with pytest.raises(UserError, match=told):
             main(words)

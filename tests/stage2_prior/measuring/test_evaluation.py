@@ -146,7 +146,7 @@ def test_what_does_not_belong_together_is_refused(coded: Coded, trained: Trained
         ({"samples": "s", "data": "d"}, "need prior"),
         ({"prior": "p", "codes": "c", "save_reference": "r"}, "needs reference"),
         ({"samples": "s", "reference": "r", "features": "none"}, "need features"),
-        ({"samples": "s", "reference": "r", "kept": 3}, "too small"),
+        ({"samples": "s", "reference": "r", "kept": 3}, "set it to 4 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             EvaluateConfig(out="o", **wrong)  # type: ignore[arg-type]
