@@ -56,8 +56,8 @@ def _differences(recorded: dict[str, Any], found: dict[str, Any], limits: Limits
         yield "order", "other batches", "these"
     first, second = recorded["tokenizer"], found["tokenizer"]
     for number, (a, b) in enumerate(zip(first["start"], second["start"], strict=True)):
-        near = min(FIRST_STEPS[number], limits.losses)
-        yield from _logged(f"tokenizer.start[{number}]", a, b, Limits(limits.exact, near, losses_only=True))
+        first_limit = min(FIRST_STEPS[number], limits.losses)
+        yield from logged(f"tokenizer.start[{number}]", a, b, Limits(limits.exact, first_limit, losses_only=True))
     if limits.exact and first["fingerprint"] != second["fingerprint"]:
         yield "tokenizer.fingerprint", first["fingerprint"], second["fingerprint"]
     yield from _metrics("tokenizer", first, second, limits)
@@ -70,10 +70,18 @@ def _differences(recorded: dict[str, Any], found: dict[str, Any], limits: Limits
 def _prior(kind: str, recorded: dict[str, Any], found: dict[str, Any], limits: Limits) -> Iterator[Difference]:
     if limits.exact and recorded["weights"] != found["weights"]:
         yield f"{kind}.weights", recorded["weights"], found["weights"]
-    if not _near(recorded["bits_per_code"], found["bits_per_code"], limits.losses):
+    if not near(recorded["bits_per_code"], found["bits_per_code"], limits.losses):
         yield f"{kind}.bits_per_code", recorded["bits_per_code"], found["bits_per_code"]
     yield from _metrics(kind, recorded, found, limits)
     yield from _codes(f"{kind}.samples", recorded["samples"], found["samples"], limits)
+
+
+def differences_of_metrics(
+    place: str, recorded: list[dict[str, Any]], found: list[dict[str, Any]], limits: Limits
+) -> list[str]:
+    """A line for each difference between the logged lines of two runs."""
+    pair = {"metrics": recorded}, {"metrics": found}
+    return [f"{at}: recorded {a}, now {b}" for at, a, b in _metrics(place, *pair, limits)]
 
 
 def _metrics(stage: str, recorded: dict[str, Any], found: dict[str, Any], limits: Limits) -> Iterator[Difference]:
@@ -81,10 +89,10 @@ def _metrics(stage: str, recorded: dict[str, Any], found: dict[str, Any], limits
     if len(lines) != len(others):
         yield f"{stage}.metrics", f"{len(lines)} lines", f"{len(others)} lines"
     for a, b in zip(lines, others, strict=False):
-        yield from _logged(f"{stage} step {a['step']} {a['kind']}", a, b, limits)
+        yield from logged(f"{stage} step {a['step']} {a['kind']}", a, b, limits)
 
 
-def _logged(place: str, recorded: dict[str, Any], found: dict[str, Any], limits: Limits) -> Iterator[Difference]:
+def logged(place: str, recorded: dict[str, Any], found: dict[str, Any], limits: Limits) -> Iterator[Difference]:
     """One line of metrics: everything recorded must be there still; what is new is passed over."""
     for name, value in recorded.items():
         if name not in found:
@@ -92,11 +100,12 @@ def _logged(place: str, recorded: dict[str, Any], found: dict[str, Any], limits:
         elif name in SCHEDULES:
             if found[name] != value:
                 yield f"{place} {name}", value, found[name]
-        elif not _near(value, found[name], limits.losses) and (name.startswith(LOSSES) or not limits.losses_only):
+        elif not near(value, found[name], limits.losses) and (name.startswith(LOSSES) or not limits.losses_only):
             yield f"{place} {name}", value, found[name]
 
 
-def _near(recorded: float, found: float, tolerance: float) -> bool:
+def near(recorded: float, found: float, tolerance: float) -> bool:
+    """Whether two numbers differ by at most this share of the first."""
     return abs(recorded - found) <= tolerance * abs(recorded)
 
 

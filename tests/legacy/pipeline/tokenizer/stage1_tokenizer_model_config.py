@@ -1,0 +1,201 @@
+# Made from stage1_tokenizer.model_config of vqloom 0.1.0, Apache-2.0: change that, not this.
+
+from __future__ import annotations
+
+from typing import Literal
+from dataclasses import dataclass
+from dataclasses import field
+from .stage1_tokenizer_quantizer_config import check as _check
+from .stage1_tokenizer_quantizer_config import QuantizerConfig
+
+
+@dataclass(frozen=True)
+class ConvPlusConfig:
+    """What the published convolutional tokenizers without attention differ in; the defaults are Open-MAGVIT2's."""
+
+    downsample: Literal["conv", "pool"] = "conv"
+    """conv: 3x3 of stride 2, a zero added on every side (Open-MAGVIT2); pool: the mean of 2x2 values (MaskGIT)."""
+    upsample: Literal["shuffle", "nearest"] = "shuffle"
+    """shuffle: 3x3 to four times the channels, which become 2x2 pixels (Open-MAGVIT2); nearest: each value repeated,
+    then 3x3 (MaskGIT)."""
+    adaptive_norm: bool = True
+    """Before each level of the decoder, a normalisation scaled and shifted by the quantized latents' deviation and mean
+    (Open-MAGVIT2); false: none (MaskGIT)."""
+    shortcut: Literal["input", "inner"] = "input"
+    """Where a block's width changes, its 1x1 convolution takes the block's input, or what its two convolutions gave, so
+    that the input itself is lost (MaskGIT as published)."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Size of one of the two transformers; the defaults are ViT-VQGAN's and TiTok's small one."""
+
+    width: int = 512
+    """Length of a token's vector."""
+    depth: int = 8
+    """Number of blocks."""
+    heads: int = 8
+    """Attention heads of a block; must divide the width."""
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """Transformers on patches: ViT-VQGAN by default; TiTok has latent_tokens, patch=16, head=linear."""
+
+    size: int = 256
+    """Side of the pictures for which positions are learned. Others are encoded too, with positions in between, but not
+    with latent tokens."""
+    patch: int = 8
+    """Side of a patch, which becomes one token."""
+    latent_tokens: int = 0
+    """Number of learned tokens that alone become codes, so that a picture is a sequence (N,); 0: one code a patch."""
+    positions: Literal["learned", "sincos"] = "learned"
+    """Of patches: learned vectors, or sines and cosines of row and column."""
+    head: Literal["tanh", "linear"] = "tanh"
+    """Last layers of both: two with tanh between, the decoder's giving patches (ViT-VQGAN); or one, and after the
+    decoder's a 3x3 convolution on the pixels (TiTok)."""
+    encoder: TransformerConfig = field(default_factory=TransformerConfig)
+    """Size of the encoder."""
+    decoder: TransformerConfig = field(default_factory=TransformerConfig)
+    """Size of the decoder."""
+
+    def __post_init__(self) -> None:
+        at = "model.vit."
+        _check(at + "patch", self.patch, self.patch >= 1, "1 or more")
+        _check(at + "latent_tokens", self.latent_tokens, self.latent_tokens >= 0, "0 (a code for each patch) or more")
+        fits = self.size >= 1 and self.size % self.patch == 0
+        _check(at + "size", self.size, fits, f"a multiple of model.vit.patch={self.patch}")
+        for name, shape in (("encoder", self.encoder), ("decoder", self.decoder)):
+            _check(f"{at}{name}.depth", shape.depth, shape.depth >= 1, "1 or more")
+            _check(f"{at}{name}.heads", shape.heads, shape.heads >= 1, "1 or more")
+            least = 4 * shape.heads if self.positions == "sincos" else shape.heads
+            fits = shape.width >= 1 and shape.width % least == 0
+            _check(f"{at}{name}.width", shape.width, fits, f"a multiple of {least}, for its heads and positions")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The networks of a tokenizer: encoder, quantizer, decoder."""
+
+    backbone: Literal["conv", "conv_plus", "vit"] = "conv"
+    """conv: VQGAN's (taming-transformers, LlamaGen, IBQ, VAR, diffusers); conv_plus: residual blocks without biases or
+    attention, as many in the middle as in a level (MaskGIT, Open-MAGVIT2); vit: transformers on patches (ViT-VQGAN,
+    TiTok), for which channels, channel_multipliers, res_blocks and attention have no meaning."""
+    conv_plus: ConvPlusConfig = field(default_factory=ConvPlusConfig)
+    """With backbone=conv_plus: its variants."""
+    vit: VitConfig = field(default_factory=VitConfig)
+    """With backbone=vit: its transformers."""
+    spatial_dims: Literal[1, 2, 3] = 2
+    """1 for audio, 2 for pictures, 3 for video: chooses the convolutions."""
+    in_channels: int = 3
+    """Channels of the data: 3 for colour, 1 for grey."""
+    pixel_range: Literal["symmetric", "unit"] = "symmetric"
+    """What the encoder sees: pixels in [-1, 1], or scaled to [0, 1] as in MaskGIT. Pictures are given in [-1, 1] in
+    both cases; it matters at the borders, where convolutions see zeros."""
+    channels: int = 128
+    """Width at full resolution."""
+    channel_multipliers: list[int] = field(default_factory=lambda: [1, 1, 2, 2, 4])
+    """Width of each level over `channels`; between two levels the resolution halves, so 5 levels make a 1/16 grid."""
+    res_blocks: int = 2
+    """Residual blocks of each level (with conv, the decoder has one more)."""
+    attention: bool = True
+    """With conv: self-attention at the lowest resolution; false: none anywhere."""
+    attention_levels: list[int] | None = None
+    """With conv: the levels that have attention, 0 being the full resolution; null: the lowest one. Published
+    configurations name resolutions instead: attn_resolutions=[16] at resolution=256 is level 4, as 256 / 2^4 = 16."""
+    attention_middle: bool = True
+    """With conv: attention between the two blocks in the middle too (all published ones that have attention)."""
+    z_channels: int = 256
+    """Channels that the encoder gives and the decoder takes; convolutions lie between them and the quantizer."""
+    double_z: bool = False
+    """The encoder gives twice z_channels: mean and variance of a published Gaussian VAE."""
+    quant_conv_kernel: Literal[0, 1, 3] = 1
+    """Width of the convolutions before and after the quantizer (quant_conv, post_quant_conv): 1 mostly, 3 for VAR; 0:
+    there are none (MaskGIT, Open-MAGVIT2), and z_channels must be what the quantizer takes and gives."""
+    dropout: float = 0.0
+    """Dropout inside residual blocks."""
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    """How latent vectors become codes."""
+
+    def __post_init__(self) -> None:
+        _check("model.in_channels", self.in_channels, self.in_channels >= 1, "1 or more")
+        _check("model.channels", self.channels, self.channels >= 1, "1 or more")
+        _check("model.res_blocks", self.res_blocks, self.res_blocks >= 1, "1 or more")
+        _check("model.z_channels", self.z_channels, self.z_channels >= 1, "1 or more")
+        _check("model.dropout", self.dropout, 0 <= self.dropout < 1, "a share from 0 to below 1")
+        levels = self.attention_levels
+        if levels is not None and not all(0 <= level < len(self.channel_multipliers) for level in levels):
+            raise ValueError(
+                f"model.attention_levels={list(levels)} must lie in [0, {len(self.channel_multipliers)}), the levels "
+                f"of model.channel_multipliers: leave off the others"
+            )
+        self._check_unused()
+        self._check_widths()
+        if self.quantizer.kind == "multiscale" and self.spatial_dims != 2:
+            raise ValueError(
+                f"model.spatial_dims={self.spatial_dims} can't have model.quantizer.kind=multiscale, which is for "
+                f"pictures: set it to 2, or choose kind=residual"
+            )
+        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+            raise ValueError(
+                f"model.channel_multipliers={list(self.channel_multipliers)} must be one or more whole numbers from 1 "
+                f"on: set it to [1, 2, 4], for example"
+            )
+
+    def _check_unused(self) -> None:
+        """What is set must be used, or refused."""
+        conv, vit = self.backbone == "conv", self.backbone == "vit"
+        unused = {
+            "attention_levels": not (conv and self.attention) and self.attention_levels is not None,
+            "attention_middle": not (conv and self.attention) and not self.attention_middle,
+            "conv_plus": self.backbone != "conv_plus" and self.conv_plus != ConvPlusConfig(),
+            "vit": not vit and self.vit != VitConfig(),
+            "channels": vit and self.channels != 128,
+            "channel_multipliers": vit and list(self.channel_multipliers) != [1, 1, 2, 2, 4],
+            "res_blocks": vit and self.res_blocks != 2,
+        }
+        for name, in_vain in unused.items():
+            if in_vain:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)} has no meaning with model.backbone={self.backbone}, "
+                    f"model.attention={self.attention}: leave it out"
+                )
+        if vit and self.spatial_dims != 2:
+            raise ValueError(f"model.spatial_dims={self.spatial_dims} is not for model.backbone=vit: set it to 2")
+        if self.latent_tokens and self.quantizer.kind == "multiscale":
+            raise ValueError(
+                f"model.vit.latent_tokens={self.latent_tokens} makes no grid to shrink, as "
+                f"model.quantizer.kind=multiscale needs: set it to 0, or choose kind=residual"
+            )
+
+    def _check_widths(self) -> None:
+        """Without convolutions beside the quantizer, the networks must give and take what it does."""
+        quantizer, z_channels = self.quantizer, self.z_channels
+        bits = quantizer.codebook_size.bit_length() - 1
+        width = {"fsq": len(quantizer.levels), "lfq": bits, "bsq": bits}.get(quantizer.kind, quantizer.code_dim)
+        twice = quantizer.kind == "gaussian"
+        if self.quant_conv_kernel == 0 and (z_channels != width or self.double_z != twice):
+            raise ValueError(
+                f"model.quant_conv_kernel=0 joins encoder and quantizer directly, but model.z_channels={z_channels}, "
+                f"model.double_z={self.double_z} don't fit kind={quantizer.kind}: set them to {width} and {twice}"
+            )
+
+    @property
+    def encoder_channels(self) -> int:
+        """Channels of what the encoder gives."""
+        return self.z_channels * (1 + self.double_z)
+
+    @property
+    def latent_tokens(self) -> int:
+        """Latent vectors of a picture where they are a sequence; 0 where they lie on a grid."""
+        return self.vit.latent_tokens if self.backbone == "vit" else 0
+
+    @property
+    def latent_dims(self) -> int:
+        """Axes of the latents beside batch and channels: 1 for a sequence."""
+        return 1 if self.latent_tokens else self.spatial_dims
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent position along each axis; of latent tokens, pixels of a patch."""
+        return self.vit.patch if self.backbone == "vit" else 1 << (len(self.channel_multipliers) - 1)

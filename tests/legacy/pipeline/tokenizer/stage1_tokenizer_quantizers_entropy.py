@@ -1,0 +1,67 @@
+# Made from stage1_tokenizer.quantizers.entropy of vqloom 0.1.0, Apache-2.0: change that, not this.
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+import torch
+from torch import Tensor
+from .stage1_tokenizer_reduce import differentiable_sum
+from .stage1_tokenizer_reduce import world
+
+
+def entropy(p_K: Tensor) -> Tensor:
+    """−Σ p log p over the last axis; 0 log 0 is 0."""
+    return -(p_K * p_K.clamp_min(1e-30).log()).sum(-1)
+
+
+def bit_entropy(logit_NL: Tensor) -> Tensor:
+    """Entropy of a bit that is 1 with probability σ(logit), elementwise: softplus(x) − x σ(x)."""
+    return F.softplus(logit_NL) - logit_NL * torch.sigmoid(logit_NL)
+
+
+def outer(p_NL: Tensor) -> Tensor:
+    """Probabilities (N, 2^L) of all codes of L independent bits; the first bit is the highest."""
+    joint_NK = p_NL.new_ones(len(p_NL), 1)
+    for bit_N in p_NL.unbind(1):
+        joint_NK = (joint_NK.unsqueeze(2) * torch.stack([1 - bit_N, bit_N], 1).unsqueeze(1)).flatten(1)
+    return joint_NK
+
+
+def mean_code(p_NL: Tensor) -> Tensor:
+    """Mean over N of `outer`, (2^L,), without ever holding N × 2^L: halves of the bits, then one matrix product."""
+    half = p_NL.shape[1] // 2
+    return (outer(p_NL[:, :half]).T @ outer(p_NL[:, half:])).flatten() / len(p_NL)
+
+
+def over_ranks(mean_K: Tensor) -> Tensor:
+    """The mean over ranks, with gradient: the global batch's."""
+    return differentiable_sum(mean_K) / world()[1]
+
+
+def binary_entropies(logit_NL: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """E[H(q(z))] and H[E[q(z)]] for codes of independent bits. (Yu et al. 2023, MAGVIT-v2, eq. 5)
+
+    The first is exact: entropies of independent bits add up. The second is exact for up to `group` bits; longer codes
+    are cut into groups of at most so many bits, taken as independent of each other (Zhao et al. 2024, BSQ, section 4,
+    has groups of one bit), so that a codebook of any size costs 2^group.
+    """
+    each = bit_entropy(logit_NL).sum(1).mean()
+    parts = torch.sigmoid(logit_NL).split(group, dim=1)
+    return each, torch.stack([entropy(over_ranks(mean_code(part))) for part in parts]).sum()
+
+
+def soft_entropies(logit_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """E[H(q(z))] and H[E[q(z)]] for codes chosen with probability softmax(logits)."""
+    p_NK = logit_NK.softmax(1)
+    each = (torch.logsumexp(logit_NK, 1) - (p_NK * logit_NK).sum(1)).mean()
+    return each, entropy(over_ranks(p_NK.mean(0)))
+
+
+def weighted(config: QuantizerConfig, entropies: tuple[Tensor, Tensor], steps: int) -> Tensor:
+    """The term to be minimised: weight · (E[H] − γ H[E]), the weight annealed.
+
+    It starts at entropy_boost times entropy_weight and falls linearly to entropy_weight within `anneal` steps.
+    """
+    left = max(0.0, 1 - steps / config.anneal) if config.anneal else 0.0
+    weight = config.entropy_weight * (1 + (config.entropy_boost - 1) * left)
+    return weight * (entropies[0] - config.entropy_diversity * entropies[1])

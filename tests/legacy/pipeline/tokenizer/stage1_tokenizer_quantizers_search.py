@@ -1,0 +1,75 @@
+# Made from stage1_tokenizer.quantizers.search of vqloom 0.1.0, Apache-2.0: change that, not this.
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from .stage1_tokenizer_reduce import all_sum
+from .stage1_tokenizer_reduce import world
+import torch.nn.functional as F
+
+
+TILE = 1024
+"""Rows of latents, and of codes, whose distances are held at once in the search: a tile stays in a core's cache."""
+
+
+@torch.no_grad()
+def nearest_code(z_ND: Tensor, code_KD: Tensor) -> Tensor:
+    """Index of the closest code, idx_N int64 in [0, K), the lowest where several are. (van den Oord et al. 2017, eq. 1)
+
+    ‖z − e‖² is compared as ‖e‖² − 2 z·e, tile by tile: never more than TILE² distances are held. Raises ValueError
+    unless both are of one type, float32 or float64, and of the same D.
+    """
+    if z_ND.dtype != code_KD.dtype or z_ND.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"latents are {z_ND.dtype} and codes {code_KD.dtype}: give both as float32")
+    if z_ND.shape[1] != code_KD.shape[1]:
+        raise ValueError(f"latents have {z_ND.shape[1]} channels and codes {code_KD.shape[1]}: they must agree")
+    half_K = torch.cat([part.square().sum(1) for part in code_KD.split(TILE)]) / 2
+    idx_N = torch.empty(len(z_ND), dtype=torch.int64, device=z_ND.device)
+    for first in range(0, len(z_ND), TILE):
+        rows = z_ND[first : first + TILE]
+        best = rows.new_full((len(rows),), torch.inf)
+        where = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        for start in range(0, len(code_KD), TILE):
+            tile = slice(start, start + TILE)
+            low, index = torch.addmm(half_K[tile], rows, code_KD[tile].T, alpha=-1).min(dim=1)
+            better = low < best
+            where = torch.where(better, index + start, where)
+            best = torch.where(better, low, best)
+        idx_N[first : first + TILE] = where
+    return idx_N
+
+
+def draw_rows(z_ND: Tensor, count: int, *, seed: int) -> Tensor:
+    """`count` rows of the global batch (all ranks' rows, by rank), a function of it and the seed, on every rank.
+
+    Rows are drawn without repetition as long as there are enough. Every rank must hold as many rows.
+    """
+    rank, ranks = world()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(z_ND) * ranks, generator=generator)
+    chosen = order.repeat(-(-count // len(order)))[:count].to(z_ND.device) - rank * len(z_ND)
+    mine = (chosen >= 0) & (chosen < len(z_ND))
+    return all_sum(torch.where(mine[:, None], z_ND[chosen.clamp(0, len(z_ND) - 1)], 0.0))
+
+
+def sums_by_code(z_ND: Tensor, idx_N: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """How many rows of the global batch each code has, (K,) int64, and their sum, (K, D)."""
+    count_K = all_sum(torch.bincount(idx_N, minlength=size))
+    # The embedding's backward is the sum by code, and unlike index_add_ it has the same bits each time on a GPU.
+    return count_K, all_sum(torch.ops.aten.embedding_dense_backward(z_ND, idx_N, size, -1, False))
+
+
+@torch.no_grad()
+def kmeans(z_ND: Tensor, count: int, *, seed: int, rounds: int = 10, sphere: bool = False) -> Tensor:
+    """`count` centres of the global batch after some of Lloyd's rounds (Lloyd 1982), the same on every rank.
+
+    A centre that no row is nearest to stays where it is. `sphere`: rows and centres have length 1.
+    """
+    code_KD = draw_rows(z_ND, count, seed=seed)
+    for _ in range(rounds):
+        count_K, sum_KD = sums_by_code(z_ND, nearest_code(z_ND, code_KD), count)
+        mean_KD = sum_KD / count_K.clamp_min(1)[:, None]
+        mean_KD = F.normalize(mean_KD, dim=1) if sphere else mean_KD
+        code_KD = torch.where((count_K > 0)[:, None], mean_KD, code_KD)
+    return code_KD

@@ -1,0 +1,164 @@
+# Made from stage1_tokenizer.quantizers.vector of vqloom 0.1.0, Apache-2.0: change that, not this.
+
+from __future__ import annotations
+
+from .stage1_tokenizer_quantizers_base import Quantizer
+from torch import nn
+from .stage1_tokenizer_quantizers_base import Counter
+import torch
+from torch import Tensor
+from typing import Any
+from .stage1_tokenizer_quantizers_base import grid_to_rows
+from .stage1_tokenizer_quantizers_straight import GRADIENTS
+from .stage1_tokenizer_quantizers_base import Quantized
+from .stage1_tokenizer_quantizers_base import codes_to_grid
+from .stage1_tokenizer_quantizers_search import nearest_code
+import torch.nn.functional as F
+from .stage1_tokenizer_reduce import all_sum
+from .stage1_tokenizer_quantizers_search import sums_by_code
+from .stage1_tokenizer_quantizers_search import kmeans
+from .stage1_tokenizer_quantizers_search import draw_rows
+
+
+class Statistics(Counter):
+    """What a codebook remembers of training: use counts and moving averages. Not needed to encode or decode.
+
+    A state_dict without it may be loaded (a released or foreign codebook): the codes are then not drawn anew.
+    """
+
+    def __init__(self, codebook_size: int, code_dim: int, *, averages: bool):
+        super().__init__()
+        self.drawn = False
+        self.register_buffer("used_K", torch.zeros(codebook_size, dtype=torch.int64))
+        self.register_buffer("share_K", torch.ones(codebook_size) if averages else None)
+        self.register_buffer("sum_KD", torch.zeros(codebook_size, code_dim) if averages else None)
+        self.used_K: Tensor
+        self.share_K: Tensor | None
+        self.sum_KD: Tensor | None
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take up the number of steps."""
+        super().set_extra_state(state)
+        self.drawn = self.steps > 0
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *others)
+        if not any(key.startswith(prefix) for key in state_dict):
+            self.drawn = True
+
+
+class VectorQuantizer(Quantizer):
+    """The nearest entry of a learned codebook (van den Oord et al. 2017), with a straight-through gradient.
+
+    With reparametrise=linear, the entries are frozen normal vectors times one learned matrix, so that every step moves
+    all of them (SimVQ, Zhu et al. 2024). In training every rank must call forward alike: codes' statistics
+    and revival come from the global batch.
+    """
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__()
+        self.config = config
+        self.codebook_size = config.codebook_size
+        self.input_channels = self.latent_channels = config.code_dim
+        self.embedding = nn.Embedding(config.codebook_size, config.code_dim)
+        nn.init.uniform_(self.embedding.weight, -1 / config.codebook_size, 1 / config.codebook_size)
+        self.linear: nn.Module = nn.Identity()
+        if config.reparametrise != "none":
+            nn.init.normal_(self.embedding.weight, std=config.code_dim**-0.5)
+            self.linear = nn.Linear(config.code_dim, config.code_dim, bias=config.reparametrise == "affine")
+        averages = config.learning == "moving_average"
+        self.embedding.weight.requires_grad_(not averages and config.reparametrise == "none")
+        self.statistics = Statistics(config.codebook_size, config.code_dim, averages=averages)
+
+    def forward(self, z_BDhw: Tensor) -> Quantized:
+        """Latents (B, D, h, w), codes (B, h, w), and the losses `commitment` and, learned by gradient, `codebook`."""
+        with torch.autocast(z_BDhw.device.type, enabled=False):
+            z_ND, grid = grid_to_rows(z_BDhw)
+            z_ND, e_ND, idx_N, losses = self.choose(z_ND)
+            latents_ND = GRADIENTS[self.config.gradient](z_ND, e_ND)
+        return Quantized(codes_to_grid(latents_ND, grid), idx_N.view(grid), losses)
+
+    def choose(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Rows (as they are looked up), their codes' vectors, the codes, and the losses; one training step."""
+        z_ND = self._scaled(z_ND)
+        if self.training:
+            self.revive(z_ND.detach())
+        idx_N = self.search(z_ND)
+        e_ND = self.rows(idx_N)
+        losses = self._losses(z_ND, e_ND)
+        if self.training:
+            self.count(z_ND.detach(), idx_N)
+        return z_ND, e_ND, idx_N, losses
+
+    def search(self, z_ND: Tensor) -> Tensor:
+        """Indices of the nearest codes of rows."""
+        with torch.no_grad():
+            code_KD = self._scaled(self.linear(self.embedding.weight)).to(z_ND.dtype)
+        return nearest_code(z_ND.detach(), code_KD)
+
+    def embed(self, idx_Bhw: Tensor) -> Tensor:
+        """Codes to latents (B, D, h, w)."""
+        return codes_to_grid(self.rows(idx_Bhw.flatten()), idx_Bhw.shape)
+
+    def nearest(self, latents_BDhw: Tensor) -> Tensor:
+        """Codes (B, h, w) of latents that `embed` gave."""
+        rows_ND, grid = grid_to_rows(latents_BDhw)
+        return self.search(self._scaled(rows_ND)).view(grid)
+
+    def _scaled(self, rows_ND: Tensor) -> Tensor:
+        return F.normalize(rows_ND, dim=1) if self.config.l2_normalise else rows_ND
+
+    def rows(self, idx_N: Tensor) -> Tensor:
+        """The codes' vectors, (N, D)."""
+        return self._scaled(self.linear(self.embedding(idx_N)))
+
+    def _losses(self, z_ND: Tensor, e_ND: Tensor) -> dict[str, Tensor]:
+        """‖sg[z] − e‖² and β‖z − sg[e]‖² (eq. 3), each a mean over all elements; `legacy` puts β on the other."""
+        beta = self.config.commitment
+        paper = self.config.beta_placement == "paper"
+        losses = {"commitment": (beta if paper else 1.0) * F.mse_loss(z_ND, e_ND.detach())}
+        if self.config.learning == "gradient":
+            losses["codebook"] = (1.0 if paper else beta) * F.mse_loss(e_ND, z_ND.detach())
+        return losses
+
+    @torch.no_grad()
+    def count(self, z_ND: Tensor, idx_N: Tensor) -> None:
+        """Count uses over all ranks; learned by moving average, move the codes (van den Oord et al. 2017, app. A.1)."""
+        state, size = self.statistics, self.codebook_size
+        state.steps += 1
+        if state.share_K is None or state.sum_KD is None:
+            state.used_K += all_sum(torch.bincount(idx_N, minlength=size))
+            return
+        count_K, sum_KD = sums_by_code(z_ND, idx_N, size)
+        good = sum_KD.isfinite().all()  # the update that latents out of range belong to is skipped, and so are they
+        count_K, sum_KD = torch.where(good, count_K, 0), torch.where(good, sum_KD, 0.0)
+        state.used_K += count_K
+        if state.steps == 1:
+            state.sum_KD.copy_(self.embedding.weight)
+        state.share_K.lerp_(count_K.to(state.share_K.dtype), 1 - self.config.decay)
+        state.sum_KD.lerp_(sum_KD.to(state.sum_KD.dtype), 1 - self.config.decay)
+        moved_KD = self._scaled(state.sum_KD / state.share_K[:, None])
+        self.embedding.weight.copy_(torch.where((count_K > 0)[:, None], moved_KD, self.embedding.weight))
+
+    @torch.no_grad()
+    def revive(self, z_ND: Tensor) -> None:
+        """Now and then, move codes that were not used since to vectors of the global batch, the same on every rank."""
+        state, every = self.statistics, self.config.revive_after
+        first = self.config.start != "uniform" and not state.drawn
+        state.drawn = True
+        if not first and not (every and state.steps and state.steps % every == 0):
+            return
+        dead_K1 = (state.used_K == 0)[:, None]
+        drawn_KD = self._drawn(z_ND, first).to(self.embedding.weight.dtype)
+        dead_K1 &= drawn_KD.isfinite().all(1, keepdim=True)
+        self.embedding.weight.copy_(torch.where(dead_K1, drawn_KD, self.embedding.weight))
+        if state.share_K is not None and state.sum_KD is not None and not first:
+            state.share_K.copy_(torch.where(dead_K1[:, 0], 1.0, state.share_K))
+            state.sum_KD.copy_(torch.where(dead_K1, drawn_KD, state.sum_KD))
+        state.used_K.zero_()
+
+    def _drawn(self, z_ND: Tensor, first: bool) -> Tensor:
+        """Vectors for codes, (K, D): centres of the global batch at the start, if so wished, else some of its rows."""
+        if first and self.config.start == "kmeans":
+            return kmeans(z_ND, self.codebook_size, seed=0, sphere=self.config.l2_normalise)
+        return draw_rows(z_ND, self.codebook_size, seed=self.statistics.steps)
