@@ -1,4 +1,4 @@
-"""The README's own-pictures walk-through, command by command, on a handful of emoji and a few small steps."""
+"""The walk-throughs of README.md and docs/, command by command, on a handful of pictures and a few small steps."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from tests.stage1_tokenizer.foreign import peer_layouts
 from tests.stage1_tokenizer.publishing.test_convert import state
 from tests.stage2_prior.tiny import write_tokenizer
 
-README = (ROOT / "README.md").read_text()
-
 SMALL = {
     "stage1_tokenizer.train": "--steps 2 --run.precision fp32 --data.transform.size 32 --data.batch_size 4 "
     "--model.channels 32 --model.res_blocks 1 --model.quantizer.codebook_size 16 --evaluate_samples 4 "
@@ -37,14 +35,15 @@ SMALL = {
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
-def section(heading: str) -> str:
-    """What stands under a heading."""
-    return re.split(r"^## ", README.split(f"\n## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+def section(page: str, heading: str) -> str:
+    """What a page has under a heading."""
+    text = (ROOT / page).read_text().split(f"\n## {heading}\n", 1)[1]
+    return re.split(r"^## ", text, maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def commands(heading: str) -> list[str]:
-    """The commands in the shell blocks under a heading, with continued lines joined."""
-    blocks = re.findall(r"```bash\n(.*?)```", section(heading), re.DOTALL)
+def commands(page: str, *headings: str) -> list[str]:
+    """The commands in the shell blocks under the headings, with continued lines joined."""
+    blocks = [block for name in headings for block in re.findall(r"```bash\n(.*?)```", section(page, name), re.DOTALL)]
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.split("  #")[0].strip() for line in lines if line.startswith(("python", "accelerate"))]
 
@@ -63,7 +62,8 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_own_pictures(pictures: Path, tmp_path: Path):
-    listed = [*commands("Your own pictures"), *commands("Measuring")]
+    measuring = ("Measure a tokenizer", "Measure a prior and its samples", "Compare two results")
+    listed = [*commands("README.md", "Train on your own pictures"), *commands("docs/evaluation.md", *measuring)]
     assert len(listed) == 13
     for command in listed:
         words = shlex.split(
@@ -88,7 +88,9 @@ def test_own_pictures(pictures: Path, tmp_path: Path):
 
 def test_texts_and_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The commands in this process, on captioned pictures and an untrained tokenizer."""
-    listed = commands("Texts, and holes in pictures")
+    inpaint = [line.replace("mine/prior-run", "texts/prior") for line in commands("docs/priors.md", "Inpaint")]
+    inpaint = [line.replace("mine/shards/held_out.json", "texts/shards/train.json") for line in inpaint]
+    listed = [*commands("docs/priors.md", "Condition a prior on texts"), *inpaint]
     assert len(listed) == 5
     write_tokenizer(tmp_path / "mine" / "tokenizer")
     (tmp_path / "captioned").mkdir()
@@ -102,12 +104,13 @@ def test_texts_and_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(sys, "argv", [module, *words, *shlex.split(SMALL.get(module, ""))])
         assert not importlib.import_module(module).main(), command
     assert (tmp_path / "texts" / "samples" / "0000 a red fox in the snow" / "00000.png").is_file()
-    assert len(list((tmp_path / "texts" / "below").glob("*/00003.png"))) == 8
+    assert len(list((tmp_path / "mine" / "below").glob("*/00003.png"))) == 8
 
 
 def test_bringing_a_tokenizer(tmp_path: Path):
     """The commands on small weights of the layouts that they name, and on digits that ship."""
-    listed = commands("Bring your tokenizer")
+    headings = ("Convert a published checkpoint", "Fine-tune a converted tokenizer", "Export to diffusers")
+    listed = commands("docs/convert.md", *headings)
     assert len(listed) == 4
     shape = peer_layouts.Shape(ch=32, mult=(1, 2), blocks=1, z=8, codes=16, dim=8, attention=(1,))
     judged = {f"loss.discriminator.{name}": size for name, size in peer_layouts.patchgan(64, 2).items()}
@@ -127,11 +130,6 @@ def test_bringing_a_tokenizer(tmp_path: Path):
     assert (tmp_path / "mine" / "vqmodel" / "diffusion_pytorch_model.safetensors").is_file()
 
 
-def test_the_recipes_named_are_those_that_ship():
-    named = set(re.findall(r"^\| `(\w+)` \|", section("Recipes"), re.MULTILINE))
-    assert named == {place.name for place in (ROOT / "launch" / "recipes").iterdir() if place.is_dir()}
-
-
 def test_the_layouts_named_are_those_that_can_be_read():
-    rows = re.findall(r"^\| (`[^|]+) \|", section("Bring your tokenizer"), re.MULTILINE)
+    rows = re.findall(r"^\| (`[^|]+) \|", section("docs/convert.md", "Convert a published checkpoint"), re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(LAYOUTS)
