@@ -55,8 +55,8 @@ class EvaluateConfig(DistanceConfig):
     """Reading and decoding threads of each rank."""
     lpips: bool = True
     """Measure LPIPS (it takes most of the time)."""
-    lpips_net: str = "vgg"
-    """LPIPS's network: vgg or alex."""
+    lpips_net: Literal["vgg", "alex"] = "vgg"
+    """LPIPS's network."""
     lpips_weights: str | None = None
     """File with that network's weights; null: an installed one."""
     overwrite: bool = False
@@ -65,5 +65,3 @@ class EvaluateConfig(DistanceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "picture_count", "batch_size", "threads", "samples")
-        if self.lpips_net not in ("vgg", "alex"):
-            raise ValueError(f"lpips_net={self.lpips_net} is not known: use vgg or alex")

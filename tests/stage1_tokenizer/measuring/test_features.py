@@ -58,7 +58,7 @@ def test_vgg16_is_torchvisions_up_to_relu5_3():
         grey = pictures(32, channels=1)
         assert torch.allclose(net(grey)["pool"], net(grey.expand(-1, 3, -1, -1))["pool"], atol=1e-5)
     assert net.names["frechet"] == "frechet_vgg16" and len(net.about["sha256"]) == 64
-    with pytest.raises(UserError, match="smaller than 16"):
+    with pytest.raises(UserError, match="are too small for vgg16 features, which need 16"):
         net(pictures(8))
     assert load_network("vgg16", lpips=lpips).lpips is lpips  # type: ignore[union-attr]
     assert load_network("none") is None
