@@ -71,7 +71,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load torch only once something is asked for, so that `--help` and wrong options are answered at once."""
+    """Import torch on first use only, so that `--help` and wrong options answer at once."""
     if name in _HOMES:
         import importlib
 

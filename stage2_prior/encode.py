@@ -1,19 +1,18 @@
 """Encode pictures: `accelerate launch -m stage2_prior.encode --tokenizer DIR --data INDEX.json --out DIR`.
 
-A shard of codes for each shard of pictures, every sample exactly once whatever the number of ranks, each shard whole or
-absent, to the same bytes after any interruption. Labels and captions come along. index.json's `meta` ties them to the
-tokenizer:
+Writes a shard of codes for each shard of pictures, every sample exactly once on any number of ranks, and the same bytes
+after any interruption. Labels and captions are kept. index.json's `meta` ties the codes to the tokenizer:
 
     tokenizer      its fingerprint
-    transform      what was done to the pictures
+    transform      how the pictures were prepared
     codebook_size  K
     grid           [h, w]
-    shape          of one sample's codes, where it isn't the grid's: [G, h, w] of several codebooks, [N] of all scales
+    shape          of one sample's codes, if it isn't the grid: [G, h, w] for several codebooks, [N] for several scales
     codebooks      G, and
-    scales         the sides of the scales' grids, where there is a shape
-    variants       ["plain"], or names of what is encoded of each picture (stage2_prior.codes.crops)
-    captions       how many samples have one, where any has
-    histogram      how often each code occurs, K numbers (of each codebook); used and perplexity say it in short
+    scales         sides of the scales' grids, if there is a shape
+    variants       ["plain"], or the crops and mirror images of each picture (stage2_prior.codes.crops)
+    captions       number of samples with a caption, if any
+    histogram      how often each code occurs, K numbers (per codebook); used and perplexity summarise it
 
 Shapes: B batch, C channels, H W pixels, h w latent grid, K codes.
 """
@@ -43,14 +42,12 @@ def encode(config: EncodeConfig) -> int:
         config = replace(config, out=part_folder(config.out, config.part, config.parts))
     tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
     if not tokenizer.codebook_size or tokenizer.transform is None:
-        raise UserError(
-            f"tokenizer={config.tokenizer} has no codes or no preprocessor_config.json: release one that has"
-        )
+        raise UserError(f"tokenizer={config.tokenizer} has no codes or no preprocessor_config.json: give one with both")
     encoding = Encoding(config, tokenizer, tokenizer.transform, index)
     with joined() as accelerator:
         tokenizer.to(accelerator.device)
-        found = on_main(accelerator, encoding.begin)
-        encoding.batch_size = Vote(accelerator.num_processes, accelerator.device).broadcast(found)
+        measured = on_main(accelerator, encoding.begin)
+        encoding.batch_size = Vote(accelerator.num_processes, accelerator.device).broadcast(measured)
         mine = shards_of(accelerator.process_index, accelerator.num_processes, index.sizes)
         todo = [shard for shard in mine if encoding.out.finished(encoding.names[shard]) is None]
         total = sum(index.sizes[shard] for shard in todo)

@@ -1,17 +1,15 @@
-"""Draw parts of given pictures anew: `python -m stage2_prior.inpaint --given PICTURES --keep left …`.
+"""Redraw parts of given pictures: `python -m stage2_prior.inpaint --given PICTURES --keep left …`.
 
     python -m stage2_prior.inpaint --prior RUN --tokenizer DIR --given PICTURES --keep border --share 0.4 --out OUT
 
-The pictures become codes; those whose place the hole touches are drawn, the others stay exactly as they are. OUT is as
-stage2_prior.sample writes it, a folder for each given picture, in which are given.png and hole.png too; they are the
-first two columns of OUT/grid.png. Which holes a prior can fill depends on what its codes hear:
+The pictures are encoded; codes whose place the hole touches are redrawn, the others stay exactly as they are. OUT has
+stage2_prior.sample's form, with a folder for each given picture, which also has given.png and hole.png, the first two
+columns of OUT/grid.png. The holes that a prior can fill depend on what its codes attend to:
 
-    masked          any: every code hears all that are there, wherever they are
-    multiscale      any: a code of a scale is kept where at most half of its place is in the hole
-    autoregressive  those that reach from some code on to the end, row by row (--keep top): a code hears only those
-    and depth       before it. So it is with order=random too: the exported model has settled on rows
-
-Shapes: B pictures, C channels, H W pixels, h w latent grid, N codes.
+    masked          any: every code attends to all others
+    multiscale      any: a code of a scale is kept if at most half of its place is in the hole
+    autoregressive  holes that reach from some code to the end, row by row (--keep top), as a code attends only to
+    and depth       those before it; so also with order=random, which ends in row-by-row order
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from stage2_prior.sample import sample
 
 
 def inpaint(config: InpaintConfig) -> int:
-    """Draw as configured, on all ranks; the exit code."""
+    """Inpaint as configured, on all ranks; the exit code."""
     from stage2_prior.sampling.holes import Given
 
     return sample(config, partial(Given, config))

@@ -1,12 +1,12 @@
 """Sample pictures: `accelerate launch -m stage2_prior.sample --prior RUN --tokenizer DIR --out OUT --count 10 …`.
 
 OUT/<class>/<number>.png   the pictures, `count` of each class (or prompt)
-OUT/codes/<batch>.npy      their codes, uint16 or uint32 (B, h, w) or the tokenizer's form; there once a batch is done
+OUT/codes/<batch>.npy      their codes, uint16 or uint32 (B, h, w) or in the tokenizer's form, once a batch is complete
 OUT/grid.png               a row for each class (or prompt)
-OUT/samples.json           settings, tokenizer, classes and their folders, the order of the pictures in the batches
+OUT/samples.json           settings, tokenizer, classes and their folders, order of the pictures in the batches
 
-A picture's randomness is a function of (seed, class, number), and the batches are cut alike on any number of ranks, so
-that any world size gives the same pictures, also after an interruption. Shapes: B batch, N codes, h w their grid.
+A picture's randomness is a function of (seed, class, number), and the batches don't depend on the ranks, so that any
+number of ranks gives the same pictures, also after an interruption.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def sample(config: SampleConfig, subjects_of: Callable[[Prior, Tokenizer], Subjects] | None = None) -> int:
-    """Sample as configured, on all ranks; the exit code. `subjects_of` gives the subjects (null: as configured)."""
+    """Sample as configured, on all ranks; the exit code. `subjects_of` replaces the configured subjects."""
     import torch
 
     from launch.command.progress import Progress

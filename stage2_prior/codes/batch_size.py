@@ -1,4 +1,4 @@
-"""How many pictures fit on a device at once, found by trying."""
+"""The largest batch that fits on a device, found by trying."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from stage1_tokenizer import Tokenizer
 
 ON_CPU = 64
-"""Pictures at once where memory isn't the limit."""
+"""Batch size on CPUs, where memory isn't the limit."""
 
 MOST = 4096
-"""More brings nothing."""
+"""Larger batches bring no speed."""
 
 
 def largest(fits: Callable[[int], bool], first: int = 16, most: int = MOST) -> int:
-    """Half of the largest of first, 2·first, … ≤ most that fits, so that something is left for what else comes.
+    """Half of the largest of first, 2·first, … ≤ most that fits, which leaves room for other memory.
 
-    Where nothing or only `first` fits, halves of it are tried; 1 at least.
+    If `first` doesn't fit, its halves are tried; at least 1.
     """
     size = first
     while size > 1 and not fits(size):
@@ -29,7 +29,7 @@ def largest(fits: Callable[[int], bool], first: int = 16, most: int = MOST) -> i
 
 
 def batch_size(tokenizer: Tokenizer, side: int) -> int:
-    """Pictures of this side to encode at once on the tokenizer's device: found on GPUs, ON_CPU elsewhere."""
+    """Pictures of this side to encode at once on the tokenizer's device: measured on GPUs, ON_CPU elsewhere."""
     device = next(tokenizer.parameters()).device
     if device.type != "cuda":
         return ON_CPU

@@ -1,4 +1,4 @@
-"""A look at finished codes: are they those of the pictures, and do they decode to them?
+"""A check of finished codes: a fresh encoding agrees with them, and they decode to the pictures.
 
 Shapes: B pictures, C channels, H W pixels, h w latent grid.
 """
@@ -20,17 +20,17 @@ from stage2_prior.codes.encoding import Encoding
 
 PICTURES = "verify.png"
 LEAST_EQUAL = 0.98
-"""Share of the codes that must be those of a fresh encoding; other batch sizes and devices may round ties apart."""
+"""Share of the codes that a fresh encoding must repeat; ties may round apart for other batch sizes and devices."""
 
 
 def stored(path: Path, keys: list[str]) -> tuple[np.ndarray, list[int]]:
-    """Codes and labels (-1: none) of some samples of a code shard; UserError for one that isn't there."""
+    """Codes and labels (-1: none) of some samples of a code shard; UserError if one is missing."""
     codes, labels = [], []
     with tarfile.open(path) as tar:
         names = set(tar.getnames())
         for key in keys:
             if f"{key}.codes.npy" not in names:
-                raise UserError(f"{path} has no codes of {key}: encode anew with overwrite=true")
+                raise UserError(f"{path} has no codes of {key}: encode again with overwrite=true")
             codes.append(np.load(io.BytesIO(_member(tar, f"{key}.codes.npy"))))
             labels.append(int(_member(tar, f"{key}.cls")) if f"{key}.cls" in names else -1)
     return np.stack(codes), labels
@@ -44,10 +44,9 @@ def _member(tar: tarfile.TarFile, name: str) -> bytes:
 
 @torch.inference_mode()
 def verify(encoding: Encoding, count: int) -> str:
-    """Compare `count` pictures' codes, from shards evenly apart, with a fresh encoding, and write OUT/verify.png.
+    """Compare `count` pictures' codes, from evenly spaced shards, with a fresh encoding; the result in a line.
 
-    verify.png shows pictures above what their codes decode to. Returns what was found, as a line; raises UserError
-    where codes or labels are others.
+    OUT/verify.png shows pictures above what their codes decode to. UserError if codes or labels differ.
     """
     shards = np.unique(np.linspace(0, len(encoding.index.shards) - 1, min(count, len(encoding.index.shards))).round())
     each, equal, total, errors, rows = math.ceil(count / len(shards)), 0, 0, [], []
@@ -58,7 +57,7 @@ def verify(encoding: Encoding, count: int) -> str:
         for variant in encoding.variants:
             codes_Bhw, labels = stored(path, [key + variant.suffix for key in batch.keys])
             if labels != batch.label_B.tolist():
-                raise UserError(f"{path} has other labels than the pictures: encode anew with overwrite=true")
+                raise UserError(f"{path} has other labels than the pictures: encode again with overwrite=true")
             equal += int((encoding.codes(batch, variant) == codes_Bhw).sum())
             total += codes_Bhw.size
             x_BCHW = variant.of(to_float(batch.pixels_BCHW), encoding.transform.size)
@@ -67,16 +66,18 @@ def verify(encoding: Encoding, count: int) -> str:
             rows += [(x_BCHW[0], decoded_BCHW[0])]
     if equal < LEAST_EQUAL * total:
         raise UserError(
-            f"out={encoding.config.out}: only {equal / total:.1%} of the codes looked at are as encoded anew: "
-            "encode anew with overwrite=true"
+            f"out={encoding.config.out}: a fresh encoding repeats only {equal / total:.1%} of the codes: "
+            "encode again with overwrite=true"
         )
     _picture(rows).save(Path(encoding.config.out) / PICTURES)
     psnr = float(np.mean([-10 * math.log10(max(error, 1e-10)) for error in errors]))
-    return f"verified {len(errors)} samples: {equal / total:.2%} of the codes as encoded anew, decoded at {psnr:.2f} dB"
+    return (
+        f"verified {len(errors)} samples: a fresh encoding repeats {equal / total:.2%} of the codes, PSNR {psnr:.2f} dB"
+    )
 
 
 def _picture(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> Image.Image:
-    """Pictures in a line, above them what they come from."""
+    """Pictures in a row, above what their codes decode to."""
     whole_CHW = torch.cat([torch.cat(list(column), dim=-1) for column in zip(*rows, strict=True)], dim=-2)
     pixels_HWC = to_uint8(whole_CHW[None])[0].permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[-1] == 1 else pixels_HWC)

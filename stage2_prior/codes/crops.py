@@ -1,4 +1,4 @@
-"""What of a picture is encoded besides itself: crops and mirror images, as samples of their own.
+"""Variants of a picture that are encoded as separate samples: crops and mirror images.
 
 Shapes: B batch, C channels, H W pixels.
 """
@@ -12,26 +12,26 @@ from torch import Tensor
 from data.pictures.config import TransformConfig
 
 PLACES = {"upper-left": (0, 0), "upper-right": (0, 2), "lower-left": (2, 0), "lower-right": (2, 2), "middle": (1, 1)}
-"""Where a crop lies: halves of the room above and left of it."""
+"""Position of a crop: halves of the margin above and to the left."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to look at a picture."""
+    """One variant of a picture."""
 
     name: str
-    """What its samples' keys end in; "plain" for the picture as it is, whose key has no ending."""
+    """The suffix of its samples' keys; "plain", the picture itself, has none."""
     place: tuple[int, int] | None
-    """Where the crop lies, in halves of the room above and left of it; None for the whole picture."""
+    """Position of the crop, in halves of the margin above and to the left; None for the whole picture."""
     flipped: bool
 
     @property
     def suffix(self) -> str:
-        """The ending of its samples' keys."""
+        """What is appended to its samples' keys."""
         return "" if self.name == "plain" else f"-{self.name}"
 
     def of(self, x_BCHW: Tensor, size: int) -> Tensor:
-        """Its part of the pictures, size×size pixels."""
+        """The variant of some pictures, size×size pixels."""
         if self.place is not None:
             upper, left = (half * (x_BCHW.shape[-1] - size) // 2 for half in self.place)
             x_BCHW = x_BCHW[..., upper : upper + size, left : left + size]
@@ -39,16 +39,16 @@ class Variant:
 
 
 def variants(crops: int, flip: bool) -> list[Variant]:
-    """The variants of each picture: itself or 5 crops, and their mirror images if `flip`."""
-    found = []
+    """The variants of each picture: itself or 5 crops, and with `flip` their mirror images."""
+    chosen = []
     places: dict[str, tuple[int, int] | None] = {"plain": None} if crops == 1 else dict(PLACES)
     for name, place in places.items():
-        found.append(Variant(name, place, False))
+        chosen.append(Variant(name, place, False))
         if flip:
-            found.append(Variant("flip" if name == "plain" else f"{name}-flip", place, True))
-    return found
+            chosen.append(Variant("flip" if name == "plain" else f"{name}-flip", place, True))
+    return chosen
 
 
 def reading(transform: TransformConfig, crops: int, crop_range: float) -> TransformConfig:
-    """How pictures are read for these variants: so much larger, where they are cropped."""
+    """How pictures are read for these variants: `crop_range` times larger if they are cropped."""
     return transform if crops == 1 else replace(transform, size=int(transform.size * crop_range))

@@ -31,7 +31,7 @@ from stage2_prior.config.encoding import EncodeConfig
 
 
 class Encoding:
-    """One encoding: which shards become which, and what is known about the codes."""
+    """One encoding of an index of pictures: its plan, its shards and its index.json."""
 
     def __init__(self, config: EncodeConfig, tokenizer: Tokenizer, transform: TransformConfig, index: ShardIndex):
         self.config, self.tokenizer, self.transform, self.index = config, tokenizer, transform, index
@@ -44,12 +44,12 @@ class Encoding:
             raise UserError(f"crops={config.crops} needs a tokenizer whose transform has fit=crop, not {transform.fit}")
         self.out = ShardWriter(config.out)
         self.batch_size = config.batch_size or 0
-        """Pictures at once; 0 until `begin` has found out."""
+        """Pictures encoded at once; 0 until `begin` has measured it."""
         self.names = [f"codes-{shard:06d}.tar" for shard in range(len(index.shards))]
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the codes are, for the plan and for index.json."""
+        """Description of the codes, for the plan and index.json."""
         return {
             **self.source.to_dict(),
             "variants": [variant.name for variant in self.variants],
@@ -57,8 +57,8 @@ class Encoding:
         }
 
     def begin(self) -> int:
-        """Start or go on; how many pictures come at once. UserError where something else lies in `out`."""
-        if not self.batch_size:  # an interrupted encoding keeps the number it found, or codes might differ in rounding
+        """Start or resume; the batch size. UserError if `out` holds something else."""
+        if not self.batch_size:  # a resumed encoding keeps its batch size, as rounding depends on it
             known = self.out.unfinished_plan().get("batch_size")
             self.batch_size = known or batch_size(self.tokenizer, self.reading.size)
         pictures = [asdict(shard) for shard in self.index.shards]
@@ -67,7 +67,7 @@ class Encoding:
         return self.batch_size
 
     def shard(self, shard: int, bar: Progress) -> None:
-        """Encode one shard, unless it is there."""
+        """Encode one shard, unless it is complete."""
         notes: dict[str, Any] = {}
         self.out.write(self.names[shard], self._samples(shard, notes, bar), notes)
 
@@ -95,25 +95,23 @@ class Encoding:
 
     @torch.inference_mode()
     def codes(self, batch: PictureBatch, variant: Variant) -> np.ndarray:
-        """Codes of a batch of pictures as a variant shows them, codes_Bhw in the type they are stored in."""
+        """Codes of a variant of some pictures, codes_Bhw in the type in which they are stored."""
         x_BCHW = to_float(batch.pixels_BCHW.to(next(self.tokenizer.parameters()).device))
         codes_Bhw = self.tokenizer.encode(variant.of(x_BCHW, self.transform.size))
         return codes_Bhw.cpu().numpy().astype(code_type(self.vocabulary.codebook_size))
 
     def tokens(self, codes_Bhw: np.ndarray) -> np.ndarray:
-        """Codes as token ids, which tell the codebooks apart."""
+        """Codes as token ids, which differ between codebooks."""
         if self.source.codebooks == 1:
             return codes_Bhw
         return codes_Bhw.astype(np.int64) + np.array(self.vocabulary.first_tokens)[:, None, None]
 
     def finish(self) -> None:
-        """Write index.json, which makes the set complete."""
+        """Write index.json, which completes the set."""
         records = [self.out.finished(name) for name in self.names]
         missing = [name for name, record in zip(self.names, records, strict=True) if record is None]
         if missing:
-            raise UserError(
-                f"out={self.config.out} lacks {missing[0]} again: did another process delete it? Start anew"
-            )
+            raise UserError(f"out={self.config.out} has lost {missing[0]}: did another process delete it? Encode again")
         done = [record for record in records if record is not None]
         histogram_K = np.sum([record.notes["histogram"] for record in done], axis=0)
         captions = sum(record.notes.get("captions", 0) for record in done)

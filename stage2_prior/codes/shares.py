@@ -1,9 +1,9 @@
-"""One encoding shared out to several jobs: each takes some of the shards, and this command joins their indexes.
+"""An encoding split among jobs: each encodes some of the shards, and this command joins their indexes.
 
-    python -m stage2_prior.encode … --out DIR --part 0 --parts 8      # and 1 … 7; DIR/part-00000-of-00008 python -m
-    stage2_prior.codes.shares --out DIR --parts 8                  # DIR/index.json, in the order of the pictures
+    python -m stage2_prior.encode … --out DIR --part 0 --parts 8     # and 1 … 7: DIR/part-00000-of-00008, …
+    python -m stage2_prior.codes.shares --out DIR --parts 8          # DIR/index.json, in the order of the pictures
 
-K codes.
+Shapes: K codes.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class JoinConfig:
     """Join the indexes of an encoding's parts."""
 
     out: str
-    """The folder of the whole encoding."""
+    """The `out` of the parts' encoding."""
     parts: int
-    """How many parts it has."""
+    """Number of parts."""
 
 
 def part_folder(out: str, part: int, parts: int) -> str:
-    """Where a part's codes go."""
+    """The folder of a part's codes."""
     return os.fspath(Path(out) / f"part-{part:05d}-of-{parts:05d}")
 
 
 def shards_of(rank: int, world_size: int, sizes: Sequence[int]) -> list[int]:
-    """The shards that a rank (or part) encodes: largest first, each to who has the least so far. Disjoint, complete."""
+    """The shards that a rank (or part) encodes: the largest first, each to the rank with the least so far."""
     load = [0] * world_size
     mine = []
     for shard in sorted(range(len(sizes)), key=lambda shard: (-sizes[shard], shard)):
@@ -52,7 +52,7 @@ def shards_of(rank: int, world_size: int, sizes: Sequence[int]) -> list[int]:
 
 
 def share(index: ShardIndex, part: int, parts: int) -> ShardIndex:
-    """The pictures of one part; meta says which shards of the whole they are. UserError for a part without any."""
+    """The pictures of one part; its meta names their shards in the whole. UserError for an empty part."""
     numbers = shards_of(part, parts, index.sizes)
     if not numbers:
         raise UserError(f"parts={parts} is more than the {len(index.shards)} shards: set it to {len(index.shards)}")
@@ -64,8 +64,8 @@ def share(index: ShardIndex, part: int, parts: int) -> ShardIndex:
 
 
 def join(out: str, parts: int) -> ShardIndex:
-    """Write OUT/index.json from the parts' and return it. UserError where a part is unfinished or unlike another."""
-    found: dict[int, Shard] = {}
+    """Join the parts' indexes to OUT/index.json and return it. UserError if a part is unfinished or differs."""
+    shards: dict[int, Shard] = {}
     histogram_K, captions, first = np.zeros(0, dtype=np.int64), 0, None
     for part in range(parts):
         folder = Path(part_folder(out, part, parts))
@@ -76,23 +76,25 @@ def join(out: str, parts: int) -> ShardIndex:
         if first is None:
             first, histogram_K = replace(index, meta=meta), np.zeros(len(index.meta["histogram"]), dtype=np.int64)
         elif meta != first.meta:
-            raise UserError(f"{folder} is of another tokenizer or other options than part 0: encode it anew")
+            raise UserError(f"{folder} differs from part 0 in its tokenizer or options: encode it again")
         histogram_K += np.asarray(index.meta["histogram"])
         captions += index.meta.get("captions", 0)
         for number, shard in zip(index.meta[NUMBERS], index.shards, strict=True):
-            found[number] = replace(shard, url=f"{folder.name}/{shard.url}")
-    if first is None or sorted(found) != list(range(len(found))):
-        raise UserError(f"out={out}: the parts don't make a whole: encode them all from one index, with one --parts")
+            shards[number] = replace(shard, url=f"{folder.name}/{shard.url}")
+    if first is None or sorted(shards) != list(range(len(shards))):
+        raise UserError(
+            f"out={out}: the parts are not of one encoding: encode all of them from one index with the same --parts"
+        )
     meta = {**first.meta, **({"captions": captions} if captions else {}), **summary(histogram_K)}
     meta["histogram"] = histogram_K.tolist()
-    whole = replace(first, shards=tuple(found[number] for number in sorted(found)), meta=meta, offsets=None)
+    whole = replace(first, shards=tuple(shards[number] for number in sorted(shards)), meta=meta, offsets=None)
     whole = replace(whole, base=out, path="")
     whole.save(Path(out) / INDEX)
     return whole
 
 
 _OWN = (NUMBERS, "captions", "histogram", "used", "perplexity")
-"""What differs from part to part."""
+"""Meta that differs between parts."""
 
 
 def main() -> int:

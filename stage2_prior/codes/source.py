@@ -1,4 +1,4 @@
-"""Whose codes they are: what ties code shards, priors and samples to one tokenizer."""
+"""The source of codes, which ties code shards, priors and samples to one tokenizer."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
 
 Form = Literal["grid", "levels", "scales"]
-"""How the codes of a picture lie; see CodeSource.form."""
+"""How the codes of a picture are arranged; see CodeSource.form."""
 
 
 @dataclass(frozen=True)
 class CodeSource:
-    """Where codes come from; equal for codes that may be mixed."""
+    """Where codes come from; codes may be mixed if their sources are equal."""
 
     tokenizer: str
     """The tokenizer's fingerprint."""
     codebook_size: int
-    """K, how many codes it has."""
+    """K, the number of its codes."""
     grid: tuple[int, ...]
-    """Codes along each axis of a picture, (h, w); (N,) of latent tokens, which have no place."""
+    """Codes along each axis of a picture, (h, w); (N,) for latent tokens, which have no place."""
     transform: dict[str, Any]
-    """What was done to the pictures (data.pictures.config.TransformConfig.to_dict)."""
+    """How the pictures were prepared (data.pictures.config.TransformConfig.to_dict)."""
     codebooks: int = 1
-    """G: codes at each place of the grid, each out of a codebook of its own."""
+    """G: codes at each place of the grid, each from its own codebook."""
     scales: tuple[int, ...] = ()
     """Sides of the grids of next-scale codes, coarsest first; empty for codes on one grid."""
 
@@ -47,7 +47,7 @@ class CodeSource:
         return self.grid if self.codebooks == 1 else (self.codebooks, *self.grid)
 
     def __str__(self) -> str:
-        """Kind and number of the codes in words."""
+        """The codes in words."""
         words = f"{self.codebook_size} codes on {'×'.join(map(str, self.grid))}"
         if self.codebooks > 1:
             words += f", {self.codebooks} a place"
@@ -60,15 +60,15 @@ class CodeSource:
 
     @classmethod
     def of_tokenizer(cls, tokenizer: Tokenizer, transform: TransformConfig) -> CodeSource:
-        """The source of the codes that a tokenizer gives of pictures prepared so."""
+        """The source of a tokenizer's codes for pictures prepared by `transform`."""
         quantizer, grid = tokenizer.config.quantizer, tokenizer.grid(transform.size)
-        tokenizer.codes_shape(transform.size)  # tells what doesn't fit
+        tokenizer.codes_shape(transform.size)  # raises if the size doesn't fit
         scales = tuple(quantizer.scales) if quantizer.kind == "multiscale" else ()
         described, size = transform.to_dict(), tokenizer.codebook_size
         return cls(tokenizer.fingerprint, size, grid, described, tokenizer.codebooks, scales)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; `from_dict` reads it back. Codes on one grid have no word of levels or scales."""
+        """A JSON-ready description; `from_dict` reads it back. Levels and scales are left out for codes on one grid."""
         described = {**asdict(self), "grid": list(self.grid), "scales": list(self.scales)}
         if self.form == "grid":
             del described["codebooks"], described["scales"]
@@ -78,7 +78,7 @@ class CodeSource:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> CodeSource:
-        """The source that `to_dict` described; KeyError where something is missing. Further keys are passed over."""
+        """The source that `to_dict` described; KeyError if something is missing. Other keys are ignored."""
         return cls(
             saved["tokenizer"],
             int(saved["codebook_size"]),
@@ -90,18 +90,18 @@ class CodeSource:
 
     @classmethod
     def of_index(cls, index: ShardIndex, path: str, key: str = "data.index") -> CodeSource:
-        """The source of an index that stage2_prior.encode wrote, else UserError."""
+        """The source of an index that stage2_prior.encode wrote; UserError for any other."""
         try:
             if index.kind != "codes":
                 raise KeyError("kind")
             return cls.from_dict(index.meta)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{key}={path} holds no codes: make them with stage2_prior.encode and name its index.json"
+                f"{key}={path} holds no codes: encode pictures with stage2_prior.encode and give its index.json"
             ) from error
 
     def must_equal(self, other: CodeSource, key: str, path: str) -> None:
-        """UserError that names what differs, where `other` (the value `path` of `key`) is of another source."""
+        """UserError that names the difference unless `other` (the value `path` of `key`) is the same source."""
         self.must_be_of(other.tokenizer, key, path)
         for name in ("codebook_size", "grid", "transform", "codebooks", "scales"):
             if getattr(self, name) != getattr(other, name):
@@ -113,11 +113,11 @@ class CodeSource:
         """UserError unless these are the codes of the tokenizer with this fingerprint (the value `path` of `key`)."""
         if self.tokenizer != fingerprint:
             raise UserError(
-                f"{key}={path} is of tokenizer {fingerprint[:12]}…, but the codes are of {self.tokenizer[:12]}…: name "
-                "the tokenizer they were made with, or encode the pictures with this one (stage2_prior.encode)"
+                f"{key}={path} has tokenizer {fingerprint[:12]}…, but the codes are of {self.tokenizer[:12]}…: give "
+                "the tokenizer that made them, or encode the pictures with this one (stage2_prior.encode)"
             )
 
 
 def code_type(codebook_size: int) -> type[np.unsignedinteger]:
-    """The type codes are stored in: uint16, or uint32 where K > 65536."""
+    """The type in which codes are stored: uint16, or uint32 for K > 65536."""
     return np.uint16 if codebook_size <= 65536 else np.uint32

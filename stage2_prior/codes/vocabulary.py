@@ -1,8 +1,9 @@
-"""Which token id means what: the single place that knows.
+"""The meaning of token ids.
 
-K codes come first, so that a code is its own token id (of several codebooks one after the other: code k of codebook g
-is gK + k); then C class tokens, one null token (no class: what guidance compares with), and for masked priors one mask
-token. Shapes: B batch, N positions, G codebooks.
+K codes come first, so that a code is its own token id (with several codebooks, code k of codebook g is gK + k); then C
+class tokens, one null token (no class, which guidance compares with), and for masked priors one mask token.
+
+Shapes: B batch, N positions, G codebooks.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ class Vocabulary:
     """Codes 0 … GK-1, classes GK … GK+C-1, null GK+C and, where `masked`, the mask token GK+C+1."""
 
     codebook_size: int
-    """K, the number of the tokenizer's codes (of each of its codebooks)."""
+    """K, the number of codes of each of the tokenizer's codebooks."""
     classes: tuple[str, ...] = ()
     """Names of the C classes, in the order of their labels; empty for an unconditional prior."""
     masked: bool = False
     """Whether a mask token follows the null token."""
     codebooks: int = 1
-    """G, the tokenizer's codebooks."""
+    """G, the number of codebooks."""
 
     def __post_init__(self) -> None:
         if self.codebook_size < 1:
             raise ValueError(
-                f"codebook_size={self.codebook_size} must be at least 1: name the tokenizer's number of codes"
+                f"codebook_size={self.codebook_size} must be at least 1: give the tokenizer's number of codes"
             )
 
     @property
@@ -43,7 +44,7 @@ class Vocabulary:
 
     @property
     def codes(self) -> int:
-        """GK, how many tokens are codes."""
+        """GK, the number of tokens that are codes."""
         return self.codebooks * self.codebook_size
 
     @property
@@ -53,7 +54,7 @@ class Vocabulary:
 
     @property
     def mask(self) -> int:
-        """The token of a position that isn't filled yet; ValueError in a vocabulary without one."""
+        """The token of a position that isn't filled in yet; ValueError in a vocabulary without one."""
         if not self.masked:
             raise ValueError("this vocabulary has no mask token: build it with masked=True")
         return self.null + 1
@@ -64,17 +65,14 @@ class Vocabulary:
         return self.null + 1 + int(self.masked)
 
     def class_tokens(self, label_B: Tensor) -> Tensor:
-        """Token ids of the labels, int64; -1 (no label) gives the null token, and so does every label without classes.
-
-        Where there are classes, labels must be in [-1, C).
-        """
+        """Token ids of labels in [-1, C), int64; null for -1 (no label), and for all without classes."""
         if not self.classes:
             return torch.full_like(label_B, self.null)
         return torch.where(label_B < 0, self.null, label_B + self.codes)
 
-    def label(self, wanted: str | int) -> int:
-        """The label of a class given by number or by name, -1 for "none"; UserError names what is allowed."""
-        text = str(wanted)
+    def label(self, requested: str | int) -> int:
+        """The label of a class given by name or number, -1 for "none"; UserError lists what is allowed."""
+        text = str(requested)
         if text in self.classes:
             return self.classes.index(text)
         if text.isdecimal() and int(text) < len(self.classes):
@@ -84,10 +82,10 @@ class Vocabulary:
         raise UserError(f"class {text!r} is not one of the prior's classes: {self.allowed()}")
 
     def allowed(self) -> str:
-        """One line naming the class ids and, as far as they fit, their names."""
+        """The allowed class ids and, as far as they fit, names, in one line."""
         count = len(self.classes)
         if not count:
-            return "it has none, so sample without --classes"
+            return "it has none, leave out --classes"
         shown = ", ".join(self.classes[:20]) + (", …" if count > 20 else "")
         return f"use 0 to {count - 1}, or a name ({shown}), or none for no class"
 
@@ -107,11 +105,11 @@ class Vocabulary:
         if low < 0 or high >= self.codebook_size:
             wrong = low if low < 0 else high
             raise UserError(
-                f"code {wrong} is outside [0, {self.codebook_size}): encode the pictures with the named tokenizer"
+                f"code {wrong} is outside [0, {self.codebook_size}): encode the pictures with this tokenizer"
             )
 
     def special_tokens(self) -> list[int]:
-        """Every id that is no code, for samplers that must never draw one."""
+        """Every id that isn't a code; samplers must not draw these."""
         return list(range(self.codes, self.size))
 
     def to_dict(self) -> dict[str, Any]:

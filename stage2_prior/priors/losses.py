@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def code_losses(logits_BNK: Tensor, code_BN: Tensor, smoothing: float, z_weight: float) -> tuple[Tensor, Tensor]:
-    """What is minimised for each code, loss_BN, and its -ln p in nats, nats_BN without gradients; float32.
+    """The training loss of each code, loss_BN, and its -ln p in nats, nats_BN without gradients; float32.
 
     loss = (1 - s)·(-ln p(code)) + s·mean over all codes of -ln p + z·ln²Z, with label smoothing s (Szegedy et al. 2016,
     section 7) and z_weight z (Chowdhery et al. 2022, section 5), ln Z the logits' log-sum-exp.

@@ -1,10 +1,10 @@
-"""Captions as a condition: a prefix of embeddings that stands before the codes.
+"""Captions as a prefix of embeddings in front of the codes.
 
-    bytes    a stock ModernBERT over the text's bytes, part of the prior and trained along
-    frozen   a text encoder by its folder or its name on the Hub; only the projection of what it gives is the prior's
+    bytes    a stock ModernBERT over the text's bytes, part of the prior and trained with it
+    frozen   a text encoder from a folder or the Hub; only the projection of its output is the prior's
 
-A text is token_BL, int64, -1 behind its end; without any token it is no text, what guidance compares with. Where there
-is no token the prefix has a learned embedding of the place, so that every prefix is L long and nothing needs a mask.
+A text is token_BL, int64, padded with -1; all -1 is no text, which guidance compares with. Padding gets a learned
+embedding of its position, so that every prefix has length L and needs no mask.
 
 Shapes: B batch, L tokens of a text (`model.text.tokens`), E features of the encoder, D width of the prior.
 """
@@ -30,13 +30,13 @@ FOLDER = "text"
 """Folder of the prefix in an export."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NONE = -1
-"""Stands where a text has no token."""
+"""Padding of a text."""
 
 
 class FrozenEncoder:
-    """A text encoder that somebody else trained, with its tokenizer; loaded when it is first asked.
+    """A pretrained text encoder with its tokenizer, loaded on first use.
 
-    No nn.Module, so that it is no part of the prior: not trained, not shared out among ranks, not saved.
+    It isn't an nn.Module, so that it is no part of the prior: not trained, not sharded, not saved.
     """
 
     def __init__(self, name: str, revision: str | None):
@@ -44,20 +44,21 @@ class FrozenEncoder:
         self._loaded: tuple[Any, Any] | None = None
 
     def config(self) -> Any:
-        """Its configuration; of a model of texts and pictures that of the text's half."""
+        """Its configuration; for a model of texts and pictures that of the text half."""
         from transformers import AutoConfig
 
-        return self._have(lambda: AutoConfig.from_pretrained(self.name, revision=self.revision)).get_text_config()
+        return self._fetch(lambda: AutoConfig.from_pretrained(self.name, revision=self.revision)).get_text_config()
 
     def tokens(self, texts: Sequence[str], longest: int) -> list[list[int]]:
-        """Each text's tokens, at most so many; of an empty text none."""
+        """Each text's tokens, at most `longest`; none for an empty text."""
         tokenizer = self._load()[0]
-        found = [tokenizer(text, truncation=True, max_length=longest)["input_ids"] if text else [] for text in texts]
-        return [list(one) for one in found]
+        return [
+            list(tokenizer(text, truncation=True, max_length=longest)["input_ids"]) if text else [] for text in texts
+        ]
 
     @torch.no_grad()
     def features(self, token_BL: Tensor, there_BL: Tensor) -> Tensor:
-        """What it makes of the tokens that are there, x_BLE float32."""
+        """Features of the tokens, x_BLE float32; there_BL masks the padding."""
         model = self._load()[1].to(token_BL.device)
         with torch.autocast(token_BL.device.type, enabled=False):
             return model(input_ids=token_BL, attention_mask=there_BL.long()).last_hidden_state
@@ -68,12 +69,12 @@ class FrozenEncoder:
 
             config = self.config()
             kept: dict[str, Any] = {"revision": self.revision, "dtype": torch.float32, "use_safetensors": True}
-            tokenizer = self._have(lambda: AutoTokenizer.from_pretrained(self.name, revision=self.revision))
-            model = self._have(lambda: AutoModelForTextEncoding.from_pretrained(self.name, config=config, **kept))
+            tokenizer = self._fetch(lambda: AutoTokenizer.from_pretrained(self.name, revision=self.revision))
+            model = self._fetch(lambda: AutoModelForTextEncoding.from_pretrained(self.name, config=config, **kept))
             self._loaded = tokenizer, model.eval().requires_grad_(False)
         return self._loaded
 
-    def _have(self, get: Callable[[], Any]) -> Any:
+    def _fetch(self, get: Callable[[], Any]) -> Any:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
@@ -81,17 +82,17 @@ class FrozenEncoder:
             return get()
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"the text encoder {self.name} can't be had ({reason(error)}): name a folder or a repository that has "
-                "its weights in safetensors and its tokenizer (model.text.encoder in training, text_encoder in "
-                "sampling), or train with bytes, which needs neither"
+                f"the text encoder {self.name} can't be loaded ({reason(error)}): give a folder or repository with its "
+                "tokenizer and safetensors weights (model.text.encoder in training, text_encoder in sampling), or use "
+                "bytes"
             ) from error
 
 
 class TextPrefix(nn.Module):
-    """Makes token_BL of texts, and of these the prefix."""
+    """Tokens of texts, token_BL, and the prefix made of them."""
 
     def __init__(self, config: TextConfig, width: int, heads: int, features: int | None = None):
-        """For a prior of `width`; `features` is E of a frozen encoder, asked of its configuration where it is None."""
+        """For a prior of `width`; `features` is E of a frozen encoder, by default from its configuration."""
         super().__init__()
         self.config, self.width, self.heads = config, width, heads
         self.frozen: FrozenEncoder | None = None
@@ -101,7 +102,7 @@ class TextPrefix(nn.Module):
         else:
             self.frozen = FrozenEncoder(config.encoder, config.revision)
             if features is None:
-                features = self._asked()
+                features = self._frozen_features()
         assert features is not None
         self.features = features
         self.norm = nn.LayerNorm(features, elementwise_affine=False)
@@ -110,44 +111,44 @@ class TextPrefix(nn.Module):
         nn.init.normal_(self.project.weight, std=0.02)
         nn.init.normal_(self.place.weight, std=0.02)
 
-    def _asked(self) -> int:
-        """E of the frozen encoder; UserError where it takes fewer tokens than are configured."""
+    def _frozen_features(self) -> int:
+        """E of the frozen encoder; UserError if it takes fewer tokens than configured."""
         assert self.frozen is not None
-        found = self.frozen.config()
-        most = getattr(found, "max_position_embeddings", None)
+        encoder = self.frozen.config()
+        most = getattr(encoder, "max_position_embeddings", None)
         if most is not None and self.config.tokens > most:
             raise UserError(
                 f"model.text.tokens={self.config.tokens} is more than the {most} that {self.config.encoder} takes: "
                 f"set it to {most} or less"
             )
-        self.revision = getattr(found, "_commit_hash", None) or self.config.revision
-        return int(found.hidden_size)
+        self.revision = getattr(encoder, "_commit_hash", None) or self.config.revision
+        return int(encoder.hidden_size)
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
-        """token_BL of some texts, on the CPU; an empty one has no token."""
+        """token_BL of texts, on the CPU; an empty text is all padding."""
         longest = self.config.tokens
         if self.frozen is not None:
-            found = self.frozen.tokens(texts, longest)
+            tokens = self.frozen.tokens(texts, longest)
         else:
-            found = [list(text.encode()[:longest]) for text in texts]
-        return torch.tensor([one + [NONE] * (longest - len(one)) for one in found], dtype=torch.int64)
+            tokens = [list(text.encode()[:longest]) for text in texts]
+        return torch.tensor([each + [NONE] * (longest - len(each)) for each in tokens], dtype=torch.int64)
 
     def forward(self, token_BL: Tensor) -> Tensor:
         """The prefix, x_BLD."""
         there_BL = token_BL != NONE
-        # An encoder can't attend to nothing: of no text it hears a token, of which nothing is kept.
-        heard_BL = there_BL | (torch.arange(token_BL.shape[1], device=token_BL.device) == 0)
+        # Attention needs at least one token: without a text the first is attended to, but its output isn't used.
+        attended_BL = there_BL | (torch.arange(token_BL.shape[1], device=token_BL.device) == 0)
         id_BL = token_BL.clamp(min=0)
         if self.frozen is not None:
-            x_BLE = self.frozen.features(id_BL, heard_BL)
+            x_BLE = self.frozen.features(id_BL, attended_BL)
         else:
-            x_BLE = self.bytes(input_ids=id_BL, attention_mask=heard_BL.long()).last_hidden_state
+            x_BLE = self.bytes(input_ids=id_BL, attention_mask=attended_BL.long()).last_hidden_state
         x_BLD = self.project(self.norm(x_BLE.to(self.project.weight.dtype)))
         place_LD = self.place(torch.arange(token_BL.shape[1], device=token_BL.device))
         return torch.where(there_BL[..., None], x_BLD, place_LD.to(x_BLD.dtype))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, which names the encoder, and model.safetensors, without a frozen encoder's weights."""
+        """Write config.json, which names the encoder, and model.safetensors (without a frozen encoder's weights)."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
@@ -161,9 +162,9 @@ class TextPrefix(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, encoder: str | None = None) -> TextPrefix:
-        """The prefix that `save_pretrained` wrote; `encoder` is where the frozen encoder lies now, if elsewhere.
+        """The prefix that `save_pretrained` wrote; `encoder` replaces the recorded place of the frozen encoder.
 
-        UserError where it can't be read.
+        UserError if it can't be read.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -174,15 +175,17 @@ class TextPrefix(nn.Module):
             about = TextConfig(**described["text"])
             if encoder is not None:
                 if about.encoder == BYTES:
-                    raise UserError(f"text_encoder={encoder} is for a prior with a frozen one, not bytes: leave it out")
+                    raise UserError(
+                        f"text_encoder={encoder} needs a prior with a frozen encoder, not bytes: leave it out"
+                    )
                 about = TextConfig(encoder, None, about.tokens, about.layers)
-            made = cls(about, described["width"], described["heads"], described["features"])
-            made.load_state_dict(load_file(folder / WEIGHTS))
+            prefix = cls(about, described["width"], described["heads"], described["features"])
+            prefix.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{folder} can't be read ({reason(error)}): export the prior again") from error
-        return made
+        return prefix
 
 
 def _bytes_encoder(config: TextConfig, width: int, heads: int) -> Any:

@@ -1,4 +1,4 @@
-"""What pictures are drawn of: classes or prompts; stage2_prior.inpaint adds given pictures.
+"""What is sampled: classes or prompts; stage2_prior.sampling.holes adds given pictures.
 
 Shapes: B pictures, L tokens of a text, N codes.
 """
@@ -19,57 +19,57 @@ from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.priors.base import Prior
 
 LONGEST = 60
-"""Letters of a prompt that its folder's name shows."""
+"""Letters of a prompt in its folder's name."""
 
 
 class Subjects:
-    """Numbered subjects, of each of which the same number of pictures is drawn."""
+    """Numbered subjects; the same number of pictures is sampled of each."""
 
     what = "subjects"
-    """What they are, in a word."""
+    """The subjects in a word."""
     guidable = True
-    """Whether guidance makes a difference: whether anything is heard of them."""
+    """Whether guidance makes a difference: whether the prior is conditioned on them."""
 
     def __init__(self, prior: Prior, labels: Sequence[int], names: Sequence[str | None], folders: Sequence[str]):
-        """`labels` are the subjects' numbers, which decide what is random of their pictures."""
+        """`labels` are the subjects' numbers, which seed their pictures."""
         self.prior = prior
         self.labels = list(labels)
         self.names = dict(zip(labels, names, strict=True))
         self.folders = dict(zip(labels, folders, strict=True))
 
     def class_of(self, label: int) -> int:
-        """The class that pictures of a subject should be of, -1 for none."""
+        """The class requested of a subject's pictures, -1 for none."""
         return -1
 
     def described(self, count: int) -> list[dict[str, Any]]:
-        """The subjects as samples.json lists them."""
+        """The subjects as in samples.json."""
         return [
             {"label": self.class_of(label), "name": self.names[label], "folder": folder, "count": count}
             for label, folder in self.folders.items()
         ]
 
     def tokens(self, labels: Sequence[int]) -> Tensor:
-        """What the prior hears of some subjects, token_B; of texts token_BL."""
+        """Conditioning tokens of some subjects, token_B or token_BL."""
         raise NotImplementedError
 
     def given(self, labels: Sequence[int]) -> Tensor | None:
-        """Codes that are there already, given_BN, negative where they are to be drawn; None: none are."""
+        """Codes to keep, given_BN, negative where codes are to be drawn; None: all are drawn."""
         return None
 
     def shown(self, label: int) -> dict[str, Image]:
-        """What is kept beside a subject's pictures, by name, and stands left of them in the grid."""
+        """Pictures saved beside a subject's samples, by name, and shown left of them in the grid."""
         return {}
 
 
 class Classes(Subjects):
-    """Classes by name or number, "none" for no class; None: all that the prior has."""
+    """Classes by name or number, "none" for no class; None: all of the prior's."""
 
     what = "classes"
 
-    def __init__(self, prior: Prior, wanted: Sequence[str] | None):
+    def __init__(self, prior: Prior, requested: Sequence[str] | None):
         names = prior.vocabulary.classes
-        found = range(len(names)) if wanted is None else map(prior.vocabulary.label, wanted)
-        labels = list(dict.fromkeys(found)) or [-1]
+        numbers = range(len(names)) if requested is None else map(prior.vocabulary.label, requested)
+        labels = list(dict.fromkeys(numbers)) or [-1]
         named = [names[label] if label >= 0 else None for label in labels]
         self.guidable = bool(names)
         super().__init__(prior, labels, named, folder_names(labels, names))
@@ -84,7 +84,7 @@ class Classes(Subjects):
 
 
 class Prompts(Subjects):
-    """Texts, numbered as they come."""
+    """Texts, numbered in order."""
 
     what = "prompts"
 
@@ -105,22 +105,22 @@ def requested(config: SampleConfig, prior: Prior) -> Subjects:
 
 
 def prompts_of(prompt: str | None, file: str | None) -> list[str]:
-    """The prompt, or those in a file, one a line; UserError where there is none. Empty where neither is named."""
+    """The prompt, or those in a file, one per line; empty if neither is given. UserError for a file without any."""
     if file is None:
         return [] if prompt is None else [prompt]
     try:
-        found = [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
+        prompts = [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(
-            f"prompts={file} can't be read ({error}): name a text file with a prompt on each line"
+            f"prompts={file} can't be read ({error}): give a text file with a prompt on each line"
         ) from error
-    if not found:
+    if not prompts:
         raise UserError(f"prompts={file} is empty: write a prompt on each line")
-    return found
+    return prompts
 
 
 def folder_names(labels: Sequence[int], names: Sequence[str]) -> list[str]:
-    """A folder for each label: the class's name without what file systems don't take, its number where that clashes."""
+    """A folder for each label: the class's name in characters that file systems accept, or its number on a clash."""
     cleaned = [re.sub(r"[^\w &+-]", "_", names[label]).strip() if label >= 0 else "all" for label in labels]
     return [
         name if name and cleaned.count(name) == 1 and name != "codes" else f"class-{label}"
@@ -129,6 +129,6 @@ def folder_names(labels: Sequence[int], names: Sequence[str]) -> list[str]:
 
 
 def numbered(texts: Sequence[str]) -> list[str]:
-    """A folder for each text: its number and its beginning, of letters that file systems take."""
+    """A folder for each text: its number and its beginning, in characters that file systems accept."""
     cleaned = [re.sub(r"[^\w &+-]", "_", text)[:LONGEST] for text in texts]
     return [f"{number:04d} {text}".strip() for number, text in enumerate(cleaned)]

@@ -26,7 +26,7 @@ from stage2_prior.priors.base import Prior
 from stage2_prior.sampling.conditions import Subjects, numbered, prompts_of
 
 HOLE = 0.5
-"""How bright the hole is where it is shown, of [-1, 1]."""
+"""Brightness of the hole where it is shown, in [-1, 1]."""
 
 
 class Given(Subjects):
@@ -37,20 +37,20 @@ class Given(Subjects):
     def __init__(self, config: InpaintConfig, prior: Prior, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         transform = read_transform(prior.source.transform)
-        self.x_BCHW, names, found, captions = read(config, transform, prior)
+        self.x_BCHW, names, labels, captions = read(config, transform, prior)
         super().__init__(prior, range(len(names)), names, numbered(names))
-        self.classes = requested_classes(config.classes, found, prior)
+        self.classes = requested_classes(config.classes, labels, prior)
         texts = requested_texts(config, captions) if prior.condition.prefix else []
         condition = prior.condition
         self._tokens = condition.of_texts(texts) if texts else condition.of_labels(torch.tensor(self.classes))
         self.guidable = any(texts) or any(label >= 0 for label in self.classes)
         self.hole_HW = hole(config, transform.size)
         self.open_N = open_codes(self.hole_HW, prior)
-        refuse_order(prior, self.open_N, config)
+        check_hole(prior, self.open_N, config)
         self._codes: dict[int, Tensor] = {}
 
     def class_of(self, label: int) -> int:
-        """The class a given picture is drawn as."""
+        """The class requested for a given picture."""
         return self.classes[label]
 
     def tokens(self, labels: Sequence[int]) -> Tensor:
@@ -64,14 +64,14 @@ class Given(Subjects):
 
     @torch.inference_mode()
     def _of(self, label: int) -> Tensor:
-        """A picture's codes, idx_N: encoded alone, so that they don't depend on others beside it."""
+        """A picture's codes, idx_N; it is encoded alone, so that they don't depend on the other pictures."""
         if label not in self._codes:
             device = next(self.tokenizer.parameters()).device
             self._codes[label] = self.tokenizer.encode(self.x_BCHW[label : label + 1].to(device)).flatten()
         return self._codes[label]
 
     def shown(self, label: int) -> dict[str, Image.Image]:
-        """The picture, and what of it is kept."""
+        """The picture, and the picture with the hole."""
         x_CHW = self.x_BCHW[label]
         given, holed = to_pil(torch.stack([x_CHW, torch.where(self.hole_HW, HOLE, x_CHW)]))
         return {"given": given, "hole": holed}
@@ -80,7 +80,7 @@ class Given(Subjects):
 def read(
     config: InpaintConfig, transform: TransformConfig, prior: Prior
 ) -> tuple[Tensor, list[str], list[int], list[str]]:
-    """The given pictures as the tokenizer sees them, x_BCHW; their names, labels (-1: none) and captions ("": none)."""
+    """The given pictures as prepared for the tokenizer, x_BCHW; names, labels (-1: none) and captions ("": none)."""
     path, names = Path(config.given), prior.vocabulary.classes
     if config.given.endswith(".json"):
         batches = list(every_sample(config.given, transform, batch_size=64, limit=config.limit))
@@ -92,7 +92,7 @@ def read(
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     files = [file for file in files if file.suffix.lower().lstrip(".") in PICTURES and file.is_file()][: config.limit]
     if not files:
-        raise UserError(f"given={config.given} is no picture, and holds none: name a file, a folder or an index")
+        raise UserError(f"given={config.given} is no picture and holds none: give a file, a folder or an index")
     try:
         parts = [as_batch(Image.open(file), transform) for file in files]
     except (OSError, ValueError) as error:
@@ -100,32 +100,32 @@ def read(
     return torch.cat(parts), [file.stem for file in files], [-1] * len(files), [""] * len(files)
 
 
-def requested_classes(wanted: Sequence[str] | None, found: list[int], prior: Prior) -> list[int]:
-    """The class that each picture is drawn as: those wanted, else those found. UserError for another number of them."""
-    if wanted is None:
-        return found
-    labels = [prior.vocabulary.label(name) for name in wanted]
-    if len(labels) not in (1, len(found)):
-        raise UserError(f"classes names {len(labels)} classes for {len(found)} pictures: name one, or one for each")
-    return labels * len(found) if len(labels) == 1 else labels
+def requested_classes(classes: Sequence[str] | None, own: list[int], prior: Prior) -> list[int]:
+    """The class of each picture: the configured ones, else its own. UserError for a wrong number of classes."""
+    if classes is None:
+        return own
+    labels = [prior.vocabulary.label(name) for name in classes]
+    if len(labels) not in (1, len(own)):
+        raise UserError(f"classes names {len(labels)} classes for {len(own)} pictures: give one, or one for each")
+    return labels * len(own) if len(labels) == 1 else labels
 
 
-def requested_texts(config: InpaintConfig, found: list[str]) -> list[str]:
-    """The text that each picture is drawn by: those wanted, else those found. UserError for another number of them."""
-    texts = prompts_of(config.prompt, config.prompts) or found
-    if len(texts) not in (1, len(found)):
-        raise UserError(f"prompts={config.prompts} has {len(texts)} texts for {len(found)} pictures: give one for each")
-    return texts * len(found) if len(texts) == 1 else texts
+def requested_texts(config: InpaintConfig, own: list[str]) -> list[str]:
+    """The text of each picture: the configured ones, else its own caption. UserError for a wrong number of texts."""
+    texts = prompts_of(config.prompt, config.prompts) or own
+    if len(texts) not in (1, len(own)):
+        raise UserError(f"prompts={config.prompts} has {len(texts)} texts for {len(own)} pictures: give one for each")
+    return texts * len(own) if len(texts) == 1 else texts
 
 
 def hole(config: InpaintConfig, size: int) -> Tensor:
-    """What of the prepared pictures is drawn anew, hole_HW bool."""
+    """The part of the prepared pictures to redraw, hole_HW bool."""
     if config.mask is not None:
         try:
             with Image.open(config.mask) as image:
                 grey = image.convert("L").resize((size, size), Image.Resampling.NEAREST)
         except OSError as error:
-            raise UserError(f"mask={config.mask} can't be read ({error}): name a picture") from error
+            raise UserError(f"mask={config.mask} can't be read ({error}): give a picture") from error
         return torch.from_numpy(np.array(grey)) > 127
     inside_HW = torch.zeros(size, size, dtype=torch.bool)
     kept = round(size * config.share)
@@ -149,8 +149,8 @@ def open_codes(hole_HW: Tensor, prior: Prior) -> Tensor:
     return prior.open_codes(hole_HW)
 
 
-def refuse_order(prior: Prior, open_N: Tensor, config: InpaintConfig) -> None:
-    """UserError for a hole of all or of nothing, and for one with given codes behind it that the prior can't hear."""
+def check_hole(prior: Prior, open_N: Tensor, config: InpaintConfig) -> None:
+    """UserError for an empty or full hole, and for kept codes after the hole that the prior can't attend to."""
     what = f"mask={config.mask}" if config.mask else f"keep={config.keep} with share={config.share:g}"
     if open_N.all() or not open_N.any():
         raise UserError(f"{what} leaves {'no code' if open_N.all() else 'all codes'} in place: choose another share")
@@ -158,6 +158,6 @@ def refuse_order(prior: Prior, open_N: Tensor, config: InpaintConfig) -> None:
         place_P = open_N[: len(open_N) // prior.source.codebooks]
         if not place_P[int(place_P.int().argmax()) :].all():
             raise UserError(
-                f"{what} keeps codes that come after the hole, and a prior of kind {prior.kind}, drawn row by row, "
-                "doesn't hear them: set keep to top, or take a masked or a multiscale prior"
+                f"{what} keeps codes after the hole, but a prior of kind {prior.kind} draws row by row and doesn't "
+                "attend to them: set keep to top, or use a masked or multiscale prior"
             )

@@ -1,4 +1,4 @@
-"""Pictures of subjects, drawn batch by batch into a folder that any number of ranks can complete.
+"""Sampling into a folder, batch by batch, which any number of ranks can continue.
 
 Shapes: B batch, N codes, h w their grid."""
 
@@ -29,7 +29,7 @@ GRID_ROWS, GRID_COLUMNS, GRID_GAP = 50, 10, 2
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture to sample: the number'th of its class (label -1: of no class)."""
+    """One picture to sample: number `number` of class `label` (-1: no class)."""
 
     label: int
     number: int
@@ -47,9 +47,9 @@ def uniforms(seed: int, pictures: Sequence[Picture], draws: int) -> Tensor:
 def sample_codes(
     prior: Prior, pictures: Sequence[Picture], seed: int, drawing: Drawing, subjects: Subjects | None = None
 ) -> Tensor:
-    """Codes of some pictures, idx_Bhw int64 (or in their tokenizer's other form), drawn together on its device.
+    """Codes of some pictures, idx_Bhw int64 (or in the tokenizer's form), drawn together on the prior's device.
 
-    The pictures' labels are classes, where no other `subjects` are named.
+    The pictures' labels are those of `subjects`, by default classes.
     """
     subjects, labels = subjects or Classes(prior, None), [picture.label for picture in pictures]
     uniform_BU = uniforms(seed, pictures, prior.draws(drawing)).to(next(prior.parameters()).device)
@@ -67,7 +67,7 @@ def decode_pictures(tokenizer: Tokenizer, idx_Bhw: Tensor, batch: int) -> list[I
 
 
 class Sampling:
-    """One sampling: what is drawn in which batch, and where it lies."""
+    """One sampling: its batches and its folder."""
 
     def __init__(self, config: SampleConfig, prior: Prior, subjects: Subjects):
         self.config, self.prior, self.subjects = config, prior, subjects
@@ -82,15 +82,15 @@ class Sampling:
         self.batches = [pictures[start : start + size] for start in range(0, len(pictures), size)]
 
     def path(self, picture: Picture) -> Path:
-        """Where a picture lies."""
+        """The file of a picture."""
         return self.out / self.folders[picture.label] / f"{picture.number:05d}.png"
 
     def codes_path(self, batch: int) -> Path:
-        """Where a batch's codes lie."""
+        """The file of a batch's codes."""
         return self.out / "codes" / f"{batch:06d}.npy"
 
     def done(self, batch: int) -> bool:
-        """Whether a batch's codes and pictures are there."""
+        """Whether a batch's codes and pictures are complete."""
         return self.codes_path(batch).exists() and all(self.path(picture).exists() for picture in self.batches[batch])
 
     def missing(self, part: int = 0, parts: int = 1) -> list[int]:
@@ -110,7 +110,7 @@ class Sampling:
         }
 
     def plan(self) -> str:
-        """What would be drawn, in a line."""
+        """The sampling in a line, for a dry run."""
         missing = sum(len(self.batches[batch]) for batch in self.missing())
         halves = ", both guidance halves" if self.config.guidance != 1 else ""
         return (
@@ -120,7 +120,7 @@ class Sampling:
         )
 
     def begin(self) -> None:
-        """Make the folders and samples.json; UserError where another sampling lies there."""
+        """Create the folders and samples.json; UserError if the folder holds another sampling."""
         described, file = self.describe(), self.out / "samples.json"
         if file.exists():
             there = json.loads(file.read_text())
@@ -130,13 +130,13 @@ class Sampling:
         elif self.out.exists() and any("samples.json" not in there.name for there in self.out.iterdir()):
             raise UserError(f"out={self.out} isn't empty and holds no samples.json: choose another folder")
         self.out.mkdir(parents=True, exist_ok=True)
-        if not file.exists():  # before the folders: another part of the same sampling may begin just now
+        if not file.exists():  # first, as another part of the same sampling may begin at the same time
             write_file(file, json.dumps(described, indent=1) + "\n")
         for folder in (*self.folders.values(), "codes"):
             (self.out / folder).mkdir(exist_ok=True)
 
     def draw(self, batch: int, tokenizer: Tokenizer) -> None:
-        """Draw and decode one batch and write it; always full, so that its size never differs."""
+        """Sample and write one batch; it is padded to the full size, as rounding depends on it."""
         pictures = self.batches[batch]
         padded = [pictures[i % len(pictures)] for i in range(self.config.batch_size)]
         idx_Bhw = sample_codes(self.prior, padded, self.config.seed, self.config, self.subjects)
@@ -147,7 +147,7 @@ class Sampling:
             np.save(file, idx_Bhw.cpu().numpy().astype(code_type(self.prior.vocabulary.codebook_size)))
 
     def finish(self, seconds: float, drawn: int) -> None:
-        """Write grid.png, what else is shown, samples.npz if asked for, and the results."""
+        """Write grid.png, the subjects' pictures, the results and, if requested, samples.npz."""
         for label, folder in self.folders.items():
             for name, image in self.subjects.shown(label).items():
                 image.save(self.out / folder / f"{name}.png")
@@ -173,7 +173,7 @@ class Sampling:
 
 
 def picture_grid(images: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """The pictures in rows and columns on white."""
+    """The pictures in rows and columns on a white background."""
     width, height = images[0][0].size
     step_x, step_y = width + GRID_GAP, height + GRID_GAP
     grid = Image.new(images[0][0].mode, (len(images[0]) * step_x - GRID_GAP, len(images) * step_y - GRID_GAP), "white")

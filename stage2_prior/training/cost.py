@@ -1,6 +1,6 @@
-"""What a prior costs: parameters, operations, memory under each way of sharing it out, and how well a device is used.
+"""The cost of a prior: parameters, operations, memory under each strategy, and the utilisation of devices.
 
-Estimates from the configuration alone, on no device: `python -m stage2_prior.train --config R --dry_run true`.
+Estimated from the configuration alone, on no device: `python -m stage2_prior.train --config R --dry-run`.
 P parameters, N codes of a picture, K codes, D width, F inner width, L layers, n devices.
 """
 
@@ -30,7 +30,7 @@ PEAK_TFLOPS = {
     "L40S": 362.0,
     "V100": 125.0,
 }
-"""Dense 16-bit products with 32-bit sums, 10¹² a second, from data sheets, by a part of the device's name."""
+"""Dense 16-bit products with 32-bit sums, 10¹² per second, from data sheets, by a part of the device's name."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Cost:
     """Size and operations of one prior."""
 
     parameters: int
-    """P, all of them."""
+    """P."""
     multiplied: int
-    """Parameters that each token is multiplied by: all but the embeddings."""
+    """Parameters that multiply each token: all but the embeddings."""
     flops_per_code: float
-    """Operations of a training step (forward and backward) for each code."""
+    """Operations of a training step (forward and backward) per code."""
 
 
 def cost(prior: Prior) -> Cost:
-    """A prior's cost: 6 operations per multiplied weight and token, and 12·L·D for each position attended to.
+    """A prior's cost: 6 operations per multiplied weight and token, and 12·L·D per attended position.
 
     (Kaplan et al. 2020, section 2.1; a causal prior attends to half of the positions on average.)
     """
@@ -65,7 +65,7 @@ def cost(prior: Prior) -> Cost:
 
 
 def on_no_device(config: PriorModelConfig, source: CodeSource, classes: Sequence[str]) -> Cost:
-    """The cost of a prior that is only described: nothing is allocated. Scales' codes are taken for 32 numbers each."""
+    """The cost of a prior that isn't allocated. Codes of scales are assumed to have 32 dimensions."""
     with torch.device("meta"):
         quantizer = None
         if source.form == "scales":
@@ -77,8 +77,8 @@ def on_no_device(config: PriorModelConfig, source: CodeSource, classes: Sequence
 def state_bytes(parameters: int, devices: int) -> dict[str, float]:
     """Bytes of weights, gradients, AdamW's two means and averaged weights on each of n devices, by strategy.
 
-    All keep float32 weights and cast in the products. DDP has its reduction buckets besides; ZeRO (Rajbhandari et al.
-    2020, figure 1) keeps weights to compute with beside the optimizer's share of them, and on one device it is DDP.
+    All keep float32 weights and cast in the products. DDP adds its reduction buckets; ZeRO (Rajbhandari et al. 2020,
+    figure 1) adds weights for computation to the optimizer's share. On one device it is DDP.
     """
     n, everything = devices, 4 + 4 + 8 + 4
     own = 4 + 8 + 4  # the optimizer's weights, two means, averaged weights
@@ -93,10 +93,10 @@ def state_bytes(parameters: int, devices: int) -> dict[str, float]:
 
 
 def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int) -> float:
-    """Bytes kept for the backward pass on each device: of every layer, or only its input where these are recomputed.
+    """Bytes kept for the backward pass on each device; with activation checkpointing each layer's input only.
 
-    A layer keeps its two normed inputs, q, k, v before and after they are turned, what attention heard, and gate, up,
-    their product and the gate's activation: about 10 D + 4 F numbers a code; the loss the float32 logits twice.
+    A layer keeps its two normed inputs, q, k, v before and after rotation, attention's output, and gate, up, their
+    product and the gate's activation: about 10 D + 4 F numbers per code; the loss keeps the float32 logits twice.
     """
     model = config.model
     tokens = (model.prefix + source.positions) * -(-config.data.batch_size // (devices * config.parts(devices)))
@@ -108,13 +108,13 @@ def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int)
 
 
 def dry_run(config: PriorTrainConfig, source: CodeSource, classes: Sequence[str], note: str = "") -> str:
-    """What training would cost, as text."""
-    found, text = on_no_device(config.model, source, classes), config.model.condition == "text"
-    heard = f"texts of {config.model.prefix} tokens" if text else f"{len(classes)} classes"
-    tokens, each = config.data.batch_size * source.positions, found.flops_per_code
+    """The cost of a training as text."""
+    size, text = on_no_device(config.model, source, classes), config.model.condition == "text"
+    condition = f"texts of {config.model.prefix} tokens" if text else f"{len(classes)} classes"
+    tokens, each = config.data.batch_size * source.positions, size.flops_per_code
     lines = [
-        f"prior: {config.model.preset or config.model.kind}, {found.parameters / 1e6:.2f} M parameters, "
-        f"{source}, {heard}{note}",
+        f"prior: {config.model.preset or config.model.kind}, {size.parameters / 1e6:.2f} M parameters, "
+        f"{source}, {condition}{note}",
         f"a step: {tokens} codes, {each * tokens:.3g} FLOP ({each / 1e9:.3g} G a code); "
         f"{config.steps} steps: {each * tokens * config.steps:.3g} FLOP",
         f"memory of each device, GiB, estimated: state + activations ({config.run.precision})",
@@ -122,15 +122,18 @@ def dry_run(config: PriorTrainConfig, source: CodeSource, classes: Sequence[str]
     ]
     for devices in (1, 8, 64):
         active = activation_bytes(config, source, devices) / 2**30
-        state = state_bytes(found.parameters, devices).values()
-        lines.append(str(devices).ljust(10) + "".join(f"{size / 2**30:.2f} + {active:.2f}".rjust(16) for size in state))
+        state = state_bytes(size.parameters, devices).values()
+        lines.append(
+            str(devices).ljust(10)
+            + "".join(f"{each_state / 2**30:.2f} + {active:.2f}".rjust(16) for each_state in state)
+        )
     return "\n".join(lines)
 
 
 def peak_flops(device: torch.device, precision: str) -> tuple[float, str]:
-    """Operations a second that a device can do, and where the number is from.
+    """Peak operations per second of a device, and the origin of the number.
 
-    From its maker's data sheet for bf16 on the GPUs in PEAK_TFLOPS; elsewhere the rate of a large product, measured.
+    From the data sheet for bf16 on the GPUs in PEAK_TFLOPS; else the measured rate of a large product.
     """
     if device.type == "cuda" and precision == "bf16":
         name = torch.cuda.get_device_name(device)
@@ -149,19 +152,19 @@ def peak_flops(device: torch.device, precision: str) -> tuple[float, str]:
 
 
 class Utilisation:
-    """Model FLOP utilisation: the operations that the model needs, as a share of what its devices could do."""
+    """Model FLOP utilisation: the model's operations as a share of its devices' peak."""
 
     def __init__(self, flops_per_step: float, peak: float):
-        """`flops_per_step` over all devices, and `peak` operations a second of them together."""
+        """`flops_per_step` and `peak` operations per second are of all devices together."""
         self.flops_per_step, self.peak = flops_per_step, peak
         self._steps, self._since = 0, time.perf_counter()
 
     def step(self) -> None:
-        """A step was done."""
+        """Count a step."""
         self._steps += 1
 
     def take(self) -> float:
-        """The utilisation since the last call (or the start), in [0, 1] but for what the peak is off."""
+        """The utilisation since the last call (or the start), in [0, 1] up to the peak's error."""
         now = time.perf_counter()
         share = self._steps * self.flops_per_step / max(now - self._since, 1e-9) / self.peak
         self._steps, self._since = 0, now

@@ -159,11 +159,11 @@ def test_verify_shows_the_codes_decoded_and_finds_wrong_ones(
     out = tmp_path / "out"
     config = EncodeConfig(tokenizer=coded.tokenizer, data=coded.pictures, out=str(out), verify=7, flip=True)
     assert encode(config) == 0
-    assert "verified 20 samples: 100.00% of the codes" in capsys.readouterr().out
+    assert "verified 20 samples: a fresh encoding repeats 100.00% of the codes" in capsys.readouterr().out
     assert Image.open(out / "verify.png").size == (160, 32), "5 shards, plain and flipped, above what they decode to"
     other = Tokenizer.from_pretrained(write_tokenizer(tmp_path / "other", seed=5))
     assert other.transform is not None
-    with pytest.raises(UserError, match=r"only \d+\.\d% of the codes looked at") as caught:
+    with pytest.raises(UserError, match=r"a fresh encoding repeats only \d+\.\d% of the codes") as caught:
         verify(Encoding(config, other, other.transform, load_index(coded.pictures)), 3)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="has no codes of nobody"):

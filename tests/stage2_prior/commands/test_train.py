@@ -138,7 +138,7 @@ def test_accumulation_is_the_same_step(coded: Coded, tmp_path: Path):
 
 def test_another_tokenizers_codes_are_refused_in_one_line(coded: Coded, tmp_path: Path):
     other = write_tokenizer(tmp_path / "other", seed=5)
-    with pytest.raises(UserError, match=r"tokenizer=.* but the codes are of .*: name the tokenizer") as caught:
+    with pytest.raises(UserError, match=r"tokenizer=.* but the codes are of .*: give the tokenizer") as caught:
         train(replace(settings(coded, tmp_path / "run"), tokenizer=other))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists(), "nothing was begun"

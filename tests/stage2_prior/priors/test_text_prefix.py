@@ -276,7 +276,7 @@ def test_a_frozen_encoder_is_heard_and_is_no_part_of_the_prior(kind: str, featur
     assert saved < 4 * (features + 1 + 5) * 32 + 2000, "the encoder's weights are not in it"
     (tmp_path / "encoder").rename(tmp_path / "moved")
     with pytest.raises(
-        UserError, match=r"the text encoder .*encoder can't be had .*text_encoder in sampling"
+        UserError, match=r"the text encoder .*encoder can't be loaded .*text_encoder in sampling"
     ) as caught:
         load_prior(tmp_path / "prior").text.tokens(["a box"])  # type: ignore[union-attr]
     assert "\n" not in str(caught.value)
@@ -290,7 +290,7 @@ def test_what_does_not_fit_is_one_line(captioned: Captioned, coded: Coded, tmp_p
         PriorModelConfig(kind="depth", condition="text")
     with pytest.raises(ValueError, match=r"model\.text\.tokens=0 is out of range: set it to 1 or more"):
         TextConfig(tokens=0)
-    with pytest.raises(UserError, match=r"the text encoder .*nowhere can't be had"):
+    with pytest.raises(UserError, match=r"the text encoder .*nowhere can't be loaded"):
         TextPrefix(TextConfig(str(tmp_path / "nowhere")), 32, 2)
     with pytest.raises(UserError, match=r"tokens=64 is more than the 9 that .* takes: set it to 9 or less"):
         TextPrefix(TextConfig(write_encoder(tmp_path / "clip", "clip")), 32, 2)
@@ -298,5 +298,5 @@ def test_what_does_not_fit_is_one_line(captioned: Captioned, coded: Coded, tmp_p
         checked_codes(settings(coded, tmp_path / "run", model=PriorModelConfig(condition="text")))
     with pytest.raises(UserError, match=r"prompts need a prior trained with model\.condition=text"):
         requested(SampleConfig(prior="", tokenizer="", out="", prompt="a"), tiny_prior())
-    with pytest.raises(UserError, match="text_encoder=x is for a prior with a frozen one"):
+    with pytest.raises(UserError, match="text_encoder=x needs a prior with a frozen encoder"):
         load_prior(captioned.run, text_encoder="x")

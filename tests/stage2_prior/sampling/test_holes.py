@@ -165,7 +165,7 @@ def test_parts_of_codes_open_where_the_hole_touches_them():
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("autoregressive", {"keep": "left"}, "keep=left with share=0.5 keeps codes that come after the hole"),
+        ("autoregressive", {"keep": "left"}, "keep=left with share=0.5 keeps codes after the hole"),
         ("autoregressive", {"keep": "top", "share": 0.01}, "leaves no code in place: choose another share"),
         ("masked", {"classes": ["star", "star"]}, "names 2 classes for 4 pictures"),
         ("masked", {"given": "nowhere"}, "given=nowhere is no picture"),

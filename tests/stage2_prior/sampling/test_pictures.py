@@ -146,7 +146,7 @@ def test_wrong_options_are_one_line_and_leave_nothing(
 
 def test_another_tokenizer_and_another_samplings_folder_are_refused(coded: Coded, trained: Trained, tmp_path: Path):
     other = write_tokenizer(tmp_path / "other", seed=5)
-    with pytest.raises(UserError, match="name the tokenizer they were made with"):
+    with pytest.raises(UserError, match="give the tokenizer that made them"):
         sample(replace(sampling(coded, trained.prior), tokenizer=other, out=str(tmp_path / "out")))
     before = pictures(trained.samples)
     with pytest.raises(UserError, match="holds samples with another settings"):
