@@ -80,7 +80,7 @@ def renamed(weights: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> 
 
 def levels_turned(name: str, levels: int) -> str:
     """One of our names with the decoder's levels counted from the other end; applied twice it is the same name."""
-    return re.sub(r"^decoder\.up\.(\d+)\.", lambda found: f"decoder.up.{levels - 1 - int(found[1])}.", name)
+    return re.sub(r"^decoder\.up\.(\d+)\.", lambda match: f"decoder.up.{levels - 1 - int(match[1])}.", name)
 
 
 def without(weights: Mapping[str, Tensor], *names: str) -> Weights:
@@ -90,7 +90,7 @@ def without(weights: Mapping[str, Tensor], *names: str) -> Weights:
 
 def count(weights: Iterable[str], pattern: str) -> int:
     """Highest number that the first group of a pattern takes, plus 1."""
-    numbers = [int(found[1]) for name in weights if (found := re.match(pattern, name))]
+    numbers = [int(match[1]) for name in weights if (match := re.match(pattern, name))]
     return max(numbers, default=-1) + 1
 
 

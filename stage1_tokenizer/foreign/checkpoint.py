@@ -36,9 +36,9 @@ def source_of(checkpoint: Checkpoint, averaged: bool, changes: Mapping[str, Any]
     state = _unwrapped(state)
     theirs = {name: tensor for name, tensor in state.items() if name.startswith("loss.disc")}
     discriminator = {name.removeprefix("loss.discriminator."): tensor for name, tensor in theirs.items()}
-    beside = content.get("discriminator")
-    if isinstance(beside, Mapping):
-        discriminator = _unwrapped(tensors_in(beside))
+    separate = content.get("discriminator")
+    if isinstance(separate, Mapping):
+        discriminator = _unwrapped(tensors_in(separate))
     if averaged:
         state |= _averaged(state)
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}

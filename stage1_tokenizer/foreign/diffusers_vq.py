@@ -96,8 +96,8 @@ def _refuse_foreign(source: Source) -> None:
 def _our_name(name: str, levels: int) -> str:
     name = re.sub(r"^quantize\.", "quantizer.", _with_parts(name, _PARTS))
     name = levels_turned(name, levels)
-    if found := re.match(r"(.*\.attn(?:_1|\.\d+)\.)(.*)\.(weight|bias)$", name):
-        name = f"{found[1]}{_ATTENTION.get(found[2], found[2])}.{found[3]}"
+    if match := re.match(r"(.*\.attn(?:_1|\.\d+)\.)(.*)\.(weight|bias)$", name):
+        name = f"{match[1]}{_ATTENTION.get(match[2], match[2])}.{match[3]}"
     return name
 
 
@@ -169,9 +169,9 @@ def _misfits(config: ModelConfig) -> list[str]:
 
 def _their_name(name: str, levels: int) -> str:
     name = levels_turned(name, levels)
-    if found := re.match(r"(.*\.attn(?:_1|\.\d+)\.)(\w+)\.(weight|bias)$", name):
+    if match := re.match(r"(.*\.attn(?:_1|\.\d+)\.)(\w+)\.(weight|bias)$", name):
         theirs = {ours: theirs for theirs, ours in reversed(_ATTENTION.items())}
-        name = f"{found[1]}{theirs[found[2]]}.{found[3]}"
+        name = f"{match[1]}{theirs[match[2]]}.{match[3]}"
     return re.sub(r"^quantizer\.", "quantize.", _with_parts(name, ((ours, theirs) for theirs, ours in _PARTS)))
 
 

@@ -41,13 +41,13 @@ def discriminator(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
     return f"it differs from ours at {odd}" if odd else (kept, settings)
 
 
-def differing(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str | None:
+def differing(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> str | None:
     """The first name that only one of two states has, or whose shapes differ."""
-    for name in [*expected, *given]:
-        if name not in given or name not in expected:
+    for name in [*expected, *actual]:
+        if name not in actual or name not in expected:
             return name
-        if expected[name].shape != given[name].shape:
-            return f"{name}, {tuple(given[name].shape)} instead of {tuple(expected[name].shape)}"
+        if expected[name].shape != actual[name].shape:
+            return f"{name}, {tuple(actual[name].shape)} instead of {tuple(expected[name].shape)}"
     return None
 
 

@@ -67,8 +67,8 @@ def read_checkpoint(source: Path, settings: Path | None) -> Checkpoint:
     """
     path = _weights_file(source)
     if settings is None and source.is_dir():
-        found = sorted([*path.parent.glob("*.yaml"), *path.parent.glob("*.yml"), *path.parent.glob("config.json")])
-        settings = found[0] if len(found) == 1 else None
+        configs = sorted([*path.parent.glob("*.yaml"), *path.parent.glob("*.yml"), *path.parent.glob("config.json")])
+        settings = configs[0] if len(configs) == 1 else None
     return Checkpoint(path, read_tensors(path), read_settings(settings), settings)
 
 
@@ -78,12 +78,12 @@ def _weights_file(source: Path) -> Path:
     if not source.is_dir():
         raise UserError(f"{source} is neither a file nor a folder: give a checkpoint")
     for folder in (source, source / "vqvae", source / "vae", source / "movq"):
-        found = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES and path.is_file())
-        stock = [path for path in found if path.name == "diffusion_pytorch_model.safetensors"]
-        if stock or len(found) == 1:
-            return (stock or found)[0]
-        if found:
-            names = ", ".join(path.name for path in found[:4])
+        files = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES and path.is_file())
+        stock = [path for path in files if path.name == "diffusion_pytorch_model.safetensors"]
+        if stock or len(files) == 1:
+            return (stock or files)[0]
+        if files:
+            names = ", ".join(path.name for path in files[:4])
             raise UserError(f"{folder} holds several checkpoints ({names}): give one of them")
     raise UserError(f"{source} holds no checkpoint ({', '.join('*' + suffix for suffix in SUFFIXES)}): give the file")
 
@@ -154,6 +154,6 @@ def tensors_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _line(error: BaseException) -> str:
     """An error's message in one line of moderate length."""
-    if found := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
-        return f"it holds {found[1]}, which is not a tensor"
+    if match := re.search(r"GLOBAL (\S+) was not an allowed", str(error)):
+        return f"it holds {match[1]}, which is not a tensor"
     return one_line(error, 160)

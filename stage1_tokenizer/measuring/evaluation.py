@@ -50,9 +50,9 @@ class Evaluation:
         self, network: FeatureNetwork, samples: SetStatistics, reference: MeasuredSet, *, kept: int
     ) -> None:
         """Add a set's distances from a reference, computed on rank 0; every rank must call it."""
-        found = figures(network, samples, reference.statistics) if self.ranks.rank == 0 else None
+        values = figures(network, samples, reference.statistics) if self.ranks.rank == 0 else None
         features = {**network.about, **METHOD, "kept": kept}
-        self.add(self.ranks.gather(found)[0], features=features, reference=reference.about)
+        self.add(self.ranks.gather(values)[0], features=features, reference=reference.about)
 
     def result(self) -> dict[str, Any]:
         """The JSON file's content."""

@@ -155,14 +155,14 @@ def load_network(
     return Vgg16(lpips if lpips is not None and lpips.net == "vgg" else load_lpips("vgg", vgg_weights)).eval()
 
 
-def _find_inception(given: str | None) -> Path:
-    """The file with FID's weights: `given`, one in torch hub's cache, or a download into it."""
+def _find_inception(path: str | None) -> Path:
+    """The file with FID's weights: `path`, one in torch hub's cache, or a download into it."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     ways = f"set inception_weights to {_FILES[0]}, put it into {folder}, or set features to vgg16"
-    if given is not None:
-        if not Path(given).is_file():
-            raise UserError(f"inception_weights={given} is not a file: {ways}")
-        return Path(given)
+    if path is not None:
+        if not Path(path).is_file():
+            raise UserError(f"inception_weights={path} is not a file: {ways}")
+        return Path(path)
     for name in _FILES:
         if (folder / name).is_file():
             return folder / name

@@ -68,10 +68,10 @@ def load(path: str) -> dict[str, Any]:
 
 def report(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, list[str]]:
     """Whether two results can be compared; lines with what differs and, if they are comparable, their figures."""
-    found = list(differences(one, other))
-    parts = {key.split(".")[0] for key, _, _ in found if must_agree(key)} & set(PARTS)
-    wrong = [change for change in found if must_agree(change[0]) and change[0].split(".")[0] not in parts]
-    lines = [f"  {key}: {_short(a)} | {_short(b)}" for key, a, b in found if (key, a, b) not in wrong]
+    changes = list(differences(one, other))
+    parts = {key.split(".")[0] for key, _, _ in changes if must_agree(key)} & set(PARTS)
+    wrong = [change for change in changes if must_agree(change[0]) and change[0].split(".")[0] not in parts]
+    lines = [f"  {key}: {_short(a)} | {_short(b)}" for key, a, b in changes if (key, a, b) not in wrong]
     if lines:
         lines = ["differs, which is allowed:", *lines]
     if wrong:

@@ -67,46 +67,48 @@ class TiledTokenizer(Tokenizer):
         return self._over_tiles(super()._pictures, latents_BDhw, (1,) * self.config.spatial_dims, self.config.stride)
 
     def _over_tiles(
-        self, network: Callable[[Tensor], Tensor], source: Tensor, taken: Sequence[int], given: Sequence[int]
+        self, network: Callable[[Tensor], Tensor], source: Tensor, sides_in: Sequence[int], sides_out: Sequence[int]
     ) -> Tensor:
-        """network(source), blended; `taken` and `given` are sides of a latent position in input and output."""
+        """network(source), blended; `sides_in` and `sides_out` are a latent position's sides in input and output."""
         device = next(self.parameters()).device
-        grid = [size // side for size, side in zip(source.shape[2:], taken, strict=True)]
+        grid = [size // side for size, side in zip(source.shape[2:], sides_in, strict=True)]
         starts = [first_positions(*sizes) for sizes in zip(grid, self.tile, self.overlap, strict=True)]
         places, norms = list(product(*starts)), SharedNorms(self)
 
         def through(place: Sequence[int]) -> Tensor:
-            return network(_window(source, place, self.tile, taken).to(device))
+            return network(_window(source, place, self.tile, sides_in).to(device))
 
         if not self.shared or not norms or len(places) == 1:
-            return self._blended(through, starts, grid, given)
+            return self._blended(through, starts, grid, sides_out)
         with torch.no_grad(), norms.gathered():
             for place in places:
                 through(place)
         with norms.applied():
-            return self._blended(through, starts, grid, given)
+            return self._blended(through, starts, grid, sides_out)
 
     def _blended(
         self,
         through: Callable[[Sequence[int]], Tensor],
         starts: Sequence[Sequence[int]],
         grid: list[int],
-        given: Sequence[int],
+        sides_out: Sequence[int],
     ) -> Tensor:
         """The output of `through` for each tile, blended over a grid of latent positions."""
-        blended, weights = None, [torch.zeros(side) for side in map(operator.mul, grid, given)]
+        blended, weights = None, [torch.zeros(side) for side in map(operator.mul, grid, sides_out)]
         for axis, weight in enumerate(weights):
             for start in starts[axis]:
-                weight[_cut(start, self.tile[axis], given[axis])] += self._shares(axis, start, grid[axis], given[axis])
+                weight[_cut(start, self.tile[axis], sides_out[axis])] += self._shares(
+                    axis, start, grid[axis], sides_out[axis]
+                )
         for place in product(*starts):
             part = at_least_float32(through(place))
             for axis, start in enumerate(place):
-                where = _cut(start, self.tile[axis], given[axis])
-                share = self._shares(axis, start, grid[axis], given[axis]) / weights[axis][where]
+                where = _cut(start, self.tile[axis], sides_out[axis])
+                share = self._shares(axis, start, grid[axis], sides_out[axis]) / weights[axis][where]
                 part = part * _along(share.to(part), axis, len(grid))
             if blended is None:
                 blended = part.new_zeros(*part.shape[:2], *map(len, weights))
-            _window(blended, place, self.tile, given).add_(part)
+            _window(blended, place, self.tile, sides_out).add_(part)
         assert blended is not None
         return blended
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from launch.command.cli import UserError
 from stage1_tokenizer.convert import main
-from stage1_tokenizer.foreign import discriminator as judge
+from stage1_tokenizer.foreign import discriminator
 from stage1_tokenizer.publishing.standalone import try_out
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import tiny
@@ -50,9 +50,9 @@ def pictures(size: int = 16) -> Tensor:
 
 def test_a_lightning_checkpoint_becomes_a_released_folder(tmp_path: Path):
     weights = state(peer_layouts.taming(SMALL))
-    judged = state({f"loss.discriminator.{name}": shape for name, shape in peer_layouts.patchgan(8, 2).items()})
+    adversarial = state({f"loss.discriminator.{name}": shape for name, shape in peer_layouts.patchgan(8, 2).items()})
     lpips = {"loss.perceptual_loss.lin0.model.1.weight": torch.ones(1, 64, 1, 1)}
-    path = saved(tmp_path, {"state_dict": {**weights, **judged, **lpips}, "epoch": 3})
+    path = saved(tmp_path, {"state_dict": {**weights, **adversarial, **lpips}, "epoch": 3})
     (tmp_path / "model.yaml").write_text("model: {params: {ddconfig: {resolution: 64, dropout: 0.1}}}\n")
     licence = ("--licence", "mit", "--origin", "https://example.org/vqgan")
     out = run(path, tmp_path / "out", "--from", "taming", "--config", tmp_path / "model.yaml", *licence)
@@ -68,9 +68,9 @@ def test_a_lightning_checkpoint_becomes_a_released_folder(tmp_path: Path):
     for said in ("license: mit", "taming's layout", "https://example.org/vqgan", "`last.ckpt`", tokenizer.fingerprint):
         assert said in card
     assert tokenizer.encode(pictures()).shape == (2, 8, 8)
-    carried = judge.load(out)
+    carried = discriminator.load(out)
     assert carried is not None and not [name for name in carried if "running" in name]
-    assert torch.equal(carried["main.2.weight"], judged["loss.discriminator.main.2.weight"])
+    assert torch.equal(carried["main.2.weight"], adversarial["loss.discriminator.main.2.weight"])
 
 
 @pytest.mark.parametrize(("weights", "expected"), [("averaged", 2.0), ("last", 1.0)])
@@ -255,7 +255,7 @@ def test_a_damaged_file_a_full_folder_and_no_layout_are_refused(tmp_path: Path):
 def test_a_discriminator_of_another_kind_is_left_behind_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     content = {"model": state(peer_layouts.llamagen(SMALL)), "discriminator": {"blocks.0.weight": torch.ones(3, 3)}}
     out = run(saved(tmp_path, content), tmp_path / "out", "--from", "llamagen")
-    assert not (out / judge.FILE).exists() and "none: it isn't a PatchGAN" in (out / "README.md").read_text()
+    assert not (out / discriminator.FILE).exists() and "none: it isn't a PatchGAN" in (out / "README.md").read_text()
     assert "discriminator: none: it isn't a PatchGAN" in capsys.readouterr().err
 
 

@@ -61,9 +61,10 @@ def test_a_released_folder_holds_the_averaged_weights(run: Path, out: Path):
     saved = run / "checkpoints" / "step-000000008"
     ema = torch.load(saved / "ema.pt", weights_only=True)
     assert all(torch.equal(ema[name], weight) for name, weight in tokenizer.weights().items())
-    judge = torch.load(saved / "discriminator.pt", weights_only=True)
+    discriminator = torch.load(saved / "discriminator.pt", weights_only=True)
     assert all(
-        torch.equal(judge[name], weight) for name, weight in load_file(out / "discriminator.safetensors").items()
+        torch.equal(discriminator[name], weight)
+        for name, weight in load_file(out / "discriminator.safetensors").items()
     )
     assert tokenizer.fingerprint == open_tokenizer(str(run)).fingerprint == open_tokenizer(str(out)).fingerprint
     metrics = json.loads((out / "metrics.json").read_text())
