@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from launch.run.runtime import Run
 from stage1_tokenizer.config.losses import LossConfig
 from stage1_tokenizer.losses.term import Term
@@ -22,6 +25,8 @@ class Medium:
     """Its name in indexes and transforms."""
     discriminators: tuple[str, ...]
     """Discriminators (loss.adversarial.discriminator) that take it."""
+    input: Callable[[Any, torch.device], Tensor]
+    """The networks' input, in [-1, 1], from a batch of the stream; on a device."""
     terms: Callable[[LossConfig], list[Term]]
     """The configured terms at the reconstruction. Raises UserError where something they need is missing."""
     measure: Callable[[Tokenizer, Iterable[Any], list[Term], FeatureName, Run], dict[str, float]]

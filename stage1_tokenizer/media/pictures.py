@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from data.pictures.batches import PictureBatch
+from data.pictures.transforms import to_float
 from launch.run.runtime import Run
 from stage1_tokenizer.config.losses import LossConfig
 from stage1_tokenizer.discriminators import DISCRIMINATORS
@@ -25,6 +29,11 @@ SHOWN = 16
 
 TERMS: dict[str, Callable[..., Term]] = {}
 """Terms that loss.terms may name, beside the pixel term and the perceptual one; each takes its settings by name."""
+
+
+def input_of(batch: PictureBatch, device: torch.device) -> Tensor:
+    """x_BCHW from bytes."""
+    return to_float(batch.pixels_BCHW.to(device, non_blocking=True))
 
 
 def terms(config: LossConfig) -> list[Term]:
@@ -51,5 +60,5 @@ def show(path: Path, tokenizer: Tokenizer, index: str) -> None:
     save_pictures(path.with_suffix(".png"), tokenizer, index, SHOWN)
 
 
-PICTURES = Medium("pictures", tuple(DISCRIMINATORS), terms, measure, show, shown="pictures")
+PICTURES = Medium("pictures", tuple(DISCRIMINATORS), input_of, terms, measure, show, shown="pictures")
 """The record; so far every discriminator is for pictures."""

@@ -27,6 +27,7 @@ from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.media import pictures
 from stage1_tokenizer.train import train
 from stage1_tokenizer.training.learner import discriminator_settings
+from stage1_tokenizer.training.loop import train_step as original
 from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.training.test_step import assert_same_gradients, parts
 from tests.stage1_tokenizer.training.textbook import one_forward, textbook_step
@@ -75,14 +76,12 @@ def checkpoint(folder: Path, step: int) -> dict[str, Any]:
 
 def test_a_run_with_two_resumes_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train(configured(tmp_path / "one", steps=8)) == 0
-    module = "stage1_tokenizer.train.train_step"
+    module = "stage1_tokenizer.training.loop.train_step"
 
-    def killed(config: Any, trained: Any, batch: Any, step: int, device: Any) -> Any:
+    def killed(config: Any, trained: Any, x_BCHW: Any, step: int) -> Any:
         if step == 5:
             raise KeyboardInterrupt
-        return original(config, trained, batch, step, device)
-
-    from stage1_tokenizer.train import train_step as original
+        return original(config, trained, x_BCHW, step)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, killed)

@@ -24,13 +24,13 @@ from launch.run.metrics import read
 from launch.run.starting import start_run
 from launch.strategies.base import Strategy
 from launch.strategies.choose import share_out
-from stage2_prior import train as training
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.build import build_prior, load_prior
 from stage2_prior.train import train
+from stage2_prior.training import loop as training
 from stage2_prior.training.optimizer import PriorEma, build_optimizer
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.tiny import tiny_prior, write_tokenizer

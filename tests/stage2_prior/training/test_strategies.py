@@ -19,10 +19,10 @@ from launch.config import RunConfig
 from launch.run.starting import start_run
 from launch.strategies.base import STRATEGIES
 from launch.strategies.choose import share_out
-from stage2_prior import train as training
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.train import train
+from stage2_prior.training import loop as training
 from stage2_prior.training.optimizer import PriorEma, build_optimizer
 from tests.distributed import run_distributed_test
 from tests.stage2_prior.commands.test_train import weights

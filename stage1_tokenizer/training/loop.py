@@ -1,0 +1,109 @@
+"""The training loop of a tokenizer: steps, evaluations and checkpoints.
+
+Legend: B batch (this rank's part), C channels, H W pixels, h w latent grid, K codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from data.reading.stream import Stream, every_sample
+from launch.checkpoints import store as checkpoint
+from launch.ranks.reduce import all_finite
+from launch.run.runtime import Run
+from launch.run.schedule import due, learning_rate
+from launch.run.seeding import seed_step
+from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.measuring.scores import batch_use
+from stage1_tokenizer.media import MEDIA
+from stage1_tokenizer.training.monitor import Monitor
+from stage1_tokenizer.training.trained import Trained
+
+
+def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> int:
+    """Train from `step` to the end or to a signal; the exit code. Raises NotFiniteError after too many bad updates."""
+    if step >= config.steps:
+        run.say(f"{run.folder} is finished: it holds step {step}, nothing is left to do")
+        return 0
+    began, held_out, medium = step, config.data.held_out, MEDIA[config.data.kind]
+    monitor = Monitor.of(config, trained.tokenizer, run.world_size)
+    with (
+        Stream(config.data, seed=run.data_seed, rank=run.rank, world_size=run.world_size) as samples,
+        run.progress("train tokenizer", config.steps, unit="steps", start=step) as bar,
+    ):
+        for batch in samples.batches(step):
+            stop, last = run.stopping(), step == config.steps
+            if held_out and (last or (not stop and due(step, config.evaluate_every, began))):
+                run.log(step, evaluate(config, trained, run, step))
+            if last or stop or due(step, config.run.save_every, began):
+                checkpoint.save(run.folder, step, trained.state, run, keep=config.run.keep)
+            if last or stop:
+                break
+            seed_step(config.run.seed, run.rank, step)
+            scalars, good = train_step(config, trained, medium.input(batch, run.device), step)
+            logged = run.record(scalars, step=step, samples=config.data.batch_size, good=good)
+            run.note(step, monitor.look(logged or {}))
+            step += 1
+            bar.advance()
+    if stop and not last:
+        run.say(f"stopped at step {step}; rerun the same command to resume")
+    return 0 if last else run.exit_code
+
+
+def train_step(
+    config: TokenizerTrainConfig, trained: Trained, x_BCHW: Tensor, step: int
+) -> tuple[dict[str, Tensor | float], Tensor]:
+    """One step of all optimizers on this rank's part of a batch; its scalars, and whether it was done.
+
+    Both are still on the device. If a loss or a gradient of any network isn't finite on any rank, none is updated.
+    """
+    gradients, generator = trained.gradients, trained.generator
+    result = gradients(generator.module, [learner.module for learner in trained.discriminators], x_BCHW, step)
+    share = learning_rate(config.optimizer, step, config.steps, peak=1.0)
+    scale = gradients.scale.value if gradients.scale else None
+    norms, learners = {"optimizer/gradient_norm": generator.clip(scale)}, [generator]
+    for adversary, learner, learns in zip(gradients.adversaries, trained.discriminators, result.trained, strict=True):
+        if learns:
+            norms |= adversary.named({"optimizer/discriminator_gradient_norm": learner.clip(scale)})
+            learners.append(learner)
+    losses = [value for name, value in result.metrics.items() if name.startswith("loss/")]
+    good = all_finite([*norms.values(), *losses])
+    if gradients.scale:
+        gradients.scale.update(good)
+    for learner in learners:
+        learner.descend(share, good)
+    trained.ema.update(step)
+    scalars: dict[str, Tensor | float] = {**result.metrics, "optimizer/rate_share": share, **norms}
+    if result.codes_Bhw is not None:
+        scalars |= batch_use(result.codes_Bhw, trained.tokenizer.codebook_size, trained.tokenizer.codebooks)
+    return scalars, good
+
+
+def evaluate(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> dict[str, float]:
+    """Measure the averaged weights on held-out samples, each once over all ranks, and show some of them."""
+    held_out, medium = config.data.held_out, MEDIA[config.data.kind]
+    assert held_out is not None
+    batches = every_sample(
+        held_out,
+        config.data.transform,
+        batch_size=max(1, config.data.batch_size // run.world_size),
+        threads=config.data.threads,
+        rank=run.rank,
+        world_size=run.world_size,
+        limit=config.evaluate_samples,
+    )
+    tokenizer = trained.ema.tokenizer
+    figures = medium.measure(tokenizer, heartbeat(batches, run), trained.gradients.terms, config.evaluate_features, run)
+    if run.is_main:
+        medium.show(run.folder / medium.shown / f"step-{step:09d}", tokenizer, held_out)
+    return {f"eval/{name}": value for name, value in figures.items()}
+
+
+def heartbeat(batches: Iterable[Any], run: Run) -> Iterator[Any]:
+    """The batches; each tells the watchdog that the rank isn't hung."""
+    for batch in batches:
+        run.heartbeat()
+        yield batch

@@ -1,0 +1,166 @@
+"""The training loop of a prior: steps, evaluations, checkpoints and the export.
+
+Shapes: B batch (this rank's part), N codes of a picture.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from data.codes.batches import CodeBatch
+from data.reading.stream import Stream
+from data.shards.index import ShardIndex
+from launch.checkpoints import store as checkpoint
+from launch.command.cli import UserError
+from launch.run.runtime import Run
+from launch.run.schedule import due, learning_rate
+from launch.run.seeding import seed_step
+from launch.strategies.base import Strategy, blocks
+from launch.strategies.choose import share_out
+from stage1_tokenizer import Tokenizer
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.config.training import PriorTrainConfig
+from stage2_prior.measuring.held_out import held_out_figures
+from stage2_prior.priors.base import Prior
+from stage2_prior.priors.build import build_prior
+from stage2_prior.training.cost import Cost, Utilisation, cost, peak_flops
+from stage2_prior.training.optimizer import PriorEma, build_optimizer
+
+
+def fit(
+    config: PriorTrainConfig, index: ShardIndex, run: Run, raw: Prior, strategy: Strategy, ema: PriorEma, size: Cost
+) -> int:
+    """Train from the newest checkpoint to the end or to a signal; the exit code. Raises NotFiniteError."""
+    state = {**strategy.state("prior"), "ema": ema.state}
+    step = checkpoint.load_latest(run.folder, state, run) or 0
+    use = say_size(raw, size, config, run)
+    with (
+        Stream(config.data, seed=run.data_seed, rank=run.rank, world_size=run.world_size) as codes,
+        run.progress("train prior", config.steps, unit="steps", start=step) as bar,
+    ):
+        began = step
+        for batch in codes.batches(step):
+            stop, last = run.stopping(), step == config.steps
+            if config.data.held_out and not stop and (last or due(step, config.evaluate_every, began)):
+                run.log(step, evaluate(raw, ema, config.data.held_out, run))
+            if step > began and (last or stop or due(step, config.run.save_every, began)):
+                checkpoint.save(run.folder, step, state, run, keep=config.run.keep)
+            if last or stop:
+                break
+            seed_step(config.run.seed, run.rank, step)
+            raw.set_progress(step / config.steps)
+            scalars, good = train_step(raw, strategy, batch, config, step, run)
+            ema.update(step)
+            use.step()
+            if (step + 1) % config.run.log_every == 0:
+                run.log(step, {"rate/mfu": use.take()}, kind="system")
+            run.record(scalars, step=step, samples=config.data.batch_size, good=good)
+            step += 1
+            bar.advance()
+    if step == config.steps:
+        export(ema, strategy, config, index, run)
+    return run.exit_code
+
+
+def fresh(config: PriorTrainConfig, index: ShardIndex) -> Prior:
+    """A prior with fresh weights; a multiscale one takes what it hears of the codes from the tokenizer."""
+    source = CodeSource.of_index(index, config.data.index)
+    quantizer = Tokenizer.from_pretrained(config.tokenizer).quantizer if source.form == "scales" else None
+    return build_prior(config.model, source, index.classes, quantizer)
+
+
+def build(config: PriorTrainConfig, index: ShardIndex, run: Run) -> tuple[Prior, Strategy, PriorEma, Cost]:
+    """The prior, how the ranks train it together, its averaged weights, and what it costs."""
+    raw = fresh(config, index)
+    size = cost(raw)  # as long as every rank has all of it
+    sharded = run.strategy if run.world_size > 1 else "ddp"
+    if config.activation_checkpointing:
+        for transformer in raw.transformers:
+            transformer.activation_checkpointing_enable({"use_reentrant": sharded == "zero3"})  # type: ignore[operator]
+    if config.compile and sharded == "zero3":
+        raise UserError("compile=true doesn't go with run.strategy=zero3: set compile to false, or take fsdp2 or zero2")
+    if config.compile:
+        for transformer in raw.transformers:
+            for module in blocks(transformer) if sharded == "fsdp2" else [transformer]:
+                module.compile()
+    optimizer = config.optimizer
+    strategy = share_out(
+        raw,
+        lambda model: build_optimizer(model, optimizer),
+        run,
+        clip=optimizer.clip,
+        parts=config.parts(run.world_size),
+    )
+    strategy.module.train()
+    return raw, strategy, PriorEma(strategy, optimizer.ema_decay), size
+
+
+def train_step(
+    raw: Prior, strategy: Strategy, batch: CodeBatch, config: PriorTrainConfig, step: int, run: Run
+) -> tuple[dict[str, Tensor | float], Tensor | None]:
+    """One step on this rank's samples of a batch; its scalars, still on the device, and whether it was done."""
+    code_BN = batch.idx_Bhw.flatten(1).to(run.device, non_blocking=True)
+    token_B = raw.condition.of_batch(batch).to(run.device, non_blocking=True)
+    own, parts = len(code_BN), config.parts(run.world_size)
+    sums = torch.zeros(2, device=run.device)
+    for part in range(parts):
+        rows = slice(own * part // parts, own * (part + 1) // parts)
+        share = (rows.stop - rows.start) / own
+        place = slice(run.rank * own + rows.start, run.rank * own + rows.stop)
+        with (
+            strategy.part(last=part == parts - 1),
+            raw.sample_noise.of_batch(config.run.seed, step, own * run.world_size, place),
+        ):
+            loss, nats = strategy.module(code_BN[rows], token_B[rows])
+            strategy.backward(loss * share)
+        sums += torch.stack([loss.detach(), nats]) * share
+    rate = learning_rate(config.optimizer, step, config.steps)
+    norm, good = strategy.descend(rate, config.optimizer.clip, [sums])
+    scalars: dict[str, Tensor | float] = {
+        "loss/total": sums[0],
+        "loss/nll_bits": sums[1] / math.log(2),
+        "optimizer/gradient_norm": norm,
+        "optimizer/learning_rate": rate,
+    }
+    return scalars, good
+
+
+def evaluate(raw: Prior, ema: PriorEma, index: str, run: Run) -> dict[str, float]:
+    """What the averaged weights make of held-out codes: eval/bits_per_code and eval/accuracy."""
+    with ema.applied(), torch.compiler.set_stance("force_eager"):
+        raw.eval()
+        found = held_out_figures(raw, index, run)
+        raw.train()
+    return {f"eval/{name}": value for name, value in found.items()}
+
+
+def say_size(prior: Prior, found: Cost, config: PriorTrainConfig, run: Run) -> Utilisation:
+    """Print and log what the prior is and what it costs; what measures how well the devices are used."""
+    peak, origin = peak_flops(run.device, config.run.precision)
+    run.say(
+        f"prior: {config.model.kind}, {found.parameters / 1e6:.2f} M parameters, {prior.source}, "
+        f"{len(prior.vocabulary.classes)} classes, {found.flops_per_code / 1e6:.1f} MFLOP a code; "
+        f"rate/mfu is of {peak / 1e12:.3g} TFLOP/s a device ({origin})"
+    )
+    sizes = {"model/parameters": found.parameters, "model/flops_per_code": found.flops_per_code}
+    run.log(0, {**sizes, "model/peak_flops": peak}, kind="system")
+    step = found.flops_per_code * prior.source.positions * config.data.batch_size
+    return Utilisation(step, peak * run.world_size)
+
+
+def export(ema: PriorEma, strategy: Strategy, config: PriorTrainConfig, index: ShardIndex, run: Run) -> None:
+    """Write RUN/prior: the averaged weights in stock form, with what the codes are."""
+    whole = {}
+    with ema.applied():
+        for name, weight in strategy.whole_weights():
+            if run.is_main:
+                whole[name] = weight.to("cpu", copy=True)
+    if run.is_main:
+        prior = fresh(config, index)
+        assert whole.keys() == dict(prior.named_parameters()).keys()
+        prior.load_state_dict(whole, strict=False)  # buffers, and weights that are tied to others, are there already
+        prior.eval().save_pretrained(run.folder / "prior", steps=config.steps, data=index.name)
+    run.say(f"prior exported to {run.folder / 'prior'}")
