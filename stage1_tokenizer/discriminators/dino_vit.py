@@ -1,7 +1,7 @@
-"""A frozen vision transformer (Dosovitskiy et al. 2021) as DINO trained it, for what its layers say of pictures.
+"""A frozen vision transformer (Dosovitskiy et al. 2021) as DINO trained it: transformers' ViT, with DINO's file.
 
-Width, depth and side of a patch follow from the weights, whose layout DINO's own files and timm's copies share.
-Legend: B batch, C channels, H W pixels, h w grid of patches, N patches, T = N + 1 tokens, D width, E heads.
+Width, depth and the side of a patch follow from the weights; DINO's own files and timm's copies have the same names.
+Legend: B batch, C channels, H W pixels, T tokens (the class token and the patches), D width.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import pickle
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launch.command.cli import UserError
-from stage1_tokenizer.layers.precision import at_least_float32
 
 HEAD = 64
 """Channels of a head, in every DINO transformer."""
@@ -25,8 +23,20 @@ EPS = 1e-6
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, of pictures in [0, 1]."""
 
-FIRST = ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias")
-LAYERS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+ONCE = {
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+}
+IN_BLOCKS = {
+    "norm1": "layernorm_before",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+"""DINO's names, and those of transformers' ViT checkpoints."""
 
 WAY = "give DINO's dino_deitsmall16_pretrain.pth, or a file of its layout"
 
@@ -56,31 +66,27 @@ def load_vit(file: str) -> FrozenViT:
 
 
 class FrozenViT(nn.Module):
-    """Tokens after some of the layers. Its weights are no parameters, and part of no state_dict()."""
+    """Tokens after some of the layers of transformers' ViT. Its weights are no parameters, and in no state_dict()."""
 
     def __init__(self, weights: dict[str, Tensor]):
-        """Raises KeyError or ValueError where `weights` lacks a tensor or holds one of another shape."""
+        """Raises LookupError, RuntimeError or ValueError if `weights` lacks a tensor or has one of another shape."""
         super().__init__()
         self.scale: Tensor
         self.shift: Tensor
-        self.cls_token: Tensor
-        self.pos_embed: Tensor
         self.width, _, self.patch, _ = weights["patch_embed.proj.weight"].shape
         self.depth = sum(name.startswith("blocks.") and name.endswith(".norm1.weight") for name in weights)
         if self.width % HEAD or not self.depth:
             raise ValueError(f"width {self.width}, {self.depth} blocks")
-        self.grid = round((weights["pos_embed"].shape[1] - 1) ** 0.5)
-        blocks = [
-            f"blocks.{n}.{part}.{kind}" for n in range(self.depth) for part in LAYERS for kind in ("weight", "bias")
-        ]
-        for name in (*FIRST, *blocks):
-            self.register_buffer(name.replace(".", "_"), weights[name].float(), persistent=False)
+        self.embeddings, self.layers = _load(weights, self.width, self.depth, self.patch)
+        for module in self.modules():
+            for name, parameter in list(module._parameters.items()):
+                if parameter is not None:
+                    delattr(module, name)
+                    module.register_buffer(name, parameter.detach().float(), persistent=False)
         scale = torch.tensor(DEVIATION).view(1, 3, 1, 1) * 2
         shift = torch.tensor(MEAN).view(1, 3, 1, 1) * 2 - 1
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
-        with torch.no_grad():
-            self(torch.zeros(1, 3, self.patch, self.patch), [])  # raises RuntimeError for shapes that don't fit
 
     def forward(self, x_BCHW: Tensor, after: list[int]) -> list[Tensor]:
         """The tokens h_BTD after the layers with these numbers; −1 stands for what enters the first.
@@ -93,39 +99,55 @@ class FrozenViT(nn.Module):
                 f"pictures of {tuple(x_BCHW.shape[2:])} are not whole patches of {self.patch}: set "
                 f"loss.adversarial.resize to a multiple of {self.patch}"
             )
-        h_BTD = self._embed((x_BCHW - self.shift) / self.scale)
-        found = {-1: h_BTD}
-        for number in range(self.depth):
-            h_BTD = h_BTD + self._attend(number, h_BTD)
-            h_BTD = h_BTD + self._perceptron(number, h_BTD)
-            found[number] = h_BTD
-        return [found[number] for number in after]
+        h_BTD = self.embeddings((x_BCHW - self.shift) / self.scale, interpolate_pos_encoding=True)
+        tokens = {-1: h_BTD}
+        for number, layer in enumerate(self.layers):
+            h_BTD = layer(h_BTD)
+            tokens[number] = h_BTD
+        return [tokens[number] for number in after]
 
-    def _embed(self, x_BCHW: Tensor) -> Tensor:
-        h_BDhw = F.conv2d(x_BCHW, *self._pair("patch_embed_proj"), stride=self.patch)
-        place_1Dhw = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        if h_BDhw.shape[2:] != place_1Dhw.shape[2:]:
-            place_1Dhw = F.interpolate(place_1Dhw, h_BDhw.shape[2:], mode="bicubic")
-        patches_BND = (at_least_float32(h_BDhw) + place_1Dhw).flatten(2).transpose(1, 2)
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x_BCHW), -1, -1)
-        return torch.cat([first, patches_BND], 1)
 
-    def _attend(self, number: int, h_BTD: Tensor) -> Tensor:
-        """Self-attention, spelt out: torch's fused kernels have no second derivative, which gradient penalties need."""
-        both = self._linear(f"{number}_attn_qkv", self._norm(f"{number}_norm1", h_BTD))
-        q_BETd, k_BETd, v_BETd = both.unflatten(2, (3, -1, HEAD)).permute(2, 0, 3, 1, 4)
-        share_BETT = (q_BETd @ k_BETd.transpose(2, 3) * HEAD**-0.5).softmax(-1)
-        return self._linear(f"{number}_attn_proj", (share_BETT @ v_BETd).transpose(1, 2).flatten(2))
+def _load(weights: dict[str, Tensor], width: int, depth: int, patch: int) -> tuple[nn.Module, nn.ModuleList]:
+    """The embedding of patches and the layers, in evaluation mode."""
+    from transformers import ViTConfig, ViTModel
+    from transformers.models.vit.modeling_vit import ViTLayer
+    from transformers.utils import logging
 
-    def _perceptron(self, number: int, h_BTD: Tensor) -> Tensor:
-        inner = self._linear(f"{number}_mlp_fc1", self._norm(f"{number}_norm2", h_BTD))
-        return self._linear(f"{number}_mlp_fc2", F.gelu(inner))
+    config = ViTConfig(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=width // HEAD,
+        intermediate_size=len(weights["blocks.0.mlp.fc1.weight"]),
+        image_size=round((weights["pos_embed"].shape[1] - 1) ** 0.5) * patch,
+        patch_size=patch,
+        layer_norm_eps=EPS,
+    )
+    eager = "eager"  # the fused kernels have no second derivative, which gradient penalties need
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = ViTModel.from_pretrained(
+            None,
+            config=config,
+            state_dict=_renamed(weights, width, depth),
+            add_pooling_layer=False,
+            attn_implementation=eager,
+        )
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    return model.embeddings, nn.ModuleList(part for part in model.modules() if isinstance(part, ViTLayer))
 
-    def _linear(self, name: str, h: Tensor) -> Tensor:
-        return F.linear(h, *self._pair(f"blocks_{name}"))
 
-    def _norm(self, name: str, h: Tensor) -> Tensor:
-        return F.layer_norm(h, (self.width,), *self._pair(f"blocks_{name}"), EPS)
-
-    def _pair(self, name: str) -> tuple[Tensor, Tensor]:
-        return self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
+def _renamed(weights: dict[str, Tensor], width: int, depth: int) -> dict[str, Tensor]:
+    """The weights by the names of transformers' ViT checkpoints."""
+    state = {theirs: weights[ours] for ours, theirs in ONCE.items()}
+    state |= {"layernorm.weight": torch.ones(width), "layernorm.bias": torch.zeros(width)}  # of the end: not used
+    for number in range(depth):
+        ours, theirs = f"blocks.{number}.", f"encoder.layer.{number}."
+        for kind in ("weight", "bias"):
+            for name, part in zip(("query", "key", "value"), weights[f"{ours}attn.qkv.{kind}"].chunk(3), strict=True):
+                state[f"{theirs}attention.attention.{name}.{kind}"] = part
+            for name, other in IN_BLOCKS.items():
+                state[f"{theirs}{other}.{kind}"] = weights[f"{ours}{name}.{kind}"]
+    return state

@@ -16,8 +16,6 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -29,34 +27,22 @@ from torch import Tensor, nn
 from stage1_tokenizer.config.training import AdversarialConfig, LossConfig, ModelConfig, QuantizerConfig
 from stage1_tokenizer.discriminators import build_discriminator
 from stage1_tokenizer.kernels import install as installing
-from stage1_tokenizer.kernels.cpu import convolution, winograd
-from stage1_tokenizer.layers.convolution import Upsample
 from stage1_tokenizer.layers.frozen import FrozenConv2d
 from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.losses.lpips import load_lpips
 from stage1_tokenizer.tokenizer.model import Tokenizer
-from stage1_tokenizer.training.step import OneForwardStep
+from tests.stage1_tokenizer.training.textbook import one_forward
 
 LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
-    "convolution": (nn.Conv2d, Upsample),
-    "upsample": (Upsample,),
+    "convolution": (nn.Conv2d,),
     "group_norm": (Norm,),
     "frozen": (FrozenConv2d,),
-    "layout alone": (nn.Conv2d, Upsample, Norm, FrozenConv2d),
-    "none": (nn.Conv2d, Upsample, Norm, FrozenConv2d),
+    "layout alone": (nn.Conv2d, Norm, FrozenConv2d),
+    "none": (nn.Conv2d, Norm, FrozenConv2d),
 }
 """Layers that stay torch's in a form."""
 
-FORMS = (
-    "all",
-    "none",
-    "layout alone",
-    "channels_last",
-    "convolution",
-    "winograd",
-    "weight_gradient",
-    *list(LAYERS)[1:4],
-)
+FORMS = ("all", "none", "layout alone", "channels_last", "convolution", "group_norm", "frozen")
 """All kernels; none; channels-last layout alone; then each kernel left out."""
 
 
@@ -72,15 +58,6 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def torchs_weight_gradient(x: Tensor, grad_y: Tensor, padding: int) -> Tensor:
-    """As torch computes it."""
-    sides = [x.shape[axis] + 2 * padding - grad_y.shape[axis] + 1 for axis in (2, 3)]
-    weight = x.new_empty(grad_y.shape[1], x.shape[1], *sides)
-    gradient = convolution.torch_gradients(grad_y, x, weight, padding, [False, True, False])[1]
-    assert gradient is not None
-    return gradient
-
-
 class Form:
     """One step's networks with some of the kernels."""
 
@@ -92,26 +69,15 @@ class Form:
         with patch.object(installing, "CPU", kernels), patch.object(installing, "WIDE", wide):
             for network in networks:
                 installing.install(network, "cpu")
-        self.step = OneForwardStep(LossConfig(adversarial=AdversarialConfig()), lpips)  # type: ignore[arg-type]
-
-    @contextmanager
-    def patched(self) -> Iterator[None]:
-        """Kernels that are no layers left out."""
-        with ExitStack() as stack:
-            if self.name == "winograd":
-                stack.enter_context(patch.object(winograd, "applies", lambda *_: False))
-            if self.name == "weight_gradient":
-                stack.enter_context(patch.object(convolution, "weight_gradient", torchs_weight_gradient))
-            yield
+        self.step = one_forward(LossConfig(adversarial=AdversarialConfig()), lpips)  # type: ignore[arg-type]
 
     def seconds(self, x_BCHW: Tensor) -> float:
         """CPU time of one step."""
         for network in (self.generator, self.discriminator):
             network.zero_grad()
-        with self.patched():
-            began = time.process_time()
-            self.step(self.generator, self.discriminator, x_BCHW, 0)
-            return time.process_time() - began
+        began = time.process_time()
+        self.step(self.generator, [self.discriminator], x_BCHW, 0)
+        return time.process_time() - began
 
 
 def main() -> None:

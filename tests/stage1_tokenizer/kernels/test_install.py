@@ -15,14 +15,14 @@ from torch.nn.utils import parametrize
 from stage1_tokenizer.config.training import AdversarialConfig, LossConfig, ModelConfig, PerceptualConfig
 from stage1_tokenizer.discriminators import build_discriminator
 from stage1_tokenizer.kernels import install as installing
-from stage1_tokenizer.kernels.cpu.convolution import FastConv2d, FastUpsample
+from stage1_tokenizer.kernels.cpu.convolution import FastConv2d
 from stage1_tokenizer.kernels.cpu.frozen import FastFrozenConv2d
 from stage1_tokenizer.kernels.cpu.group_norm import FastNorm
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.losses.lpips import load_lpips
 from stage1_tokenizer.tokenizer.model import Tokenizer
-from stage1_tokenizer.training.step import OneForwardStep
 from tests.stage1_tokenizer.small_backbones import BACKBONES
+from tests.stage1_tokenizer.training.textbook import one_forward
 
 WIDE = replace(BACKBONES["conv"], channels=64, channel_multipliers=[1, 1], z_channels=32)
 PATCH = AdversarialConfig(channels=64, layers=2)
@@ -44,8 +44,8 @@ def test_models_are_plain_until_kernels_are_installed() -> None:
     for module in (tokenizer, discriminator, lpips):
         assert not any("kernels" in kind.__module__ for kind in kinds(module))
         install(module, "cpu")
-    assert {FastConv2d, FastUpsample, FastNorm} <= kinds(tokenizer)
-    assert FastConv2d in kinds(discriminator) and FastFrozenConv2d in kinds(lpips)
+    assert {FastConv2d, FastNorm} <= kinds(tokenizer)
+    assert FastFrozenConv2d in kinds(lpips)
     assert [list(module.state_dict()) for module in (tokenizer, discriminator)] == names
     before = copy.deepcopy(tokenizer)
     install(tokenizer, "cpu")
@@ -107,22 +107,25 @@ def test_copies_and_pickles_keep_the_kernels() -> None:
         assert torch.equal(other.eval().reconstruct(x)[0], expected)
 
 
-def test_parametrized_layers_keep_their_weights_rules() -> None:
-    _, discriminator = built(adversarial=replace(PATCH, spectral_norm=True))
+def test_parametrized_layers_keep_their_weights_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stage1_tokenizer.kernels.cpu.convolution.LEAST_POSITIONS", 1)
+    stylegan = AdversarialConfig(discriminator="stylegan", channels=64, layers=2, group=1, spectral_norm=True)
+    _, discriminator = built(adversarial=stylegan)
     plain = copy.deepcopy(discriminator)
     install(discriminator, "cpu")
-    layers = [part for part in discriminator.modules() if isinstance(part, nn.Conv2d)]
-    assert any(isinstance(layer, FastConv2d) for layer in layers)
-    assert all(parametrize.is_parametrized(layer, "weight") for layer in layers)
+    fast = [part for part in discriminator.modules() if isinstance(part, FastConv2d)]
+    assert fast and all(parametrize.is_parametrized(layer, "weight") for layer in fast)
     x = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(copy.deepcopy(discriminator)(x), plain(x), rtol=1e-4, atol=1e-5)
+    y = copy.deepcopy(discriminator)(x)
+    assert "Correlation" in fast[0](torch.randn(2, 64, 32, 32).to(memory_format=torch.channels_last)).grad_fn.name()
+    torch.testing.assert_close(y, plain(x), rtol=1e-4, atol=1e-5)
     assert list(discriminator.state_dict()) == list(plain.state_dict())
 
 
 def losses(tokenizer: Tokenizer, discriminator: nn.Module, perceptual: Any) -> list[dict[str, float]]:
     """Of 20 steps in float64: in float32, Adam and the adversarial game make more and more of rounding."""
     config = LossConfig(perceptual=PerceptualConfig(net="alex"), adversarial=replace(PATCH, start=3))
-    step = OneForwardStep(config, perceptual)
+    step = one_forward(config, perceptual)
     optimizers = [torch.optim.AdamW(module.parameters(), 1e-3) for module in (tokenizer.train(), discriminator.train())]
     generator = torch.Generator().manual_seed(2)
     rows = []
@@ -130,7 +133,7 @@ def losses(tokenizer: Tokenizer, discriminator: nn.Module, perceptual: Any) -> l
         module.double()
     for number in range(20):
         x = nn.functional.interpolate(torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1, (64, 64), mode="bilinear")
-        result = step(tokenizer, discriminator, x.double(), number)
+        result = step(tokenizer, [discriminator], x.double(), number)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
