@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.discriminators.patch import Discriminator
 from stage1_tokenizer.discriminators.stylegan import ResidualDiscriminator
-from stage1_tokenizer.kernels.cpu.convolution import FastConv2d, FastUpsample
+from stage1_tokenizer.kernels.cpu.convolution import FastConv2d
 from stage1_tokenizer.kernels.cpu.frozen import FastFrozenConv2d
 from stage1_tokenizer.kernels.cpu.group_norm import FastNorm
-from stage1_tokenizer.layers.convolution import Upsample
 from stage1_tokenizer.layers.frozen import FrozenConv2d
 from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.networks import maskgit, vqgan
@@ -32,7 +31,6 @@ WIDE = 64
 
 CPU: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: FastConv2d,
-    Upsample: FastUpsample,
     Norm: FastNorm,
     FrozenConv2d: FastFrozenConv2d,
 }
