@@ -259,8 +259,8 @@ def test_a_discriminator_on_frozen_features_learns_to_tell() -> None:
     ("settings", "message"),
     [
         ({"discriminator": "dino"}, "loss.adversarial.weights is not set"),
-        ({"weights": "x.pth"}, "is for dino"),
-        ({"discriminator": "stylegan", "blur": True}, "loss.adversarial.blur=true is for patch"),
+        ({"weights": "x.pth"}, "only with dino: remove it"),
+        ({"discriminator": "stylegan", "blur": True}, "loss.adversarial.blur=true is not supported with"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
