@@ -1,7 +1,9 @@
-"""The shard index: which tars a set consists of, how many samples each holds, and what they are.
+"""Make the index of tars that exist: how many samples each holds, and where they begin.
+
+    python -m data.index PATTERN OUT.json [options]
 
 The file is wids' JSON (`wids-shard-index-v1`) with our keys beside its own; byte offsets lie in a small file beside it
-(`data.shards.offsets`). The command `python -m data.index` makes one from bare tars.
+(`data.shards.offsets`).
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from launch.command.cli import UserError, parse, run
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """Index bare WebDataset tars, or turn the Hub's `_info.json` into an index, without decoding anything."""
+    """Index WebDataset tars, or turn the Hub's `_info.json` into an index, without decoding anything."""
 
     pattern: str
-    """Tars: a path or URL with * and {000..127}; or an `_info.json`, `#split` at its end. The first word."""
+    """Tars: a path or URL with * and {000..127}; or an `_info.json`, with `#split` at its end. The first word."""
     out: str
     """The index file to write; the second word."""
     name: str = ""
@@ -33,22 +35,18 @@ class IndexConfig:
     licence: str = ""
     """Licence of the samples, or where its text lies."""
     threads: int = 8
-    """Tars looked into at a time."""
+    """Tars scanned in parallel."""
     overwrite: bool = False
-    """Replace an index that is there."""
+    """Replace an existing index."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the options, write the index."""
+    """Read the options, make the index and write it."""
     prog = "python -m data.index PATTERN OUT.json"
-    return command(parse(IndexConfig, argv, prog=prog, positional=("pattern", "out")))
-
-
-def command(config: IndexConfig) -> int:
-    """What `python -m data.index` does."""
+    config = parse(IndexConfig, argv, prog=prog, positional=("pattern", "out"))
     out = Path(config.out)
     if out.exists() and not config.overwrite:
-        raise UserError(f"{out} is there already: give another name, or --overwrite")
+        raise UserError(f"{out} exists already: give another name, or pass --overwrite")
     about: dict[str, Any] = {"name": config.name, "licence": config.licence}
     if config.classes:
         try:
@@ -67,11 +65,8 @@ def command(config: IndexConfig) -> int:
 
 
 def _moved(index: ShardIndex, base: str, about: dict[str, Any]) -> ShardIndex:
-    """The index as it reads from another folder, with what is new about it."""
-    shards = tuple(
-        replace(shard, url=relative(index.location(i), base), filesize=shard.filesize)
-        for i, shard in enumerate(index.shards)
-    )
+    """The index as it reads from another folder, with the given names, classes or licence."""
+    shards = tuple(replace(shard, url=relative(index.location(i), base)) for i, shard in enumerate(index.shards))
     return replace(index, shards=shards, base=base, **{key: value for key, value in about.items() if value})
 
 

@@ -1,4 +1,4 @@
-"""Look into a set of shards: what it holds, whether all of it is sound, and what it looks like.
+"""Inspect a set of shards: what it holds, whether all of it is sound, and what it looks like.
 
     python -m data.inspect INDEX [--verify] [--quarantine] [--report FILE.json] [--contact_sheet FILE.png]
 
@@ -26,24 +26,24 @@ FOUND = 1
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Look into a set of shards; without options, say what its index tells."""
+    """Inspect a set of shards; without options, print what its index says."""
 
     index: str
-    """The shard index (JSON); on the command line, the first word."""
+    """Path of the shard index (JSON); the first word of the command line."""
     verify: bool = False
     """Read and decode every sample; list damaged tars, unsound or mislabelled samples, and duplicates."""
     quarantine: bool = False
-    """With verify: write the unsound samples to INDEX's quarantine list, which every reader honours."""
+    """With verify: write the unsound samples to INDEX's quarantine list; training and evaluation skip them."""
     report: str | None = None
     """With verify: write all findings to this JSON file."""
     contact_sheet: str | None = None
     """Write a PNG of random samples with their labels."""
     count: int = 80
-    """Pictures on the contact sheet."""
+    """Samples on the contact sheet."""
     side: int = 96
-    """Their size on it, in pixels."""
+    """Their size, in pixels."""
     seed: int = 0
-    """Which samples the contact sheet shows."""
+    """Seed that decides which samples the contact sheet shows."""
     max_pixels: int = 100_000_000
     """A picture with more pixels counts as unsound."""
     processes: int | None = None
@@ -54,11 +54,11 @@ class InspectConfig:
         at_least(1, self, "count", "side", "max_pixels")
         for name in ("quarantine", "report"):
             if getattr(self, name) and not self.verify:
-                raise ValueError(f"{name} is made of what --verify finds: add --verify")
+                raise ValueError(f"{name} needs the findings of --verify: add --verify")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the options and do what they ask."""
+    """Read the options, print what the index says, and do what else is requested."""
     config = parse(InspectConfig, argv, prog="python -m data.inspect INDEX", positional=("index",))
     index = load_index(config.index, with_offsets=False)
     print(describe(index))

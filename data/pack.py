@@ -35,26 +35,26 @@ class PackConfig:
     """Pack a source of samples into WebDataset shards with their index."""
 
     source: str
-    """Folder, file or pattern to read; on the command line, the first word."""
+    """Folder, file or pattern to read; the first word of the command line."""
     out: str
-    """Folder for shards and indexes; on the command line, the second word."""
+    """Folder for shards and indexes; the second word of the command line."""
     kind: Kind
     """Kind of the source; see the list at the top of --help."""
     name: str = ""
     """Name of the set; none: the last part of OUT."""
     licence: str = ""
-    """The pictures' licence, noted in the index."""
+    """Licence of the samples, noted in the index."""
     held_out: float = 0.0
     """Share of the `train` split that becomes the split `held_out`, of each class alike."""
     samples_per_shard: int | None = None
     """Samples in a shard. None: 1000, unless megabytes_per_shard is set."""
     megabytes_per_shard: float | None = None
-    """Size of a shard in MB of 10^6 bytes: a limit where original bytes are kept, else about, from a trial."""
+    """Size of a shard in MB of 10^6 bytes: a limit where original bytes are kept, else an estimate from a trial."""
     shuffle: bool = True
-    """Mix the samples of a split over its shards. The loader's own shuffle works within windows, so a set sorted by
-    class needs this one."""
+    """Shuffle the samples of a split over its shards. Training shuffles only within windows, so a set sorted by class
+    needs this."""
     seed: int = 0
-    """Of the shuffle and of what is held out."""
+    """Seed of the shuffle and of the choice of held-out samples."""
     label_attribute: str | None = None
     """celeba: the attribute that is the class, such as Smiling."""
     image_column: str | None = None
@@ -62,19 +62,19 @@ class PackConfig:
     label_column: str | None = None
     """parquet: the column of classes; none: `label`, where there is one."""
     caption_column: str | None = None
-    """parquet: the column of captions; none: they are left out. Folders have them in files, tars in `txt` members."""
+    """parquet: the column of captions; none: no captions. Folders have them in files, tars in `txt` members."""
     convert: ConvertConfig = field(default_factory=ConvertConfig)
-    """What is done to each picture."""
+    """How each picture is converted."""
     processes: int | None = None
     """Processes that read and write; none: one for each core."""
     overwrite: bool = False
-    """Replace a set that is there."""
+    """Replace an existing set."""
 
     def __post_init__(self) -> None:
         """Raise ValueError with the key, the rule and the value."""
         check("held_out", self.held_out, 0 <= self.held_out < 1, "the share that is held out, such as 0.1")
         if self.samples_per_shard is not None and self.megabytes_per_shard is not None:
-            raise ValueError("samples_per_shard and megabytes_per_shard are both set: leave one of them out")
+            raise ValueError("samples_per_shard and megabytes_per_shard are both set: remove one of them")
         for name in ("samples_per_shard", "megabytes_per_shard", "processes"):
             value = getattr(self, name)
             check(name, value, value is None or value > 0, "a number above 0, or to null")
@@ -104,7 +104,7 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
     """Pack, and give the shards of each split. UserError for what the user can mend."""
     shards, kind = ShardWriter(config.out), SOURCES[config.kind]
     if not config.overwrite:
-        # Listing a large source takes long: what can be refused without is refused first.
+        # Listing a large source takes long: refuse first what can be refused without it.
         shards.refuse_finished(f"{name}.json" for name in kind.certain_splits(config.source))
     source = open_source(config.kind, config.source, {name: getattr(config, name) for name in kind.options})
     splits = chosen_splits(source, config.held_out, config.seed, shuffle=config.shuffle)
@@ -130,7 +130,7 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
 
 
 def plan(source: Any, config: PackConfig) -> dict[str, Any]:
-    """What a restart must have in common with the start."""
+    """What must be the same when a pack is resumed."""
     same = {name: value for name, value in asdict(config).items() if name not in ("out", "processes", "overwrite")}
     return {**same, "source": os.path.abspath(config.source), "samples": len(source), "files": source.fingerprint()}  # noqa: PTH100
 

@@ -1,4 +1,4 @@
-"""What an order means for a cluster: balance, open shards, bytes read twice, memory, and how well it shuffles.
+"""Simulate an order on a cluster: balance, open shards, bytes read twice, memory, and how well it shuffles.
 
     python -m data.simulate --shards 100000 --ranks 4096
 
@@ -28,7 +28,7 @@ class SimulateConfig:
     ranks: int = 8
     """Processes that train."""
     batch_size: int | None = None
-    """Global batch; none: 16 for each rank."""
+    """Global batch size; none: 16 for each rank."""
     lanes: int | None = None
     """Lanes of the streamed order; none: one for each rank."""
     window: int = 256

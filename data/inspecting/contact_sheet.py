@@ -1,9 +1,7 @@
-"""A contact sheet: random samples of a set with their labels, on one picture."""
+"""Contact sheet: one picture with random samples of a set and their labels."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data.media import handler
 from data.packing.splits import shuffled
-from data.shards.compressed import open_plain
+from data.reading.readers import LocalReader, NumberedShards
 from data.shards.index import ShardIndex
 from data.shards.sample import DamagedSampleError, label, read_sample
 from launch.command.cli import UserError
@@ -22,7 +20,8 @@ _MARGIN, _LINE = 6, 13
 def contact_sheet(index: ShardIndex, count: int, side: int, seed: int) -> Image.Image:
     """`count` samples drawn by `seed`, each at most side×side pixels, with class name and key below.
 
-    A sample that can't be decoded shows as a red square with the reason. UserError for codes and remote shards.
+    A sample that can't be decoded is a red square with the reason. UserError for remote shards and for kinds that can't
+    be shown.
     """
     if index.offsets is None:
         raise UserError("a contact sheet is made of local shards, and these are remote: copy the set here first")
@@ -33,28 +32,14 @@ def contact_sheet(index: ShardIndex, count: int, side: int, seed: int) -> Image.
     cell_w, cell_h = side + _MARGIN, side + _MARGIN + 2 * _LINE
     sheet = Image.new("RGB", (columns * cell_w + _MARGIN, rows * cell_h + _MARGIN), (40, 40, 40))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for i, (picture, name, key) in enumerate(_samples(index, chosen, side)):
+    reader = LocalReader(NumberedShards([index]))
+    for i, (shard, position) in enumerate(zip(*index.places(chosen), strict=True)):
+        picture, name, key = _sample(index, shard, position, reader.read(shard, position), side)
         x, y = _MARGIN + i % columns * cell_w, _MARGIN + i // columns * cell_h
         sheet.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
         pen.text((x, y + side), _cut(name, pen, font, side), (230, 230, 120), font)
         pen.text((x, y + side + _LINE), _cut(key, pen, font, side, end=True), (200, 200, 200), font)
     return sheet
-
-
-def _samples(index: ShardIndex, chosen: np.ndarray, side: int) -> Iterator[tuple[Image.Image, str, str]]:
-    """Picture, class name and key of each sample; `chosen` is sorted, so that each shard is opened once."""
-    assert index.offsets is not None
-    first = np.concatenate([[0], np.cumsum(index.sizes)])
-    shard_of = np.searchsorted(first, chosen, side="right") - 1
-    for shard in dict.fromkeys(shard_of.tolist()):
-        descriptor = open_plain(index.location(shard))
-        try:
-            for number in chosen[shard_of == shard].tolist():
-                position = number - int(first[shard])
-                start, end = index.offsets.extent(shard, position)
-                yield _sample(index, shard, position, os.pread(descriptor, end - start, start), side)
-        finally:
-            os.close(descriptor)
 
 
 def _sample(index: ShardIndex, shard: int, position: int, raw: bytes, side: int) -> tuple[Image.Image, str, str]:
@@ -70,7 +55,7 @@ def _sample(index: ShardIndex, shard: int, position: int, raw: bytes, side: int)
 
 
 def _cut(text: str, pen: ImageDraw.ImageDraw, font: Any, width: int, *, end: bool = False) -> str:
-    """The text, shortened to so many pixels; `end` keeps its end instead of its beginning."""
+    """The text, shortened to a width in pixels; `end` keeps its end instead of its beginning."""
     shown = text
     while len(text) > 1 and pen.textlength(shown, font) > width:
         text = text[1:] if end else text[:-1]

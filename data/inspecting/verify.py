@@ -1,4 +1,4 @@
-"""Read and decode every sample of a set, in several processes, and say what is wrong with it."""
+"""Reads and decodes every sample of a set, in several processes, and lists what is wrong."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class Findings:
     damaged_tars: dict[str, str] = field(default_factory=dict)
     """Shard url → what is wrong."""
     unsound: list[Bad] = field(default_factory=list)
-    """Samples that can't be used: undecodable, or with a label that is no class."""
+    """Samples that can't be used: they don't decode, or their label is no class."""
     misnamed: list[Bad] = field(default_factory=list)
-    """Pictures whose extension says another format than their bytes; they can be used."""
+    """Samples whose extension names another format than their bytes have; they can be used."""
     conflicts: list[list[str]] = field(default_factory=list)
-    """Equal pictures with different labels: at most one of them is right. `url key label` of each."""
+    """Equal samples with different labels, of which at most one is right; `url key (class)` of each."""
     duplicates: list[list[str]] = field(default_factory=list)
-    """Equal pictures with equal labels."""
+    """Equal samples with equal labels."""
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong; duplicates and misnamed pictures are no faults."""
+        """Whether nothing is wrong; duplicates and misnamed samples are no faults."""
         return not (self.damaged_tars or self.unsound or self.conflicts)
 
     def to_json(self) -> dict[str, Any]:
@@ -63,42 +63,42 @@ class Findings:
 
 @dataclass
 class _OfShard:
-    """What one shard gave."""
+    """Findings in one shard."""
 
     samples: int = 0
     damage: str = ""
     unsound: list[Bad] = field(default_factory=list)
     misnamed: list[Bad] = field(default_factory=list)
     seen: list[tuple[bytes, str, int]] = field(default_factory=list)
-    """Hash of the picture's bytes, key and label of each sound sample."""
+    """Hash of the content, key and label of each sound sample."""
 
 
 def verify(index: ShardIndex, *, processes: int = 1, max_pixels: int = 100_000_000) -> Findings:
-    """Read everything. UserError where shards are remote."""
+    """Read and check every sample. UserError where shards are remote."""
     locations = [index.location(i) for i in range(len(index.shards))]
     remote = next((location for location in locations if is_remote(location)), None)
     if remote is not None:
-        raise UserError(f"{remote} is remote, and verification reads all of it more than once: copy the set here first")
-    found = Findings(shards=len(index.shards))
+        raise UserError(f"{remote} is remote, and verification reads all of it: copy the set to this machine first")
+    findings = Findings(shards=len(index.shards))
     by_hash: dict[bytes, list[tuple[str, int]]] = collections.defaultdict(list)
     work = partial(_verify_shard, index.with_offsets(None), max_pixels)
     with Progress("verify", len(index), unit="samples") as bar:
         for i, of in enumerate(_in_processes(work, len(index.shards), processes)):
             url, expected = index.shards[i].url, index.shards[i].nsamples
             bar.advance(expected)
-            found.samples += of.samples
+            findings.samples += of.samples
             if of.damage:
-                found.damaged_tars[url] = of.damage
-            found.unsound += of.unsound
-            found.misnamed += of.misnamed
+                findings.damaged_tars[url] = of.damage
+            findings.unsound += of.unsound
+            findings.misnamed += of.misnamed
             for digest, key, number in of.seen:
                 by_hash[digest].append((f"{url} {key}", number))
     for same in by_hash.values():
         if len(same) > 1:
             agree = len({number for _, number in same}) == 1
             names = [name if agree else f"{name} ({_class(index, number)})" for name, number in same]
-            (found.duplicates if agree else found.conflicts).append(names)
-    return found
+            (findings.duplicates if agree else findings.conflicts).append(names)
+    return findings
 
 
 def _in_processes(work: Any, count: int, processes: int) -> Any:
@@ -114,7 +114,7 @@ def _class(index: ShardIndex, number: int) -> str:
 
 
 def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> _OfShard:
-    """Look at every sample of one shard; those that a damaged tar has lost count as unsound."""
+    """Check every sample of one shard; those lost in a damaged tar count as unsound."""
     url, expected, of = index.shards[shard].url, index.shards[shard].nsamples, _OfShard()
     try:
         descriptor = open_plain(index.location(shard))
@@ -126,7 +126,7 @@ def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> _OfShard:
         tar = scan(file)
         of.damage = tar.damage
         if not of.damage and len(tar.keys) != expected:
-            of.damage = f"{len(tar.keys)} samples, but the index says {expected}: make the index anew"
+            of.damage = f"{len(tar.keys)} samples, but the index says {expected}: make the index again"
         spans = zip(tar.starts, tar.starts[1:], tar.keys, strict=False)
         for position, (start, end, key) in enumerate(spans):
             of.samples += 1

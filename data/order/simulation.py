@@ -94,14 +94,14 @@ def _rank_bytes(order: SampleOrder, weight: np.ndarray, ranks: int) -> np.ndarra
 
 
 def _open_at_once(order: SampleOrder, ranks: int, rng: np.random.Generator) -> list[int]:
-    """Different shards behind the windows in use, for some ranks and steps."""
-    own, found = order.lanes // ranks, []
+    """Number of shards behind the windows in use, for some ranks and steps."""
+    own, counts = order.lanes // ranks, []
     last = max(1, int(order.steps_per_epoch))
     for rank in rng.choice(ranks, size=min(ranks, _PROBED_RANKS), replace=False).tolist():
         for step in rng.integers(last, size=_PROBED_STEPS).tolist():
             runs = [order.neighbours(lane, step * order.per_lane)[1] for lane in range(rank * own, (rank + 1) * own)]
-            found.append(len({shard for of_lane in runs for shard, _, _ in of_lane}))
-    return found
+            counts.append(len({shard for of_lane in runs for shard, _, _ in of_lane}))
+    return counts
 
 
 def _neighbour_steps(order: SampleOrder, rng: np.random.Generator) -> np.ndarray:
@@ -111,10 +111,10 @@ def _neighbour_steps(order: SampleOrder, rng: np.random.Generator) -> np.ndarray
         lane = int(rng.integers(order.lanes))
         first = int(rng.integers(order.lane_length)) // order.window * order.window
         inside = np.arange(first, min(first + order.window, order.lane_length))
-        found = order.at(np.full(len(inside), lane), inside)
-        by_place = np.lexsort((found[:, 1], found[:, 0]))
-        found, step = found[by_place], inside[by_place] // order.per_lane
-        next_to = (np.diff(found[:, 0]) == 0) & (np.diff(found[:, 1]) == 1)
+        places = order.at(np.full(len(inside), lane), inside)
+        by_place = np.lexsort((places[:, 1], places[:, 0]))
+        places, step = places[by_place], inside[by_place] // order.per_lane
+        next_to = (np.diff(places[:, 0]) == 0) & (np.diff(places[:, 1]) == 1)
         distances.append(np.abs(np.diff(step))[next_to])
     together = np.concatenate(distances)
     return together if len(together) else np.zeros(1)
@@ -141,7 +141,7 @@ def _streamed(
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures for people."""
+    """The figures as a table."""
     local, streamed = figures["local"], figures["streamed"]
     rows: list[tuple[str, str, str]] = [("", "local", "streamed")]
 
@@ -157,12 +157,7 @@ def table(figures: dict[str, Any]) -> str:
     row("neighbours in a shard, steps apart: median", "{:,.0f}", "neighbours_apart_median_steps")
     row("  of the steps of an epoch", "{:,.0f}", "steps_per_epoch")
     row("  in one batch, share", "{:.2e}", "neighbours_in_one_batch_share")
-    row(
-        "one rank's part of a step: seconds (first of an epoch)",
-        "{:.1e} ({:.1e})",
-        "part_seconds",
-        "first_part_seconds",
-    )
+    row("seconds for one rank's part of a step (first)", "{:.1e} ({:.1e})", "part_seconds", "first_part_seconds")
     rows += [
         ("bytes read twice: by offset", f"{local['reread_share']:.2%}", f"{streamed['reread_share_with_offsets']:.2%}"),
         ("  disk pages shared by neighbours", f"{local['page_share']:.2%}", ""),

@@ -1,7 +1,6 @@
-"""Which samples go into which split and shard, in what order: pure functions of numbers, the same on every machine.
+"""Which samples go into which split and shard, in what order: pure functions, the same on every machine.
 
-The shuffle is a hash of (seed, position), not a library's generator: a set packed today can be packed again, to the
-same bytes, with another version of numpy.
+The shuffle is a hash of (seed, position), not a library's generator: another version of numpy packs the same bytes.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ def shuffled(count: int, seed: int) -> np.ndarray:
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions kept and positions held out (both sorted, int64): `share` of all samples, and of each label's.
 
-    Stratified by largest remainder, so that the total held out is round(share · N) exactly and each label's differs
-    from its share by less than one. Which ones, is drawn by `seed`.
+    Stratified by largest remainder: the total held out is exactly round(share · N), and each label's differs from its
+    share by less than one. `seed` decides which samples.
     """
     labels = np.asarray(labels)
     names, label_of, counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -92,7 +91,7 @@ def cut_evenly(count: int, shards: int) -> list[range]:
 
 
 def cut_by_bytes(sizes: Sequence[int] | np.ndarray, per_shard: int) -> list[range]:
-    """Shards of neighbouring samples whose bytes add up to at most `per_shard` each (a larger sample stands alone)."""
+    """Shards of neighbouring samples of at most `per_shard` bytes together (a larger sample is alone)."""
     ends = np.cumsum(np.asarray(sizes, dtype=np.int64))
     shards, start = [], 0
     while start < len(ends):

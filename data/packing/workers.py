@@ -1,4 +1,4 @@
-"""The work of `data.pack` on one shard, and the processes that do it."""
+"""Packs one shard, and runs the processes that pack all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from data.shards.writer import Sample, ShardRecord, ShardWriter, fit_key
 from launch.command.cli import UserError
 
 TRIAL = 64
-"""Samples encoded to find out how large they become."""
+"""Samples encoded to estimate their size."""
 SAMPLE_OVERHEAD = 2048
 """Bytes that a sample takes in a tar beside its content: headers, padding and its label."""
 
@@ -35,11 +35,11 @@ class Job:
     shard: str
     """File name."""
     numbers: np.ndarray
-    """Of the source's samples, in their order."""
+    """Of its samples in the source, in their order."""
 
 
 def pack_shard(source: Source, job: Job, out: str, config: Any) -> ShardRecord:
-    """Write one shard, unless it is there. Its record's notes tell what was skipped and count the labels."""
+    """Write one shard, unless it exists. Its record's notes list what was skipped and count the labels."""
     notes: dict[str, Any] = {"skipped": [], "counts": {}}
     return ShardWriter(out).write(job.shard, _samples(source, job.numbers, config, notes), notes)
 
@@ -49,17 +49,15 @@ def _samples(source: Source, numbers: np.ndarray, config: Any, notes: dict[str, 
     counts: collections.Counter[str] = collections.Counter()
     convert = handler(source.media, "convert")
     for number in numbers.tolist():
+        key = source.paths[number] if source.paths else f"sample {number}"
         try:
             raw = source.read(number)
-        except (DamagedSampleError, OSError) as error:
-            notes["skipped"].append((_name(source, number), _why(error)))
-            continue
-        key = fit_key(raw.key)
-        key = f"{key}-{number}" if key in keys else key
-        try:
+            key = fit_key(raw.key)
+            key = f"{key}-{number}" if key in keys else key
             extension, contents = convert(raw.encoded, raw.array, config)
-        except DamagedSampleError as error:
-            notes["skipped"].append((key, str(error)))
+        except (DamagedSampleError, OSError) as error:
+            why = f"can't be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            notes["skipped"].append((key, why))
             continue
         members = {extension: contents, **raw.members}
         if raw.label >= 0:
@@ -70,16 +68,8 @@ def _samples(source: Source, numbers: np.ndarray, config: Any, notes: dict[str, 
     notes["counts"] = dict(sorted(counts.items()))
 
 
-def _why(error: Exception) -> str:
-    return f"can't be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-
-
-def _name(source: Source, number: int) -> str:
-    return source.paths[number] if source.paths else f"sample {number}"
-
-
 def shard_sizes(source: Source, numbers: np.ndarray, config: Any) -> np.ndarray:
-    """Bytes that each sample takes in a shard: of its file where that is kept, else the mean of a trial."""
+    """Bytes that each sample takes in a shard: its file's where that is kept, else the mean of a trial."""
     if config.keeps_bytes and source.sizes is not None:
         return source.sizes[numbers] + SAMPLE_OVERHEAD
     return np.full(len(numbers), _encoded_size(source, numbers, config)) + SAMPLE_OVERHEAD
@@ -98,13 +88,13 @@ _shared: tuple[Source, str, Any]
 def pack_shards(
     source: Source, jobs: Sequence[Job], out: str, config: Any, processes: int
 ) -> Iterator[tuple[Job, ShardRecord]]:
-    """Write the shards with so many processes; gives each as it is finished, in no particular order."""
+    """Write the shards with so many processes; yields each when it is finished, in no particular order."""
     global _shared
     if processes == 1 or len(jobs) < 2:
         for job in jobs:
             yield job, pack_shard(source, job, out, config)
         return
-    # Forked: a listing of millions of files is shared, not sent. The children inherit it through this global.
+    # Forked, so that a list of millions of files is shared, not sent: children inherit it through this global.
     _shared = (source, out, config)
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
@@ -113,8 +103,8 @@ def pack_shards(
             for future in as_completed(running):
                 yield running.pop(future), future.result()
         except BrokenProcessPool as error:
-            raise UserError("a packing process died (killed, or out of memory?): start the same command again, with "
-                            "--processes lowered if memory was short; finished shards are kept") from error  # fmt: skip
+            raise UserError("a packing process died (killed, or out of memory?): rerun the same command, with fewer "
+                            "--processes if memory was short; finished shards are kept") from error  # fmt: skip
         finally:
             for future in running:
                 future.cancel()
@@ -126,7 +116,7 @@ def _pack_shared(job: Job) -> ShardRecord:
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, also where that was killed with -9."""
+    """End this process as soon as its parent is gone, even if that was killed with -9."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -22,17 +22,17 @@ class TransformConfig:
     channels: int = 3
     """3 for RGB, 1 for grey."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """crop: the largest square of the picture; pad: all of it, shrunk if it is too large, never enlarged, with
-    `background` around it; stretch: all of it, whatever its shape."""
+    """crop: the largest square of the picture; pad: all of it, reduced if it is too large, never enlarged, with
+    `background` around it; stretch: all of it, made square."""
     flip: bool = False
     """In training, mirror left to right at random."""
     random_crop: bool = False
-    """In training, with fit=crop, place the square at random; otherwise it is in the middle."""
+    """In training, with fit=crop, place the square at random instead of in the middle."""
     min_scale: float = 1.0
     """In training, with random_crop, the smallest side of the square, as a share of the largest possible one."""
     resize: Literal["bicubic", "area"] = "bicubic"
-    """bicubic: antialiased, as PIL's; area: the mean over each target pixel's area (triangle weights), from a JPEG
-    decoded at a half, a quarter or an eighth of its size where the target is that much smaller. Faster."""
+    """bicubic: antialiased, like PIL's; area: the mean over each target pixel's area (triangle weights), faster: JPEGs
+    are decoded at a half, a quarter or an eighth of their size where the target is that much smaller."""
     background: int = 255
     """Grey value, 0 to 255, behind transparent pixels and around a padded picture."""
 

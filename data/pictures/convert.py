@@ -35,17 +35,17 @@ class ConvertConfig:
     """What is done to each picture."""
 
     size: int | None = None
-    """Pixels of the side that `fit` speaks of; none: the picture keeps its size."""
+    """Side in pixels (see `fit`); none: the picture keeps its size."""
     fit: Literal["crop", "shorter", "stretch"] = "crop"
     """crop: the middle square, size×size; shorter: the shorter side becomes `size` (a smaller picture stays as it is);
     stretch: the whole picture, size×size."""
     format: Literal["keep", "jpg", "png", "webp"] = "keep"
-    """keep: the original bytes where the size stays, else the original's format (arrays: png); webp is lossless."""
+    """keep: the original bytes where the size is kept, else the original's format (arrays: png); webp is lossless."""
     quality: int = 95
     """JPEG quality, 1 to 100."""
     check: Literal["none", "header", "decode"] = "header"
-    """How a picture whose bytes are kept is looked at: not at all, its header (finds other files and bombs), or by
-    decoding it (finds truncated ones too). What fails is left out and listed."""
+    """How pictures whose bytes are kept are checked: none; header (finds other files and decompression bombs); decode
+    (finds truncated ones too). Those that fail are left out and listed."""
     max_pixels: int = 100_000_000
     """A picture with more pixels is left out."""
 
@@ -154,8 +154,8 @@ def _is_grey(encoded: bytes) -> bool:
 
 
 def _opened(encoded: bytes) -> Image.Image:
-    """The picture with its header read, its pixels not."""
+    """The picture with only its header read."""
     try:
         return Image.open(io.BytesIO(encoded))
-    except Exception as error:  # PIL raises almost anything on damaged input
+    except Exception as error:  # PIL raises all kinds of exceptions on damaged input
         raise DamagedSampleError(f"can't be opened: {type(error).__name__}") from error

@@ -1,7 +1,7 @@
-"""From a sample's bytes to pixels or codes. Whatever lies in the wild is decoded, or refused with a reason.
+"""From encoded bytes to pixels: pictures of any format and mode are decoded, or refused with a reason.
 
-What a picture is, its first bytes say, not its extension. JPEGs go through libjpeg-turbo (simplejpeg), all else
-through PIL. Shapes: H W pixels, C channels, h w latent grid.
+The format is recognised by the first bytes, not by the extension. JPEGs go through libjpeg-turbo (simplejpeg), all
+others through PIL. Shapes: H W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _MOST_KEPT = 64_000_000
 
 
 class Workspace:
-    """Memory that one thread decodes into again and again: fresh memory costs a page fault every 4 KB of pixels."""
+    """Memory that one thread reuses for decoding: new memory costs a page fault for every 4 KB of pixels."""
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
     def room(self, size: int) -> np.ndarray | None:
-        """At least `size` bytes, valid until the next call; None for so many that they had better not be kept."""
+        """At least `size` bytes, valid until the next call; None for more than should be kept."""
         if size > _MOST_KEPT:
             return None
         if size > len(self._memory):
@@ -56,10 +56,10 @@ def decode_picture(
 ) -> np.ndarray:
     """Pixels of an encoded picture, uint8 (H, W, C) with `config.channels` channels.
 
-    Turned as its EXIF orientation says; 16 bits become 8; transparent parts show `config.background`; of an animation
-    the first frame. With resize=area a JPEG may come out smaller, but not smaller than the target needs.
-    DamagedSampleError for what can't be decoded and for more than `max_pixels` (seen before decoding). With a
-    `workspace` the pixels may lie in it: they hold until it is used again.
+    Rotated by its EXIF orientation; 16 bits become 8; transparent parts show `config.background`; of an animation the
+    first frame. With resize=area a JPEG may be decoded smaller, but not smaller than the target needs.
+    DamagedSampleError for what can't be decoded and, before decoding, for more than `max_pixels`. With a `workspace`
+    the pixels may lie in it: they are valid until it is used again.
     """
     if not len(data):
         raise DamagedSampleError("no bytes")
@@ -77,7 +77,7 @@ def _decode_jpeg(
     random: Draw | None,
     workspace: Workspace | None,
 ) -> np.ndarray | None:
-    """The picture by libjpeg-turbo, or None where PIL should look at it (CMYK, oddities that PIL tolerates)."""
+    """The picture by libjpeg-turbo, or None for what PIL should try (CMYK, defects that PIL tolerates)."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _check_pixels(width, height, max_pixels)
@@ -118,23 +118,23 @@ def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels:
             return pixels_of(image, config)
     except DamagedSampleError:
         raise
-    except Exception as error:  # PIL's decoders raise almost anything on damaged input
+    except Exception as error:  # PIL raises all kinds of exceptions on damaged input
         raise DamagedSampleError(f"can't be decoded: {type(error).__name__}: {error}"[:200]) from error
 
 
 def pixels_of(image: Image.Image, config: TransformConfig) -> np.ndarray:
-    """Pixels of a picture that PIL opened, as `decode_picture` gives them: uint8 (H, W, C).
+    """Pixels of a picture that PIL opened, as `decode_picture` returns them: uint8 (H, W, C).
 
-    DamagedSampleError for pixels that are no 8 or 16 bits; what PIL raises where it can't decode them.
+    DamagedSampleError for pixels of other than 8 or 16 bits; PIL's own exceptions where it can't decode them.
     """
     turn = image.getexif().get(_ORIENTATION, 1) if image.format != "GIF" else 1
     image.load()
-    pixels = np.array(_eight_bit(image, config))  # A copy: torch warns of what can't be written to.
+    pixels = np.array(_eight_bit(image, config))  # a copy: torch warns about read-only memory
     return _turned(pixels if pixels.ndim == 3 else pixels[:, :, None], turn)
 
 
 def _eight_bit(image: Image.Image, config: TransformConfig) -> Image.Image:
-    """The picture in mode RGB or L, over the background where it is transparent."""
+    """The picture in mode RGB or L, on the background where it is transparent."""
     mode = "RGB" if config.channels == 3 else "L"
     if image.mode.startswith("I"):
         deep = np.asarray(image)
@@ -156,7 +156,7 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def _jpeg_orientation(data: bytes | memoryview) -> int:
-    """The EXIF orientation of a JPEG, 1 (upright) without one: in the application segments before the picture."""
+    """The EXIF orientation of a JPEG, from the application segments before the picture; 1 (upright) without one."""
     at = 2
     while at + 10 < len(data) and data[at] == 0xFF and (0xE0 <= data[at + 1] <= 0xEF or data[at + 1] == 0xFE):
         size = 2 + (data[at + 2] << 8) + data[at + 3]
@@ -181,7 +181,7 @@ def _tiff_orientation(tiff: bytes) -> int:
 
 
 def _turned(pixels_HWC: np.ndarray, orientation: int) -> np.ndarray:
-    """The picture upright, by its EXIF orientation (2 to 8; 1 and anything else is upright already)."""
+    """The picture upright, by its EXIF orientation: 2 to 8, all else is upright already."""
     if orientation in (5, 6, 7, 8):
         pixels_HWC = pixels_HWC.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

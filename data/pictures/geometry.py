@@ -1,4 +1,4 @@
-"""Which part of a picture is kept, at what size, and the random numbers behind it. No torch here."""
+"""Which part of a picture is kept, at what size, and the random numbers of the augmentation. No torch here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done to a decoded picture: crop, resize, pad, flip; random ones seeded by the sample, not by the process.
+"""What is done to a decoded picture: crop, resize, pad, flip; and to pixels on their way to the networks and back.
 
 Shapes: B batch, C channels, H W pixels. Pixels are uint8 until they are on the device.
 """
@@ -17,8 +17,8 @@ _KERNELS = {"bicubic": torch.ops.aten._upsample_bicubic2d_aa.out, "area": torch.
 def apply(picture_HWC: np.ndarray, config: TransformConfig, random: Draw | None, out_HWC: np.ndarray) -> None:
     """Crop, resize, pad and flip `picture_HWC` (uint8, config.channels channels) into `out_HWC`.
 
-    `random` None: as in evaluation, the middle crop and no flip. Fastest where `out_HWC` is a view of memory whose
-    channels are planes (C, H, W): the resized picture is written to it directly.
+    `random` None: as in evaluation, the middle crop and no flip. Fastest where `out_HWC` is a view of planes (C, H, W):
+    the resized picture is written to them directly.
     """
     height, width = picture_HWC.shape[:2]
     box = crop_box(width, height, config, random)
@@ -42,8 +42,7 @@ def apply(picture_HWC: np.ndarray, config: TransformConfig, random: Draw | None,
 def _resize(picture_HWC: np.ndarray, box: tuple[int, int, int, int], out_HWC: np.ndarray, resize: str) -> None:
     """Antialiased, as PIL does it (at most 2 of 255 beside PIL's result on the same square), in half PIL's time.
 
-    What torch.nn.functional.interpolate(antialias=True) computes, written straight to where it belongs: `out_HWC` must
-    be contiguous planes.
+    What torch.nn.functional.interpolate(antialias=True) computes, but into `out_HWC`, which must be contiguous planes.
     """
     square_HWC = torch.from_numpy(picture_HWC)[box[1] : box[3], box[0] : box[2]]
     planes_BCHW = torch.from_numpy(out_HWC.transpose(2, 0, 1))[None]

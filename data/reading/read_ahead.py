@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,15 +21,13 @@ from data.shards.quarantine import Quarantine, QuarantinedError
 from data.shards.sample import DamagedSampleError, Sample, caption, label, read_sample
 from launch.command.cli import UserError
 
-BatchT = TypeVar("BatchT")
-BatchT_co = TypeVar("BatchT_co", covariant=True)
 _log = logging.getLogger(__name__)
 _MAX_TRIES = 1000
 _MIN_SAMPLES = 1000
 _WARNINGS = 5
 
 
-class Decoder(Protocol[BatchT_co]):
+class Decoder(Protocol):
     """Turns samples of one kind into rows of a batch (`data.media` lists the decoders)."""
 
     def allocate(self, rows: int) -> torch.Tensor:
@@ -41,7 +39,7 @@ class Decoder(Protocol[BatchT_co]):
         ...
 
     @property
-    def batch(self) -> Callable[[int, torch.Tensor, torch.Tensor, list[str], list[str]], BatchT_co]:
+    def batch(self) -> Callable[[int, torch.Tensor, torch.Tensor, list[str], list[str]], Any]:
         """The class of its batches: of step, filled rows, label_B, keys and captions."""
         ...
 
@@ -83,14 +81,14 @@ class Tally:
     """The first few, with reasons."""
 
 
-class ReadAhead(Generic[BatchT]):
+class ReadAhead:
     """Reads and decodes requests on a thread pool, at most `read_ahead` batches ahead of the one in use."""
 
     def __init__(
         self,
         shards: NumberedShards,
         reader: Reader,
-        decoder: Decoder[BatchT],
+        decoder: Decoder,
         *,
         threads: int,
         read_ahead: int,
@@ -103,7 +101,7 @@ class ReadAhead(Generic[BatchT]):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
         self.tally = Tally()
 
-    def run(self, requests: Iterator[Request]) -> Iterator[BatchT]:
+    def run(self, requests: Iterator[Request]) -> Iterator[Any]:
         """The batches of the requests, in order. UserError when too many samples are damaged."""
         pending: deque[_Pending] = deque()
         try:
@@ -174,7 +172,7 @@ class ReadAhead(Generic[BatchT]):
             "check them with `python -m data.inspect INDEX --verify`"
         )
 
-    def _collect(self, request: Request, buffer: torch.Tensor, futures: list[Future[list[_Row]]]) -> Iterator[BatchT]:
+    def _collect(self, request: Request, buffer: torch.Tensor, futures: list[Future[list[_Row]]]) -> Iterator[Any]:
         """The batch of a request; none if all its rows were dropped."""
         rows = [row for future in futures for row in future.result()]
         self.tally.requested += len(rows)

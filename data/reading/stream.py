@@ -121,14 +121,12 @@ def _each_once(
     if limit is not None and limit < total:
         chosen = chosen[:limit] * total // limit
     chosen = chosen[len(chosen) * rank // world_size : len(chosen) * (rank + 1) // world_size]
-    starts = np.concatenate([[0], np.cumsum(opened.sizes)])
     read_ahead = _read_ahead(config, shards, None)
 
     def requests() -> Iterator[Request]:
         for step, first in enumerate(range(0, len(chosen), config.batch_size)):
             numbers = chosen[first : first + config.batch_size]
-            shard = np.searchsorted(starts, numbers, side="right") - 1
-            places = np.stack([shard, numbers - starts[shard], np.zeros_like(numbers)], axis=1)
+            places = np.stack([*opened.places(numbers), np.zeros_like(numbers)], axis=1)
             yield Request(step, [partial(read_ahead.reader.read, s, p) for s, p, _ in places.tolist()], places)
 
     def batches() -> Iterator[Any]:
@@ -172,7 +170,7 @@ def _open(sources: Sequence[ShardIndex | str], kind: str, rank: int = 0, world_s
 
 def _read_ahead(
     config: CodeDataConfig, shards: NumberedShards, seed: int | None, order: SampleOrder | MixtureOrder | None = None
-) -> ReadAhead[Any]:
+) -> ReadAhead:
     reader: Reader = RemoteReader(shards, config) if shards.remote else LocalReader(shards)
     return ReadAhead(
         shards,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.shards.locations import _joined, is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
 from launch.command.cli import UserError
@@ -62,6 +64,12 @@ class ShardIndex:
     def location(self, shard: int) -> str:
         """Path or URL of a shard, from where the process runs."""
         return _joined(self.base, self.shards[shard].url)
+
+    def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shard and position in it of samples by their number in the set, int64 (n,) each."""
+        first = np.concatenate([[0], np.cumsum(self.sizes)])
+        shard = np.searchsorted(first, numbers, side="right") - 1
+        return shard, numbers - first[shard]
 
     @property
     def remote(self) -> bool:

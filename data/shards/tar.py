@@ -133,16 +133,12 @@ class Scan:
             self.keys.append(key)
 
 
-class Readable(Protocol):
-    """A file that can be read in order."""
+class Seekable(Protocol):
+    """As much of a file as is needed here."""
 
     def read(self, count: int, /) -> bytes:
         """The next `count` bytes; fewer only at the end."""
         ...
-
-
-class Seekable(Readable, Protocol):
-    """A file that can be read anywhere."""
 
     def seek(self, offset: int, /) -> object:
         """Go to an offset from the start."""
@@ -150,7 +146,7 @@ class Seekable(Readable, Protocol):
 
 
 def _entries(
-    file: Readable, offset: int, skip: Callable[[int, int], bytes]
+    file: Seekable, offset: int, skip: Callable[[int, int], bytes]
 ) -> Iterator[tuple[str | None, int, int, bytes]]:
     """Name (None: no regular file), first byte, end and skipped bytes of each member, to the closing zero block.
 
@@ -205,7 +201,7 @@ def scan(file: Seekable) -> Scan:
     return result
 
 
-def samples(file: Readable, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+def samples(file: Seekable, offset: int = 0) -> Iterator[tuple[int, bytes]]:
     """Read an archive through, from a header at `offset` on: where each sample begins, and its bytes with headers.
 
     TarError at damage, after all sound samples before it.

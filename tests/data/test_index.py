@@ -27,7 +27,7 @@ def test_the_command_indexes_local_and_remote_tars_alike(tmp_path: Path) -> None
     assert local.sizes == remote.sizes == [10, 17, 21] and local.classes == ["a", "b", "c"]
     assert [s.filesize for s in local.shards] == [s.filesize for s in remote.shards]
     assert offsets_path(tmp_path / "local.json").read_bytes() == offsets_path(tmp_path / "remote.json").read_bytes()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         main([str(folder / "*.tar"), str(tmp_path / "local.json")])
     with pytest.raises(UserError, match="matches no tar"):
         main([str(folder / "*.nothing"), str(tmp_path / "none.json")])

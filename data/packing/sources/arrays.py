@@ -26,7 +26,7 @@ class PixelSource(Source):
     """Pictures that are rows of uint8 arrays (N, H, W) or (N, H, W, C), one array for each split."""
 
     def fill(self, parts: dict[str, tuple[np.ndarray, np.ndarray | None]]) -> None:
-        """Take over split → (pictures, labels or None)."""
+        """Set the fields from split → (pictures, labels or None)."""
         self._parts: list[tuple[str, int, np.ndarray]] = []
         labels, first = [], 0
         for split, (pictures, label_N) in parts.items():
@@ -48,7 +48,7 @@ class PixelSource(Source):
         raise IndexError(number)
 
     def names(self) -> list[str]:
-        """Shapes, and the first and last pictures' bytes: enough to tell another file under the same name."""
+        """Shapes, and the first and last pictures' bytes: enough to recognise another file of the same name."""
         ends = [part[at].tobytes().hex() for _, _, part in self._parts for at in (0, -1) if len(part)]
         return [str([part.shape for _, _, part in self._parts]), *ends]
 
@@ -98,13 +98,8 @@ class CifarSource(PixelSource):
         super().__init__()
         top = existing(root, "a folder of CIFAR's Python files")
         if (top / "data_batch_1").exists():
-            train, test, meta, names, key = (
-                sorted(top.glob("data_batch_*")),
-                "test_batch",
-                "batches.meta",
-                "label_names",
-                "labels",
-            )
+            train = sorted(top.glob("data_batch_*"))
+            test, meta, names, key = "test_batch", "batches.meta", "label_names", "labels"
         elif (top / "train").is_file():
             train, test, meta, names, key = [top / "train"], "test", "meta", "fine_label_names", "fine_labels"
         else:
@@ -123,7 +118,7 @@ def _cifar(paths: list[Path], key: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Admits numpy arrays and plain values, nothing that runs code."""
+    """Allows numpy arrays and plain values, nothing that runs code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):
@@ -132,7 +127,7 @@ class _ArraysOnly(pickle.Unpickler):
             return np.empty(0).__reduce__()[0]
         if module == "numpy" and name in ("ndarray", "dtype"):
             return getattr(np, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}")
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
@@ -189,7 +184,7 @@ def _pictures(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of a `.npz`, or of a `.npy` and the labels beside it; UserError for a file that can't be read."""
+    """The arrays of a `.npz`, or of a `.npy` and its labels; UserError for a file that can't be read."""
     try:
         if file.suffix != ".npy":
             with np.load(file, allow_pickle=False) as archive:

@@ -18,7 +18,7 @@ class Raw:
     """One sample as the source holds it: encoded bytes or an array."""
 
     key: str
-    """Its name; made fit for a tar member by the packer."""
+    """Its name; packing makes it a valid name of a tar member."""
     encoded: bytes | None = None
     """The file's bytes."""
     array: np.ndarray | None = None
@@ -53,7 +53,7 @@ class Source:
         self.groups: np.ndarray | None = None
         """int64 (N,): samples that are cheap to read together (a Parquet row group) have the same number."""
         self.meta: dict[str, Any] = {}
-        """What else is worth telling about the set; goes into the index."""
+        """Further facts about the set, for the index."""
 
     def __len__(self) -> int:
         return sum(len(positions) for positions in self.splits.values())
@@ -64,28 +64,26 @@ class Source:
 
     @classmethod
     def certain_splits(cls, source: str) -> list[str]:
-        """Splits that will surely have samples, as far as a short look tells, without listing them all."""
+        """Splits that certainly have samples, as far as can be seen quickly, without listing all."""
         return []
 
     def fingerprint(self) -> str:
-        """Changes when the source's samples do: a restarted pack goes on only with the same ones."""
+        """Changes when the source's samples do: a pack is only resumed with the same ones."""
         digest = hashlib.sha256(repr((self.classes, sorted(self.splits))).encode())
-        for positions in self.splits.values():
-            digest.update(np.ascontiguousarray(positions, dtype="<i8").tobytes())
-        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
-        if self.sizes is not None:
-            digest.update(np.ascontiguousarray(self.sizes, dtype="<i8").tobytes())
+        for numbers in (*self.splits.values(), self.labels, self.sizes):
+            if numbers is not None:
+                digest.update(np.ascontiguousarray(numbers, dtype="<i8").tobytes())
         for name in self.names():
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
         return digest.hexdigest()
 
     def names(self) -> Iterable[str]:
-        """What tells this source's samples from another's, beside labels and sizes: file names."""
+        """What distinguishes these samples from others beside labels and sizes: file names."""
         return ()
 
 
 def existing(path: str | Path, what: str) -> Path:
-    """The path, or a UserError that says what was looked for there."""
+    """The path; UserError, naming `what`, if it doesn't exist."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"source: {what} is missing at {path}: check the path and the kind")

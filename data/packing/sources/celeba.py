@@ -64,7 +64,7 @@ def _one_of(top: Path, stem: str) -> Path:
 
 
 def _table(path: Path) -> list[list[str]]:
-    """Rows of words; of the `.txt` files the leading count is left out."""
+    """Rows of words; without the leading count of the `.txt` files."""
     if path.suffix == ".csv":
         with path.open(newline="") as file:
             return list(csv.reader(file))

@@ -23,12 +23,12 @@ class FileSource(Source):
         super().__init__()
         self.root = root
         self.texts: dict[str, int] = {}
-        """Bytes of each `<path>.txt`, which captions the picture of this path, by the path without the extension."""
+        """Size of each caption file `<path>.txt`, by the path without the extension."""
         self.captions: dict[str, str] = {}
         """Captions in `metadata.jsonl` files, by the picture's path."""
 
     def names(self) -> Iterable[str]:
-        """The files, relative to the root, and what captions them."""
+        """The files, relative to the root, and their captions."""
         texts, captions = sorted(self.texts.items()), sorted(self.captions.items())
         return [*self.paths, *(f"{path}.txt {size}" for path, size in texts), *map(" ".join, captions)]
 
@@ -45,12 +45,12 @@ class FileSource(Source):
         return {"txt": (self.root / f"{stem}.txt").read_bytes()} if stem in self.texts else {}
 
     def key(self, path: str) -> str:
-        """The sample's key; files that differ in the extension alone get different ones."""
+        """The sample's key; files that differ only in the extension get different keys."""
         stem, _, extension = path.rpartition(".")
         return f"{stem}_{extension}" if stem in self.twins else stem
 
     def fill(self, found: list[tuple[str, int, int, str]]) -> None:
-        """Take over (path, size, label, split) of every file."""
+        """Set the fields from (path, size, label, split) of every file."""
         self.paths = [path for path, *_ in found]
         self.sizes = np.array([size for _, size, *_ in found], dtype=np.int64)
         self.labels = np.array([label for _, _, label, _ in found], dtype=np.int64)
@@ -120,7 +120,7 @@ def listed_captions(folder: Path) -> Iterator[tuple[str, str]]:
             if text is not None:
                 yield str(values["file_name"]), str(text)
         except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{file}, line {number} is no JSON object with a file_name: mend it") from error
+            raise UserError(f"{file}, line {number} is no JSON object with a file_name: correct it") from error
 
 
 def pictures(top: Path, below: str = "", texts: dict[str, int] | None = None) -> Iterator[tuple[str, int]]:

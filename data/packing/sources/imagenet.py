@@ -61,7 +61,7 @@ def _tops(top: Path) -> dict[str, Path]:
 
 
 def class_names(root: Path) -> dict[str, str]:
-    """WordNet id → words, from the devkit's meta.mat or Kaggle's mapping; empty where there is neither."""
+    """WordNet id → words, from the devkit's meta.mat or Kaggle's mapping; empty without either."""
     mapping = _find(root, "LOC_synset_mapping.txt")
     if mapping is not None:
         lines = (line.partition(" ") for line in mapping.read_text().splitlines() if line)
@@ -70,7 +70,7 @@ def class_names(root: Path) -> dict[str, str]:
 
 
 def ground_truth(root: Path) -> dict[str, str]:
-    """Validation picture (without extension) → WordNet id; empty where no file tells."""
+    """Validation picture (without extension) → WordNet id; empty without such a file."""
     solution = _find(root, "LOC_val_solution.csv")
     if solution is not None:
         with solution.open(newline="") as file:

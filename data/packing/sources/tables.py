@@ -1,4 +1,4 @@
-"""Parquet files with a column of pictures, as data sets lie on the Hub."""
+"""Parquet files with a column of pictures, as the Hub's data sets have them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ParquetSource(Source):
         self._process: dict[int, Any] = {}
 
     def _places(self, opened: list[Any]) -> None:
-        """Number the row groups through; `starts` is each group's first row."""
+        """Number the row groups of all files; `starts` is each group's first row."""
         counts, self.group_of, splits = [], [], []
         for i, file in enumerate(opened):
             for group in range(file.num_row_groups):
@@ -85,7 +85,7 @@ class ParquetSource(Source):
         return [f"{file.name} {file.stat().st_size}" for file in self.files]
 
     def read(self, number: int) -> Raw:
-        """A row; the group it lies in stays in memory until two others were asked for."""
+        """A row; its group stays in memory until two others have been read."""
         assert self.groups is not None
         group = int(self.groups[number])
         row, text = self._group(group)[number - int(self.starts[group])]
@@ -120,7 +120,7 @@ def _pyarrow() -> Any:
 
 
 def _split_of(file: Path) -> str:
-    """The split that the Hub's file names tell: `train-00000-of-00002.parquet`, `data/test/0.parquet`."""
+    """The split in the Hub's file names: `train-00000-of-00002.parquet`, `data/test/0.parquet`."""
     for word in (*re.split(r"[^a-z]+", file.name.lower()), file.parent.name.lower()):
         if word in ("train", "validation", "valid", "val", "test"):
             return word
@@ -131,12 +131,10 @@ def _image_column(schema: Any, path: str) -> str:
     """The first column that holds pictures: a struct with `bytes`, or bytes."""
     import pyarrow
 
-    for field in schema:
-        if pyarrow.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
-            return str(field.name)
-    for field in schema:
-        if pyarrow.types.is_binary(field.type) or pyarrow.types.is_large_binary(field.type):
-            return str(field.name)
+    types = pyarrow.types
+    structs = [f.name for f in schema if types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
+    for name in (*structs, *(f.name for f in schema if types.is_binary(f.type) or types.is_large_binary(f.type))):
+        return str(name)
     raise UserError(f"source={path} has no column of pictures: name it with --image_column")
 
 

@@ -1,4 +1,4 @@
-"""Existing WebDataset tars, to be re-sharded: read by byte offset, every member kept."""
+"""Existing WebDataset tars, to be re-sharded: read by byte offset, with all members."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from launch.command.cli import UserError
 class TarSource(Source):
     """An index file, a folder of tars, one tar, or a quoted glob pattern of local tars.
 
-    An index brings class names along. Labels are the samples' own `cls` members, read when the sample is.
+    Class names come from an index. Labels are the samples' `cls` members, read with the sample.
     """
 
     about = "an index or tars, to be re-sharded"
@@ -31,7 +31,7 @@ class TarSource(Source):
         if source.endswith(".json"):
             index = load_index(source)
             if index.remote:
-                raise UserError(f"source={source} lists remote shards: copy them here first, then re-shard the copies")
+                raise UserError(f"source={source} lists remote shards: copy them to this machine first")
         else:
             index = build_index(_tars(source), threads=os.cpu_count() or 1)
         assert index.offsets is not None, "local shards have offsets"
@@ -78,5 +78,5 @@ def _tars(source: str) -> list[str]:
     else:
         found = sorted(glob.glob(source))  # noqa: PTH207 (the pattern may be absolute)
     if not found:
-        raise UserError(f"source={source} names no tars: give an index, a folder of tars or a quoted pattern")
+        raise UserError(f"source={source} matches no tars: give an index, a folder of tars or a quoted pattern")
     return found
