@@ -25,8 +25,8 @@ class PriorOptimizerConfig(OptimizerConfig):
     decay: Literal["constant", "cosine"] = "cosine"
     final: float = 0.05
     accumulate: int = 1
-    """Parts that a rank's share of the batch is cut into, one forward and backward each, to save memory. Where the
-    number of ranks may change, set data.micro_batch instead: the parts then follow from it."""
+    """Number of parts into which each rank's share of the batch is cut, with one forward and backward each, to save
+    memory. If the number of ranks may change, set data.micro_batch instead."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,21 +42,21 @@ class PriorTrainConfig:
     data: CodeDataConfig
     """The code shards, made by stage2_prior.encode."""
     tokenizer: str
-    """The released tokenizer whose codes these are; codes of another one are refused."""
+    """The released tokenizer that made these codes; codes of another one are refused."""
     model: PriorModelConfig = field(default_factory=PriorModelConfig)
     """The transformer."""
     optimizer: PriorOptimizerConfig = field(default_factory=PriorOptimizerConfig)
-    """How its weights are found."""
+    """How it is optimised."""
     steps: int = 1000
     """Steps to train."""
     evaluate_every: int = 500
     """Steps between two evaluations on data.held_out; the last step is always evaluated."""
     activation_checkpointing: bool = False
-    """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third more work."""
+    """Keep only the layers' inputs for the backward pass and recompute the rest: less memory, a third more work."""
     compile: bool = False
     """Compile the transformer with torch.compile: faster steps on GPUs after minutes of compiling."""
     dry_run: bool = False
-    """Print parameters, operations and memory, and train nothing (--dry-run true is the same)."""
+    """Print parameters, operations and memory, without training."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "steps", "evaluate_every")
@@ -65,11 +65,11 @@ class PriorTrainConfig:
         if self.data.micro_batch is not None and self.optimizer.accumulate > 1:
             raise ValueError(
                 f"optimizer.accumulate={self.optimizer.accumulate} and data.micro_batch={self.data.micro_batch} both "
-                "cut the batch: leave one of them out"
+                "cut the batch: remove one of them"
             )
 
     def parts(self, world_size: int) -> int:
-        """How many parts each of so many ranks cuts its samples of a batch into."""
+        """Number of parts into which each of `world_size` ranks cuts its samples of a batch."""
         own = max(1, self.data.batch_size // world_size)
         if self.data.micro_batch is not None:
             return -(-own // self.data.micro_batch)

@@ -66,22 +66,22 @@ def fit(
 
 
 def fresh(config: PriorTrainConfig, index: ShardIndex) -> Prior:
-    """A prior with fresh weights; a multiscale one takes what it hears of the codes from the tokenizer."""
+    """A prior with fresh weights; a multiscale one takes the codes' embeddings from the tokenizer."""
     source = CodeSource.of_index(index, config.data.index)
     quantizer = Tokenizer.from_pretrained(config.tokenizer).quantizer if source.form == "scales" else None
     return build_prior(config.model, source, index.classes, quantizer)
 
 
 def build(config: PriorTrainConfig, index: ShardIndex, run: Run) -> tuple[Prior, Strategy, PriorEma, Cost]:
-    """The prior, how the ranks train it together, its averaged weights, and what it costs."""
+    """The prior, the strategy with which the ranks train it, its averaged weights, and its cost."""
     raw = fresh(config, index)
-    size = cost(raw)  # as long as every rank has all of it
+    size = cost(raw)  # while every rank still has the whole model
     sharded = run.strategy if run.world_size > 1 else "ddp"
     if config.activation_checkpointing:
         for transformer in raw.transformers:
             transformer.activation_checkpointing_enable({"use_reentrant": sharded == "zero3"})  # type: ignore[operator]
     if config.compile and sharded == "zero3":
-        raise UserError("compile=true doesn't go with run.strategy=zero3: set compile to false, or take fsdp2 or zero2")
+        raise UserError("compile=true is not supported with run.strategy=zero3: remove it, or use fsdp2 or zero2")
     if config.compile:
         for transformer in raw.transformers:
             for module in blocks(transformer) if sharded == "fsdp2" else [transformer]:
@@ -129,38 +129,38 @@ def train_step(
 
 
 def evaluate(raw: Prior, ema: PriorEma, index: str, run: Run) -> dict[str, float]:
-    """What the averaged weights make of held-out codes: eval/bits_per_code and eval/accuracy."""
+    """Figures of the averaged weights on held-out codes: eval/bits_per_code and eval/accuracy."""
     with ema.applied(), torch.compiler.set_stance("force_eager"):
         raw.eval()
-        found = held_out_figures(raw, index, run)
+        figures = held_out_figures(raw, index, run)
         raw.train()
-    return {f"eval/{name}": value for name, value in found.items()}
+    return {f"eval/{name}": value for name, value in figures.items()}
 
 
-def say_size(prior: Prior, found: Cost, config: PriorTrainConfig, run: Run) -> Utilisation:
-    """Print and log what the prior is and what it costs; what measures how well the devices are used."""
+def say_size(prior: Prior, size: Cost, config: PriorTrainConfig, run: Run) -> Utilisation:
+    """Print and log the prior's size and cost; returns the meter of model FLOP utilisation."""
     peak, origin = peak_flops(run.device, config.run.precision)
     run.say(
-        f"prior: {config.model.kind}, {found.parameters / 1e6:.2f} M parameters, {prior.source}, "
-        f"{len(prior.vocabulary.classes)} classes, {found.flops_per_code / 1e6:.1f} MFLOP a code; "
+        f"prior: {config.model.kind}, {size.parameters / 1e6:.2f} M parameters, {prior.source}, "
+        f"{len(prior.vocabulary.classes)} classes, {size.flops_per_code / 1e6:.1f} MFLOP a code; "
         f"rate/mfu is of {peak / 1e12:.3g} TFLOP/s a device ({origin})"
     )
-    sizes = {"model/parameters": found.parameters, "model/flops_per_code": found.flops_per_code}
-    run.log(0, {**sizes, "model/peak_flops": peak}, kind="system")
-    step = found.flops_per_code * prior.source.positions * config.data.batch_size
+    logged = {"model/parameters": size.parameters, "model/flops_per_code": size.flops_per_code}
+    run.log(0, {**logged, "model/peak_flops": peak}, kind="system")
+    step = size.flops_per_code * prior.source.positions * config.data.batch_size
     return Utilisation(step, peak * run.world_size)
 
 
 def export(ema: PriorEma, strategy: Strategy, config: PriorTrainConfig, index: ShardIndex, run: Run) -> None:
-    """Write RUN/prior: the averaged weights in stock form, with what the codes are."""
-    whole = {}
+    """Write RUN/prior: the averaged weights in stock form, with a description of the codes."""
+    weights = {}
     with ema.applied():
         for name, weight in strategy.whole_weights():
             if run.is_main:
-                whole[name] = weight.to("cpu", copy=True)
+                weights[name] = weight.to("cpu", copy=True)
     if run.is_main:
         prior = fresh(config, index)
-        assert whole.keys() == dict(prior.named_parameters()).keys()
-        prior.load_state_dict(whole, strict=False)  # buffers, and weights that are tied to others, are there already
+        assert weights.keys() == dict(prior.named_parameters()).keys()
+        prior.load_state_dict(weights, strict=False)  # buffers and tied weights are already in place
         prior.eval().save_pretrained(run.folder / "prior", steps=config.steps, data=index.name)
     run.say(f"prior exported to {run.folder / 'prior'}")
