@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launch.command.cli import UserError
-from stage1_tokenizer.config.losses import PerceptualConfig
 from stage1_tokenizer.layers.frozen import FrozenConv2d
 from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.losses.lpips_weights import find_heads, find_kernels, ways_out
@@ -96,11 +95,6 @@ class LPIPS(nn.Module):
 def _unit(h_BCHW: Tensor) -> Tensor:
     """Channels scaled to length 1 at each position; where all are 0, so is the result and its gradient's factor."""
     return h_BCHW * torch.rsqrt(h_BCHW.square().sum(1, keepdim=True) + 1e-20)
-
-
-def build_perceptual(config: PerceptualConfig) -> LPIPS | None:
-    """The configured LPIPS, or None where its weight is 0. Raises UserError where no weights can be found."""
-    return load_lpips(config.net, config.weights) if config.weight else None
 
 
 def load_lpips(net: str = "vgg", weights: str | None = None) -> LPIPS:
