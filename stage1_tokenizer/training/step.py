@@ -49,7 +49,7 @@ class StepResult:
 
 
 @dataclass
-class _Judged:
+class _Active:
     """What the step keeps of one discriminator from the generator's term to the discriminator's own loss."""
 
     adversary: Adversary
@@ -104,7 +104,7 @@ class OneForwardStep:
         x_hat = at_least_float32(output.x_BCHW)
         leaf = x_hat.detach().requires_grad_()
         grad_rec, metrics = self._reconstruction(leaf, x_BCHW)
-        grad_x, judged = grad_rec, []
+        grad_x, active = grad_rec, []
         for adversary, network, ramp in zip(self.adversaries, discriminators, ramps, strict=False):
             if ramp is None:
                 continue
@@ -112,11 +112,11 @@ class OneForwardStep:
             weight = ramp * adversary.weight(_last_layer(generator), output.features_BCHW, grad_rec, grad_adv)
             grad_x = grad_x + weight * grad_adv
             metrics |= adversary.named({"loss/adversarial": loss, "gan/weight": weight})
-            judged.append(_Judged(adversary, network, fake))
+            active.append(_Active(adversary, network, fake))
         quantizer = sum(output.losses.values(), x_hat.new_zeros(()))
         self.backward(self._scaled((x_hat * grad_x).sum() + self.quantizer_weight * quantizer))
         metrics |= {f"loss/{name}": value.detach() for name, value in output.losses.items()}
-        for each in judged:
+        for each in active:
             metrics |= self._discriminate(each, x_BCHW, leaf, step)
         return StepResult(metrics, x_hat.detach(), output.codes_Bhw, [ramp is not None for ramp in ramps])
 
@@ -141,14 +141,14 @@ class OneForwardStep:
         (grad_adv,) = torch.autograd.grad(self._scaled(loss), leaf, retain_graph=True)
         return fake, loss.detach(), grad_adv / self.scale.value if self.scale else grad_adv
 
-    def _discriminate(self, judged: _Judged, x_BCHW: Tensor, leaf: Tensor, step: int) -> dict[str, Tensor]:
+    def _discriminate(self, active: _Active, x_BCHW: Tensor, leaf: Tensor, step: int) -> dict[str, Tensor]:
         """Leave a discriminator's gradients, from its logits of x' and of x."""
-        adversary = judged.adversary
+        adversary = active.adversary
         if adversary.config.penalty and adversary.penalised(step):
             x_BCHW = x_BCHW.detach().requires_grad_()
         with self.autocast():
-            real = judged.network(x_BCHW)
-        loss, metrics = adversary.loss(real, judged.fake, x_BCHW, leaf, step)
+            real = active.network(x_BCHW)
+        loss, metrics = adversary.loss(real, active.fake, x_BCHW, leaf, step)
         self.backward(self._scaled(loss))
         return adversary.named(metrics)
 

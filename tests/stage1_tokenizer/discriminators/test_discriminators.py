@@ -59,13 +59,13 @@ def generator() -> Tokenizer:
 def test_the_step_with_penalties_equals_the_textbooks(kind: str) -> None:
     """R1, R2 and LeCam on each discriminator, and what reaches the generator through it."""
     config = LossConfig(perceptual=PerceptualConfig(weight=0), adversarial=KINDS[kind])
-    made, judge = generator(), built(KINDS[kind])
-    plain_made, plain_judge = copy.deepcopy(made), copy.deepcopy(judge)
-    advance(plain_judge)
-    values = textbook_step(config, plain_made, [(plain_judge, 1.0)], None, pictures())
-    result = one_forward(config)(made, [judge], pictures(), 0)
-    assert_same_gradients(made, plain_made)
-    assert_same_gradients(judge, plain_judge)
+    made, discriminator = generator(), built(KINDS[kind])
+    plain_generator, plain_discriminator = copy.deepcopy(made), copy.deepcopy(discriminator)
+    advance(plain_discriminator)
+    values = textbook_step(config, plain_generator, [(plain_discriminator, 1.0)], None, pictures())
+    result = one_forward(config)(made, [discriminator], pictures(), 0)
+    assert_same_gradients(made, plain_generator)
+    assert_same_gradients(discriminator, plain_discriminator)
     for name, value in values.items():
         assert float(result.metrics[name]) == pytest.approx(value, rel=1e-9)
 
@@ -73,18 +73,18 @@ def test_the_step_with_penalties_equals_the_textbooks(kind: str) -> None:
 def two_updates(kind: str, rank: int, ranks: int, wrap: bool) -> dict[str, np.ndarray]:
     """The discriminator's whole state after two steps on this rank's part of each batch."""
     config = LossConfig(perceptual=PerceptualConfig(weight=0), adversarial=KINDS[kind])
-    made, judge = generator(), built(KINDS[kind])
-    modules: tuple[nn.Module, nn.Module] = (made, judge)
+    made, discriminator = generator(), built(KINDS[kind])
+    modules: tuple[nn.Module, nn.Module] = (made, discriminator)
     if wrap:
-        modules = (DistributedDataParallel(made), DistributedDataParallel(judge, forward_sync_buffers=False))
-    optimizer = torch.optim.SGD(trained(judge), lr=0.1)
+        modules = (DistributedDataParallel(made), DistributedDataParallel(discriminator, forward_sync_buffers=False))
+    optimizer = torch.optim.SGD(trained(discriminator), lr=0.1)
     step = one_forward(config)
     for number in range(2):
         made.zero_grad()
         step(modules[0], modules[1:], pictures().chunk(ranks)[rank], number)
         optimizer.step()
         optimizer.zero_grad()
-    return {name: tensor.numpy() for name, tensor in judge.state_dict().items()}
+    return {name: tensor.numpy() for name, tensor in discriminator.state_dict().items()}
 
 
 def on_rank() -> dict[str, dict[str, np.ndarray]]:
@@ -121,14 +121,14 @@ def test_spectral_norm_divides_by_the_largest_singular_value() -> None:
 
 
 def test_a_spectral_discriminator_resumes_exactly() -> None:
-    def train(judge: nn.Module, steps: int) -> nn.Module:
-        optimizer = torch.optim.SGD(judge.parameters(), lr=0.1)
+    def train(discriminator: nn.Module, steps: int) -> nn.Module:
+        optimizer = torch.optim.SGD(discriminator.parameters(), lr=0.1)
         for _ in range(steps):
-            advance(judge)
-            judge(pictures()).square().mean().backward()
+            advance(discriminator)
+            discriminator(pictures()).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
-        return judge
+        return discriminator
 
     whole = train(built(KINDS["patch"]), 4)
     half, other = train(built(KINDS["patch"]), 2), build_discriminator(KINDS["patch"], 3).double()
@@ -180,20 +180,20 @@ def test_a_residual_discriminator_keeps_the_size_of_its_signal() -> None:
     """Scaled layers and residuals over √2: no width and no depth makes the first logits explode or vanish."""
     torch.manual_seed(0)
     for channels, layers in ((8, 1), (64, 4)):
-        judge = build_discriminator(
+        discriminator = build_discriminator(
             AdversarialConfig(discriminator="stylegan", channels=channels, layers=layers, group=1), 3
         )
         seen: list[float] = []
-        judge.linear.register_forward_pre_hook(
+        discriminator.linear.register_forward_pre_hook(
             lambda _, inputs, seen=seen: seen.append(float(inputs[0].detach().std()))
         )
-        judge(torch.randn(4, 3, 64, 64))
+        discriminator(torch.randn(4, 3, 64, 64))
         assert 0.1 < seen[0] < 2
 
 
 def test_any_size_of_picture_gives_one_logit() -> None:
-    judge = build_discriminator(AdversarialConfig(discriminator="stylegan", channels=4, layers=2, group=2), 1)
-    assert judge(torch.randn(2, 1, 16, 16)).shape == judge(torch.randn(2, 1, 40, 24)).shape == (2, 1)
+    discriminator = build_discriminator(AdversarialConfig(discriminator="stylegan", channels=4, layers=2, group=2), 1)
+    assert discriminator(torch.randn(2, 1, 16, 16)).shape == discriminator(torch.randn(2, 1, 40, 24)).shape == (2, 1)
 
 
 def reference_layer(weights: dict[str, Tensor], number: int) -> nn.TransformerEncoderLayer:
@@ -230,29 +230,29 @@ def test_the_frozen_transformer_is_torchs() -> None:
 
 def test_the_frozen_transformer_is_neither_trained_nor_saved(tmp_path: Path) -> None:
     config = replace(KINDS["dino"], weights=str(frozen.vit_file(tmp_path)), resize=0)
-    judge = build_discriminator(config, 1)
-    names = {name for name, _ in judge.named_parameters()} | set(judge.state_dict())
+    discriminator = build_discriminator(config, 1)
+    names = {name for name, _ in discriminator.named_parameters()} | set(discriminator.state_dict())
     assert names and all(name.startswith("heads.") for name in names)
     x = torch.rand(2, 1, 16, 24).requires_grad_()
-    logits = judge(x)
+    logits = discriminator(x)
     assert logits.shape == (2, 5 * 2 * 3)
     logits.sum().backward()
     assert x.grad is not None and float(x.grad.abs().sum()) > 0
     with pytest.raises(ValueError, match=r"loss\.adversarial\.resize to a multiple of 8"):
-        judge(torch.rand(2, 1, 20, 24))
+        discriminator(torch.rand(2, 1, 20, 24))
 
 
 def test_a_discriminator_on_frozen_features_learns_to_tell() -> None:
-    judge = built(replace(KINDS["dino"], spectral_norm=False)).float()
-    optimizer = torch.optim.Adam(judge.parameters(), lr=1e-3)
+    discriminator = built(replace(KINDS["dino"], spectral_norm=False)).float()
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-3)
     x = pictures(8).float()
     real, fake = x, F.avg_pool2d(x, 3, 1, 1)
     for _ in range(12):
-        loss = F.relu(1 - judge(real)).mean() + F.relu(1 + judge(fake)).mean()
+        loss = F.relu(1 - discriminator(real)).mean() + F.relu(1 + discriminator(fake)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(judge(real).detach().mean()) > 0 > float(judge(fake).detach().mean())
+    assert float(discriminator(real).detach().mean()) > 0 > float(discriminator(fake).detach().mean())
 
 
 @pytest.mark.parametrize(

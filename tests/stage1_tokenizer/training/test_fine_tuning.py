@@ -13,7 +13,7 @@ import yaml
 
 from launch.command.cli import UserError, parse
 from stage1_tokenizer.config.training import TokenizerTrainConfig
-from stage1_tokenizer.foreign import discriminator as judge
+from stage1_tokenizer.foreign import discriminator as foreign
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import open_run
 from stage1_tokenizer.train import train
@@ -59,7 +59,7 @@ def test_a_run_begins_with_the_weights_and_never_reads_them_again(converted: Pat
     now = open_run(folder).tokenizer.weights()
     assert all(torch.allclose(now[name], weight, atol=1e-6) for name, weight in first.weights().items())
     checkpoint = folder / "checkpoints" / "step-000000002"
-    judged, carried = torch.load(checkpoint / "discriminator.pt", weights_only=True), judge.load(init)
+    judged, carried = torch.load(checkpoint / "discriminator.pt", weights_only=True), foreign.load(init)
     assert carried is not None
     assert all(torch.allclose(judged[name], weight, atol=1e-6) for name, weight in carried.items())
     told = json.loads((folder / "run.json").read_text())["init"]

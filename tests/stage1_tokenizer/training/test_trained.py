@@ -58,17 +58,17 @@ def test_frozen_parts_stay_as_they_are(names: list[str]) -> None:
 def test_compiled_networks_leave_the_same_gradients(name: str) -> None:
     """Through everything of torch.compile but the last stage, which needs a C++ compiler."""
     torch.manual_seed(0)
-    plain, judge = Tokenizer(BACKBONES[name]).train(), build_discriminator(LOSS.adversarial, 3, 2)
-    compiled, compiled_judge = copy.deepcopy(plain), copy.deepcopy(judge)
-    compile_networks(compiled, [compiled_judge], backend="aot_eager")
+    plain, discriminator = Tokenizer(BACKBONES[name]).train(), build_discriminator(LOSS.adversarial, 3, 2)
+    compiled, compiled_discriminator = copy.deepcopy(plain), copy.deepcopy(discriminator)
+    compile_networks(compiled, [compiled_discriminator], backend="aot_eager")
     x_BCHW = torch.rand(2, 3, 32, 32) * 2 - 1
     for step in range(2):
-        one_forward(LOSS)(plain, [judge], x_BCHW, step)
-        one_forward(LOSS)(compiled, [compiled_judge], x_BCHW, step)
+        one_forward(LOSS)(plain, [discriminator], x_BCHW, step)
+        one_forward(LOSS)(compiled, [compiled_discriminator], x_BCHW, step)
     assert list(compiled.state_dict()) == list(plain.state_dict())
     pairs = zip(
-        (*plain.named_parameters(), *judge.named_parameters()),
-        (*compiled.parameters(), *compiled_judge.parameters()),
+        (*plain.named_parameters(), *discriminator.named_parameters()),
+        (*compiled.parameters(), *compiled_discriminator.parameters()),
         strict=True,
     )
     for (key, one), other in pairs:
@@ -79,14 +79,14 @@ def test_compiled_networks_leave_the_same_gradients(name: str) -> None:
 
 def test_channels_last_weights_leave_the_same_gradients() -> None:
     torch.manual_seed(0)
-    plain, judge = (
+    plain, discriminator = (
         Tokenizer(BACKBONES["magvit2"]).double().train(),
         build_discriminator(LOSS.adversarial, 3, 2).double(),
     )
     other = copy.deepcopy(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x_BCHW = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
     for generator in (plain, other):
-        one_forward(LOSS)(generator, [judge], x_BCHW, 0)
+        one_forward(LOSS)(generator, [discriminator], x_BCHW, 0)
     for (key, one), two in zip(plain.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(two.grad, one.grad, msg=key)
 
