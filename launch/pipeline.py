@@ -8,7 +8,7 @@ from launch.stages.listing import PipelineConfig
 
 def pipeline(config: PipelineConfig) -> int:
     """Run every stage that isn't done, write metrics.json and the report; 0, or a failed stage's exit code."""
-    from launch import report
+    from launch.reporting import page
     from launch.stages import figures
     from launch.stages.listing import stages
     from launch.stages.runner import Runner
@@ -21,8 +21,8 @@ def pipeline(config: PipelineConfig) -> int:
         runner.say(f"[{of}/{of}] write the report")
         if runner.worked or not (config.folder / figures.FILE).exists():  # else date and commit stay those of the work
             figures.write(config, every)
-        page = report.write(config.folder)
-    runner.say(f"done, report at {page}")
+        path = page.write(config.folder)
+    runner.say(f"done, report at {path}")
     return 0
 
 

@@ -1,22 +1,44 @@
-"""Small line and bar charts as inline SVG, coloured by the page's CSS, readable in print and without scripts."""
+"""Small line and bar charts as inline SVG, drawn by matplotlib and coloured by the page's CSS.
+
+The same data gives the same SVG. It has no scripts and refers to nothing outside. Points and bars
+show their values on hover.
+"""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
+from xml.etree import ElementTree
 
-WIDTH, HEIGHT = 340, 190
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 26
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+WIDTH, HEIGHT = 340, 200
+WIDE, WIDE_HEIGHT = 700, 220
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
+"""Margins around the axes, in the same units, of which the page makes pixels."""
+
 MOST_POINTS = 300
+MOST_BARS = 256
 LOG_FROM = 30.0
 """Values that span more than this factor are drawn on a logarithmic axis."""
+
+COLOURS = {"#2563c9": "--c0", "#d9722b": "--c1", "#4f83d6": "--bar", "#e3e3df": "--line", "#63676e": "--soft"}
+"""Colours that are drawn with, and the page's variables that replace them."""
+
+CURVE, OTHER, BAR, RULE, SOFT = COLOURS
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "vqloom", "font.size": 10}
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: a name for the legend, steps and values; `dots` marks the points instead of joining many."""
+    """One curve: a name for the legend, steps and values; `dots` marks the points."""
 
     name: str
     steps: Sequence[float]
@@ -35,79 +57,89 @@ def number(value: float) -> str:
     return f"{value:.4g}" if size >= 1e-3 else f"{value:.2e}"
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers inside [low, high], roughly `about` of them."""
-    if not high > low:
-        return [low]
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw)
-    first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten inside [low, high], thinned to five."""
-    powers = list(range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1))
-    return [10.0**power for power in powers[:: max(1, len(powers) // 5)]]
-
-
-class _Axes:
-    """Maps steps and values to the picture."""
-
-    def __init__(self, lines: Sequence[Line]):
-        xs = [step for line in lines for step in line.steps]
-        ys = [value for line in lines for value in line.values]
-        self.x_low, self.x_high = min(xs), max(max(xs), min(xs) + 1)
-        self.log = min(ys) > 0 and max(ys) / min(ys) > LOG_FROM
-        low, high = min(ys), max(ys)
-        if not self.log:
-            margin = (high - low) * 0.06 or abs(high) * 0.05 or 0.5
-            low, high = low - margin if low < 0 or low > margin else 0.0, high + margin
-        self.y_low, self.y_high = low, high
-
-    def x(self, step: float) -> float:
-        return LEFT + (step - self.x_low) / (self.x_high - self.x_low) * (WIDTH - LEFT - RIGHT)
-
-    def y(self, value: float) -> float:
-        low, high = self.y_low, self.y_high
-        if self.log:
-            low, high, value = math.log10(low), math.log10(high), math.log10(value)
-        return HEIGHT - BOTTOM - (value - low) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
-
-    def draw(self) -> list[str]:
-        parts = []
-        for value in log_ticks(self.y_low, self.y_high) if self.log else ticks(self.y_low, self.y_high):
-            y = self.y(value)
-            parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(value)}</text>')
-        for step in ticks(self.x_low, self.x_high):
-            x = self.x(step)
-            anchor = "end" if x > WIDTH - RIGHT - 14 else "middle"
-            parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{number(step)}</text>')
-        base = HEIGHT - BOTTOM
-        return [*parts, f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>']
-
-
 def line_chart(lines: Sequence[Line], label: str) -> str:
-    """An SVG of one or several curves over the step; empty without a finite point. Points tell their value on hover."""
-    kept = [found for line in lines if (found := _finite(line)).steps]
+    """An SVG of one or two curves over the step; empty without a finite point."""
+    kept = [finite for line in lines if (finite := _finite(line)).steps]
     if not kept:
         return ""
-    axes = _Axes(kept)
-    parts = axes.draw()
-    for index, line in enumerate(kept):
-        points = [(axes.x(step), axes.y(value)) for step, value in zip(line.steps, line.values, strict=True)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline class="curve c{index}" points="{path}"/>')
-        every = 1 if line.dots else max(1, len(points) // 24)
-        shown = "dot" if line.dots or len(points) == 1 else "hover"
-        for (x, y), step, value in list(zip(points, line.steps, line.values, strict=True))[::every]:
-            told = escape(f"{line.name} at step {step:.0f}: {number(value)}")
-            parts.append(
-                f'<circle class="{shown} c{index}" cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{told}</title></circle>'
-            )
-    return _svg(parts, label)
+    titles = {}
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(WIDTH, HEIGHT)
+        _scale(axes, kept)
+        for index, line in enumerate(kept):
+            colour = (CURVE, OTHER)[index % 2]
+            axes.plot(line.steps, line.values, color=colour, linewidth=1.8, solid_joinstyle="round", clip_on=False)
+            every = 1 if line.dots else max(1, len(line.steps) // 24)
+            steps, values = line.steps[::every], line.values[::every]
+            shown = "dot" if line.dots or len(line.steps) == 1 else "hover"
+            group = f"{shown} c{index % 2}"
+            axes.plot(steps, values, "o", color=colour, markersize=7, markeredgewidth=0, gid=group, clip_on=False)
+            titles[group] = [
+                f"{line.name} at step {step:.0f}: {number(value)}" for step, value in zip(steps, values, strict=True)
+            ]
+        return _svg(figure, label, titles)
+
+
+def use_chart(counts: Sequence[int], label: str) -> str:
+    """How often each code is used, from the most to the least frequent one, against equal use (dashed)."""
+    total = sum(counts)
+    if not total:
+        return ""
+    shares = [100 * count / total for count in sorted(counts, reverse=True)]
+    bars = min(len(shares), MOST_BARS)
+    groups = [shares[bar * len(shares) // bars : (bar + 1) * len(shares) // bars] for bar in range(bars)]
+    heights = [sum(group) / len(group) for group in groups]
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(WIDE, WIDE_HEIGHT)
+        for index, bar in enumerate(axes.bar(range(bars), heights, width=0.86, color=BAR, clip_on=False)):
+            bar.set_gid(f"bar {index}")
+        equal = 100 / len(shares)
+        axes.axhline(equal, color=OTHER, linewidth=1.4, linestyle=(0, (4, 3)), clip_on=False)
+        axes.text(bars - 0.5, equal, "equal use ", color=SOFT, ha="right", va="bottom")
+        axes.set_xlim(-0.5, bars - 0.5)
+        axes.set_ylim(0, heights[0] * 1.06)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{number(value)}%"))
+        axes.set_xticks([-0.5, bars - 0.5], ["most used", f"least used of {len(shares)}"])
+        first, last = axes.get_xticklabels()
+        first.set_horizontalalignment("left")
+        last.set_horizontalalignment("right")
+        titles = {f"bar {index}": [f"{number(height)}% of all codes"] for index, height in enumerate(heights)}
+        return _svg(figure, label, titles)
+
+
+def _axes(width: int, height: int) -> tuple[Figure, Axes]:
+    """Axes with horizontal rules only."""
+    figure = Figure((width / 72, height / 72))
+    axes = figure.add_axes(
+        (LEFT / width, BOTTOM / height, 1 - (LEFT + RIGHT) / width, 1 - (TOP + BOTTOM) / height), frameon=False
+    )
+    axes.grid(axis="y", color=RULE, linewidth=1, clip_on=False)
+    axes.plot((0, 1), (0, 0), transform=axes.transAxes, color=SOFT, linewidth=1, alpha=0.6, clip_on=False)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=SOFT, pad=6)
+    return figure, axes
+
+
+def _scale(axes: Axes, lines: Sequence[Line]) -> None:
+    """The scales that show all curves, with a few round numbers on each."""
+    values = [value for line in lines for value in line.values]
+    steps = [step for line in lines for step in line.steps]
+    low, high = min(values), max(values)
+    axes.set_xlim(min(steps), max(max(steps), min(steps) + 1))
+    if low > 0 and high / low > LOG_FROM:
+        axes.set_yscale("log")
+        axes.set_ylim(low, high)
+        axes.yaxis.set_major_locator(LogLocator(numticks=6))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        margin = (high - low) * 0.06 or abs(high) * 0.05 or 0.5
+        axes.set_ylim(low - margin if low < 0 or low > margin else 0.0, high + margin)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.set_xlabel("step", color=SOFT, loc="right", labelpad=1)
 
 
 def _finite(line: Line) -> Line:
@@ -118,41 +150,54 @@ def _finite(line: Line) -> Line:
     return Line(line.name, [step for step, _ in thinned], [value for _, value in thinned], line.dots)
 
 
-def use_chart(counts: Sequence[int], label: str) -> str:
-    """How often each code is used, from the most to the least frequent one, against equal use (dashed)."""
-    total = sum(counts)
-    if not total:
-        return ""
-    shares = [100 * count / total for count in sorted(counts, reverse=True)]
-    width, height = 700, 220
-    top = shares[0] * 1.05
-    inner_width, inner_height = width - LEFT - RIGHT, height - TOP - BOTTOM
-    base = height - BOTTOM
-
-    def y(share: float) -> float:
-        return base - share / top * inner_height
-
-    bars = max(1, min(len(shares), 256))
-    parts = []
-    for value in ticks(0, top, 3):
-        parts.append(f'<line class="rule" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 3.5:.1f}" text-anchor="end">{number(value)}%</text>')
-    for bar in range(bars):
-        group = shares[bar * len(shares) // bars : (bar + 1) * len(shares) // bars]
-        share = sum(group) / len(group)
-        x, wide = LEFT + bar * inner_width / bars, inner_width / bars
-        parts.append(
-            f'<rect class="bar" x="{x:.2f}" y="{y(share):.2f}" width="{max(wide - 0.6, 0.6):.2f}" '
-            f'height="{base - y(share):.2f}"><title>{number(share)}% of all codes</title></rect>'
-        )
-    equal = y(100 / len(shares))
-    parts.append(f'<line class="equal" x1="{LEFT}" x2="{width - RIGHT}" y1="{equal:.1f}" y2="{equal:.1f}"/>')
-    parts.append(f'<text x="{width - RIGHT}" y="{equal - 5:.1f}" text-anchor="end">equal use</text>')
-    parts.append(f'<text x="{LEFT}" y="{height - 8}">most used</text>')
-    parts.append(f'<text x="{width - RIGHT}" y="{height - 8}" text-anchor="end">least used of {len(shares)}</text>')
-    return _svg(parts, label, width, height)
+def _svg(figure: Figure, label: str, titles: Mapping[str, Sequence[str]]) -> str:
+    """The figure as an element of a page: the page's fonts and colours, titles on the shapes of the named groups."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    root = ElementTree.fromstring(file.getvalue())
+    for element in root.iter():
+        element.tag = element.tag.partition("}")[2]
+        for name in [name for name in element.attrib if name.startswith("{")]:
+            element.set(name.partition("}")[2], element.attrib.pop(name))
+        if element.tag == "text":
+            anchor = re.search(r"text-anchor: (\w+)", element.attrib.pop("style", ""))
+            element.set("text-anchor", anchor[1] if anchor else "start")
+            element.attrib.pop("transform", None)
+        elif "style" in element.attrib:
+            element.set("style", re.sub(r"#\w{6}", lambda found: _variable(found[0]), element.attrib["style"]))
+        element.text, element.tail = (text if text and text.strip() else None for text in (element.text, element.tail))
+    for parent in (root, *root.findall("defs")):
+        for unused in (*parent.findall("metadata"), *parent.findall("style")):
+            parent.remove(unused)
+    for group in root.iter("g"):
+        _label(group, titles.get(group.attrib.get("id", ""), ()))
+    _drop_unused_names(root)
+    size = root.attrib["viewBox"]
+    root.attrib.clear()
+    root.attrib.update({"viewBox": size, "role": "img", "aria-label": label})
+    return ElementTree.tostring(root, encoding="unicode")
 
 
-def _svg(parts: Sequence[str], label: str, width: int = WIDTH, height: int = HEIGHT) -> str:
-    body = "".join(parts)
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{body}</svg>'
+def _label(group: ElementTree.Element, titles: Sequence[str]) -> None:
+    """Give the shapes of a group their titles, and the group its name as classes of the page's CSS."""
+    if not titles:
+        return
+    group.set("class", group.attrib["id"])
+    shapes = list(group.iter("use")) or list(group.iter("path"))
+    for element in group.iter():
+        element.attrib.pop("style", None)
+    for shape, text in zip(shapes, titles, strict=True):
+        ElementTree.SubElement(shape, "title").text = text
+
+
+def _drop_unused_names(root: ElementTree.Element) -> None:
+    """Leave only the ids that are referred to, which differ between the charts of a page."""
+    text = ElementTree.tostring(root, encoding="unicode")
+    used = set(re.findall(r'href="#([^"]+)"', text))
+    for element in root.iter():
+        if element.attrib.get("id") not in used:
+            element.attrib.pop("id", None)
+
+
+def _variable(colour: str) -> str:
+    return f"var({COLOURS[colour]})" if colour in COLOURS else colour

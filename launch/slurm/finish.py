@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import report
 from launch.command.cli import parse, run
+from launch.reporting import page
 from launch.stages import figures
 from launch.stages.jobs import configured
 from launch.stages.listing import stages
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(FinishConfig, argv, prog="python -m launch.slurm.finish")
     config = configured(options.recipe, options.out)
     figures.write(config, stages(config))
-    print(f"report at {report.write(options.out)}")
+    print(f"report at {page.write(options.out)}")
     return 0
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import report
 from launch.command.cli import UserError
-from launch.reporting.charts import Line, line_chart, log_ticks, number, ticks, use_chart
+from launch.reporting import page as report
+from launch.reporting.charts import Line, line_chart, number, use_chart
 from launch.run.metrics import MetricFile
 from tests.browser import Browser
 
@@ -96,14 +96,30 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         report.write(tmp_path)
 
 
+def curve(svg: str) -> list[str]:
+    """The points of an SVG's first curve."""
+    paths = [
+        element.attrib["d"] for element in ElementTree.fromstring(svg).iter("path") if "--c0" in str(element.attrib)
+    ]
+    return re.findall(r"[ML] ([\d.]+ [\d.]+)", paths[0])
+
+
 def test_charts_are_well_formed_and_leave_out_what_is_not_finite() -> None:
     svg = line_chart([Line("a & b", [0, 1, 2, 3], [1.0, math.nan, 1000.0, math.inf])], "<label>")
-    tree = ElementTree.fromstring(svg)
-    (curve,) = [element for element in tree if element.tag == "polyline"]
-    assert len(curve.attrib["points"].split()) == 2
+    assert len(curve(svg)) == 2
+    assert ElementTree.fromstring(svg).attrib["aria-label"] == "<label>"
     ElementTree.fromstring(use_chart([5, 0, 2], "use"))
     assert line_chart([Line("nothing", [1], [math.nan])], "empty") == ""
     assert use_chart([0, 0], "unused") == ""
+
+
+def test_the_same_data_gives_the_same_chart_in_the_page_s_colours() -> None:
+    lines = [Line("one", [1, 2, 3], [0.1, 0.2, 0.3]), Line("two", [1, 2], [0.3, 0.2], dots=True)]
+    svg = line_chart(lines, "both")
+    assert svg == line_chart(lines, "both")
+    assert not re.search(r"#[0-9a-f]{6}|<style|xmlns|DejaVu", svg)
+    assert "one at step 2: 0.2" in svg and 'class="dot c1"' in svg
+    assert len(use_chart([3, 2, 1], "use").split("% of all codes")) == 4
 
 
 def test_long_curves_are_thinned_but_keep_their_end() -> None:
@@ -112,11 +128,16 @@ def test_long_curves_are_thinned_but_keep_their_end() -> None:
     assert "long at step 9999" in line_chart([Line("long", [*range(48), 9999], [1.0] * 49, dots=True)], "long")
 
 
-def test_ticks_are_round() -> None:
-    assert ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1.0]
-    assert ticks(0.03, 0.11) == [0.04, 0.06, 0.08, 0.1]
-    assert ticks(5, 5) == [5]
-    assert log_ticks(0.02, 300) == [0.1, 1, 10, 100]
+def labels(svg: str) -> list[str]:
+    return [str(element.text) for element in ElementTree.fromstring(svg).iter("text")]
+
+
+def test_labels_are_few_and_round() -> None:
+    assert labels(line_chart([Line("x", [0, 1000], [0.03, 0.11])], "x"))[:7] == [
+        *("0", "250", "500", "750", "1000", "step", "0.05")
+    ]
+    assert {"0.1", "1", "10", "100"} <= set(labels(line_chart([Line("x", [0, 9], [0.02, 300])], "x")))
+    assert labels(line_chart([Line("x", [5], [5.0])], "x"))[0] == "5"
     assert [number(value) for value in (0, 1234567, 25000, 0.25, 0.00012)] == ["0", "1.23M", "25k", "0.25", "1.20e-04"]
 
 
