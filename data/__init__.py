@@ -15,12 +15,14 @@ Rooms:
     order        which samples make up a step: a function of index, seed, global batch and step alone
     remote       shards behind a URL, and their cache
     shards       the format on disk
-    pictures     decoding and augmentation; media names the kinds of data
-    codes        grids of codes as samples
+    pictures     decoding, augmentation, conversion and checks of pictures
+    codes        grids of token ids as samples
     reading      batches, read and decoded ahead of training
     packing      sources to shards
     inspecting   checks and contact sheets
     samples      small sets that ship with the project
+
+`config` has the settings of a run's data; `media` lists the kinds of samples and the rooms that handle them.
 
     from data.config import DataConfig
     from data.reading.stream import Stream, every_sample

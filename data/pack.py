@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from data.packing.indexes import publish, summary
 from data.packing.sources import SOURCES, open_source
@@ -24,11 +24,6 @@ from launch.command.checks import check
 from launch.command.cli import parse, run
 from launch.command.progress import Progress
 
-if TYPE_CHECKING:
-    Kind = str
-else:
-    Kind = Literal[tuple(SOURCES)]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
@@ -38,7 +33,7 @@ class PackConfig:
     """Folder, file or pattern to read; the first word of the command line."""
     out: str
     """Folder for shards and indexes; the second word of the command line."""
-    kind: Kind
+    kind: Literal[tuple(SOURCES)]  # type: ignore[valid-type]
     """Kind of the source; see the list at the top of --help."""
     name: str = ""
     """Name of the set; none: the last part of OUT."""

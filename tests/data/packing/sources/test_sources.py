@@ -8,17 +8,20 @@ import json
 import pickle
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data.pack import PackConfig, pack
-from data.packing.sources import open_source
+from data.packing.sources import SOURCES, open_source
+from data.packing.sources.base import Raw, Source
+from data.pictures.config import TransformConfig
+from data.reading.stream import every_sample
 from data.shards.loading import load_index
 from data.shards.sample import DamagedSampleError
-from launch.command.cli import UserError
+from launch.command.cli import UserError, parse
 from tests.data.archives import members
 from tests.data.making import jpeg, picture_set
 
@@ -305,3 +308,32 @@ def test_a_missing_source_is_one_line(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError) as caught:
         open_source(kind, str(tmp_path / "nowhere"))
     assert "nowhere" in str(caught.value) and "\n" not in str(caught.value)
+
+
+class CountingSource(Source):
+    """A source from outside: N grey pictures, of which the last is damaged."""
+
+    about = "a number"
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        count = int(path)
+        self.classes, self.labels, self.splits = ["one"], np.zeros(count, np.int64), {"train": np.arange(count)}
+
+    def read(self, number: int) -> Raw:
+        if number == len(self) - 1:
+            raise DamagedSampleError("the last one")
+        return Raw(key=str(number), array=np.full((4, 4), number, np.uint8), label=0)
+
+
+def test_a_source_needs_its_file_and_its_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert get_args(get_type_hints(PackConfig)["kind"]) == tuple(SOURCES)
+    with pytest.raises(UserError, match=r"'folder'.*'tars'.*nonsense"):
+        parse(PackConfig, ["a", "b", "--kind", "nonsense"], prog="test", positional=("source", "out"))
+    monkeypatch.setitem(SOURCES, "count", CountingSource)
+    pack(PackConfig(source="5", out=str(tmp_path), kind="count", processes=1), show_progress=False)
+    (batch,) = every_sample(str(tmp_path / "train.json"), TransformConfig(size=4, channels=1), batch_size=9)
+    assert {key: int(rows.max()) for key, rows in zip(batch.keys, batch.pixels_BCHW, strict=True)} == {
+        str(number): number for number in range(4)
+    }
+    assert json.loads((tmp_path / "train.skipped.json").read_text()) == {"sample 4": "the last one"}
