@@ -113,8 +113,8 @@ class CodeSource:
         """UserError unless these are the codes of the tokenizer with this fingerprint (the value `path` of `key`)."""
         if self.tokenizer != fingerprint:
             raise UserError(
-                f"{key}={path} has tokenizer {fingerprint[:12]}…, but the codes are of {self.tokenizer[:12]}…: give "
-                "the tokenizer that made them, or encode the pictures with this one (stage2_prior.encode)"
+                f"{key}={path} has the fingerprint {fingerprint[:12]}…, but the codes are of {self.tokenizer[:12]}…: "
+                "give the tokenizer that made them, or encode the pictures with this one (stage2_prior.encode)"
             )
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.command.checks import check
+from launch.command.checks import at_least, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +53,10 @@ class Drawing:
                 0 <= self.guidance_from <= self.guidance_until,
                 "a number in [0, guidance_until]; 0 guides from the start",
             ),
-            ("steps", self.steps >= 1, "1 or more"),
             ("choice_temperature", self.choice_temperature >= 0, "0 (no noise) or more"),
         ):
             check(name, getattr(self, name), good, rule)
+        at_least(1, self, "steps")
 
     def guidance_at(self, position: int, positions: int) -> float:
         """Guidance strength at a position in [0, positions); 1, no guidance, outside guidance_from … guidance_until.

@@ -40,6 +40,4 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         at_least(1, self, "batch_size", "threads")
         check("crops", self.crops, self.crops in (1, 5), "1 (the picture) or 5 (corners and centre)")
-        check("crop_range", self.crop_range, self.crop_range >= 1, "1 or more")
-        check("verify", self.verify, self.verify >= 0, "0 or more")
         check("part", self.part, 0 <= self.part < self.parts, f"a number between 0 and parts - 1 = {self.parts - 1}")

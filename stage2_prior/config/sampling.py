@@ -82,4 +82,4 @@ class InpaintConfig(SampleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("share", self.share, 0 < self.share < 1, "a number in (0, 1), such as 0.5")
-        check("limit", self.limit, self.limit >= 1, "1 or more")
+        at_least(1, self, "limit")

@@ -25,8 +25,8 @@ class PriorOptimizerConfig(OptimizerConfig):
     decay: Literal["constant", "cosine"] = "cosine"
     final: float = 0.05
     accumulate: int = 1
-    """Number of parts into which each rank's share of the batch is cut, with one forward and backward each, to save
-    memory. If the number of ranks may change, set data.micro_batch instead."""
+    """Micro-batches into which each rank splits its samples, one forward and backward pass each, to save memory. If the
+    number of ranks may change, set data.micro_batch instead."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,11 +65,11 @@ class PriorTrainConfig:
         if self.data.micro_batch is not None and self.optimizer.accumulate > 1:
             raise ValueError(
                 f"optimizer.accumulate={self.optimizer.accumulate} and data.micro_batch={self.data.micro_batch} both "
-                "cut the batch: remove one of them"
+                "split the batch: remove one of them"
             )
 
-    def parts(self, world_size: int) -> int:
-        """Number of parts into which each of `world_size` ranks cuts its samples of a batch."""
+    def micro_batches(self, world_size: int) -> int:
+        """Number of micro-batches into which each of `world_size` ranks splits its samples of a batch."""
         own = max(1, self.data.batch_size // world_size)
         if self.data.micro_batch is not None:
             return -(-own // self.data.micro_batch)

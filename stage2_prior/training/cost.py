@@ -99,7 +99,7 @@ def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int)
     product and the gate's activation: about 10 D + 4 F numbers per code; the loss keeps the float32 logits twice.
     """
     model = config.model
-    tokens = (model.prefix + source.positions) * -(-config.data.batch_size // (devices * config.parts(devices)))
+    tokens = (model.prefix + source.positions) * -(-config.data.batch_size // (devices * config.micro_batches(devices)))
     size = 2 if config.run.precision == "bf16" else 4
     layer = (10 * model.width + 4 * model.inner_width) * size
     layers = KINDS[model.kind].layers_per_code(model, source)

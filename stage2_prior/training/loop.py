@@ -92,7 +92,7 @@ def build(config: PriorTrainConfig, index: ShardIndex, run: Run) -> tuple[Prior,
         lambda model: build_optimizer(model, optimizer),
         run,
         clip=optimizer.clip,
-        parts=config.parts(run.world_size),
+        parts=config.micro_batches(run.world_size),
     )
     strategy.module.train()
     return raw, strategy, PriorEma(strategy, optimizer.ema_decay), size
@@ -104,7 +104,7 @@ def train_step(
     """One step on this rank's samples of a batch; its scalars, still on the device, and whether it was done."""
     code_BN = batch.idx_Bhw.flatten(1).to(run.device, non_blocking=True)
     token_B = raw.condition.of_batch(batch).to(run.device, non_blocking=True)
-    own, parts = len(code_BN), config.parts(run.world_size)
+    own, parts = len(code_BN), config.micro_batches(run.world_size)
     sums = torch.zeros(2, device=run.device)
     for part in range(parts):
         rows = slice(own * part // parts, own * (part + 1) // parts)

@@ -35,5 +35,5 @@ def test_a_prior_given_another_tokenizers_codes_is_one_line_and_exit_code_2(code
     )
     assert done.returncode == BAD_INPUT
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: tokenizer={other} is of tokenizer ")
+    assert line.startswith(f"error: tokenizer={other} has the fingerprint ")
     assert not (tmp_path / "run").exists()

@@ -29,8 +29,8 @@ def on_a_rank(coded: Coded, place: Path) -> None:
 
 def test_the_parts_follow_the_ranks(coded: Coded, tmp_path: Path):
     config = elastic(coded, tmp_path)
-    assert [config.parts(ranks) for ranks in (1, 2, 4, 8)] == [4, 2, 1, 1]
-    with pytest.raises(ValueError, match=r"optimizer\.accumulate=2 and data\.micro_batch=2 both cut the batch"):
+    assert [config.micro_batches(ranks) for ranks in (1, 2, 4, 8)] == [4, 2, 1, 1]
+    with pytest.raises(ValueError, match=r"optimizer\.accumulate=2 and data\.micro_batch=2 both split the batch"):
         settings(coded, tmp_path, micro_batch=2, optimizer=PriorOptimizerConfig(accumulate=2))
 
 
