@@ -104,14 +104,14 @@ def train_step(
     """One step on this rank's samples of a batch; its scalars, still on the device, and whether it was done."""
     code_BN = batch.idx_Bhw.flatten(1).to(run.device, non_blocking=True)
     token_B = raw.condition.of_batch(batch).to(run.device, non_blocking=True)
-    own, parts = len(code_BN), config.micro_batches(run.world_size)
+    own, count = len(code_BN), config.micro_batches(run.world_size)
     sums = torch.zeros(2, device=run.device)
-    for part in range(parts):
-        rows = slice(own * part // parts, own * (part + 1) // parts)
+    for number in range(count):
+        rows = slice(own * number // count, own * (number + 1) // count)
         share = (rows.stop - rows.start) / own
         place = slice(run.rank * own + rows.start, run.rank * own + rows.stop)
         with (
-            strategy.part(last=part == parts - 1),
+            strategy.part(last=number == count - 1),
             raw.sample_noise.of_batch(config.run.seed, step, own * run.world_size, place),
         ):
             loss, nats = strategy.module(code_BN[rows], token_B[rows])
