@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from stage1_tokenizer.publishing.convert import build
 from stage1_tokenizer.quantizers.nearest import nearest_code
 from stage1_tokenizer.tokenizer.folder import model_config
 from stage1_tokenizer.tokenizer.model import Tokenizer
-from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.foreign import peer_layouts
 from tests.stage1_tokenizer.foreign.peer_layouts import Shape, Shapes
 
@@ -178,8 +176,3 @@ def test_another_layout_is_recognised(layout: str):
         convert_checkpoint(
             Checkpoint(Path("last.pt"), dict(source(layout, shapes, seed=None).weights), {}, None), layout
         )
-
-
-def test_the_manual_lists_the_layouts():
-    rows = re.findall(r"^\| (`[^|]+) \|", (tiny.ROOT / "docs" / "convert.md").read_text(), re.MULTILINE)
-    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(LAYOUTS)
