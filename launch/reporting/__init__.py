@@ -1,1 +1,1 @@
-"""The report's charts, as SVG. Rests on nothing."""
+"""The report: its page, and its charts as SVG. Rests on `run`."""
