@@ -127,7 +127,7 @@ def test_open_magvit2_numbers_its_codes_from_the_lowest_bit():
 
 
 @torch.no_grad()
-def test_maskgit_sees_and_gives_unit_pictures():
+def test_maskgit_has_pictures_in_0_to_1():
     given = source("maskgit", peer_layouts.maskgit(SMALL))
     tokenizer = build(LAYOUTS["maskgit"].convert(given), "here")
     unit = (pictures() + 1) / 2

@@ -69,7 +69,7 @@ def test_frechet_is_scipys_and_torch_fidelitys(count: int):
 
 
 @pytest.mark.parametrize("count", [400, 15])
-def test_a_set_is_at_no_distance_from_itself(count: int):
+def test_the_distance_of_a_set_from_itself_is_zero(count: int):
     h = features(count, 2)
     one = statistics(h)
     found = figures(Named(), one, one)
@@ -145,7 +145,7 @@ def _part(rank_sizes: list[int]) -> list[np.ndarray]:
     return _plain(sums.result(all_sum, gather))
 
 
-def test_uneven_ranks_find_what_one_process_finds():
+def test_uneven_ranks_agree_with_one_process():
     one = _plain(statistics(features(45, 7), kept=30))
     for found in run_distributed_test(_part, 2, [[38, 7]]):
         for mine, wanted in zip(found, one, strict=True):

@@ -80,7 +80,7 @@ def _on_a_rank(values: EvaluateConfig) -> dict[str, float]:
     return evaluate(values)
 
 
-def test_two_ranks_find_what_one_and_a_plain_loop_find(released: Path):
+def test_two_ranks_agree_with_one_and_with_a_plain_loop(released: Path):
     one = evaluate(config(released, lpips=True))
     wanted = plain_loop()
     assert {name: one[name] for name in wanted} == pytest.approx(wanted, rel=1e-6)
@@ -95,7 +95,7 @@ def test_two_ranks_find_what_one_and_a_plain_loop_find(released: Path):
     assert three[0]["samples"] == 2  # one of the ranks has no picture
 
 
-def test_a_saved_reference_stands_for_the_originals(released: Path):
+def test_a_saved_reference_replaces_the_originals(released: Path):
     saved = str(released.parent / "reference.npz")
     one = evaluate(config(released, save_reference=saved))
     again = evaluate(config(released, "again.json", reference=saved))
@@ -114,7 +114,7 @@ def test_the_command_compares(released: Path):
     assert done.returncode == 0 and "psnr" in done.stdout
 
 
-def test_files_that_exist_are_left_alone(released: Path):
+def test_existing_files_are_not_overwritten(released: Path):
     (released.parent / "e.json").write_text("mine")
     with pytest.raises(UserError, match="exists"):
         evaluate(config(released))
@@ -128,7 +128,7 @@ def test_a_tokenizer_without_its_transform_is_refused(released: Path):
         evaluate(config(released))
 
 
-def test_originals_stand_beside_reconstructions():
+def test_originals_are_next_to_reconstructions():
     x, y = torch.zeros(3, 3, 4, 4, dtype=torch.uint8), torch.full((3, 3, 4, 4), 200, dtype=torch.uint8)
     x[1], y[1] = 10, 20
     page = side_by_side(x, y, columns=2)

@@ -64,7 +64,7 @@ def test_vgg16_is_torchvisions_up_to_relu5_3():
     assert load_network("none") is None
 
 
-def test_inception_with_other_weights_than_fids_never_gives_a_figure_called_fid(weights: bytes, tmp_path: Path):
+def test_other_inception_weights_never_give_a_figure_called_fid(weights: bytes, tmp_path: Path):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     file = tmp_path / "weights.pth"
@@ -87,7 +87,7 @@ def test_inception_with_other_weights_than_fids_never_gives_a_figure_called_fid(
     assert torch.equal(spatial_BHWC, kept[0].permute(0, 2, 3, 1)[..., :7])
 
 
-def test_the_figures_of_the_true_weights_have_the_names_people_know(weights: bytes, monkeypatch: pytest.MonkeyPatch):
+def test_figures_of_the_original_weights_have_the_known_names(weights: bytes, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("stage1_tokenizer.measuring.features.FID_SHA256", hashlib.sha256(weights).hexdigest())
     names = ["fid", "sfid", "inception_score", "kid", "precision", "recall"]
     assert list(Inception(weights, "here").names.values()) == names
@@ -99,7 +99,7 @@ class Harmful:
         return (open, ("executed", "w"))  # what a careless unpickler would do
 
 
-def test_a_file_that_is_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     file = io.BytesIO()
     torch.save({"fc.weight": torch.zeros(3)}, file)

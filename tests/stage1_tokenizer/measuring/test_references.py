@@ -86,7 +86,7 @@ def test_uneven_ranks_read_every_picture_once(sets: dict[str, str]):
         assert parts.result() == whole.result()
 
 
-def test_saved_statistics_stand_for_their_pictures(sets: dict[str, str], tmp_path: Path):
+def test_saved_statistics_replace_their_pictures(sets: dict[str, str], tmp_path: Path):
     network = Means()
     reference = measure_set(sets["folder"], TRANSFORM, network, Alone(), batch_size=8)
     save_reference(tmp_path / "new" / "reference.npz", reference, network)
@@ -118,7 +118,7 @@ def test_adms_files_are_read(sets: dict[str, str], tmp_path: Path):
     assert read("virtual.npz", Means()).about["pictures"] == 23  # of another network, but the pictures are there
 
 
-def test_what_is_no_set_is_refused(tmp_path: Path):
+def test_other_files_are_refused(tmp_path: Path):
     def read(name: str) -> None:
         reference_of(str(tmp_path / name), TRANSFORM, Means(), Alone(), batch_size=8)
 

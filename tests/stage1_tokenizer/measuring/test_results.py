@@ -62,7 +62,7 @@ def changed(key: str, value: object) -> dict[str, Any]:
         ("something_new", 1),
     ],
 )
-def test_refused_unless_measured_alike(key: str, value: object):
+def test_results_must_agree_on_how_they_were_measured(key: str, value: object):
     for pair in ((RESULT, changed(key, value)), (changed(key, value), RESULT)):
         comparable, lines = report(*pair)
         assert not comparable and must_agree(key)
@@ -76,14 +76,14 @@ def test_refused_unless_measured_alike(key: str, value: object):
     ("key", "value"),
     [("fingerprint", "e" * 64), ("commit", "d"), ("hardware", "H100"), ("ranks", 8), ("reference.set", "b/index.json")],
 )
-def test_what_is_compared_may_differ_and_is_told(key: str, value: object):
+def test_the_subject_may_differ_and_is_reported(key: str, value: object):
     comparable, lines = report(RESULT, changed(key, value))
     assert comparable
     assert any(line.strip().startswith(f"{key}:") for line in lines)
     assert lines[-2:] == ["  psnr: 21.5 | 21.5", "  frechet_vgg16: 12.25 | 12.25"]
 
 
-def test_figures_that_rest_on_what_differs_are_left_out():
+def test_figures_with_different_conditions_are_left_out():
     one, other = copy.deepcopy(RESULT), copy.deepcopy(RESULT)
     for result, tokenizer in ((one, "e" * 64), (other, "f" * 64)):
         result["bits_per_code"] = 3.5

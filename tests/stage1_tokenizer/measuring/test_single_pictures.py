@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from data.pictures.config import TransformConfig
-from data.pictures.transforms import apply, to_float, to_uint8
+from data.pictures.transforms import to_float, to_uint8
 from launch.command.cli import UserError
 from stage1_tokenizer.measuring.scores import psnr
 from stage1_tokenizer.measuring.single_pictures import RESULTS, reconstruct_picture
@@ -44,7 +44,7 @@ def test_pictures_of_any_size(folder: str, tmp_path: Path, capsys: pytest.Captur
     assert small["psnr"] == pytest.approx(float(psnr(*shown)))
 
 
-def test_a_size_that_fits_is_what_the_tokenizer_itself_makes_of_it():
+def test_a_multiple_of_the_stride_gives_the_tokenizers_own_reconstruction():
     tokenizer = tiny.tokenizer()
     pixels_CHW = torch.from_numpy(grey(20, 12))[None]
     expected, codes = tokenizer.reconstruct(to_float(pixels_CHW[None]))
@@ -63,7 +63,7 @@ def test_prepared_as_in_training_and_measured_with_lpips(tmp_path: Path):
     assert (row["width"], row["height"], row["codes"]) == (32, 32, 256) and 0 < row["lpips"] < 2
 
 
-def test_mistakes_are_told_and_nothing_is_written(folder: str, tmp_path: Path):
+def test_bad_input_is_one_line_and_nothing_is_written(folder: str, tmp_path: Path):
     (tmp_path / "page.png").write_text("<html>")
     out = ["--tokenizer", folder, "--out", str(tmp_path / "out"), "--lpips", "false"]
     for words, message in (
@@ -74,39 +74,3 @@ def test_mistakes_are_told_and_nothing_is_written(folder: str, tmp_path: Path):
         with pytest.raises(UserError, match=message) as caught:
             main(words)
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
-
-
-def test_the_tokenizer_takes_pil_pictures_and_lists():
-    tokenizer = tiny.tokenizer()
-    colour = Image.fromarray(np.stack([grey(30, 24, seed) for seed in range(3)], 2))
-    pixels_HW1 = np.array(colour.convert("L"))[:, :, None]
-    prepared_CHW = np.empty((1, 16, 16), np.uint8)
-    apply(pixels_HW1, tiny.TRANSFORM, None, prepared_CHW.transpose(1, 2, 0))
-    x_BCHW = to_float(torch.from_numpy(prepared_CHW)[None])
-    idx_Bhw = tokenizer.encode(x_BCHW)
-    assert torch.equal(tokenizer.encode(colour), idx_Bhw)
-    assert torch.equal(tokenizer.encode([colour, colour]), torch.cat([idx_Bhw, idx_Bhw]))
-    assert torch.equal(tokenizer.encode([x_BCHW[0], x_BCHW[0]]), torch.cat([idx_Bhw, idx_Bhw]))
-    assert torch.equal(tokenizer.decode([idx_Bhw[0]]), tokenizer.decode(idx_Bhw))
-    (picture,) = tokenizer.to_pil(tokenizer.decode(idx_Bhw))
-    assert picture.mode == "L" and np.array_equal(np.asarray(picture), to_uint8(tokenizer.decode(idx_Bhw))[0, 0])
-
-
-@pytest.mark.parametrize(
-    ("pictures", "message"),
-    [
-        ([], "pictures are nothing"),
-        ("picture.png", "pictures are str"),
-        ([Image.new("L", (8, 8)), torch.zeros(1, 16, 16)], "pictures are Image, Tensor"),
-        ([torch.zeros(1, 16, 16), torch.zeros(1, 16, 18)], "don't fit into one batch"),
-        (Image.new("F", (8, 8)), "floating-point"),
-    ],
-)
-def test_other_pictures_are_refused(pictures: object, message: str):
-    with pytest.raises(ValueError, match=message):
-        tiny.tokenizer().encode(pictures)  # type: ignore[arg-type]
-
-
-def test_without_a_transform_there_is_no_way_from_pil():
-    with pytest.raises(ValueError, match="has no transform"):
-        Tokenizer(tiny.tokenizer().config).eval().encode(Image.new("L", (16, 16)))

@@ -75,9 +75,7 @@ def test_a_lightning_checkpoint_becomes_a_released_folder(tmp_path: Path):
 
 @pytest.mark.parametrize(("weights", "expected"), [("averaged", 2.0), ("last", 1.0)])
 @pytest.mark.parametrize("keeps", ["lightning", "llamagen"])
-def test_averages_are_taken_unless_the_last_weights_are_asked_for(
-    weights: str, expected: float, keeps: str, tmp_path: Path
-):
+def test_averaged_weights_are_the_default(weights: str, expected: float, keeps: str, tmp_path: Path):
     listing = peer_layouts.taming if keeps == "lightning" else peer_layouts.llamagen
     last = {name: torch.full(shape, 1.0) for name, shape in listing(SMALL).items()}
     averages = {name: tensor * 2 for name, tensor in last.items()}
@@ -107,13 +105,13 @@ def test_a_flat_file_and_a_folder_are_read(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_converted_folder_needs_transformers_alone(tmp_path: Path):
+def test_a_converted_folder_needs_only_transformers(tmp_path: Path):
     path = saved(tmp_path, state(peer_layouts.maskgit(SMALL)))
     out = run(path, tmp_path / "out", "--from", "maskgit", "--size", "16")
     try_out(out, Tokenizer.from_pretrained(out))
 
 
-def test_options_tell_what_weights_do_not(tmp_path: Path):
+def test_options_set_what_weights_do_not_state(tmp_path: Path):
     path = saved(tmp_path, state(peer_layouts.var(SMALL, scales=4)), "vae.pth")
     out = run(
         path, tmp_path / "out", "--from", "var", "--model.quantizer.scales=[1, 2, 3, 4]", "--model.dropout", "0.2"
@@ -153,7 +151,7 @@ def test_diffusers_computes_the_same_both_ways(tmp_path: Path):
     assert {key: theirs[key] for key in ours} == ours
 
 
-def test_what_diffusers_does_not_have_is_named(tmp_path: Path):
+def test_settings_that_diffusers_lacks_are_named(tmp_path: Path):
     path = saved(tmp_path, {"model": state(peer_layouts.llamagen(SMALL))})
     with pytest.raises(UserError, match=r"VQModel has no model\.quantizer\.l2_normalise=True: this tokenizer"):
         run(path, tmp_path / "out", "--from", "llamagen", "--to", "diffusers")
@@ -163,7 +161,7 @@ def test_what_diffusers_does_not_have_is_named(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_of_diffusers_is_not_built_here_is_named(tmp_path: Path):
+def test_parts_of_diffusers_that_are_not_supported_are_named(tmp_path: Path):
     weights = state(peer_layouts.diffusers(SMALL)) | {"decoder.conv_norm_out.norm_layer.weight": torch.ones(32)}
     (tmp_path / "movq.json").write_text('{"_class_name": "VQModel", "norm_type": "spatial"}')
     path = saved(tmp_path, weights)
@@ -185,7 +183,7 @@ def test_nothing_of_a_checkpoint_is_executed(zipped: bool, tmp_path: Path):
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
 
-def test_what_a_trainer_leaves_beside_the_weights_stays_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_trainers_other_objects_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     name = "pytorch_lightning.callbacks.model_checkpoint"
     for part in ("pytorch_lightning", "pytorch_lightning.callbacks", name):
         monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
@@ -252,14 +250,14 @@ def test_a_damaged_file_a_full_folder_and_no_layout_are_refused(tmp_path: Path):
         run(tmp_path / "nowhere", tmp_path / "out", "--from", "taming")
 
 
-def test_a_discriminator_of_another_kind_is_left_behind_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_discriminator_of_another_kind_is_dropped_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     content = {"model": state(peer_layouts.llamagen(SMALL)), "discriminator": {"blocks.0.weight": torch.ones(3, 3)}}
     out = run(saved(tmp_path, content), tmp_path / "out", "--from", "llamagen")
     assert not (out / discriminator.FILE).exists() and "none: it isn't a PatchGAN" in (out / "README.md").read_text()
     assert "discriminator: none: it isn't a PatchGAN" in capsys.readouterr().err
 
 
-def test_the_command_tells_its_user_in_one_line(tmp_path: Path):
+def test_errors_of_the_command_are_one_line(tmp_path: Path):
     done = tiny.call(
         "stage1_tokenizer.convert", [str(tmp_path / "nowhere.ckpt"), str(tmp_path / "out"), "--from", "ibq"]
     )

@@ -89,7 +89,7 @@ def test_pickles_are_not_fetched_but_weights_in_folders_are(server: Hub, folder:
     assert not any("pytorch_model.bin" in line or "model.pt" in line for line in server.asked)
 
 
-def test_what_is_not_there(server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_missing_repositories_and_networks_are_reported(server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UserError, match="ours/none is no folder here, and could not be fetched") as caught:
         Tokenizer.from_pretrained("ours/none")
     assert "\n" not in str(caught.value)

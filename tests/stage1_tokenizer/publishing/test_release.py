@@ -100,7 +100,7 @@ def test_the_card_has_valid_metadata_and_code_that_works(out: Path, tmp_path: Pa
         ({"push": "mine"}, "push=mine is not a repository's name"),
     ],
 )
-def test_settings_are_checked_before_anything_is_made(changes: dict[str, Any], message: str):
+def test_settings_are_checked_first(changes: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         settings(Path("run"), Path("out"), **changes)
 
@@ -124,7 +124,7 @@ def zipped() -> bytes:
     return file.getvalue()
 
 
-def test_measured_again_the_figures_are_those_of_the_file(run: Path, tmp_path: Path):
+def test_given_figures_are_taken_from_the_file(run: Path, tmp_path: Path):
     path = tmp_path / "e.json"
     held_out = str(tiny.ROOT / tiny.HELD_OUT)
     evaluate(EvaluateConfig(tokenizer=str(run), data=held_out, out=str(path), samples=30, lpips=False))
@@ -138,14 +138,14 @@ def test_measured_again_the_figures_are_those_of_the_file(run: Path, tmp_path: P
     assert not (tmp_path / "other").exists()
 
 
-def test_what_is_there_is_left_alone(run: Path, tmp_path: Path):
+def test_an_existing_folder_is_not_touched(run: Path, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="exists"):
         release(settings(run, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path):
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path):
     run = tmp_path / "run"
     trained(run, steps=4, data__index=str(tiny.ROOT / tiny.TRAIN), data__held_out="null", loss__adversarial__weight=0)
     newest = run / "checkpoints" / "step-000000004" / "ema.pt"
@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_no_run_is_refused(tmp_path: Path):
+def test_other_folders_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="is not a run folder"):
         release(settings(tmp_path, tmp_path / "out"))
     (tmp_path / "config.yaml").write_text("model: {}\n")

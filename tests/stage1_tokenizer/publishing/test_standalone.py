@@ -74,7 +74,7 @@ def pictures(channels: int) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_with_torch_transformers_and_safetensors_alone(tmp_path: Path):
+def test_with_only_torch_transformers_and_safetensors(tmp_path: Path):
     python = environment(tmp_path / "environment", "torch", "transformers", "safetensors")
     call(python, ALONE, cwd=tmp_path)
     made = tokenizers()
@@ -91,7 +91,7 @@ def test_with_torch_transformers_and_safetensors_alone(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_with_torch_and_diffusers_alone(tmp_path: Path):
+def test_with_only_torch_and_diffusers(tmp_path: Path):
     pytest.importorskip("diffusers")
     path = saved(tmp_path, {"state_dict": state(peer_layouts.taming(SMALL))})
     ours = run(path, tmp_path / "ours", "--from", "taming")
@@ -119,7 +119,7 @@ def test_with_torch_and_diffusers_alone(tmp_path: Path):
         ("import importlib\nx = importlib.import_module('stage1_tokenizer.networks.vqgan')\n", "is named in a text"),
     ],
 )
-def test_what_can_not_be_followed_fails(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unknown_imports_fail(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "strange_module.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(FlattenError, match=message):

@@ -119,7 +119,7 @@ def test_fingerprint_is_that_of_weights_and_settings():
     assert same.fingerprint != before
 
 
-def test_statistics_of_training_are_no_part_of_it(tokenizer: Tokenizer):
+def test_training_statistics_are_not_part_of_it(tokenizer: Tokenizer):
     before = tokenizer.fingerprint
     tokenizer.train()(pictures())
     assert tokenizer.fingerprint == before

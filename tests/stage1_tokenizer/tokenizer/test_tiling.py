@@ -31,9 +31,7 @@ def picture(height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", LOCAL)
-def test_where_tiles_see_enough_they_give_what_the_picture_at_once_gives(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_with_enough_context_equal_the_whole_picture(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without group norm, each value depends on a neighbourhood; the outer quarter of the overlap holds all of it."""
     monkeypatch.setattr(Norm, "forward", lambda self, h: F.silu(h * self.weight[0]) if self.swish else h)
     torch.manual_seed(0)
@@ -50,7 +48,7 @@ def test_where_tiles_see_enough_they_give_what_the_picture_at_once_gives(
     assert not torch.allclose(narrow.decode(codes), recon_BCHW)
 
 
-def test_tiles_that_differ_go_over_into_one_another_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_different_tiles_are_blended_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """What still shifts a tile as a whole shows no edge: here each tile is of one grey, as different as can be."""
     tokenizer = Tokenizer(BACKBONES["conv"]).eval()
     greys = iter([-1.0, 1.0] * 12)
@@ -64,7 +62,7 @@ def test_tiles_that_differ_go_over_into_one_another_evenly(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("swish", [True, False])
-def test_norms_that_share_statistics_give_tiles_what_the_picture_at_once_gives(swish: bool) -> None:
+def test_tiles_with_shared_norm_statistics_equal_the_whole_picture(swish: bool) -> None:
     torch.manual_seed(0)
     norm, adaptive = Norm(8, swish=swish), AdaptiveNorm(4, 8)
     nn.init.normal_(norm.weight)
@@ -89,7 +87,7 @@ def test_norms_that_share_statistics_give_tiles_what_the_picture_at_once_gives(s
     assert not SharedNorms(Tokenizer(BACKBONES["vit"]))
 
 
-def test_networks_see_no_more_than_a_tile() -> None:
+def test_networks_get_at_most_one_tile() -> None:
     tokenizer = Tokenizer(BACKBONES["conv"]).eval()
     seen: list[tuple[int, ...]] = []
     for part in (tokenizer.encoder, tokenizer.decoder):
@@ -100,7 +98,7 @@ def test_networks_see_no_more_than_a_tile() -> None:
     assert set(seen) == {(32, 32), (8, 8)} and len(seen) == 2 * 2 * 4 * 3, "two passes over each"
 
 
-def test_a_picture_within_one_tile_is_as_untiled() -> None:
+def test_one_tile_equals_no_tiling() -> None:
     tokenizer = Tokenizer(BACKBONES["conv"]).eval()
     x_BCHW = picture(32, 24)
     assert torch.equal(TiledTokenizer(tokenizer).reconstruct(x_BCHW)[0], tokenizer.reconstruct(x_BCHW)[0])
@@ -121,7 +119,7 @@ def test_tiles_cover_every_position() -> None:
     assert first_positions(3, 4, 1) == first_positions(4, 4, 1) == [0]
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_bad_tiles_are_refused() -> None:
     tokenizer = Tokenizer(BACKBONES["conv"]).eval()
     with pytest.raises(ValueError, match=r"tile=30 must be a multiple of the stride 4, .* set it to 32"):
         TiledTokenizer(tokenizer, tile=30)
