@@ -187,6 +187,16 @@ def test_modules_and_settings_named_exist(page: Path) -> None:
             assert known or first not in {*OURS, *BLOCKS}, f"{page.name} names {name}"
 
 
+@pytest.mark.parametrize("page", pages())
+def test_names_are_where_the_page_says(page: Path) -> None:
+    """In words such as: `name` in `folder/file.py`; `folder/file.py`: `Class.method`."""
+    text = page.read_text()
+    pairs = re.findall(r"`([\w.]+)` (?:in|of) `([\w/]+\.py)`", text)
+    pairs += [(name, file) for file, name in re.findall(r"`([\w/]+\.py)`: `([A-Z]\w+(?:\.\w+)?)`", text)]
+    for name, file in pairs:
+        assert name in defined(ROOT / file), f"{page.name}: there is no {name} in {file}"
+
+
 def section(page: str, heading: str) -> str:
     """What stands under a heading."""
     text = (ROOT / "docs" / page).read_text()
