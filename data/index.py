@@ -2,7 +2,7 @@
 
     python -m data.index PATTERN OUT.json [options]
 
-The file is wids' JSON (`wids-shard-index-v1`) with our keys beside its own; byte offsets lie in a small file beside it
+The file is wids' JSON (`wids-shard-index-v1`) with our keys beside its own; byte offsets are in a small file beside it
 (`data.shards.offsets`).
 """
 
@@ -33,7 +33,7 @@ class IndexConfig:
     classes: str | None = None
     """A text file with the class names, one a line."""
     licence: str = ""
-    """Licence of the samples, or where its text lies."""
+    """Licence of the samples, or where its text is."""
     threads: int = 8
     """Tars scanned in parallel."""
     overwrite: bool = False
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _moved(index: ShardIndex, base: str, about: dict[str, Any]) -> ShardIndex:
-    """The index as it reads from another folder, with the given names, classes or licence."""
+    """The index for another folder, with the given name, classes or licence."""
     shards = tuple(replace(shard, url=relative(index.location(i), base)) for i, shard in enumerate(index.shards))
     return replace(index, shards=shards, base=base, **{key: value for key, value in about.items() if value})
 

@@ -21,7 +21,7 @@ Transform = TransformConfig
 
 @dataclass(frozen=True)
 class Media:
-    """What handles one kind of sample. `handler` gives each `module:name`; empty: not supported."""
+    """What handles one kind of sample. Each is a `module:name` for `handler`; empty: not supported."""
 
     members: tuple[str, ...]
     """Last parts of the extensions of the member that holds the sample."""

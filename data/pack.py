@@ -53,7 +53,7 @@ class PackConfig:
     label_attribute: str | None = None
     """celeba: the attribute that is the class, such as Smiling."""
     image_column: str | None = None
-    """parquet: the column of pictures; none: the first that looks like it."""
+    """parquet: the column of pictures; none: the first that holds pictures."""
     label_column: str | None = None
     """parquet: the column of classes; none: `label`, where there is one."""
     caption_column: str | None = None
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[ShardRecord]]:
-    """Pack, and give the shards of each split. UserError for what the user can mend."""
+    """Pack, and return the shards of each split. UserError for what the user can correct."""
     shards, kind = ShardWriter(config.out), SOURCES[config.kind]
     if not config.overwrite:
         # Listing a large source takes long: refuse first what can be refused without it.

@@ -1,4 +1,4 @@
-"""What an index tells, and what verification found, as text."""
+"""What an index says, and what verification found, as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CLASSES = 20
 
 
 def describe(index: ShardIndex) -> str:
-    """What the index tells."""
+    """What the index says."""
     size = sum(shard.filesize or 0 for shard in index.shards) / 1e6
     name = index.name or "unnamed set"
     lines = [f"{name}: {len(index)} samples ({index.kind}) in {len(index.shards)} shards, {size:.1f} MB"]

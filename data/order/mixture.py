@@ -41,13 +41,13 @@ class MixtureOrder(Order):
     def at(self, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Int64 (n, 3): shard, position in the shard and the source's epoch of each (lane, position in the lane)."""
         source, inner = self._source(lanes, positions)
-        found = np.empty((len(lanes), 3), dtype=np.int64)
+        places = np.empty((len(lanes), 3), dtype=np.int64)
         for which, order in enumerate(self.orders):
             chosen = np.flatnonzero(source == which)
             if len(chosen):
-                found[chosen] = order.at(lanes[chosen], inner[chosen])
-                found[chosen, 0] += self.first_shard[which]
-        return found
+                places[chosen] = order.at(lanes[chosen], inner[chosen])
+                places[chosen, 0] += self.first_shard[which]
+        return places
 
     def neighbours(self, lane: int, position: int) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
         """See Order.neighbours: the window of the source at this position."""
@@ -58,7 +58,7 @@ class MixtureOrder(Order):
         return (which, *name), [(shard + shift, start, stop) for shard, start, stop in runs]
 
     def _source(self, lanes: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which source gives each position of a lane, and at which position of its own lane."""
+        """The source of each position of a lane, and the position in that source's own lane."""
         shift = self._shift[lanes]
         rounds, place = np.divmod(positions + shift, PATTERN)
         source = self._pattern[place]
@@ -77,6 +77,6 @@ def _apportioned(weights: Sequence[float]) -> list[int]:
 
 def _spread(slots: Sequence[int]) -> np.ndarray:
     """The pattern: each source's slots at even distances, int64 (PATTERN,)."""
-    wanted = np.concatenate([(np.arange(count) + 0.5) / count for count in slots])
+    ideal = np.concatenate([(np.arange(count) + 0.5) / count for count in slots])
     source = np.repeat(np.arange(len(slots)), slots)
-    return source[np.lexsort((source, wanted))]
+    return source[np.lexsort((source, ideal))]

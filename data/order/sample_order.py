@@ -1,8 +1,8 @@
 """Which sample comes when: a pure function of the shard sizes, a seed and the step. No I/O, no torch, no state.
 
 Epoch e reads the shards, permuted by (seed, e), as one ring of N samples from an offset drawn from (seed, e), cut into
-R lanes of L = N // R neighbours. At step t each lane gives b = B / R samples: positions [t·b, (t + 1)·b) of its endless
-sequence. Inside a lane, windows of w samples are permuted by (seed, e, lane, window).
+R lanes of L = N // R neighbours. At step t each lane contributes b = B / R samples: positions [t·b, (t + 1)·b) of its
+endless sequence. Inside a lane, windows of w samples are permuted by (seed, e, lane, window).
 """
 
 from __future__ import annotations
@@ -113,18 +113,18 @@ class SampleOrder(Order):
 
     def at(self, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Int64 (n, 3): shard, position in the shard and epoch of each (lane, position in its endless sequence)."""
-        found = np.empty((len(lanes), 3), dtype=np.int64)
+        places = np.empty((len(lanes), 3), dtype=np.int64)
         epochs, inside = np.divmod(positions, self.lane_length)
-        found[:, 2] = epochs
+        places[:, 2] = epochs
         for epoch in np.unique(epochs).tolist():
             chosen = np.flatnonzero(epochs == epoch)
             shuffled = self._shuffle(epoch, lanes[chosen], inside[chosen])
             plan = self.plan(epoch)
             ring = (plan.offset + lanes[chosen] * self.lane_length + shuffled) % self.samples
             place = np.searchsorted(plan.starts, ring, side="right") - 1
-            found[chosen, 0] = plan.shards[place]
-            found[chosen, 1] = ring - plan.starts[place]
-        return found
+            places[chosen, 0] = plan.shards[place]
+            places[chosen, 1] = ring - plan.starts[place]
+        return places
 
     def neighbours(self, lane: int, position: int) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
         """The window that holds a lane's `position`: (lane, epoch, number) and its (shard, start, stop) runs.
@@ -137,15 +137,15 @@ class SampleOrder(Order):
         plan = self.plan(epoch)
         ring = (plan.offset + lane * self.lane_length + first) % self.samples
         left = min(self.window, self.lane_length - first)
-        found = []
+        runs = []
         while left:
             place = int(np.searchsorted(plan.starts, ring, side="right")) - 1
             start = ring - int(plan.starts[place])
             taken = min(left, int(plan.starts[place + 1]) - ring)
-            found.append((int(plan.shards[place]), start, start + taken))
+            runs.append((int(plan.shards[place]), start, start + taken))
             left -= taken
             ring = (ring + taken) % self.samples
-        return (lane, epoch, number), found
+        return (lane, epoch, number), runs
 
     def plan(self, epoch: int) -> EpochPlan:
         """How an epoch puts the shards in a row. The last few plans are kept."""

@@ -40,10 +40,10 @@ def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.n
     """
     labels = np.asarray(labels)
     names, label_of, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    wanted = counts * share
-    take = np.floor(wanted).astype(np.int64)
+    exact = counts * share
+    take = np.floor(exact).astype(np.int64)
     missing = round(share * len(labels)) - int(take.sum())
-    take[np.argsort(-(wanted - take), kind="stable")[:missing]] += 1
+    take[np.argsort(-(exact - take), kind="stable")[:missing]] += 1
     out = np.zeros(len(labels), dtype=bool)
     order = shuffled(len(labels), seed)
     for i in range(len(names)):

@@ -1,4 +1,4 @@
-"""How a picture is packed: kept as it is, or cropped, resized and encoded anew."""
+"""How a picture is packed: kept as it is, or cropped, resized and encoded again."""
 
 from __future__ import annotations
 

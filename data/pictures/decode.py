@@ -29,7 +29,7 @@ class Workspace:
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
-    def room(self, size: int) -> np.ndarray | None:
+    def memory(self, size: int) -> np.ndarray | None:
         """At least `size` bytes, valid until the next call; None for more than should be kept."""
         if size > _MOST_KEPT:
             return None
@@ -59,7 +59,7 @@ def decode_picture(
     Rotated by its EXIF orientation; 16 bits become 8; transparent parts show `config.background`; of an animation the
     first frame. With resize=area a JPEG may be decoded smaller, but not smaller than the target needs.
     DamagedSampleError for what can't be decoded and, before decoding, for more than `max_pixels`. With a `workspace`
-    the pixels may lie in it: they are valid until it is used again.
+    the pixels may be in it: they are valid until it is used again.
     """
     if not len(data):
         raise DamagedSampleError("no bytes")
@@ -93,7 +93,7 @@ def _decode_jpeg(
             min_factor=2 if least_w else 1,
             fastdct=config.resize == "area",
             fastupsample=config.resize == "area",
-            buffer=None if workspace is None else workspace.room(height * width * config.channels),
+            buffer=None if workspace is None else workspace.memory(height * width * config.channels),
         )
     except DamagedSampleError:
         raise

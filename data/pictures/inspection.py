@@ -1,4 +1,4 @@
-"""Whether a picture decodes and is what its name says, and how it looks on a contact sheet."""
+"""Checks that a picture decodes and has the right extension; draws it for a contact sheet."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class NumberedShards:
 
     @property
     def remote(self) -> bool:
-        """Whether any shard lies behind a URL."""
+        """Whether any shard is behind a URL."""
         return any(index.remote for index in self.indexes)
 
 

@@ -106,7 +106,7 @@ def every_code(
     limit: int | None = None,
     max_damaged: float = 0.0,
 ) -> Iterator[Any]:
-    """Each grid of codes exactly once, as `every_sample` gives samples; by default none may be damaged."""
+    """Each grid of codes exactly once, as `every_sample` yields samples; by default none may be damaged."""
     config = CodeDataConfig(batch_size=batch_size, threads=threads, max_damaged=max_damaged)
     return _each_once(index, config, rank, world_size, limit)
 
@@ -156,7 +156,7 @@ def make_order(config: CodeDataConfig, shards: NumberedShards, seed: int) -> Sam
 
 
 def _open(sources: Sequence[ShardIndex | str], kind: str, rank: int = 0, world_size: int = 1) -> NumberedShards:
-    """Indexes of a kind of sample, with a look at whether their shards are there."""
+    """Indexes of a kind of sample; UserError for another kind and for missing shards."""
     indexes = []
     for source in sources:
         index = source if isinstance(source, ShardIndex) else load_index(source)

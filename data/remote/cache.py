@@ -30,7 +30,7 @@ class ShardCache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"data.cache={folder} can't be made ({error.strerror}): give a writable folder") from error
+            raise UserError(f"data.cache={folder} can't be created ({error.strerror}): set a writable one") from error
 
     def open(self, url: str, size: int | None) -> int:
         """A descriptor of the copy, for reading. UserError where there is none and the download fails."""

@@ -201,33 +201,33 @@ def _saved(picture: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def write(made: SampleSet, out: Path, *, overwrite: bool) -> None:
+def write(pictures: SampleSet, out: Path, *, overwrite: bool) -> None:
     """Split off a tenth of each class, shuffle, and write shards, index and licence to `out`/name."""
-    shards = ShardWriter(out / made.name)
-    plan = {"set": made.name, "source": made.source, "seed": SEED, "samples": len(made.keys)}
+    shards = ShardWriter(out / pictures.name)
+    plan = {"set": pictures.name, "source": pictures.source, "seed": SEED, "samples": len(pictures.keys)}
     shards.begin(plan, ["train.json", "held_out.json"], overwrite=overwrite)
-    train, held_out = split(made.labels, 0.1, SEED)
+    train, held_out = split(pictures.labels, 0.1, SEED)
     indexes = {}
-    for name, chosen, count in (("train", train, made.train_shards), ("held_out", held_out, 2)):
+    for name, chosen, count in (("train", train, pictures.train_shards), ("held_out", held_out, 2)):
         chosen = chosen[shuffled(len(chosen), SEED)]
         parts = list(enumerate(cut_evenly(len(chosen), count)))
         written = [
-            shards.write(f"{name}-{i:06d}.tar.gz", _samples(made, chosen[part.start : part.stop]))
-            for i, part in progress(parts, f"{made.name} {name}", unit="shards")
+            shards.write(f"{name}-{i:06d}.tar.gz", _samples(pictures, chosen[part.start : part.stop]))
+            for i, part in progress(parts, f"{pictures.name} {name}", unit="shards")
         ]
         indexes[f"{name}.json"] = shards.index(
             written,
-            name=f"{made.name}-{name}",
-            classes=made.classes,
+            name=f"{pictures.name}-{name}",
+            classes=pictures.classes,
             licence="MIT, see LICENSE",
-            meta={"source": made.source, "counts": np.bincount(made.labels[chosen]).tolist()},
+            meta={"source": pictures.source, "counts": np.bincount(pictures.labels[chosen]).tolist()},
         )
-    shards.finish(indexes, {"LICENSE": made.licence_text})
+    shards.finish(indexes, {"LICENSE": pictures.licence_text})
 
 
-def _samples(made: SampleSet, chosen: np.ndarray) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _samples(pictures: SampleSet, chosen: np.ndarray) -> Iterator[tuple[str, dict[str, bytes]]]:
     for i in chosen.tolist():
-        yield made.keys[i], {made.extension: made.encode(i), "cls": str(made.labels[i]).encode()}
+        yield pictures.keys[i], {pictures.extension: pictures.encode(i), "cls": str(pictures.labels[i]).encode()}
 
 
 if __name__ == "__main__":

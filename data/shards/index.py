@@ -41,7 +41,7 @@ class ShardIndex:
     classes: list[str] = field(default_factory=list)
     """Class names; a sample's label counts into them. Empty: no labels."""
     licence: str = ""
-    """Licence of the samples, or where its text lies."""
+    """Licence of the samples, or where its text is."""
     kind: str = "pictures"
     """Kind of the samples, as in `data.media.KINDS`."""
     meta: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class ShardIndex:
     path: str = ""
     """The local file it was loaded from, if any."""
     offsets: ShardOffsets | None = field(default=None, repr=False, compare=False)
-    """Where the samples lie in the shards; None if not loaded, or for remote shards without an offsets file."""
+    """Where the samples are in the shards; None if not loaded, or for remote shards without an offsets file."""
 
     def __len__(self) -> int:
         return sum(shard.nsamples for shard in self.shards)
@@ -73,7 +73,7 @@ class ShardIndex:
 
     @property
     def remote(self) -> bool:
-        """Whether any shard lies behind a URL."""
+        """Whether any shard is behind a URL."""
         return any(is_remote(self.location(i)) for i in range(len(self.shards)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -146,5 +146,5 @@ class ShardIndex:
 
 
 def offsets_path(path: Path) -> Path:
-    """Where the offsets of the index at `path` lie: `train.json` → `train.offsets.npz`."""
+    """File of the offsets of the index at `path`: `train.json` → `train.offsets.npz`."""
     return path.with_name(path.name.removesuffix(".json") + SUFFIX)

@@ -54,7 +54,7 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
 def check_present(index: ShardIndex, part: int = 0, parts: int = 1) -> None:
     """UserError that names the local shards which are missing or of another size than the index says.
 
-    Each rank looks at every `parts`-th shard, so that many ranks don't ask for the same ones.
+    Each rank checks every `parts`-th shard, so that ranks share the work.
     """
     missing, changed = [], []
     for i in range(part, len(index.shards), parts):

@@ -38,6 +38,6 @@ def beside(url: str, suffix: str) -> str:
 
 
 def folder_of(url: str) -> str:
-    """The URL of the folder a remote file lies in."""
+    """The URL of a remote file's folder."""
     parts = urlsplit(url)
     return parts._replace(path=posixpath.dirname(parts.path), query="", fragment="").geturl()

@@ -77,7 +77,7 @@ class ShardOffsets:
 
 
 def _mapped(path: Path, name: str) -> np.ndarray:
-    """An array of an uncompressed `.npz`, memory-mapped where it lies."""
+    """An array of an uncompressed `.npz`, memory-mapped in place."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
         info = archive.getinfo(f"{name}.npy")
         if info.compress_type != zipfile.ZIP_STORED:

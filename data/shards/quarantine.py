@@ -16,7 +16,7 @@ SUFFIX = ".quarantine.json"
 
 
 def quarantine_path(index_path: Path) -> Path:
-    """Where the list of the index at `index_path` lies: `train.json` → `train.quarantine.json`."""
+    """File of the list of the index at `index_path`: `train.json` → `train.quarantine.json`."""
     return index_path.with_name(index_path.name.removesuffix(".json") + SUFFIX)
 
 

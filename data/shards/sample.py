@@ -13,7 +13,7 @@ class DamagedSampleError(ValueError):
 
 
 class Sample(NamedTuple):
-    """One sample as it lies in its shard."""
+    """One sample as stored in its shard."""
 
     key: str
     files: Mapping[str, memoryview]

@@ -55,7 +55,7 @@ def build_index(
     """Index tars, in their order, from their headers alone, several at a time.
 
     `about` are further fields (name, classes, licence, kind, meta). Local urls are stored relative to `base`, the
-    folder the index will lie in. UserError for a missing, damaged or empty tar.
+    folder of the index. UserError for a missing, damaged or empty tar.
     """
     tars, base = [os.fspath(tar) for tar in sources], os.fspath(base)
     if not tars:

@@ -150,8 +150,8 @@ class ShardWriter:
     def begin(self, plan: Mapping[str, Any], indexes: Iterable[str], *, overwrite: bool = False) -> None:
         """Start or resume a set described by `plan` (JSON values) whose index files will be `indexes`.
 
-        Raises UserError where a finished set lies there and `overwrite` is False, where another plan is unfinished
-        there, and where another process is writing it.
+        Raises UserError where the folder holds a finished set (without `overwrite`) or another unfinished one, and
+        where another process is writing it.
         """
         self._state.mkdir(parents=True, exist_ok=True)
         self._take_lock()

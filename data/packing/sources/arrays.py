@@ -140,7 +140,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
 class ArraySource(PixelSource):
     """A `.npz` (`images` + `labels`, or `x_train` + `y_train`, `train_images` + `train_labels`, …) or a `.npy`.
 
-    Beside `NAME.npy`, labels may lie in `NAME_labels.npy`. Pictures must be uint8 (N, H, W), (N, H, W, C) or
+    Beside `NAME.npy`, labels may be in `NAME_labels.npy`. Pictures must be uint8 (N, H, W), (N, H, W, C) or
     (N, C, H, W) with C = 1, 3 or 4.
     """
 
@@ -148,18 +148,18 @@ class ArraySource(PixelSource):
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        found = _arrays(existing(path, "an array file"))
-        pictures = {name: array for name, array in found.items() if array.ndim >= 3}
+        arrays = _arrays(existing(path, "an array file"))
+        pictures = {name: array for name, array in arrays.items() if array.ndim >= 3}
         parts: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
         for name, array in pictures.items():
             split = _split_of(name)
-            others = [n for n, a in found.items() if a.ndim <= 2 and a.size == len(a) and _split_of(n) == split]
-            parts[split] = (_pictures(name, array), found[others[0]] if others else None)
+            others = [n for n, a in arrays.items() if a.ndim <= 2 and a.size == len(a) and _split_of(n) == split]
+            parts[split] = (_pictures(name, array), arrays[others[0]] if others else None)
         if not parts:
             raise UserError(f"source={path} has no array of pictures: it needs a uint8 array (N, H, W) or (N, H, W, C)")
         self.fill(parts)
         highest = int(self.labels.max(initial=-1))
-        named = found.get("classes", found.get("class_names"))
+        named = arrays.get("classes", arrays.get("class_names"))
         self.classes = [str(n) for n in named.tolist()] if named is not None else [str(i) for i in range(highest + 1)]
 
 
@@ -190,7 +190,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         beside = file.with_name(f"{file.stem}_labels.npy")
-        found = {"images": np.load(file, mmap_mode="r", allow_pickle=False)}
-        return found | ({"labels": np.load(beside, allow_pickle=False)} if beside.exists() else {})
+        arrays = {"images": np.load(file, mmap_mode="r", allow_pickle=False)}
+        return arrays | ({"labels": np.load(beside, allow_pickle=False)} if beside.exists() else {})
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"source={file} holds no plain arrays ({error}): save pictures as uint8 by numpy") from error

@@ -1,4 +1,4 @@
-"""Folders of picture files: a class is a folder, a split is a folder of classes; captions lie beside the pictures."""
+"""Folders of picture files: a class is a folder, a split is a folder of classes; captions are beside the pictures."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class FileSource(Source):
         stem, _, extension = path.rpartition(".")
         return f"{stem}_{extension}" if stem in self.twins else stem
 
-    def fill(self, found: list[tuple[str, int, int, str]]) -> None:
+    def fill(self, files: list[tuple[str, int, int, str]]) -> None:
         """Set the fields from (path, size, label, split) of every file."""
-        self.paths = [path for path, *_ in found]
-        self.sizes = np.array([size for _, size, *_ in found], dtype=np.int64)
-        self.labels = np.array([label for _, _, label, _ in found], dtype=np.int64)
-        split_of = np.array([split for *_, split in found])
+        self.paths = [path for path, *_ in files]
+        self.sizes = np.array([size for _, size, *_ in files], dtype=np.int64)
+        self.labels = np.array([label for _, _, label, _ in files], dtype=np.int64)
+        split_of = np.array([split for *_, split in files])
         self.splits = {str(name): np.flatnonzero(split_of == name) for name in dict.fromkeys(split_of.tolist())}
         stems = [path.rpartition(".")[0] for path in self.paths]
         seen: set[str] = set()
@@ -76,17 +76,17 @@ class FolderSource(FileSource):
         with_splits = self.root not in tops.values()
         self.classes = sorted({name for top in tops.values() for name in class_folders(top)})
         number = {name: i for i, name in enumerate(self.classes)}
-        found = []
+        files = []
         for split, top in tops.items():
             texts: dict[str, int] = {}
             before = f"{split}/" if with_splits else ""
             for path, size in pictures(top, texts=texts):
                 first, slash, _ = path.partition("/")
-                found.append((f"{before}{path}", size, number[first] if slash else -1, split))
+                files.append((f"{before}{path}", size, number[first] if slash else -1, split))
             self.texts |= {f"{before}{path}": size for path, size in texts.items()}
         for place in ("", *(f"{split}/" for split in tops if with_splits)):
             self.captions |= {place + path: text for path, text in listed_captions(self.root / place)}
-        self.fill(found)
+        self.fill(files)
         if not (self.labels >= 0).any():
             self.classes = []
 

@@ -32,7 +32,7 @@ class ImageNetSource(FileSource):
         self.classes = [names.get(wnid, wnid) for wnid in wnids]
         self.meta = {"wnids": wnids}
         flat: dict[str, str] | None = None
-        found = []
+        files = []
         for split, folder in tops.items():
             for path, size in pictures(folder):
                 wnid, slash, _ = path.partition("/")
@@ -42,8 +42,8 @@ class ImageNetSource(FileSource):
                     if wnid not in number:
                         raise UserError(f"source: {folder / path} has no class in the devkit's ground truth: add "
                                         "ILSVRC2012_devkit_t12 or LOC_val_solution.csv to the root")  # fmt: skip
-                found.append((f"{split}/{path}", size, number[wnid], split))
-        self.fill(found)
+                files.append((f"{split}/{path}", size, number[wnid], split))
+        self.fill(files)
 
     @classmethod
     def certain_splits(cls, source: str) -> list[str]:
@@ -52,7 +52,7 @@ class ImageNetSource(FileSource):
 
 
 def _top(root: Path) -> Path:
-    """Where train and val lie: in `root`, or below it as Kaggle packs them."""
+    """The folder of train and val: `root`, or below it as Kaggle packs them."""
     return root / "ILSVRC/Data/CLS-LOC" if (root / "ILSVRC/Data/CLS-LOC").is_dir() else root
 
 

@@ -139,7 +139,7 @@ def _image_column(schema: Any, path: str) -> str:
 
 
 def _hub_names(schema: Any, column: str) -> list[str]:
-    """Class names that the Hub's metadata gives for a label column."""
+    """Class names of a label column in the Hub's metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return [str(name) for name in features[column]["names"]]

@@ -74,9 +74,9 @@ class TarSource(Source):
 def _tars(source: str) -> list[str]:
     path = Path(source)
     if path.is_dir():
-        found = [str(p) for p in sorted(path.iterdir()) if p.name.endswith((".tar", ".tar.gz", ".tgz"))]
+        tars = [str(p) for p in sorted(path.iterdir()) if p.name.endswith((".tar", ".tar.gz", ".tgz"))]
     else:
-        found = sorted(glob.glob(source))  # noqa: PTH207 (the pattern may be absolute)
-    if not found:
+        tars = sorted(glob.glob(source))  # noqa: PTH207 (the pattern may be absolute)
+    if not tars:
         raise UserError(f"source={source} matches no tars: give an index, a folder of tars or a quoted pattern")
-    return found
+    return tars
