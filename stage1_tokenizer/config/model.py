@@ -171,10 +171,10 @@ class ModelConfig:
     def _check_widths(self) -> None:
         """Without convolutions beside the quantizer, the networks must give and take what it does."""
         quantizer, z_channels = self.quantizer, self.z_channels
-        bits = quantizer.codebook_size.bit_length() - 1
-        width = {"fsq": len(quantizer.levels), "lfq": bits, "bsq": bits}.get(quantizer.kind, quantizer.code_dim)
-        twice = quantizer.kind == "gaussian"
-        if self.quant_conv_kernel == 0 and (z_channels != width or self.double_z != twice):
+        width, twice = quantizer.width, quantizer.double_input
+        if self.quant_conv_kernel or width is None:
+            return
+        if z_channels != width or self.double_z != twice:
             raise ValueError(
                 f"model.quant_conv_kernel=0 joins encoder and quantizer directly, but model.z_channels={z_channels}, "
                 f"model.double_z={self.double_z} don't fit kind={quantizer.kind}: set them to {width} and {twice}"

@@ -88,6 +88,22 @@ class QuantizerConfig:
                 raise ValueError(f"{at}{key}={value} {rule}")
 
     @property
+    def width(self) -> int | None:
+        """Channels of the latents that the quantizer gives, and takes (twice as many with `double_input`).
+
+        None for a kind that is not listed here: then only building the model shows whether its parts fit.
+        """
+        bits = self.codebook_size.bit_length() - 1
+        widths = {"fsq": len(self.levels), "lfq": bits, "bsq": bits}
+        learned = ("vq", "gumbel", "ibq", "residual", "product", "multiscale", "gaussian")
+        return (widths | dict.fromkeys(learned, self.code_dim)).get(self.kind)
+
+    @property
+    def double_input(self) -> bool:
+        """Whether it takes means and variances, so twice as many channels as it gives."""
+        return self.kind == "gaussian"
+
+    @property
     def entropy_softness(self) -> float:
         """`entropy_temperature`, or what it is where it isn't set."""
         usual = 0.01 if self.kind == "ibq" else 1.0

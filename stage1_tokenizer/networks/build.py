@@ -32,8 +32,16 @@ def build_decoder(config: ModelConfig) -> Decoder:
 
 
 def build_bridge(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
-    """What lies between a network and the quantizer: a convolution of width quant_conv_kernel, or nothing."""
+    """What lies between a network and the quantizer: a convolution of width quant_conv_kernel, or nothing.
+
+    ValueError if there is nothing and the channels differ.
+    """
     kernel = config.quant_conv_kernel
     if not kernel:
+        if inputs != outputs:
+            raise ValueError(
+                f"model.quant_conv_kernel=0 joins network and quantizer directly, but {inputs} channels meet "
+                f"{outputs}: set model.z_channels and model.double_z to fit the quantizer, or quant_conv_kernel to 1"
+            )
         return nn.Identity()
     return convolution(config.latent_dims, inputs, outputs, kernel, padding=kernel // 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -65,6 +65,15 @@ def trained(name: str, count: int = 3) -> Quantizer:
     quantizer = build_quantizer(EVERY[name]).train()
     steps(quantizer, 0, count)
     return quantizer
+
+
+def test_settings_and_table_name_the_same_kinds() -> None:
+    assert set(get_args(get_type_hints(QuantizerConfig)["kind"])) == set(KINDS)
+    for kind in KINDS:
+        config = QuantizerConfig(kind=kind)  # type: ignore[arg-type]
+        quantizer = build_quantizer(config)
+        assert config.width == quantizer.latent_channels
+        assert quantizer.input_channels == quantizer.latent_channels * (1 + config.double_input)
 
 
 def test_every_kind_is_here() -> None:
