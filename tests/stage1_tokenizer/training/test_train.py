@@ -149,6 +149,15 @@ def test_more_steps_are_a_continuation_where_the_rate_is_constant(tmp_path: Path
     assert open_run(tmp_path).step == 3
 
 
+def test_an_allowed_change_of_the_learning_rate_takes_effect(tmp_path: Path):
+    changes: dict[str, Any] = {"optimizer__decay": "constant", "optimizer__warmup": 0, "data__held_out": "null"}
+    assert run_distributed_test(_train, 1, [configured(tmp_path, steps=1, **changes)]) == [0]
+    lower = {**changes, "optimizer__learning_rate": "0.0001", "run__allow_changes": "[optimizer.learning_rate]"}
+    assert run_distributed_test(_train, 1, [configured(tmp_path, steps=2, **lower)]) == [0]
+    saved = torch.load(tmp_path / "checkpoints" / "step-000000002" / "tokenizer_optimizer.pt", weights_only=True)
+    assert saved["param_groups"][0]["lr"] == 1e-4
+
+
 def test_a_run_goes_on_at_a_higher_resolution_where_that_is_allowed(tmp_path: Path):
     changes: dict[str, Any] = {"optimizer__decay": "constant", "data__held_out": "null"}
     assert run_distributed_test(_train, 1, [configured(tmp_path, steps=2, **changes)]) == [0]
