@@ -99,15 +99,6 @@ class Vocabulary:
                     "or -1 for no class): pack the pictures again with the right class list"
                 )
 
-    def check_codes(self, code_BN: Tensor) -> None:
-        """UserError for a code outside [0, K)."""
-        low, high = int(code_BN.min()), int(code_BN.max())
-        if low < 0 or high >= self.codebook_size:
-            wrong = low if low < 0 else high
-            raise UserError(
-                f"code {wrong} is outside [0, {self.codebook_size}): encode the pictures with this tokenizer"
-            )
-
     def special_tokens(self) -> list[int]:
         """Every id that isn't a code; samplers must not draw these."""
         return list(range(self.codes, self.size))

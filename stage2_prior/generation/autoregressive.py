@@ -44,10 +44,6 @@ class CachedLlama(CachedBody):
         x_B1D = F.embedding(token_B, self.embedding_VD)[:, None]
         return self.extend(x_B1D, position, projected_RE=projected_BE)[:, 0]
 
-    def logits(self, token_B: Tensor, position: int) -> Tensor:
-        """Logits_BK of the code after `token_B`."""
-        return self.head_KD(self.output(token_B, position))
-
 
 @torch.inference_mode()
 def decode(

@@ -41,11 +41,7 @@ class AutoregressivePrior(Prior):
 
     @classmethod
     def build(
-        cls,
-        config: PriorModelConfig,
-        vocabulary: Vocabulary,
-        source: CodeSource,
-        quantizer: Quantizer | None = None,
+        cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource, quantizer: Quantizer | None = None
     ) -> AutoregressivePrior:
         """A prior with fresh weights, from torch's generator."""
         from transformers import GenerationConfig, LlamaForCausalLM
@@ -124,11 +120,6 @@ It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; se
         """Set the share of the training steps that are done: it decides how many samples come in a random order."""
         if self.aim is not None:
             self.aim.set_progress(done)
-
-    def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        """-ln p of each code given those before it, and whether it is the likeliest."""
-        logits_BNK = self.logits(code_BN, token_B)
-        return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
 
     def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """The training loss and the mean nats per code; conditions, noise and orders are random."""

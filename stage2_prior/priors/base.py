@@ -22,6 +22,7 @@ from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.condition import ClassCondition, Condition
+from stage2_prior.priors.losses import code_losses
 from stage2_prior.priors.sample_noise import SampleNoise
 from stage2_prior.priors.work import Work
 
@@ -151,6 +152,10 @@ class Prior(nn.Module):
         other_BN = (other_BN * self.vocabulary.codebook_size).long().clamp(max=self.vocabulary.codebook_size - 1)
         return torch.where(which_BN < self.code_noise, other_BN, code_BN)
 
+    def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
+        """Logits of every code, logits_BNK float32, given the condition and the codes that it depends on."""
+        raise NotImplementedError
+
     def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """The training loss, and the mean nats per predicted code (no gradients); random by `sample_noise` alone.
 
@@ -161,9 +166,10 @@ class Prior(nn.Module):
     def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """-ln p of each code in nats (or an upper bound), and whether (0, 1 or a share) it is the likeliest one.
 
-        nats_BN and right_BN are float32; nothing is random.
+        nats_BN and right_BN are float32; nothing is random. By default they come from `logits`.
         """
-        raise NotImplementedError
+        logits_BNK = self.logits(code_BN, token_B)
+        return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
 
     def draws(self, drawing: Drawing) -> int:
         """Random numbers that one picture takes: by default one for each code."""

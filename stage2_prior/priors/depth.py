@@ -53,11 +53,7 @@ class DepthPrior(Prior):
 
     @classmethod
     def build(
-        cls,
-        config: PriorModelConfig,
-        vocabulary: Vocabulary,
-        source: CodeSource,
-        quantizer: Quantizer | None = None,
+        cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource, quantizer: Quantizer | None = None
     ) -> DepthPrior:
         """A prior with fresh weights, from torch's generator."""
         from transformers import LlamaForCausalLM, LlamaModel

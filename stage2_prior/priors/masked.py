@@ -39,11 +39,7 @@ class MaskedPrior(Prior):
 
     @classmethod
     def build(
-        cls,
-        config: PriorModelConfig,
-        vocabulary: Vocabulary,
-        source: CodeSource,
-        quantizer: Quantizer | None = None,
+        cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource, quantizer: Quantizer | None = None
     ) -> MaskedPrior:
         """A prior with fresh weights, from torch's generator."""
         from transformers import ModernBertConfig, ModernBertForMaskedLM

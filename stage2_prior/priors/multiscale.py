@@ -55,11 +55,7 @@ class MultiscalePrior(Prior):
 
     @classmethod
     def build(
-        cls,
-        config: PriorModelConfig,
-        vocabulary: Vocabulary,
-        source: CodeSource,
-        quantizer: Quantizer | None = None,
+        cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource, quantizer: Quantizer | None = None
     ) -> MultiscalePrior:
         """A prior with fresh weights, from torch's generator, and a frozen copy of `quantizer`."""
         from transformers import LlamaForCausalLM
@@ -102,11 +98,6 @@ class MultiscalePrior(Prior):
         logits_BNK = self.logits(self.noisy(code_BN), self.dropped(token_B))
         loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
         return loss_BN.mean(), nats_BN.mean()
-
-    def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        """-ln p of each code given the coarser scales, and whether it is the likeliest."""
-        logits_BNK = self.logits(code_BN, token_B)
-        return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
 
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:

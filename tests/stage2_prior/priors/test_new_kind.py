@@ -44,22 +44,19 @@ class IndependentPrior(Prior):
         lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, source.positions))
         return cls(lm, vocabulary, source)
 
-    def logits(self, token_B: Tensor) -> Tensor:
+    def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
         x_BND = self.embedded(token_B).repeat(1, self.source.positions, 1)
         return self.lm(inputs_embeds=x_BND, use_cache=False).logits[..., : self.vocabulary.codebook_size].float()
 
     def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        loss_BN, nats_BN = code_losses(self.logits(self.dropped(token_B)), code_BN, self.label_smoothing, self.z_loss)
+        logits_BNK = self.logits(code_BN, self.dropped(token_B))
+        loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
         return loss_BN.mean(), nats_BN.mean()
-
-    def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        logits_BNK = self.logits(token_B)
-        return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
 
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
-        code_X = draw_codes(self.logits(token_B).flatten(0, 1), uniform_BU.flatten(), drawing)
-        code_BN = code_X.view_as(uniform_BU)
+        logits_BNK = self.logits(torch.zeros_like(uniform_BU, dtype=torch.int64), token_B)
+        code_BN = draw_codes(logits_BNK.flatten(0, 1), uniform_BU.flatten(), drawing).view_as(uniform_BU)
         return code_BN if given_BN is None else torch.where(given_BN >= 0, given_BN, code_BN)
 
     def usage(self, name: str) -> str:

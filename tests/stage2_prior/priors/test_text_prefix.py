@@ -94,7 +94,7 @@ def test_cached_logits_equal_uncached_ones_at_every_step():
             first_BD = llama.extend(prior.embedded(token_BL), 0, causal=True)[:, -1]
             torch.testing.assert_close(llama.head_KD(first_BD), whole_BNK[:, 0], atol=1e-4, rtol=1e-4)
             for position in range(1, SOURCE.positions):
-                step_BK = llama.logits(code_BN[:, position - 1], 5 + position)
+                step_BK = llama.head_KD(llama.output(code_BN[:, position - 1], 5 + position))
                 torch.testing.assert_close(step_BK, whole_BNK[:, position], atol=1e-4, rtol=1e-4)
 
 
