@@ -22,7 +22,7 @@ def test_a_logit_depends_on_the_tokens_before_it_and_on_no_later_one():
     for position in range(SOURCE.positions):
         (gradient_BTD,) = torch.autograd.grad(logits_BTV[0, position].square().sum(), embedded_BTD, retain_graph=True)
         reach_T = gradient_BTD[0].abs().sum(-1)
-        assert (reach_T[: position + 1] > 0).all(), "every earlier token, the class among them, is heard"
+        assert (reach_T[: position + 1] > 0).all(), "every earlier token, the class among them, has an influence"
         assert (reach_T[position + 1 :] == 0).all(), "no later one is"
 
 

@@ -61,36 +61,38 @@ def codes_of(prior: Prior, batch: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(CODES, (batch, prior.source.positions), generator=generator)
 
 
-def reach(prior: Prior, module: torch.nn.Module, logits: torch.Tensor, heard: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Which of the embeddings that were heard a logit depends on."""
-    gradients = torch.autograd.grad(logits.square().sum(), heard, retain_graph=True, allow_unused=True)
-    return [torch.zeros(x.shape[:-1]) if g is None else g.abs().sum(-1) for g, x in zip(gradients, heard, strict=True)]
+def reach(
+    prior: Prior, module: torch.nn.Module, logits: torch.Tensor, inputs: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """The embeddings on which a logit depends."""
+    gradients = torch.autograd.grad(logits.square().sum(), inputs, retain_graph=True, allow_unused=True)
+    return [torch.zeros(x.shape[:-1]) if g is None else g.abs().sum(-1) for g, x in zip(gradients, inputs, strict=True)]
 
 
-def test_a_depth_prior_hears_places_before_and_codes_before_at_its_own_place():
-    prior, heard = depth_prior(spread=3.0), []
+def test_a_depth_prior_attends_to_places_before_and_codes_before_at_its_own_place():
+    prior, inputs = depth_prior(spread=3.0), []
 
     def keep(module: torch.nn.Module, tokens: Any, embedded: torch.Tensor) -> torch.Tensor:
-        heard.append(embedded.detach().requires_grad_())
-        return heard[-1]
+        inputs.append(embedded.detach().requires_grad_())
+        return inputs[-1]
 
     hooks = [one.get_input_embeddings().register_forward_hook(keep) for one in (prior.lm, prior.depth)]
     logits_BPGK = prior.logits(codes_of(prior, 1), torch.tensor([prior.vocabulary.null]))
     for hook in hooks:
         hook.remove()
-    assert [tuple(x.shape[:-1]) for x in heard] == [(1,), (1, 11, BOOKS), (1, 12, BOOKS - 1)]
+    assert [tuple(x.shape[:-1]) for x in inputs] == [(1,), (1, 11, BOOKS), (1, 12, BOOKS - 1)]
     for place in (0, 1, 7, 11):
         for level in range(BOOKS):
-            of_class, before, beside = reach(prior, prior.lm, logits_BPGK[0, place, level], heard)
+            of_class, before, beside = reach(logits_BPGK[0, place, level], inputs)
             assert of_class.item() > 0
             assert (before[0, :place] > 0).all(), "all codes of the places before, each of every level"
             assert (before[0, place:] == 0).all(), "none of this place or a later one"
             assert (beside[0, place, :level] > 0).all() and (beside[0, place, level:] == 0).all()
             others = torch.arange(12) != place
-            assert (beside[0, others] == 0).all(), "other places' codes are heard through the first transformer only"
+            assert (beside[0, others] == 0).all(), "other places' codes pass through the first transformer only"
 
 
-def test_a_multiscale_prior_hears_its_own_and_coarser_scales_only():
+def test_a_multiscale_prior_attends_to_its_own_and_coarser_scales_only():
     prior = multiscale_prior(spread=3.0)
     embedded_BND, real = [], prior.pyramid.forward
 
@@ -102,16 +104,16 @@ def test_a_multiscale_prior_hears_its_own_and_coarser_scales_only():
     logits_BNK = prior.logits(codes_of(prior, 1), torch.tensor([prior.vocabulary.null]))
     ends = [1, 5, 21]
     for position in range(21):
-        (heard_BN,) = reach(prior, prior.lm, logits_BNK[0, position], embedded_BND)
+        (reach_BN,) = reach(logits_BNK[0, position], embedded_BND)
         end = next(end for end in ends if position < end)
-        assert (heard_BN[0, :end] > 0).all() and (heard_BN[0, end:] == 0).all()
+        assert (reach_BN[0, :end] > 0).all() and (reach_BN[0, end:] == 0).all()
 
 
-def test_what_a_scale_hears_are_the_tokenizers_latents_of_the_coarser_ones():
+def test_a_scales_inputs_are_the_tokenizers_latents_of_the_coarser_ones():
     prior, code_BN = multiscale_prior(), codes_of(multiscale_prior(), 2)
     changed_BN = code_BN.clone()
     changed_BN[:, 5:] = (code_BN[:, 5:] + 1) % CODES
-    assert torch.equal(prior.pyramid(code_BN), prior.pyramid(changed_BN)), "the last scale's codes are heard nowhere"
+    assert torch.equal(prior.pyramid(code_BN), prior.pyramid(changed_BN)), "the last scale's codes are no input"
     quantizer, total = prior.pyramid.quantizer, torch.zeros(())
     for number, idx_BM in enumerate(code_BN.split([1, 4, 16], dim=1)):
         total = prior.pyramid.add(total, number, idx_BM)
@@ -133,8 +135,8 @@ def test_cached_logits_equal_uncached_ones_at_every_step_of_places_and_levels():
                     for level in range(BOOKS):
                         step_BK = cached.level(y_BD, level, None)
                         torch.testing.assert_close(step_BK, whole_BPGK[:, place, level], atol=1e-4, rtol=1e-4)
-                        heard_BD, y_BD = cached.embedded(code_BPG[:, place, level], level)
-                        x_BD += heard_BD
+                        summand_BD, y_BD = cached.embedded(code_BPG[:, place, level], level)
+                        x_BD += summand_BD
 
 
 def test_cached_logits_equal_uncached_ones_at_every_scale():
@@ -243,7 +245,7 @@ def test_operations_are_those_that_torch_counts():
         with FlopCounterMode(display=False) as counter:
             prior(codes_of(prior, 4), torch.full((4,), prior.vocabulary.null))[0].backward()
         found = counter.get_total_flops() / (4 * prior.source.positions)
-        # torch counts the products that masks make useless too, and those with what is heard
+        # torch counts the products that masks make useless too, and those with what is inputs
         assert found == pytest.approx(cost(prior).flops_per_code, rel=0.08)
         assert cost(prior).parameters == sum(weight.numel() for weight in prior.parameters())
 

@@ -23,7 +23,7 @@ def masked_prior(**settings: object) -> MaskedPrior:
     return prior
 
 
-def test_every_prediction_hears_every_token():
+def test_every_prediction_attends_to_every_token():
     prior = masked_prior()
     code_BN, token_B = random_codes(1), prior.vocabulary.class_tokens(torch.tensor([1]))
     embedded = prior.lm.get_input_embeddings()(torch.cat([token_B[:, None], code_BN], dim=1)).detach().requires_grad_()

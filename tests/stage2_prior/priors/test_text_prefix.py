@@ -37,7 +37,7 @@ from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.tiny import CODES, SOURCE, TEXTS, random_codes, tiny_prior, write_pictures
 
 KINDS = ["autoregressive", "masked"]
-ASKED = ["bright above", "", "a much longer text than is heard"]
+REQUESTED = ["bright above", "", "a much longer text than is kept"]
 
 
 def text_prior(kind: str = "autoregressive", **changes: Any) -> Any:
@@ -46,24 +46,24 @@ def text_prior(kind: str = "autoregressive", **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_code_hears_every_token_of_its_text_and_no_text_is_the_learned_prefix(kind: str):
+def test_every_code_attends_to_every_token_of_its_text_and_no_text_is_the_learned_prefix(kind: str):
     prior, code_BN = text_prior(kind), random_codes(3)
-    token_BL = prior.condition.of_texts(ASKED)
+    token_BL = prior.condition.of_texts(REQUESTED)
     assert token_BL.tolist()[:2] == [list(b"brigh"), [-1] * 5] and token_BL.shape == (3, 5)
-    heard: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
 
     def keep(module: torch.nn.Module, tokens: Any, embedded: torch.Tensor) -> torch.Tensor:
-        heard.append(embedded.detach().requires_grad_())
-        return heard[-1]
+        inputs.append(embedded.detach().requires_grad_())
+        return inputs[-1]
 
     hook = prior.text.bytes.get_input_embeddings().register_forward_hook(keep)
     logits_BNK = prior.logits(code_BN, token_BL)
     hook.remove()
     assert logits_BNK.shape == (3, SOURCE.positions, CODES)
     for position in (0, SOURCE.positions - 1):
-        (gradient_BLD,) = torch.autograd.grad(logits_BNK[:, position].square().sum(), heard, retain_graph=True)
+        (gradient_BLD,) = torch.autograd.grad(logits_BNK[:, position].square().sum(), inputs, retain_graph=True)
         assert (gradient_BLD[0].abs().sum(-1) > 0).all()
-        assert (gradient_BLD[1] == 0).all(), "of no text nothing is heard"
+        assert (gradient_BLD[1] == 0).all(), "an empty text has no influence"
     place_LD = prior.text.place.weight
     assert torch.equal(prior.embedded(token_BL)[1, :5], place_LD)
     assert torch.equal(prior.condition.of_labels(torch.tensor([0, -1])), torch.full((2, 5), -1)), (
@@ -75,7 +75,7 @@ def test_a_short_texts_prefix_does_not_depend_on_longer_ones_beside_it():
     prior = text_prior(tokens=20)
     with torch.no_grad():
         together, alone = (
-            prior.text(prior.condition.of_texts([*ASKED, "ab"])),
+            prior.text(prior.condition.of_texts([*REQUESTED, "ab"])),
             prior.text(prior.condition.of_texts(["ab"])),
         )
     torch.testing.assert_close(together[3:], alone)
@@ -86,7 +86,7 @@ def test_cached_logits_equal_uncached_ones_at_every_step():
     prior, code_BN = text_prior(), random_codes(3)
     assert isinstance(prior, AutoregressivePrior)
     with torch.inference_mode():
-        token_BL = prior.condition.of_texts(ASKED)  # type: ignore[union-attr]
+        token_BL = prior.condition.of_texts(REQUESTED)  # type: ignore[union-attr]
         whole_BNK = prior.logits(code_BN, token_BL)
         llama = CachedLlama(prior.lm, CODES, 5 + SOURCE.positions)
         for _ in range(2):
@@ -103,7 +103,7 @@ def test_guidance_is_the_formula_and_one_is_none(kind: str):
     prior = text_prior(kind)
     if kind == "autoregressive":  # whose codes would repeat themselves
         prior.lm.model.embed_tokens.weight.data.mul_(10)
-    token_BL, drawing = prior.condition.of_texts(ASKED), Drawing(guidance=20.0, temperature=0.0, steps=1)
+    token_BL, drawing = prior.condition.of_texts(REQUESTED), Drawing(guidance=20.0, temperature=0.0, steps=1)
     uniform_BU = torch.rand(3, prior.draws(drawing))
     plain, guided = (prior.sample(token_BL, uniform_BU, replace(drawing, guidance=scale)) for scale in (1.0, 20.0))
     almost_BN = prior.sample(token_BL, uniform_BU, replace(drawing, guidance=1 + 1e-6))
@@ -120,9 +120,9 @@ def test_texts_are_dropped_in_training_and_everything_learns():
     token_BL = prior.condition.of_texts(["bright"] * 64)
     prior.class_dropout = 0.5
     torch.manual_seed(0)
-    heard_BL = prior.dropped(token_BL)
-    dropped_B = (heard_BL == -1).all(1)
-    assert 16 < int(dropped_B.sum()) < 48 and torch.equal(heard_BL[~dropped_B], token_BL[~dropped_B])
+    kept_BL = prior.dropped(token_BL)
+    dropped_B = (kept_BL == -1).all(1)
+    assert 16 < int(dropped_B.sum()) < 48 and torch.equal(kept_BL[~dropped_B], token_BL[~dropped_B])
     prior(code_BN, token_BL)[0].backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in prior.parameters())
     assert cost(prior).parameters == sum(weight.numel() for weight in prior.parameters())
@@ -132,7 +132,7 @@ def test_random_orders_go_with_texts():
     text = TextConfig(tokens=5, layers=1)
     prior = tiny_prior(condition="text", text=text, order="random", class_dropout=0.0)
     assert isinstance(prior, AutoregressivePrior)
-    code_BN, token_BL = random_codes(3), prior.condition.of_texts(ASKED)
+    code_BN, token_BL = random_codes(3), prior.condition.of_texts(REQUESTED)
     raster_BN = torch.arange(SOURCE.positions).expand(3, -1)
     rows_BNK = prior.ordered_logits(code_BN, token_BL, raster_BN)
     torch.testing.assert_close(rows_BNK, prior.logits(code_BN, token_BL), atol=1e-4, rtol=1e-4)
@@ -258,7 +258,7 @@ def write_encoder(folder: Path, kind: str) -> str:
 
 
 @pytest.mark.parametrize(("kind", "features"), [("t5", 24), ("clip", 16), ("clip_text", 16)])
-def test_a_frozen_encoder_is_heard_and_is_no_part_of_the_prior(kind: str, features: int, tmp_path: Path):
+def test_a_frozen_encoder_is_used_and_is_no_part_of_the_prior(kind: str, features: int, tmp_path: Path):
     encoder = write_encoder(tmp_path / "encoder", kind)
     prior = text_prior(encoder=encoder)
     token_BL = prior.condition.of_texts(["a bright box", "", "at the left above a bright box"])
