@@ -22,9 +22,9 @@ class ReportConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
+    config = parse(ReportConfig, argv, prog="python -m launch.report OUT", positional=("folder",))
     from launch.reporting import page
 
-    config = parse(ReportConfig, argv, prog="python -m launch.report OUT", positional=("folder",))
     path = page.write(Path(config.folder), Path(config.out) if config.out else None)
     print(f"report at {os.path.relpath(path)}")
     return 0

@@ -1,35 +1,16 @@
 """How far a chain or a run is, from its files alone: `python -m launch.status RUN [RUN…]`.
 
 RUN is a chain's folder (of launch.submit or launch.pipeline) or one training's run folder. For each stage: its state,
-step, rate, remaining time, last loss and restarts. Nothing is asked of SLURM, so it works wherever the files are seen.
+step, rate, remaining time, last loss and restarts.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from launch.checkpoints import folders
-from launch.command.cli import UserError, parse, run
-from launch.run import metrics
-from launch.stages import records
-from launch.stages.jobs import NEEDS
-from launch.stages.listing import TRAINS
-
-STALE_SECONDS = 300
-"""A running training whose last line is older is called silent."""
-
-MAIN_LOSSES = ("loss/nll_bits", "loss/total", "loss/rec")
-"""The loss that is shown, the first of these that a run has, else the first one by name."""
-
-HEADER = ("stage", "state", "step", "rate", "left", "loss", "restarts", "note")
+from launch.command.cli import parse, run
 
 
 @dataclass(frozen=True)
@@ -40,147 +21,15 @@ class StatusConfig:
     """Folders of chains or of runs; the words of the command."""
 
 
-@dataclass(frozen=True)
-class Training:
-    """What a run folder tells of its training."""
-
-    step: int
-    """Steps done, by metrics or checkpoint."""
-    steps: int | None
-    """Steps to be done."""
-    per_second: float | None
-    """Steps a second, over the newest lines of one attempt."""
-    loss: str
-    """The last loss with its name; empty without one."""
-    age: float | None
-    """Seconds since the last line."""
-    starts: int
-    """How often it was started."""
-
-    @property
-    def left(self) -> float | None:
-        """Seconds to the end at this rate."""
-        if self.steps is None or not self.per_second:
-            return None
-        return max(0, self.steps - self.step) / self.per_second
-
-
-def training(folder: Path, now: float | None = None) -> Training | None:
-    """Read a run folder; None where there is none."""
-    if not (folder / "config.yaml").exists():
-        return None
-    config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
-    lines = [line for line in metrics.read(folder / metrics.FILE) if line["kind"] == "train"]
-    saved = next(iter(folders.steps(folder)), 0)
-    last = lines[-1] if lines else None
-    done = max(saved, last["step"] + 1 if last else 0)
-    starts = folder / "run.json"
-    return Training(
-        step=done,
-        steps=config.get("steps"),
-        per_second=_rate(lines),
-        loss=_loss(last) if last else "",
-        age=(now or time.time()) - last["time"] if last else None,
-        starts=len(json.loads(starts.read_text())["starts"]) if starts.exists() else 0,
-    )
-
-
-def _rate(lines: Sequence[dict[str, Any]]) -> float | None:
-    """Steps a second between the newest lines, as far back as they follow each other without an interruption."""
-    newest = list(lines[-6:])
-    gaps = [after["time"] - before["time"] for before, after in itertools.pairwise(newest)]
-    if not gaps:
-        return None
-    usual = sorted(gaps)[len(gaps) // 2]
-    kept = [
-        (after["step"] - before["step"], gap)
-        for (before, after), gap in zip(itertools.pairwise(newest), gaps, strict=True)
-        if gap <= 3 * usual + 1e-9
-    ]
-    seconds = sum(gap for _, gap in kept)
-    return sum(steps for steps, _ in kept) / seconds if seconds > 0 else None
-
-
-def _loss(line: dict[str, Any]) -> str:
-    names = [name for name in MAIN_LOSSES if name in line] or sorted(name for name in line if name.startswith("loss/"))
-    return f"{names[0].removeprefix('loss/')} {line[names[0]]:.4g}" if names else ""
-
-
-def stage_row(out: Path, name: str, files: Sequence[Path]) -> tuple[str, ...]:
-    """The line of one stage; `files` are its records, one for each part."""
-    states = [records.load(path) for path in files]
-    state = _summary(states)
-    restarts = sum(max(0, len(one["attempts"]) - 1) for one in states)
-    seen = training(out / f"{name}-run") if name in TRAINS else None
-    notes = [str(one["reason"]) for one in states if one.get("reason")][:1]
-    if seen is None:
-        done = sum(one["state"] == "done" for one in states)
-        parts = f"{done}/{len(states)} parts" if len(states) > 1 else ""
-        return (name, state, "", "", "", "", str(restarts) if states else "", "; ".join([*notes, parts]).strip("; "))
-    if not states:
-        state, restarts = ("done" if seen.step == seen.steps else "begun"), seen.starts - 1
-    if state == "running" and seen.age is not None and seen.age > STALE_SECONDS:
-        notes.append(f"silent for {span(seen.age)}")
-    rate = f"{seen.per_second:.3g}/s" if seen.per_second else ""
-    left = span(seen.left) if state not in ("done", "failed") and seen.left is not None else ""
-    of = f"/{seen.steps}" if seen.steps else ""
-    return (name, state, f"{seen.step}{of}", rate, left, seen.loss, str(restarts), "; ".join(notes))
-
-
-def _summary(states: Sequence[dict[str, Any]]) -> str:
-    """One word for all parts: the most pressing of theirs."""
-    words = {one["state"] for one in states}
-    for word in ("failed", "running"):
-        if word in words:
-            return word
-    if words == {"done"}:
-        return "done"
-    if any(attempt["job"] for one in states for attempt in one["attempts"]):
-        return "requeued"
-    return "begun" if states else "waiting"
-
-
-def table(out: Path) -> list[tuple[str, ...]]:
-    """The status of a chain's or a run's folder. UserError where it is neither."""
-    if (seen := training(out)) is not None:
-        rate, left = (f"{seen.per_second:.3g}/s" if seen.per_second else ""), seen.left
-        state = "done" if seen.step == seen.steps else "begun"
-        note = f"last line {span(seen.age)} ago" if seen.age is not None else ""
-        of = f"/{seen.steps}" if seen.steps else ""
-        left_text = span(left) if left else ""
-        return [HEADER, (out.name, state, f"{seen.step}{of}", rate, left_text, seen.loss, str(seen.starts - 1), note)]
-    files: dict[str, list[Path]] = {}
-    for path in sorted((out / "stages").glob("*.json")):
-        files.setdefault(path.name.split(".")[0], []).append(path)
-    jobs = json.loads((out / "jobs.json").read_text())["stages"] if (out / "jobs.json").exists() else {}
-    if not files and not jobs:
-        raise UserError(f"{out} is neither a run's folder nor a chain's: it has no config.yaml, stages or jobs.json")
-    names = [name for stage in NEEDS for name in (stage, f"{stage}-index") if name in {*NEEDS, *jobs, *files}]
-    return [HEADER, *(stage_row(out, name, files.get(name, [])) for name in names)]
-
-
-def span(seconds: float) -> str:
-    """A time in words: 35s, 12m, 3h05m, 2d04h."""
-    minutes = int(seconds // 60)
-    if minutes < 1:
-        return f"{int(seconds)}s"
-    if minutes < 60:
-        return f"{minutes}m"
-    if minutes < 24 * 60:
-        return f"{minutes // 60}h{minutes % 60:02d}m"
-    return f"{minutes // 1440}d{minutes // 60 % 24:02d}h"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
+    from launch.stages.status import aligned, table
+
     runs = parse(StatusConfig, argv, prog="python -m launch.status RUN…", positional=("runs",)).runs
     for number, out in enumerate(runs):
         if len(runs) > 1:
             print(f"{'' if number == 0 else chr(10)}{out}")
-        lines = table(out)
-        widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-        for line in lines:
-            print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        print("\n".join(aligned(table(out))))
     return 0
 
 

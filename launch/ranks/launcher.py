@@ -1,11 +1,19 @@
-"""The right `accelerate launch` for a module on this machine, with its flags hidden."""
+"""Starts several ranks on this machine by `accelerate launch`, with the flags that join them into one group."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-import sys
+import signal
+import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+
+from launch.command.cli import ERRORS_FOLDER
+from launch.command.exit_codes import BAD_INPUT, HUNG, SIGNALLED, STOPPED
 
 CONFIGS = Path(__file__).resolve().parents[1] / "accelerate"
 """accelerate's configuration files: one.yaml (one process), cpu.yaml (gloo), gpu.yaml (NCCL)."""
@@ -35,13 +43,58 @@ def threads(processes: int) -> int:
     return int(told) if told.isdigit() and int(told) > 0 else max(1, cores() // processes)
 
 
-def command(module: str, arguments: Sequence[str], processes: int = 1) -> list[str]:
-    """The whole command line, for subprocess: `accelerate launch …` by this Python.
+def start(module: str, arguments: Sequence[str], processes: int = 1) -> int:
+    """Run a module on `processes` ranks of this machine and wait; its exit code, as `supervise` gives it."""
+    return supervise(launch_arguments(module, arguments, processes))
 
-    A rank's exit code is lost in it (accelerate ends with 1 and a traceback); `launch.local` keeps it.
+
+def supervise(flags: Sequence[str]) -> int:
+    """Run `accelerate launch FLAGS…` in this process and wait; the exit code that says how it ended.
+
+    0, BAD_INPUT, STOPPED or HUNG where a rank ended with it, else 1 (and 128 + signal for a rank that a signal killed).
     """
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    return [*launcher, *launch_arguments(module, arguments, processes)]
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    for name in ("torch.distributed.elastic", "torch.distributed.run", "accelerate.commands.launch"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _forward_signals()
+    options = launch_command_parser().parse_args(list(flags))
+    options.signals_to_handle = "SIGHUP,SIGQUIT"  # torchrun's own option: the others are forwarded
+    with tempfile.TemporaryDirectory() as errors:
+        os.environ.setdefault(ERRORS_FOLDER, errors)
+        try:
+            launch_command(options)
+        except ChildFailedError as error:
+            return _verdict([failure.exitcode for failure in error.failures.values()])
+        except subprocess.CalledProcessError as error:
+            return _verdict([error.returncode])
+    return 0
+
+
+def _verdict(codes: Sequence[int]) -> int:
+    """One exit code for all ranks. A rank that the launcher ended (SIGTERM) because of another doesn't count."""
+    for code in (BAD_INPUT, HUNG, STOPPED):
+        if code in codes:
+            return code
+    own = [code for code in codes if code != -signal.SIGTERM]
+    if not own:
+        return SIGNALLED + signal.SIGTERM
+    return SIGNALLED - own[0] if own[0] < 0 else 1
+
+
+def _forward_signals() -> None:
+    """SIGTERM, SIGUSR1 and SIGINT go to the ranks, which end in their own time; the launcher waits for them."""
+    import psutil  # not in the handler, which a second signal may interrupt
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
+                child.send_signal(number)
+                child.send_signal(signal.SIGCONT)  # a stopped rank would not hear it
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, forward)
 
 
 def cores() -> int:

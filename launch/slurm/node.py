@@ -14,8 +14,7 @@ from pathlib import Path
 
 from launch.command.cli import parse, run
 from launch.command.exit_codes import STOPPED
-from launch.local import supervise
-from launch.ranks.launcher import launch_arguments, threads
+from launch.ranks.launcher import launch_arguments, supervise, threads
 from launch.stages import jobs as chain
 
 SHUTDOWN_SECONDS = "10"

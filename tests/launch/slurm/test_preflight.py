@@ -90,7 +90,7 @@ def test_no_gpus_asked_for_none_looked_at(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_shards_are_looked_up(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2] / "data" / "samples" / "mnist"
+    root = Path(__file__).resolve().parents[3] / "data" / "samples" / "mnist"
     assert index_problem(str(root / "held_out.json")) is None
     missing = tmp_path / "index.json"
     missing.write_text((root / "held_out.json").read_text())

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from launch.command.exit_codes import STOPPED
-from launch.ranks.launcher import CONFIGS, command
+from launch.ranks.launcher import CONFIGS, launch_arguments
 from launch.run import metrics
 
 JOB = "tests.launch.job"
@@ -90,7 +90,9 @@ def test_a_silently_undistributed_launch_is_refused(tmp_path: Path) -> None:
 
 
 def test_plain_accelerate_launch_with_our_file_is_distributed(tmp_path: Path) -> None:
-    done = run(command(JOB, ["--run.folder", str(tmp_path / "run"), "--run.trackers", "[]", "--steps", "2"], 2))
+    options = ["--run.folder", str(tmp_path / "run"), "--run.trackers", "[]", "--steps", "2"]
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    done = run([*launcher, *launch_arguments(JOB, options, 2)])
     assert "2 ranks, sum 2.0" in done.stderr, done.stderr
 
 

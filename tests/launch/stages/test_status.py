@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import status
 from launch.command.cli import UserError
 from launch.stages import records as attempts
+from launch.stages import status
 
 
 def run_folder(folder: Path, steps: int, gap: float = 2.0, age: float = 0.0) -> None:

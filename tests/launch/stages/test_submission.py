@@ -15,8 +15,9 @@ from launch.slurm import node
 from launch.stages import jobs as chain
 from launch.stages import records as attempts
 from launch.stages import resources as cluster
+from launch.stages import submission
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RECIPES = sorted(path.parent for path in (ROOT / "launch" / "recipes").glob("*/prior.yaml"))  # whole chains
 MNIST = ROOT / "launch" / "recipes" / "mnist"
 
@@ -57,9 +58,9 @@ def test_every_stage_comes_after_what_it_needs(recipe: Path, tmp_path: Path) -> 
     assert "samples-index" not in seen
 
 
-def rows(recipe: Path, out: Path, first: str | None = None, **live: str) -> dict[str, submit.Row]:
+def rows(recipe: Path, out: Path, first: str | None = None, **live: str) -> dict[str, submission.Row]:
     jobs = {name.strip("j"): state for name, state in live.items()}
-    return {row.stage.name: row for row in submit.plan(chain.read(recipe, out), recipe, out, first, jobs)}
+    return {row.stage.name: row for row in submission.plan(chain.read(recipe, out), recipe, out, first, jobs)}
 
 
 def test_the_command_of_a_job(recipe: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.command.cli import UserError
-from launch.stages import records as attempts
+from launch.stages import records
 from launch.stages.records import begin, end, read
 
 
@@ -67,14 +67,14 @@ def test_parts_have_records_of_their_own(tmp_path: Path) -> None:
 
 def test_the_command_prints_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--out", str(tmp_path), "--stage", "prior"]
-    assert attempts.main(["begin", *common]) == 0
-    assert attempts.main(["end", *common, "--code", "85", "--why", "time is up"]) == 0
+    assert records.main(["begin", *common]) == 0
+    assert records.main(["end", *common, "--code", "85", "--why", "time is up"]) == 0
     assert capsys.readouterr().out == "requeue\n"
     assert json.loads((tmp_path / "stages" / "prior.json").read_text())["reason"] == "time is up"
 
 
 def test_records_of_the_quickstart_before_they_had_attempts(tmp_path: Path) -> None:
-    place = attempts.path(tmp_path, "release")
+    place = records.path(tmp_path, "release")
     place.parent.mkdir()
     place.write_text(json.dumps({"key": "k", "done": True, "seconds": 5.7, "date": "then", "command": ["-m", "x"]}))
     assert read(tmp_path, "release") | {"state": "done", "attempts": [], "key": "k"} == read(tmp_path, "release")
@@ -91,7 +91,7 @@ def test_nobody_knows_how_long_a_lost_attempt_took(tmp_path: Path) -> None:
     begin(tmp_path, "tokenizer")
     state = read(tmp_path, "tokenizer")
     state["attempts"][0]["began"] -= 1000
-    attempts.path(tmp_path, "tokenizer").write_text(json.dumps(state))
+    records.path(tmp_path, "tokenizer").write_text(json.dumps(state))
     begin(tmp_path, "tokenizer")
     end(tmp_path, "tokenizer", 0)
     assert read(tmp_path, "tokenizer")["seconds"] < 500

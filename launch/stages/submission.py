@@ -1,0 +1,171 @@
+"""Which jobs of a chain are to be submitted to SLURM, and submitting them; OUT/jobs.json keeps what was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from launch.command.cli import UserError, one_line
+from launch.files.atomic import write_file
+from launch.run import provenance as facts
+from launch.stages import records
+from launch.stages.jobs import Chain
+from launch.stages.listing import ROOT, Stage
+from launch.stages.resources import ClusterConfig, Resources
+from launch.stages.status import aligned
+
+JOBS = "jobs.json"
+
+
+@dataclass
+class Row:
+    """A line of the job table."""
+
+    stage: Stage
+    """The stage."""
+    what: str
+    """`done`, `running as 12`, or what will be submitted."""
+    job: str | None = None
+    """The job that does it, if any."""
+    command: tuple[str, ...] = ()
+    """How it is submitted, if it is."""
+
+
+def live_jobs() -> dict[str, str]:
+    """Ids of the user's jobs that SLURM still has, running or waiting, with their states. UserError without SLURM."""
+    line = ["squeue", "--noheader", "--me", "--format=%F %T"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        raise UserError("squeue is not here: submit on a machine with SLURM, or use --local") from None
+    if done.returncode:
+        raise UserError(f"squeue failed: {one_line(done.stderr)}: is SLURM up? --local needs none")
+    return {job: state for job, _, state in (text.partition(" ") for text in done.stdout.splitlines())}
+
+
+def recorded(out: Path) -> dict[str, Any]:
+    """The jobs of earlier calls, by stage: {"job": id, "nodes": n, …}."""
+    path = out / JOBS
+    return dict(json.loads(path.read_text())["stages"]) if path.exists() else {}
+
+
+def sbatch(stage: Stage, config: ClusterConfig, recipe: Path, out: Path, parts: Sequence[int]) -> list[str]:
+    """The sbatch line of a stage, without its dependencies. `parts` are the parts of an array job to be done."""
+    given = stage.resources
+    options: dict[str, Any] = {
+        "job-name": f"{out.name}-{stage.name}",
+        "partition": config.partition,
+        "account": config.account,
+        "nodes": given.nodes,
+        "gpus-per-node": given.gpus or None,
+        "cpus-per-task": given.cpus,
+        "mem": given.memory,
+        "time": given.time,
+        "signal": f"B:USR1@{config.warn_seconds}",
+        "array": ",".join(map(str, parts)) if len(stage.parts) > 1 else None,
+        "output": f"{out}/logs/{stage.name}-%j.log",
+        "chdir": str(ROOT),
+        "export": "ALL," + ",".join(f"{name}={value}" for name, value in _variables(stage, config, recipe, out)),
+    }
+    return [
+        *("sbatch", "--parsable", "--kill-on-invalid-dep=yes"),
+        *(f"--{name}={value}" for name, value in options.items() if value is not None),
+        *(given.options or []),
+    ]
+
+
+def _variables(stage: Stage, config: ClusterConfig, recipe: Path, out: Path) -> list[tuple[str, str | int | Path]]:
+    """What launch/slurm/common.sh reads."""
+    given: list[tuple[str, str | int | Path | None]] = [
+        ("VQLOOM_ROOT", ROOT),
+        ("VQLOOM_RECIPE", recipe),
+        ("VQLOOM_OUT", out),
+        ("VQLOOM_STAGE", stage.name),
+        ("VQLOOM_SETUP", config.setup),
+        ("VQLOOM_SRUN", " ".join(config.srun) or None),
+        ("VQLOOM_NCCL", config.nccl),
+        ("VQLOOM_PROCESSES", stage.resources.processes),
+        ("VQLOOM_PREFLIGHT", int(config.preflight)),
+        ("VQLOOM_MOST_IDLE", config.most_idle),
+        ("VQLOOM_PARTS", len(stage.parts) if len(stage.parts) > 1 else None),
+    ]
+    set_ones = [(name, value) for name, value in given if value is not None]
+    for name, value in set_ones:
+        if "," in str(value):
+            raise UserError(f"{name}={value} has a comma, which sbatch's --export doesn't take: choose another path")
+    return set_ones
+
+
+def plan(chosen: Chain, recipe: Path, out: Path, first: str | None, live: dict[str, str]) -> list[Row]:
+    """What is to be done for each stage; with `first`, none of the stages that it needs."""
+    stages = chosen.onwards(first) if first else chosen.stages
+    known = recorded(out)
+    rows = []
+    for stage in stages:
+        job = str(known.get(stage.name, {}).get("job", ""))
+        missing = [part or 0 for part in stage.parts if records.read(out, stage.name, part)["state"] != "done"]
+        if job in live:
+            rows.append(Row(stage, f"{live[job].lower()} as job {job}", job))
+        elif not missing:
+            rows.append(Row(stage, "done"))
+        else:
+            rows.append(Row(stage, "to do", None, tuple(sbatch(stage, chosen.cluster, recipe, out, missing))))
+    return rows
+
+
+def submit(rows: Sequence[Row], out: Path) -> None:
+    """Submit the planned jobs, each after those it needs, and record every one as soon as it is there."""
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    known = recorded(out)
+    jobs = {row.stage.name: row.job for row in rows}
+    for row in rows:
+        if not row.command:
+            continue
+        before = [jobs[name] for name in row.stage.needs if jobs.get(name)]
+        line = [*row.command, *([f"--dependency=afterok:{':'.join(map(str, before))}"] if before else [])]
+        line.append(str(ROOT / "launch" / "slurm" / row.stage.script))
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, env=_clean())
+        if done.returncode:
+            raise UserError(f"sbatch refused {row.stage.name}: {one_line(done.stderr)}: {shlex.join(line)}")
+        row.job = jobs[row.stage.name] = done.stdout.strip().partition(";")[0]
+        row.what = f"submitted as job {row.job}" + (f" after {', '.join(map(str, before))}" if before else "")
+        known[row.stage.name] = {
+            "job": row.job,
+            "after": before,
+            "nodes": row.stage.resources.nodes,
+            "parts": len(row.stage.parts),
+            "command": line,
+            "date": facts.now(),
+        }
+        write_file(out / JOBS, json.dumps({"commit": facts.commit(), "stages": known}, indent=1) + "\n")
+
+
+def _clean() -> dict[str, str]:
+    """This environment without a surrounding job's options, which sbatch would take for its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("SBATCH_", "SLURM_"))} | (
+        {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
+    )
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """The job table."""
+    cells = [("stage", "nodes", "parts", "job", "what")]
+    for row in rows:
+        given = row.stage.resources
+        cells.append((row.stage.name, str(given.nodes), str(len(row.stage.parts)), row.job or "-", row.what))
+    print("\n".join(aligned(cells)))
+
+
+def resized(chosen: Chain, nodes: int | None) -> Chain:
+    """The chain with so many nodes for its training stages."""
+    wanted = Resources(nodes=nodes)
+    stages = [
+        replace(stage, resources=wanted.over(stage.resources)) if stage.trains else stage for stage in chosen.stages
+    ]
+    return Chain(tuple(stages), chosen.cluster)
