@@ -61,9 +61,7 @@ def codes_of(prior: Prior, batch: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(CODES, (batch, prior.source.positions), generator=generator)
 
 
-def reach(
-    prior: Prior, module: torch.nn.Module, logits: torch.Tensor, inputs: list[torch.Tensor]
-) -> list[torch.Tensor]:
+def reach(logits: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """The embeddings on which a logit depends."""
     gradients = torch.autograd.grad(logits.square().sum(), inputs, retain_graph=True, allow_unused=True)
     return [torch.zeros(x.shape[:-1]) if g is None else g.abs().sum(-1) for g, x in zip(gradients, inputs, strict=True)]
