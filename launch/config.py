@@ -27,66 +27,66 @@ FREE_KEYS = (
     "run.save_in_background",
     "run.allow_changes",
 )
-"""Settings that a continued run may change, because its weights don't depend on them."""
+"""Free settings: a resumed run may change them, because the result doesn't depend on them."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a run is started, watched and saved; nothing of what it computes, seed and precision apart."""
+    """How a run is started, watched and saved. Of what it computes, only seed and precision."""
 
     RENAMED: ClassVar[dict[str, str]] = {"may_change": "allow_changes"}
 
     folder: str
-    """Where configuration, checkpoints, metrics and logs of the run go; an interrupted run there is continued."""
+    """Where the run's configuration, checkpoints, metrics and logs go; an interrupted run there is resumed."""
     seed: int = 0
-    """Seed of everything random: initial weights, order of samples, augmentation, noise."""
+    """Seed of initial weights, order of samples, augmentation and noise."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the networks: fp32, or bf16 with norms, distances and losses in fp32; fp16, for GPUs without bf16
     and for stage one only, also scales the losses."""
     strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = None
-    """How the ranks share weights, gradients and optimizer (launch.strategies); null for what the accelerate file says,
-    which is ddp where it says nothing. A continued run may change it."""
+    """How the ranks share weights, gradients and optimizer (launch.strategies); null takes what the accelerate file
+    says, else ddp. A resumed run may change it."""
     kernels: Literal["auto", "plain"] = "auto"
     """auto: stage one's networks use kernels made for the device, where there are some (stage1_tokenizer.kernels);
     plain: torch's own only. Results agree up to rounding. A resumed run may change it."""
     deterministic: bool = False
-    """On GPUs, use deterministic kernels, so that a continued run is bit-identical; slower. CPUs always are."""
+    """On GPUs, use deterministic kernels, so that a resumed run is bit-identical; slower. CPUs always do."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Where metrics go beside metrics.jsonl: any of tensorboard, wandb; [] for none."""
+    """Where metrics go besides metrics.jsonl: any of tensorboard, wandb; [] for none."""
     project: str = "vqloom"
-    """Name under which trackers file the run."""
+    """The trackers' name of the project."""
     log_every: int = 50
     """Steps between two lines of training metrics."""
     save_every: int = 1000
     """Steps between two checkpoints; the last step is always saved."""
     keep: int = 2
-    """Checkpoints kept, the newest ones; older ones are deleted once a new one is complete."""
+    """How many of the newest checkpoints to keep; older ones are deleted once a new one is complete."""
     keep_every: int = 0
     """Also keep every checkpoint whose step is a multiple of this; 0 for none."""
     keep_best: str | None = None
     """Also keep the one with the best evaluation: a name in metrics.jsonl with :min or :max, such as eval/lpips:min."""
     processes: int | None = None
-    """The number of ranks the run must have, else it doesn't start; null takes what the launcher gives."""
+    """The number of ranks that the run must have to start; null accepts any."""
     timeout: int = 1800
-    """Seconds that a rank waits for the others before it gives up."""
+    """Seconds after which a rank stops waiting for the others."""
     watchdog: float = 900.0
-    """Seconds without a sign of life (a step, an evaluation's reduction, a checkpoint) after which a rank writes its
-    stacks and ends, and with it the job; 0 for never. The first step of a start may take ten times as long."""
+    """Seconds without a heartbeat (a step, an evaluation's reduction, a checkpoint) after which a hung rank dumps its
+    stack traces and ends, and with it the job; 0 for never. The first step may take ten times as long."""
     skip_limit: int = 10
-    """Updates in a row that may be skipped because their gradients aren't finite. After more of them the run goes back
-    to its newest checkpoint and takes the samples in another order."""
+    """Updates in a row that may be skipped because their gradients are NaN or Inf. More roll the run back to its newest
+    checkpoint, and the samples then come in another order."""
     rollbacks: int = 2
-    """How often a run may go back so before it stops."""
+    """Maximum number of rollbacks before the run stops."""
     on_save_error: Literal["stop", "continue"] = "stop"
-    """Where a checkpoint can't be written (full or read-only disk): end the run, or warn and go on with the old."""
+    """If a checkpoint can't be written (full or read-only disk): end the run, or warn and continue."""
     save_in_background: bool = False
-    """Copy the state to memory at the step's boundary and write it while training goes on, which then waits for the
-    disk only at the next checkpoint and at the end. Takes the state's size in memory of the CPU."""
+    """Copy the state to CPU memory and write it while training continues; it then waits for the disk only at the next
+    checkpoint and at the end. Needs as much CPU memory as the state."""
 
     allow_changes: list[str] = field(default_factory=list)
-    """Settings by dotted name that this start may give another value than the run was begun with, though the result
-    depends on them: [data.transform.size] goes on at a higher resolution, [optimizer.learning_rate] at another rate.
-    What changes is said, and kept in run.json. With another data.batch_size some samples come again or not at all."""
+    """Settings, by dotted name, that this start may change although the result depends on them: [data.transform.size]
+    resumes at another resolution, [optimizer.learning_rate] at another rate. The change is reported and recorded in
+    run.json. With another data.batch_size some samples are repeated or skipped."""
 
     def __post_init__(self) -> None:
         fixed = [name for name in self.allow_changes if name.split(".")[0] in FIXED]
@@ -102,7 +102,7 @@ class RunConfig:
 
 
 FIXED = ("model", "run")
-"""Parts of the configuration that no continued run can change, but for what launch.config and stages leave free."""
+"""Blocks of the configuration that no resumed run can change, except for their free settings."""
 
 
 @dataclass(frozen=True)

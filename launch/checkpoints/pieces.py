@@ -1,4 +1,4 @@
-"""State in pieces: what a rank holds of a model's parameters, and files of it that any other sharing-out can read.
+"""State in pieces: what a rank holds of a model's parameters, in files that any other strategy can read.
 
 A piece is a stretch of one flattened parameter. Every strategy (launch.strategies) gives a rank some of them, so a file
 that names parameter and stretch says nothing of ranks or strategy, and a reader takes from all files what it needs.
@@ -53,7 +53,7 @@ class PieceState:
         self.pieces, self.everywhere, self._loaded = pieces, everywhere, loaded
 
     def load(self, read: Reader) -> None:
-        """Take this rank's pieces from the files, whoever wrote them."""
+        """Read this rank's pieces from the files, whichever ranks wrote them."""
         with torch.no_grad():
             for piece in self.pieces():
                 if piece.values.numel():
@@ -120,7 +120,7 @@ class Reader:
                 at = stop
         if at < start + count:
             raise UserError(
-                f"{self._paths[0].parent} lacks values of {name}: it is a checkpoint of another model, so continue it "
+                f"{self._paths[0].parent} lacks values of {name}: it is a checkpoint of another model, so resume it "
                 "with the configuration it was saved with"
             )
         return torch.cat(out) if len(out) != 1 else out[0]

@@ -143,8 +143,8 @@ def _told(folder: Path, step: int, problem: str | None, run: Run | None) -> bool
     text = f"the checkpoint of step {step} can't be written ({problem}); "
     text += f"that of step {kept[0]} is the newest" if kept else "there is no older one"
     if run is None or run.config.on_save_error == "stop":
-        raise UserError(f"{text}: make room and start again, or set run.on_save_error=continue")
-    run.say(f"warning: {text}; the run goes on (run.on_save_error=continue)")
+        raise UserError(f"{text}: free some space and rerun the command, or set run.on_save_error=continue")
+    run.say(f"warning: {text}; the run continues (run.on_save_error=continue)")
     return False
 
 
@@ -217,8 +217,8 @@ def _check_parts(
     own = {f"{name}.rank{rank}.pt" for name in per_rank}
     if {name for name in held if ".rank" not in name} != asked or not own <= held:
         raise UserError(
-            f"checkpoint {path} holds {', '.join(sorted(held))} but this run asks for "
-            f"{', '.join(sorted(asked | own))}: continue it with the configuration and ranks it was saved with"
+            f"checkpoint {path} holds {', '.join(sorted(held))} but this run needs "
+            f"{', '.join(sorted(asked | own))}: resume it with the configuration and ranks it was saved with"
         )
 
 

@@ -1,4 +1,4 @@
-"""How the files of a checkpoint get onto the disk: hashed while they are written, fsynced, from a copy if need be."""
+"""Writes a checkpoint's files: hashed on the way, synced, and from a copy where training continues meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from launch.checkpoints.pieces import FrozenPieces, write_pieces
 
 
 class HashingFile:
-    """Counts and hashes what is written through it, so that a checkpoint is read back only when it is loaded."""
+    """Counts and hashes what is written through it, so that a new checkpoint need not be read back."""
 
     def __init__(self, file: BinaryIO):
         self._file, self._hash, self.size = file, hashlib.sha256(), 0

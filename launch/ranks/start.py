@@ -1,4 +1,4 @@
-"""Ranks under accelerate: starting them as asked or not at all, agreeing, and failing together."""
+"""Ranks under accelerate: starts the requested number or none, and makes them fail together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RIGHT_WAY = (
     "start with `python -m launch.local --processes N MODULE …` or "
     "`accelerate launch --config_file launch/accelerate/{cpu,gpu}.yaml --num_processes N -m MODULE …`"
 )
-"""How to start several ranks; stands at the end of every error about a wrong start."""
+"""How to start several ranks; the end of every error about a wrong start."""
 
 
 LAUNCHER = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
@@ -31,16 +31,17 @@ LAUNCHER = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
 
 
 def start(run: RunConfig, strategies: Sequence[str] = ("ddp",)) -> Accelerator:
-    """Make the Accelerator, on gloo where there is no GPU, and check that its ranks are those asked for.
+    """Build the Accelerator, on gloo where there is no GPU, and check that its ranks are the requested ones.
 
-    `accelerate launch` without the right flags runs every process as rank 0 of 1, or one process instead of several,
-    without a word. Raises UserError for that, where the launcher's mixed precision contradicts run.precision, and for
+    `accelerate launch` without the right flags silently runs every process as rank 0 of 1, or one process instead of
+    several. Raises UserError for that, where the launcher's mixed precision contradicts run.precision, and for
     a strategy that isn't among `strategies`.
     """
     _check_environment(run)
-    if (asked := strategy(run)) not in strategies:
-        raise UserError(f"run.strategy={asked} is not built into this command: set it to {' or '.join(strategies)}")
-    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process doesn't count
+    if (requested := strategy(run)) not in strategies:
+        known = " or ".join(strategies)
+        raise UserError(f"run.strategy={requested} is not supported by this command: set it to {known}")
+    AcceleratorState._reset_state(reset_partial_state=True)  # forget an earlier run of this process
     cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, which accelerate may load, warns otherwise
@@ -57,13 +58,13 @@ def start(run: RunConfig, strategies: Sequence[str] = ("ddp",)) -> Accelerator:
 
 
 def strategy(run: RunConfig) -> str:
-    """What run.strategy and the accelerate file ask for, one of launch.strategies; UserError where they differ."""
-    told = _launched_strategy()
-    if run.strategy is not None and told not in (None, run.strategy):
+    """What run.strategy and the accelerate file request, one of launch.strategies; UserError where they differ."""
+    launched = _launched_strategy()
+    if run.strategy is not None and launched not in (None, run.strategy):
         raise UserError(
-            f"run.strategy={run.strategy} but accelerate launch was given a file for {told}: leave one of them away"
+            f"run.strategy={run.strategy} but accelerate launch was given a file for {launched}: remove one of them"
         )
-    return run.strategy or told or "ddp"
+    return run.strategy or launched or "ddp"
 
 
 def _launched_strategy() -> str | None:
@@ -101,29 +102,29 @@ def _plain_ranks() -> Iterator[None]:
 
 
 def _check_environment(run: RunConfig) -> None:
-    """What can be told before torch is loaded and a device taken."""
+    """Check what the environment says, before a device is used."""
     environ = os.environ
     launched = "ACCELERATE_MIXED_PRECISION" in environ
     if launched and "MASTER_ADDR" in environ and "RANK" not in environ:
         raise UserError(
-            f"accelerate launch was asked for several processes but started one, undistributed: {RIGHT_WAY}"
+            f"several processes were requested of accelerate launch, but it started one, undistributed: {RIGHT_WAY}"
         )
     world = int(environ.get("WORLD_SIZE", "1"))
     if run.processes is not None and run.processes != world:
         raise UserError(f"run.processes={run.processes} but the launcher started {world}: {RIGHT_WAY}")
-    asked = environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", {"fp32": "no"}.get(run.precision, run.precision)):
+    requested = environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if requested not in ("no", {"fp32": "no"}.get(run.precision, run.precision)):
         raise UserError(
-            f"run.precision={run.precision} but accelerate launch says --mixed_precision {asked}: "
-            f"leave the flag away and set run.precision"
+            f"run.precision={run.precision} but accelerate launch says --mixed_precision {requested}: "
+            f"remove the flag and set run.precision"
         )
 
 
 def _check_ranks(accelerator: Accelerator, run: RunConfig) -> None:
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != asked:
+    requested = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != requested:
         raise UserError(
-            f"{asked} processes were asked for, but this one is alone of {accelerator.num_processes}: {RIGHT_WAY}"
+            f"{requested} processes were requested, but this one is alone of {accelerator.num_processes}: {RIGHT_WAY}"
         )
     kind = accelerator.distributed_type.value
     if kind not in ("NO", "MULTI_CPU", "MULTI_GPU"):
@@ -131,7 +132,7 @@ def _check_ranks(accelerator: Accelerator, run: RunConfig) -> None:
 
 
 def end(accelerator: Accelerator, *, close_group: bool) -> None:
-    """Close the trackers, and the process group where it was start that made it."""
+    """Close the trackers, and the process group if start created it."""
     for tracker in accelerator.trackers:
         tracker.finish()
     if close_group and torch.distributed.is_initialized():
@@ -140,7 +141,7 @@ def end(accelerator: Accelerator, *, close_group: bool) -> None:
 
 @contextlib.contextmanager
 def failing_together(accelerator: Accelerator) -> Iterator[None]:
-    """An exception on one rank of several: print the reason and end this process at once, waiting for no other.
+    """On an exception on one of several ranks, print the reason and end this process at once.
 
     The launcher then ends the other ranks; one that was waiting for this one says so in one line.
     """

@@ -14,9 +14,9 @@ Result = TypeVar("Result")
 
 
 class Vote:
-    """Agreement of the ranks over the CPU, which waits for no GPU: a gloo group of its own beside NCCL's.
+    """Agreement of the ranks over the CPU, without waiting for the GPU: a gloo group besides NCCL's.
 
-    With `apart` it has its own group in any case, for use in another thread than the training's.
+    With `apart` it always has its own group, for use in another thread than the training's.
     """
 
     def __init__(self, world_size: int, device: torch.device | None, rank: int = 0, *, apart: bool = False):
@@ -25,7 +25,7 @@ class Vote:
             self._group = torch.distributed.new_group(backend="gloo")
 
     def any(self, mine: bool) -> bool:
-        """Whether any rank says yes; every rank must ask."""
+        """Whether any rank says yes; every rank must call it."""
         if self._world_size == 1:
             return mine
         flag = torch.tensor(int(mine))

@@ -1,10 +1,10 @@
-"""A run's folder: who may write to it, with which configuration, and what it says about its origin.
+"""A run's folder: its lock, its configuration and its origin.
 
 RUN/config.yaml      the resolved configuration; `--config RUN/config.yaml` starts the same run again
 RUN/run.json         commit, versions, hardware and command of each start
 RUN/metrics.jsonl    launch.run.metrics
 RUN/log.txt          what the run said
-RUN/checkpoints/     launch.checkpoint
+RUN/checkpoints/     launch.checkpoints
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def adopt(folder: Path, config: Any, free: Sequence[str], allow_changes: Sequenc
                 way = "" if key.split(".")[0] in FIXED else ", or allow the change by run.allow_changes"
                 raise UserError(
                     f"{key}={after!r} differs from {before!r}, with which the run in {folder} was started: "
-                    f"set it back to continue that run, or choose another run.folder{way}"
+                    f"set it back to resume that run, or choose another run.folder{way}"
                 )
             changed[key] = [before, after]
     write_file(path, yaml.safe_dump(new, sort_keys=False))

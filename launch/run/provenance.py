@@ -1,4 +1,4 @@
-"""What a run's results depend on beside its configuration: commit, versions, hardware, command, date."""
+"""What a run's results depend on besides its configuration: commit, versions, hardware, command, date."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ LOSSES = "loss/"
 
 
 class Run:
-    """A started run, as one of its ranks sees it. Made by start_run."""
+    """A started run, as one of its ranks sees it; start_run builds it."""
 
     def __init__(self, config: RunConfig, accelerator: Accelerator, place: Path):
         self.config = config
@@ -91,7 +91,7 @@ class Run:
 
     @property
     def exit_code(self) -> int:
-        """What the command returns: 0, or STOPPED where a signal ended the run early."""
+        """What the command returns: 0, or STOPPED if a signal ended the run early."""
         return STOPPED if self._agreed else 0
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -101,7 +101,7 @@ class Run:
         return self.accelerator.autocast()
 
     def close(self) -> None:
-        """End what watches the run; start_run does it."""
+        """Stop the watchdog; start_run calls it."""
         self._watchdog.close()
 
     def request_stop(self) -> None:
@@ -122,7 +122,7 @@ class Run:
 
     @property
     def data_seed(self) -> int:
-        """Seed of the samples' order: run.seed, and another one after each turn back to a checkpoint."""
+        """Seed of the samples' order: run.seed, and another one after each rollback."""
         return bad_updates.data_seed(self.config.seed, self.folder)
 
     def check_finite(self) -> None:
@@ -201,7 +201,7 @@ class Run:
             self._metrics.write(step, events, "event")
 
     def say(self, text: str) -> None:
-        """Tell the user something: on stderr and in log.txt, from rank 0 only."""
+        """Print a line on stderr and in log.txt, from rank 0 only."""
         if self.is_main:
             print(text, file=sys.stderr, flush=True)
             with contextlib.suppress(OSError), (self.folder / folder.LOG).open("a") as file:
@@ -212,7 +212,7 @@ class Run:
         return Progress(title, total, unit=unit, start=start, enabled=self.is_main)
 
     def heartbeat(self) -> None:
-        """A sign of life for the watchdog, for work between two steps that takes long."""
+        """A sign of life for the watchdog, during long work between two steps."""
         self._watchdog.heartbeat()
 
     def barrier(self) -> None:

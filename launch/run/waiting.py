@@ -1,8 +1,8 @@
-"""Where a training's time goes besides computing: waiting for data, and for the slowest rank.
+"""How long a training waits for data and for the slowest rank.
 
 A loop calls `stopping` at each step's begin and `record` at its end. From `record` to the next `stopping` it waits for
 its batch; in `stopping` the ranks meet, so that a rank waits there for those behind it. The slowest rank waits least.
-Work on a GPU that nobody waits for isn't seen here; a slow GPU shows once its rank's queue is full.
+Asynchronous GPU work isn't counted; a slow GPU shows once its rank's queue is full.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Waits:
 
 
 def summary(ranks: Sequence[tuple[float, float, float, float]]) -> dict[str, float]:
-    """What all ranks' waits say, for the log: shares of the time, the slowest rank, the largest memory."""
+    """All ranks' waits for the log: shares of the time, the slowest rank, the largest memory."""
     elapsed = max(max(seconds for seconds, _, _, _ in ranks), 1e-9)
     found: dict[str, float] = {
         "wait/data_share": sum(data for _, data, _, _ in ranks) / len(ranks) / elapsed,

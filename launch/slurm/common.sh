@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What all batch scripts share; each sources it and calls `run_stage NAME "$@"`. All of it is steered by variables:
+# Shared by all batch scripts; each sources it and calls `run_stage NAME "$@"`. Its settings are variables:
 #
 #   VQLOOM_RECIPE     the recipe, such as launch/recipes/mnist (required)
 #   VQLOOM_OUT        the chain's folder, on a file system that all nodes see (default: runs/NAME)
@@ -8,7 +8,7 @@
 #   VQLOOM_SRUN       further options of srun, such as `--container-image=… --container-mounts=…`
 #   VQLOOM_NCCL       file of NCCL settings to export (default: launch/slurm/nccl.env)
 #   VQLOOM_PROCESSES  ranks on each node (default: one on each GPU of the node, else one)
-#   VQLOOM_PREFLIGHT  0 skips the look at every node
+#   VQLOOM_PREFLIGHT  0 skips the check of every node
 #   VQLOOM_MOST_IDLE  attempts in a row without a newer checkpoint after which the job isn't requeued (default: 3)
 #
 # Nodes, GPUs, partition, account and time are sbatch's: `sbatch --nodes 4 --gpus-per-node 8 --partition P --account A
@@ -48,7 +48,7 @@ settle() {
     VQLOOM_PORT=$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0}) % 20000))
     VQLOOM_LOGS=$VQLOOM_OUT/logs/$stage-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
     mkdir -p "$VQLOOM_LOGS" || die "can't write to $VQLOOM_OUT"
-    # Ranks tell one mistake once (launch.command.cli); srun takes no --cpus-per-task from sbatch.
+    # Ranks report one mistake once (launch.command.cli); srun takes no --cpus-per-task from sbatch.
     VQLOOM_ERRORS=$VQLOOM_LOGS
     export VQLOOM_PROCESSES VQLOOM_ADDRESS VQLOOM_PORT VQLOOM_LOGS VQLOOM_ERRORS
     export SRUN_CPUS_PER_TASK=${SLURM_CPUS_ON_NODE:-1} PYTHONUNBUFFERED=1
@@ -60,7 +60,7 @@ settle() {
 # A signal to this script (--signal=B:USR1@…) goes to the step. srun passes USR1 on; SIGTERM would make it kill at once.
 pass_on() {
     signals=$((signals + 1))
-    say "told to stop: the ranks save at the next step"
+    say "asked to stop: the ranks save at the next step"
     [ -z "$step" ] || kill -USR1 "$step" 2>/dev/null || :
 }
 
@@ -89,7 +89,7 @@ finish() {
     say "ended with exit code $1${2:+ ($2)}: $verdict"
     if [ "$verdict" = requeue ]; then
         scontrol requeue "$SLURM_JOB_ID" 2>/dev/null ||
-            say "not requeued by this script: SLURM did it already (see squeue), or forbids it: submit it again to go on"
+            say "not requeued by this script: SLURM did it already (see squeue), or forbids it: submit it again to resume"
     fi
     exit "$1"
 }
@@ -106,7 +106,7 @@ preflight() {
     [ "$code" -eq 0 ] || finish "$code" "preflight could not run on every node"
 }
 
-# What the nodes' launchers said: a mistake of the user, a stop by signal, or whatever srun made of it.
+# What the nodes' launchers reported: a user's mistake, a stop by signal, or else srun's own code.
 verdict_code() {
     local told
     told=$(cat "$VQLOOM_LOGS"/code.* 2>/dev/null | sort -u | tr '\n' ' ')

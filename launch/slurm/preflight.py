@@ -1,4 +1,4 @@
-"""A look at every node before a job computes: shared files, code, packages, GPUs, shards; one line where it is off.
+"""Checks every node before a job computes: shared files, code, packages, GPUs, shards; one line for what is wrong.
 
 python -m launch.slurm.preflight begin --folder F                      # on the first node: leave a token
 python -m launch.slurm.preflight look --folder F --gpus 8 --recipe R --out OUT --stage S      # on every node, by srun
@@ -59,7 +59,7 @@ def begin(folder: Path) -> None:
 
 
 def look(folder: Path, gpus: int, indexes: Sequence[str]) -> None:
-    """What this node sees, written to the shared folder (and nothing else: `compare` judges)."""
+    """Write what this node sees to the shared folder; `compare` checks it."""
     node = os.environ.get("SLURMD_NODENAME", os.uname().nodename)
     report: dict[str, Any] = {"node": node, "commit": commit(), "versions": versions(), "problems": []}
     try:
@@ -120,7 +120,7 @@ def index_problem(path: str) -> str | None:
 
 
 def compare(folder: Path, nodes: Sequence[str]) -> None:
-    """Judge the nodes' reports. UserError with the first thing that is off, and on which node."""
+    """Check the nodes' reports. UserError with the first thing that is wrong, and on which node."""
     token = (folder / TOKEN).read_text()
     reports: dict[str, dict[str, Any]] = {}
     for node in nodes:

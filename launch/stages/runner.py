@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -100,8 +101,18 @@ def key(stage: Stage, out: Path, before: str) -> str:
     options = [word.replace(str(out), "OUT") for word in stage.arguments_of() if word not in map(str, stage.reads)]
     digest.update(json.dumps([stage.module, stage.processes, options]).encode())
     for path in stage.reads:
-        digest.update(path.read_bytes())
+        digest.update(_content(path))
     return digest.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; a recipe's settings under their former names, so that results from before are still reused."""
+    content = path.read_bytes()
+    if path.suffix == ".yaml":
+        content = re.sub(rb"beta1: (\S+)\n +beta2: (\S+)", rb"betas: [\1, \2]", content)
+    if path.name == "prior.yaml":
+        content = re.sub(rb"\bwarmup: ", b"warmup_steps: ", content)
+    return content
 
 
 def is_done(stage: Stage, out: Path, wanted: str | None) -> bool:

@@ -85,7 +85,7 @@ def test_a_silently_undistributed_launch_is_refused(tmp_path: Path) -> None:
     bare = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
     done = run([*bare, "-m", JOB, "--run.folder", str(tmp_path / "run")])
     assert done.returncode != 0
-    assert "error: accelerate launch was asked for several processes but started one" in done.stderr
+    assert "error: several processes were requested of accelerate launch, but it started one" in done.stderr
     assert "python -m launch.local" in done.stderr
 
 

@@ -118,7 +118,7 @@ def test_seeds_are_a_function_of_seed_rank_and_step() -> None:
     [
         ("log_every", 0, "run.log_every=0"),
         ("trackers", ["mlflow"], "run.trackers=mlflow"),
-        ("processes", 0, "or to null"),
+        ("processes", 0, "1 or more"),
     ],
 )
 def test_bad_settings_name_key_value_and_way_out(setting: str, value: object, words: str) -> None:

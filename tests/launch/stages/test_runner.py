@@ -47,6 +47,16 @@ def test_the_key_is_of_content_and_not_of_places(tmp_path: Path) -> None:
     assert first != key(a_stage(tmp_path, recipe), tmp_path, "")
 
 
+def test_renamed_settings_leave_the_key_as_it_was(tmp_path: Path) -> None:
+    """The shipped recipes were respelled; a quickstart folder from before is reused all the same."""
+    recipe = tmp_path / "prior.yaml"
+    keys = []
+    for text in ("a:\n  betas: [0.9, 0.99]\n  warmup_steps: 5\n", "a:\n  beta1: 0.9\n  beta2: 0.99\n  warmup: 5\n"):
+        recipe.write_text(text)
+        keys.append(key(a_stage(tmp_path, recipe), tmp_path, ""))
+    assert keys[0] == keys[1]
+
+
 def script(tmp_path: Path, code: str) -> Stage:
     """A stage that runs this code."""
     (tmp_path / "code.py").write_text(code)
