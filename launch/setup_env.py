@@ -1,9 +1,10 @@
-"""Last step of the set-up: check that what was installed loads, and mend the one thing known to break.
+"""Last step of the set-up: check that what was installed loads, and repair the one thing known to break.
 
-The torchvision wheel of the package index is built for CUDA. Beside a CPU build of torch its compiled operators don't
-load, and the import dies on the two operators that it registers in Python, taking lpips and transformers with it.
-Declaring these two is enough for all that is used here; it is done in the environment's own torchvision, only there,
-and only where the import fails with that very error.
+torch is pinned to its CPU build, 2.13.0. The package index offers the torchvision that belongs to it, 0.28.0, built for
+CUDA only; the next pair, torch 2.14.1 and torchvision 0.29.1, exists only for CUDA, 5.5 GB of it. Beside a CPU build of
+torch, torchvision's compiled operators don't load, and its import fails at the two operators that it registers in
+Python, and with it lpips and transformers. Declaring these two is enough for all that is used here. It is done in the
+environment's own torchvision only, and only where the import fails with that very error.
 """
 
 from __future__ import annotations
