@@ -7,9 +7,8 @@ endless sequence. Inside a lane, windows of w samples are permuted by (seed, e, 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from threading import Lock
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -37,8 +36,25 @@ class Order(Protocol):
         return self.at(*self.slots(step, rank, world_size))[:, :2]
 
     def slots(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Lanes and positions in them, int64 (B / W,) each, of one rank's share of the step. O(1) in the step."""
-        return lane_slots(self.lanes, self.per_lane, step, rank, world_size)
+        """Lanes and positions in them, int64 (B / W,) each, of one rank's share of the step. O(1) in the step.
+
+        ValueError unless the ranks divide the lanes.
+        """
+        if step < 0 or not 0 <= rank < world_size:
+            raise ValueError(f"step={step} must not be negative and rank={rank} must be in 0..{world_size - 1}")
+        if self.lanes % world_size:
+            batch = self.batch_size
+            fitting = [d for d in divisors(batch) if d % world_size == 0]
+            nearest = sorted({max(1, batch // world_size) * world_size, (batch // world_size + 1) * world_size})
+            names = "data.lanes to one of" if fitting else "data.lanes and data.batch_size to"
+            raise ValueError(
+                f"data.lanes={self.lanes} is not a multiple of the {world_size} ranks: run on "
+                f"{_listed(divisors(self.lanes))} ranks, or set {names} {_listed(fitting or nearest)}"
+            )
+        own = self.lanes // world_size
+        lane = np.repeat(np.arange(rank * own, (rank + 1) * own, dtype=np.int64), self.per_lane)
+        position = np.tile(step * self.per_lane + np.arange(self.per_lane, dtype=np.int64), own)
+        return lane, position
 
     def at(self, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Int64 (n, 3): shard, position in the shard and epoch of each (lane, position in the lane's sequence)."""
@@ -99,12 +115,7 @@ class SampleOrder(Order):
             raise ValueError(f"data.lanes={self.lanes} is more than the {self.samples} samples there are: {way_out}")
         self.lane_length = self.samples // self.lanes
         self.per_lane = batch_size // self.lanes
-        self._epochs: OrderedDict[int, EpochPlan] = OrderedDict()
-        self._lock = Lock()
-
-    def epoch(self, step: int) -> int:
-        """The epoch in which step `step` begins."""
-        return step * self.per_lane // self.lane_length
+        self.plan = lru_cache(_KEPT_EPOCHS)(self._plan)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -147,23 +158,13 @@ class SampleOrder(Order):
             ring = (ring + taken) % self.samples
         return (lane, epoch, number), runs
 
-    def plan(self, epoch: int) -> EpochPlan:
-        """How an epoch puts the shards in a row. The last few plans are kept."""
-        with self._lock:
-            return self._planned(epoch)
-
-    def _planned(self, epoch: int) -> EpochPlan:
-        plan = self._epochs.get(epoch)
-        if plan is None:
-            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([_key(self.seed, epoch)])))
-            shards = rng.permutation(len(self.sizes)).astype(np.int64)
-            starts = np.concatenate([[0], np.cumsum(self.sizes[shards])])
-            # With the offset, other N mod R samples are left over in every epoch, also with a single shard.
-            plan = EpochPlan(shards, starts, int(rng.integers(self.samples)))
-            self._epochs[epoch] = plan
-            while len(self._epochs) > _KEPT_EPOCHS:
-                self._epochs.popitem(last=False)
-        return plan
+    def _plan(self, epoch: int) -> EpochPlan:
+        """How an epoch puts the shards in a row."""
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([_key(self.seed, epoch)])))
+        shards = rng.permutation(len(self.sizes)).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(self.sizes[shards])])
+        # With the offset, other N mod R samples are left over in every epoch, also with a single shard.
+        return EpochPlan(shards, starts, int(rng.integers(self.samples)))
 
     def _shuffle(self, epoch: int, lanes: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """Positions in the lane after each window's permutation."""
@@ -173,29 +174,6 @@ class SampleOrder(Order):
         base = np.uint64(_key(self.seed, epoch))
         keys = _mix(_mix(base ^ lanes.astype(np.uint64)) + window.astype(np.uint64))
         return first + permute(place, count, keys)
-
-
-def lane_slots(lanes: int, per_lane: int, step: int, rank: int, world_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rank `rank`'s lanes and the positions in them at `step`; ValueError unless the ranks divide the lanes."""
-    if step < 0 or not 0 <= rank < world_size:
-        raise ValueError(f"step={step} must not be negative and rank={rank} must be in 0..{world_size - 1}")
-    if lanes % world_size:
-        batch = lanes * per_lane
-        fitting = [d for d in divisors(batch) if d % world_size == 0]
-        nearest = sorted({max(1, batch // world_size) * world_size, (batch // world_size + 1) * world_size})
-        other = (
-            f"set data.lanes to one of {_listed(fitting)}"
-            if fitting
-            else (f"set data.lanes and data.batch_size to {_listed(nearest)}")
-        )
-        raise ValueError(
-            f"data.lanes={lanes} is not a multiple of the {world_size} ranks: "
-            f"run on {_listed(divisors(lanes))} ranks, or {other}"
-        )
-    own = lanes // world_size
-    lane = np.repeat(np.arange(rank * own, (rank + 1) * own, dtype=np.int64), per_lane)
-    position = np.tile(step * per_lane + np.arange(per_lane, dtype=np.int64), own)
-    return lane, position
 
 
 def permute(place: np.ndarray, count: np.ndarray, keys: np.ndarray) -> np.ndarray:
