@@ -34,7 +34,7 @@ def contact_sheet(index: ShardIndex, count: int, side: int, seed: int) -> Image.
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     reader = LocalReader(NumberedShards([index]))
     for i, (shard, position) in enumerate(zip(*index.places(chosen), strict=True)):
-        picture, name, key = _sample(index, shard, position, reader.read(shard, position), side)
+        picture, name, key = _sample(reader, index, shard, position, side)
         x, y = _MARGIN + i % columns * cell_w, _MARGIN + i // columns * cell_h
         sheet.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
         pen.text((x, y + side), _cut(name, pen, font, side), (230, 230, 120), font)
@@ -42,10 +42,10 @@ def contact_sheet(index: ShardIndex, count: int, side: int, seed: int) -> Image.
     return sheet
 
 
-def _sample(index: ShardIndex, shard: int, position: int, raw: bytes, side: int) -> tuple[Image.Image, str, str]:
-    key = f"{index.shards[shard].url}:{position}"
+def _sample(reader: LocalReader, index: ShardIndex, shard: int, place: int, side: int) -> tuple[Image.Image, str, str]:
+    key = f"{index.shards[shard].url}:{place}"
     try:
-        sample = read_sample(raw)
+        sample = read_sample(reader.read(shard, place))
         key = sample.key
         number = label(sample, len(index.classes))
         picture = handler(index.kind, "thumbnail")(sample, side)

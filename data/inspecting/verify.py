@@ -10,7 +10,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from data.media import handler
 from data.shards.compressed import open_plain
@@ -22,7 +22,8 @@ from launch.command.cli import UserError
 from launch.command.progress import Progress
 
 
-class Bad(NamedTuple):
+@dataclass(frozen=True)
+class Bad:
     """A sample and what is wrong with it."""
 
     url: str
@@ -55,10 +56,7 @@ class Findings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        values = {**dataclasses.asdict(self), "sound": self.sound}
-        for name in ("unsound", "misnamed"):
-            values[name] = [bad._asdict() for bad in getattr(self, name)]
-        return values
+        return {**dataclasses.asdict(self), "sound": self.sound}
 
 
 @dataclass
@@ -81,7 +79,7 @@ def verify(index: ShardIndex, *, processes: int = 1, max_pixels: int = 100_000_0
         raise UserError(f"{remote} is remote, and verification reads all of it: copy the set to this machine first")
     findings = Findings(shards=len(index.shards))
     by_hash: dict[bytes, list[tuple[str, int]]] = collections.defaultdict(list)
-    work = partial(_verify_shard, index.with_offsets(None), max_pixels)
+    work = partial(_verify_shard, dataclasses.replace(index, offsets=None), max_pixels)
     with Progress("verify", len(index), unit="samples") as bar:
         for i, of in enumerate(_in_processes(work, len(index.shards), processes)):
             url, expected = index.shards[i].url, index.shards[i].nsamples
@@ -138,15 +136,14 @@ def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> _OfShard:
 
 
 def _verify_sample(index: ShardIndex, raw: bytes, place: Bad, max_size: int, of: _OfShard) -> None:
-    check = handler(index.kind, "check")
     try:
         sample = read_sample(raw)
         number = label(sample, len(index.classes))
-        contents, note = check(sample, max_size)
+        contents, note = handler(index.kind, "check")(sample, max_size)
     except DamagedSampleError as error:
-        of.unsound.append(place._replace(why=str(error)))
+        of.unsound.append(dataclasses.replace(place, why=str(error)))
         return
     if contents is not None:
         of.seen.append((hashlib.blake2b(contents, digest_size=16).digest(), place.key, number))
     if note:
-        of.misnamed.append(place._replace(why=note))
+        of.misnamed.append(dataclasses.replace(place, why=note))

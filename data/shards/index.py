@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +86,6 @@ class ShardIndex:
 
     def to_json(self) -> dict[str, Any]:
         """The contents of the file."""
-        shards: list[dict[str, Any]] = []
-        for shard in self.shards:
-            entry: dict[str, Any] = {"url": shard.url, "nsamples": shard.nsamples}
-            if shard.filesize is not None:
-                entry["filesize"] = shard.filesize
-            shards.append(entry)
         return {
             "__kind__": KIND,
             "wids_version": 1,
@@ -100,7 +94,9 @@ class ShardIndex:
             "classes": self.classes,
             "licence": self.licence,
             "meta": self.meta,
-            "shardlist": shards,
+            "shardlist": [
+                {key: value for key, value in asdict(shard).items() if value is not None} for shard in self.shards
+            ],
         }
 
     @classmethod
@@ -132,10 +128,6 @@ class ShardIndex:
             meta=dict(values.get("meta") or {}),
             base=base,
         )
-
-    def with_offsets(self, offsets: ShardOffsets | None) -> ShardIndex:
-        """The same index with other offsets."""
-        return replace(self, offsets=offsets)
 
     def only(self, shard: int) -> ShardIndex:
         """An index of one of its shards. It has no file, so no quarantine list either."""

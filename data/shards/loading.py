@@ -47,7 +47,7 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
     if not with_offsets:
         return index
     if remote:
-        return index.with_offsets(_remote_offsets(path, index))
+        return replace(index, offsets=_remote_offsets(path, index))
     return _with_local_offsets(index, offsets_path(Path(f"{path}#{split}" if split else path)))
 
 
@@ -120,7 +120,7 @@ def _with_local_offsets(index: ShardIndex, stored: Path) -> ShardIndex:
     with suppress(OSError, ValueError):
         offsets = ShardOffsets.load(stored)
         if offsets.counts() == index.sizes:
-            return index.with_offsets(offsets)
+            return replace(index, offsets=offsets)
     if index.remote:
         return index
     check_present(index)
@@ -135,4 +135,4 @@ def _with_local_offsets(index: ShardIndex, stored: Path) -> ShardIndex:
     offsets = ShardOffsets.from_starts([scan.starts for _, scan, _ in scans])
     with suppress(OSError):  # in a read-only folder they are made again next time
         offsets.save(stored)
-    return index.with_offsets(offsets)
+    return replace(index, offsets=offsets)

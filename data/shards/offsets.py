@@ -38,11 +38,10 @@ class ShardOffsets:
         """Samples in each shard."""
         return (np.diff(self.first) - 1).tolist()
 
-    def extent(self, shard: int, start: int, stop: int | None = None) -> tuple[int, int]:
-        """Byte offsets where sample `start` begins and where sample `stop` - 1 ends (default: `start` alone)."""
-        base = int(self.first[shard])
-        stop = start + 1 if stop is None else stop
-        return int(self.blocks[base + start]) * BLOCK, int(self.blocks[base + stop]) * BLOCK
+    def extent(self, shard: int, position: int) -> tuple[int, int]:
+        """Byte offsets where a sample begins and ends."""
+        at = int(self.first[shard]) + position
+        return int(self.blocks[at]) * BLOCK, int(self.blocks[at + 1]) * BLOCK
 
     def places(self, shard: int, start: int, stop: int) -> list[int]:
         """Byte offsets where samples `start` to `stop` - 1 begin and the last of them ends."""

@@ -118,20 +118,6 @@ class Scan:
     size: int | None = None
     """Bytes of the file, where known."""
 
-    def add(self, name: str, start: int, end: int) -> None:
-        """Add the next member."""
-        key, _ = split_name(name)
-        if not self.starts:
-            self.starts = [start, end]
-            self.keys.append(key)
-        elif key == self.keys[-1]:
-            self.starts[-1] = end
-        else:
-            # A directory or another unused member between the two stays with the first.
-            self.starts[-1] = start
-            self.starts.append(end)
-            self.keys.append(key)
-
 
 class Seekable(Protocol):
     """As much of a file as is needed here."""
@@ -193,9 +179,9 @@ def scan(file: Seekable) -> Scan:
 
     file.seek(0)
     try:
-        for name, first, end, _ in _entries(file, 0, skip):
-            if name is not None:
-                result.add(name, first, end)
+        for key, start, end, _ in _grouped(file, 0, skip):
+            result.keys.append(key)
+            result.starts[-1:] = [start, end]
     except TarError as error:
         result.damage = str(error)
     return result
@@ -213,21 +199,34 @@ def samples(file: Seekable, offset: int = 0) -> Iterator[tuple[int, bytes]]:
             raise TarError(f"the archive ends within a member at byte {at - BLOCK}")
         return contents
 
-    begin, key = 0, None
+    for _, start, _, raw in _grouped(file, offset, skip):
+        yield start, raw
+
+
+def _grouped(file: Seekable, offset: int, skip: Callable[[int, int], bytes]) -> Iterator[tuple[str, int, int, bytes]]:
+    """Key, first byte, end and read bytes of each sample; TarError at damage, after the sound samples before it.
+
+    A directory or another unused member between two samples stays with the first.
+    """
+    key: str | None = None
+    start = end = 0
     pieces: list[bytes] = []
     damage: TarError | None = None
     try:
-        for name, first, _, raw in _entries(file, offset, skip):
-            if name is not None and split_name(name)[0] != key:
-                if key is not None:
-                    yield begin, b"".join(pieces)
-                begin, key, pieces = first, split_name(name)[0], []
+        for name, first, last, raw in _entries(file, offset, skip):
+            if name is not None:
+                own = split_name(name)[0]
+                if own != key:
+                    if key is not None:
+                        yield key, start, end, b"".join(pieces)
+                    key, start, pieces = own, first, []
+                end = last
             if key is not None:
                 pieces.append(raw)
     except TarError as error:
         damage = error
     if key is not None:
-        yield begin, b"".join(pieces)
+        yield key, start, end, b"".join(pieces)
     if damage is not None:
         raise damage
 
