@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from data.order.sample_order import Order
-from data.reading.readers import Fetch, NumberedShards, Reader
+from data.reading.readers import Fetch, LocalReader, NumberedShards
 from data.shards.quarantine import Quarantine, QuarantinedError
 from data.shards.sample import DamagedSampleError, Sample, caption, label, read_sample
 from launch.command.cli import UserError
@@ -87,7 +87,7 @@ class ReadAhead:
     def __init__(
         self,
         shards: NumberedShards,
-        reader: Reader,
+        reader: LocalReader,
         decoder: Decoder,
         *,
         threads: int,
@@ -139,9 +139,7 @@ class ReadAhead:
             try:
                 rows.append(self._decode(shard, position, epoch, request.fetches[row], buffer, row))
             except DamagedSampleError as error:
-                other = _Row()
-                if request.slots is not None:
-                    other = self._replace(request.slots[row], epoch, buffer, row)
+                other = self._replace(request.slots[row], epoch, buffer, row) if request.slots else _Row()
                 rows.append(other._replace(damage=error))
         return rows
 

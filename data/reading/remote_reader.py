@@ -60,33 +60,31 @@ def _wait(future: Future[_Run], number: int) -> bytes | memoryview:
     return future.result().sample(number)
 
 
-class RemoteReader:
-    """See data.reading.readers.Reader. At most two windows a lane, and the batches in preparation, are in memory."""
+class RemoteReader(LocalReader):
+    """At most two windows a lane, and the batches in preparation, are in memory. Some shards may be local."""
 
     def __init__(self, shards: NumberedShards, config: CodeDataConfig):
-        self._shards = shards
+        super().__init__(shards)
         self._patience = Patience(config.retries, config.retry_pause, config.stall_seconds)
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(config.connections, thread_name_prefix="data-fetch")
         self._cache = (
             ShardCache(config.cache, config.cache_gigabytes, self._patience, self._stopped) if config.cache else None
         )
-        self._local = LocalReader(shards)
         self._windows: dict[tuple[int, ...], dict[tuple[int, ...], _Window]] = {}
         self._known: dict[int, list[int]] = {}
-        self._lock = threading.Lock()
+        self._places = threading.Lock()
 
     def read(self, shard: int, position: int) -> bytes | memoryview:
-        """See Reader. From a fetched window, else by a read of its own."""
+        """The sample's bytes from a fetched window, else by a read of its own."""
         for windows in list(self._windows.values()):
             for window in list(windows.values()):
-                fetcher = window.find(shard, position)
-                if fetcher is not None:
+                if (fetcher := window.find(shard, position)) is not None:
                     return fetcher()
         return self._run(shard, position, position + 1).sample(0)
 
     def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, places: np.ndarray) -> list[Fetch]:
-        """See Reader. Starts to fetch the windows that this step or the next half window needs."""
+        """See LocalReader. Starts to fetch the windows that this step or the next half window needs."""
         ahead = max(1, order.window // 2)
         fetches = []
         for lane, position, (shard, place, _) in zip(lanes.tolist(), positions.tolist(), places.tolist(), strict=True):
@@ -101,7 +99,7 @@ class RemoteReader:
         """End the fetching."""
         self._stopped.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._local.close()
+        super().close()
 
     def _ensure(self, order: Order, lane: int, position: int, *, current: bool) -> _Window:
         name, runs = order.neighbours(lane, position)
@@ -120,7 +118,7 @@ class RemoteReader:
         index, local = self._shards.part(shard)
         location = index.location(local)
         if not is_remote(location):
-            return self._from(partial(self._local.stretch, shard), shard, start, stop)
+            return self._from(partial(self.stretch, shard), shard, start, stop)
         if self._cache is not None:
             descriptor = self._cache.open(location, index.shards[local].filesize)
             try:
@@ -148,7 +146,7 @@ class RemoteReader:
 
     def _walk(self, shard: int, start: int, stop: int) -> _Run:
         """A run of a shard without offsets: read from the last known place to sample `stop`."""
-        with self._lock:
+        with self._places:
             known = self._known.setdefault(shard, [0])
             number = min(start, len(known) - 1)
             begin = known[number]
@@ -156,7 +154,7 @@ class RemoteReader:
         kept, starts, damage = [], [0], ""
         try:
             for first, raw in samples(file, begin):
-                with self._lock:
+                with self._places:
                     if len(known) == number + 1:
                         known.append(first + len(raw))
                 if number >= start:

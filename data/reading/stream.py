@@ -13,8 +13,8 @@ from data.config import CodeDataConfig, DataConfig
 from data.media import Transform, handler
 from data.order.mixture import MixtureOrder
 from data.order.sample_order import SampleOrder, divisors
-from data.reading.read_ahead import ReadAhead, Request, Tally
-from data.reading.readers import LocalReader, NumberedShards, Reader
+from data.reading.read_ahead import ReadAhead, Request
+from data.reading.readers import LocalReader, NumberedShards
 from data.reading.remote_reader import RemoteReader
 from data.shards.index import ShardIndex
 from data.shards.loading import check_present, load_index
@@ -43,16 +43,7 @@ class Stream:
         except ValueError as error:
             raise UserError(str(error)) from error
         self._read_ahead = _read_ahead(config, self.shards, seed, self.order)
-
-    @property
-    def damaged(self) -> dict[str, int]:
-        """Damaged samples met so far on this rank, by shard."""
-        return self.tally.damaged
-
-    @property
-    def tally(self) -> Tally:
-        """All counts of this rank: samples requested, damaged, quarantined, and the first reasons."""
-        return self._read_ahead.tally
+        self.tally = self._read_ahead.tally
 
     def batches(self, start: int = 0) -> Iterator[Any]:
         """This rank's part of the global batches `start`, `start` + 1, … without end."""
@@ -171,10 +162,9 @@ def _open(sources: Sequence[ShardIndex | str], kind: str, rank: int = 0, world_s
 def _read_ahead(
     config: CodeDataConfig, shards: NumberedShards, seed: int | None, order: SampleOrder | MixtureOrder | None = None
 ) -> ReadAhead:
-    reader: Reader = RemoteReader(shards, config) if shards.remote else LocalReader(shards)
     return ReadAhead(
         shards,
-        reader,
+        RemoteReader(shards, config) if shards.remote else LocalReader(shards),
         handler(config.kind, "decoder")(shards.indexes[0], seed, **config.decoding),
         threads=config.threads,
         read_ahead=config.read_ahead,

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import http.client
 import logging
-import queue
 import random
 import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from launch.command.cli import UserError, reason
@@ -41,16 +41,6 @@ class Patience:
 
 class FinalError(Exception):
     """Retrying is useless: the file isn't there, or may not be read."""
-
-
-class _Body(Protocol):
-    """A file opened at some offset."""
-
-    size: int | None
-
-    def read(self, count: int) -> bytes: ...
-
-    def close(self) -> None: ...
 
 
 def printable(url: str) -> str:
@@ -79,9 +69,8 @@ class RemoteFile:
     ):
         self.url, self.offset, self._stop = url, start, stop
         self.size: int | None = None
-        self.received = 0
         self._patience, self._stopped = patience, stopped or threading.Event()
-        self._body: _Body | None = None
+        self._body: _HttpBody | _PipeBody | _FsspecBody | None = None
         self._failures = 0
 
     def read(self, count: int) -> bytes:
@@ -130,7 +119,6 @@ class RemoteFile:
                 self._failed(error)
                 continue
             self.offset += len(piece)
-            self.received += len(piece)
             self._failures = 0 if piece else self._failures
             return piece
 
@@ -173,7 +161,7 @@ def fetch(url: str, start: int, stop: int | None, patience: Patience, stopped: t
         file.close()
 
 
-def _opened(url: str, start: int, stop: int | None, seconds: float) -> _Body:
+def _opened(url: str, start: int, stop: int | None, seconds: float) -> _HttpBody | _PipeBody | _FsspecBody:
     if url.startswith(("http://", "https://")):
         return _HttpBody(url, start, stop, seconds)
     if url.startswith("pipe:"):
@@ -267,19 +255,13 @@ def _skip(read: Callable[[int], bytes], count: int) -> None:
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:
     """What `work` returns or raises; TimeoutError if it takes longer (its thread then keeps running)."""
-    answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    answer: Future[Result] = Future()
 
     def run() -> None:
         try:
-            answer.put((work(), None))
+            answer.set_result(work())
         except BaseException as error:  # passed to the waiting thread
-            answer.put((None, error))
+            answer.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="data-remote").start()
-    try:
-        result, error = answer.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError from None
-    if error is not None:
-        raise error
-    return result
+    return answer.result(timeout=seconds)

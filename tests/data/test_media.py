@@ -121,7 +121,7 @@ def test_a_kind_from_outside_is_streamed_read_and_inspected(waves: Path, tmp_pat
     with Stream(DataConfig(index=str(waves), batch_size=4, transform=transform), seed=0) as stream:
         for rows, _, keys, _ in islice(stream.batches(), 6):
             assert rows[:, 0].tolist() == [int(key[1:]) for key in keys]
-        assert sum(stream.damaged.values()) >= 1
+        assert sum(stream.tally.damaged.values()) >= 1
     assert inspect([str(waves), "--verify", "--processes", "1", "--contact_sheet", str(tmp_path / "s.png")]) == 0
     sheet = np.asarray(Image.open(tmp_path / "s.png"))
     assert (sheet == (0, 200, 0)).all(axis=2).sum() > 11 * 96 * 90

@@ -70,7 +70,7 @@ def config(index: Path, **values: object) -> DataConfig:
 
 def keys(index: Path, steps: int, start: int = 0, **values: object) -> tuple[list[list[str]], dict[str, int]]:
     with Stream(config(index, **values), seed=5) as stream:
-        return [batch.keys for batch in islice(stream.batches(start), steps)], stream.damaged
+        return [batch.keys for batch in islice(stream.batches(start), steps)], stream.tally.damaged
 
 
 def test_counts_are_exact_and_positions_do_not_shift(sets: tuple[Path, Path]) -> None:
@@ -90,7 +90,7 @@ def test_counts_are_exact_and_positions_do_not_shift(sets: tuple[Path, Path]) ->
     for number in met:
         name = str(bad.parent / f"shard-{number // PER_SHARD}.tar")
         expected[name] = expected.get(name, 0) + 1
-    assert stream.damaged == expected
+    assert stream.tally.damaged == expected
     assert replaced == len(met) >= 11
 
 
@@ -122,7 +122,7 @@ def test_quarantined_samples_are_replaced_without_being_counted_or_read(tmp_path
     quarantine.save(quarantine.quarantine_path(index), reasons)
     with Stream(config(index, max_damaged=0.0), seed=5) as stream:
         assert [batch.keys for batch in islice(stream.batches(), 100)] == plain
-        assert stream.damaged == {} and stream.tally.quarantined >= len(BAD)
+        assert stream.tally.damaged == {} and stream.tally.quarantined >= len(BAD)
 
 
 def test_a_damaged_header_counts_as_a_damaged_sample(tmp_path: Path) -> None:
