@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.command.checks import at_least
-from launch.command.cli import UserError, parse, run
+from launch.command.cli import parse, run
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.chdir(ROOT)
     out = (options.out or Path("runs") / recipe.name).absolute()
     chosen = submission.resized(read(recipe, out, shared=not options.local, processes=options.processes), options.nodes)
-    try:
-        live = {} if options.local else submission.live_jobs()
-    except UserError:
-        if not options.dry_run:
-            raise
-        live = {}
+    live = {} if options.local else submission.live_jobs(needed=not options.dry_run)
     rows = submission.plan(chosen, recipe, out, options.from_, live)
     if options.local and not options.dry_run:
         with Runner(out, "submit", keyed=False) as runner:

@@ -37,16 +37,21 @@ class Row:
     """How it is submitted, if it is."""
 
 
-def live_jobs() -> dict[str, str]:
-    """Ids of the user's jobs that SLURM still has, running or waiting, with their states. UserError without SLURM."""
-    line = ["squeue", "--noheader", "--me", "--format=%F %T"]
+def live_jobs(*, needed: bool = True) -> dict[str, str]:
+    """Ids of the user's jobs that SLURM still has, running or waiting, with their states.
+
+    Without SLURM, UserError where they are needed, else none.
+    """
+    line, problem = ["squeue", "--noheader", "--me", "--format=%F %T"], ""
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            problem = f"squeue failed: {one_line(done.stderr)}: is SLURM up? --local needs none"
     except FileNotFoundError:
-        raise UserError("squeue is not here: submit on a machine with SLURM, or use --local") from None
-    if done.returncode:
-        raise UserError(f"squeue failed: {one_line(done.stderr)}: is SLURM up? --local needs none")
-    return {job: state for job, _, state in (text.partition(" ") for text in done.stdout.splitlines())}
+        problem = "squeue is not here: submit on a machine with SLURM, or use --local"
+    if problem and needed:
+        raise UserError(problem)
+    return {} if problem else dict(text.partition(" ")[::2] for text in done.stdout.splitlines())
 
 
 def recorded(out: Path) -> dict[str, Any]:
