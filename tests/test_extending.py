@@ -152,7 +152,7 @@ from transformers import LlamaForCausalLM
 
 from stage2_prior.generation.logits import draw_codes
 from stage2_prior.priors.base import Prior
-from stage2_prior.priors.llama import llama_settings
+from stage2_prior.priors.stock import llama_settings
 from stage2_prior.priors.losses import code_losses
 
 

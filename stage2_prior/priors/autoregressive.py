@@ -8,10 +8,11 @@ Shapes: B batch, N positions (h·w codes), T = N tokens read, K codes, V vocabul
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig, LlamaForCausalLM
 
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
@@ -20,10 +21,9 @@ from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.autoregressive import CachedLlama, decode
 from stage2_prior.priors.base import Prior
-from stage2_prior.priors.llama import llama_settings
 from stage2_prior.priors.losses import code_losses
 from stage2_prior.priors.random_order import Aim
-from stage2_prior.priors.work import Work
+from stage2_prior.priors.stock import Work, llama_settings
 
 
 class AutoregressivePrior(Prior):
@@ -42,10 +42,8 @@ class AutoregressivePrior(Prior):
     @classmethod
     def build(
         cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource, quantizer: Quantizer | None = None
-    ) -> AutoregressivePrior:
+    ) -> Self:
         """A prior with fresh weights, from torch's generator."""
-        from transformers import GenerationConfig, LlamaForCausalLM
-
         lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, config.prefix + source.positions + 1))
         prior = cls(lm, vocabulary, source)
         if config.order == "random":

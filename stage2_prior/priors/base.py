@@ -9,13 +9,14 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.utils import logging
 
-from launch.command.cli import UserError, reason
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource, Form
 from stage2_prior.codes.vocabulary import Vocabulary
@@ -24,12 +25,11 @@ from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.condition import ClassCondition, Condition
 from stage2_prior.priors.losses import code_losses
 from stage2_prior.priors.sample_noise import SampleNoise
-from stage2_prior.priors.work import Work
+from stage2_prior.priors.stock import Work, stock_model
 
 DESCRIPTION = "prior.json"
 """The file beside the stock weights that says what the tokens mean and which tokenizer's codes they are."""
 
-Self = TypeVar("Self", bound="Prior")
 Weights = TypeVar("Weights")
 
 
@@ -45,6 +45,8 @@ class Prior(nn.Module):
     """Its name in `model.kind` and prior.json."""
     stock: ClassVar[str]
     """The transformers class that loads `lm`."""
+    loaders: ClassVar[dict[str, Callable[[Path], nn.Module]]] = {}
+    """Its modules besides `lm`, by attribute and folder in an export, and what loads each."""
     form: ClassVar[Form] = "grid"
     """The form of codes that it models (CodeSource.form)."""
     assumed_codes: ClassVar[dict[str, Any]] = {}
@@ -69,9 +71,12 @@ class Prior(nn.Module):
     z_loss: float = 0.0
     """Weight of the squared log-sum-exp of the logits in training."""
 
-    def __init__(self, lm: Any, vocabulary: Vocabulary, source: CodeSource):
+    def __init__(self, lm: Any, vocabulary: Vocabulary, source: CodeSource, **modules: nn.Module):
+        """`modules` are those that `loaders` names."""
         super().__init__()
         self.lm = lm
+        for name, module in modules.items():
+            self.add_module(name, module)
         self.vocabulary = vocabulary
         self.source = source
         self.condition: Condition = ClassCondition(vocabulary)
@@ -82,11 +87,7 @@ class Prior(nn.Module):
 
     @classmethod
     def build(
-        cls: type[Self],
-        config: PriorModelConfig,
-        vocabulary: Vocabulary,
-        source: CodeSource,
-        quantizer: Quantizer | None = None,
+        cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource, quantizer: Quantizer | None = None
     ) -> Self:
         """A prior with fresh weights, from torch's generator; `quantizer` is the tokenizer's, which some kinds need."""
         raise NotImplementedError
@@ -108,12 +109,12 @@ class Prior(nn.Module):
     @property
     def exported(self) -> dict[str, nn.Module]:
         """All that is trained and exported, by its folder in an export ("" for the export's own)."""
-        return {"": self.lm} | self.condition.modules
+        return {"": self.lm, **{name: getattr(self, name) for name in self.loaders}, **self.condition.modules}
 
     @property
     def transformers(self) -> list[nn.Module]:
         """The stock models."""
-        return [self.lm]
+        return [module for module in self.exported.values() if isinstance(module, PreTrainedModel)]
 
     def work(self) -> list[Work]:
         """What its transformers do for each code."""
@@ -160,15 +161,22 @@ class Prior(nn.Module):
         """The training loss, and the mean nats per predicted code (no gradients); random by `sample_noise` alone.
 
         Both are means over the samples given: those of micro-batches, weighted by their sizes, add up to the batch's.
+        By default they come from `logits` of noisy codes.
         """
-        raise NotImplementedError
+        logits_BNK = self.logits(self.noisy(code_BN), self.dropped(token_B))
+        loss_BN, nats_BN = code_losses(logits_BNK, self.arranged(code_BN), self.label_smoothing, self.z_loss)
+        return loss_BN.mean(), nats_BN.mean()
+
+    def arranged(self, code_BN: Tensor) -> Tensor:
+        """The codes in the order of `logits`."""
+        return code_BN
 
     def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """-ln p of each code in nats (or an upper bound), and whether (0, 1 or a share) it is the likeliest one.
 
         nats_BN and right_BN are float32; nothing is random. By default they come from `logits`.
         """
-        logits_BNK = self.logits(code_BN, token_B)
+        logits_BNK, code_BN = self.logits(code_BN, token_B), self.arranged(code_BN)
         return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
 
     def draws(self, drawing: Drawing) -> int:
@@ -196,17 +204,16 @@ class Prior(nn.Module):
         return weights
 
     @classmethod
-    def load(cls: type[Self], folder: Path, vocabulary: Vocabulary, source: CodeSource) -> Self:
-        """The stock model in a folder, float32, on the CPU, in evaluation mode."""
-        return cls(stock_model(cls.stock, folder), vocabulary, source).eval()
+    def load(cls, folder: Path, vocabulary: Vocabulary, source: CodeSource) -> Self:
+        """The prior of an export, float32, on the CPU, in evaluation mode."""
+        modules = {name: load(folder / name) for name, load in cls.loaders.items()}
+        return cls(stock_model(cls.stock, folder), vocabulary, source, **modules).eval()
 
     def save_pretrained(self, folder: str | Path, **notes: Any) -> None:
         """Write a folder that plain `transformers` loads (`<stock>.from_pretrained`), and prior.json.
 
         `notes` (JSON values) are added to prior.json.
         """
-        from transformers.utils import logging
-
         folder = Path(folder)
         logging.disable_progress_bar()
         for name, module in self.exported.items():
@@ -220,25 +227,6 @@ class Prior(nn.Module):
             **notes,
         }
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
-
-
-def stock_model(name: str, folder: Path) -> Any:
-    """What the transformers class `name` loads from a folder, float32, on the CPU; safetensors only, never a pickle.
-
-    UserError where that can't be loaded.
-    """
-    import transformers
-    from safetensors import SafetensorError
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    kept: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
-    try:
-        return getattr(transformers, name).from_pretrained(folder, **kept)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{folder} has no safetensors weights for {name} ({reason(error)}): export the prior again"
-        ) from error
 
 
 def needs_vqloom(why: str, stock: str) -> str:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from data.codes.batches import CodeBatch
 from launch.command.cli import UserError
 from stage2_prior.codes.vocabulary import Vocabulary
+from stage2_prior.priors.stock import Work
 from stage2_prior.priors.text_prefix import NONE, TextPrefix
-from stage2_prior.priors.work import Work
 
 TEXT = "text"
 """Folder of the text prefix in an export, and its name among a prior's modules."""

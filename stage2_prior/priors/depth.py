@@ -11,12 +11,13 @@ N = G·P codes, R = B·P rows of the second Llama, K codes of a codebook, D widt
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from transformers import LlamaForCausalLM, LlamaModel
 
 from stage1_tokenizer.kernels.cpu.linear import Product
 from stage1_tokenizer.quantizers import Quantizer
@@ -26,13 +27,8 @@ from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.llama_cache import CachedBody
 from stage2_prior.generation.logits import draw_codes, guide
-from stage2_prior.priors.base import Prior, needs_vqloom, stock_model
-from stage2_prior.priors.llama import llama_settings
-from stage2_prior.priors.losses import code_losses
-from stage2_prior.priors.work import Work
-
-DEPTH = "depth"
-"""Folder of the second Llama in an export."""
+from stage2_prior.priors.base import Prior, needs_vqloom
+from stage2_prior.priors.stock import Work, llama_settings, stock_model
 
 
 class DepthPrior(Prior):
@@ -42,36 +38,26 @@ class DepthPrior(Prior):
     one_by_one = True
     stock = "AutoModel"
     form = "levels"
+    loaders: ClassVar = {"depth": partial(stock_model, "AutoModelForCausalLM")}
     assumed_codes: ClassVar[dict[str, Any]] = {"codebooks": 4}
     in_order = True
 
-    def __init__(self, lm: Any, depth: Any, vocabulary: Vocabulary, source: CodeSource):
-        """`lm` runs over the places, `depth` over the codes of each."""
-        super().__init__(lm, vocabulary, source)
-        self.depth = depth
-        self.places = source.positions // source.codebooks
+    depth: Any
 
     @classmethod
     def build(
         cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource, quantizer: Quantizer | None = None
-    ) -> DepthPrior:
+    ) -> Self:
         """A prior with fresh weights, from torch's generator."""
-        from transformers import LlamaForCausalLM, LlamaModel
-
         books = source.codebooks
         lm = LlamaModel(llama_settings(config, vocabulary.size, source.positions // books))
         small = llama_settings(config, vocabulary.codes, books, num_hidden_layers=config.depth_layers)
-        return cls(lm, LlamaForCausalLM(small), vocabulary, source)
+        return cls(lm, vocabulary, source, depth=LlamaForCausalLM(small))
 
     @property
-    def exported(self) -> dict[str, nn.Module]:
-        """The Llama over the places, and in a folder of its own the one over the codes of a place."""
-        return {"": self.lm, DEPTH: self.depth}
-
-    @property
-    def transformers(self) -> list[nn.Module]:
-        """Both Llamas."""
-        return [self.lm, self.depth]
+    def places(self) -> int:
+        """P, the places of a picture."""
+        return self.source.positions // self.source.codebooks
 
     def work(self) -> list[Work]:
         """A place's work is shared by its G codes; each code is multiplied by its own codebook's share of the head."""
@@ -90,14 +76,14 @@ class DepthPrior(Prior):
         stock = f"`{self.stock}.from_pretrained` loads the one in `{name}`, `AutoModelForCausalLM` the one in `depth/`"
         return needs_vqloom(why, stock)
 
-    def by_place(self, code_BN: Tensor) -> Tensor:
-        """The codes of each place, code_BPG."""
+    def arranged(self, code_BN: Tensor) -> Tensor:
+        """The codes of each place, code_BPG, as `logits` has them."""
         return code_BN.unflatten(1, (self.source.codebooks, -1)).transpose(1, 2)
 
     def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
         """Logits of every code, logits_BPGK float32, given the condition and the codes before it."""
         first_G = torch.tensor(self.vocabulary.first_tokens, device=code_BN.device)
-        token_BPG = self.by_place(code_BN) + first_G
+        token_BPG = self.arranged(code_BN) + first_G
         embed = self.lm.get_input_embeddings()
         x_BPD = torch.cat([self.embedded(token_B), embed(token_BPG[:, :-1]).sum(2)], dim=1)
         y_BPD = self.lm(inputs_embeds=x_BPD, use_cache=False).last_hidden_state
@@ -107,17 +93,10 @@ class DepthPrior(Prior):
         head_GKD = self.depth.lm_head.weight.unflatten(0, (self.source.codebooks, -1))
         return torch.einsum("rgd,gkd->rgk", y_RGD, head_GKD).unflatten(0, y_BPD.shape[:2]).float()
 
-    def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The training loss and the mean nats per code; conditions and noise are random."""
-        logits_BPGK = self.logits(self.noisy(code_BN), self.dropped(token_B))
-        loss_BPG, nats_BPG = code_losses(logits_BPGK, self.by_place(code_BN), self.label_smoothing, self.z_loss)
-        return loss_BPG.mean(), nats_BPG.mean()
-
     def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """-ln p of each code given those before it, and whether it is the likeliest."""
-        logits_BPGK, code_BPG = self.logits(code_BN, token_B), self.by_place(code_BN)
-        nats_BPG, right_BPG = code_losses(logits_BPGK, code_BPG, 0, 0)[1], logits_BPGK.argmax(-1) == code_BPG
-        return nats_BPG.transpose(1, 2).flatten(1), right_BPG.float().transpose(1, 2).flatten(1)
+        nats_BPG, right_BPG = super().score(code_BN, token_B)
+        return nats_BPG.transpose(1, 2).flatten(1), right_BPG.transpose(1, 2).flatten(1)
 
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
@@ -129,9 +108,9 @@ class DepthPrior(Prior):
         )
         input_B = torch.cat([token_B, torch.full_like(token_B, self.condition.null)]) if guided else token_B
         cached.start(len(input_B))
-        uniform_BPG, code_BN = self.by_place(uniform_BU), torch.empty_like(uniform_BU, dtype=torch.int64)
-        code_BPG = self.by_place(code_BN)  # a view: filled place by place
-        given_BPG = None if given_BN is None else self.by_place(given_BN)
+        uniform_BPG, code_BN = self.arranged(uniform_BU), torch.empty_like(uniform_BU, dtype=torch.int64)
+        code_BPG = self.arranged(code_BN)  # a view: filled place by place
+        given_BPG = None if given_BN is None else self.arranged(given_BN)
         x_BD = F.embedding(input_B, cached.embedding_VD)
         for place in range(self.places):
             if place == guided:
@@ -149,12 +128,6 @@ class DepthPrior(Prior):
                 summand_BD, y_BD = cached.embedded(code_B if strength is None else code_B.repeat(2), level)
                 x_BD += summand_BD
         return code_BN
-
-    @classmethod
-    def load(cls, folder: Path, vocabulary: Vocabulary, source: CodeSource) -> DepthPrior:
-        """Both stock models in a folder, float32, on the CPU, in evaluation mode."""
-        depth = stock_model("AutoModelForCausalLM", folder / DEPTH)
-        return cls(stock_model(cls.stock, folder), depth, vocabulary, source).eval()
 
 
 class CachedDepth:

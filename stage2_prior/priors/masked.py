@@ -12,9 +12,11 @@ Shapes: B batch, N positions (h·w codes), K codes, S decoding steps, T = 1 + N 
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
+from transformers import ModernBertForMaskedLM
 
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
@@ -24,7 +26,7 @@ from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.logits import draw_codes, guide
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.losses import code_losses
-from stage2_prior.priors.work import Work
+from stage2_prior.priors.stock import Work, bert_settings
 
 SHARES = 8
 """Shares of masked codes that `score` averages over."""
@@ -40,27 +42,18 @@ class MaskedPrior(Prior):
     @classmethod
     def build(
         cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource, quantizer: Quantizer | None = None
-    ) -> MaskedPrior:
+    ) -> Self:
         """A prior with fresh weights, from torch's generator."""
-        from transformers import ModernBertConfig, ModernBertForMaskedLM
-
-        rope = {"rope_type": "default", "rope_theta": config.rope_theta}
-        settings = ModernBertConfig(
+        settings = bert_settings(
+            config.layers,
+            config.rope_theta,
             vocab_size=vocabulary.size,
             hidden_size=config.width,
             intermediate_size=config.inner_width,
-            num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
             max_position_embeddings=config.prefix + source.positions + 1,
-            layer_types=["full_attention"] * config.layers,
-            rope_parameters={"full_attention": rope, "sliding_attention": dict(rope)},
             tie_word_embeddings=config.tied,
             attention_dropout=config.attention_dropout,
-            pad_token_id=None,
-            bos_token_id=None,
-            eos_token_id=None,
-            cls_token_id=None,
-            sep_token_id=None,
         )
         return cls(ModernBertForMaskedLM(settings), vocabulary, source)
 

@@ -15,12 +15,12 @@ Shapes: B batch, S scales, M codes of one, N of all, K codes of the codebook, D 
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from transformers import LlamaForCausalLM
 
 from stage1_tokenizer.kernels.cpu.linear import Product
 from stage1_tokenizer.quantizers import MultiscaleQuantizer, Quantizer
@@ -30,14 +30,9 @@ from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.llama_cache import CachedBody
 from stage2_prior.generation.logits import draw_codes, guide
-from stage2_prior.priors.base import Prior, needs_vqloom, stock_model
-from stage2_prior.priors.llama import llama_settings
-from stage2_prior.priors.losses import code_losses
+from stage2_prior.priors.base import Prior, needs_vqloom
 from stage2_prior.priors.pyramid import Pyramid
-from stage2_prior.priors.work import Work
-
-PYRAMID = "pyramid"
-"""Folder of the transformer's input embeddings in an export."""
+from stage2_prior.priors.stock import Work, llama_settings
 
 
 class MultiscalePrior(Prior):
@@ -46,28 +41,19 @@ class MultiscalePrior(Prior):
     kind = "multiscale"
     stock = "AutoModelForCausalLM"
     form = "scales"
+    loaders: ClassVar = {"pyramid": Pyramid.from_pretrained}
     assumed_codes: ClassVar[dict[str, Any]] = {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)}
 
-    def __init__(self, lm: Any, pyramid: Pyramid, vocabulary: Vocabulary, source: CodeSource):
-        """`pyramid` embeds the codes for `lm`."""
-        super().__init__(lm, vocabulary, source)
-        self.pyramid = pyramid
+    pyramid: Pyramid
 
     @classmethod
     def build(
         cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource, quantizer: Quantizer | None = None
-    ) -> MultiscalePrior:
+    ) -> Self:
         """A prior with fresh weights, from torch's generator, and a frozen copy of `quantizer`."""
-        from transformers import LlamaForCausalLM
-
         assert isinstance(quantizer, MultiscaleQuantizer), "it needs its tokenizer's quantizer"
         lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, source.positions, tie_word_embeddings=True))
-        return cls(lm, Pyramid(quantizer, config.width), vocabulary, source)
-
-    @property
-    def exported(self) -> dict[str, nn.Module]:
-        """The Llama, and in a folder of its own the pyramid."""
-        return {"": self.lm, PYRAMID: self.pyramid}
+        return cls(lm, vocabulary, source, pyramid=Pyramid(quantizer, config.width))
 
     def work(self) -> list[Work]:
         """Places attend to their own and to coarser scales."""
@@ -93,12 +79,6 @@ class MultiscalePrior(Prior):
         logits_BNV = self.lm(inputs_embeds=x_BND, attention_mask=visible_11NN, use_cache=False).logits
         return logits_BNV[..., : self.vocabulary.codebook_size].float()
 
-    def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The training loss and the mean nats per code; conditions and noise are random."""
-        logits_BNK = self.logits(self.noisy(code_BN), self.dropped(token_B))
-        loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
-        return loss_BN.mean(), nats_BN.mean()
-
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN scale by scale, which are the steps of schedules; see Prior.sample."""
@@ -123,12 +103,6 @@ class MultiscalePrior(Prior):
             if number + 1 < len(sizes):
                 total = self.pyramid.add(total, number, code_BM)
         return torch.cat(codes, dim=1)
-
-    @classmethod
-    def load(cls, folder: Path, vocabulary: Vocabulary, source: CodeSource) -> MultiscalePrior:
-        """The stock model in a folder and its pyramid, float32, on the CPU, in evaluation mode."""
-        lm, pyramid = stock_model(cls.stock, folder), Pyramid.from_pretrained(folder / PYRAMID)
-        return cls(lm, pyramid, vocabulary, source).eval()
 
 
 class CachedScales:

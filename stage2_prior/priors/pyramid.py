@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,8 +63,6 @@ class Pyramid(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config.json (the quantizer's settings) and model.safetensors."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"quantizer": asdict(self.quantizer.config), "width": self.project.out_features}
         (folder / CONFIG).write_text(json.dumps(settings, indent=1) + "\n")
@@ -73,8 +72,6 @@ class Pyramid(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: Path) -> Pyramid:
         """The pyramid that `save_pretrained` wrote."""
-        from safetensors.torch import load_file
-
         settings = json.loads((folder / CONFIG).read_text())
         pyramid = cls(MultiscaleQuantizer(QuantizerConfig(**settings["quantizer"])), settings["width"])
         pyramid.load_state_dict(load_file(folder / WEIGHTS))

@@ -12,22 +12,22 @@ Shapes: B batch, L tokens of a text (`model.text.tokens`), E features of the enc
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer, ModernBertModel
+from transformers.utils import logging
 
 from launch.command.cli import UserError, reason
 from stage2_prior.config.text import BYTES, TextConfig
+from stage2_prior.priors.stock import bert_settings
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-FOLDER = "text"
-"""Folder of the prefix in an export."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NONE = -1
 """Padding of a text."""
@@ -45,8 +45,6 @@ class FrozenEncoder:
 
     def config(self) -> Any:
         """Its configuration; for a model of texts and pictures that of the text half."""
-        from transformers import AutoConfig
-
         return self._fetch(lambda: AutoConfig.from_pretrained(self.name, revision=self.revision)).get_text_config()
 
     def tokens(self, texts: Sequence[str], longest: int) -> list[list[int]]:
@@ -65,8 +63,6 @@ class FrozenEncoder:
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            from transformers import AutoModelForTextEncoding, AutoTokenizer
-
             config = self.config()
             kept: dict[str, Any] = {"revision": self.revision, "dtype": torch.float32, "use_safetensors": True}
             tokenizer = self._fetch(lambda: AutoTokenizer.from_pretrained(self.name, revision=self.revision))
@@ -75,8 +71,6 @@ class FrozenEncoder:
         return self._loaded
 
     def _fetch(self, get: Callable[[], Any]) -> Any:
-        from transformers.utils import logging
-
         logging.disable_progress_bar()
         try:
             return get()
@@ -98,7 +92,16 @@ class TextPrefix(nn.Module):
         self.frozen: FrozenEncoder | None = None
         self.bytes: Any = None
         if config.encoder == BYTES:
-            self.bytes, features = _bytes_encoder(config, width, heads), width
+            settings = bert_settings(
+                config.layers,
+                rope_theta=10000.0,
+                vocab_size=256,
+                hidden_size=width,
+                intermediate_size=2 * width,
+                num_attention_heads=heads,
+                max_position_embeddings=config.tokens,
+            )
+            self.bytes, features = ModernBertModel(settings), width
         else:
             self.frozen = FrozenEncoder(config.encoder, config.revision)
             if features is None:
@@ -149,8 +152,6 @@ class TextPrefix(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, which names the encoder, and model.safetensors (without a frozen encoder's weights)."""
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         revision = getattr(self, "revision", self.config.revision)
@@ -166,9 +167,6 @@ class TextPrefix(nn.Module):
 
         UserError if it can't be read.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = Path(folder)
         try:
             described = json.loads((folder / CONFIG).read_text())
@@ -186,25 +184,3 @@ class TextPrefix(nn.Module):
                 raise
             raise UserError(f"{folder} can't be read ({reason(error)}): export the prior again") from error
         return prefix
-
-
-def _bytes_encoder(config: TextConfig, width: int, heads: int) -> Any:
-    from transformers import ModernBertConfig, ModernBertModel
-
-    rope = {"rope_type": "default", "rope_theta": 10000.0}
-    settings = ModernBertConfig(
-        vocab_size=256,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=heads,
-        max_position_embeddings=config.tokens,
-        layer_types=["full_attention"] * config.layers,
-        rope_parameters={"full_attention": rope, "sliding_attention": dict(rope)},
-        pad_token_id=None,
-        bos_token_id=None,
-        eos_token_id=None,
-        cls_token_id=None,
-        sep_token_id=None,
-    )
-    return ModernBertModel(settings)

@@ -124,7 +124,7 @@ def test_cached_logits_equal_uncached_ones_at_every_step_of_places_and_levels():
         prior = depth_prior(**settings)
         code_BN, token_B = codes_of(prior, 5), prior.vocabulary.class_tokens(torch.tensor([0, 1, 2, -1, 0]))
         with torch.inference_mode():
-            whole_BPGK, code_BPG, cached = prior.logits(code_BN, token_B), prior.by_place(code_BN), CachedDepth(prior)
+            whole_BPGK, code_BPG, cached = prior.logits(code_BN, token_B), prior.arranged(code_BN), CachedDepth(prior)
             for _ in range(2):  # a second use of the same caches must not see the first
                 cached.start(5)
                 x_BD = cached.embedding_VD[token_B]

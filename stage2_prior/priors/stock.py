@@ -1,0 +1,75 @@
+"""Stock transformers: their shapes, their weights in a folder, and the work that they do for each code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from launch.command.cli import UserError, reason
+from stage2_prior.config.model import PriorModelConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one transformer for each code of a picture, from which its cost is counted."""
+
+    transformer: Any
+    """A stock model."""
+    tokens: float
+    """Its tokens for each code."""
+    attended: float
+    """Tokens that each of them attends to, on average."""
+    idle: int = 0
+    """Weights of its output layer that a token is not multiplied by."""
+
+
+def llama_settings(config: PriorModelConfig, tokens: int, positions: int, **changes: Any) -> Any:
+    """The LlamaConfig of `model.*` for a number of token ids and of positions; `changes` by LlamaConfig's names."""
+    settings: dict[str, Any] = {
+        "vocab_size": tokens,
+        "hidden_size": config.width,
+        "intermediate_size": config.inner_width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.key_value_heads or config.heads,
+        "max_position_embeddings": positions,
+        "tie_word_embeddings": config.tied,
+        "attention_dropout": config.attention_dropout,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    return transformers.LlamaConfig(**settings | changes)
+
+
+def bert_settings(layers: int, rope_theta: float, **shape: Any) -> Any:
+    """A ModernBertConfig that attends to all tokens in every layer and has no special ones; `shape` by its names."""
+    rope = {"rope_type": "default", "rope_theta": rope_theta}
+    absent: dict[str, None] = dict.fromkeys(f"{token}_token_id" for token in ("pad", "bos", "eos", "cls", "sep"))
+    return transformers.ModernBertConfig(
+        num_hidden_layers=layers,
+        layer_types=["full_attention"] * layers,
+        rope_parameters={"full_attention": rope, "sliding_attention": dict(rope)},
+        **shape | absent,
+    )
+
+
+def stock_model(name: str, folder: Path) -> Any:
+    """What the transformers class `name` loads from a folder, float32, on the CPU; safetensors only, never a pickle.
+
+    UserError where that can't be loaded.
+    """
+    logging.disable_progress_bar()
+    kept: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+    try:
+        return getattr(transformers, name).from_pretrained(folder, **kept)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} has no safetensors weights for {name} ({reason(error)}): export the prior again"
+        ) from error
