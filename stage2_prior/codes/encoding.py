@@ -23,9 +23,8 @@ from launch.command.progress import Progress
 from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.batch_size import batch_size
 from stage2_prior.codes.crops import Variant, reading, variants
-from stage2_prior.codes.shares import INDEX, NUMBERS
+from stage2_prior.codes.shares import INDEX, NUMBERS, summary
 from stage2_prior.codes.source import CodeSource, code_type
-from stage2_prior.codes.usage import summary
 from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.encoding import EncodeConfig
 

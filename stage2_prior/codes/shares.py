@@ -19,7 +19,6 @@ from data.shards.index import Shard, ShardIndex
 from data.shards.loading import load_index
 from data.shards.offsets import ShardOffsets
 from launch.command.cli import UserError, parse, run
-from stage2_prior.codes.usage import summary
 
 INDEX, NUMBERS = "index.json", "picture_shards"
 
@@ -91,6 +90,14 @@ def join(out: str, parts: int) -> ShardIndex:
     whole = replace(whole, base=out, path="")
     whole.save(Path(out) / INDEX)
     return whole
+
+
+def summary(histogram_K: np.ndarray) -> dict[str, float]:
+    """Share of the codes that occur, and the perplexity of their distribution (K if it is uniform)."""
+    share_K = histogram_K / max(1, histogram_K.sum())
+    present = share_K[share_K > 0]
+    entropy = float(-(present * np.log(present)).sum())
+    return {"used": float((histogram_K > 0).mean()), "perplexity": float(np.exp(entropy))}
 
 
 _OWN = (NUMBERS, "captions", "histogram", "used", "perplexity")

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from launch.command.checks import at_least, check
-from stage2_prior.config.presets import PRESETS, PresetName
-from stage2_prior.config.text import TextConfig
 
+PresetName = Literal["LlamaGen-B", "LlamaGen-L", "LlamaGen-XL", "LlamaGen-XXL", "LlamaGen-3B"]
+SHAPE = ("layers", "width", "heads", "feed_forward_width")
+PRESETS = {
+    "LlamaGen-B": (12, 768, 12, 2048),
+    "LlamaGen-L": (24, 1024, 16, 2816),
+    "LlamaGen-XL": (36, 1280, 20, 3584),
+    "LlamaGen-XXL": (48, 1536, 24, 4096),
+    "LlamaGen-3B": (24, 3200, 32, 8704),
+}
+"""Sun et al. 2024, table 1; inner widths are 8/3 of the width rounded up to a multiple of 256, as in their code."""
+BYTES = "bytes"
+"""The encoder that is trained with the prior."""
 FEED_FORWARD_MULTIPLE = 32
 """The inner width is rounded up to a multiple of this, which suits matrix kernels."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How captions are encoded, with model.condition=text."""
+
+    encoder: str = BYTES
+    """bytes: a small transformer over the text's bytes, trained with the prior; else a frozen text encoder with its
+    tokenizer (T5, CLIP, BERT, …): a folder or a Hub name."""
+    revision: str | None = None
+    """Branch, tag or commit of an encoder on the Hub; a release records the commit."""
+    tokens: int = 64
+    """Tokens (or bytes) of a caption, and positions they take in front of the codes; longer captions are cut off."""
+    layers: int = 2
+    """Layers of the encoder over bytes; it is as wide as the prior."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "tokens", "layers", prefix="model.text.")
+        if self.revision is not None and self.encoder == BYTES:
+            raise ValueError(
+                "model.text.revision needs an encoder on the Hub, but model.text.encoder=bytes: leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -95,7 +127,7 @@ class PriorModelConfig:
         if self.preset is None:
             return
         defaults = {field.name: field.default for field in fields(self)}
-        for name, value in asdict(PRESETS[self.preset]).items():
+        for name, value in zip(SHAPE, PRESETS[self.preset], strict=True):
             own = getattr(self, name)
             if own not in (defaults[name], value):
                 raise ValueError(

@@ -12,11 +12,6 @@ from launch.run.runtime import Run
 from stage2_prior.priors.base import Prior
 
 
-def bits_per_code(prior: Prior, index: str, batch_size: int = 64) -> float:
-    """The prior's mean -log2 p(code) over every code of an index, each once."""
-    return held_out_figures(prior, index, batch_size=batch_size)["bits_per_code"]
-
-
 @torch.no_grad()
 def held_out_figures(
     prior: Prior, index: str, ranks: Run | Joined | None = None, batch_size: int = 64

@@ -20,8 +20,7 @@ from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.autoregressive import CachedLlama, decode
-from stage2_prior.priors.base import Prior
-from stage2_prior.priors.losses import code_losses
+from stage2_prior.priors.base import Prior, code_losses
 from stage2_prior.priors.random_order import Aim
 from stage2_prior.priors.stock import Work, llama_settings
 

@@ -1,6 +1,6 @@
 """What every kind of prior is: a stock transformers model, what its tokens mean, and whose codes they are.
 
-Shapes: B batch, N codes of a picture, L tokens of a text, H W pixels.
+Shapes: B batch, N codes of a picture, K codes, L tokens of a text, H W pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.condition import ClassCondition, Condition
-from stage2_prior.priors.losses import code_losses
 from stage2_prior.priors.sample_noise import SampleNoise
 from stage2_prior.priors.stock import Work, stock_model
 
@@ -227,6 +226,22 @@ class Prior(nn.Module):
             **notes,
         }
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+
+
+def code_losses(logits_BNK: Tensor, code_BN: Tensor, smoothing: float, z_weight: float) -> tuple[Tensor, Tensor]:
+    """The training loss of each code, loss_BN, and its -ln p in nats, nats_BN without gradients; float32.
+
+    loss = (1 - s)·(-ln p(code)) + s·mean over all codes of -ln p + z·ln²Z, with label smoothing s (Szegedy et al. 2016,
+    section 7) and z_weight z (Chowdhery et al. 2022, section 5), ln Z the logits' log-sum-exp.
+    """
+    log_z_BN = logits_BNK.logsumexp(-1)
+    nats_BN = log_z_BN - logits_BNK.gather(-1, code_BN[..., None])[..., 0]
+    loss_BN = nats_BN
+    if smoothing > 0:
+        loss_BN = (1 - smoothing) * nats_BN + smoothing * (log_z_BN - logits_BNK.mean(-1))
+    if z_weight > 0:
+        loss_BN = loss_BN + z_weight * log_z_BN.square()
+    return loss_BN, nats_BN.detach()
 
 
 def needs_vqloom(why: str, stock: str) -> str:

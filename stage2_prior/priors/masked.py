@@ -24,8 +24,7 @@ from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.logits import draw_codes, guide
-from stage2_prior.priors.base import Prior
-from stage2_prior.priors.losses import code_losses
+from stage2_prior.priors.base import Prior, code_losses
 from stage2_prior.priors.stock import Work, bert_settings
 
 SHARES = 8

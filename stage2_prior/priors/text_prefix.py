@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer, Mo
 from transformers.utils import logging
 
 from launch.command.cli import UserError, reason
-from stage2_prior.config.text import BYTES, TextConfig
+from stage2_prior.config.model import BYTES, TextConfig
 from stage2_prior.priors.stock import bert_settings
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

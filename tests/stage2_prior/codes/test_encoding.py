@@ -19,9 +19,8 @@ from data.shards.loading import load_index
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.encoding import Encoding
-from stage2_prior.codes.shares import shards_of
+from stage2_prior.codes.shares import shards_of, summary
 from stage2_prior.codes.source import CodeSource, code_type
-from stage2_prior.codes.usage import summary
 from stage2_prior.config.encoding import EncodeConfig
 from stage2_prior.encode import encode
 from tests.stage2_prior.conftest import Coded

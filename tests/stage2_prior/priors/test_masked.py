@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from stage2_prior.config.drawing import Drawing
+from stage2_prior.priors.base import code_losses
 from stage2_prior.priors.build import load_prior
-from stage2_prior.priors.losses import code_losses
 from stage2_prior.priors.masked import MaskedPrior, halton_order, rank, still_masked
 from stage2_prior.sampling.pictures import Picture, sample_codes, uniforms
 from tests.stage2_prior.tiny import CODES, GRID, SOURCE, random_codes, tiny_prior

@@ -18,9 +18,8 @@ from data.shards.loading import load_index
 from launch.command.cli import UserError
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.encoding import EncodeConfig
-from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.model import PriorModelConfig, TextConfig
 from stage2_prior.config.sampling import InpaintConfig, SampleConfig
-from stage2_prior.config.text import TextConfig
 from stage2_prior.encode import encode
 from stage2_prior.generation.autoregressive import CachedLlama
 from stage2_prior.inpaint import inpaint

@@ -9,8 +9,7 @@ import torch
 
 from launch.command.cli import parse
 from stage2_prior.codes.source import CodeSource
-from stage2_prior.config.model import PriorModelConfig
-from stage2_prior.config.presets import PRESETS
+from stage2_prior.config.model import PRESETS, PriorModelConfig
 from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.training.cost import Utilisation, cost, dry_run, on_no_device, peak_flops, state_bytes
 from tests.stage2_prior.tiny import SOURCE, tiny_prior
