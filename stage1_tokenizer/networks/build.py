@@ -11,13 +11,18 @@ from torch import nn
 
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.layers.convolution import convolution
-from stage1_tokenizer.networks import maskgit, vit, vqgan
+from stage1_tokenizer.networks.maskgit import Decoder as MaskgitDecoder
+from stage1_tokenizer.networks.maskgit import Encoder as MaskgitEncoder
+from stage1_tokenizer.networks.vit import Decoder as VitDecoder
+from stage1_tokenizer.networks.vit import Encoder as VitEncoder
+from stage1_tokenizer.networks.vqgan import Decoder as VqganDecoder
+from stage1_tokenizer.networks.vqgan import Encoder as VqganEncoder
 
-Encoder = vqgan.Encoder | maskgit.Encoder | vit.Encoder
-Decoder = vqgan.Decoder | maskgit.Decoder | vit.Decoder
+Encoder = VqganEncoder | MaskgitEncoder | VitEncoder
+Decoder = VqganDecoder | MaskgitDecoder | VitDecoder
 
-ENCODERS: dict[str, type[Encoder]] = {"conv": vqgan.Encoder, "conv_plus": maskgit.Encoder, "vit": vit.Encoder}
-DECODERS: dict[str, type[Decoder]] = {"conv": vqgan.Decoder, "conv_plus": maskgit.Decoder, "vit": vit.Decoder}
+ENCODERS: dict[str, type[Encoder]] = {"conv": VqganEncoder, "conv_plus": MaskgitEncoder, "vit": VitEncoder}
+DECODERS: dict[str, type[Decoder]] = {"conv": VqganDecoder, "conv_plus": MaskgitDecoder, "vit": VitDecoder}
 """Every kind of network, by its name in the configuration."""
 
 

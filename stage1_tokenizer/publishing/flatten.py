@@ -11,7 +11,7 @@ import ast
 import re
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from stage1_tokenizer.publishing.syntax import (
     OURS,
@@ -19,21 +19,20 @@ from stage1_tokenizer.publishing.syntax import (
     Import,
     Source,
     for_types_only,
-    is_future,
     is_module,
     is_ours,
     is_text,
     name_of,
     nodes,
-    part,
 )
 
 THERE = frozenset({"torch", "numpy", "transformers", "safetensors", "huggingface_hub"}) | sys.stdlib_module_names
-"""What is installed wherever transformers and torch are; other imports are allowed to fail."""
+"""What is installed wherever transformers and torch are; the flat files may import nothing else."""
+
+RULE = "write `from package.module import name` at the top of the file, which can be followed"
 
 
-@dataclass(frozen=True)
-class Name:
+class Name(NamedTuple):
     """A name at the top level of a module of ours."""
 
     module: str
@@ -53,7 +52,8 @@ def flatten(root: str, file: str, header: str, tables: Tables | None = None) -> 
     walk = _Walk(root, file.removesuffix(".py"), tables or {})
     for number in range(len(walk.source(root).statements)):
         walk.reach(root, number)
-    return {f"{walk.flat(module)}.py": walk.written(module, header) for module in walk.used()}
+    used = sorted(module for module, source in walk.sources.items() if source.reached)
+    return {f"{walk.flat(module)}.py": walk.written(module, header) for module in used}
 
 
 class _Walk:
@@ -70,87 +70,51 @@ class _Walk:
                 self.sources[module].shorten(name, entries)
         return self.sources[module]
 
-    def used(self) -> list[str]:
-        return sorted(module for module, source in self.sources.items() if source.reached)
-
     def flat(self, module: str) -> str:
         """The file of a module, without .py."""
         return self.name if module == self.root else module.replace(".", "_")
 
     def reach(self, module: str, number: int) -> None:
-        """Take a statement, and all that it needs."""
+        """Take a statement, and all that it needs; imports are taken name by name, where they are needed."""
         source = self.source(module)
         statement = source.statements[number]
-        if number in source.reached or is_text(statement) or for_types_only(statement) or is_future(statement):
+        if number in source.reached or is_text(statement) or for_types_only(statement):
             return
-        if isinstance(statement, (ast.Import, ast.ImportFrom)):
-            return  # taken name by name, where they are needed
+        if isinstance(statement, Import):
+            return
         source.reached.add(number)
         for node in nodes(ast.Module([statement], [])):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                inner = self.module_of(source, node.value.id)
-                if inner is not None:
-                    source.modules.setdefault(node.value.id, set()).add(node.attr)
-                    self.need_there(Name(inner, node.attr), f"{module} line {node.lineno}")
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
                 self.need(module, node.id)
-            elif isinstance(node, (ast.Import, ast.ImportFrom)):
-                self.follow(module, node)
+            elif isinstance(node, Import):
+                raise FlattenError(f"{module} line {node.lineno}: {RULE}")
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 self.refuse_named_modules(source, node.lineno, node.value)
         for node in ast.walk(statement):  # annotations too, where they cost no more than an import line
             if isinstance(node, ast.Name) and node.id not in source.imports:
-                self.name_for_types(source, node.id)
+                self.need(module, node.id, ours=False)
 
-    def name_for_types(self, source: Source, name: str) -> None:
-        """Import a name of another project's that only annotations use."""
-        for number in source.binds.get(name, []):
-            statement = source.statements[number]
-            if isinstance(statement, (ast.Import, ast.ImportFrom)) and not is_ours(statement):
-                source.imports[name] = (statement, next(alias for alias in statement.names if name_of(alias) == name))
+    def need(self, module: str, name: str, *, ours: bool = True) -> None:
+        """Reach whatever binds a name at the top of a module; names of functions and builtins are bound nowhere.
 
-    def module_of(self, source: Source, name: str) -> str | None:
-        """The module of ours that a top-level name of another one stands for, by `from package import module`."""
-        for number in source.binds.get(name, []):
-            statement = source.statements[number]
-            if isinstance(statement, ast.ImportFrom) and is_ours(statement) and not statement.level:
-                alias = next(alias for alias in statement.names if name_of(alias) == name)
-                package, inner = statement.module or "", f"{statement.module}.{alias.name}"
-                if alias.name not in self.source(package).binds and is_module(inner):
-                    return inner
-        return None
-
-    def need_there(self, name: Name, at: str) -> None:
-        """Reach a name that must be there."""
-        if name.name not in self.source(name.module).binds:
-            raise FlattenError(f"{at}: {name.module} has no `{name.name}` at its top level")
-        self.need(name.module, name.name)
-
-    def need(self, module: str, name: str) -> None:
-        """Reach whatever binds a name at the top of a module; names of functions and builtins are bound nowhere."""
+        Without `ours`, only if another project's import does.
+        """
         source = self.source(module)
         for number in source.binds.get(name, []):
             statement = source.statements[number]
-            if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            if isinstance(statement, Import) and (ours or not is_ours(statement)):
                 alias = next(alias for alias in statement.names if name_of(alias) == name)
                 source.imports[name] = (statement, alias)
-                if self.module_of(source, name) is None:
-                    self.follow(module, statement, name)
-            else:
+                if is_ours(statement):
+                    self.need(*self.origin(module, statement, alias))
+            elif ours:
                 self.reach(module, number)
-
-    def follow(self, module: str, statement: Import, only: str | None = None) -> None:
-        """Reach what an import of ours names."""
-        for alias in statement.names if is_ours(statement) else []:
-            if only in (None, name_of(alias)):
-                found = self.origin(module, statement, alias)
-                self.need(found.module, found.name)
 
     def origin(self, module: str, statement: Import, alias: ast.alias) -> Name:
         """Where an imported name is defined, through modules that only hand it on."""
         at = f"{module} line {statement.lineno}"
-        if isinstance(statement, ast.Import) or statement.level or statement.module is None or alias.name == "*":
-            raise FlattenError(f"{at}: write `from package.module import name`, which can be followed")
+        if isinstance(statement, ast.Import) or statement.level or statement.module is None:
+            raise FlattenError(f"{at}: {RULE}")
         given = self.source(statement.module)
         numbers = given.binds.get(alias.name)
         if numbers is None:
@@ -161,55 +125,26 @@ class _Walk:
             return self.origin(given.module, first, inner)
         return Name(statement.module, alias.name)
 
-    def rewritten(self, module: str, statement: Import, aliases: list[ast.alias], indent: str = "") -> list[str]:
-        """Lines that import the same in the flat files."""
+    def import_line(self, module: str, statement: Import, alias: ast.alias) -> str:
+        """The line that imports the same in the flat files."""
         if is_ours(statement):
-            found = [(self.origin(module, statement, alias), name_of(alias)) for alias in aliases]
-            lines = [f"from .{self.flat(name.module)} import {name.name} as {local}" for name, local in found]
-            return [indent + re.sub(r"(\w+) as \1$", r"\1", line) for line in lines]
-        line = ast.unparse(part(statement, aliases))
-        names = [alias.name for alias in aliases] if isinstance(statement, ast.Import) else [statement.module or ""]
-        if {name.split(".")[0] for name in names} <= THERE:
-            return [indent + line]
-        return [f"{indent}try:", f"{indent}    {line}", f"{indent}except ImportError:", f"{indent}    pass"]
+            origin, local = self.origin(module, statement, alias), name_of(alias)
+            renamed = "" if origin.name == local else f" as {local}"
+            return f"from .{self.flat(origin.module)} import {origin.name}{renamed}"
+        package = alias.name if isinstance(statement, ast.Import) else statement.module or ""
+        if package.split(".")[0] not in THERE:
+            raise FlattenError(f"{module} line {statement.lineno}: {package} isn't installed wherever transformers is")
+        if isinstance(statement, ast.Import):
+            return ast.unparse(ast.Import([alias]))
+        return ast.unparse(ast.ImportFrom(statement.module, [alias], 0))
 
     def written(self, module: str, header: str) -> str:
         """The text of a module's flat file."""
         source = self.source(module)
         text = "\n".join(f"# {line}" for line in header.format(module=module).splitlines())
-        text += "\n\nfrom __future__ import annotations\n\n" + "\n".join(self.heading(source)) + "\n"
-        for number in sorted(source.reached):
-            text += "\n\n" + "\n".join(self.moved(source, number)) + "\n"
-        return text
-
-    def heading(self, source: Source) -> list[str]:
-        """The import lines at the top of a flat file."""
-        lines = []
-        for name, (statement, alias) in source.imports.items():
-            if inner := self.module_of(source, name):
-                if not source.modules.get(name):
-                    raise FlattenError(f"{source.module}: the module {inner} is used whole: import names of it")
-                flat, some = self.flat(inner), min(source.modules[name])
-                lines.append(f"from . import {flat} as {name}")
-                lines.append(f"from .{flat} import {some} as _  # transformers copies files that are named like this")
-            else:
-                lines += self.rewritten(source.module, statement, [alias])
-        return lines
-
-    def moved(self, source: Source, number: int) -> list[str]:
-        """The lines of a statement, with the imports inside it rewritten."""
-        if number in source.shortened:
-            return [source.shortened[number]]
-        first, last = source.span(number)
-        lines, end = [], first - 1
-        imports = [
-            node for node in ast.walk(source.statements[number]) if isinstance(node, (ast.Import, ast.ImportFrom))
-        ]
-        for node in sorted(imports, key=lambda node: node.lineno):
-            lines += source.lines[end : node.lineno - 1]
-            lines += self.rewritten(source.module, node, node.names, " " * node.col_offset)
-            end = node.end_lineno or node.lineno
-        return lines + source.lines[end:last]
+        imports = [self.import_line(module, statement, alias) for statement, alias in source.imports.values()]
+        text += "\n\nfrom __future__ import annotations\n\n" + "\n".join(imports) + "\n"
+        return text + "".join(f"\n\n{source.text(number)}\n" for number in sorted(source.reached))
 
     def refuse_named_modules(self, source: Source, line: int, text: str) -> None:
         """A text that is the name of a module of ours may be imported by it, which isn't followed."""

@@ -29,8 +29,6 @@ class Source:
     reached: set[int] = field(default_factory=set)
     imports: dict[str, tuple[Import, ast.alias]] = field(default_factory=dict)
     """Imports that the reached statements need, by the name they bind."""
-    modules: dict[str, set[str]] = field(default_factory=dict)
-    """Names taken of modules that are imported as such, by the name they have here."""
     shortened: dict[int, str] = field(default_factory=dict)
     """Texts of statements that are not taken as they stand, by number."""
 
@@ -61,8 +59,10 @@ class Source:
                     return
         raise FlattenError(f"{self.module} has no dictionary `{name}` with the entries {', '.join(entries)}")
 
-    def span(self, number: int) -> tuple[int, int]:
-        """First and last line of a statement with its decorators, the comments above it and the docstring below it."""
+    def text(self, number: int) -> str:
+        """A statement's lines, with its decorators, the comments above it and the docstring below it."""
+        if number in self.shortened:
+            return self.shortened[number]
         statement = self.statements[number]
         first = min([statement.lineno, *(each.lineno for each in getattr(statement, "decorator_list", []))])
         while first > 1 and self.lines[first - 2].startswith("#"):
@@ -71,7 +71,7 @@ class Source:
         after = self.statements[number + 1] if number + 1 < len(self.statements) else None
         if after is not None and isinstance(statement, (ast.Assign, ast.AnnAssign)) and is_text(after):
             last = after.end_lineno or last
-        return first, last
+        return "\n".join(self.lines[first - 1 : last])
 
 
 def bound(statement: ast.stmt) -> Iterator[str]:
@@ -82,7 +82,7 @@ def bound(statement: ast.stmt) -> Iterator[str]:
         yield statement.name
         return
     for node in ast.walk(statement):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
+        if isinstance(node, Import):
             yield from (name_of(alias) for alias in node.names)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
@@ -117,13 +117,6 @@ def nodes(node: ast.AST) -> Iterator[ast.AST]:
             yield from nodes(part)
 
 
-def part(statement: Import, aliases: list[ast.alias]) -> Import:
-    """The same import of some of its names."""
-    if isinstance(statement, ast.Import):
-        return ast.Import(aliases)
-    return ast.ImportFrom(statement.module, aliases, statement.level)
-
-
 def name_of(alias: ast.alias) -> str:
     """The name that an import binds."""
     return alias.asname or alias.name.split(".")[0]
@@ -138,11 +131,6 @@ def is_ours(statement: Import) -> bool:
 def is_text(statement: ast.stmt | None) -> bool:
     """Whether a statement is a docstring."""
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-
-
-def is_future(statement: ast.stmt) -> bool:
-    """Whether it is `from __future__ import …`."""
-    return isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
 
 
 def for_types_only(statement: ast.stmt) -> bool:
