@@ -1,6 +1,6 @@
-"""Model cards: facts about a run as values, text from launch/templates. For both stages.
+"""Model cards of released and of converted tokenizers: values, for the texts in launch/templates.
 
-The tokenizer's own card is `write_card`.
+Priors' cards share `Publication`, `about_training` and `metadata`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ class Publication:
     """What the person who releases a model says about it."""
 
     name: str
-    """The model's name in the card."""
     licence: str
     """Identifier of the licence on the Hub."""
     place: str
@@ -78,6 +77,40 @@ def write_card(
         subset=measured.get("subset", f"{metrics.get('samples')} pictures"),
         method=measured.get("pictures", "as metrics.json says"),
         lpips=measured.get("lpips", "not measured"),
+    )
+    path.write_text(text)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a converted tokenizer came from."""
+
+    layout: str
+    file: str
+    sha256: str
+    """Of the file, the checkpoint."""
+    settings: str | None
+    """Name of the peer's configuration file."""
+    origin: str | None
+    """Where it was published, as stated by the user; so is the licence."""
+    licence: str | None
+    notes: list[str]
+    """Decisions that the conversion had to make."""
+    discriminator: str
+    """Where the discriminator is, or why there is none."""
+
+
+def write_converted_card(path: Path, name: str, tokenizer: Tokenizer, origin: Origin) -> None:
+    """Write a converted tokenizer's card: its origin, its use, and what isn't known about it."""
+    assert tokenizer.transform is not None
+    tags = ["image-tokenizer", "vector-quantization"]
+    text = render(
+        "card_converted.md",
+        metadata=metadata(origin.licence, name, library_name="vqloom", tags=tags),
+        name=name,
+        origin=origin,
+        snippet=snippet(tokenizer, name),
+        **about_tokenizer(tokenizer, tokenizer.transform.size),
     )
     path.write_text(text)
 

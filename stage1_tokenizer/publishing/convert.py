@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from stage1_tokenizer.foreign.base import Converted
 from stage1_tokenizer.foreign.checkpoint import convert_checkpoint
 from stage1_tokenizer.foreign.diffusers_vq import to_diffusers
 from stage1_tokenizer.foreign.reading import read_checkpoint
-from stage1_tokenizer.publishing.converted_card import Origin, write_card
+from stage1_tokenizer.publishing.card import Origin, write_converted_card
 from stage1_tokenizer.publishing.folder import CARD
 from stage1_tokenizer.publishing.standalone import write_model_files
 from stage1_tokenizer.tokenizer.folder import model_config
@@ -54,17 +53,18 @@ def convert_published(
         if to == "diffusers":
             write_diffusers(part, tokenizer)
             return
-        file = checkpoint.settings_path.name if checkpoint.settings_path else None
-        card = Origin(layout, checkpoint.path.name, checkpoint.sha256, file, origin, licence, converted.notes)
         tokenizer.save_pretrained(part)
         write_model_files(part)
         discriminator = carried.discriminator(weights.discriminator)
         if isinstance(discriminator, str):
-            card = replace(card, discriminator=f"none: {discriminator}")
+            place = f"none: {discriminator}"
         else:
+            place = f"in `{carried.FILE}`"
             carried.save(part, *discriminator)
-        write_card(part / CARD, out.resolve().name, tokenizer, card)
-    print(f"discriminator: {card.discriminator}", file=sys.stderr)
+        name, file = checkpoint.path.name, checkpoint.settings_path.name if checkpoint.settings_path else None
+        card = Origin(layout, name, checkpoint.sha256, file, origin, licence, converted.notes, place)
+        write_converted_card(part / CARD, out.resolve().name, tokenizer, card)
+    print(f"discriminator: {place}", file=sys.stderr)
 
 
 def export_diffusers(source: str, out: Path) -> None:
@@ -95,10 +95,8 @@ def build(converted: Converted, where: str, size: int | None = None) -> Tokenize
 
 def write_diffusers(folder: Path, tokenizer: Tokenizer) -> None:
     """config.json and diffusion_pytorch_model.safetensors of a diffusers.VQModel."""
-
     size = tokenizer.transform.size if tokenizer.transform else None
     settings, weights = to_diffusers(tokenizer.config, tokenizer.weights(), size)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})

@@ -11,8 +11,7 @@ from launch.files.folders import new_folder
 from stage1_tokenizer.foreign import discriminator as carried
 from stage1_tokenizer.measuring.side_by_side import save_pictures
 from stage1_tokenizer.publishing.card import PICTURES, Publication, write_card
-from stage1_tokenizer.publishing.figures import given_figures, is_figure, own_figures
-from stage1_tokenizer.publishing.folder import CARD, METRICS, check_release
+from stage1_tokenizer.publishing.folder import CARD, METRICS, check_release, given_figures, is_figure, own_figures
 from stage1_tokenizer.publishing.standalone import try_out, write_model_files
 from stage1_tokenizer.tokenizer.opening import OpenedRun, open_run, read_state
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from launch.command.cli import UserError
+from launch.files.templates import render
 from stage1_tokenizer import quantizers
 from stage1_tokenizer.networks import build
 from stage1_tokenizer.publishing.flatten import Tables, flatten
@@ -23,23 +24,6 @@ from stage1_tokenizer.tokenizer.model import Tokenizer
 MODEL, MODEL_FILE = "stage1_tokenizer.publishing.transformers_model", "modeling_vqloom.py"
 ORIGIN = "Made from {module} of vqloom {version}, Apache-2.0: change that, not this."
 
-CODES = """
-import torch
-from transformers import AutoModel
-
-tokenizer = AutoModel.from_pretrained("{name}", trust_remote_code=True)
-x = torch.rand({shape}) * 2 - 1  # your data: floats in [-1, 1], {axes}
-codes = tokenizer.encode(x)  # {codes}
-y = tokenizer.decode(codes)  # floats in [-1, 1]
-"""
-LATENTS = """
-import torch
-from transformers import AutoModel
-
-tokenizer = AutoModel.from_pretrained("{name}", trust_remote_code=True)
-x = torch.rand({shape}) * 2 - 1  # your data: floats in [-1, 1], {axes}
-y, codes = tokenizer.reconstruct(x)  # a Gaussian latent has no codes
-"""
 TRIAL = """
 import sys
 import torch
@@ -55,12 +39,12 @@ def snippet(tokenizer: Tokenizer, name: str) -> str:
     assert tokenizer.transform is not None
     config, size = tokenizer.config, tokenizer.transform.size
     sides = [size] * config.spatial_dims
-    template = CODES if tokenizer.codebook_size else LATENTS
-    return template.format(
+    return render(
+        "card_code.md",
         name=name,
         shape=", ".join(map(str, [1, config.in_channels, *sides])),
         axes=f"batch, channel{'s' if config.in_channels > 1 else ''}, then {'×'.join(map(str, sides))}",
-        codes="int64, " + "×".join(map(str, [1, *tokenizer.codes_shape(size)])) if tokenizer.codebook_size else "",
+        codes="×".join(map(str, [1, *tokenizer.codes_shape(size)])) if tokenizer.codebook_size else "",
     ).strip()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from launch.files.templates import render
 from stage1_tokenizer.publishing.card import Publication, about_training, metadata
-from stage1_tokenizer.publishing.figures import is_figure
+from stage1_tokenizer.publishing.folder import is_figure
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.priors.base import Prior
 

@@ -12,8 +12,7 @@ from launch.command.cli import UserError
 from launch.files.folders import new_folder
 from launch.run.folder import CONFIG, ORIGIN
 from stage1_tokenizer.publishing.card import Publication
-from stage1_tokenizer.publishing.figures import given_figures, own_figures
-from stage1_tokenizer.publishing.folder import CARD, METRICS
+from stage1_tokenizer.publishing.folder import CARD, METRICS, given_figures, own_figures
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage2_prior.priors.base import DESCRIPTION, weights_hash
 from stage2_prior.priors.build import load_prior
