@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.command.cli import parse, run
-from stage1_tokenizer.foreign.layouts import LAYOUTS
+from stage1_tokenizer.foreign import LAYOUTS
 from stage1_tokenizer.publishing.licences import check_licence
 
 
@@ -66,18 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.from_ is None:
         export_diffusers(str(config.source), config.out)
     else:
-        convert_published(
-            config.source,
-            config.out,
-            config.from_,
-            to=config.to,
-            settings=config.config,
-            averaged=config.weights == "averaged",
-            size=config.size,
-            licence=config.licence,
-            origin=config.origin,
-            changes=config.model,
-        )
+        settings = {key: value for key, value in vars(config).items() if key != "from_"}
+        convert_published(layout=config.from_, **settings)
     print(config.out)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
 from launch.stages.listing import ROOT
-from stage1_tokenizer.foreign.layouts import LAYOUTS
+from stage1_tokenizer.foreign import LAYOUTS
 from tests.stage1_tokenizer.foreign import peer_layouts
 from tests.stage1_tokenizer.publishing.test_convert import state
 from tests.stage2_prior.tiny import write_tokenizer

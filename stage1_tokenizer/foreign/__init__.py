@@ -1,1 +1,18 @@
-"""Published tokenizers' checkpoints in our names and settings. To add a layout: its file and an entry in `layouts`."""
+"""Published tokenizers' checkpoints in our names and settings. To add a layout: its file and an entry here."""
+
+from __future__ import annotations
+
+from stage1_tokenizer.foreign import diffusers_vq, magvit, taming
+from stage1_tokenizer.foreign.base import Layout
+
+LAYOUTS: dict[str, Layout] = {
+    "diffusers": Layout(diffusers_vq.diffusers, "encoder.down_blocks.0.resnets.0.conv1.weight"),
+    "llamagen": Layout(taming.llamagen, "encoder.conv_blocks.0.res.0.conv1.weight"),
+    "var": Layout(taming.var, "encoder.mid.attn_1.qkv.weight"),
+    "simvq": Layout(magvit.simvq, "quantize.embedding_proj.weight"),
+    "open_magvit2": Layout(magvit.open_magvit2, "decoder.adaptive.0.gamma.weight"),
+    "maskgit": Layout(magvit.maskgit, "decoder.up.1.upsample_conv.weight"),
+    "taming": Layout(taming.taming, "encoder.down.0.block.0.conv1.weight"),
+    "ibq": Layout(taming.ibq),
+}
+"""Every layout by the name of its project, in the order in which they are recognised."""

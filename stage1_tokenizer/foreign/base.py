@@ -19,15 +19,16 @@ Weights: TypeAlias = "dict[str, Tensor]"
 class Source:
     """A peer's weights and settings, before its names are turned into ours."""
 
+    layout: str
+    """The layout's name in LAYOUTS; for messages, as the file is."""
     where: str
-    """The file, for messages."""
     weights: Weights
     """The tokenizer's tensors by the peer's names; averaged ones if requested."""
     discriminator: Weights
     """The discriminator's by the peer's names, {} where the checkpoint has none."""
     settings: dict[str, Any]
     """The peer's own configuration file, {} without one."""
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any]
     """Settings of ModelConfig that the user gives, as nested dictionaries."""
 
 
@@ -50,7 +51,6 @@ class Layout:
     """How one project's checkpoints are converted."""
 
     convert: Callable[[Source], Converted]
-    """Its weights and settings in our names."""
     key: str | None = None
     """A key that its checkpoints have and those of the layouts after it in the table lack; None: not recognised."""
 
@@ -59,12 +59,14 @@ class WrongLayoutError(UserError):
     """A checkpoint lacks a tensor that its layout has."""
 
 
-def need(weights: Mapping[str, Tensor], name: str, source: Source, layout: str) -> Tensor:
+def need(weights: Mapping[str, Tensor], name: str, source: Source) -> Tensor:
     """A tensor that determines a shape; WrongLayoutError if it is missing."""
     if name in weights:
         return weights[name]
     first = ", ".join(list(source.weights)[:3]) or "none"
-    raise WrongLayoutError(f"{source.where} isn't in {layout}'s layout, it has no {name} (its first keys: {first})")
+    raise WrongLayoutError(
+        f"{source.where} isn't in {source.layout}'s layout, it has no {name} (its first keys: {first})"
+    )
 
 
 def renamed(weights: Mapping[str, Tensor], rules: Iterable[tuple[str, str]]) -> Weights:
@@ -94,18 +96,17 @@ def count(weights: Iterable[str], pattern: str) -> int:
     return max(numbers, default=-1) + 1
 
 
-def networks(weights: Weights, source: Source, layout: str) -> dict[str, Any]:
+def networks(weights: Weights, source: Source) -> dict[str, Any]:
     """Settings of encoder and decoder, of either backbone, from our names and their shapes.
 
     Raises UserError if the keys are of other networks, or if widths aren't multiples of the first.
     """
-    first = need(weights, "encoder.conv_in.weight", source, layout)
-    need(weights, "encoder.down.0.block.0.conv1.weight", source, layout)
+    first = need(weights, "encoder.conv_in.weight", source)
+    need(weights, "encoder.down.0.block.0.conv1.weight", source)
     channels, levels = len(first), count(weights, r"encoder\.down\.(\d+)\.")
     blocks = count(weights, r"encoder\.down\.0\.block\.(\d+)\.")
     widths = [
-        len(need(weights, f"encoder.down.{level}.block.{blocks - 1}.conv2.weight", source, layout))
-        for level in range(levels)
+        len(need(weights, f"encoder.down.{level}.block.{blocks - 1}.conv2.weight", source)) for level in range(levels)
     ]
     odd = [width for width in widths if width % channels]
     if odd:
@@ -117,24 +118,28 @@ def networks(weights: Weights, source: Source, layout: str) -> dict[str, Any]:
         "channels": channels,
         "channel_multipliers": [width // channels for width in widths],
         "res_blocks": blocks,
-        "z_channels": need(weights, "decoder.conv_in.weight", source, layout).shape[1],
+        "z_channels": need(weights, "decoder.conv_in.weight", source).shape[1],
     }
 
 
-def with_attention(weights: Weights, levels: int) -> dict[str, Any]:
-    """Settings of the `conv` backbone's attention from our names."""
+def conv_model(weights: Weights, source: Source) -> dict[str, Any]:
+    """The settings of a `conv` model without its quantizer."""
+    model = networks(weights, source)
+    levels = len(model["channel_multipliers"])
     at = [number for number in range(levels) if f"encoder.down.{number}.attn.0.q.weight" in weights]
     middle = "encoder.mid.attn_1.q.weight" in weights
-    if not at and not middle:
-        return {"attention": False}
-    return {"attention_levels": None if at == [levels - 1] else at, "attention_middle": middle}
+    attention: dict[str, Any] = {"attention": False}
+    if at or middle:
+        attention = {"attention_levels": None if at == [levels - 1] else at, "attention_middle": middle}
+    return model | attention | {"quant_conv_kernel": need(weights, "quant_conv.weight", source).shape[-1]}
 
 
-def conv_model(weights: Weights, source: Source, layout: str) -> dict[str, Any]:
-    """The settings of a `conv` model without its quantizer."""
-    model = networks(weights, source, layout)
-    kernel = need(weights, "quant_conv.weight", source, layout).shape[-1]
-    return model | with_attention(weights, len(model["channel_multipliers"])) | {"quant_conv_kernel": kernel}
+def codebook(
+    weights: Weights, source: Source, name: str = "quantizer.embedding.weight", **others: Any
+) -> dict[str, Any]:
+    """The settings of a quantizer with a learned codebook, whose shape is that of the tensor `name`."""
+    codes, dim = need(weights, name, source).shape
+    return {"codebook_size": codes, "code_dim": dim, **others}
 
 
 def find(settings: Any, *path: str) -> Any:
@@ -160,8 +165,3 @@ def lightning_size(settings: Mapping[str, Any]) -> int | None:
                     return size
     size = find(lightning(settings), "ddconfig", "resolution")
     return size if isinstance(size, int) else None
-
-
-def dropout(settings: Mapping[str, Any]) -> float:
-    """The dropout in a Lightning configuration; 0 if it isn't set."""
-    return float(find(lightning(settings), "ddconfig", "dropout") or 0.0)

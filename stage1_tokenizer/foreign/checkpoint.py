@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from launch.command.cli import UserError
+from stage1_tokenizer.foreign import LAYOUTS
 from stage1_tokenizer.foreign.base import Converted, Source, WrongLayoutError
-from stage1_tokenizer.foreign.layouts import LAYOUTS
 from stage1_tokenizer.foreign.reading import Checkpoint, tensors_in
 
 PREFIXES = ("module.", "_orig_mod.", "first_stage_model.", "vqgan.", "vae.")
 """Prefixes that wrappers and larger models put before a tokenizer's names."""
 
 
-def source_of(checkpoint: Checkpoint, averaged: bool, changes: Mapping[str, Any]) -> Source:
+def source_of(checkpoint: Checkpoint, layout: str, averaged: bool, changes: Mapping[str, Any]) -> Source:
     """The tokenizer's and the discriminator's tensors in a checkpoint of any trainer.
 
     Raises UserError if there are none.
@@ -44,7 +44,7 @@ def source_of(checkpoint: Checkpoint, averaged: bool, changes: Mapping[str, Any]
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     dropped = ("loss.", "model_ema.", "inception_model.", "lpips_")
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(dropped)}
-    return Source(str(checkpoint.path), weights, discriminator, checkpoint.settings, changes)
+    return Source(layout, str(checkpoint.path), weights, discriminator, checkpoint.settings, changes)
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ def convert_checkpoint(
     Raises UserError if it has another layout, or parts that can't be built.
     """
     changes = changes or {}
-    source = source_of(checkpoint, averaged, changes)
+    source = source_of(checkpoint, layout, averaged, changes)
     try:
         converted = LAYOUTS[layout].convert(source)
     except WrongLayoutError as error:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from launch.command.cli import UserError
 from stage1_tokenizer.config.model import ModelConfig, attention_levels, norm_groups
-from stage1_tokenizer.foreign.base import Converted, Source, Weights, conv_model, count, levels_turned, need
+from stage1_tokenizer.foreign.base import Converted, Source, Weights, codebook, conv_model, count, levels_turned, need
 
 CLASS = "VQModel"
 GROUPS = 32
@@ -45,28 +45,24 @@ _ATTENTION = {
 }
 """Names inside an attention block, including those of diffusers before 0.18."""
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 def diffusers(source: Source) -> Converted:
     """VQModel in our names; UserError for parts that `conv` doesn't have."""
     _refuse_foreign(source)
-    need(source.weights, "encoder.down_blocks.0.resnets.0.conv1.weight", source, "diffusers")
+    need(source.weights, "encoder.down_blocks.0.resnets.0.conv1.weight", source)
     levels = count(source.weights, r"decoder\.up_blocks\.(\d+)\.")
     weights: Weights = {}
     for name, tensor in source.weights.items():
         ours = _our_name(name, levels)
         weights[ours] = tensor[:, :, None, None] if _is_linear(ours) and tensor.ndim == 2 else tensor
-    model = conv_model(weights, source, "diffusers")
-    codes, dim = need(weights, "quantizer.embedding.weight", source, "diffusers").shape
+    model = conv_model(weights, source)
     groups = source.settings.get("norm_num_groups", GROUPS)
     for multiplier in model["channel_multipliers"]:
         if norm_groups(width := model["channels"] * multiplier) != groups:
             raise UserError(
                 f"{source.where} has norm_num_groups={groups}, ours at {width} channels {norm_groups(width)}"
             )
-    model["quantizer"] = {"kind": "vq", "codebook_size": codes, "code_dim": dim, "beta_placement": "legacy"}
+    model["quantizer"] = codebook(weights, source, kind="vq", beta_placement="legacy")
     return Converted(model, weights)
 
 
@@ -74,11 +70,7 @@ def _refuse_foreign(source: Source) -> None:
     settings = source.settings
     refused = [
         f"{key}={settings[key]}"
-        for key, good in (
-            ("_class_name", (CLASS,)),
-            ("norm_type", ("group", None)),
-            ("act_fn", ("silu", "swish")),
-        )
+        for key, good in (("_class_name", (CLASS,)), ("norm_type", ("group", None)), ("act_fn", ("silu", "swish")))
         if key in settings and settings[key] not in good
     ]
     blocks = [*settings.get("down_block_types", []), *settings.get("up_block_types", [])]
@@ -118,8 +110,7 @@ def to_diffusers(config: ModelConfig, weights: Weights, size: int | None) -> tup
 
     Raises UserError with every setting that VQModel doesn't support.
     """
-    misfits = _misfits(config)
-    if misfits:
+    if misfits := _misfits(config):
         raise UserError(f"diffusers.VQModel has no {'; no '.join(misfits)}: this tokenizer can't be exported to it")
     levels, at = len(config.channel_multipliers), attention_levels(config)
     widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
@@ -145,12 +136,14 @@ def to_diffusers(config: ModelConfig, weights: Weights, size: int | None) -> tup
         "up_block_types": up,
         "vq_embed_dim": config.quantizer.code_dim,
     }
-    return settings, {_their_name(name, levels): _their_tensor(name, tensor) for name, tensor in weights.items()}
+    return settings, {
+        _their_name(name, levels): tensor.flatten(1) if _is_linear(name) else tensor for name, tensor in weights.items()
+    }
 
 
 def _misfits(config: ModelConfig) -> list[str]:
     """Settings of a model that diffusers.VQModel doesn't support."""
-    quantizer = config.quantizer
+    quantizer, first = config.quantizer, config.channel_multipliers[0]
     groups = {norm_groups(config.channels * multiplier) for multiplier in config.channel_multipliers}
     checks = {
         f"model.backbone={config.backbone}": config.backbone == "conv",
@@ -161,8 +154,7 @@ def _misfits(config: ModelConfig) -> list[str]:
         f"model.quantizer.reparametrise={quantizer.reparametrise}": quantizer.reparametrise == "none",
         f"model.quant_conv_kernel={config.quant_conv_kernel}": config.quant_conv_kernel == 1,
         f"norms of {' and '.join(map(str, sorted(groups)))} groups at once": len(groups) == 1,
-        f"model.channel_multipliers that begin with {config.channel_multipliers[0]}": config.channel_multipliers[0]
-        == 1,
+        f"model.channel_multipliers that begin with {first}": first == 1,
     }
     return [name for name, fits in checks.items() if not fits]
 
@@ -173,7 +165,3 @@ def _their_name(name: str, levels: int) -> str:
         theirs = {ours: theirs for theirs, ours in reversed(_ATTENTION.items())}
         name = f"{match[1]}{theirs[match[2]]}.{match[3]}"
     return re.sub(r"^quantizer\.", "quantize.", _with_parts(name, ((ours, theirs) for theirs, ours in _PARTS)))
-
-
-def _their_tensor(name: str, tensor: Tensor) -> Tensor:
-    return tensor.flatten(1) if _is_linear(name) else tensor

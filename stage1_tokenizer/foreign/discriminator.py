@@ -29,13 +29,11 @@ def discriminator(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
         return "the checkpoint has none"
     kept = {name: tensor for name, tensor in weights.items() if not name.endswith(UNUSED)}
     first = kept.get("main.0.weight")
-    if first is None or first.ndim != 4:
-        return "it isn't a PatchGAN"
     strided = sum(1 for name, tensor in kept.items() if name.endswith(".weight") and tensor.ndim == 4) - 2
+    if first is None or first.ndim != 4 or strided < 1:
+        return "it isn't a PatchGAN"
     normed = any(name.endswith("running_mean") for name in weights)
     settings: dict[str, Any] = {"channels": len(first), "layers": strided, "norm": "batch" if normed else "none"}
-    if strided < 1:
-        return "it isn't a PatchGAN"
     expected = Discriminator(AdversarialConfig(**settings), first.shape[1]).state_dict()
     odd = differing(expected, kept)
     return f"it differs from ours at {odd}" if odd else (kept, settings)

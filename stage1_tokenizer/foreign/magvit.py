@@ -13,6 +13,7 @@ from stage1_tokenizer.foreign.base import (
     Converted,
     Source,
     Weights,
+    codebook,
     find,
     lightning,
     lightning_size,
@@ -36,14 +37,14 @@ def open_magvit2(source: Source) -> Converted:
 
     To keep the codes' numbers, the latent channels are reversed in the three layers that use them.
     """
-    need(source.weights, "decoder.adaptive.0.gamma.weight", source, "open_magvit2")
+    need(source.weights, "decoder.adaptive.0.gamma.weight", source)
     weights = renamed(source.weights, RULES)
     for name in [name for name in weights if name.startswith("encoder.conv_out.")]:
         weights[name] = weights[name].flip(0)
     for name in [name for name in weights if name.startswith("decoder.adaptive.") and name.endswith(".weight")]:
         weights[name] = weights[name].flip(1)
-    weights["decoder.conv_in.weight"] = need(weights, "decoder.conv_in.weight", source, "open_magvit2").flip(1)
-    model = _plus(weights, source, "open_magvit2")
+    weights["decoder.conv_in.weight"] = need(weights, "decoder.conv_in.weight", source).flip(1)
+    model = _plus(weights, source)
     bits = model["z_channels"]
     model["quantizer"] = {"kind": "lfq", "codebook_size": 1 << bits, "code_dim": bits, "entropy_temperature": 0.01}
     return Converted(model, weights, lightning_size(source.settings))
@@ -51,18 +52,13 @@ def open_magvit2(source: Source) -> Converted:
 
 def simvq(source: Source) -> Converted:
     """SimVQ: a frozen codebook through one learned affine map."""
-    need(source.weights, "quantize.embedding_proj.weight", source, "simvq")
+    need(source.weights, "quantize.embedding_proj.weight", source)
     weights = renamed(source.weights, RULES)
-    model = _plus(weights, source, "simvq")
-    codes, dim = need(weights, "quantizer.embedding.weight", source, "simvq").shape
+    model = _plus(weights, source)
     params = find(lightning(source.settings), "quantconfig", "params") or {}
-    model["quantizer"] = {
-        "kind": "vq",
-        "codebook_size": codes,
-        "code_dim": dim,
-        "reparametrise": "affine" if "quantizer.linear.bias" in weights else "linear",
-        "beta_placement": "legacy" if params.get("legacy", True) and params else "paper",
-    }
+    reparametrise = "affine" if "quantizer.linear.bias" in weights else "linear"
+    beta = "legacy" if params.get("legacy", True) and params else "paper"
+    model["quantizer"] = codebook(weights, source, kind="vq", reparametrise=reparametrise, beta_placement=beta)
     return Converted(model, weights, lightning_size(source.settings))
 
 
@@ -73,27 +69,21 @@ def maskgit(source: Source) -> Converted:
     way, as the padding is 0 in [0, 1]; `pixel_range: unit` scales it.
     """
     upsample = r"^decoder\.up\.(\d+)\.upsample_conv\."
-    need(source.weights, "decoder.up.1.upsample_conv.weight", source, "maskgit")
+    need(source.weights, "decoder.up.1.upsample_conv.weight", source)
     weights = renamed(without(source.weights), [(upsample, r"decoder.up.\1.upsample.conv."), *RULES])
-    weights["decoder.conv_out.weight"] = need(weights, "decoder.conv_out.weight", source, "maskgit") * 2
-    weights["decoder.conv_out.bias"] = need(weights, "decoder.conv_out.bias", source, "maskgit") * 2 - 1
-    model = _plus(weights, source, "maskgit")
-    codes, dim = need(weights, "quantizer.embedding.weight", source, "maskgit").shape
+    weights["decoder.conv_out.weight"] = need(weights, "decoder.conv_out.weight", source) * 2
+    weights["decoder.conv_out.bias"] = need(weights, "decoder.conv_out.bias", source) * 2 - 1
+    model = _plus(weights, source)
     model["pixel_range"] = "unit"
     model["conv_plus"] = {"downsample": "pool", "upsample": "nearest", "adaptive_norm": False, "shortcut": "inner"}
-    model["quantizer"] = {"kind": "vq", "codebook_size": codes, "code_dim": dim, "beta_placement": "legacy"}
+    model["quantizer"] = codebook(weights, source, kind="vq", beta_placement="legacy")
     size = source.settings.get("resolution")
     notes = ["Input and output are in [-1, 1]; the scaling to its own [0, 1] is part of the model."]
     return Converted(model, weights, size if isinstance(size, int) else None, notes)
 
 
-def _plus(weights: Weights, source: Source, layout: str) -> dict[str, Any]:
+def _plus(weights: Weights, source: Source) -> dict[str, Any]:
     if "quant_conv.weight" in weights or "encoder.mid.block_1.conv1.weight" in weights:
-        raise UserError(f"{source.where} has taming's networks, not {layout}'s: try --from taming or --from ibq")
-    model = networks(weights, source, layout)
-    adaptive = "decoder.adaptive.0.gamma.weight" in weights
-    return model | {
-        "backbone": "conv_plus",
-        "conv_plus": {"adaptive_norm": adaptive},
-        "quant_conv_kernel": 0,
-    }
+        raise UserError(f"{source.where} has taming's networks, not {source.layout}'s: try --from taming or --from ibq")
+    variant = {"adaptive_norm": "decoder.adaptive.0.gamma.weight" in weights}
+    return networks(weights, source) | {"backbone": "conv_plus", "conv_plus": variant, "quant_conv_kernel": 0}

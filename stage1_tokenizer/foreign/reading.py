@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from launch.command.cli import UserError, one_line
 
@@ -32,10 +36,6 @@ class Unread:
     def __init__(self, *values: Any, **named: Any):
         pass
 
-    def __new__(cls, *values: Any, **named: Any) -> Unread:
-        """An empty placeholder, whatever the arguments are."""
-        return super().__new__(cls)
-
     def __setstate__(self, state: Any) -> None:
         pass
 
@@ -45,13 +45,11 @@ class Checkpoint:
     """A foreign checkpoint's content."""
 
     path: Path
-    """The file with the weights."""
     content: dict[str, Any]
     """Its top level: tensors, or dictionaries of them."""
     settings: dict[str, Any]
     """The peer's own configuration, {} if there is none."""
     settings_path: Path | None
-    """The file with that configuration."""
 
     @property
     def sha256(self) -> str:
@@ -90,9 +88,6 @@ def _weights_file(source: Path) -> Path:
 
 def read_tensors(path: Path) -> dict[str, Any]:
     """The top-level dictionary of a checkpoint; UserError if it can't be read safely or isn't a dictionary."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if path.suffix == ".safetensors":
         try:
             return dict(load_file(path))
@@ -107,8 +102,6 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def _unpickle(path: Path) -> Any:
-    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
-
     try:
         try:
             foreign = get_unsafe_globals_in_checkpoint(path)
@@ -134,8 +127,6 @@ def _unpickle(path: Path) -> Any:
 
 def read_settings(path: Path | None) -> dict[str, Any]:
     """A peer's YAML or JSON file as plain values; UserError if it is neither."""
-    import yaml
-
     if path is None:
         return {}
     try:

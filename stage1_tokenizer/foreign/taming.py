@@ -1,6 +1,7 @@
-"""taming-transformers' VQGAN (CompVis) and projects with its layout: GumbelVQ, latent diffusion's VQModel, IBQ, VAR.
+"""taming-transformers' VQGAN (CompVis) and projects with its networks: GumbelVQ, latent diffusion, IBQ, VAR, LlamaGen.
 
-Our names are theirs, except for `quantize`. IBQ chooses codes differently; VAR joins q, k, v and has its own quantizer.
+Our names are theirs, except for `quantize`. IBQ chooses codes differently; VAR joins q, k, v and has its own quantizer;
+LlamaGen has other names, and counts the decoder's levels from the lowest.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from stage1_tokenizer.foreign.base import (
     Converted,
     Source,
     Weights,
+    codebook,
     conv_model,
     count,
-    dropout,
     find,
+    levels_turned,
     lightning,
     lightning_size,
     need,
@@ -39,7 +41,7 @@ def taming(source: Source) -> Converted:
         quantizer = {"kind": "gumbel", "kl_weight": 1e-8 if kl is None else float(kl)}
     else:
         quantizer = {"kind": "vq", "beta_placement": "legacy"}
-    return _converted(weights, source, "taming", quantizer)
+    return _converted(weights, source, quantizer)
 
 
 def ibq(source: Source) -> Converted:
@@ -50,26 +52,27 @@ def ibq(source: Source) -> Converted:
     if settings.get("use_entropy_loss") is False:
         quantizer["entropy_weight"] = 0.0
     weights = renamed(source.weights, [(r"^quantize\.", "quantizer.")])
-    return _converted(weights, source, "ibq", quantizer)
+    return _converted(weights, source, quantizer)
 
 
-def _converted(weights: Weights, source: Source, layout: str, quantizer: dict[str, Any]) -> Converted:
-    codes, dim = need(weights, "quantizer.embedding.weight", source, layout).shape
-    model = conv_model(weights, source, layout)
-    model |= {
-        "dropout": dropout(source.settings),
-        "quantizer": {**quantizer, "codebook_size": codes, "code_dim": dim},
-    }
+def _converted(weights: Weights, source: Source, quantizer: dict[str, Any]) -> Converted:
+    model = conv_model(weights, source)
+    model["dropout"] = float(find(lightning(source.settings), "ddconfig", "dropout") or 0.0)
+    model["quantizer"] = codebook(weights, source, **quantizer)
     return Converted(model, without(weights, "colorize"), lightning_size(source.settings))
 
 
+VAR = [
+    (r"^quantize\.embedding\.", "quantizer.codebook.embedding."),
+    (r"^quantize\.quant_resi\.qresi_ls\.(\d+)\.", r"quantizer.phi.\1.conv."),
+]
 SCALES = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
 """VAR's published scales for 256 pixels; a checkpoint only has their number."""
 
 
 def var(source: Source) -> Converted:
     """VAR's multi-scale VQVAE: q, k, v in one convolution, 3x3 convolutions around the quantizer, four shared φ."""
-    need(source.weights, "quantize.embedding.weight", source, "var")
+    need(source.weights, "quantize.embedding.weight", source)
     weights: Weights = {}
     for name, tensor in source.weights.items():
         if ".qkv." in name:
@@ -78,14 +81,8 @@ def var(source: Source) -> Converted:
         else:
             weights[name] = tensor
     hits = weights.pop("quantize.ema_vocab_hit_SV", None)
-    weights = renamed(
-        weights,
-        [
-            (r"^quantize\.embedding\.", "quantizer.codebook.embedding."),
-            (r"^quantize\.quant_resi\.qresi_ls\.(\d+)\.", r"quantizer.phi.\1.conv."),
-        ],
-    )
-    model, (codes, dim) = conv_model(weights, source, "var"), weights["quantizer.codebook.embedding.weight"].shape
+    weights = renamed(weights, VAR)
+    model = conv_model(weights, source) | {"dropout": 0.0}
     chosen = find(source.changes, "quantizer", "scales")
     scales = source.settings.get("v_patch_nums") or chosen or source.settings.get("scales") or SCALES
     if hits is not None and len(hits) != len(scales):
@@ -97,9 +94,31 @@ def var(source: Source) -> Converted:
         raise UserError(
             f"{source.where} doesn't share 4 convolutions φ among its scales (share_quant_resi): not supported"
         )
-    model["quantizer"] = {"kind": "multiscale", "scales": list(scales), "codebook_size": codes, "code_dim": dim}
-    model["dropout"] = 0.0
+    table = "quantizer.codebook.embedding.weight"
+    model["quantizer"] = codebook(weights, source, table, kind="multiscale", scales=list(scales))
     notes = ["φ is taken as half its input and half its convolution (quant_resi=0.5), as published."]
     if not source.settings and not chosen:
         notes.append(f"The scales are those published for 256 pixels, {list(scales)}.")
     return Converted(model, weights, None, notes)
+
+
+LLAMAGEN = [
+    (r"^quantize\.", "quantizer."),
+    (r"^encoder\.conv_blocks\.(\d+)\.", r"encoder.down.\1."),
+    (r"^decoder\.conv_blocks\.(\d+)\.", r"decoder.up.\1."),
+    (r"\.(down|up)\.(\d+)\.res\.", r".\1.\2.block."),
+    (r"coder\.mid\.0\.", "coder.mid.block_1."),
+    (r"coder\.mid\.1\.", "coder.mid.attn_1."),
+    (r"coder\.mid\.2\.", "coder.mid.block_2."),
+]
+
+
+def llamagen(source: Source) -> Converted:
+    """LlamaGen's VQ. Codes are looked up on the unit sphere; the buffer of recently used codes is dropped."""
+    need(source.weights, "encoder.conv_blocks.0.res.0.conv1.weight", source)
+    weights = renamed(without(source.weights, "quantize.codebook_used"), LLAMAGEN)
+    levels = count(weights, r"decoder\.up\.(\d+)\.")
+    weights = {levels_turned(name, levels): tensor for name, tensor in weights.items()}
+    model = conv_model(weights, source)
+    model["quantizer"] = codebook(weights, source, kind="vq", l2_normalise=True)
+    return Converted(model, weights)

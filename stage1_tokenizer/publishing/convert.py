@@ -30,32 +30,32 @@ SIZE = 256
 
 
 def convert_published(
+    *,
     source: Path,
     out: Path,
     layout: str,
-    *,
-    to: str = "vqloom",
-    settings: Path | None = None,
-    averaged: bool = True,
-    size: int | None = None,
-    licence: str | None = None,
-    origin: str | None = None,
-    changes: Mapping[str, Any] | None = None,
+    to: str,
+    config: Path | None,
+    weights: str,
+    size: int | None,
+    licence: str | None,
+    origin: str | None,
+    model: Mapping[str, Any],
 ) -> None:
-    """Write the folder `out`, whole or not at all; `settings` is the peer's own file, `changes` are ours of the model.
+    """Write the folder `out`, whole or not at all; the arguments are the settings of stage1_tokenizer.convert.
 
     Raises UserError if the checkpoint has another layout, can't be read safely, or has parts that aren't supported.
     """
     with new_folder(out) as part:
-        checkpoint = read_checkpoint(source, settings)
-        converted, weights = convert_checkpoint(checkpoint, layout, averaged=averaged, changes=changes)
+        checkpoint = read_checkpoint(source, config)
+        converted, peer = convert_checkpoint(checkpoint, layout, averaged=weights == "averaged", changes=model)
         tokenizer = build(converted, str(checkpoint.path), size)
         if to == "diffusers":
             write_diffusers(part, tokenizer)
             return
         tokenizer.save_pretrained(part)
         write_model_files(part)
-        discriminator = carried.discriminator(weights.discriminator)
+        discriminator = carried.discriminator(peer.discriminator)
         if isinstance(discriminator, str):
             place = f"none: {discriminator}"
         else:

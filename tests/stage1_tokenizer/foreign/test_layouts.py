@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from launch.command.cli import UserError
+from stage1_tokenizer.foreign import LAYOUTS
 from stage1_tokenizer.foreign.base import Source
 from stage1_tokenizer.foreign.checkpoint import convert_checkpoint
-from stage1_tokenizer.foreign.layouts import LAYOUTS
 from stage1_tokenizer.foreign.reading import Checkpoint
 from stage1_tokenizer.publishing.convert import build
 from stage1_tokenizer.quantizers.nearest import nearest_code
@@ -85,7 +85,7 @@ def source(layout: str, shapes: Shapes, seed: int | None = 0) -> Source:
             return torch.empty(shape, device="meta")
         return torch.randn(shape, generator=generator) / max(1, torch.Size(shape[1:]).numel()) ** 0.5
 
-    return Source("peer.ckpt", {name: made(shape) for name, shape in shapes.items()}, {}, {})
+    return Source(layout, "peer.ckpt", {name: made(shape) for name, shape in shapes.items()}, {}, {}, {})
 
 
 def value(settings: dict[str, Any], key: str) -> Any:
