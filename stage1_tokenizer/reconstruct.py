@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from launch.command.checks import at_least
 from launch.command.cli import parse, run
@@ -49,15 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(ReconstructConfig, argv, prog=prog, positional=("files",))
     from stage1_tokenizer.measuring.single_pictures import reconstruct_files, table
 
-    rows = reconstruct_files(
-        config.files,
-        config.tokenizer,
-        Path(config.out),
-        trained_size=config.trained_size,
-        lpips=config.lpips,
-        tile=config.tile,
-        max_pixels=config.max_pixels,
-    )
+    rows = reconstruct_files(**vars(config))
     print(table(rows))
     print(config.out)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
 from stage1_tokenizer.measuring.gathering import EvaluationSums
 from stage1_tokenizer.measuring.references import MeasuredSet, reference_of, save_reference
 from stage1_tokenizer.measuring.results import conditions
-from stage1_tokenizer.measuring.scores import measure, transform_of
+from stage1_tokenizer.measuring.scores import measure
 from stage1_tokenizer.measuring.side_by_side import save_pictures
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
@@ -65,13 +64,6 @@ class Evaluation:
         print(json.dumps({name: value for name, value in self.figures.items() if isinstance(value, (int, float))}))
 
 
-@contextmanager
-def progress_of(title: str, ranks: Ranks) -> Iterator[Callable[[int], None]]:
-    """A progress display of pictures on rank 0; yields the function that advances it."""
-    with Progress(title, None, unit="pictures", enabled=ranks.rank == 0) as bar:
-        yield bar.advance
-
-
 def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
     """Measure, write `out`, `pictures` and `save_reference`, and return the result (the same on every rank).
 
@@ -81,7 +73,9 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
         if path and Path(path).exists() and not config.overwrite:
             raise UserError(f"{path} exists: choose another file, delete it, or set --overwrite true")
     tokenizer = open_tokenizer(config.tokenizer)
-    transform = transform_of(tokenizer, config.tokenizer)
+    transform = tokenizer.transform
+    if transform is None:
+        raise UserError(f"{config.tokenizer} has no preprocessor_config.json: how pictures are prepared is unknown")
     lpips = load_lpips(config.lpips_net, config.lpips_weights) if config.lpips else None
     network = load_network(
         config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights, lpips=lpips
@@ -120,9 +114,9 @@ def _measure(
         reference = reference_of(config.reference, transform, network, ranks, **settings)
     sums = EvaluationSums(network, ranks.device, kept=config.kept, originals=reference is None)
     rows = min(config.batch_size, config.samples or config.batch_size, len(load_index(config.data)))
-    with progress_of("evaluate tokenizer", ranks) as advance:
+    with Progress("evaluate tokenizer", None, unit="pictures", enabled=ranks.rank == 0) as bar:
         batches = every_sample(config.data, transform, rank=ranks.rank, world_size=ranks.world_size, **options)
-        counted = _counted(batches, advance)
+        counted = _counted(batches, bar.advance)
         scores = measure(tokenizer, counted, lpips, device=ranks.device, total=ranks.sum, sums=sums, rows=rows)
     data_hash = sums.hash.result(ranks.sum)
     evaluation.add(

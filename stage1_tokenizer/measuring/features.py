@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from data.pictures.transforms import to_float
-from launch.command.cli import UserError
+from launch.command.cli import UserError, one_line
 from launch.files.downloads import answered_within
 from stage1_tokenizer.layers.frozen import FrozenConv2d
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
@@ -38,11 +38,6 @@ SPATIAL_CHANNELS = 7
 
 SMALLEST = 16
 """Smallest side of a picture that VGG16's relu5_3 accepts."""
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error's message; its type's name if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class FeatureNetwork(nn.Module):
@@ -110,7 +105,7 @@ class Inception(FeatureNetwork):
         except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, AttributeError, TypeError) as error:
             raise UserError(
                 f"inception_weights={origin} does not hold the weights of FID's Inception "
-                f"({first_line(error)}): give {_FILES[0]}"
+                f"({one_line(error, 160)}): give {_FILES[0]}"
             ) from error
         self.net.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
         self._spatial_BD = torch.empty(0)

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from launch.command.cli import UserError
-from launch.run.folder import differences as differences_of
+from launch.run.folder import differences
 from launch.run.provenance import facts
 
 VERSION = 1
@@ -43,11 +43,6 @@ def conditions(ranks: int) -> dict[str, Any]:
     }
 
 
-def differences(one: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Dotted keys of two results' `measured` whose values differ, with both values (None if absent)."""
-    return differences_of(one["measured"], other["measured"])
-
-
 def must_agree(key: str) -> bool:
     """Whether two results must agree on this key of `measured` to be comparable."""
     return not any(key == free or key.startswith(f"{free}.") for free in (*SUBJECT, *CIRCUMSTANTIAL, *PLACES))
@@ -68,7 +63,7 @@ def load(path: str) -> dict[str, Any]:
 
 def report(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, list[str]]:
     """Whether two results can be compared; lines with what differs and, if they are comparable, their figures."""
-    changes = list(differences(one, other))
+    changes = list(differences(one["measured"], other["measured"]))
     parts = {key.split(".")[0] for key, _, _ in changes if must_agree(key)} & set(PARTS)
     wrong = [change for change in changes if must_agree(change[0]) and change[0].split(".")[0] not in parts]
     lines = [f"  {key}: {_short(a)} | {_short(b)}" for key, a, b in changes if (key, a, b) not in wrong]

@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.pictures.batches import PictureBatch
-from data.pictures.config import TransformConfig
 from data.pictures.transforms import to_float, to_uint8
-from launch.command.cli import UserError
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.measuring.gathering import EvaluationSums
 from stage1_tokenizer.measuring.picture_sets import filled
@@ -180,10 +178,3 @@ def measure(
         values = {name: score_B[:count] for name, score_B in values.items()}
         scores.add(values, None if idx_Bhw is None else idx_Bhw[:count], x_BCHW[:count])
     return scores.result(names, total)
-
-
-def transform_of(tokenizer: Tokenizer, source: str) -> TransformConfig:
-    """How pictures are prepared for a tokenizer; UserError if it came without that."""
-    if tokenizer.transform is None:
-        raise UserError(f"{source} has no preprocessor_config.json: how pictures are prepared for it is unknown")
-    return tokenizer.transform

@@ -37,33 +37,26 @@ _SMALLEST = 32  # LPIPS's networks halve pictures several times
 
 
 def reconstruct_files(
-    files: Sequence[str],
-    source: str,
-    out: Path,
-    *,
-    trained_size: bool = False,
-    lpips: bool = True,
-    tile: int = 1024,
-    max_pixels: int = 100_000_000,
+    files: Sequence[str], tokenizer: str, out: str, *, trained_size: bool, lpips: bool, tile: int, max_pixels: int
 ) -> list[dict[str, Any]]:
-    """Reconstruct picture files with the tokenizer `source` and write the folder `out`; the figures of each.
+    """Reconstruct picture files with a tokenizer and write the folder `out`; the figures of each.
 
     `trained_size` crops and resizes as in training. Raises UserError for a picture that can't be read; then nothing is
     written.
     """
-    tokenizer = open_tokenizer(source)
-    if tokenizer.transform is None or tokenizer.config.spatial_dims != 2:
-        raise UserError(f"tokenizer={source} is not one of pictures with a transform: choose another")
+    opened = open_tokenizer(tokenizer)
+    if opened.transform is None or opened.config.spatial_dims != 2:
+        raise UserError(f"tokenizer={tokenizer} is not one of pictures with a transform: choose another")
     network, rows = load_lpips() if lpips else None, []
     install(network, "cpu")
-    with new_folder(out) as part:
+    with new_folder(Path(out)) as part:
         for file, name in zip(files, _names(files), strict=True):
-            pixels_CHW = read_picture(Path(file), tokenizer, trained_size=trained_size, max_pixels=max_pixels)
-            row, page_HWC = measure_picture(tokenizer, pixels_CHW, network, tile)
+            pixels_CHW = read_picture(Path(file), opened, trained_size=trained_size, max_pixels=max_pixels)
+            row, page_HWC = measure_picture(opened, pixels_CHW, network, tile)
             size = Path(file).stat().st_size
             rows.append({"file": file, "picture": name, **row, "file_bytes": size, "smaller": size / row["code_bytes"]})
             Image.fromarray(page_HWC).save(part / name)
-        about = {"tokenizer": source, "fingerprint": tokenizer.fingerprint, "pictures": rows}
+        about = {"tokenizer": tokenizer, "fingerprint": opened.fingerprint, "pictures": rows}
         (part / RESULTS).write_text(json.dumps(about, indent=1) + "\n")
     return rows
 

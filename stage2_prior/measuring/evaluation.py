@@ -11,10 +11,11 @@ from data.media import read_transform
 from data.pictures.config import TransformConfig
 from data.shards.loading import load_index
 from launch.command.cli import UserError
+from launch.command.progress import Progress
 from launch.ranks.joined import Joined, joined
 from launch.ranks.vote import on_main
 from stage1_tokenizer import Tokenizer
-from stage1_tokenizer.measuring.evaluation import Evaluation, progress_of
+from stage1_tokenizer.measuring.evaluation import Evaluation
 from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
 from stage1_tokenizer.measuring.picture_sets import side_of
 from stage1_tokenizer.measuring.references import measure_set, reference_of, save_reference
@@ -84,8 +85,8 @@ def add_distances(config: EvaluateConfig, prior: Prior | None, network: FeatureN
             f"samples={config.samples} have {side} pixels a side, the prior's pictures {transform.size}: give samples "
             "of this prior, or leave out prior"
         )
-    with progress_of("evaluate samples", ranks) as advance:
-        settings: dict[str, Any] = {"batch_size": config.batch_size, "kept": config.kept, "advance": advance}
+    with Progress("evaluate samples", None, unit="pictures", enabled=ranks.rank == 0) as bar:
+        settings: dict[str, Any] = {"batch_size": config.batch_size, "kept": config.kept, "advance": bar.advance}
         reference = reference_of(config.reference, transform, network, ranks, **settings)
         samples = measure_set(config.samples, transform, network, ranks, **settings)
     described = Path(config.samples) / "samples.json"
