@@ -9,16 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from data.shards.loading import check_present, load_index
 from launch.command.cli import UserError, parse, run
-from stage1_tokenizer.config.initial import init_of
-from stage1_tokenizer.config.training import TokenizerTrainConfig
-
-if TYPE_CHECKING:
-    from stage1_tokenizer.losses.term import Term
+from stage1_tokenizer.config.training import TokenizerTrainConfig, init_of
 
 FREE = (
     "evaluate_every",
@@ -41,13 +35,15 @@ def train(config: TokenizerTrainConfig) -> int:
 
     Raises UserError for missing data or weights, before any device is taken.
     """
-    terms = check(config)
+    check(config)
     from launch.checkpoints import store as checkpoint
     from launch.run.starting import start_run, until_done
+    from stage1_tokenizer.media import MEDIA
     from stage1_tokenizer.training.fine_tuning import begin
     from stage1_tokenizer.training.loop import fit
     from stage1_tokenizer.training.trained import build
 
+    terms = MEDIA[config.data.kind].terms(config.loss)
     with start_run(config, config.run, free=free(config)) as started:
 
         def attempt() -> int:
@@ -60,8 +56,8 @@ def train(config: TokenizerTrainConfig) -> int:
         return until_done(started, attempt)
 
 
-def check(config: TokenizerTrainConfig) -> list[Term]:
-    """Look for everything that the run needs from elsewhere; the terms at the reconstruction."""
+def check(config: TokenizerTrainConfig) -> None:
+    """Look for everything that the run needs from elsewhere."""
     if not config.data.index:
         raise UserError("data.index is not set: give the path or URL of a shard index")
     kind, ranks = config.data.kind, int(os.environ.get("WORLD_SIZE", "1"))
@@ -84,7 +80,6 @@ def check(config: TokenizerTrainConfig) -> list[Term]:
         if adversarial.discriminator not in MEDIA[kind].discriminators:
             raise UserError(f"discriminator={adversarial.discriminator} doesn't support {kind}: set another one")
         check_discriminator(adversarial, config.data.batch_size, ranks)
-    return MEDIA[kind].terms(config.loss)
 
 
 def free(config: TokenizerTrainConfig) -> tuple[str, ...]:
@@ -92,18 +87,14 @@ def free(config: TokenizerTrainConfig) -> tuple[str, ...]:
     return (*FREE, "steps") if config.optimizer.decay == "constant" else FREE
 
 
-def with_model(words: Sequence[str]) -> list[str]:
-    """The command line, with the model of the tokenizer that --init names before it."""
-    if init_of(words) is None:
-        return list(words)
-    from stage1_tokenizer.training import fine_tuning
-
-    return fine_tuning.with_model(words)
-
-
 def main() -> int:
-    """The command."""
-    return train(parse(TokenizerTrainConfig, with_model(sys.argv[1:]), prog="python -m stage1_tokenizer.train"))
+    """The command; the model of the tokenizer that --init names comes before the other settings."""
+    words = sys.argv[1:]
+    if init_of(words) is not None:
+        from stage1_tokenizer.training.fine_tuning import with_model
+
+        words = with_model(words)
+    return train(parse(TokenizerTrainConfig, words, prog="python -m stage1_tokenizer.train"))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from launch.command.checks import check as _check
+from launch.command.checks import at_least, check
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class PerceptualConfig:
     """Share of each batch on which the term is computed, evenly spread; below 1 it is an estimate."""
 
     def __post_init__(self) -> None:
-        _check("loss.perceptual.weight", self.weight, self.weight >= 0, "0 or more")
-        _check("loss.perceptual.fraction", self.fraction, 0 < self.fraction <= 1, "a share above 0, up to 1")
+        at_least(0, self, "weight", prefix="loss.perceptual.")
+        check("loss.perceptual.fraction", self.fraction, 0 < self.fraction <= 1, "a share above 0, up to 1")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class DiscriminatorOptimizerConfig:
                 good, rule = value > 0, "above 0"
             elif name.startswith("beta"):
                 good, rule = 0 <= value < 1, "a share from 0 to below 1"
-            _check(at + name, value, good, f"{rule}, or to null")
+            check(at + name, value, good, f"{rule}, or to null")
 
     def own(self) -> dict[str, Any]:
         """The settings that differ from the run's."""
@@ -111,19 +111,11 @@ class AdversarialConfig:
 
     def __post_init__(self) -> None:
         at = "loss.adversarial."
-        _check(at + "weight", self.weight, self.weight >= 0, "0 or more")
-        _check(at + "start", self.start, self.start >= 0, "0 or more")
-        _check(at + "ramp", self.ramp, self.ramp >= 0, "0 or more")
-        _check(at + "adaptive_limit", self.adaptive_limit, self.adaptive_limit > 0, "above 0")
-        _check(at + "lecam", self.lecam, self.lecam >= 0, "0 (none) or more")
-        _check(at + "lecam_decay", self.lecam_decay, 0 <= self.lecam_decay < 1, "a share from 0 to below 1")
-        _check(at + "penalty", self.penalty, self.penalty >= 0, "0 (none) or more")
-        _check(at + "penalty_every", self.penalty_every, self.penalty_every >= 1, "1 or more")
-        _check(at + "penalty_fake", self.penalty_fake, self.penalty_fake >= 0, "0 (none) or more")
-        _check(at + "channels", self.channels, self.channels >= 1, "1 or more")
-        _check(at + "layers", self.layers, self.layers >= 1, "1 or more")
-        _check(at + "group", self.group, self.group >= 1, "1 (none) or more")
-        _check(at + "resize", self.resize, self.resize >= 0, "0 (as they are) or more")
+        not_negative = ("weight", "start", "ramp", "lecam", "penalty", "penalty_fake", "resize")
+        at_least(0, self, *not_negative, prefix=at)
+        at_least(1, self, "penalty_every", "channels", "layers", "group", prefix=at)
+        check(at + "adaptive_limit", self.adaptive_limit, self.adaptive_limit > 0, "above 0")
+        check(at + "lecam_decay", self.lecam_decay, 0 <= self.lecam_decay < 1, "a share from 0 to below 1")
         kind = self.discriminator
         if kind == "dino" and self.weights is None:
             raise ValueError(
@@ -174,8 +166,7 @@ class LossConfig:
     """Further discriminators, each a block like `adversarial`, with its own optimizer settings and adaptive weight."""
 
     def __post_init__(self) -> None:
-        _check("loss.pixel_weight", self.pixel_weight, self.pixel_weight >= 0, "0 or more")
-        _check("loss.quantizer_weight", self.quantizer_weight, self.quantizer_weight >= 0, "0 or more")
+        at_least(0, self, "pixel_weight", "quantizer_weight", prefix="loss.")
 
     @property
     def adversaries(self) -> dict[str, AdversarialConfig]:

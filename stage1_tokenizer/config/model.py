@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from launch.command.checks import check as _check
+from launch.command.checks import at_least, check
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 
 
@@ -61,16 +61,15 @@ class VitConfig:
 
     def __post_init__(self) -> None:
         at = "model.vit."
-        _check(at + "patch", self.patch, self.patch >= 1, "1 or more")
-        _check(at + "latent_tokens", self.latent_tokens, self.latent_tokens >= 0, "0 (a code for each patch) or more")
+        at_least(1, self, "patch", prefix=at)
+        at_least(0, self, "latent_tokens", prefix=at)
         fits = self.size >= 1 and self.size % self.patch == 0
-        _check(at + "size", self.size, fits, f"a multiple of model.vit.patch={self.patch}")
+        check(at + "size", self.size, fits, f"a multiple of model.vit.patch={self.patch}")
         for name, shape in (("encoder", self.encoder), ("decoder", self.decoder)):
-            _check(f"{at}{name}.depth", shape.depth, shape.depth >= 1, "1 or more")
-            _check(f"{at}{name}.heads", shape.heads, shape.heads >= 1, "1 or more")
+            at_least(1, shape, "depth", "heads", prefix=f"{at}{name}.")
             least = 4 * shape.heads if self.positions == "sincos" else shape.heads
             fits = shape.width >= 1 and shape.width % least == 0
-            _check(f"{at}{name}.width", shape.width, fits, f"a multiple of {least}, for its heads and positions")
+            check(f"{at}{name}.width", shape.width, fits, f"a multiple of {least}, for its heads and positions")
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,8 @@ class ModelConfig:
     """How latent vectors become codes."""
 
     def __post_init__(self) -> None:
-        _check("model.in_channels", self.in_channels, self.in_channels >= 1, "1 or more")
-        _check("model.channels", self.channels, self.channels >= 1, "1 or more")
-        _check("model.res_blocks", self.res_blocks, self.res_blocks >= 1, "1 or more")
-        _check("model.z_channels", self.z_channels, self.z_channels >= 1, "1 or more")
-        _check("model.dropout", self.dropout, 0 <= self.dropout < 1, "a share from 0 to below 1")
+        at_least(1, self, "in_channels", "channels", "res_blocks", "z_channels", prefix="model.")
+        check("model.dropout", self.dropout, 0 <= self.dropout < 1, "a share from 0 to below 1")
         levels = self.attention_levels
         if levels is not None and not all(0 <= level < len(self.channel_multipliers) for level in levels):
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launch.command.checks import check as _check
+from launch.command.checks import at_least, check
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class MonitorConfig:
 
     def __post_init__(self) -> None:
         at = "monitor."
-        _check(at + "window", self.window, self.window == 0 or self.window >= 5, "5 or more, or to 0 for no monitor")
-        _check(at + "patience", self.patience, self.patience >= 1, "1 or more")
-        _check(at + "collapse", self.collapse, 0 <= self.collapse <= 0.5, "a share up to 0.5")
-        _check(at + "least_use", self.least_use, 0 <= self.least_use <= 0.5, "a share up to 0.5")
-        _check(at + "won", self.won, 0.5 < self.won <= 1, "a share above 0.5")
-        _check(at + "lost", self.lost, 0 <= self.lost < 0.5, "a distance below 0.5")
-        _check(at + "spike", self.spike, self.spike > 1, "above 1")
+        check(at + "window", self.window, self.window == 0 or self.window >= 5, "5 or more, or to 0 for no monitor")
+        at_least(1, self, "patience", prefix=at)
+        for name in ("collapse", "least_use"):
+            check(at + name, getattr(self, name), 0 <= getattr(self, name) <= 0.5, "a share up to 0.5")
+        check(at + "won", self.won, 0.5 < self.won <= 1, "a share above 0.5")
+        check(at + "lost", self.lost, 0 <= self.lost < 0.5, "a distance below 0.5")
+        check(at + "spike", self.spike, self.spike > 1, "above 1")

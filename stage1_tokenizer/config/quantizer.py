@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from launch.command.checks import check
+from launch.command.checks import at_least, check
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,15 @@ class QuantizerConfig:
 
     def __post_init__(self) -> None:
         at = "model.quantizer."
-        check(at + "codebook_size", self.codebook_size, self.codebook_size >= 2, "2 or more")
-        check(at + "code_dim", self.code_dim, self.code_dim >= 1, "1 or more")
+        at_least(2, self, "codebook_size", "codebooks", prefix=at)
+        at_least(1, self, "code_dim", prefix=at)
+        weights = ("commitment", "kl_weight", "entropy_weight", "entropy_diversity", "entropy_boost")
+        at_least(0, self, *weights, "revive_after", "anneal", prefix=at)
         check(at + "decay", self.decay, 0 <= self.decay < 1, "a share from 0 to below 1")
-        for name in ("commitment", "kl_weight", "entropy_weight", "entropy_diversity"):
-            check(at + name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        for name in ("revive_after", "anneal"):
-            check(at + name, getattr(self, name), getattr(self, name) >= 0, "0 (never) or more")
         check(at + "entropy_temperature", self.entropy_softness, self.entropy_softness > 0, "above 0, or to null")
         for name in ("temperature", "temperature_final"):
             check(at + name, getattr(self, name), getattr(self, name) > 0, "above 0")
-        check(at + "entropy_boost", self.entropy_boost, self.entropy_boost >= 0, "0 or more")
         check(at + "entropy_bits", self.entropy_bits, 1 <= self.entropy_bits <= 20, "1 to 20")
-        check(at + "codebooks", self.codebooks, self.codebooks >= 2, "2 or more")
         for key, value, good, rule in self._rules():
             if not good:
                 raise ValueError(f"{at}{key}={value} {rule}")

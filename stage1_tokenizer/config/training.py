@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal
 
+import yaml
+
 from data.config import DataConfig
-from launch.command.checks import check as _check
+from launch.command.checks import at_least, check
 from launch.config import OptimizerConfig as OptimizerConfig
 from launch.config import RunConfig
 from stage1_tokenizer.config.losses import AdversarialConfig as AdversarialConfig
@@ -30,7 +35,7 @@ class TokenizerOptimizerConfig(OptimizerConfig):
         super().__post_init__()
         rate = self.discriminator_learning_rate
         if rate is not None:
-            _check("optimizer.discriminator_learning_rate", rate, rate > 0, "above 0, or to null")
+            check("optimizer.discriminator_learning_rate", rate, rate > 0, "above 0, or to null")
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,8 @@ class TokenizerTrainConfig:
     measured; see stage1_tokenizer.evaluate."""
 
     def __post_init__(self) -> None:
-        _check("steps", self.steps, self.steps >= 1, "1 or more")
-        _check("evaluate_every", self.evaluate_every, self.evaluate_every >= 0, "0 (only the last step) or more")
-        samples = self.evaluate_samples
-        if samples is not None:
-            _check("evaluate_samples", samples, samples >= 1, "1 or more, or to null")
+        at_least(1, self, "steps", "evaluate_samples")
+        at_least(0, self, "evaluate_every")
         if self.data.kind == "pictures":
             self._check_pictures()
         self._check_method()
@@ -126,3 +128,23 @@ class TokenizerTrainConfig:
                     f"compile=true is not supported with gradient penalties (penalty={adversarial.penalty}, "
                     f"penalty_fake={adversarial.penalty_fake} of a discriminator): set them to 0, or compile to false"
                 )
+
+
+def init_of(words: Sequence[str]) -> str | None:
+    """The value of `init` on a command line, or in the configuration files that it names; the last one counts.
+
+    It decides the defaults of the model, so it is needed before the command line can be read as a whole.
+    """
+    init: str | None = None
+    pairs = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for name, value in itertools.pairwise(pairs):
+        if name == "--init":
+            init = None if value == "null" else value
+        elif name == "--config" and Path(value).is_file():
+            try:
+                settings = yaml.safe_load(Path(value).read_text())
+            except yaml.YAMLError:
+                continue  # reported where the file is read as a configuration
+            if isinstance(settings, dict) and "init" in settings:
+                init = settings["init"]
+    return init

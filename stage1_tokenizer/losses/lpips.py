@@ -42,10 +42,9 @@ class LPIPS(nn.Module):
         self.net = net
         self.shift: Tensor
         self.scale: Tensor
-        strides = [stride for layer in _TRUNKS[net] if isinstance(layer, tuple) for stride in _strides(layer)]
         self.layers = nn.ModuleList(
             FrozenConv2d(*kernel, stride=stride, padding=padding)
-            for kernel, (stride, padding) in zip(kernels, strides, strict=True)
+            for kernel, (_, _, stride, padding) in zip(kernels, _convolutions(net), strict=True)
         )
         for number, head in enumerate(heads):
             self.register_buffer(f"head{number}", head.reshape(-1), persistent=False)
@@ -104,7 +103,7 @@ def load_lpips(net: str = "vgg", weights: str | None = None) -> LPIPS:
     a file that holds something else.
     """
     kernels = find_kernels(net, weights)
-    shapes = [shape for layer in _TRUNKS[net] if isinstance(layer, tuple) for shape in _shapes(layer)]
+    shapes = [(outputs, width) for outputs, width, _, _ in _convolutions(net)]
     if [(weight.shape[0], weight.shape[-1]) for weight, _ in kernels] != shapes:
         raise UserError(
             f"the weights found for LPIPS ({weights or 'installed'}) are not those of {net}: {ways_out(net)}"
@@ -112,14 +111,13 @@ def load_lpips(net: str = "vgg", weights: str | None = None) -> LPIPS:
     return LPIPS(net, kernels, find_heads(net)).eval()
 
 
-def _shapes(layer: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Outputs and width of each kernel of a layer."""
-    if len(layer) == 4:
-        return [(layer[0], layer[1])]
-    squeezed, expanded = layer
-    return [(squeezed, 1), (expanded, 1), (expanded, 3)]
-
-
-def _strides(layer: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Stride and padding of each kernel of a layer."""
-    return [(layer[2], layer[3])] if len(layer) == 4 else [(1, 0), (1, 0), (1, 1)]
+def _convolutions(net: str) -> list[tuple[int, int, int, int]]:
+    """Outputs, width, stride and padding of each convolution of a trunk, in the order of the kernels."""
+    every: list[tuple[int, int, int, int]] = []
+    for layer in _TRUNKS[net]:
+        if isinstance(layer, tuple) and len(layer) == 4:
+            every.append(layer)
+        elif isinstance(layer, tuple):
+            squeezed, expanded = layer
+            every += [(squeezed, 1, 1, 0), (expanded, 1, 1, 0), (expanded, 3, 1, 1)]
+    return every

@@ -14,7 +14,6 @@ from stage1_tokenizer.losses.adversarial import (
     LeCam,
     adaptive_weight,
     discriminator_loss,
-    generator_loss,
     gradient_penalty,
 )
 
@@ -33,10 +32,6 @@ class Adversary:
         if step < self.config.start:
             return None
         return min(1.0, (step - self.config.start + 1) / max(self.config.ramp, 1))
-
-    def term(self, fake: Tensor) -> Tensor:
-        """The generator's loss, from the logits of its reconstruction."""
-        return generator_loss(self.config.loss, fake)
 
     def weight(self, layer: LastLayer, features_BCHW: Tensor, grad_rec: Tensor, grad_adv: Tensor) -> Tensor:
         """The weight of the generator's loss before the ramp; arguments as `adaptive_weight` has them."""

@@ -13,8 +13,7 @@ from launch.checkpoints import folders
 from launch.command.cli import UserError
 from launch.run.folder import add_to_start, differences, plain
 from launch.run.runtime import Run
-from stage1_tokenizer.config.initial import init_of
-from stage1_tokenizer.config.training import ModelConfig, TokenizerTrainConfig
+from stage1_tokenizer.config.training import ModelConfig, TokenizerTrainConfig, init_of
 from stage1_tokenizer.foreign import discriminator as foreign
 from stage1_tokenizer.tokenizer.folder import model_config
 from stage1_tokenizer.tokenizer.opening import open_tokenizer

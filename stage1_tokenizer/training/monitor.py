@@ -11,13 +11,11 @@ import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from stage1_tokenizer.config.monitor import MonitorConfig
-
-if TYPE_CHECKING:
-    from stage1_tokenizer.config.training import TokenizerTrainConfig
-    from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.tokenizer.model import Tokenizer
 
 CODES = {"codes/perplexity": "perplexity", "codes/used": "codes in use"}
 """Metrics that fall when a codebook collapses, and their names in the log."""

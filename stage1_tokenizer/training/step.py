@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from stage1_tokenizer.discriminators.weight_norms import advance
 from stage1_tokenizer.layers.convolution import LastLayer
 from stage1_tokenizer.layers.precision import at_least_float32
+from stage1_tokenizer.losses.adversarial import generator_loss
 from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.networks.build import Decoder
 from stage1_tokenizer.tokenizer.codec import Reconstruction
@@ -40,10 +41,7 @@ class StepResult:
 
     metrics: dict[str, Tensor]
     """Scalars by name: loss/<term>, loss/<quantizer's>, loss/adversarial, loss/discriminator, gan/…"""
-    x_BCHW: Tensor
-    """The reconstruction, at least float32."""
     codes_Bhw: Tensor | None
-    """The codes of the batch."""
     trained: list[bool]
     """For each discriminator, whether it has gradients: step its optimizer only then."""
 
@@ -118,7 +116,7 @@ class OneForwardStep:
         metrics |= {f"loss/{name}": value.detach() for name, value in output.losses.items()}
         for each in active:
             metrics |= self._discriminate(each, x_BCHW, leaf, step)
-        return StepResult(metrics, x_hat.detach(), output.codes_Bhw, [ramp is not None for ramp in ramps])
+        return StepResult(metrics, output.codes_Bhw, [ramp is not None for ramp in ramps])
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss * self.scale.value if self.scale else loss
@@ -137,7 +135,7 @@ class OneForwardStep:
         advance(unwrapped(network))
         with self.autocast():
             fake = unwrapped(network)(leaf)
-        loss = adversary.term(fake)
+        loss = generator_loss(adversary.config.loss, fake)
         (grad_adv,) = torch.autograd.grad(self._scaled(loss), leaf, retain_graph=True)
         return fake, loss.detach(), grad_adv / self.scale.value if self.scale else grad_adv
 
