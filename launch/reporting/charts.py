@@ -1,7 +1,6 @@
 """Small line and bar charts as inline SVG, drawn by matplotlib and coloured by the page's CSS.
 
-The same data gives the same SVG. It has no scripts and refers to nothing outside. Points and bars
-show their values on hover.
+The same data gives the same SVG. It refers to nothing outside. Points and bars show their values on hover.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-WIDTH, HEIGHT = 340, 200
-WIDE, WIDE_HEIGHT = 700, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
 """Margins around the axes, in the same units, of which the page makes pixels."""
 
@@ -34,6 +31,16 @@ COLOURS = {"#2563c9": "--c0", "#d9722b": "--c1", "#4f83d6": "--bar", "#e3e3df": 
 
 CURVE, OTHER, BAR, RULE, SOFT = COLOURS
 STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "vqloom", "font.size": 10}
+
+FOR_THE_PAGE = (
+    (r"^.*?(?=<svg)|<style.*?</style>|\n *(?=<)", ""),
+    (r' xmlns(:\w+)?="[^"]*"|xlink:', ""),
+    (r'<g id="[^ "]*"', "<g"),  # the charts of a page have the same ones
+    (r'<g id="', '<g class="'),
+    (r'<text style="[^"]*text-anchor: (\w+)[^"]*"', r'<text text-anchor="\1"'),
+    *((colour, f"var({variable})") for colour, variable in COLOURS.items()),
+)
+"""Patterns of matplotlib's SVG, and what makes it an element of the page, with the page's fonts and colours."""
 
 
 @dataclass(frozen=True)
@@ -57,29 +64,29 @@ def number(value: float) -> str:
     return f"{value:.4g}" if size >= 1e-3 else f"{value:.2e}"
 
 
+@matplotlib.rc_context(STYLE)
 def line_chart(lines: Sequence[Line], label: str) -> str:
     """An SVG of one or two curves over the step; empty without a finite point."""
     kept = [finite for line in lines if (finite := _finite(line)).steps]
     if not kept:
         return ""
     titles = {}
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(WIDTH, HEIGHT)
-        _scale(axes, kept)
-        for index, line in enumerate(kept):
-            colour = (CURVE, OTHER)[index % 2]
-            axes.plot(line.steps, line.values, color=colour, linewidth=1.8, solid_joinstyle="round", clip_on=False)
-            every = 1 if line.dots else max(1, len(line.steps) // 24)
-            steps, values = line.steps[::every], line.values[::every]
-            shown = "dot" if line.dots or len(line.steps) == 1 else "hover"
-            group = f"{shown} c{index % 2}"
-            axes.plot(steps, values, "o", color=colour, markersize=7, markeredgewidth=0, gid=group, clip_on=False)
-            titles[group] = [
-                f"{line.name} at step {step:.0f}: {number(value)}" for step, value in zip(steps, values, strict=True)
-            ]
-        return _svg(figure, label, titles)
+    figure, axes = _axes(340, 200)
+    _scale(axes, kept)
+    for index, line in enumerate(kept):
+        colour = (CURVE, OTHER)[index % 2]
+        axes.plot(line.steps, line.values, color=colour, linewidth=1.8, clip_on=False)
+        every = 1 if line.dots else max(1, len(line.steps) // 24)
+        steps, values = line.steps[::every], line.values[::every]
+        group = f"{'dot' if line.dots or len(line.steps) == 1 else 'hover'} c{index % 2}"
+        axes.plot(steps, values, "o", color=colour, markersize=7, markeredgewidth=0, gid=group, clip_on=False)
+        titles[group] = [
+            f"{line.name} at step {step:.0f}: {number(value)}" for step, value in zip(steps, values, strict=True)
+        ]
+    return _svg(figure, label, titles)
 
 
+@matplotlib.rc_context(STYLE)
 def use_chart(counts: Sequence[int], label: str) -> str:
     """How often each code is used, from the most to the least frequent one, against equal use (dashed)."""
     total = sum(counts)
@@ -89,23 +96,21 @@ def use_chart(counts: Sequence[int], label: str) -> str:
     bars = min(len(shares), MOST_BARS)
     groups = [shares[bar * len(shares) // bars : (bar + 1) * len(shares) // bars] for bar in range(bars)]
     heights = [sum(group) / len(group) for group in groups]
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(WIDE, WIDE_HEIGHT)
-        for index, bar in enumerate(axes.bar(range(bars), heights, width=0.86, color=BAR, clip_on=False)):
-            bar.set_gid(f"bar {index}")
-        equal = 100 / len(shares)
-        axes.axhline(equal, color=OTHER, linewidth=1.4, linestyle=(0, (4, 3)), clip_on=False)
-        axes.text(bars - 0.5, equal, "equal use ", color=SOFT, ha="right", va="bottom")
-        axes.set_xlim(-0.5, bars - 0.5)
-        axes.set_ylim(0, heights[0] * 1.06)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{number(value)}%"))
-        axes.set_xticks([-0.5, bars - 0.5], ["most used", f"least used of {len(shares)}"])
-        first, last = axes.get_xticklabels()
-        first.set_horizontalalignment("left")
-        last.set_horizontalalignment("right")
-        titles = {f"bar {index}": [f"{number(height)}% of all codes"] for index, height in enumerate(heights)}
-        return _svg(figure, label, titles)
+    figure, axes = _axes(700, 220)
+    for index, bar in enumerate(axes.bar(range(bars), heights, width=0.86, color=BAR, clip_on=False)):
+        bar.set_gid(f"bar {index}")
+    equal = 100 / len(shares)
+    axes.axhline(equal, color=OTHER, linewidth=1.4, linestyle=(0, (4, 3)), clip_on=False)
+    axes.text(bars - 0.5, equal, "equal use ", color=SOFT, ha="right", va="bottom")
+    axes.set_xlim(-0.5, bars - 0.5)
+    axes.set_ylim(0, heights[0] * 1.06)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{number(value)}%"))
+    first, last = axes.set_xticks([-0.5, bars - 0.5], ["most used", f"least used of {len(shares)}"])
+    first.label1.set_horizontalalignment("left")
+    last.label1.set_horizontalalignment("right")
+    titles = {f"bar {index}": [f"{number(share)}% of all codes"] for index, share in enumerate(heights)}
+    return _svg(figure, label, titles)
 
 
 def _axes(width: int, height: int) -> tuple[Figure, Axes]:
@@ -151,53 +156,18 @@ def _finite(line: Line) -> Line:
 
 
 def _svg(figure: Figure, label: str, titles: Mapping[str, Sequence[str]]) -> str:
-    """The figure as an element of a page: the page's fonts and colours, titles on the shapes of the named groups."""
+    """The figure as an element of a page; the shapes of the named groups get titles, and their style from its CSS."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    root = ElementTree.fromstring(file.getvalue())
-    for element in root.iter():
-        element.tag = element.tag.partition("}")[2]
-        for name in [name for name in element.attrib if name.startswith("{")]:
-            element.set(name.partition("}")[2], element.attrib.pop(name))
-        if element.tag == "text":
-            anchor = re.search(r"text-anchor: (\w+)", element.attrib.pop("style", ""))
-            element.set("text-anchor", anchor[1] if anchor else "start")
-            element.attrib.pop("transform", None)
-        elif "style" in element.attrib:
-            element.set("style", re.sub(r"#\w{6}", lambda found: _variable(found[0]), element.attrib["style"]))
-        element.text, element.tail = (text if text and text.strip() else None for text in (element.text, element.tail))
-    for parent in (root, *root.findall("defs")):
-        for unused in (*parent.findall("metadata"), *parent.findall("style")):
-            parent.remove(unused)
+    figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = file.getvalue()
+    for pattern, replacement in FOR_THE_PAGE:
+        text = re.sub(pattern, replacement, text, flags=re.DOTALL)
+    root = ElementTree.fromstring(text)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
     for group in root.iter("g"):
-        _label(group, titles.get(group.attrib.get("id", ""), ()))
-    _drop_unused_names(root)
-    size = root.attrib["viewBox"]
-    root.attrib.clear()
-    root.attrib.update({"viewBox": size, "role": "img", "aria-label": label})
+        if shown := titles.get(group.get("class", "")):
+            shapes = list(group.iter("use")) or list(group.iter("path"))
+            for shape, title in zip(shapes, shown, strict=True):
+                shape.attrib.pop("style", None)
+                ElementTree.SubElement(shape, "title").text = title
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def _label(group: ElementTree.Element, titles: Sequence[str]) -> None:
-    """Give the shapes of a group their titles, and the group its name as classes of the page's CSS."""
-    if not titles:
-        return
-    group.set("class", group.attrib["id"])
-    shapes = list(group.iter("use")) or list(group.iter("path"))
-    for element in group.iter():
-        element.attrib.pop("style", None)
-    for shape, text in zip(shapes, titles, strict=True):
-        ElementTree.SubElement(shape, "title").text = text
-
-
-def _drop_unused_names(root: ElementTree.Element) -> None:
-    """Leave only the ids that are referred to, which differ between the charts of a page."""
-    text = ElementTree.tostring(root, encoding="unicode")
-    used = set(re.findall(r'href="#([^"]+)"', text))
-    for element in root.iter():
-        if element.attrib.get("id") not in used:
-            element.attrib.pop("id", None)
-
-
-def _variable(colour: str) -> str:
-    return f"var({COLOURS[colour]})" if colour in COLOURS else colour
