@@ -60,19 +60,8 @@ class CodeDataConfig:
         return {}
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what is wrong whatever the shards are."""
-        at_least(
-            1,
-            self,
-            "batch_size",
-            "threads",
-            "read_ahead",
-            "retries",
-            "connections",
-            "micro_batch",
-            "window",
-            prefix="data.",
-        )
+        sizes = ("batch_size", "threads", "read_ahead", "retries", "connections", "micro_batch", "window")
+        at_least(1, self, *sizes, prefix="data.")
         if self.lanes is not None and (self.lanes < 1 or self.batch_size % self.lanes):
             raise ValueError(
                 f"data.lanes={self.lanes} does not divide data.batch_size={self.batch_size}: "
@@ -83,8 +72,7 @@ class CodeDataConfig:
             check(f"data.{name}", getattr(self, name), getattr(self, name) > 0, "a number above 0")
         check("data.retry_pause", self.retry_pause, self.retry_pause >= 0, "0 or more seconds")
         for index, weight in self.mixture.items():
-            if not weight > 0:
-                raise ValueError(f"data.mixture[{index}]={weight} is not above 0: leave the index out, or increase it")
+            check(f"data.mixture[{index}]", weight, weight > 0, "a number above 0, or leave the index out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +95,6 @@ class DataConfig(CodeDataConfig):
         return {"transform": self.transform, "max_pixels": self.max_pixels}
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what is wrong whatever the shards are."""
         super().__post_init__()
         fits = 1 <= self.max_pixels <= 178_956_970
         check("data.max_pixels", self.max_pixels, fits, "a number from 1 to 178956970, PIL's own limit")

@@ -50,7 +50,6 @@ class InspectConfig:
     """Processes that verify; none: one for each core."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError with the key, the rule and the value."""
         at_least(1, self, "count", "side", "max_pixels")
         for name in ("quarantine", "report"):
             if getattr(self, name) and not self.verify:

@@ -66,7 +66,6 @@ class PackConfig:
     """Replace an existing set."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError with the key, the rule and the value."""
         check("held_out", self.held_out, 0 <= self.held_out < 1, "the share that is held out, such as 0.1")
         if self.samples_per_shard is not None and self.megabytes_per_shard is not None:
             raise ValueError("samples_per_shard and megabytes_per_shard are both set: remove one of them")

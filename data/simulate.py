@@ -39,7 +39,6 @@ class SimulateConfig:
     """Print one JSON object instead of the table."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError with the key, the rule and the value."""
         at_least(1, self, "shards", "samples", "sample_bytes", "ranks")
         if self.batch_size is not None and self.batch_size % self.ranks:
             raise ValueError(

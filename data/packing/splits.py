@@ -17,19 +17,14 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
-def hashed(values: np.ndarray, seed: int) -> np.ndarray:
-    """64 well-mixed bits for each value, uint64 (SplitMix64's output function, Steele et al. 2014)."""
+def shuffled(count: int, seed: int) -> np.ndarray:
+    """A permutation of range(count), int64: by SplitMix64's output function (Steele et al. 2014) of seed and number."""
     with np.errstate(over="ignore"):
         start = np.uint64((seed * 0xD1342543DE82EF95 + 0x2545F4914F6CDD1D) % 2**64)
-        bits = (np.asarray(values).astype(np.uint64) + np.uint64(1)) * _STEP ^ start
+        bits = np.arange(1, count + 1, dtype=np.uint64) * _STEP ^ start
         for shift, factor in zip((30, 27), _MIX, strict=True):
             bits = (bits ^ (bits >> np.uint64(shift))) * factor
-        return bits ^ (bits >> np.uint64(31))
-
-
-def shuffled(count: int, seed: int) -> np.ndarray:
-    """A permutation of range(count), int64."""
-    return np.argsort(hashed(np.arange(count), seed), kind="stable")
+        return np.argsort(bits ^ (bits >> np.uint64(31)), kind="stable")
 
 
 def split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

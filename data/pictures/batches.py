@@ -6,7 +6,6 @@ Shapes: B batch (this rank's part), C channels, H W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from threading import local
 
 import torch
 
@@ -43,7 +42,7 @@ class PictureDecoder:
         self._transform, self._max_pixels = transform, max_pixels
         self._seed = seed if transform.flip or transform.random_crop else None
         self._pin = torch.cuda.is_available()
-        self._of_thread = local()
+        self._workspace = Workspace()
 
     def allocate(self, rows: int) -> torch.Tensor:
         """pixels_BCHW, uint8; pinned where there is a GPU, from torch's pool of pinned memory."""
@@ -53,13 +52,8 @@ class PictureDecoder:
     def fill(self, sample: Sample, epoch: int, buffer: torch.Tensor, row: int) -> None:
         """Decode one sample into a row; DamagedSampleError if it can't be decoded."""
         random = None if self._seed is None else draw(self._seed, epoch, sample.key)
-        if not hasattr(self._of_thread, "workspace"):
-            self._of_thread.workspace = Workspace()
+        encoded, memory = picture_bytes(sample), self._workspace
         picture_HWC = decode_picture(
-            picture_bytes(sample),
-            self._transform,
-            max_pixels=self._max_pixels,
-            random=random,
-            workspace=self._of_thread.workspace,
+            encoded, self._transform, max_pixels=self._max_pixels, random=random, workspace=memory
         )
         apply(picture_HWC, self._transform, random, buffer[row].numpy().transpose(1, 2, 0))

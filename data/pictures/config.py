@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from launch.command.checks import at_least
+from launch.command.checks import at_least, check
 
 PICTURES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif", "img")
 """Last parts of the extensions of members that hold a picture."""
@@ -37,20 +37,16 @@ class TransformConfig:
     """Grey value, 0 to 255, behind transparent pixels and around a padded picture."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError with the key, the rule and the value."""
         if self.kind != "pictures":
             raise ValueError(f"transform.kind={self.kind} has other settings than pictures: set kind to pictures")
         at_least(1, self, "size", prefix="transform.")
-        if self.channels not in (1, 3):
-            raise ValueError(f"transform.channels={self.channels} is neither 1 (grey) nor 3 (RGB): set one of the two")
-        if not 0 < self.min_scale <= 1:
-            raise ValueError(f"transform.min_scale={self.min_scale} is not in (0, 1]: set 1 for the largest square")
+        check("transform.channels", self.channels, self.channels in (1, 3), "1 (grey) or 3 (RGB)")
+        check("transform.min_scale", self.min_scale, 0 < self.min_scale <= 1, "at most 1 (the largest square), above 0")
         if self.min_scale < 1 and not self.random_crop:
             raise ValueError("transform.min_scale below 1 needs transform.random_crop=true: set it, or min_scale to 1")
         if self.random_crop and self.fit != "crop":
             raise ValueError(f"transform.random_crop=true needs transform.fit=crop, not {self.fit}: change one of them")
-        if not 0 <= self.background <= 255:
-            raise ValueError(f"transform.background={self.background} is not in 0..255: set 255 for white")
+        check("transform.background", self.background, 0 <= self.background <= 255, "0 (black) to 255 (white)")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: releases and code indexes carry them. The default `kind` is left out."""

@@ -11,7 +11,7 @@ import simplejpeg
 from PIL import Image
 
 from data.pictures.config import TransformConfig
-from data.pictures.decode import decode_picture
+from data.pictures.decode import check_pixels, decode_picture
 from data.shards.sample import DamagedSampleError
 from launch.command.checks import at_least, check
 
@@ -50,7 +50,6 @@ class ConvertConfig:
     """A picture with more pixels is left out."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError with the key, the rule and the value."""
         at_least(1, self, "size", "max_pixels", prefix="convert.")
         check("convert.quality", self.quality, 1 <= self.quality <= 100, "1 to 100; 95 is hardly lossy")
 
@@ -101,13 +100,14 @@ def extension_of(encoded: bytes) -> str:
 
 def encode(image: Image.Image, extension: str, quality: int) -> bytes:
     """The picture as `jpg` (full chroma from quality 90 on), `png` or lossless `webp`."""
-    options: dict[str, Any] = {"jpg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2}}.get(extension, {})
-    if extension == "webp":
-        options = {"lossless": True, "quality": 50, "method": 4}
+    options: dict[str, dict[str, Any]] = {
+        "jpg": {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
+        "webp": {"lossless": True, "quality": 50, "method": 4},
+    }
     if extension == "jpg" and image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     buffer = io.BytesIO()
-    image.save(buffer, _SAVED[extension], **options)
+    image.save(buffer, _SAVED[extension], **options.get(extension, {}))
     return buffer.getvalue()
 
 
@@ -132,9 +132,7 @@ def _check(encoded: bytes, config: ConvertConfig) -> None:
     if config.check == "decode":
         decode_picture(encoded, TransformConfig(size=1, fit="stretch"), max_pixels=config.max_pixels)
     elif config.check == "header":
-        width, height = _size(encoded)
-        if width * height > config.max_pixels:
-            raise DamagedSampleError(f"{width}x{height} pixels are more than max_pixels={config.max_pixels}")
+        check_pixels(*_size(encoded), config.max_pixels)
 
 
 def _size(encoded: bytes) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 from typing import Literal
 
 import numpy as np
@@ -23,8 +24,8 @@ _ORIENTATION = 0x0112
 _MOST_KEPT = 64_000_000
 
 
-class Workspace:
-    """Memory that one thread reuses for decoding: new memory costs a page fault for every 4 KB of pixels."""
+class Workspace(threading.local):
+    """Memory that each thread reuses for decoding: new memory costs a page fault for every 4 KB of pixels."""
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
@@ -71,16 +72,12 @@ def decode_picture(
 
 
 def _decode_jpeg(
-    data: bytes | memoryview,
-    config: TransformConfig,
-    max_pixels: int,
-    random: Draw | None,
-    workspace: Workspace | None,
+    data: bytes | memoryview, config: TransformConfig, max_pixels: int, random: Draw | None, workspace: Workspace | None
 ) -> np.ndarray | None:
     """The picture by libjpeg-turbo, or None for what PIL should try (CMYK, defects that PIL tolerates)."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        _check_pixels(width, height, max_pixels)
+        check_pixels(width, height, max_pixels)
         if colours not in ("YCbCr", "Gray", "RGB"):
             return None
         turn = _jpeg_orientation(data)
@@ -114,7 +111,7 @@ def _least_size(width: int, height: int, config: TransformConfig, random: Draw |
 def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_pixels(*image.size, max_pixels)
+            check_pixels(*image.size, max_pixels)
             return pixels_of(image, config)
     except DamagedSampleError:
         raise
@@ -150,7 +147,8 @@ def _eight_bit(image: Image.Image, config: TransformConfig) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """DamagedSampleError for a picture of more than `max_pixels`."""
     if width * height > max_pixels:
         raise DamagedSampleError(f"{width}x{height} pixels are more than max_pixels={max_pixels}")
 

@@ -52,12 +52,8 @@ class _Window:
         """A function that waits for one sample's bytes; None for a sample outside this window."""
         for (of, start, stop), future in zip(self.runs, self.futures, strict=True):
             if of == shard and start <= position < stop:
-                return partial(_wait, future, position - start)
+                return lambda: future.result().sample(position - start)
         return None
-
-
-def _wait(future: Future[_Run], number: int) -> bytes | memoryview:
-    return future.result().sample(number)
 
 
 class RemoteReader(LocalReader):

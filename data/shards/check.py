@@ -28,7 +28,12 @@ def check_readable(path: str) -> None:
     """UserError that says why the index or one of its shards can't be read from here."""
     index = load_index(path)
     if index.remote:
-        _open_remote(index.location(0))
+        url = index.location(0)
+        try:
+            with fsspec.open(url, "rb") as file:
+                file.read(512)
+        except Exception as error:
+            raise UserError(f"shard {url} can't be read ({reason(error)})") from error
         return
     for number, shard in enumerate(index.shards):
         place = Path(index.location(number))
@@ -40,14 +45,6 @@ def check_readable(path: str) -> None:
             raise UserError(f"shard {place} can't be read ({error.strerror})") from error
         if shard.filesize not in (None, size):
             raise UserError(f"shard {place} has {size} bytes, its index says {shard.filesize}")
-
-
-def _open_remote(url: str) -> None:
-    try:
-        with fsspec.open(url, "rb") as file:
-            file.read(512)
-    except Exception as error:
-        raise UserError(f"shard {url} can't be read ({reason(error)})") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -95,7 +95,5 @@ def _meta(root: Path) -> list[tuple[int, str, str]]:
 
 
 def _find(root: Path, name: str) -> Path | None:
-    for pattern in (name, f"*/{name}", f"*/*/{name}"):
-        for path in sorted(root.glob(pattern)):
-            return path
-    return None
+    patterns = (name, f"*/{name}", f"*/*/{name}")
+    return next((path for pattern in patterns for path in sorted(root.glob(pattern))), None)

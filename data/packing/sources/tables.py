@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ class ParquetSource(Source):
                 raise UserError(f"column {name} isn't in {self.files[0]}: choose one of {', '.join(schema.names)}")
         self._places(opened)
         self._fill_labels(opened, schema)
-        self._cache: OrderedDict[int, list[Any]] = OrderedDict()
-        self._process: dict[int, Any] = {}
+        self._group = lru_cache(2)(self._read_group)
+        self._opened = cache(lambda file: _pyarrow().ParquetFile(self.files[file]))
 
     def _places(self, opened: list[Any]) -> None:
         """Number the row groups of all files; `starts` is each group's first row."""
@@ -97,18 +97,13 @@ class ParquetSource(Source):
         members = {"txt": text.encode()} if isinstance(text, str) else {}
         return Raw(key=key, encoded=encoded, label=int(self.labels[number]), members=members)
 
-    def _group(self, group: int) -> list[Any]:
-        if group not in self._cache:
-            file, local = self.group_of[group]
-            if file not in self._process:
-                self._process[file] = _pyarrow().ParquetFile(self.files[file])
-            columns = [self.image] + ([self.caption] if self.caption else [])
-            table = self._process[file].read_row_group(local, columns=columns, use_threads=False)
-            pictures, *texts = (table.column(name).to_pylist() for name in columns)
-            self._cache[group] = list(zip(pictures, texts[0] if texts else [None] * len(pictures), strict=True))
-            if len(self._cache) > 2:
-                self._cache.popitem(last=False)
-        return self._cache[group]
+    def _read_group(self, group: int) -> list[Any]:
+        """Picture and caption (None: without one) of each row."""
+        file, local = self.group_of[group]
+        columns = [self.image] + ([self.caption] if self.caption else [])
+        table = self._opened(file).read_row_group(local, columns=columns, use_threads=False)
+        pictures, *texts = (table.column(name).to_pylist() for name in columns)
+        return list(zip(pictures, texts[0] if texts else [None] * len(pictures), strict=True))
 
 
 def _pyarrow() -> Any:
