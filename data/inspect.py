@@ -13,15 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.inspecting.report import describe, findings_text
-from data.inspecting.verify import Findings, verify
+from data.inspecting.verify import Findings, findings_text, verify
 from data.shards import quarantine
+from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from launch.command.checks import at_least
 from launch.command.cli import parse, run
 
 FOUND = 1
 """Exit code when verification found something wrong."""
+CLASSES = 20
+"""Classes that are named, of those that the index has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         contact_sheet(load_index(config.index), config.count, config.side, config.seed).save(config.contact_sheet)
         print(f"contact sheet: {config.contact_sheet}")
     return FOUND if findings is not None and not findings.sound else 0
+
+
+def describe(index: ShardIndex) -> str:
+    """What the index says."""
+    size = sum(shard.filesize or 0 for shard in index.shards) / 1e6
+    name = index.name or "unnamed set"
+    lines = [f"{name}: {len(index)} samples ({index.kind}) in {len(index.shards)} shards, {size:.1f} MB"]
+    if index.licence:
+        lines.append(f"licence: {index.licence}")
+    if index.classes:
+        counts = index.meta.get("counts") or []
+        shown = [f"{name} ({counts[i]})" if i < len(counts) else name for i, name in enumerate(index.classes)]
+        more = f" and {len(index.classes) - CLASSES} more" if len(index.classes) > CLASSES else ""
+        lines.append(f"{len(index.classes)} classes: {', '.join(shown[:CLASSES])}{more}")
+    return "\n".join(lines)
 
 
 def _write(findings: Findings, config: InspectConfig) -> None:

@@ -82,16 +82,9 @@ class PackConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, pack, and print the summary."""
     kinds = "; ".join(f"{kind}: {source.about}" for kind, source in SOURCES.items())
-    description = f"{PackConfig.__doc__} Kinds of source: {kinds}."
-    pack(
-        parse(
-            PackConfig,
-            argv,
-            prog="python -m data.pack SOURCE OUT",
-            positional=("source", "out"),
-            description=description,
-        )
-    )
+    about = f"{PackConfig.__doc__} Kinds of source: {kinds}."
+    prog = "python -m data.pack SOURCE OUT"
+    pack(parse(PackConfig, argv, prog=prog, positional=("source", "out"), description=about))
 
 
 def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[ShardRecord]]:

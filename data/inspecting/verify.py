@@ -21,6 +21,8 @@ from data.shards.tar import scan
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 
+_SHOWN = 5
+
 
 @dataclass(frozen=True)
 class Bad:
@@ -147,3 +149,20 @@ def _verify_sample(index: ShardIndex, raw: bytes, place: Bad, max_size: int, of:
         of.seen.append((hashlib.blake2b(contents, digest_size=16).digest(), place.key, number))
     if note:
         of.misnamed.append(dataclasses.replace(place, why=note))
+
+
+def findings_text(findings: Findings) -> str:
+    """The findings, a few examples of each."""
+    lines = [f"verified {findings.samples} samples in {findings.shards} shards"]
+    for title, entries in (
+        ("damaged tars", [f"{url}: {why}" for url, why in findings.damaged_tars.items()]),
+        ("unsound samples", [f"{s.url} {s.key}: {s.why}" for s in findings.unsound]),
+        ("extensions that don't fit the contents", [f"{s.url} {s.key}: {s.why}" for s in findings.misnamed]),
+        ("equal pictures with different labels", [" = ".join(group) for group in findings.conflicts]),
+        ("equal pictures", [" = ".join(group) for group in findings.duplicates]),
+    ):
+        lines.append(f"{title}: {len(entries) or 'none'}")
+        lines += [f"  {entry}" for entry in entries[:_SHOWN]]
+        if len(entries) > _SHOWN:
+            lines.append(f"  … and {len(entries) - _SHOWN} more")
+    return "\n".join(lines)

@@ -22,7 +22,7 @@ from data.shards.writer import Sample, ShardRecord, ShardWriter, fit_key
 from launch.command.cli import UserError
 
 TRIAL = 64
-"""Samples encoded to estimate their size."""
+"""Samples, evenly spread, that are encoded to estimate the size of all."""
 SAMPLE_OVERHEAD = 2048
 """Bytes that a sample takes in a tar beside its content: headers, padding and its label."""
 
@@ -72,14 +72,9 @@ def shard_sizes(source: Source, numbers: np.ndarray, config: Any) -> np.ndarray:
     """Bytes that each sample takes in a shard: its file's where that is kept, else the mean of a trial."""
     if config.keeps_bytes and source.sizes is not None:
         return source.sizes[numbers] + SAMPLE_OVERHEAD
-    return np.full(len(numbers), _encoded_size(source, numbers, config)) + SAMPLE_OVERHEAD
-
-
-def _encoded_size(source: Source, numbers: np.ndarray, config: Any) -> int:
-    """Mean bytes of a packed sample, from up to 64 evenly spread ones."""
     spread = numbers[np.linspace(0, len(numbers) - 1, min(TRIAL, len(numbers))).astype(int)]
     sizes = [sum(map(len, members.values())) for _, members in _samples(source, spread, config, {"skipped": []})]
-    return round(sum(sizes) / max(1, len(sizes)))
+    return np.full(len(numbers), round(sum(sizes) / max(1, len(sizes))) + SAMPLE_OVERHEAD)
 
 
 _shared: tuple[Source, str, Any]

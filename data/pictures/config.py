@@ -46,7 +46,7 @@ class TransformConfig:
             raise ValueError("transform.min_scale below 1 needs transform.random_crop=true: set it, or min_scale to 1")
         if self.random_crop and self.fit != "crop":
             raise ValueError(f"transform.random_crop=true needs transform.fit=crop, not {self.fit}: change one of them")
-        check("transform.background", self.background, 0 <= self.background <= 255, "0 (black) to 255 (white)")
+        check("transform.background", self.background, 0 <= self.background <= 255, "0..255, such as 255 for white")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: releases and code indexes carry them. The default `kind` is left out."""

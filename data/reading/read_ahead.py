@@ -15,8 +15,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from data.config import CodeDataConfig
+from data.media import handler
 from data.order.sample_order import Order
 from data.reading.readers import Fetch, LocalReader, NumberedShards
+from data.reading.remote_reader import RemoteReader
 from data.shards.quarantine import Quarantine, QuarantinedError
 from data.shards.sample import DamagedSampleError, Sample, caption, label, read_sample
 from launch.command.cli import UserError
@@ -82,23 +85,19 @@ class Tally:
 
 
 class ReadAhead:
-    """Reads and decodes requests on a thread pool, at most `read_ahead` batches ahead of the one in use."""
+    """Reads and decodes requests on a thread pool, at most `config.read_ahead` batches ahead of the one in use.
+
+    `seed` decides the augmentation (None: none); `order` says what replaces a damaged sample.
+    """
 
     def __init__(
-        self,
-        shards: NumberedShards,
-        reader: LocalReader,
-        decoder: Decoder,
-        *,
-        threads: int,
-        read_ahead: int,
-        max_damaged: float,
-        order: Order | None = None,
+        self, config: CodeDataConfig, shards: NumberedShards, *, seed: int | None = None, order: Order | None = None
     ):
-        self._shards, self.reader, self._decoder, self._order = shards, reader, decoder, order
-        self._threads, self._read_ahead, self._max_damaged = threads, read_ahead, max_damaged
+        self._config, self._shards, self._order = config, shards, order
+        self.reader = RemoteReader(shards, config) if shards.remote else LocalReader(shards)
+        self._decoder: Decoder = handler(config.kind, "decoder")(shards.indexes[0], seed, **config.decoding)
         self._quarantine = Quarantine(shards.indexes)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
+        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="data")
         self.tally = Tally()
 
     def run(self, requests: Iterator[Request]) -> Iterator[Any]:
@@ -107,7 +106,7 @@ class ReadAhead:
         try:
             for request in requests:
                 pending.append(self._submit(request))
-                if len(pending) > self._read_ahead:
+                if len(pending) > self._config.read_ahead:
                     yield from self._collect(*pending.popleft())
             while pending:
                 yield from self._collect(*pending.popleft())
@@ -125,16 +124,13 @@ class ReadAhead:
         count = len(request.fetches)
         buffer = self._decoder.allocate(count)
         # Small pieces keep the threads level at a batch's end; of one digit each, they would cost more than the digits.
-        size = max(1, min(64, -(-count // (4 * self._threads))))
-        futures = [
-            self._pool.submit(self._rows, request, buffer, first, min(first + size, count))
-            for first in range(0, count, size)
-        ]
-        return request, buffer, futures
+        size = max(1, min(64, -(-count // (4 * self._config.threads))))
+        pieces = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        return request, buffer, [self._pool.submit(self._rows, request, buffer, piece) for piece in pieces]
 
-    def _rows(self, request: Request, buffer: torch.Tensor, first: int, last: int) -> list[_Row]:
+    def _rows(self, request: Request, buffer: torch.Tensor, piece: range) -> list[_Row]:
         rows = []
-        for row in range(first, last):
+        for row in piece:
             shard, position, epoch = request.places[row].tolist()
             try:
                 rows.append(self._decode(shard, position, epoch, request.fetches[row], buffer, row))
@@ -196,10 +192,10 @@ class ReadAhead:
             tally.examples.append(f"{shard}, sample {position}: {damage}")
             _log.warning("damaged sample skipped: %s", tally.examples[-1])
         total = sum(tally.damaged.values())
-        if total > self._max_damaged * max(tally.requested, _MIN_SAMPLES):
+        if total > self._config.max_damaged * max(tally.requested, _MIN_SAMPLES):
             worst = sorted(tally.damaged, key=lambda name: -tally.damaged[name])[:5]
             names = ", ".join(f"{name} ({tally.damaged[name]})" for name in worst)
             raise UserError(
-                f"{total} of {tally.requested} samples are damaged, over data.max_damaged={self._max_damaged}: "
+                f"{total} of {tally.requested} samples are damaged, over data.max_damaged={self._config.max_damaged}: "
                 f"{names}; the first: {tally.examples[0]}; check them with `python -m data.inspect INDEX --verify`"
             )

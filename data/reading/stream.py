@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import count
 from typing import Any
@@ -10,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from data.config import CodeDataConfig, DataConfig
-from data.media import Transform, handler
+from data.media import Transform
 from data.order.mixture import MixtureOrder
 from data.order.sample_order import SampleOrder, divisors
 from data.reading.read_ahead import ReadAhead, Request
-from data.reading.readers import LocalReader, NumberedShards
-from data.reading.remote_reader import RemoteReader
+from data.reading.readers import NumberedShards
 from data.shards.index import ShardIndex
 from data.shards.loading import check_present, load_index
 from launch.command.cli import UserError
@@ -42,7 +42,7 @@ class Stream:
             self.order.slots(0, rank, world_size)
         except ValueError as error:
             raise UserError(str(error)) from error
-        self._read_ahead = _read_ahead(config, self.shards, seed, self.order)
+        self._read_ahead = ReadAhead(config, self.shards, seed=seed, order=self.order)
         self.tally = self._read_ahead.tally
 
     def batches(self, start: int = 0) -> Iterator[Any]:
@@ -112,7 +112,7 @@ def _each_once(
     if limit is not None and limit < total:
         chosen = chosen[:limit] * total // limit
     chosen = chosen[len(chosen) * rank // world_size : len(chosen) * (rank + 1) // world_size]
-    read_ahead = _read_ahead(config, shards, None)
+    read_ahead = ReadAhead(config, shards)
 
     def requests() -> Iterator[Request]:
         for step, first in enumerate(range(0, len(chosen), config.batch_size)):
@@ -121,10 +121,8 @@ def _each_once(
             yield Request(step, [partial(read_ahead.reader.read, s, p) for s, p, _ in places.tolist()], places)
 
     def batches() -> Iterator[Any]:
-        try:
+        with closing(read_ahead):
             yield from read_ahead.run(requests())
-        finally:
-            read_ahead.close()
 
     return batches()
 
@@ -157,17 +155,3 @@ def _open(sources: Sequence[ShardIndex | str], kind: str, rank: int = 0, world_s
         check_present(index, rank, world_size)
         indexes.append(index)
     return NumberedShards(indexes)
-
-
-def _read_ahead(
-    config: CodeDataConfig, shards: NumberedShards, seed: int | None, order: SampleOrder | MixtureOrder | None = None
-) -> ReadAhead:
-    return ReadAhead(
-        shards,
-        RemoteReader(shards, config) if shards.remote else LocalReader(shards),
-        handler(config.kind, "decoder")(shards.indexes[0], seed, **config.decoding),
-        threads=config.threads,
-        read_ahead=config.read_ahead,
-        max_damaged=config.max_damaged,
-        order=order,
-    )

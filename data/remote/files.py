@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -151,14 +152,11 @@ class RemoteFile:
 
 def fetch(url: str, start: int, stop: int | None, patience: Patience, stopped: threading.Event | None = None) -> bytes:
     """Bytes `start` to `stop` - 1 of a remote file (None: to its end). UserError as in RemoteFile."""
-    file = RemoteFile(url, patience, start=start, stop=stop, stopped=stopped)
-    try:
+    with closing(RemoteFile(url, patience, start=start, stop=stop, stopped=stopped)) as file:
         contents = file.read(sys.maxsize if stop is None else stop - start)
-        if stop is not None and len(contents) < stop - start:
-            raise UserError(f"{printable(url)} ends at byte {start + len(contents)}: its index is of another file")
-        return contents
-    finally:
-        file.close()
+    if stop is not None and len(contents) < stop - start:
+        raise UserError(f"{printable(url)} ends at byte {start + len(contents)}: its index is of another file")
+    return contents
 
 
 def _opened(url: str, start: int, stop: int | None, seconds: float) -> _HttpBody | _PipeBody | _FsspecBody:

@@ -10,11 +10,6 @@ import zlib
 from pathlib import Path
 
 
-def is_compressed(path: str | Path) -> bool:
-    """Whether a shard's name says that its tar is gzipped."""
-    return str(path).endswith((".tar.gz", ".tgz"))
-
-
 def open_plain(path: str | Path) -> int:
     """A file descriptor for `os.pread` over the shard's plain tar bytes; the caller closes it.
 
@@ -22,7 +17,7 @@ def open_plain(path: str | Path) -> int:
     such as those that ship with the project; re-shard large ones with `data.pack`. OSError for a file that can't be
     read, a truncated or damaged stream included.
     """
-    if not is_compressed(path):
+    if not str(path).endswith((".tar.gz", ".tgz")):
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with tempfile.TemporaryFile() as plain:
         try:

@@ -131,9 +131,7 @@ class ShardIndex:
 
     def only(self, shard: int) -> ShardIndex:
         """An index of one of its shards. It has no file, so no quarantine list either."""
-        offsets = self.offsets
-        if offsets is not None:
-            offsets = ShardOffsets.from_starts([offsets.of_shard(shard).tolist()])
+        offsets = self.offsets and ShardOffsets.from_starts([self.offsets.of_shard(shard).tolist()])
         return replace(self, shards=(self.shards[shard],), offsets=offsets, path="")
 
 

@@ -17,8 +17,6 @@ from data.shards.scanning import scan_all
 from launch.command.checks import named
 from launch.command.cli import UserError
 
-DEFAULT_SPLIT = "train"
-
 
 def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> ShardIndex:
     """Read an index (ours, wids', or the Hub's `_info.json`) from a path or URL, with its offsets if there are any.
@@ -86,9 +84,7 @@ def _from_info(values: Any, split: str, source: str) -> Any:
     if not isinstance(values, dict) or "shardlist" in values or not isinstance(values.get("splits"), dict):
         return values
     splits = values["splits"]
-    chosen = split or (DEFAULT_SPLIT if DEFAULT_SPLIT in splits else "")
-    if not chosen and len(splits) == 1:
-        chosen = next(iter(splits))
+    chosen = split or (next(iter(splits)) if len(splits) == 1 else "train")
     if chosen not in splits:
         raise UserError(f"{source} has no split {chosen!r}: end its address with one of #{', #'.join(splits)}")
     part = splits[chosen]

@@ -97,22 +97,18 @@ class _Hashed(io.RawIOBase):
         return self._target.write(block)
 
 
-def write_tar(
-    path: Path, samples: Iterable[Sample], *, part: Path | None = None, starts: list[int] | None = None
-) -> ShardRecord:
+def write_tar(path: Path, samples: Iterable[Sample], *, part: Path | None = None) -> tuple[ShardRecord, list[int]]:
     """Write one shard atomically, as `.tar` or `.tar.gz` by its name.
 
-    The bytes depend on the samples alone (no times, no user names). Raises ValueError for a key that occurs twice or
-    that `check_key` refuses; then, or when `samples` raises, no file is left. `starts` gets the offset of each sample
-    in the plain tar, and that of the last one's end.
+    Also returns the offset of each sample in the plain tar, and that of the last one's end. The bytes depend on the
+    samples alone (no times, no user names). Raises ValueError for a key that occurs twice or that `check_key` refuses;
+    then, or when `samples` raises, no file is left.
     """
     with writing(path, part=part) as file:
         hashed = _Hashed(file)
         offsets = _write_samples(hashed, samples, compressed=path.suffix == ".gz")
         size = file.tell()
-    if starts is not None:
-        starts[:] = offsets
-    return ShardRecord(path.name, len(offsets) - 1, size, hashed.digest.hexdigest())
+    return ShardRecord(path.name, len(offsets) - 1, size, hashed.digest.hexdigest()), offsets
 
 
 def _write_samples(file: Any, samples: Iterable[Sample], *, compressed: bool) -> list[int]:
@@ -157,20 +153,20 @@ class ShardWriter:
         self._take_lock()
         there = [self.folder / name for name in indexes if (self.folder / name).exists()]
         text = json.dumps(plan, indent=1, sort_keys=True)
-        plan_file = self._state / "plan.json"
-        unfinished = plan_file.read_text() if plan_file.exists() else None
-        if there and unfinished is None and not overwrite:
+        unfinished, requested = self.unfinished_plan(), json.loads(text)
+        if there and not unfinished and not overwrite:
             self._drop_state()
             self.refuse_finished(path.name for path in there)
-        if unfinished is not None and unfinished != text and not overwrite:
-            key = _first_difference(json.loads(unfinished), json.loads(text))
-            raise UserError(f"out={self.folder} holds an unfinished set made with another {key}: use the same "
+        if unfinished and unfinished != requested and not overwrite:
+            key = next(k for k in sorted({*unfinished, *requested}) if unfinished.get(k, ...) != requested.get(k, ...))
+            raise UserError(f"out={self.folder} holds an unfinished set made with another {key} "
+                            f"({unfinished.get(key)!r}, now {requested.get(key)!r}): use the same "
                             "options, choose another folder, or pass --overwrite true to start again")  # fmt: skip
-        if overwrite and unfinished != text:
+        if overwrite and unfinished != requested:
             self._remove_old(there)
         for left in (*self._state.glob("*.part"), *self._state.glob(".*.part")):
             left.unlink(missing_ok=True)
-        write_file(plan_file, text)
+        write_file(self._state / "plan.json", text)
 
     def unfinished_plan(self) -> dict[str, Any]:
         """The plan of the set that is unfinished here; empty where there is none."""
@@ -180,7 +176,7 @@ class ShardWriter:
     def refuse_finished(self, indexes: Iterable[str]) -> None:
         """UserError where one of these index files is there and no unfinished set; writes nothing."""
         for name in indexes:
-            if (self.folder / name).exists() and not (self._state / "plan.json").exists():
+            if (self.folder / name).exists() and not self.unfinished_plan():
                 raise UserError(f"out={self.folder} holds a finished set ({name}): choose another folder, "
                                 "or pass --overwrite true to replace it")  # fmt: skip
 
@@ -198,9 +194,8 @@ class ShardWriter:
         done = self.finished(name)
         if done is not None:
             return done
-        starts: list[int] = []
         part = self._state / f"{name}.{os.getpid()}.part"
-        record = write_tar(self.folder / name, samples, part=part, starts=starts)
+        record, starts = write_tar(self.folder / name, samples, part=part)
         record = dataclasses.replace(record, notes=notes or {})
         write_file(self._state / f"{name}.starts", np.asarray(starts, dtype="<i8").tobytes())
         write_file(self._state / f"{name}.json", json.dumps(dataclasses.asdict(record)))
@@ -258,10 +253,3 @@ class ShardWriter:
             for beside in (offsets_path(index), quarantine_path(index), index.with_suffix(".skipped.json")):
                 beside.unlink(missing_ok=True)
             index.unlink()  # last: after a kill in here the rest is still a set
-
-
-def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    for key in sorted({*old, *new}):
-        if old.get(key) != new.get(key):
-            return f"{key} ({old.get(key)!r}, now {new.get(key)!r})"
-    return "plan"

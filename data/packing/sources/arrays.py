@@ -26,7 +26,7 @@ class PixelSource(Source):
     """Pictures that are rows of uint8 arrays (N, H, W) or (N, H, W, C), one array for each split."""
 
     def fill(self, parts: dict[str, tuple[np.ndarray, np.ndarray | None]]) -> None:
-        """Set the fields from split → (pictures, labels or None)."""
+        """Set the fields from split → (pictures, labels or None); classes are named by their numbers."""
         self._parts: list[tuple[str, int, np.ndarray]] = []
         labels, first = [], 0
         for split, (pictures, label_N) in parts.items():
@@ -38,6 +38,7 @@ class PixelSource(Source):
             labels.append(np.full(count, -1) if label_N is None else np.asarray(label_N).reshape(-1))
             first += count
         self.labels = np.concatenate(labels).astype(np.int64) if labels else self.labels
+        self.classes = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
 
     def read(self, number: int) -> Raw:
         """A row; its key is the split and its number there."""
@@ -69,9 +70,8 @@ class IdxSource(PixelSource):
         if not parts:
             raise UserError(f"source={root} has no train-images-idx3-ubyte[.gz]: name the folder of the idx files")
         self.fill(parts)
-        highest = int(self.labels.max(initial=-1))
-        fashion = "fashion" in str(top.resolve()).lower()
-        self.classes = FASHION if fashion else [str(i) for i in range(highest + 1)]
+        if "fashion" in str(top.resolve()).lower():
+            self.classes = FASHION
 
 
 def _idx(top: Path, stem: str) -> np.ndarray | None:
@@ -158,9 +158,9 @@ class ArraySource(PixelSource):
         if not parts:
             raise UserError(f"source={path} has no array of pictures: it needs a uint8 array (N, H, W) or (N, H, W, C)")
         self.fill(parts)
-        highest = int(self.labels.max(initial=-1))
         named = arrays.get("classes", arrays.get("class_names"))
-        self.classes = [str(n) for n in named.tolist()] if named is not None else [str(i) for i in range(highest + 1)]
+        if named is not None:
+            self.classes = [str(name) for name in named.tolist()]
 
 
 def _split_of(name: str) -> str:

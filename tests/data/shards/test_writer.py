@@ -23,7 +23,7 @@ def samples(count: int = 5, first: int = 0) -> Iterator[Sample]:
 
 
 def test_webdataset_reads_what_is_written(tmp_path: Path) -> None:
-    record = write_tar(tmp_path / "a.tar", samples())
+    record, _ = write_tar(tmp_path / "a.tar", samples())
     assert (record.nsamples, record.filesize) == (5, (tmp_path / "a.tar").stat().st_size)
     read = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
     assert [s["__key__"] for s in read] == [f"folder/{i:03d}" for i in range(5)]
