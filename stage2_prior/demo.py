@@ -4,8 +4,6 @@ Drop a picture to see its reconstruction, its codes as a heat map, and the neigh
 prior, a tab samples pictures of a class.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

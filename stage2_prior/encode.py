@@ -17,8 +17,6 @@ after any interruption. Labels and captions are kept. index.json's `meta` ties t
 Shapes: B batch, C channels, H W pixels, h w latent grid, K codes.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from launch.command.cli import UserError, parse, run

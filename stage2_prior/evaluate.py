@@ -10,8 +10,6 @@ For several ranks: `python -m launch.local --processes N stage2_prior.evaluate â
 on any number. `--compare A.json B.json` tells whether two results are comparable, and what differs.
 """
 
-from __future__ import annotations
-
 import sys
 
 from launch.command.cli import parse, run

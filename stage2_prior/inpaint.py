@@ -12,8 +12,6 @@ columns of OUT/grid.png. The holes that a prior can fill depend on what its code
     and depth       those before it; so also with order=random, which ends in row-by-row order
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from launch.command.cli import parse, run

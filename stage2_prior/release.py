@@ -6,8 +6,6 @@ DIR/metrics.json    figures
 DIR/README.md       the model card
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

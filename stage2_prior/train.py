@@ -5,17 +5,12 @@ RUN/metrics.jsonl  loss/…, optimizer/…, rate/…; eval/bits_per_code, eval/a
 RUN/prior/         the averaged weights in stock form, at the end
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from launch.command.cli import UserError, parse, run
 from stage2_prior.config.training import PriorTrainConfig
-
-if TYPE_CHECKING:
-    from data.shards.index import ShardIndex
 
 FREE = (
     "evaluate_every",

@@ -1,7 +1,5 @@
 """The largest batch that fits on a device, found by trying."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: B pictures, C channels, H W pixels, h w latent grid.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import tarfile

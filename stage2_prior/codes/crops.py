@@ -3,8 +3,6 @@
 Shapes: B batch, C channels, H W pixels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from torch import Tensor

@@ -2,8 +2,6 @@
 
 Shapes: B batch, C channels, H W pixels, h w latent grid, K codes."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from dataclasses import asdict

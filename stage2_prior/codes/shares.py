@@ -6,8 +6,6 @@
 Shapes: K codes.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

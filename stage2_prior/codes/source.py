@@ -1,10 +1,8 @@
 """The source of codes, which ties code shards, priors and samples to one tokenizer."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -59,7 +57,7 @@ class CodeSource:
         return math.prod(self.shape)
 
     @classmethod
-    def of_tokenizer(cls, tokenizer: Tokenizer, transform: TransformConfig) -> CodeSource:
+    def of_tokenizer(cls, tokenizer: Tokenizer, transform: TransformConfig) -> Self:
         """The source of a tokenizer's codes for pictures prepared by `transform`."""
         quantizer, grid = tokenizer.config.quantizer, tokenizer.grid(transform.size)
         tokenizer.codes_shape(transform.size)  # raises if the size doesn't fit
@@ -77,7 +75,7 @@ class CodeSource:
         return described
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> CodeSource:
+    def from_dict(cls, saved: dict[str, Any]) -> Self:
         """The source that `to_dict` described; KeyError if something is missing. Other keys are ignored."""
         return cls(
             saved["tokenizer"],
@@ -89,7 +87,7 @@ class CodeSource:
         )
 
     @classmethod
-    def of_index(cls, index: ShardIndex, path: str, key: str = "data.index") -> CodeSource:
+    def of_index(cls, index: ShardIndex, path: str, key: str = "data.index") -> Self:
         """The source of an index that stage2_prior.encode wrote; UserError for any other."""
         try:
             if index.kind != "codes":
@@ -100,7 +98,7 @@ class CodeSource:
                 f"{key}={path} holds no codes: encode pictures with stage2_prior.encode and give its index.json"
             ) from error
 
-    def must_equal(self, other: CodeSource, key: str, path: str) -> None:
+    def must_equal(self, other: Self, key: str, path: str) -> None:
         """UserError that names the difference unless `other` (the value `path` of `key`) is the same source."""
         self.must_be_of(other.tokenizer, key, path)
         for name in ("codebook_size", "grid", "transform", "codebooks", "scales"):

@@ -6,11 +6,9 @@ class tokens, one null token (no class, which guidance compares with), and for m
 Shapes: B batch, N positions, G codebooks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -109,7 +107,7 @@ class Vocabulary:
         return described | ({"codebooks": self.codebooks} if self.codebooks > 1 else {})
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Vocabulary:
+    def from_dict(cls, saved: dict[str, Any]) -> Self:
         """The vocabulary that `to_dict` described."""
         masked, codebooks = bool(saved.get("masked", False)), int(saved.get("codebooks", 1))
         return cls(int(saved["codebook_size"]), tuple(saved["classes"]), masked, codebooks)

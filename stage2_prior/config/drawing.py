@@ -1,7 +1,5 @@
 """How codes are drawn from logits, for every kind of prior: temperature, cut-offs, guidance, and their schedules."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

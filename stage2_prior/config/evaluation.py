@@ -1,7 +1,5 @@
 """Settings of stage2_prior.evaluate."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from launch.command.checks import at_least

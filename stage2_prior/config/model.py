@@ -1,7 +1,5 @@
 """What a prior is: the block `model` of launch/recipes/*/prior.yaml."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from typing import Literal
 

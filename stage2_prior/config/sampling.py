@@ -1,7 +1,5 @@
 """Settings of stage2_prior.sample and stage2_prior.inpaint."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

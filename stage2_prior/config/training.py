@@ -1,7 +1,5 @@
 """What a prior is and how it is trained: the blocks of launch/recipes/*/prior.yaml."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 

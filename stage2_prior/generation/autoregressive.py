@@ -3,8 +3,6 @@
 Shapes: B sequences, N codes each, K codes, V vocabulary, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

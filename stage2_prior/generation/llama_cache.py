@@ -7,8 +7,6 @@ Shapes: B sequences, n new tokens each, T tokens in the cache, D width, H heads,
 A = H + 2G, d head width, E = A·d, F inner width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 

@@ -3,8 +3,6 @@
 Shapes: B batch, N codes of a picture, K codes.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Shapes: B pictures, C channels, H W pixels, F features.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

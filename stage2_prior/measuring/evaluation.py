@@ -1,7 +1,5 @@
 """An evaluation: bits per code, class agreement and distances, written as one result."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

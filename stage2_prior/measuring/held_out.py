@@ -1,7 +1,5 @@
 """Bits per code and accuracy on held-out codes. Shapes: B batch, N codes of a picture."""
 
-from __future__ import annotations
-
 import math
 
 import torch

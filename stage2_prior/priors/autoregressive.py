@@ -6,8 +6,6 @@ p(code_N | condition) = Π_n p(code_n | condition, code_<n). (Esser et al. 2021,
 Shapes: B batch, N positions (h·w codes), T = N tokens read, K codes, V vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import torch

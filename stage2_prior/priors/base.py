@@ -3,8 +3,6 @@
 Shapes: B batch, N codes of a picture, K codes, L tokens of a text, H W pixels.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

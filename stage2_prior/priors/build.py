@@ -1,7 +1,5 @@
 """The table of kinds of prior; building a fresh prior and loading a saved one."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

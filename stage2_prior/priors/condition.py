@@ -5,8 +5,6 @@ A condition turns labels or captions into conditioning tokens, and these into th
 Shapes: B batch, L tokens of a caption, T embeddings before the codes, D width of the prior.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

@@ -9,8 +9,6 @@ Codes lie as the tokenizer gives them, code_BN = (G, h, w) in one row. Shapes: B
 N = G·P codes, R = B·P rows of the second Llama, K codes of a codebook, D width.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, ClassVar, Self
 

@@ -9,8 +9,6 @@ and the encoder predicts them from the condition and the codes left. Sampled in 
 Shapes: B batch, N positions (h·w codes), K codes, S decoding steps, T = 1 + N tokens.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Self
 

@@ -12,8 +12,6 @@ The head's weights are tied to the embeddings, of which only the classes' are in
 Shapes: B batch, S scales, M codes of one, N of all, K codes of the codebook, D width.
 """
 
-from __future__ import annotations
-
 import itertools
 from typing import Any, ClassVar, Self
 

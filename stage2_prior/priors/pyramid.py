@@ -3,12 +3,11 @@
 Shapes: B batch, N codes of all scales, M codes of one, D width, E the tokenizer's code dimension, h w its latent grid.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -70,7 +69,7 @@ class Pyramid(nn.Module):
         save_file({name: value.cpu().contiguous() for name, value in kept.items()}, folder / WEIGHTS)
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> Pyramid:
+    def from_pretrained(cls, folder: Path) -> Self:
         """The pyramid that `save_pretrained` wrote."""
         settings = json.loads((folder / CONFIG).read_text())
         pyramid = cls(MultiscaleQuantizer(QuantizerConfig(**settings["quantizer"])), settings["width"])

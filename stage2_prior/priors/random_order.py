@@ -8,8 +8,6 @@ order: training ends with exactly the stock model, and the embedding is not expo
 Shapes: B batch, N codes, T = N tokens, D width.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -5,8 +5,6 @@ global batch from (seed, step) on every rank, and each rank takes its samples' r
 number of ranks draws the same. (Dropout of attention weights is drawn by each rank.)
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Stock transformers: their shapes, their weights in a folder, and the work that they do for each code."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

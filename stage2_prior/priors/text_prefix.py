@@ -9,13 +9,11 @@ embedding of its position, so that every prefix has length L and needs no mask.
 Shapes: B batch, L tokens of a text (`model.text.tokens`), E features of the encoder, D width of the prior.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -162,7 +160,7 @@ class TextPrefix(nn.Module):
         save_file(weights, folder / WEIGHTS)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, encoder: str | None = None) -> TextPrefix:
+    def from_pretrained(cls, folder: str | Path, encoder: str | None = None) -> Self:
         """The prefix that `save_pretrained` wrote; `encoder` replaces the recorded place of the frozen encoder.
 
         UserError if it can't be read.

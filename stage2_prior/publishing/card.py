@@ -1,7 +1,5 @@
 """The values of a released prior's model card."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

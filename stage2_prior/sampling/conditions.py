@@ -3,8 +3,6 @@
 Shapes: B pictures, L tokens of a text, N codes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

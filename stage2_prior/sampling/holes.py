@@ -2,8 +2,6 @@
 
 Shapes: B pictures, C channels, H W pixels, h w latent grid, N codes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

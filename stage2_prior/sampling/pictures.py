@@ -2,8 +2,6 @@
 
 Shapes: B batch, N codes, h w their grid."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -4,8 +4,6 @@ Estimated from the configuration alone, on no device: `python -m stage2_prior.tr
 P parameters, N codes of a picture, K codes, D width, F inner width, L layers, n devices.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

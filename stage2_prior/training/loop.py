@@ -3,8 +3,6 @@
 Shapes: B batch (this rank's part), N codes of a picture.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The prior's optimizer, and its averaged weights."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """What the buttons of the demo page do, without the page."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from PIL import Image

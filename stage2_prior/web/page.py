@@ -1,7 +1,5 @@
 """The demo page, built with gradio."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from stage1_tokenizer import Tokenizer
@@ -51,7 +49,6 @@ def _reconstruct_tab(gradio: Any, blocks: Any, demo: Demo, first: str | None) ->
     def click(grid: list[list[int]], event: gradio.SelectData) -> int:
         return demo.code_at(grid, *event.index)
 
-    click.__annotations__["event"] = gradio.SelectData
     colours.select(click, codes, code)
     code.change(demo.neighbours, code, near)
     opened.then(lambda grid: grid[len(grid) // 2][len(grid[0]) // 2] if grid else 0, codes, code)
