@@ -3,7 +3,6 @@
 RUN/checkpoints/step-000001234/
     manifest.json     {"format": 1, "step": …, "world_size": …, "files": {NAME: {"size": …, "sha256": …}}}
     <name>.pt         the state_dict of a part, by torch.save; read with weights_only=True
-    <name>.rank3.pt   the same for state that differs by rank
     <name>.part3.safetensors   rank 3's pieces of parameters, which any strategy and number of ranks can read
 """
 

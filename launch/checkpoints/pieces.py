@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,16 +61,10 @@ class PieceState:
         if self._loaded is not None:
             self._loaded()
 
-
-class FrozenPieces:
-    """A copy of pieces in the memory of the CPU, which training no longer changes."""
-
-    def __init__(self, pieces: Iterable[Piece]):
-        self._pieces = [piece.of(piece.values.detach().to("cpu", copy=True)) for piece in pieces]
-
-    def pieces(self) -> list[Piece]:
-        """The copies."""
-        return self._pieces
+    def frozen(self) -> PieceState:
+        """A copy in the memory of the CPU, which training no longer changes."""
+        copies = [piece.of(piece.values.detach().to("cpu", copy=True)) for piece in self.pieces()]
+        return PieceState(lambda: copies, everywhere=self.everywhere)
 
 
 def write_pieces(pieces: Sequence[Piece], file: BinaryIO) -> None:

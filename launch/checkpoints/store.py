@@ -44,17 +44,16 @@ def save(
     run: Run | None = None,
     *,
     keep: int = 2,
-    per_rank: Mapping[str, Stateful] | None = None,
 ) -> Path | None:
     """Write the run's checkpoint of `step` (steps done so far) and delete all but the `keep` newest; its folder.
 
     run.keep_every and run.keep_best spare more (launch.checkpoints.retention).
 
     `state` is the same on every rank and written by rank 0 while the others wait, but for pieces
-    (launch.checkpoints.pieces), of which each rank writes its own; `per_rank` is written by each rank. A model wrapped
-    for several ranks is saved as the model inside, so that another number of ranks can load it. Nothing is saved after
-    a loss that isn't finite: that raises NotFiniteError. Where the disk takes no more, the older checkpoints stay, and
-    run.on_save_error decides: a UserError, or a warning and None.
+    (launch.checkpoints.pieces), of which each rank writes its own. A model wrapped for several ranks is saved as the
+    model inside, so that another number of ranks can load it. Nothing is saved after a loss that isn't finite: that
+    raises NotFiniteError. Where the disk takes no more, the older checkpoints stay, and run.on_save_error decides: a
+    UserError, or a warning and None.
 
     With run.save_in_background the state is copied and written while training goes on; what became of it is told by
     the next `save`, or at the run's end (Run.finish_saving).
@@ -63,7 +62,7 @@ def save(
     if run is not None:
         run.finish_saving()
         run.check_finite()
-    parts = _files(state, per_rank or {}, run)
+    parts = _files(state, run.rank if run else 0)
     if run is not None and run.background_vote is not None:
         copies, vote = writing.frozen(parts), run.background_vote
         thread = writing.Background(lambda: _write_checkpoint(folder, step, copies, keep, vote, run.config))
@@ -116,11 +115,8 @@ def _make_empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _files(
-    state: Mapping[str, Stateful | PieceState], per_rank: Mapping[str, Stateful], run: Run | None
-) -> dict[str, Any]:
+def _files(state: Mapping[str, Stateful | PieceState], rank: int) -> dict[str, Any]:
     """What this rank writes, by file name."""
-    rank = run.rank if run else 0
     found: dict[str, Any] = {}
     for name, part in state.items():
         if isinstance(part, PieceState):
@@ -128,7 +124,7 @@ def _files(
                 found[_piece_file(name, rank)] = part
         elif rank == 0:
             found[f"{name}.pt"] = _inner(part)
-    return found | {f"{name}.rank{rank}.pt": part for name, part in per_rank.items()}
+    return found
 
 
 def _piece_file(name: str, rank: int | str) -> str:
@@ -148,42 +144,41 @@ def _told(folder: Path, step: int, problem: str | None, run: Run | None) -> bool
     return False
 
 
-def load_latest(
-    folder: Path,
-    state: Mapping[str, Stateful | PieceState],
-    run: Run | None = None,
-    *,
-    per_rank: Mapping[str, Stateful] | None = None,
-) -> int | None:
+def load_latest(folder: Path, state: Mapping[str, Stateful | PieceState], run: Run | None = None) -> int | None:
     """Load the run's newest valid checkpoint into `state`, on every rank; its step, or None without one.
 
     Damaged ones are skipped with a warning that says why. Raises UserError where the checkpoint holds other
     parts than `state` names.
     """
-    chosen = None
     if run is not None:
         run.finish_saving()
-    if _is_main(run):
-        for step in folders.steps(folder):
-            path = folders.place(folder, step)
-            if (damage := folders.verify(path)) is None:
-                chosen = step
-                break
-            _say(run, f"warning: checkpoint {path} is skipped: {damage}")
+    chosen = _newest(folder, run.say if run else _say) if run is None or run.is_main else None
     chosen = run.broadcast(chosen) if run else chosen
     if chosen is None:
         return None
     path = folders.place(folder, chosen)
     manifest = json.loads((path / folders.MANIFEST).read_text())
-    _check_parts(path, manifest, state, per_rank or {}, run.rank if run else 0)
+    _check_parts(path, manifest, state)
     for name, part in state.items():
         if isinstance(part, PieceState):
             part.load(pieces(path, manifest, name))
         else:
-            _read(path / f"{name}.pt", _inner(part))
-    for name, own in (per_rank or {}).items():
-        _read(path / f"{name}.rank{run.rank if run else 0}.pt", own)
+            _inner(part).load_state_dict(torch.load(path / f"{name}.pt", map_location="cpu", weights_only=True))
     return int(manifest["step"])
+
+
+def _newest(folder: Path, say: Callable[[str], None]) -> int | None:
+    """The step of the run's newest valid checkpoint; says which ones are damaged."""
+    for step in folders.steps(folder):
+        path = folders.place(folder, step)
+        if (damage := folders.verify(path)) is None:
+            return step
+        say(f"warning: checkpoint {path} is skipped: {damage}")
+    return None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def pieces(path: Path, manifest: dict[str, Any], name: str) -> Reader:
@@ -198,36 +193,18 @@ def _inner(part: Stateful) -> Stateful:
     return part.module if isinstance(part, DistributedDataParallel) else part
 
 
-def _read(path: Path, part: Stateful) -> None:
-    part.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-
-
 def _finish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
     """The manifest last, then the rename that makes the checkpoint exist."""
     write_file(temporary / folders.MANIFEST, json.dumps(manifest, indent=1))
     move_folder(temporary, final)  # what lies there, of the same step, was skipped as damaged, or is equal
 
 
-def _check_parts(
-    path: Path, manifest: dict[str, Any], state: Mapping[str, Any], per_rank: Mapping[str, Any], rank: int
-) -> None:
-    """UserError unless the checkpoint holds these parts, in the form that is asked for, and this rank's own."""
-    held = {re.sub(r"\.part\d+\.", ".", name) for name in manifest["files"]}
-    asked = {f"{name}{SUFFIX if isinstance(part, PieceState) else '.pt'}" for name, part in state.items()}
-    own = {f"{name}.rank{rank}.pt" for name in per_rank}
-    if {name for name in held if ".rank" not in name} != asked or not own <= held:
+def _check_parts(path: Path, manifest: dict[str, Any], state: Mapping[str, Any]) -> None:
+    """UserError unless the checkpoint holds these parts, in the requested form."""
+    held = {re.sub(r"\.part\d+\.", ".", name) for name in manifest["files"] if ".rank" not in name}
+    needed = {f"{name}{SUFFIX if isinstance(part, PieceState) else '.pt'}" for name, part in state.items()}
+    if held != needed:
         raise UserError(
             f"checkpoint {path} holds {', '.join(sorted(held))} but this run needs "
-            f"{', '.join(sorted(asked | own))}: resume it with the configuration and ranks it was saved with"
+            f"{', '.join(sorted(needed))}: resume it with the configuration it was saved with"
         )
-
-
-def _is_main(run: Run | None) -> bool:
-    return run is None or run.is_main
-
-
-def _say(run: Run | None, text: str) -> None:
-    if run is not None:
-        run.say(text)
-    else:
-        print(text, file=sys.stderr, flush=True)

@@ -6,12 +6,13 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
 
-from launch.checkpoints.pieces import FrozenPieces, write_pieces
+from launch.checkpoints.pieces import PieceState, write_pieces
 
 
 class HashingFile:
@@ -40,7 +41,7 @@ def write(path: Path, part: Any) -> dict[str, Any]:
     """Write one file (of pieces, or of a state_dict by torch.save) and wait for the disk; its entry in the manifest."""
     with path.open("wb") as file:
         hashing = HashingFile(file)
-        if hasattr(part, "pieces"):
+        if isinstance(part, PieceState):
             write_pieces(part.pieces(), cast("BinaryIO", hashing))
         else:
             torch.save(part.state_dict(), cast("BinaryIO", hashing))
@@ -64,8 +65,8 @@ def write_all(folder: Path, parts: Mapping[str, Any]) -> tuple[dict[str, Any], s
 class Frozen:
     """A copy of a state_dict in the memory of the CPU, which training no longer changes."""
 
-    def __init__(self, state: Any):
-        self._state = _copied(state)
+    def __init__(self, part: Any):
+        self._state = _copied(part.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """The copy."""
@@ -74,10 +75,7 @@ class Frozen:
 
 def frozen(parts: Mapping[str, Any]) -> dict[str, Any]:
     """Copies of all parts."""
-    return {
-        name: FrozenPieces(part.pieces()) if hasattr(part, "pieces") else Frozen(part.state_dict())
-        for name, part in parts.items()
-    }
+    return {name: part.frozen() if isinstance(part, PieceState) else Frozen(part) for name, part in parts.items()}
 
 
 def _copied(value: Any) -> Any:
@@ -92,23 +90,18 @@ def _copied(value: Any) -> Any:
 
 
 class Background:
-    """Work in a thread of its own, and what it returned or raised."""
+    """Work in a thread of its own, which doesn't keep the process from ending."""
 
     def __init__(self, work: Callable[[], str | None]):
-        self._result: str | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(work,), name="checkpoint", daemon=True)
-        self._thread.start()
+        self._outcome: Future[str | None] = Future()
+        threading.Thread(target=self._run, args=(work,), name="checkpoint", daemon=True).start()
 
     def wait(self) -> str | None:
         """Its result, once it has ended; its exception is raised here."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._result
+        return self._outcome.result()
 
     def _run(self, work: Callable[[], str | None]) -> None:
         try:
-            self._result = work()
+            self._outcome.set_result(work())
         except BaseException as error:
-            self._error = error
+            self._outcome.set_exception(error)

@@ -138,5 +138,5 @@ def test_a_full_disk_is_told_afterwards_and_decided_as_asked(
 
 def test_the_form_of_a_part_must_be_the_same(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, {"net": torch.nn.Linear(2, 2)})
-    with pytest.raises(UserError, match=r"holds net\.pt but this run asks for net\.safetensors"):
+    with pytest.raises(UserError, match=r"holds net\.pt but this run needs net\.safetensors"):
         checkpoint.load_latest(tmp_path, {"net": PieceState(lambda: pieces(), everywhere=True)})
