@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal
 
 from launch.command.checks import at_least, check
-
-FREE_KEYS = (
-    "run.folder",
-    "run.trackers",
-    "run.project",
-    "run.log_every",
-    "run.save_every",
-    "run.keep",
-    "run.keep_every",
-    "run.keep_best",
-    "run.processes",
-    "run.timeout",
-    "run.watchdog",
-    "run.on_save_error",
-    "run.skip_limit",
-    "run.rollbacks",
-    "run.strategy",
-    "run.kernels",
-    "run.save_in_background",
-    "run.allow_changes",
-)
-"""Free settings: a resumed run may change them, because the result doesn't depend on them."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +78,11 @@ class RunConfig:
         if self.keep_best is not None and self.keep_best.rpartition(":")[2] not in ("min", "max"):
             raise ValueError(f"run.keep_best={self.keep_best} doesn't say which is best: end it with :min or :max")
 
+
+FREE_KEYS = tuple(
+    f"run.{field.name}" for field in fields(RunConfig) if field.name not in ("seed", "precision", "deterministic")
+)
+"""Free settings: a resumed run may change them, because the result doesn't depend on them."""
 
 FIXED = ("model", "run")
 """Blocks of the configuration that no resumed run can change, except for their free settings."""

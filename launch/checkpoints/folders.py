@@ -1,4 +1,4 @@
-"""Where a run's checkpoints lie, and whether they are whole; reads files only, without torch.
+"""Where a run's checkpoints lie, whether they are whole, and which are deleted; reads files only, without torch.
 
 RUN/checkpoints/step-000001234/
     manifest.json     {"format": 1, "step": …, "world_size": …, "files": {NAME: {"size": …, "sha256": …}}}
@@ -11,7 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from launch.config import RunConfig
+from launch.run import metrics
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -60,3 +64,23 @@ def described(path: Path) -> str:
         return f"{size / 1e6:.1f} MB, {manifest['world_size']} ranks: {', '.join(parts)}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is missing or can't be read"
+
+
+def to_delete(folder: Path, steps: Sequence[int], keep: int, config: RunConfig | None) -> list[int]:
+    """Steps whose checkpoints are to be deleted: not among the `keep` newest, no multiple of run.keep_every, not best.
+
+    `steps` are those there, newest first.
+    """
+    every = config.keep_every if config else 0
+    best = best_step(folder, steps, config.keep_best) if config and config.keep_best else None
+    return [step for step in steps[keep:] if step != best and not (every and step % every == 0)]
+
+
+def best_step(folder: Path, steps: Sequence[int], rule: str) -> int | None:
+    """The step with the best evaluation of those in `steps`, by metrics.jsonl; None where none was evaluated."""
+    name, _, which = rule.rpartition(":")
+    lines = metrics.read(folder / metrics.FILE)
+    values = {line["step"]: line[name] for line in lines if name in line and line["step"] in set(steps)}
+    if not values:
+        return None
+    return (min if which == "min" else max)(values, key=lambda step: values[step])

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from launch.checkpoints import folders, retention, writing
+from launch.checkpoints import folders, writing
 from launch.checkpoints.pieces import SUFFIX, PieceState, Reader
 from launch.command.cli import UserError
 from launch.config import RunConfig
@@ -47,7 +47,7 @@ def save(
 ) -> Path | None:
     """Write the run's checkpoint of `step` (steps done so far) and delete all but the `keep` newest; its folder.
 
-    run.keep_every and run.keep_best spare more (launch.checkpoints.retention).
+    run.keep_every and run.keep_best spare more.
 
     `state` is the same on every rank and written by rank 0 while the others wait, but for pieces
     (launch.checkpoints.pieces), of which each rank writes its own. A model wrapped for several ranks is saved as the
@@ -93,7 +93,7 @@ def _write_checkpoint(
         if problem is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            for old in retention.to_delete(folder, folders.steps(folder), keep, config):
+            for old in folders.to_delete(folder, folders.steps(folder), keep, config):
                 shutil.rmtree(folders.place(folder, old), ignore_errors=True)
     vote.gather(None)
     return problem

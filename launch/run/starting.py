@@ -1,13 +1,15 @@
 """How a run starts and ends: ranks, seeds, signals, its folder, and its rollbacks.
 
-with start_run(config, config.run) as run:
-    ...
-    for batch in batches:
-        stop = run.stopping()                     # once a step, on every rank
-        if due_save or stop: checkpoint.save(run.folder, step, state, run, keep=config.run.keep)
-        if due_finish or stop: break
-        run.record(values, step=step, samples=B)  # stays on the device until a line is due
-return run.exit_code                              # 0, or STOPPED after SIGTERM or SIGUSR1
+with start_run(config, config.run) as run:                         # ranks, seeds, folder, signals, trackers
+    step = load_latest(run.folder, state, run) or 0
+    for batch in batches(step):
+        stop, last = run.stopping(), step == steps                 # SIGTERM and SIGUSR1, agreed by all ranks
+        if last or stop or step % save_every == 0: save(run.folder, step, state, run)
+        if last or stop: break
+        seed_step(seed, run.rank, step)                            # the step's noise: no generator state is saved
+        run.record(scalars, step=step, samples=B)                  # stays on the device until a line is due
+        step += 1
+return run.exit_code                                               # 0, or 85 after a signal: rerun to resume
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from data.pictures.decode import decode_picture
 from data.pictures.transforms import to_float, to_uint8
 from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
-from launch.files.folders import new_folder
+from launch.files.atomic import new_folder
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.scores import psnr

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from data.pictures.config import TransformConfig
 from launch.command.cli import UserError
-from launch.files.folders import new_folder
+from launch.files.atomic import new_folder
 from stage1_tokenizer.foreign import discriminator as carried
 from stage1_tokenizer.foreign.base import Converted
 from stage1_tokenizer.foreign.checkpoint import convert_checkpoint

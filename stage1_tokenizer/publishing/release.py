@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.command.cli import UserError
-from launch.files.folders import new_folder
+from launch.files.atomic import new_folder
 from stage1_tokenizer.foreign import discriminator as carried
 from stage1_tokenizer.measuring.side_by_side import save_pictures
 from stage1_tokenizer.publishing.card import PICTURES, Publication, write_card

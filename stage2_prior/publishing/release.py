@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from launch.command.cli import UserError
-from launch.files.folders import new_folder
+from launch.files.atomic import new_folder
 from launch.run.folder import CONFIG, ORIGIN
 from stage1_tokenizer.publishing.card import Publication
 from stage1_tokenizer.publishing.folder import CARD, METRICS, given_figures, own_figures

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from launch.checkpoint import main
 from launch.checkpoints import folders
 from launch.checkpoints import store as checkpoint
-from launch.checkpoints.retention import to_delete
+from launch.checkpoints.folders import to_delete
 from launch.command.cli import UserError
 from launch.config import RunConfig
 from launch.run.starting import start_run
