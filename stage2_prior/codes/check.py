@@ -69,9 +69,8 @@ def verify(encoding: Encoding, count: int) -> str:
         )
     _picture(rows).save(Path(encoding.config.out) / PICTURES)
     psnr = float(np.mean([-10 * math.log10(max(error, 1e-10)) for error in errors]))
-    return (
-        f"verified {len(errors)} samples: a fresh encoding repeats {equal / total:.2%} of the codes, PSNR {psnr:.2f} dB"
-    )
+    repeated = f"a fresh encoding repeats {equal / total:.2%} of the codes"
+    return f"verified {len(errors)} samples: {repeated}, PSNR {psnr:.2f} dB"
 
 
 def _picture(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> Image.Image:

@@ -77,15 +77,11 @@ class Vocabulary:
             return int(text)
         if text == "none":
             return -1
-        raise UserError(f"class {text!r} is not one of the prior's classes: {self.allowed()}")
-
-    def allowed(self) -> str:
-        """The allowed class ids and, as far as they fit, names, in one line."""
-        count = len(self.classes)
-        if not count:
-            return "it has none, leave out --classes"
-        shown = ", ".join(self.classes[:20]) + (", …" if count > 20 else "")
-        return f"use 0 to {count - 1}, or a name ({shown}), or none for no class"
+        allowed = "it has none, leave out --classes"
+        if self.classes:
+            shown = ", ".join(self.classes[:20]) + (", …" if len(self.classes) > 20 else "")
+            allowed = f"use 0 to {len(self.classes) - 1}, or a name ({shown}), or none for no class"
+        raise UserError(f"class {text!r} is not one of the prior's classes: {allowed}")
 
     def check_labels(self, labels: Sequence[int]) -> None:
         """UserError for a label outside [-1, C)."""
@@ -96,10 +92,6 @@ class Vocabulary:
                     f"class id {label} is outside the {len(self.classes)} classes of this index (allowed: {allowed}; "
                     "or -1 for no class): pack the pictures again with the right class list"
                 )
-
-    def special_tokens(self) -> list[int]:
-        """Every id that isn't a code; samplers must not draw these."""
-        return list(range(self.codes, self.size))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` reads it back."""

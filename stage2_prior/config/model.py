@@ -38,9 +38,7 @@ class TextConfig:
     def __post_init__(self) -> None:
         at_least(1, self, "tokens", "layers", prefix="model.text.")
         if self.revision is not None and self.encoder == BYTES:
-            raise ValueError(
-                "model.text.revision needs an encoder on the Hub, but model.text.encoder=bytes: leave it out"
-            )
+            raise ValueError("model.text.revision needs a Hub encoder, but model.text.encoder=bytes: leave it out")
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,8 @@ class CachedBody(nn.Module):
         """For sequences of up to `positions` tokens; `compiled` makes steps of one token a CUDA graph."""
         super().__init__()
         config = model.config
-        self.heads, self.groups, self.head_width = (
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
-        self.positions = positions
+        self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
+        self.head_width, self.positions = config.head_dim, positions
         self.register_buffer("norm_D", model.norm.weight.detach())
         device = self.norm_D.device
         self.register_buffer("epsilon", torch.tensor(config.rms_norm_eps, device=device))
@@ -142,15 +138,9 @@ class CachedBody(nn.Module):
             key_BGTd, value_BGTd = cache_2CTd.view(2, batch, self.groups, self.positions, width)
             key_BGTd.index_copy_(2, place_1, _turned(key_BGd, cos_d, sin_d)[:, :, None])
             value_BGTd.index_copy_(2, place_1, value_BGd[:, :, None])
-            mixed_BH1d = F.scaled_dot_product_attention(
-                _turned(query_BHd, cos_d, sin_d)[:, :, None],
-                key_BGTd,
-                value_BGTd,
-                attn_mask=visible_1T,
-                scale=1.0,
-                enable_gqa=self.heads != self.groups,
-            )
-            return mixed_BH1d.reshape(batch, -1)
+            query_BH1d = _turned(query_BHd, cos_d, sin_d)[:, :, None]
+            how: dict[str, Any] = {"attn_mask": visible_1T, "scale": 1.0, "enable_gqa": self.heads != self.groups}
+            return F.scaled_dot_product_attention(query_BH1d, key_BGTd, value_BGTd, **how).reshape(batch, -1)
 
         return self._through(x_BD, projected_BE, attend)
 

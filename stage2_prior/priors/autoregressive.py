@@ -47,7 +47,7 @@ class AutoregressivePrior(Prior):
             prior.aim = Aim(source.positions, config.width, config.anneal_from, config.anneal_until)
         # Plain `generate` from a class token gives one grid, of codes only.
         prior.lm.generation_config = GenerationConfig(
-            suppress_tokens=vocabulary.special_tokens(),
+            suppress_tokens=list(range(vocabulary.codes, vocabulary.size)),
             max_new_tokens=source.positions,
             min_new_tokens=source.positions,
             bos_token_id=None,
@@ -102,13 +102,8 @@ It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; se
             before_BL = torch.arange(text, device=at_BN.device).expand(len(at_BN), -1)
             at_BN = torch.cat([before_BL, at_BN + text], dim=1)
         # Without the mask of ones transformers takes positions that don't rise for several packed sequences.
-        out = self.lm(
-            inputs_embeds=x_BND,
-            position_ids=at_BN,
-            attention_mask=torch.ones_like(at_BN),
-            use_cache=False,
-            logits_to_keep=code_BN.shape[1],
-        )
+        places = {"position_ids": at_BN, "attention_mask": torch.ones_like(at_BN)}
+        out = self.lm(inputs_embeds=x_BND, **places, use_cache=False, logits_to_keep=code_BN.shape[1])
         return out.logits[..., : self.vocabulary.codebook_size].float()
 
     def set_progress(self, done: float) -> None:
@@ -122,9 +117,8 @@ It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; se
         if self.aim is None:
             logits_BNK = self.logits(read_BN, token_B)
         else:
-            place_BN = self.aim.orders(
-                self.sample_noise.uniform(len(code_BN), self.source.positions + 1, device=code_BN.device)
-            )
+            uniform_BT = self.sample_noise.uniform(len(code_BN), self.source.positions + 1, device=code_BN.device)
+            place_BN = self.aim.orders(uniform_BT)
             code_BN, read_BN = code_BN.gather(1, place_BN), read_BN.gather(1, place_BN)
             logits_BNK = self.ordered_logits(read_BN, token_B, place_BN)
         loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
@@ -135,6 +129,5 @@ It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; se
         positions = self.condition.prefix + self.source.positions
         codes, compiled = self.vocabulary.codebook_size, self.compiled_steps
         llama = self.laid_out(lambda: CachedLlama(self.lm, codes, positions, compiled))
-        return decode(
-            llama, token_B, uniform_BU, drawing, null=self.condition.null, given_BN=given_BN, embedded=self.embedded
-        )
+        null, embedded = self.condition.null, self.embedded
+        return decode(llama, token_B, uniform_BU, drawing, null=null, given_BN=given_BN, embedded=embedded)

@@ -100,10 +100,8 @@ class TextCondition(Condition):
         config = self.text.config
         if self.text.bytes is not None:
             return f"texts of up to {config.tokens} bytes"
-        at = f" at `{config.revision}`" if config.revision else ""
-        return (
-            f"texts of up to {config.tokens} tokens through the frozen encoder `{config.encoder}`{at}, not part of it"
-        )
+        encoder = f"`{config.encoder}`" + (f" at `{config.revision}`" if config.revision else "")
+        return f"texts of up to {config.tokens} tokens through the frozen encoder {encoder}, not part of it"
 
     @property
     def null(self) -> int:

@@ -99,11 +99,7 @@ class DepthPrior(Prior):
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN place by place, which are the steps of schedules; see Prior.sample."""
-        cached, batch, guided = (
-            self.laid_out(lambda: CachedDepth(self)),
-            len(token_B),
-            drawing.guided_steps(self.places),
-        )
+        cached, guided = self.laid_out(lambda: CachedDepth(self)), drawing.guided_steps(self.places)
         input_B = torch.cat([token_B, torch.full_like(token_B, self.condition.null)]) if guided else token_B
         cached.start(len(input_B))
         uniform_BPG, code_BN = self.arranged(uniform_BU), torch.empty_like(uniform_BU, dtype=torch.int64)
@@ -112,8 +108,8 @@ class DepthPrior(Prior):
         x_BD = F.embedding(input_B, cached.embedding_VD)
         for place in range(self.places):
             if place == guided:
-                x_BD = x_BD[:batch]
-                cached.keep(batch)
+                x_BD = x_BD[: len(token_B)]
+                cached.keep(len(token_B))
             strength = drawing.guidance_at(place, self.places) if place < guided else None
             temperature = drawing.temperature_at(place, self.places)
             y_BD, x_BD = cached.place(x_BD, place), torch.zeros_like(x_BD)

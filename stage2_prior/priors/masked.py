@@ -125,12 +125,6 @@ class MaskedPrior(Prior):
         """In each step a number to draw each code, and with order=confidence another to choose which to keep."""
         return drawing.steps * self.source.positions * (2 if drawing.order == "confidence" else 1)
 
-    @property
-    def _grid(self) -> tuple[int, int]:
-        """Height and width; latent tokens, which have no place, count as one row."""
-        height, *width = self.source.grid
-        return (height, width[0]) if width else (1, height)
-
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN in `drawing.steps` steps; see Prior.sample. The steps divide up the codes that aren't given."""
@@ -141,7 +135,7 @@ class MaskedPrior(Prior):
         if given_BN is not None:
             open_BN, code_BN = given_BN < 0, torch.where(given_BN < 0, code_BN, given_BN)
         start_B1 = open_BN.sum(1, keepdim=True)
-        at_N = halton_order(*self._grid).argsort().to(token_B.device) if drawing.order == "halton" else None
+        at_N = halton_order(*self.source.grid).argsort().to(token_B.device) if drawing.order == "halton" else None
         for step, uniform_BXN in enumerate(uniform_SBXN):
             strength, temperature = (at(step, drawing.steps) for at in (drawing.guidance_at, drawing.temperature_at))
             logits_BNK = self.guided_logits(code_BN, token_B, strength)
@@ -176,8 +170,12 @@ def rank(score_BN: Tensor) -> Tensor:
     return score_BN.argsort(stable=True, dim=1, descending=True).argsort(1)
 
 
-def halton_order(height: int, width: int) -> Tensor:
-    """All positions of a grid, int64 (h·w,), in the order in which the Halton sequence in bases 2 and 3 hits them."""
+def halton_order(*grid: int) -> Tensor:
+    """All positions of a grid, int64 (h·w,), in the order in which the Halton sequence in bases 2 and 3 hits them.
+
+    Latent tokens, which have no place, count as one row.
+    """
+    height, width = grid if len(grid) == 2 else (1, *grid)
     order: dict[int, None] = {}
     number = 0
     while len(order) < height * width:

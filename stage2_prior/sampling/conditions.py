@@ -27,6 +27,8 @@ class Subjects:
     """The subjects in a word."""
     guidable = True
     """Whether guidance makes a difference: whether the prior is conditioned on them."""
+    _tokens: Tensor
+    """The conditioning tokens of all subjects, where they are numbered from 0."""
 
     def __init__(self, prior: Prior, labels: Sequence[int], names: Sequence[str | None], folders: Sequence[str]):
         """`labels` are the subjects' numbers, which seed their pictures."""
@@ -47,8 +49,8 @@ class Subjects:
         ]
 
     def tokens(self, labels: Sequence[int]) -> Tensor:
-        """Conditioning tokens of some subjects, token_B or token_BL."""
-        raise NotImplementedError
+        """Conditioning tokens of some subjects, token_B or token_BL, on the prior's device."""
+        return self._tokens[list(labels)].to(next(self.prior.parameters()).device)
 
     def given(self, labels: Sequence[int]) -> Tensor | None:
         """Codes to keep, given_BN, negative where codes are to be drawn; None: all are drawn."""
@@ -91,10 +93,6 @@ class Prompts(Subjects):
         self.texts = list(texts)
         self._tokens = prior.condition.of_texts(texts)
 
-    def tokens(self, labels: Sequence[int]) -> Tensor:
-        """The texts' tokens."""
-        return self._tokens[list(labels)].to(next(self.prior.parameters()).device)
-
 
 def requested(config: SampleConfig, prior: Prior) -> Subjects:
     """The configured prompts, else the configured classes."""
@@ -109,9 +107,7 @@ def prompts_of(prompt: str | None, file: str | None) -> list[str]:
     try:
         prompts = [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"prompts={file} can't be read ({error}): give a text file with a prompt on each line"
-        ) from error
+        raise UserError(f"prompts={file} can't be read ({error}): give a text file, one prompt per line") from error
     if not prompts:
         raise UserError(f"prompts={file} is empty: write a prompt on each line")
     return prompts

@@ -51,10 +51,6 @@ class Given(Subjects):
         """The class requested for a given picture."""
         return self.classes[label]
 
-    def tokens(self, labels: Sequence[int]) -> Tensor:
-        """The tokens of the pictures' classes or texts."""
-        return self._tokens[list(labels)].to(next(self.prior.parameters()).device)
-
     def given(self, labels: Sequence[int]) -> Tensor:
         """The pictures' codes, given_BN, -1 in the hole."""
         idx_BN = torch.stack([self._of(label) for label in labels])

@@ -149,21 +149,16 @@ class Sampling:
         for label, folder in self.folders.items():
             for name, image in self.subjects.shown(label).items():
                 image.save(self.out / folder / f"{name}.png")
-        rows = self.labels[:GRID_ROWS]
         columns = range(min(self.config.count, GRID_COLUMNS))
-        shown = [
-            [
-                *self.subjects.shown(label).values(),
-                *(Image.open(self.path(Picture(label, number))) for number in columns),
-            ]
-            for label in rows
-        ]
+        shown = []
+        for label in self.labels[:GRID_ROWS]:
+            samples = (Image.open(self.path(Picture(label, number))) for number in columns)
+            shown.append([*self.subjects.shown(label).values(), *samples])
         picture_grid(shown).save(self.out / "grid.png")
         if self.config.npz:
             files = [self.path(picture) for batch in self.batches for picture in batch]
-            np.savez(
-                self.out / "samples.npz", np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-            )
+            pixels = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+            np.savez(self.out / "samples.npz", np.stack(pixels))
         results: dict[str, Any] = {"pictures": sum(map(len, self.batches)), "complete": True}
         if drawn:
             results |= {"seconds": round(seconds, 3), "pictures_per_second": round(drawn / seconds, 3)}

@@ -4,6 +4,7 @@ Shapes: B batch (this rank's part), N codes of a picture.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -84,14 +85,8 @@ def build(config: PriorTrainConfig, index: ShardIndex, run: Run) -> tuple[Prior,
         for transformer in raw.transformers:
             for module in blocks(transformer) if sharded == "fsdp2" else [transformer]:
                 module.compile()
-    optimizer = config.optimizer
-    strategy = share_out(
-        raw,
-        lambda model: build_optimizer(model, optimizer),
-        run,
-        clip=optimizer.clip,
-        parts=config.micro_batches(run.world_size),
-    )
+    optimizer, parts = config.optimizer, config.micro_batches(run.world_size)
+    strategy = share_out(raw, partial(build_optimizer, config=optimizer), run, clip=optimizer.clip, parts=parts)
     strategy.module.train()
     return raw, strategy, PriorEma(strategy, optimizer.ema_decay), size
 
