@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = recipe.relative_to(ROOT) if recipe.is_relative_to(ROOT) else recipe
     os.chdir(ROOT)
     out = (options.out or Path("runs") / recipe.name).absolute()
-    chosen = submission.resized(read(recipe, out, shared=not options.local, processes=options.processes), options.nodes)
+    chosen = read(recipe, out, shared=not options.local, processes=options.processes, nodes=options.nodes)
     live = {} if options.local else submission.live_jobs(needed=not options.dry_run)
     rows = submission.plan(chosen, recipe, out, options.from_, live)
     if options.local and not options.dry_run:

@@ -71,13 +71,17 @@ class Chain:
         return chosen
 
 
-def read(recipe: Path, out: Path, *, shared: bool = True, processes: int = 1) -> Chain:
+def read(recipe: Path, out: Path, *, shared: bool = True, processes: int = 1, nodes: int | None = None) -> Chain:
     """The chain of launch/recipes/NAME into the folder `out`; without array jobs where `shared` is False.
 
-    `processes` are the ranks of stages that run on this machine. UserError for a recipe with mistakes or without data.
+    `processes` are the ranks of stages that run on this machine; `nodes` those of training stages, if not
+    cluster.yaml's. UserError for a recipe with mistakes or without data.
     """
     cluster = load(recipe)
-    every = _stages(recipe, out, cluster, shared, processes)
+    every = [
+        replace(stage, resources=Resources(nodes=nodes).over(stage.resources)) if stage.trains else stage
+        for stage in _stages(recipe, out, cluster, shared, processes)
+    ]
     names = [stage.name for stage in every]
     if unknown := [name for name in cluster.stages if name not in names]:
         raise UserError(f"{recipe}/cluster.yaml: stages.{unknown[0]} is no stage: choose one of {', '.join(names)}")

@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ from launch.command.cli import UserError, parse, run
 from launch.command.exit_codes import BAD_INPUT, STOPPED
 from launch.files.atomic import write_file
 from launch.run import provenance
+
+JOBS = "jobs.json"
 
 MOST_IDLE = 3
 """Attempts in a row without a newer checkpoint after which a stage is given up (VQLOOM_MOST_IDLE)."""
@@ -60,6 +63,12 @@ def read(out: Path, stage: str, part: int | None = None) -> dict[str, Any]:
     return load(file) if file.exists() else {"state": "waiting", "attempts": []}
 
 
+def jobs(out: Path) -> dict[str, Any]:
+    """The jobs that a chain's stages were last submitted as, by stage: {"job": id, "nodes": n, …}."""
+    path = out / JOBS
+    return dict(json.loads(path.read_text())["stages"]) if path.exists() else {}
+
+
 def load(file: Path) -> dict[str, Any]:
     """A record, also one that launch.pipeline wrote when its records had no attempts."""
     record: dict[str, Any] = json.loads(file.read_text())
@@ -79,10 +88,11 @@ def begin(
     state = read(out, stage, part)
     now = _newest_step(out, stage)
     attempts = state["attempts"]
-    _close_unended(attempts, now)
-    job, restart = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    if attempts and "code" not in attempts[-1]:  # lost with its node; nobody knows when, so it counts no seconds
+        attempts[-1] |= {"code": None, "to": now, "why": "gone without a word (node or batch job)"}
+    job = os.environ.get("SLURM_JOB_ID", "")
     # A fresh submission, by a person, starts the count anew.
-    idle = _idle([attempt for attempt in attempts if attempt["job"] == job])
+    idle = len(list(takewhile(_idle, (attempt for attempt in reversed(attempts) if attempt["job"] == job))))
     if job and most_idle is not None and idle >= most_idle:
         reason = f"{idle} attempts in a row brought no newer checkpoint (VQLOOM_MOST_IDLE={most_idle})"
         _write(out, stage, part, {**state, "state": "failed", "reason": reason})
@@ -90,15 +100,15 @@ def begin(
     attempts.append(
         {
             "job": job,
-            "restart": restart,
+            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
             "nodes": os.environ.get("SLURM_JOB_NODELIST", os.uname().nodename),
             "began": time.time(),
             "from": now,
         }
     )
-    earlier = {name: state[name] for name in ("earlier_seconds",) if name in state}
-    given = {name: value for name, value in details.items() if value is not None}
-    _write(out, stage, part, {"state": "running", "attempts": attempts, "date": provenance.now(), **earlier, **given})
+    kept = {"earlier_seconds": state.get("earlier_seconds"), **details}
+    kept = {name: value for name, value in kept.items() if value is not None}
+    _write(out, stage, part, {"state": "running", "attempts": attempts, "date": provenance.now(), **kept})
 
 
 def end(out: Path, stage: str, code: int, part: int | None = None, why: str = "") -> str:
@@ -120,20 +130,9 @@ def _newest_step(out: Path, stage: str) -> int | None:
     return next(iter(folders.steps(out / f"{stage}-run")), None)
 
 
-def _close_unended(attempts: list[dict[str, Any]], now: int | None) -> None:
-    """The last attempt may have been lost with its node, without a word; nobody knows when, so it counts no seconds."""
-    if attempts and "code" not in attempts[-1]:
-        attempts[-1] |= {"code": None, "to": now, "why": "gone without a word (node or batch job)"}
-
-
-def _idle(attempts: list[dict[str, Any]]) -> int:
-    """Attempts at the end of the list that brought no newer checkpoint."""
-    count = 0
-    for attempt in reversed(attempts):
-        if (attempt.get("to") or 0) > (attempt["from"] or 0):
-            break
-        count += 1
-    return count
+def _idle(attempt: dict[str, Any]) -> bool:
+    """Whether an attempt brought no newer checkpoint."""
+    return (attempt.get("to") or 0) <= (attempt["from"] or 0)
 
 
 def _write(out: Path, stage: str, part: int | None, state: dict[str, Any]) -> None:

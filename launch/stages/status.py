@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,9 +52,7 @@ class Training:
     @property
     def left(self) -> float | None:
         """Seconds to the end at this rate."""
-        if self.steps is None or not self.per_second:
-            return None
-        return max(0, self.steps - self.step) / self.per_second
+        return max(0, self.steps - self.step) / self.per_second if self.steps and self.per_second else None
 
 
 def training(folder: Path, now: float | None = None) -> Training | None:
@@ -78,18 +77,16 @@ def training(folder: Path, now: float | None = None) -> Training | None:
 
 def _rate(lines: Sequence[dict[str, Any]]) -> float | None:
     """Steps a second between the newest lines, as far back as they follow each other without an interruption."""
-    newest = list(lines[-6:])
-    gaps = [after["time"] - before["time"] for before, after in itertools.pairwise(newest)]
+    gaps = [
+        (after["step"] - before["step"], after["time"] - before["time"])
+        for before, after in itertools.pairwise(lines[-6:])
+    ]
     if not gaps:
         return None
-    usual = sorted(gaps)[len(gaps) // 2]
-    kept = [
-        (after["step"] - before["step"], gap)
-        for (before, after), gap in zip(itertools.pairwise(newest), gaps, strict=True)
-        if gap <= 3 * usual + 1e-9
-    ]
-    seconds = sum(gap for _, gap in kept)
-    return sum(steps for steps, _ in kept) / seconds if seconds > 0 else None
+    usual = statistics.median_high(seconds for _, seconds in gaps)
+    kept = [(steps, seconds) for steps, seconds in gaps if seconds <= 3 * usual + 1e-9]
+    total = sum(seconds for _, seconds in kept)
+    return sum(steps for steps, _ in kept) / total if total > 0 else None
 
 
 def _loss(line: dict[str, Any]) -> str:
@@ -105,17 +102,26 @@ def stage_row(out: Path, name: str, files: Sequence[Path]) -> tuple[str, ...]:
     seen = training(out / f"{name}-run") if name in TRAINS else None
     notes = [str(one["reason"]) for one in states if one.get("reason")][:1]
     if seen is None:
-        done = sum(one["state"] == "done" for one in states)
-        parts = f"{done}/{len(states)} parts" if len(states) > 1 else ""
-        return (name, state, "", "", "", "", str(restarts) if states else "", "; ".join([*notes, parts]).strip("; "))
+        if len(states) > 1:
+            notes.append(f"{sum(one['state'] == 'done' for one in states)}/{len(states)} parts")
+        return (name, state, "", "", "", "", str(restarts) if states else "", "; ".join(notes))
     if not states:
-        state, restarts = ("done" if seen.step == seen.steps else "begun"), seen.starts - 1
+        return run_row(name, seen, notes)
     if state == "running" and seen.age is not None and seen.age > STALE_SECONDS:
         notes.append(f"silent for {span(seen.age)}")
+    return run_row(name, seen, notes, state, restarts)
+
+
+def run_row(
+    name: str, seen: Training, notes: Sequence[str], state: str = "", restarts: int | None = None
+) -> tuple[str, ...]:
+    """The line of a training; its state and restarts as its own folder tells them, where they aren't given."""
+    state = state or ("done" if seen.step == seen.steps else "begun")
     rate = f"{seen.per_second:.3g}/s" if seen.per_second else ""
     left = span(seen.left) if state not in ("done", "failed") and seen.left is not None else ""
-    of = f"/{seen.steps}" if seen.steps else ""
-    return (name, state, f"{seen.step}{of}", rate, left, seen.loss, str(restarts), "; ".join(notes))
+    step = f"{seen.step}/{seen.steps}" if seen.steps else str(seen.step)
+    again = seen.starts - 1 if restarts is None else restarts
+    return (name, state, step, rate, left, seen.loss, str(again), "; ".join(notes))
 
 
 def _summary(states: Sequence[dict[str, Any]]) -> str:
@@ -134,16 +140,12 @@ def _summary(states: Sequence[dict[str, Any]]) -> str:
 def table(out: Path) -> list[tuple[str, ...]]:
     """The status of a chain's or a run's folder. UserError where it is neither."""
     if (seen := training(out)) is not None:
-        rate, left = (f"{seen.per_second:.3g}/s" if seen.per_second else ""), seen.left
-        state = "done" if seen.step == seen.steps else "begun"
-        note = f"last line {span(seen.age)} ago" if seen.age is not None else ""
-        of = f"/{seen.steps}" if seen.steps else ""
-        left_text = span(left) if left else ""
-        return [HEADER, (out.name, state, f"{seen.step}{of}", rate, left_text, seen.loss, str(seen.starts - 1), note)]
+        notes = [f"last line {span(seen.age)} ago"] if seen.age is not None else []
+        return [HEADER, run_row(out.name, seen, notes)]
     files: dict[str, list[Path]] = {}
     for path in sorted((out / "stages").glob("*.json")):
         files.setdefault(path.name.split(".")[0], []).append(path)
-    jobs = json.loads((out / "jobs.json").read_text())["stages"] if (out / "jobs.json").exists() else {}
+    jobs = records.jobs(out)
     if not files and not jobs:
         raise UserError(f"{out} is neither a run's folder nor a chain's: it has no config.yaml, stages or jobs.json")
     names = [name for stage in NEEDS for name in (stage, f"{stage}-index") if name in {*NEEDS, *jobs, *files}]

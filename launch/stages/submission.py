@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,8 @@ from launch.run import provenance as facts
 from launch.stages import records
 from launch.stages.jobs import Chain
 from launch.stages.listing import ROOT, Stage
-from launch.stages.resources import ClusterConfig, Resources
+from launch.stages.resources import ClusterConfig
 from launch.stages.status import aligned
-
-JOBS = "jobs.json"
 
 
 @dataclass
@@ -54,15 +52,9 @@ def live_jobs(*, needed: bool = True) -> dict[str, str]:
     return {} if problem else dict(text.partition(" ")[::2] for text in done.stdout.splitlines())
 
 
-def recorded(out: Path) -> dict[str, Any]:
-    """The jobs of earlier calls, by stage: {"job": id, "nodes": n, …}."""
-    path = out / JOBS
-    return dict(json.loads(path.read_text())["stages"]) if path.exists() else {}
-
-
 def sbatch(stage: Stage, config: ClusterConfig, recipe: Path, out: Path, parts: Sequence[int]) -> list[str]:
     """The sbatch line of a stage, without its dependencies. `parts` are the parts of an array job to be done."""
-    given = stage.resources
+    given, exported = stage.resources, _variables(stage, config, recipe, out)
     options: dict[str, Any] = {
         "job-name": f"{out.name}-{stage.name}",
         "partition": config.partition,
@@ -76,7 +68,7 @@ def sbatch(stage: Stage, config: ClusterConfig, recipe: Path, out: Path, parts: 
         "array": ",".join(map(str, parts)) if len(stage.parts) > 1 else None,
         "output": f"{out}/logs/{stage.name}-%j.log",
         "chdir": str(ROOT),
-        "export": "ALL," + ",".join(f"{name}={value}" for name, value in _variables(stage, config, recipe, out)),
+        "export": "ALL," + ",".join(f"{name}={value}" for name, value in exported.items()),
     }
     return [
         *("sbatch", "--parsable", "--kill-on-invalid-dep=yes"),
@@ -85,32 +77,31 @@ def sbatch(stage: Stage, config: ClusterConfig, recipe: Path, out: Path, parts: 
     ]
 
 
-def _variables(stage: Stage, config: ClusterConfig, recipe: Path, out: Path) -> list[tuple[str, str | int | Path]]:
+def _variables(stage: Stage, config: ClusterConfig, recipe: Path, out: Path) -> dict[str, object]:
     """What launch/slurm/common.sh reads."""
-    given: list[tuple[str, str | int | Path | None]] = [
-        ("VQLOOM_ROOT", ROOT),
-        ("VQLOOM_RECIPE", recipe),
-        ("VQLOOM_OUT", out),
-        ("VQLOOM_STAGE", stage.name),
-        ("VQLOOM_SETUP", config.setup),
-        ("VQLOOM_SRUN", " ".join(config.srun) or None),
-        ("VQLOOM_NCCL", config.nccl),
-        ("VQLOOM_PROCESSES", stage.resources.processes),
-        ("VQLOOM_PREFLIGHT", int(config.preflight)),
-        ("VQLOOM_MOST_IDLE", config.most_idle),
-        ("VQLOOM_PARTS", len(stage.parts) if len(stage.parts) > 1 else None),
-    ]
-    set_ones = [(name, value) for name, value in given if value is not None]
-    for name, value in set_ones:
+    given = {
+        "VQLOOM_ROOT": ROOT,
+        "VQLOOM_RECIPE": recipe,
+        "VQLOOM_OUT": out,
+        "VQLOOM_STAGE": stage.name,
+        "VQLOOM_SETUP": config.setup,
+        "VQLOOM_SRUN": " ".join(config.srun) or None,
+        "VQLOOM_NCCL": config.nccl,
+        "VQLOOM_PROCESSES": stage.resources.processes,
+        "VQLOOM_PREFLIGHT": int(config.preflight),
+        "VQLOOM_MOST_IDLE": config.most_idle,
+        "VQLOOM_PARTS": len(stage.parts) if len(stage.parts) > 1 else None,
+    }
+    for name, value in given.items():
         if "," in str(value):
             raise UserError(f"{name}={value} has a comma, which sbatch's --export doesn't take: choose another path")
-    return set_ones
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def plan(chosen: Chain, recipe: Path, out: Path, first: str | None, live: dict[str, str]) -> list[Row]:
     """What is to be done for each stage; with `first`, none of the stages that it needs."""
     stages = chosen.onwards(first) if first else chosen.stages
-    known = recorded(out)
+    known = records.jobs(out)
     rows = []
     for stage in stages:
         job = str(known.get(stage.name, {}).get("job", ""))
@@ -127,7 +118,7 @@ def plan(chosen: Chain, recipe: Path, out: Path, first: str | None, live: dict[s
 def submit(rows: Sequence[Row], out: Path) -> None:
     """Submit the planned jobs, each after those it needs, and record every one as soon as it is there."""
     (out / "logs").mkdir(parents=True, exist_ok=True)
-    known = recorded(out)
+    known = records.jobs(out)
     jobs = {row.stage.name: row.job for row in rows}
     for row in rows:
         if not row.command:
@@ -148,7 +139,7 @@ def submit(rows: Sequence[Row], out: Path) -> None:
             "command": line,
             "date": facts.now(),
         }
-        write_file(out / JOBS, json.dumps({"commit": facts.commit(), "stages": known}, indent=1) + "\n")
+        write_file(out / records.JOBS, json.dumps({"commit": facts.commit(), "stages": known}, indent=1) + "\n")
 
 
 def _clean() -> dict[str, str]:
@@ -165,12 +156,3 @@ def print_table(rows: Sequence[Row]) -> None:
         given = row.stage.resources
         cells.append((row.stage.name, str(given.nodes), str(len(row.stage.parts)), row.job or "-", row.what))
     print("\n".join(aligned(cells)))
-
-
-def resized(chosen: Chain, nodes: int | None) -> Chain:
-    """The chain with so many nodes for its training stages."""
-    wanted = Resources(nodes=nodes)
-    stages = [
-        replace(stage, resources=wanted.over(stage.resources)) if stage.trains else stage for stage in chosen.stages
-    ]
-    return Chain(tuple(stages), chosen.cluster)
