@@ -98,7 +98,7 @@ def _from_info(values: Any, split: str, source: str) -> Any:
 def _refuse_local(url: str, index: ShardIndex) -> None:
     """UserError where a remote index names commands or this machine's files."""
     for i, shard in enumerate(index.shards):
-        if shard.url.startswith("pipe:") or not is_remote(index.location(i)):
+        if index.location(i).startswith("pipe:") or not is_remote(index.location(i)):
             raise UserError(f"the remote index {url} names {shard.url!r}: only an index on this machine may do that")
 
 

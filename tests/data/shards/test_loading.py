@@ -129,7 +129,7 @@ def test_the_hubs_info_is_read(tmp_path: Path) -> None:
 
 
 def test_a_remote_index_may_not_name_commands_or_local_files(tmp_path: Path) -> None:
-    for url in ("pipe:cat /etc/passwd", "/etc/passwd"):
+    for url in ("pipe:cat /etc/passwd", "file://pipe:cat /etc/passwd", "/etc/passwd"):
         (tmp_path / "bad.json").write_text(json.dumps({"shardlist": [{"url": url, "nsamples": 1}]}))
         with served(tmp_path) as server, pytest.raises(UserError, match="only an index on this machine"):
             load_index(f"{server.url}/bad.json")
