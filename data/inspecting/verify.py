@@ -17,11 +17,13 @@ from data.shards.compressed import open_plain
 from data.shards.index import ShardIndex
 from data.shards.locations import is_remote
 from data.shards.sample import DamagedSampleError, label, read_sample
-from data.shards.tar import scan
+from data.shards.tar import Scan, scan
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 
 _SHOWN = 5
+_Seen = tuple[bytes, str, int]
+"""Hash of the content, key and label of a sound sample."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,6 @@ class Findings:
         return {**dataclasses.asdict(self), "sound": self.sound}
 
 
-@dataclass
-class _OfShard:
-    """Findings in one shard."""
-
-    samples: int = 0
-    damage: str = ""
-    unsound: list[Bad] = field(default_factory=list)
-    misnamed: list[Bad] = field(default_factory=list)
-    seen: list[tuple[bytes, str, int]] = field(default_factory=list)
-    """Hash of the content, key and label of each sound sample."""
-
-
 def verify(index: ShardIndex, *, processes: int = 1, max_pixels: int = 100_000_000) -> Findings:
     """Read and check every sample. UserError where shards are remote."""
     locations = [index.location(i) for i in range(len(index.shards))]
@@ -83,16 +73,14 @@ def verify(index: ShardIndex, *, processes: int = 1, max_pixels: int = 100_000_0
     by_hash: dict[bytes, list[tuple[str, int]]] = collections.defaultdict(list)
     work = partial(_verify_shard, dataclasses.replace(index, offsets=None), max_pixels)
     with Progress("verify", len(index), unit="samples") as bar:
-        for i, of in enumerate(_in_processes(work, len(index.shards), processes)):
-            url, expected = index.shards[i].url, index.shards[i].nsamples
-            bar.advance(expected)
+        for shard, (of, seen) in zip(index.shards, _in_processes(work, len(index.shards), processes), strict=True):
+            bar.advance(shard.nsamples)
             findings.samples += of.samples
-            if of.damage:
-                findings.damaged_tars[url] = of.damage
+            findings.damaged_tars |= of.damaged_tars
             findings.unsound += of.unsound
             findings.misnamed += of.misnamed
-            for digest, key, number in of.seen:
-                by_hash[digest].append((f"{url} {key}", number))
+            for digest, key, number in seen:
+                by_hash[digest].append((f"{shard.url} {key}", number))
     for same in by_hash.values():
         if len(same) > 1:
             agree = len({number for _, number in same}) == 1
@@ -113,31 +101,31 @@ def _class(index: ShardIndex, number: int) -> str:
     return index.classes[number] if 0 <= number < len(index.classes) else str(number)
 
 
-def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> _OfShard:
+def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> tuple[Findings, list[_Seen]]:
     """Check every sample of one shard; those lost in a damaged tar count as unsound."""
-    url, expected, of = index.shards[shard].url, index.shards[shard].nsamples, _OfShard()
+    url, expected = index.shards[shard].url, index.shards[shard].nsamples
+    of, seen = Findings(), list[_Seen]()
     try:
         descriptor = open_plain(index.location(shard))
     except OSError as error:
-        of.damage = error.strerror or str(error)
-        of.unsound = [Bad(url, position, "", f"its tar is damaged: {of.damage}") for position in range(expected)]
-        return of
-    with os.fdopen(descriptor, "rb") as file:
-        tar = scan(file)
-        of.damage = tar.damage
-        if not of.damage and len(tar.keys) != expected:
-            of.damage = f"{len(tar.keys)} samples, but the index says {expected}: make the index again"
-        spans = zip(tar.starts, tar.starts[1:], tar.keys, strict=False)
-        for position, (start, end, key) in enumerate(spans):
-            of.samples += 1
-            raw = os.pread(file.fileno(), end - start, start)
-            _verify_sample(index, raw, Bad(url, position, key, ""), max_pixels, of)
+        tar = Scan(damage=error.strerror or str(error))
+    else:
+        with os.fdopen(descriptor, "rb") as file:
+            tar = scan(file)
+            for position, (start, end, key) in enumerate(zip(tar.starts, tar.starts[1:], tar.keys, strict=False)):
+                raw = os.pread(file.fileno(), end - start, start)
+                _verify_sample(index, raw, Bad(url, position, key, ""), max_pixels, of, seen)
+    if not tar.damage and len(tar.keys) != expected:
+        tar.damage = f"{len(tar.keys)} samples, but the index says {expected}: make the index again"
+    if tar.damage:
+        of.damaged_tars[url] = tar.damage
     lost = range(len(tar.keys), expected)
-    of.unsound += [Bad(url, position, "", f"its tar is damaged: {of.damage}") for position in lost]
-    return of
+    of.unsound += [Bad(url, position, "", f"its tar is damaged: {tar.damage}") for position in lost]
+    return of, seen
 
 
-def _verify_sample(index: ShardIndex, raw: bytes, place: Bad, max_size: int, of: _OfShard) -> None:
+def _verify_sample(index: ShardIndex, raw: bytes, place: Bad, max_size: int, of: Findings, seen: list[_Seen]) -> None:
+    of.samples += 1
     try:
         sample = read_sample(raw)
         number = label(sample, len(index.classes))
@@ -146,7 +134,7 @@ def _verify_sample(index: ShardIndex, raw: bytes, place: Bad, max_size: int, of:
         of.unsound.append(dataclasses.replace(place, why=str(error)))
         return
     if contents is not None:
-        of.seen.append((hashlib.blake2b(contents, digest_size=16).digest(), place.key, number))
+        seen.append((hashlib.blake2b(contents, digest_size=16).digest(), place.key, number))
     if note:
         of.misnamed.append(dataclasses.replace(place, why=note))
 

@@ -175,9 +175,8 @@ class _HttpBody:
             self._response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=seconds)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code in _FINAL_STATUS:
-                raise FinalError(f"HTTP status {error.code}") from error
-            raise ConnectionError(f"HTTP status {error.code}") from error
+            kind = FinalError if error.code in _FINAL_STATUS else ConnectionError
+            raise kind(f"HTTP status {error.code}") from error
         except urllib.error.URLError as error:
             if isinstance(error.reason, TimeoutError):
                 raise TimeoutError from error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.shards.locations import _joined, is_remote
+from data.shards.locations import is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
 from launch.command.cli import UserError
 from launch.files.atomic import write_file
@@ -63,7 +64,10 @@ class ShardIndex:
 
     def location(self, shard: int) -> str:
         """Path or URL of a shard, from where the process runs."""
-        return _joined(self.base, self.shards[shard].url)
+        url = self.shards[shard].url
+        if url.startswith("file://"):
+            return url.removeprefix("file://")
+        return url if is_remote(url) or not self.base else posixpath.join(self.base, url)
 
     def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shard and position in it of samples by their number in the set, int64 (n,) each."""

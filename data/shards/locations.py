@@ -13,14 +13,6 @@ def is_remote(location: str) -> bool:
     return ("://" in location and not location.startswith("file://")) or location.startswith("pipe:")
 
 
-def _joined(base: str, url: str) -> str:
-    if url.startswith("file://"):
-        return url.removeprefix("file://")
-    if is_remote(url) or os.path.isabs(url) or not base:  # noqa: PTH117
-        return url
-    return posixpath.join(base, url)
-
-
 def relative(location: str, base: str) -> str:
     """A location relative to `base`, the folder or URL of an index."""
     if is_remote(location):

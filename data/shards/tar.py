@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 BLOCK = 512
 _FILES = (b"0", b"\0", b"7")
-_LONG_NAME, _PAX, _PAX_GLOBAL = b"L", b"x", b"g"
+_EXTENSIONS = _LONG_NAME, _PAX, _PAX_GLOBAL = b"L", b"x", b"g"
 _MOST_NAME_BYTES = 1 << 20
 
 
@@ -25,8 +25,6 @@ class Member(NamedTuple):
     """A regular file in an archive."""
 
     name: str
-    start: int
-    """Offset of its first header block, extension headers included."""
     data: int
     """Offset of its contents."""
     size: int
@@ -51,7 +49,6 @@ class _Header:
     def __init__(self) -> None:
         self.long_name: str | None = None
         self.long_size: int | None = None
-        self.first: int | None = None
 
     def feed(self, block: bytes, offset: int) -> tuple[str, bytes, int]:
         """Name, type and size of the header at `offset`; TarError if it isn't one."""
@@ -63,7 +60,8 @@ class _Header:
             raise TarError(f"a negative size at byte {offset}")
         name = _text(block[0:100])
         prefix = _text(block[345:500]) if block[257:262] == b"ustar" and block[257:264] != b"ustar  " else ""
-        return (f"{prefix}/{name}" if prefix else name), block[156:157], size
+        size = size if self.long_size is None else self.long_size
+        return self.long_name or (f"{prefix}/{name}" if prefix else name), block[156:157], size
 
     def extend(self, kind: bytes, contents: bytes) -> None:
         """Keep a long name or size that precedes the member it belongs to."""
@@ -76,33 +74,29 @@ class _Header:
                 self.long_size = int(values["size"])
 
 
-def members(buffer: bytes | memoryview, base: int = 0) -> Iterator[Member]:
-    """The regular files in `buffer`, a stretch of an archive that starts at a header.
+def members(buffer: bytes | memoryview) -> Iterator[Member]:
+    """The regular files in `buffer`, a stretch of an archive that starts at a header and may lack the closing blocks.
 
-    Offsets count from `base`. TarError where the bytes are no archive or end within a member, and for a name that
-    leaves the archive. The closing zero blocks may be missing.
+    TarError where the bytes are no archive or end within a member, and for a name that leaves the archive.
     """
     view, offset, header = memoryview(buffer), 0, _Header()
     while offset + BLOCK <= len(view):
         block = bytes(view[offset : offset + BLOCK])
         if not block.rstrip(b"\0"):
             return
-        name, kind, size = header.feed(block, base + offset)
-        first = offset if header.first is None else header.first
+        name, kind, size = header.feed(block, offset)
         data = offset + BLOCK
-        size = header.long_size if header.long_size is not None else size
         if data + size > len(view):
-            raise TarError(f"the archive ends within a member at byte {base + offset}")
+            raise TarError(f"the archive ends within a member at byte {offset}")
         offset = data + padded(size)
-        if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
-            header.first = first
+        if kind in _EXTENSIONS:
             header.extend(kind, bytes(view[data : data + size]))
             continue
         if kind in _FILES:
-            yield Member(_safe(header.long_name or name), base + first, base + data, size)
+            yield Member(_safe(name), data, size)
         header = _Header()
-    if offset != len(view) and offset < len(view):
-        raise TarError(f"the archive ends within a header at byte {base + offset}")
+    if offset < len(view):
+        raise TarError(f"the archive ends within a header at byte {offset}")
 
 
 @dataclass
@@ -138,8 +132,7 @@ def _entries(
 
     `skip(offset, count)` moves over contents and returns them if it read them.
     """
-    header = _Header()
-    collected = []
+    header, first, collected = _Header(), offset, list[bytes]()
     while True:
         block = file.read(BLOCK)
         if len(block) < BLOCK:
@@ -147,12 +140,9 @@ def _entries(
         if not block.rstrip(b"\0"):
             return
         name, kind, size = header.feed(block, offset)
-        first = offset if header.first is None else header.first
-        size = header.long_size if header.long_size is not None else size
         collected.append(block)
         offset += BLOCK
-        if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
-            header.first = first
+        if kind in _EXTENSIONS:
             contents = file.read(padded(min(size, _MOST_NAME_BYTES)))
             header.extend(kind, contents[:size])
             collected.append(contents)
@@ -160,9 +150,8 @@ def _entries(
             continue
         collected.append(skip(offset, padded(size)))
         offset += padded(size)
-        regular = kind in _FILES
-        yield (_safe(header.long_name or name) if regular else None), first, offset, b"".join(collected)
-        header, collected = _Header(), []
+        yield (_safe(name) if kind in _FILES else None), first, offset, b"".join(collected)
+        header, first, collected = _Header(), offset, []
 
 
 def scan(file: Seekable) -> Scan:

@@ -37,18 +37,14 @@ class CelebASource(FileSource):
                             + ", ".join(self.attributes))  # fmt: skip
         column = self.attributes.index(label_attribute) if label_attribute else None
         self.classes = [f"not {label_attribute}", str(label_attribute)] if label_attribute else []
-        partition = _partition(_one_of(top, "list_eval_partition"))
+        partition = {row[0]: int(row[1]) for row in _table(_one_of(top, "list_eval_partition")) if row[1].isdigit()}
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
         names = sorted(name for name in rows if name in sizes)
         self.values = np.array([rows[name] for name in names], dtype=bool).reshape(len(names), len(self.attributes))
         self.meta = {"attributes": self.attributes}
         labels = self.values[:, column].astype(int).tolist() if column is not None else [-1] * len(names)
-        self.fill(
-            [
-                (name, sizes[name], label, PARTITIONS[partition.get(name, 0)])
-                for name, label in zip(names, labels, strict=True)
-            ]
-        )
+        splits = [PARTITIONS[partition.get(name, 0)] for name in names]
+        self.fill(list(zip(names, [sizes[name] for name in names], labels, splits, strict=True)))
 
     def read(self, number: int) -> Raw:
         """The picture with its attributes."""
@@ -77,8 +73,3 @@ def _attributes(path: Path) -> tuple[list[str], dict[str, list[bool]]]:
     header, *rows = _table(path)
     names = header[1:] if path.suffix == ".csv" else header
     return names, {row[0]: [int(value) > 0 for value in row[1:]] for row in rows}
-
-
-def _partition(path: Path) -> dict[str, int]:
-    rows = _table(path)
-    return {row[0]: int(row[1]) for row in rows if row[1].isdigit()}
