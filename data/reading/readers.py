@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from data.order.sample_order import Order
-from data.shards.compressed import open_plain
+from data.shards.compressed import OpenShard
 from data.shards.index import ShardIndex
 from launch.command.cli import UserError
 
@@ -48,23 +47,12 @@ class NumberedShards:
         return any(index.remote for index in self.indexes)
 
 
-class _File:
-    """A descriptor that is closed once no thread uses it."""
-
-    def __init__(self, path: str):
-        self.number = open_plain(path)
-
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
-
-
 class LocalReader:
-    """Reads the bytes of samples, from several threads at once; at most `most_open` shards are open."""
+    """Reads the bytes of samples, from several threads at once; at most 128 shards are open."""
 
-    def __init__(self, shards: NumberedShards, most_open: int = 128):
+    def __init__(self, shards: NumberedShards):
         self._shards = shards
-        self._open = lru_cache(most_open)(lambda shard: _File(shards.location(shard)))
+        self._open = lru_cache(128)(lambda shard: OpenShard(shards.location(shard)))
         self._lock = threading.Lock()
 
     def read(self, shard: int, position: int) -> bytes | memoryview:
@@ -81,7 +69,7 @@ class LocalReader:
         try:
             with self._lock:  # one thread opens a shard, the others wait for it
                 file = self._open(shard)
-            return os.pread(file.number, last - first, first)
+            return file.read(first, last)
         except OSError as error:
             location = self._shards.location(shard)
             raise UserError(f"shard {location} can't be read ({error.strerror}): restore it and resume") from error

@@ -131,7 +131,7 @@ class RemoteReader(LocalReader):
         """A run by its byte offsets, which are found first if unknown; `read` returns bytes of its shard."""
         index, local = self._shards.part(shard)
         if index.offsets is not None:
-            places, damage = index.offsets.places(local, start, stop), ""
+            places, damage = index.offsets.of_shard(local, start, stop), ""
         else:
             if shard not in self._known:
                 self._known[shard] = scan(_Seekable(read)).starts

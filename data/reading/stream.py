@@ -87,23 +87,13 @@ def every_sample(
     return _each_once(index, config, rank, world_size, limit)
 
 
-def every_code(
-    index: ShardIndex | str,
-    *,
-    batch_size: int,
-    threads: int = 2,
-    rank: int = 0,
-    world_size: int = 1,
-    limit: int | None = None,
-    max_damaged: float = 0.0,
-) -> Iterator[Any]:
-    """Each grid of codes exactly once, as `every_sample` yields samples; by default none may be damaged."""
-    config = CodeDataConfig(batch_size=batch_size, threads=threads, max_damaged=max_damaged)
-    return _each_once(index, config, rank, world_size, limit)
+def every_code(index: ShardIndex | str, *, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+    """Each grid of codes exactly once, as `every_sample` yields samples; none may be damaged."""
+    return _each_once(index, CodeDataConfig(batch_size=batch_size, max_damaged=0.0), rank, world_size)
 
 
 def _each_once(
-    index: ShardIndex | str, config: CodeDataConfig, rank: int, world_size: int, limit: int | None
+    index: ShardIndex | str, config: CodeDataConfig, rank: int, world_size: int, limit: int | None = None
 ) -> Iterator[Any]:
     shards = _open([index], config.kind)
     (opened,) = shards.indexes

@@ -27,3 +27,18 @@ def open_plain(path: str | Path) -> int:
             raise OSError(f"{path}: the compressed stream is damaged or ends early ({error})") from error
         plain.flush()
         return os.dup(plain.fileno())
+
+
+class OpenShard:
+    """A shard's plain tar bytes; its descriptor is closed once no thread uses it."""
+
+    def __init__(self, path: str):
+        self._descriptor = open_plain(path)
+
+    def read(self, first: int, last: int) -> bytes:
+        """Bytes `first` to `last` - 1; fewer at the end. OSError where they can't be read."""
+        return os.pread(self._descriptor, last - first, first)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)

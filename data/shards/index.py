@@ -26,7 +26,6 @@ class Shard:
     url: str
     """Path or URL; a relative one counts from the index file."""
     nsamples: int
-    """Samples in it."""
     filesize: int | None = None
     """Bytes; None where it isn't known."""
 
@@ -38,7 +37,6 @@ class ShardIndex:
     shards: tuple[Shard, ...]
     """The tars, in index order."""
     name: str = ""
-    """Name of the set."""
     classes: list[str] = field(default_factory=list)
     """Class names; a sample's label counts into them. Empty: no labels."""
     licence: str = ""
@@ -135,7 +133,7 @@ class ShardIndex:
 
     def only(self, shard: int) -> ShardIndex:
         """An index of one of its shards. It has no file, so no quarantine list either."""
-        offsets = self.offsets and ShardOffsets.from_starts([self.offsets.of_shard(shard).tolist()])
+        offsets = self.offsets and ShardOffsets.from_starts([self.offsets.of_shard(shard)])
         return replace(self, shards=(self.shards[shard],), offsets=offsets, path="")
 
 

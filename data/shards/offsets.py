@@ -43,14 +43,10 @@ class ShardOffsets:
         at = int(self.first[shard]) + position
         return int(self.blocks[at]) * BLOCK, int(self.blocks[at + 1]) * BLOCK
 
-    def places(self, shard: int, start: int, stop: int) -> list[int]:
-        """Byte offsets where samples `start` to `stop` - 1 begin and the last of them ends."""
-        base = int(self.first[shard])
-        return (self.blocks[base + start : base + stop + 1].astype(np.int64) * BLOCK).tolist()
-
-    def of_shard(self, shard: int) -> np.ndarray:
-        """Byte offsets of a shard's samples and its end, int64 (n + 1,)."""
-        return self.blocks[int(self.first[shard]) : int(self.first[shard + 1])].astype(np.int64) * BLOCK
+    def of_shard(self, shard: int, start: int = 0, stop: int | None = None) -> list[int]:
+        """Byte offsets where a shard's samples `start` to `stop` - 1 (default: all) begin, and where the last ends."""
+        base, last = self.first[shard], self.first[shard + 1] if stop is None else self.first[shard] + stop + 1
+        return (self.blocks[base + start : last].astype(np.int64) * BLOCK).tolist()
 
     def save(self, path: Path) -> None:
         """Write the file atomically."""

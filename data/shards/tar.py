@@ -106,7 +106,6 @@ class Scan:
     starts: list[int] = field(default_factory=list)
     """Offsets of the samples' first headers, and the offset after the last sample."""
     keys: list[str] = field(default_factory=list)
-    """Their keys."""
     damage: str = ""
     """Where a damaged archive stops, and why; empty for a sound one."""
     size: int | None = None

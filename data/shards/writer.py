@@ -47,11 +47,8 @@ class ShardRecord:
     url: str
     """File name, relative to the index."""
     nsamples: int
-    """Samples in it."""
     filesize: int
-    """Bytes."""
     sha256: str
-    """Of the file's bytes."""
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What the writing process needs after a restart (skipped samples, histograms); JSON values only."""
 

@@ -55,7 +55,7 @@ def share(index: ShardIndex, part: int, parts: int) -> ShardIndex:
         raise UserError(f"parts={parts} is more than the {len(index.shards)} shards: set it to {len(index.shards)}")
     offsets = None
     if index.offsets is not None:
-        offsets = ShardOffsets.from_starts([index.offsets.of_shard(number).tolist() for number in numbers])
+        offsets = ShardOffsets.from_starts([index.offsets.of_shard(number) for number in numbers])
     shards = tuple(index.shards[number] for number in numbers)
     return replace(index, shards=shards, offsets=offsets, meta={**index.meta, NUMBERS: numbers})
 

@@ -20,7 +20,6 @@ class Raw:
     key: str
     """Its name; packing makes it a valid name of a tar member."""
     encoded: bytes | None = None
-    """The file's bytes."""
     array: np.ndarray | None = None
     """The sample where there are no encoded bytes: of a picture uint8 (H, W), (H, W, 3) or (H, W, 4)."""
     label: int = -1

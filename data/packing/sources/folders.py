@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -56,9 +57,8 @@ class FileSource(Source):
         self.labels = np.array([label for _, _, label, _ in files], dtype=np.int64)
         split_of = np.array([split for *_, split in files])
         self.splits = {str(name): np.flatnonzero(split_of == name) for name in dict.fromkeys(split_of.tolist())}
-        stems = [path.rpartition(".")[0] for path in self.paths]
-        seen: set[str] = set()
-        self.twins = {stem for stem in stems if stem in seen or seen.add(stem)}  # type: ignore[func-returns-value]
+        stems = Counter(path.rpartition(".")[0] for path in self.paths)
+        self.twins = {stem for stem, count in stems.items() if count > 1}
 
 
 class FolderSource(FileSource):

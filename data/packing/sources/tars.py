@@ -5,13 +5,14 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from data.media import media_of
 from data.packing.sources.base import Raw, Source
-from data.shards.compressed import open_plain
+from data.shards.compressed import OpenShard
 from data.shards.loading import load_index
 from data.shards.sample import DamagedSampleError, label, read_sample
 from data.shards.scanning import build_index
@@ -42,7 +43,7 @@ class TarSource(Source):
         self.splits = {"train": np.arange(int(self.first[-1]))}
         self.labels = np.full(int(self.first[-1]), -1, dtype=np.int64)
         self.sizes = np.concatenate([np.diff(self.offsets.of_shard(i)) for i in range(len(index.shards))])
-        self._open: dict[int, int] = {}
+        self._open = lru_cache(64)(lambda shard: OpenShard(index.location(shard)))
 
     def names(self) -> Iterable[str]:
         """The tars."""
@@ -51,24 +52,14 @@ class TarSource(Source):
     def read(self, number: int) -> Raw:
         """A sample with all its members."""
         shard = int(np.searchsorted(self.first, number, side="right")) - 1
-        start, end = self.offsets.extent(shard, number - int(self.first[shard]))
-        sample = read_sample(os.pread(self._descriptor(shard), end - start, start))
+        extent = self.offsets.extent(shard, number - int(self.first[shard]))
+        sample = read_sample(self._open(shard).read(*extent))
         number_of_class = label(sample, len(self.classes))
-        files = dict(sample.files)
-        files.pop("cls", None)
+        files = {name: bytes(contents) for name, contents in sample.files.items() if name != "cls"}
         member = next((name for name in files if name.rpartition(".")[2] in self.members), None)
         if member is None:
             raise DamagedSampleError(f"no {self.media} among {', '.join(files)}")
-        encoded = bytes(files.pop(member))
-        others = {name: bytes(contents) for name, contents in files.items()}
-        return Raw(key=sample.key, encoded=encoded, label=number_of_class, members=others)
-
-    def _descriptor(self, shard: int) -> int:
-        if shard not in self._open:
-            if len(self._open) >= 64:
-                os.close(self._open.pop(next(iter(self._open))))
-            self._open[shard] = open_plain(self.index.location(shard))
-        return self._open[shard]
+        return Raw(key=sample.key, encoded=files.pop(member), label=number_of_class, members=files)
 
 
 def _tars(source: str) -> list[str]:
