@@ -34,19 +34,17 @@ def simulate(
     batch = batch_size or 16 * ranks
     local = SampleOrder(sizes, seed=seed, batch_size=batch, window=4096)
     streamed = SampleOrder(sizes, seed=seed, batch_size=batch, lanes=lanes or ranks, window=window)
-    figures: dict[str, Any] = {
+    of_local = _figures(local, weight, ranks, rng) | {"reread_share": 0.0, "page_share": _PAGE / sample_bytes}
+    of_streamed = _figures(streamed, weight, ranks, rng) | _streamed(streamed, sizes, weight, ranks, sample_bytes)
+    return {
         "samples": local.samples,
         "bytes": float((sizes * weight).sum()),
         "batch": batch,
-        "local": _figures(local, weight, ranks, rng),
-        "streamed": _figures(streamed, weight, ranks, rng),
+        "local": of_local,
+        "streamed": of_streamed,
+        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "seconds": time.perf_counter() - began,
     }
-    figures["local"]["reread_share"] = 0.0
-    figures["local"]["page_share"] = _PAGE / sample_bytes
-    figures["streamed"].update(_streamed(streamed, sizes, weight, ranks, sample_bytes))
-    figures["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    figures["seconds"] = time.perf_counter() - began
-    return figures
 
 
 def _figures(order: SampleOrder, weight: np.ndarray, ranks: int, rng: np.random.Generator) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import multiprocessing
-import multiprocessing.connection
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -113,11 +112,10 @@ def _pack_shared(job: Job) -> ShardRecord:
 def _end_with_parent() -> None:
     """End this process as soon as its parent is gone, even if that was killed with -9."""
     parent = multiprocessing.parent_process()
-    if parent is None:
-        return
+    assert parent is not None, "only a started process is ended"
 
-    def watch(sentinel: int) -> None:
-        multiprocessing.connection.wait([sentinel])
+    def watch() -> None:
+        parent.join()
         os._exit(1)
 
-    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()

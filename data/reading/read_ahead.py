@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from data.media import handler
 from data.order.sample_order import Order
 from data.reading.readers import Fetch, LocalReader, NumberedShards
 from data.reading.remote_reader import RemoteReader
-from data.shards.quarantine import Quarantine, QuarantinedError
+from data.shards.quarantine import QuarantinedError, quarantined
 from data.shards.sample import DamagedSampleError, Sample, caption, label, read_sample
 from launch.command.cli import UserError
 
@@ -96,7 +97,7 @@ class ReadAhead:
         self._config, self._shards, self._order = config, shards, order
         self.reader = RemoteReader(shards, config) if shards.remote else LocalReader(shards)
         self._decoder: Decoder = handler(config.kind, "decoder")(shards.indexes[0], seed, **config.decoding)
-        self._quarantine = Quarantine(shards.indexes)
+        self._quarantine = quarantined(shards.indexes)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="data")
         self.tally = Tally()
 
@@ -140,7 +141,8 @@ class ReadAhead:
         return rows
 
     def _decode(self, shard: int, position: int, epoch: int, fetch: Fetch, buffer: torch.Tensor, row: int) -> _Row:
-        self._quarantine.check(shard, position)
+        if position in self._quarantine[shard]:
+            raise QuarantinedError(self._quarantine[shard][position])
         sample = read_sample(fetch())
         number = label(sample, len(self._shards.classes))
         self._decoder.fill(sample, epoch, buffer, row)
@@ -156,8 +158,7 @@ class ReadAhead:
             shard, place, _ = self._order.at(np.array([lane]), np.array([other]))[0].tolist()
             tried.add(shard)
             try:
-                fetch: Fetch = lambda: self.reader.read(shard, place)  # noqa: B023, E731
-                return self._decode(shard, place, epoch, fetch, buffer, row)
+                return self._decode(shard, place, epoch, partial(self.reader.read, shard, place), buffer, row)
             except DamagedSampleError:
                 continue
         names = ", ".join(self._shards.location(shard) for shard in sorted(tried)[:5])

@@ -77,13 +77,10 @@ class RemoteFile:
     def read(self, count: int) -> bytes:
         """The next `count` bytes; fewer only at the end of the file."""
         pieces, left = [], count
-        while left > 0:
-            piece = self._some(min(left, _CHUNK))
-            if not piece:
-                break
+        while left > 0 and (piece := self._some(min(left, _CHUNK))):
             pieces.append(piece)
             left -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
     def seek(self, offset: int) -> int:
         """Go to an offset: a short way forward by reading, else by opening the file again."""

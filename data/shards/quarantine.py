@@ -45,16 +45,10 @@ class QuarantinedError(DamagedSampleError):
     """A sample that a quarantine list names, with the reason given there."""
 
 
-class Quarantine:
-    """The lists beside all (local) indexes of a run, by shard number: the first index's shards, then the second's, …"""
-
-    def __init__(self, indexes: Iterable[ShardIndex]):
-        self._reasons: list[Mapping[int, str]] = []
-        for index in indexes:
-            listed = load(quarantine_path(Path(index.path))) if index.path else {}
-            self._reasons += [listed.get(shard.url, {}) for shard in index.shards]
-
-    def check(self, shard: int, position: int) -> None:
-        """Raise QuarantinedError for a sample that is not to be used."""
-        if position in self._reasons[shard]:
-            raise QuarantinedError(self._reasons[shard][position])
+def quarantined(indexes: Iterable[ShardIndex]) -> list[Mapping[int, str]]:
+    """Reasons by position, for each shard of all (local) indexes: the first index's shards, then the second's, …"""
+    reasons: list[Mapping[int, str]] = []
+    for index in indexes:
+        listed = load(quarantine_path(Path(index.path))) if index.path else {}
+        reasons += [listed.get(shard.url, {}) for shard in index.shards]
+    return reasons

@@ -8,6 +8,7 @@ levels below it.
 from __future__ import annotations
 
 import csv
+from functools import cache
 from pathlib import Path
 
 from data.packing.sources.base import existing
@@ -31,14 +32,13 @@ class ImageNetSource(FileSource):
         number = {wnid: i for i, wnid in enumerate(wnids)}
         self.classes = [names.get(wnid, wnid) for wnid in wnids]
         self.meta = {"wnids": wnids}
-        flat: dict[str, str] | None = None
+        truth = cache(lambda: ground_truth(Path(root)))  # read for a flat val/ only
         files = []
         for split, folder in tops.items():
             for path, size in pictures(folder):
                 wnid, slash, _ = path.partition("/")
                 if not slash:
-                    flat = flat if flat is not None else ground_truth(Path(root))
-                    wnid = flat.get(path.rpartition(".")[0], "")
+                    wnid = truth().get(path.rpartition(".")[0], "")
                     if wnid not in number:
                         raise UserError(f"source: {folder / path} has no class in the devkit's ground truth: add "
                                         "ILSVRC2012_devkit_t12 or LOC_val_solution.csv to the root")  # fmt: skip
