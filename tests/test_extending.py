@@ -120,7 +120,7 @@ from stage1_tokenizer.quantizers.base import Quantized, Quantizer
 
 class LargestChannel(Quantizer):
     def __init__(self, config):
-        super().__init__()
+        super().__init__(config)
         self.codebook_size = self.input_channels = self.latent_channels = config.code_dim
 
     def forward(self, z_BDhw):

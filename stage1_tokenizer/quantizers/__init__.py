@@ -1,4 +1,4 @@
-"""Quantizers: latents to codes, with one protocol for all kinds. `build_quantizer(config)` makes what it names."""
+"""Quantizers: latents to codes, with one protocol for all kinds; `build_quantizer(config)` builds one."""
 
 from __future__ import annotations
 
@@ -12,29 +12,10 @@ from stage1_tokenizer.quantizers.gaussian import Gaussian
 from stage1_tokenizer.quantizers.gumbel import GumbelQuantizer
 from stage1_tokenizer.quantizers.ibq import IndexBackpropagationQuantizer
 from stage1_tokenizer.quantizers.multiscale import MultiscaleQuantizer
-from stage1_tokenizer.quantizers.nearest import draw_rows, nearest_code
 from stage1_tokenizer.quantizers.residual_product import ProductQuantizer, ResidualQuantizer
-from stage1_tokenizer.quantizers.vq import Statistics, VectorQuantizer
+from stage1_tokenizer.quantizers.vq import VectorQuantizer
 
-__all__ = [
-    "KINDS",
-    "BinarySphericalQuantizer",
-    "FiniteScalarQuantizer",
-    "Gaussian",
-    "GumbelQuantizer",
-    "IndexBackpropagationQuantizer",
-    "LookupFreeQuantizer",
-    "MultiscaleQuantizer",
-    "ProductQuantizer",
-    "Quantized",
-    "Quantizer",
-    "ResidualQuantizer",
-    "Statistics",
-    "VectorQuantizer",
-    "build_quantizer",
-    "draw_rows",
-    "nearest_code",
-]
+__all__ = ["KINDS", "MultiscaleQuantizer", "Quantized", "Quantizer", "build_quantizer"]
 
 KINDS: dict[str, Callable[[QuantizerConfig], Quantizer]] = {
     "vq": VectorQuantizer,

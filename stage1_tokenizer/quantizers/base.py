@@ -10,53 +10,62 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.layers.precision import at_least_float32
 
 
 @dataclass
 class Quantized:
-    """What a quantizer makes of latents."""
+    """The output of a quantizer."""
 
     latents: Tensor
-    """What the decoder gets, (B, D, h, w): in training with a gradient to the input."""
+    """Input of the decoder, (B, D, h, w); in training it carries a gradient to the quantizer's input."""
     codes: Tensor | None
-    """Indices in [0, K), int64, in the quantizer's form, mostly (B, h, w); None where there are none (gaussian)."""
+    """Indices in [0, K), int64, usually (B, h, w); None if the quantizer has no codes (gaussian)."""
     losses: dict[str, Tensor] = field(default_factory=dict)
-    """Weighted scalar terms to be minimised, by name: commitment, codebook, kl, entropy."""
+    """Weighted scalar losses by name: commitment, codebook, kl, entropy."""
 
 
 class Quantizer(nn.Module):
     """The protocol of all quantizers.
 
-    Codes have the form (B, h, w), one for each position; `residual` and `product` give (B, G, h, w), one from each of
-    G codebooks, and `multiscale` gives (B, N), all scales' codes one after the other, row by row, coarsest first.
+    Codes have the shape (B, h, w), one for each position; `residual` and `product` give (B, G, h, w), one from each of
+    G codebooks, and `multiscale` gives (B, N): the codes of all scales, coarsest first, each in row-major order.
     """
 
     codebook_size: int
-    """K, of each codebook; 0 where there are no codes."""
+    """K, of each codebook; 0 if there are no codes."""
     codebooks: int = 1
-    """G: codebooks whose entries differ in meaning. Axis 1 of the codes numbers them where there are several."""
+    """G, the number of codebooks. If there are several, axis 1 of the codes is the codebook."""
     input_channels: int
-    """Channels that forward takes: what quant_conv must give."""
+    """Channels of the input: the output channels of quant_conv."""
     latent_channels: int
-    """Channels of the latents: what post_quant_conv takes."""
+    """Channels of the latents: the input channels of post_quant_conv."""
+
+    def __init__(self, config: QuantizerConfig):
+        """Take size and channels from `codebook_size` and `code_dim`; a subclass with others overwrites them."""
+        super().__init__()
+        self.config = config
+        self.codebook_size = config.codebook_size
+        self.input_channels = self.latent_channels = config.code_dim
 
     def forward(self, z_BDhw: Tensor) -> Quantized:
         """Latents, codes and losses of (B, input_channels, h, w)."""
         raise NotImplementedError
 
     def embed(self, idx_Bhw: Tensor) -> Tensor:
-        """Codes to latents (B, D, h, w): exactly what forward gave with them."""
+        """Codes to latents (B, D, h, w), bit-identical to those from forward."""
         raise NotImplementedError
 
     def nearest(self, latents_BDhw: Tensor) -> Tensor:
-        """The codes whose latents are nearest: the inverse of `embed`. TypeError for kinds that add codes up."""
-        raise TypeError("codes that are added up can't be told from their sum: keep the codes themselves")
+        """The codes whose latents are nearest: the inverse of `embed`. TypeError for kinds whose latents are sums."""
+        raise TypeError("codes cannot be recovered from a sum of code vectors: keep the codes themselves")
 
     def codes_shape(self, grid: Sequence[int]) -> tuple[int, ...]:
-        """Shape of one picture's codes on a latent grid (h, w). ValueError for a grid that it can't quantize."""
+        """Shape of one picture's codes on a latent grid (h, w). ValueError for an unsupported grid."""
         return tuple(grid) if self.codebooks == 1 else (self.codebooks, *grid)
 
     def check_codes(self, shape: Sequence[int], dims: int) -> None:
@@ -67,23 +76,58 @@ class Quantizer(nn.Module):
             raise ValueError(f"codes of shape {tuple(shape)} need {dims + 1 + several} axes: {axes}")
 
 
+class RowQuantizer(Quantizer):
+    """A quantizer of single positions: subclasses work on rows (N, D) and give one code for each."""
+
+    def quantize(self, z_ND: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Latents (N, D), codes (N,) and losses; counts as a training step in training mode."""
+        raise NotImplementedError
+
+    def rows(self, idx_N: Tensor) -> Tensor:
+        """Code vectors (N, D)."""
+        raise NotImplementedError
+
+    def search(self, rows_ND: Tensor) -> Tensor:
+        """Codes (N,) nearest to the rows."""
+        raise NotImplementedError
+
+    def forward(self, z_BDhw: Tensor) -> Quantized:
+        """Latents (B, D, h, w), codes (B, h, w) and losses, computed in at least float32."""
+        with torch.autocast(z_BDhw.device.type, enabled=False):
+            z_ND, grid = grid_to_rows(z_BDhw)
+            latents_ND, idx_N, losses = self.quantize(z_ND)
+        return Quantized(codes_to_grid(latents_ND, grid), idx_N.view(grid), losses)
+
+    def embed(self, idx_Bhw: Tensor) -> Tensor:
+        """Codes to latents (B, D, h, w)."""
+        return codes_to_grid(self.rows(idx_Bhw.flatten()), idx_Bhw.shape)
+
+    def nearest(self, latents_BDhw: Tensor) -> Tensor:
+        """Codes (B, h, w) of latents from `embed`."""
+        rows_ND, grid = grid_to_rows(latents_BDhw)
+        return self.search(rows_ND).view(grid)
+
+    def _scaled(self, rows_ND: Tensor) -> Tensor:
+        return F.normalize(rows_ND, dim=1) if self.config.l2_normalise else rows_ND
+
+
 class Counter(nn.Module):
-    """The number of training steps taken, as part of the state: what annealed weights and temperatures go by."""
+    """The number of training steps, saved with the weights: annealed weights and temperatures depend on it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps = 0
 
     def get_extra_state(self) -> Tensor:
-        """The number of training steps taken."""
+        """The number of training steps."""
         return torch.tensor(self.steps)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take up the number of steps."""
+        """Restore the number of steps."""
         self.steps = int(state)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """A state without it (a released or foreign tokenizer's) may be loaded: training then starts at 0."""
+        """Accept a state without it (a released or foreign tokenizer): training then starts at step 0."""
         if any(key.startswith(prefix) for key in state_dict):
             super()._load_from_state_dict(state_dict, prefix, *others)
         else:
@@ -91,11 +135,11 @@ class Counter(nn.Module):
 
 
 def grid_to_rows(z_BDhw: Tensor) -> tuple[Tensor, torch.Size]:
-    """Latents as rows (N, D), at least float32, and the codes' shape (B, h, w)."""
+    """Latents as rows (N, D), at least float32, and the shape of their codes (B, h, w)."""
     grid = torch.Size((z_BDhw.shape[0], *z_BDhw.shape[2:]))
     return at_least_float32(z_BDhw).movedim(1, -1).flatten(0, -2), grid
 
 
 def codes_to_grid(rows_ND: Tensor, shape: torch.Size) -> Tensor:
-    """Rows (N, D) back to (B, D, h, w), where `shape` is (B, h, w)."""
+    """Rows (N, D) back to (B, D, h, w); `shape` is (B, h, w)."""
     return rows_ND.unflatten(0, shape).movedim(-1, 1)

@@ -1,6 +1,6 @@
 """Lookup-free and binary spherical quantization: the signs of the channels are the code.
 
-Legend: B batch, L bits of a code (channels), h w latent grid, N positions.
+Legend: L bits of a code (channels), N positions.
 """
 
 from __future__ import annotations
@@ -10,56 +10,49 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.quantizers.base import Counter, Quantized, Quantizer, codes_to_grid, grid_to_rows
+from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.entropy import binary_entropies, weighted
 from stage1_tokenizer.quantizers.gradients import straight_through
 
 
-class LookupFreeQuantizer(Quantizer):
+class LookupFreeQuantizer(RowQuantizer):
     """LFQ: q(z) = sign(z) in {−1, 1}^L (Yu et al. 2023, MAGVIT-v2, eq. 3), with its entropy term (eq. 5).
 
-    The first channel is the highest bit of a code. A code's probability is taken as exp(−‖z − c‖²/temperature) over its
-    sum, which makes the bits independent: σ(4 z c / temperature) each.
+    The first channel is the most significant bit. The probability of code c is proportional to
+    exp(−‖z − c‖²/temperature), which makes the bits independent: σ(4 z c / temperature) each.
     """
 
     bit_L: Tensor
 
     def __init__(self, config: QuantizerConfig):
-        super().__init__()
-        self.config = config
-        self.codebook_size = config.codebook_size
+        super().__init__(config)
         bits = config.codebook_size.bit_length() - 1
         self.input_channels = self.latent_channels = bits
         self.size = 1.0
         self.register_buffer("bit_L", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
         self.statistics = Counter()
 
-    def forward(self, z_BLhw: Tensor) -> Quantized:
-        """Latents (B, L, h, w), codes (B, h, w), and the losses `commitment` (MSE to sg[q(z)]) and `entropy`."""
-        with torch.autocast(z_BLhw.device.type, enabled=False):
-            rows_NL, grid = grid_to_rows(z_BLhw)
-            z_NL = self._prepared(rows_NL)
-            positive_NL = z_NL.detach() > 0
-            e_NL = self._signs(positive_NL, z_NL.dtype)
-            losses = {"commitment": self.config.commitment * F.mse_loss(z_NL, e_NL)}
-            if self.config.entropy_weight:
-                logit_NL = 4 * self.size / self.config.entropy_softness * z_NL
-                entropies = binary_entropies(logit_NL, self.config.entropy_bits)
-                losses["entropy"] = weighted(self.config, entropies, self.statistics.steps)
-            if self.training:
-                self.statistics.steps += 1
-            latents_NL = straight_through(z_NL, e_NL)
-        return Quantized(codes_to_grid(latents_NL, grid), (positive_NL * self.bit_L).sum(1).view(grid), losses)
+    def quantize(self, z_NL: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Latents, codes, and the losses `commitment` (MSE to sg[q(z)]) and `entropy`."""
+        z_NL = self._prepared(z_NL)
+        positive_NL = z_NL.detach() > 0
+        e_NL = self._signs(positive_NL, z_NL.dtype)
+        losses = {"commitment": self.config.commitment * F.mse_loss(z_NL, e_NL)}
+        if self.config.entropy_weight:
+            logit_NL = 4 * self.size / self.config.entropy_softness * z_NL
+            entropies = binary_entropies(logit_NL, self.config.entropy_bits)
+            losses["entropy"] = weighted(self.config, entropies, self.statistics.steps)
+        if self.training:
+            self.statistics.steps += 1
+        return straight_through(z_NL, e_NL), self.search(z_NL), losses
 
-    def embed(self, idx_Bhw: Tensor) -> Tensor:
-        """Codes to latents (B, L, h, w)."""
-        positive_NL = (idx_Bhw.flatten()[:, None] & self.bit_L) != 0
-        return codes_to_grid(self._signs(positive_NL, torch.get_default_dtype()), idx_Bhw.shape)
+    def rows(self, idx_N: Tensor) -> Tensor:
+        """Code vectors (N, L)."""
+        return self._signs((idx_N[:, None] & self.bit_L) != 0, torch.get_default_dtype())
 
-    def nearest(self, latents_BLhw: Tensor) -> Tensor:
-        """Codes (B, h, w) of latents that `embed` gave."""
-        rows_NL, grid = grid_to_rows(latents_BLhw)
-        return ((rows_NL > 0) * self.bit_L).sum(1).view(grid)
+    def search(self, rows_NL: Tensor) -> Tensor:
+        """Codes (N,) of the signs."""
+        return ((rows_NL > 0) * self.bit_L).sum(1)
 
     def _prepared(self, rows_NL: Tensor) -> Tensor:
         return rows_NL

@@ -1,4 +1,4 @@
-"""Entropy terms: each position sure of its code, the batch using all of them. In nats.
+"""Entropy terms, in nats: low entropy for each position, high entropy over the batch.
 
 Legend: N positions, L bits of a code, K codes.
 """
@@ -18,13 +18,8 @@ def entropy(p_K: Tensor) -> Tensor:
     return -(p_K * p_K.clamp_min(1e-30).log()).sum(-1)
 
 
-def bit_entropy(logit_NL: Tensor) -> Tensor:
-    """Entropy of a bit that is 1 with probability σ(logit), elementwise: softplus(x) − x σ(x)."""
-    return F.softplus(logit_NL) - logit_NL * torch.sigmoid(logit_NL)
-
-
 def outer(p_NL: Tensor) -> Tensor:
-    """Probabilities (N, 2^L) of all codes of L independent bits; the first bit is the highest."""
+    """Probabilities (N, 2^L) of all codes of L independent bits; the first bit is the most significant."""
     joint_NK = p_NL.new_ones(len(p_NL), 1)
     for bit_N in p_NL.unbind(1):
         joint_NK = (joint_NK.unsqueeze(2) * torch.stack([1 - bit_N, bit_N], 1).unsqueeze(1)).flatten(1)
@@ -32,24 +27,24 @@ def outer(p_NL: Tensor) -> Tensor:
 
 
 def mean_code(p_NL: Tensor) -> Tensor:
-    """Mean over N of `outer`, (2^L,), without ever holding N × 2^L: halves of the bits, then one matrix product."""
+    """Mean over N of `outer`, (2^L,), without an N × 2^L tensor: the outer products of both halves, then one matmul."""
     half = p_NL.shape[1] // 2
     return (outer(p_NL[:, :half]).T @ outer(p_NL[:, half:])).flatten() / len(p_NL)
 
 
 def over_ranks(mean_K: Tensor) -> Tensor:
-    """The mean over ranks, with gradient: the global batch's."""
+    """The mean over ranks, with gradient."""
     return differentiable_sum(mean_K) / world()[1]
 
 
 def binary_entropies(logit_NL: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """E[H(q(z))] and H[E[q(z)]] for codes of independent bits. (Yu et al. 2023, MAGVIT-v2, eq. 5)
 
-    The first is exact: entropies of independent bits add up. The second is exact for up to `group` bits; longer codes
-    are cut into groups of at most so many bits, taken as independent of each other (Zhao et al. 2024, BSQ, section 4,
-    has groups of one bit), so that a codebook of any size costs 2^group.
+    The first is exact: the entropies of independent bits, softplus(x) − x σ(x) each, add up. The second is exact for up
+    to `group` bits; longer codes are split into groups of that many bits, treated as independent (Zhao et al. 2024,
+    BSQ, section 4, has groups of one bit), so that a codebook of any size costs 2^group.
     """
-    each = bit_entropy(logit_NL).sum(1).mean()
+    each = (F.softplus(logit_NL) - logit_NL * torch.sigmoid(logit_NL)).sum(1).mean()
     parts = torch.sigmoid(logit_NL).split(group, dim=1)
     return each, torch.stack([entropy(over_ranks(mean_code(part))) for part in parts]).sum()
 
@@ -62,9 +57,9 @@ def soft_entropies(logit_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def weighted(config: QuantizerConfig, entropies: tuple[Tensor, Tensor], steps: int) -> Tensor:
-    """The term to be minimised: weight · (E[H] − γ H[E]), the weight annealed.
+    """The entropy loss: weight · (E[H] − γ H[E]).
 
-    It starts at entropy_boost times entropy_weight and falls linearly to entropy_weight within `anneal` steps.
+    The weight falls linearly from entropy_boost · entropy_weight to entropy_weight over `anneal` steps.
     """
     left = max(0.0, 1 - steps / config.anneal) if config.anneal else 0.0
     weight = config.entropy_weight * (1 + (config.entropy_boost - 1) * left)

@@ -1,6 +1,6 @@
-"""Finite scalar quantization: each channel rounded to one of a few levels, no codebook to learn.
+"""Finite scalar quantization: each channel is rounded to one of a few levels; no codebook is learned.
 
-Legend: B batch, D channels (one for each number of levels), h w latent grid, N positions.
+Legend: D channels (one for each number of levels), N positions.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.quantizers.base import Quantized, Quantizer, codes_to_grid, grid_to_rows
+from stage1_tokenizer.quantizers.base import RowQuantizer
 from stage1_tokenizer.quantizers.gradients import straight_through
 
 
-class FiniteScalarQuantizer(Quantizer):
-    """FSQ (Mentzer et al. 2023, section 3.1, and the listing of its appendix A): no losses, all codes in reach.
+class FiniteScalarQuantizer(RowQuantizer):
+    """FSQ (Mentzer et al. 2023, section 3.1, and the listing of its appendix A): no losses, every code reachable.
 
-    The first channel is the lowest digit of a code. Latents lie in [-1, 1].
+    The first channel is the least significant digit of a code. Latents lie in [-1, 1].
     """
 
     level_D: Tensor
     basis_D: Tensor
 
     def __init__(self, config: QuantizerConfig):
-        super().__init__()
+        super().__init__(config)
         levels = list(config.levels)
         self.codebook_size = math.prod(levels)
         self.input_channels = self.latent_channels = len(levels)
@@ -33,36 +33,27 @@ class FiniteScalarQuantizer(Quantizer):
         basis = [math.prod(levels[:number]) for number in range(len(levels))]
         self.register_buffer("basis_D", torch.tensor(basis), persistent=False)
 
-    def forward(self, z_BDhw: Tensor) -> Quantized:
-        """Latents (B, D, h, w) and codes (B, h, w)."""
-        with torch.autocast(z_BDhw.device.type, enabled=False):
-            z_ND, grid = grid_to_rows(z_BDhw)
-            bounded_ND = self._bounded(z_ND)
-            whole_ND = bounded_ND.detach().round()
-            latents_ND = straight_through(bounded_ND / (self.level_D // 2), self._scaled(whole_ND))
-            idx_N = self._index(whole_ND)
-        return Quantized(codes_to_grid(latents_ND, grid), idx_N.view(grid))
+    def quantize(self, z_ND: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Latents and codes; no losses."""
+        bounded_ND, half_D = self._bounded(z_ND), self.level_D // 2
+        whole_ND = bounded_ND.detach().round()
+        return straight_through(bounded_ND / half_D, whole_ND / half_D), self._index(whole_ND + half_D), {}
 
-    def embed(self, idx_Bhw: Tensor) -> Tensor:
-        """Codes to latents (B, D, h, w)."""
-        digit_ND = idx_Bhw.flatten()[:, None] // self.basis_D % self.level_D
-        return codes_to_grid(self._scaled((digit_ND - self.level_D // 2).to(torch.get_default_dtype())), idx_Bhw.shape)
+    def rows(self, idx_N: Tensor) -> Tensor:
+        """Code vectors (N, D)."""
+        digit_ND, half_D = idx_N[:, None] // self.basis_D % self.level_D, self.level_D // 2
+        return (digit_ND - half_D).to(torch.get_default_dtype()) / half_D
 
-    def nearest(self, latents_BDhw: Tensor) -> Tensor:
-        """Codes (B, h, w) of latents that `embed` gave."""
-        rows_ND, grid = grid_to_rows(latents_BDhw)
+    def search(self, rows_ND: Tensor) -> Tensor:
+        """Codes (N,) of the nearest levels."""
         half_D = self.level_D // 2
-        digit_ND = (rows_ND * half_D + half_D).round().clamp_min(0).minimum(self.level_D - 1)
-        return self._index(digit_ND - half_D).view(grid)
+        return self._index((rows_ND * half_D + half_D).round().clamp_min(0).minimum(self.level_D - 1))
 
     def _bounded(self, z_ND: Tensor) -> Tensor:
-        """A curve like tanh with values that round to L whole numbers; for even L, one more of them below 0."""
+        """A curve like tanh whose values round to L integers; for even L, one more of them is negative."""
         half_D = (self.level_D - 1) * (1 + 1e-3) / 2
         offset_D = (self.level_D % 2 == 0) * 0.5
         return torch.tanh(z_ND + torch.atanh(offset_D / half_D)) * half_D - offset_D
 
-    def _scaled(self, whole_ND: Tensor) -> Tensor:
-        return whole_ND / (self.level_D // 2)
-
-    def _index(self, whole_ND: Tensor) -> Tensor:
-        return ((whole_ND.long() + self.level_D // 2) * self.basis_D).sum(1)
+    def _index(self, digit_ND: Tensor) -> Tensor:
+        return (digit_ND.long() * self.basis_D).sum(1)

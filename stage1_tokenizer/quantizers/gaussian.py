@@ -1,7 +1,4 @@
-"""No codes: a variational autoencoder's latents.
-
-Legend: B batch, D latent channels, h w latent grid.
-"""
+"""The latents of a variational autoencoder, without codes."""
 
 from __future__ import annotations
 
@@ -14,13 +11,11 @@ from stage1_tokenizer.quantizers.base import Quantized, Quantizer
 
 
 class Gaussian(Quantizer):
-    """No codes: the latents of a variational autoencoder (Kingma & Welling 2014), N(mean, exp(logvar))."""
+    """Samples of N(mean, exp(logvar)) instead of codes (Kingma & Welling 2014)."""
 
     def __init__(self, config: QuantizerConfig):
-        super().__init__()
-        self.config = config
-        self.codebook_size = 0
-        self.input_channels, self.latent_channels = 2 * config.code_dim, config.code_dim
+        super().__init__(config)
+        self.codebook_size, self.input_channels = 0, 2 * config.code_dim
 
     def forward(self, z_BDhw: Tensor) -> Quantized:
         """Means and log-variances (B, 2·D, h, w) to a sample (the mean outside training) and the loss `kl`."""

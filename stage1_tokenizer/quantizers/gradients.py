@@ -1,4 +1,4 @@
-"""Gradients past the choice of a code: straight through, or turned with it.
+"""Gradient estimators for the choice of a code: straight-through and rotation.
 
 Legend: D code dimension, N positions.
 """
@@ -13,30 +13,28 @@ from torch import Tensor
 def straight_through(z_ND: Tensor, e_ND: Tensor) -> Tensor:
     """The codes, with the gradient of the latents (van den Oord et al. 2017, section 3.2).
 
-    z − z is exactly 0, so that the decoder sees in training the very values that embed gives.
+    z − z is exactly 0, so the values are bit-identical to those from embed.
     """
     return e_ND.detach() + (z_ND - z_ND.detach())
 
 
 def rotated(z_ND: Tensor, e_ND: Tensor) -> Tensor:
-    """The codes, with the gradient turned and scaled as z was on its way to e (the rotation trick, Fifty et al. 2024).
+    """The codes, with the gradient rotated and scaled as e is from z (the rotation trick, Fifty et al. 2024).
 
-    e = λ R z with λ = ‖e‖/‖z‖ and R = I − 2 r rᵀ + 2 ê ẑᵀ, r = (ẑ + ê)/‖ẑ + ê‖, where a hat means length 1; λ and R
-    are constants to the gradient. The values are those of e to the bit.
+    e = λ R z with λ = ‖e‖/‖z‖ and R = I − 2 r rᵀ + 2 ê ẑᵀ, r = (ẑ + ê)/‖ẑ + ê‖, where a hat means unit length; λ and R
+    are treated as constants. The values are bit-identical to e.
     """
     z, e_ND = z_ND.detach(), e_ND.detach()
     unit_z, unit_e = F.normalize(z, dim=1), F.normalize(e_ND, dim=1)
     mirror = F.normalize(unit_z + unit_e, dim=1)
     scale_N1 = e_ND.norm(dim=1, keepdim=True) / z.norm(dim=1, keepdim=True).clamp_min(1e-12)
     zero = z_ND - z
-    turned = (
-        zero - 2 * (zero * mirror).sum(1, keepdim=True) * mirror + 2 * (zero * unit_z).sum(1, keepdim=True) * unit_e
-    )
-    return e_ND + scale_N1 * turned
+    reflected = zero - 2 * (zero * mirror).sum(1, keepdim=True) * mirror
+    return e_ND + scale_N1 * (reflected + 2 * (zero * unit_z).sum(1, keepdim=True) * unit_e)
 
 
 GRADIENTS = {"straight_through": straight_through, "rotation": rotated}
-"""What passes the gradient on, by its name in the configuration."""
+"""Gradient estimators by their name in the configuration."""
 
 
 def one_hot_through(soft_NK: Tensor, idx_N: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Next-scale residual quantization: the whole picture coarsely, then ever finer corrections.
+"""Multi-scale residual quantization: a coarse version of the picture, then finer and finer corrections.
 
 Legend: B batch, D code dimension, h w latent grid, N codes of a picture (all scales), K codes.
 """
@@ -23,26 +23,24 @@ from stage1_tokenizer.quantizers.vq import VectorQuantizer
 class MultiscaleQuantizer(Quantizer):
     """One codebook for a pyramid of residuals (Tian et al. 2024, VAR, algorithms 1 and 2).
 
-    For each scale: what is left, shrunk to s×s by area, becomes its nearest codes; these, enlarged bicubically and
-    through a convolution φ, are taken off what is left and added to the latents. Codes (B, N) are those of all scales,
-    coarsest first, each row by row. The losses compare the sum after each scale with z, as means over the scales.
+    For each scale: the residual, downsampled to s×s by area, is quantized; the code vectors, upsampled bicubically and
+    passed through a convolution φ, are subtracted from the residual and added to the latents. Codes (B, N) are those of
+    all scales, coarsest first, each in row-major order. The losses compare the sum after each scale with z, as means
+    over the scales.
     """
 
     def __init__(self, config: QuantizerConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.scales = list(config.scales)
-        self.codebook_size = config.codebook_size
-        self.input_channels = self.latent_channels = config.code_dim
         self.codebook = VectorQuantizer(config)
         self.phi = nn.ModuleList(_Phi(config.code_dim) for _ in range(min(4, len(self.scales))))
 
     def codes_shape(self, grid: Sequence[int]) -> tuple[int, ...]:
         """(N,). ValueError unless the grid is the last scale."""
-        if tuple(grid) != (self.scales[-1],) * 2:
-            last = self.scales[-1]
+        last = self.scales[-1]
+        if tuple(grid) != (last, last):
             raise ValueError(
-                f"a latent grid of {tuple(grid)} is not model.quantizer.scales' last, {last}x{last}: resize the "
+                f"a latent grid of {tuple(grid)} is not the last of model.quantizer.scales, {last}x{last}: resize the "
                 f"picture, or set the last of model.quantizer.scales to the grid"
             )
         return (sum(scale**2 for scale in self.scales),)
@@ -88,12 +86,12 @@ class MultiscaleQuantizer(Quantizer):
         return total.contiguous()
 
     def add_scale(self, total_BDhw: Tensor, number: int, idx_BM: Tensor) -> Tensor:
-        """The latents (B, D, h, w) of the scales up to `number`, from those of the scales before it (first: 0)."""
+        """The latents (B, D, h, w) of the scales up to `number`, from those of the previous scales (0 if none)."""
         h_BDhw = self._enlarged(number, idx_BM.flatten())
         return total_BDhw.to(h_BDhw) + h_BDhw
 
     def _enlarged(self, number: int, idx_N: Tensor) -> Tensor:
-        """φ of the scale's vectors on the full grid, (B, D, h, w)."""
+        """φ of the scale's upsampled code vectors, (B, D, h, w)."""
         scale, full = self.scales[number], self.scales[-1]
         e = self.codebook.rows(idx_N).unflatten(0, (-1, scale, scale)).movedim(-1, 1)
         if scale != full:
@@ -103,7 +101,7 @@ class MultiscaleQuantizer(Quantizer):
 
 
 class _Phi(nn.Module):
-    """Half the input and half its convolution: what enlarging blurred is mended."""
+    """Half the input plus half its convolution, which sharpens what upsampling blurred."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -114,10 +112,10 @@ class _Phi(nn.Module):
 
 
 def _nearest_tick(at: float, count: int) -> int:
-    """Which of `count` convolutions a scale at `at` in [0, 1] shares: those lie evenly, four of them nearer to 0 and 1.
+    """Which of `count` evenly spaced convolutions a scale at `at` in [0, 1] uses; four of them lie nearer to 0 and 1.
 
-    These are the places of VAR's published model, by the same arithmetic: two of its ten scales lie in the very middle
-    between two of the four, and rounding decides.
+    This is the arithmetic of VAR's published model: two of its ten scales lie exactly halfway between two of the four
+    convolutions, so rounding decides.
     """
     margin = 1 / 3 / count if count == 4 else 1 / 2 / count
     return int(np.argmin(np.abs(np.linspace(margin, 1 - margin, count) - at)))

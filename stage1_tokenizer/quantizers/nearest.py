@@ -12,15 +12,15 @@ from torch import Tensor
 from launch.ranks.reduce import all_sum, world
 
 TILE = 1024
-"""Rows of latents, and of codes, whose distances are held at once in the search: a tile stays in a core's cache."""
+"""Rows of latents, and of codes, in one tile of the distance matrix: it fits the cache of a core."""
 
 
 @torch.no_grad()
 def nearest_code(z_ND: Tensor, code_KD: Tensor) -> Tensor:
-    """Index of the closest code, idx_N int64 in [0, K), the lowest where several are. (van den Oord et al. 2017, eq. 1)
+    """Index of the closest code, idx_N int64 in [0, K), the lowest on a tie. (van den Oord et al. 2017, eq. 1)
 
-    ‖z − e‖² is compared as ‖e‖² − 2 z·e, tile by tile: never more than TILE² distances are held. Raises ValueError
-    unless both are of one type, float32 or float64, and of the same D.
+    ‖z − e‖² is compared as ‖e‖² − 2 z·e, tile by tile: at most TILE² distances are in memory. Raises ValueError
+    unless both have the same D and the same type, float32 or float64.
     """
     if z_ND.dtype != code_KD.dtype or z_ND.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"latents are {z_ND.dtype} and codes {code_KD.dtype}: give both as float32")
@@ -43,9 +43,9 @@ def nearest_code(z_ND: Tensor, code_KD: Tensor) -> Tensor:
 
 
 def draw_rows(z_ND: Tensor, count: int, *, seed: int) -> Tensor:
-    """`count` rows of the global batch (all ranks' rows, by rank), a function of it and the seed, on every rank.
+    """`count` rows of the global batch (ordered by rank); the same on every rank, for a given seed.
 
-    Rows are drawn without repetition as long as there are enough. Every rank must hold as many rows.
+    Rows repeat only if there are fewer than `count`. Every rank must hold the same number of rows.
     """
     rank, ranks = world()
     generator = torch.Generator().manual_seed(seed)
@@ -56,17 +56,17 @@ def draw_rows(z_ND: Tensor, count: int, *, seed: int) -> Tensor:
 
 
 def sums_by_code(z_ND: Tensor, idx_N: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """How many rows of the global batch each code has, (K,) int64, and their sum, (K, D)."""
+    """Number of rows of the global batch with each code, (K,) int64, and their sum, (K, D)."""
     count_K = all_sum(torch.bincount(idx_N, minlength=size))
-    # The embedding's backward is the sum by code, and unlike index_add_ it has the same bits each time on a GPU.
+    # The embedding's backward is the sum by code, and unlike index_add_ it is deterministic on a GPU.
     return count_K, all_sum(torch.ops.aten.embedding_dense_backward(z_ND, idx_N, size, -1, False))
 
 
 @torch.no_grad()
 def kmeans(z_ND: Tensor, count: int, *, seed: int, rounds: int = 10, sphere: bool = False) -> Tensor:
-    """`count` centres of the global batch after some of Lloyd's rounds (Lloyd 1982), the same on every rank.
+    """`count` centres of the global batch by Lloyd's algorithm (Lloyd 1982), the same on every rank.
 
-    A centre that no row is nearest to stays where it is. `sphere`: rows and centres have length 1.
+    A centre without rows does not move. `sphere`: rows and centres have unit length.
     """
     code_KD = draw_rows(z_ND, count, seed=seed)
     for _ in range(rounds):

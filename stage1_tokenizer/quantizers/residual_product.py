@@ -6,6 +6,7 @@ Legend: B batch, D code dimension, h w latent grid, N positions (B·h·w), G cod
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import cast
 
 import torch
@@ -16,15 +17,16 @@ from stage1_tokenizer.quantizers.base import Quantized, Quantizer, codes_to_grid
 from stage1_tokenizer.quantizers.gradients import GRADIENTS
 from stage1_tokenizer.quantizers.vq import VectorQuantizer
 
+Parts = tuple[Tensor, list[Tensor], list[dict[str, Tensor]]]
+"""Latents (N, D), and the codes (N,) and losses of each codebook."""
+
 
 class _SeveralCodebooks(Quantizer):
-    """What residual and product quantization share: a list of codebooks, codes (B, G, h, w), losses as means."""
+    """The base of residual and product quantization: a list of codebooks, codes (B, G, h, w), mean losses."""
 
     def __init__(self, config: QuantizerConfig, code_dim: int):
-        super().__init__()
-        self.config = config
-        self.codebook_size, self.codebooks = config.codebook_size, config.codebooks
-        self.input_channels = self.latent_channels = config.code_dim
+        super().__init__(config)
+        self.codebooks = config.codebooks
         one = replace(config, kind="vq", code_dim=code_dim)
         self.parts = nn.ModuleList(VectorQuantizer(one) for _ in range(config.codebooks))
 
@@ -33,54 +35,51 @@ class _SeveralCodebooks(Quantizer):
         """The codebooks, in the order of their codes."""
         return cast("list[VectorQuantizer]", list(self.parts))
 
-    def _result(
-        self, latents_ND: Tensor, idx: list[Tensor], losses: list[dict[str, Tensor]], grid: torch.Size
-    ) -> Quantized:
-        idx_BGhw = torch.stack([idx_N.view(grid) for idx_N in idx], dim=1)
+    def forward(self, z_BDhw: Tensor) -> Quantized:
+        """Latents (B, D, h, w), codes (B, G, h, w) and the losses of `vq`."""
+        with torch.autocast(z_BDhw.device.type, enabled=False):
+            z_ND, grid = grid_to_rows(z_BDhw)
+            latents_ND, codes, losses = self._quantize(z_ND)
+        idx_BGhw = torch.stack([idx_N.view(grid) for idx_N in codes], dim=1)
         means = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
         return Quantized(codes_to_grid(latents_ND, grid), idx_BGhw, means)
 
-    @staticmethod
-    def _split(idx_BGhw: Tensor) -> tuple[list[Tensor], torch.Size]:
-        return [idx_Bhw.flatten() for idx_Bhw in idx_BGhw.unbind(1)], idx_BGhw[:, 0].shape
+    def embed(self, idx_BGhw: Tensor) -> Tensor:
+        """Codes to latents (B, D, h, w)."""
+        rows = [book.rows(idx_Bhw.flatten()) for book, idx_Bhw in zip(self.books, idx_BGhw.unbind(1), strict=True)]
+        return codes_to_grid(self._join(rows), idx_BGhw[:, 0].shape)
+
+    def _quantize(self, z_ND: Tensor) -> Parts:
+        raise NotImplementedError
+
+    def _join(self, vectors: list[Tensor]) -> Tensor:
+        """Latents (N, D) from each codebook's vectors."""
+        raise NotImplementedError
 
 
 class ResidualQuantizer(_SeveralCodebooks):
-    """Each codebook quantizes what those before it left over (Zeghidour et al. 2021, algorithm 1; Lee et al. 2022).
+    """Each codebook quantizes the residual of the previous ones (Zeghidour et al. 2021, algorithm 1; Lee et al. 2022).
 
     r_0 = z, k_g = nearest(r_{g−1}), r_g = r_{g−1} − e(k_g); the latents are Σ e(k_g). Each codebook's losses are those
-    of `vq` on its own remainder, and the gradient passes the sum once.
+    of `vq` on its own residual; the gradient estimator is applied once, to the sum.
     """
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config, config.code_dim)
 
-    def forward(self, z_BDhw: Tensor) -> Quantized:
-        """Latents (B, D, h, w), codes (B, G, h, w) and `vq`'s losses."""
-        with torch.autocast(z_BDhw.device.type, enabled=False):
-            z_ND, grid = grid_to_rows(z_BDhw)
-            rest_ND, vectors, codes, losses = z_ND, [], [], []
-            for book in self.books:
-                _, e_ND, idx_N, loss = book.choose(rest_ND)
-                rest_ND = rest_ND - e_ND.detach()
-                vectors.append(e_ND)
-                codes.append(idx_N)
-                losses.append(loss)
-            latents_ND = GRADIENTS[self.config.gradient](z_ND, _total(vectors))
-        return self._result(latents_ND, codes, losses, grid)
+    def _quantize(self, z_ND: Tensor) -> Parts:
+        rest_ND, vectors, codes, losses = z_ND, [], [], []
+        for book in self.books:
+            _, e_ND, idx_N, loss = book.choose(rest_ND)
+            rest_ND = rest_ND - e_ND.detach()
+            vectors.append(e_ND)
+            codes.append(idx_N)
+            losses.append(loss)
+        return GRADIENTS[self.config.gradient](z_ND, self._join(vectors)), codes, losses
 
-    def embed(self, idx_BGhw: Tensor) -> Tensor:
-        """Codes to latents (B, D, h, w)."""
-        codes, grid = self._split(idx_BGhw)
-        return codes_to_grid(_total([book.rows(idx_N) for book, idx_N in zip(self.books, codes, strict=True)]), grid)
-
-
-def _total(vectors: list[Tensor]) -> Tensor:
-    """The sum, always in the same order, so that embed gives the bits of forward."""
-    total = vectors[0]
-    for vector in vectors[1:]:
-        total = total + vector
-    return total
+    def _join(self, vectors: list[Tensor]) -> Tensor:
+        """The sum, always in the same order, so that embed and forward give the same bits."""
+        return reduce(torch.add, vectors)
 
 
 class ProductQuantizer(_SeveralCodebooks):
@@ -89,25 +88,15 @@ class ProductQuantizer(_SeveralCodebooks):
     def __init__(self, config: QuantizerConfig):
         super().__init__(config, config.code_dim // config.codebooks)
 
-    def forward(self, z_BDhw: Tensor) -> Quantized:
-        """Latents (B, D, h, w), codes (B, G, h, w) and `vq`'s losses."""
-        with torch.autocast(z_BDhw.device.type, enabled=False):
-            z_ND, grid = grid_to_rows(z_BDhw)
-            latents, codes, losses = [], [], []
-            for book, part in zip(self.books, z_ND.chunk(self.codebooks, dim=1), strict=True):
-                part, e_Nd, idx_N, loss = book.choose(part)
-                latents.append(GRADIENTS[self.config.gradient](part, e_Nd))
-                codes.append(idx_N)
-                losses.append(loss)
-        return self._result(torch.cat(latents, dim=1), codes, losses, grid)
+    def _quantize(self, z_ND: Tensor) -> Parts:
+        shares = zip(self.books, z_ND.chunk(self.codebooks, dim=1), strict=True)
+        latents, codes, losses = zip(*(book.quantize(part_Nd) for book, part_Nd in shares), strict=True)
+        return self._join(list(latents)), list(codes), list(losses)
 
-    def embed(self, idx_BGhw: Tensor) -> Tensor:
-        """Codes to latents (B, D, h, w)."""
-        codes, grid = self._split(idx_BGhw)
-        rows = [book.rows(idx_N) for book, idx_N in zip(self.books, codes, strict=True)]
-        return codes_to_grid(torch.cat(rows, dim=1), grid)
+    def _join(self, vectors: list[Tensor]) -> Tensor:
+        return torch.cat(vectors, dim=1)
 
     def nearest(self, latents_BDhw: Tensor) -> Tensor:
-        """Codes (B, G, h, w) of latents that `embed` gave."""
+        """Codes (B, G, h, w) of latents from `embed`."""
         parts = latents_BDhw.chunk(self.codebooks, dim=1)
         return torch.stack([book.nearest(part) for book, part in zip(self.books, parts, strict=True)], dim=1)

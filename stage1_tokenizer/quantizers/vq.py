@@ -1,6 +1,6 @@
-"""The nearest entry of a learned codebook: VQ-VAE's, VQGAN's and SimVQ's quantizer.
+"""The nearest entry of a learned codebook: the quantizer of VQ-VAE, VQGAN and SimVQ.
 
-Legend: B batch, D code dimension, h w latent grid, N positions (B·h·w), K codes.
+Legend: D code dimension, N positions, K codes.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from launch.ranks.reduce import all_sum
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.quantizers.base import Counter, Quantized, Quantizer, codes_to_grid, grid_to_rows
+from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.gradients import GRADIENTS
 from stage1_tokenizer.quantizers.nearest import draw_rows, kmeans, nearest_code, sums_by_code
 
 
 class Statistics(Counter):
-    """What a codebook remembers of training: use counts and moving averages. Not needed to encode or decode.
+    """Training statistics of a codebook: use counts and moving averages. Not needed to encode or decode.
 
-    A state_dict without it may be loaded (a released or foreign codebook): the codes are then not drawn anew.
+    A state_dict without them can be loaded (a released or foreign codebook): its codes are not initialised again.
     """
 
     def __init__(self, codebook_size: int, code_dim: int, *, averages: bool):
@@ -35,7 +35,7 @@ class Statistics(Counter):
         self.sum_KD: Tensor | None
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take up the number of steps."""
+        """Restore the number of steps."""
         super().set_extra_state(state)
         self.drawn = self.steps > 0
 
@@ -45,19 +45,16 @@ class Statistics(Counter):
             self.drawn = True
 
 
-class VectorQuantizer(Quantizer):
+class VectorQuantizer(RowQuantizer):
     """The nearest entry of a learned codebook (van den Oord et al. 2017), with a straight-through gradient.
 
     With reparametrise=linear, the entries are frozen normal vectors times one learned matrix, so that every step moves
-    all of them (SimVQ, Zhu et al. 2024). In training every rank must call forward alike: codes' statistics
-    and revival come from the global batch.
+    all of them (SimVQ, Zhu et al. 2024). In training, all ranks must call forward together: use counts and the
+    reinitialisation of unused codes come from the global batch.
     """
 
     def __init__(self, config: QuantizerConfig):
-        super().__init__()
-        self.config = config
-        self.codebook_size = config.codebook_size
-        self.input_channels = self.latent_channels = config.code_dim
+        super().__init__(config)
         self.embedding = nn.Embedding(config.codebook_size, config.code_dim)
         nn.init.uniform_(self.embedding.weight, -1 / config.codebook_size, 1 / config.codebook_size)
         self.linear: nn.Module = nn.Identity()
@@ -68,50 +65,38 @@ class VectorQuantizer(Quantizer):
         self.embedding.weight.requires_grad_(not averages and config.reparametrise == "none")
         self.statistics = Statistics(config.codebook_size, config.code_dim, averages=averages)
 
-    def forward(self, z_BDhw: Tensor) -> Quantized:
-        """Latents (B, D, h, w), codes (B, h, w), and the losses `commitment` and, learned by gradient, `codebook`."""
-        with torch.autocast(z_BDhw.device.type, enabled=False):
-            z_ND, grid = grid_to_rows(z_BDhw)
-            z_ND, e_ND, idx_N, losses = self.choose(z_ND)
-            latents_ND = GRADIENTS[self.config.gradient](z_ND, e_ND)
-        return Quantized(codes_to_grid(latents_ND, grid), idx_N.view(grid), losses)
+    def quantize(self, z_ND: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Latents, codes, and the losses `commitment` and, with learning=gradient, `codebook`."""
+        z_ND, e_ND, idx_N, losses = self.choose(z_ND)
+        return GRADIENTS[self.config.gradient](z_ND, e_ND), idx_N, losses
 
     def choose(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Rows (as they are looked up), their codes' vectors, the codes, and the losses; one training step."""
+        """Rows (normalised if configured), their code vectors, codes and losses; one training step."""
         z_ND = self._scaled(z_ND)
         if self.training:
             self.revive(z_ND.detach())
-        idx_N = self.search(z_ND)
+        idx_N = self._index(z_ND)
         e_ND = self.rows(idx_N)
         losses = self._losses(z_ND, e_ND)
         if self.training:
             self.count(z_ND.detach(), idx_N)
         return z_ND, e_ND, idx_N, losses
 
-    def search(self, z_ND: Tensor) -> Tensor:
-        """Indices of the nearest codes of rows."""
+    def search(self, rows_ND: Tensor) -> Tensor:
+        """Codes (N,) nearest to the rows."""
+        return self._index(self._scaled(rows_ND))
+
+    def _index(self, z_ND: Tensor) -> Tensor:
         with torch.no_grad():
             code_KD = self._scaled(self.linear(self.embedding.weight)).to(z_ND.dtype)
         return nearest_code(z_ND.detach(), code_KD)
 
-    def embed(self, idx_Bhw: Tensor) -> Tensor:
-        """Codes to latents (B, D, h, w)."""
-        return codes_to_grid(self.rows(idx_Bhw.flatten()), idx_Bhw.shape)
-
-    def nearest(self, latents_BDhw: Tensor) -> Tensor:
-        """Codes (B, h, w) of latents that `embed` gave."""
-        rows_ND, grid = grid_to_rows(latents_BDhw)
-        return self.search(self._scaled(rows_ND)).view(grid)
-
-    def _scaled(self, rows_ND: Tensor) -> Tensor:
-        return F.normalize(rows_ND, dim=1) if self.config.l2_normalise else rows_ND
-
     def rows(self, idx_N: Tensor) -> Tensor:
-        """The codes' vectors, (N, D)."""
+        """Code vectors (N, D)."""
         return self._scaled(self.linear(self.embedding(idx_N)))
 
     def _losses(self, z_ND: Tensor, e_ND: Tensor) -> dict[str, Tensor]:
-        """‖sg[z] − e‖² and β‖z − sg[e]‖² (eq. 3), each a mean over all elements; `legacy` puts β on the other."""
+        """‖sg[z] − e‖² and β‖z − sg[e]‖² (eq. 3), each a mean over all elements; `legacy` puts β on the first."""
         beta = self.config.commitment
         paper = self.config.beta_placement == "paper"
         losses = {"commitment": (beta if paper else 1.0) * F.mse_loss(z_ND, e_ND.detach())}
@@ -121,14 +106,14 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def count(self, z_ND: Tensor, idx_N: Tensor) -> None:
-        """Count uses over all ranks; learned by moving average, move the codes (van den Oord et al. 2017, app. A.1)."""
+        """Count uses over all ranks; update moving-average codes (van den Oord et al. 2017, app. A.1)."""
         state, size = self.statistics, self.codebook_size
         state.steps += 1
         if state.share_K is None or state.sum_KD is None:
             state.used_K += all_sum(torch.bincount(idx_N, minlength=size))
             return
         count_K, sum_KD = sums_by_code(z_ND, idx_N, size)
-        good = sum_KD.isfinite().all()  # the update that latents out of range belong to is skipped, and so are they
+        good = sum_KD.isfinite().all()  # NaN or Inf latents: the update of this step is skipped, and so are they
         count_K, sum_KD = torch.where(good, count_K, 0), torch.where(good, sum_KD, 0.0)
         state.used_K += count_K
         if state.steps == 1:
@@ -140,7 +125,7 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def revive(self, z_ND: Tensor) -> None:
-        """Now and then, move codes that were not used since to vectors of the global batch, the same on every rank."""
+        """Every `revive_after` steps, replace unused codes by vectors of the global batch, the same on every rank."""
         state, every = self.statistics, self.config.revive_after
         first = self.config.start != "uniform" and not state.drawn
         state.drawn = True
@@ -156,7 +141,7 @@ class VectorQuantizer(Quantizer):
         state.used_K.zero_()
 
     def _drawn(self, z_ND: Tensor, first: bool) -> Tensor:
-        """Vectors for codes, (K, D): centres of the global batch at the start, if so wished, else some of its rows."""
+        """New code vectors (K, D): rows of the global batch, or with start=kmeans its centres in the first step."""
         if first and self.config.start == "kmeans":
             return kmeans(z_ND, self.codebook_size, seed=0, sphere=self.config.l2_normalise)
         return draw_rows(z_ND, self.codebook_size, seed=self.statistics.steps)

@@ -11,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage1_tokenizer.config.training import QuantizerConfig
-from stage1_tokenizer.quantizers import Gaussian, VectorQuantizer, build_quantizer, draw_rows, nearest_code
+from stage1_tokenizer.quantizers import build_quantizer
 from stage1_tokenizer.quantizers import nearest as search
+from stage1_tokenizer.quantizers.gaussian import Gaussian
+from stage1_tokenizer.quantizers.nearest import draw_rows, nearest_code
+from stage1_tokenizer.quantizers.vq import VectorQuantizer
 from tests.distributed import run_distributed_test
 
 GRADIENT = QuantizerConfig(codebook_size=32, code_dim=6, start="batch", revive_after=2)
