@@ -177,6 +177,11 @@ class ModelConfig:
             )
 
     @property
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [self.channels * multiplier for multiplier in self.channel_multipliers]
+
+    @property
     def encoder_channels(self) -> int:
         """Channels of what the encoder gives."""
         return self.z_channels * (1 + self.double_z)

@@ -1,8 +1,7 @@
-"""The encoder and decoder that a configuration names, with one protocol for all kinds.
+"""The kinds of encoders and decoders, and the layer between them and the quantizer.
 
-An encoder takes pictures (B, C, H, W) to latents (B, encoder_channels, h, w); a decoder takes latents (B, z_channels,
-h, w) to pictures, and is `last_layer(features(z))`, where `last_layer` is a convolution: the adaptive weight of the
-adversarial term needs what enters it.
+An encoder maps pictures (B, C, H, W) to latents (B, encoder_channels, h, w); a decoder (`base.PictureDecoder`) maps
+latents (B, z_channels, h, w) to pictures.
 """
 
 from __future__ import annotations
@@ -23,23 +22,13 @@ Decoder = VqganDecoder | MaskgitDecoder | VitDecoder
 
 ENCODERS: dict[str, type[Encoder]] = {"conv": VqganEncoder, "conv_plus": MaskgitEncoder, "vit": VitEncoder}
 DECODERS: dict[str, type[Decoder]] = {"conv": VqganDecoder, "conv_plus": MaskgitDecoder, "vit": VitDecoder}
-"""Every kind of network, by its name in the configuration."""
-
-
-def build_encoder(config: ModelConfig) -> Encoder:
-    """The encoder that `config.backbone` names."""
-    return ENCODERS[config.backbone](config)
-
-
-def build_decoder(config: ModelConfig) -> Decoder:
-    """The decoder that `config.backbone` names."""
-    return DECODERS[config.backbone](config)
+"""Encoders and decoders by their name in the configuration (backbone)."""
 
 
 def build_bridge(config: ModelConfig, inputs: int, outputs: int) -> nn.Module:
-    """What lies between a network and the quantizer: a convolution of width quant_conv_kernel, or nothing.
+    """The layer between a network and the quantizer: a convolution of width quant_conv_kernel, or the identity.
 
-    ValueError if there is nothing and the channels differ.
+    ValueError if it is the identity and the channels differ.
     """
     kernel = config.quant_conv_kernel
     if not kernel:

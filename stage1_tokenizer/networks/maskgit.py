@@ -1,8 +1,8 @@
 """Encoder and decoder without attention: the kind of MaskGIT and Open-MAGVIT2 (backbone=conv_plus).
 
 MaskGIT's (Chang et al. 2022) is downsample=pool, upsample=nearest, adaptive_norm=false, shortcut=inner; Open-MAGVIT2's
-(Luo et al. 2024, after Yu et al. 2024) is the default. `Block` has both papers' form; parts bear the names of the
-published checkpoints, `mid` for the middle blocks and `conv` for what resamples:
+(Luo et al. 2024, after Yu et al. 2024) is the default. Submodules have the names of the published checkpoints, with
+`mid` for the middle blocks and `conv` for the resampling convolutions:
 
     encoder   conv_in  down.LEVEL.block.NUMBER  down.LEVEL.downsample.conv  mid.NUMBER  norm_out  conv_out (1x1)
     decoder   conv_in  mid.NUMBER  adaptive.LEVEL.{gamma,beta}  up.LEVEL.block.NUMBER  up.LEVEL.upsample.conv  norm_out
@@ -22,19 +22,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import ModelConfig, norm_groups
-from stage1_tokenizer.layers.convolution import Convolution, Upsample, convolution, depth_to_space
+from stage1_tokenizer.layers.convolution import Upsample, convolution, depth_to_space
 from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.layers.recompute import Recomputable
-from stage1_tokenizer.networks.vqgan import refuse_odd_sizes
+from stage1_tokenizer.networks.base import PictureDecoder, refuse_odd_sizes
 
 _POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class Block(Recomputable):
-    """x + conv(swish(norm(conv(swish(norm(x)))))) without biases, and a 1x1 convolution where the width changes.
+    """x + conv(swish(norm(conv(swish(norm(x)))))) without biases; a 1x1 convolution on x if the width changes.
 
-    With shortcut=inner the 1x1 convolution's input is the second summand, not x, which then goes no further.
+    With shortcut=inner, the 1x1 convolution takes the second summand instead of x, which is then dropped.
     """
 
     def __init__(self, config: ModelConfig, inputs: int, outputs: int):
@@ -59,7 +59,7 @@ class Block(Recomputable):
 
 
 class Downsample(nn.Module):
-    """Half the resolution: a 3x3 convolution of stride 2 with a zero on every side, or the mean of 2x2 values."""
+    """Halves the resolution: a 3x3 convolution of stride 2 with zero padding on every side, or average pooling."""
 
     def __init__(self, config: ModelConfig, channels: int):
         super().__init__()
@@ -75,7 +75,7 @@ class Downsample(nn.Module):
 
 
 class ShuffleUpsample(nn.Module):
-    """Doubles the resolution: a 3x3 convolution whose channels become pixels."""
+    """Doubles the resolution: a 3x3 convolution, then depth to space."""
 
     def __init__(self, dims: int, channels: int):
         super().__init__()
@@ -87,7 +87,7 @@ class ShuffleUpsample(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """gamma(σ)·norm(h) + beta(μ): σ and μ are each latent channel's deviation and mean over the grid."""
+    """gamma(σ)·norm(h) + beta(μ): σ and μ are standard deviation and mean of each latent channel over the grid."""
 
     def __init__(self, latent_channels: int, channels: int):
         super().__init__()
@@ -98,7 +98,7 @@ class AdaptiveNorm(nn.Module):
     def forward(self, h_BCHW: Tensor, z_BDhw: Tensor) -> Tensor:
         """Same shape as h; statistics are at least float32."""
         z_BDN = at_least_float32(z_BDhw).flatten(2)
-        # The published deviation counts N - 1 positions and has epsilon under the root; one position alone has none.
+        # As published: N - 1 in the denominator, epsilon inside the root; a single position has deviation 0.
         deviation_BD = (z_BDN.var(2, correction=min(1, z_BDN.shape[2] - 1)) + 1e-6).sqrt()
         shape = (*h_BCHW.shape[:2], *[1] * (h_BCHW.ndim - 2))
         gamma, beta = self.gamma(deviation_BD).view(shape), self.beta(z_BDN.mean(2)).view(shape)
@@ -106,7 +106,7 @@ class AdaptiveNorm(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, and what leads to the next."""
+    """The residual blocks of one resolution, with the layer that resamples to the next."""
 
     downsample: nn.Module
     upsample: nn.Module
@@ -128,16 +128,12 @@ def through(blocks: nn.ModuleList, h_BCHW: Tensor) -> Tensor:
     return h_BCHW
 
 
-def _widths(config: ModelConfig) -> list[int]:
-    return [config.channels * multiplier for multiplier in config.channel_multipliers]
-
-
 class Encoder(nn.Module):
     """Pictures to latents at 1/stride of the resolution."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        dims, widths, self.stride = config.spatial_dims, _widths(config), config.stride
+        dims, widths, self.stride = config.spatial_dims, config.widths, config.stride
         self.conv_in = convolution(dims, config.in_channels, config.channels, 3, padding=1, bias=False)
         self.down = nn.ModuleList()
         for number, (inputs, outputs) in enumerate(zip([config.channels, *widths], widths, strict=False)):
@@ -149,7 +145,7 @@ class Encoder(nn.Module):
         self.conv_out = convolution(dims, widths[-1], config.encoder_channels, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, z_channels, h, w); H and W must be multiples of the stride, else ValueError."""
+        """(B, C, H, W) to (B, encoder_channels, h, w); ValueError unless H and W are multiples of the stride."""
         refuse_odd_sizes(x_BCHW.shape[2:], self.stride)
         h = self.conv_in(x_BCHW)
         for level in cast("Sequence[Level]", self.down):
@@ -157,18 +153,17 @@ class Encoder(nn.Module):
         return self.conv_out(self.norm_out(through(self.mid, h)))
 
 
-class Decoder(nn.Module):
-    """Latents to pictures, as `last_layer(features(z))`."""
+class Decoder(PictureDecoder):
+    """Latents to pictures."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        dims, widths = config.spatial_dims, _widths(config)
+        dims, widths = config.spatial_dims, config.widths
         self.conv_in = convolution(dims, config.z_channels, widths[-1], 3, padding=1)
         self.mid = nn.ModuleList(Block(config, widths[-1], widths[-1]) for _ in range(config.res_blocks))
         self.up, self.adaptive = nn.ModuleList(), nn.ModuleList()
         upsample = ShuffleUpsample if config.conv_plus.upsample == "shuffle" else Upsample
-        for number, outputs in enumerate(widths):
-            inputs = widths[min(number + 1, len(widths) - 1)]
+        for number, (outputs, inputs) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
             level = Level(config, inputs, outputs)
             level.upsample = upsample(dims, outputs) if number else nn.Identity()
             self.up.append(level)
@@ -177,20 +172,11 @@ class Decoder(nn.Module):
         self.norm_out = Norm(widths[0])
         self.conv_out = convolution(dims, widths[0], config.in_channels, 3, padding=1)
 
-    @property
-    def last_layer(self) -> Convolution:
-        """The convolution that gives the picture."""
-        return self.conv_out
-
     def features(self, z_BDhw: Tensor) -> Tensor:
-        """(B, z_channels, h, w) to what enters the last layer, (B, channels, H, W)."""
+        """(B, z_channels, h, w) to the input of the last layer, (B, channels, H, W)."""
         h = through(self.mid, self.conv_in(z_BDhw))
         for number, level in reversed(list(enumerate(cast("Sequence[Level]", self.up)))):
             if self.adaptive:
                 h = self.adaptive[number](h, z_BDhw)
             h = level.upsample(level(h))
         return self.norm_out(h)
-
-    def forward(self, z_BDhw: Tensor) -> Tensor:
-        """(B, z_channels, h, w) to pictures (B, C, H, W)."""
-        return self.last_layer(self.features(z_BDhw))

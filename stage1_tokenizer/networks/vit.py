@@ -1,8 +1,8 @@
-"""Encoder and decoder of transformers on patches (backbone=vit): ViT-VQGAN's kind, or TiTok's with latent tokens.
+"""Transformers on patches as encoder and decoder (backbone=vit): ViT-VQGAN, or TiTok with latent tokens.
 
-A grid tokenizer (Yu et al. 2022, section 3) takes patches through a transformer, position by position to latents, and
-back. With latent_tokens=N (Yu et al. 2024, TiTok, section 3.2) the encoder reads patches and N learned tokens, and only
-the tokens go on; the decoder reads them beside a mask token for each patch. Parts bear TiTok's names:
+A grid tokenizer (Yu et al. 2022, section 3) has one latent for each patch. With latent_tokens=N (Yu et al. 2024, TiTok,
+section 3.2) the encoder reads patches and N learned tokens, of which only the tokens become latents; the decoder reads
+those and a mask token for each patch. Submodules have TiTok's names:
 
     encoder   patch_embed  latent_tokens  conv_out         both   class_embedding  positional_embedding  ln_pre  ln_post
     decoder   decoder_embed  mask_token  ffn  conv_out            latent_token_positional_embedding  transformer.NUMBER
@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import ModelConfig, TransformerConfig
-from stage1_tokenizer.layers.convolution import LastLayer, depth_to_space
+from stage1_tokenizer.layers.convolution import depth_to_space
 from stage1_tokenizer.layers.recompute import Recomputable
-from stage1_tokenizer.networks.vqgan import refuse_odd_sizes
+from stage1_tokenizer.networks.base import PictureDecoder, refuse_odd_sizes
 
 
 class Attention(nn.Module):
@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers with GELU between, four times as wide there."""
+    """Linear, GELU, linear; the hidden layer is four times as wide."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -70,7 +70,7 @@ class TransformerBlock(Recomputable):
 
 
 class Transformer(nn.Module):
-    """What encoder and decoder share: positions, a class token beside latent tokens, blocks, norms."""
+    """The base of encoder and decoder: positions, class token (only with latent tokens), blocks, norms."""
 
     def __init__(self, config: ModelConfig, shape: TransformerConfig):
         super().__init__()
@@ -86,7 +86,7 @@ class Transformer(nn.Module):
         self.transformer = nn.ModuleList(blocks)
 
     def mix(self, h_BME: Tensor, grid: Sequence[int], latents_BNE: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Patches, and latent tokens where there are any, with their positions through the blocks; both again."""
+        """Add positions to patches and latent tokens, if any, and run the blocks; returns both again."""
         first = 0
         if self.class_embedding is not None:
             first = 1
@@ -101,9 +101,9 @@ class Transformer(nn.Module):
         return h[:, first : h_BME.shape[1]], h[:, h_BME.shape[1] :]
 
     def _positions(self, grid: tuple[int, ...], first: int) -> Tensor:
-        """A vector for each token before the latent ones, (first + M, E); grids other than the trained one stretch it.
+        """Positions of class token and patches, (first + M, E), interpolated for grids other than the trained one.
 
-        Learned ones are interpolated bicubically; sines are read at as many places of the trained grid.
+        Learned positions are interpolated bicubically; sines are evaluated at evenly spaced points of the trained grid.
         """
         if self.positional_embedding is None:
             sines_ME = sines(grid, self.trained, self.width)
@@ -117,7 +117,7 @@ class Transformer(nn.Module):
 def sines(grid: tuple[int, ...], trained: tuple[int, int], width: int) -> Tensor:
     """Sine and cosine of each patch's row and column at width/4 frequencies from 1 to 1/10000, (h·w, E) float32.
 
-    Rows and columns count from 0 in the trained grid; another grid's patches lie evenly within it.
+    Rows and columns count from 0 in the trained grid; the patches of another grid are spaced evenly within it.
     """
     at = [(torch.arange(size) + 0.5) * full / size - 0.5 for size, full in zip(grid, trained, strict=True)]
     frequency = 10000 ** -(torch.arange(width // 4) / (width // 4))
@@ -131,7 +131,7 @@ def _drawn(count: int, width: int) -> nn.Parameter:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Truncated normal weights of deviation 0.02, biases 0, as TiTok."""
+    """As in TiTok: truncated normal weights of standard deviation 0.02, zero biases."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -155,7 +155,7 @@ class Encoder(Transformer):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, D, h, w), or (B, D, N) with latent tokens.
 
-        ValueError for sides that are no multiples of the patch, or with latent tokens, not the trained ones.
+        ValueError if a side is not a multiple of the patch or, with latent tokens, not the trained size.
         """
         sizes = x_BCHW.shape[2:]
         refuse_odd_sizes(sizes, (self.config.patch,) * 2)
@@ -170,15 +170,15 @@ class Encoder(Transformer):
         return self.conv_out(latents_BNE).transpose(1, 2)
 
 
-class Decoder(Transformer):
-    """Latents to pictures, as `last_layer(features(z))`."""
+class Decoder(Transformer, PictureDecoder):
+    """Latents to pictures."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config, config.vit.decoder)
         channels, patch, hidden = config.in_channels, self.config.patch, 4 * self.width
         self.decoder_embed = nn.Linear(config.z_channels, self.width)
         self.mask_token = _drawn(1, self.width) if config.latent_tokens else None
-        self.conv_out: LastLayer
+        # The last layer: from pixels to pixels, or with head=tanh from a vector to its patch.
         if self.config.head == "tanh":
             self.ffn: nn.Module = nn.Sequential(nn.Linear(self.width, hidden), nn.Tanh())
             self.conv_out = nn.ConvTranspose2d(hidden, channels, patch, stride=patch)
@@ -187,13 +187,8 @@ class Decoder(Transformer):
             self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
         self.apply(_initialise)
 
-    @property
-    def last_layer(self) -> LastLayer:
-        """The convolution that gives the picture: from pixels to pixels, or (head=tanh) from a vector to its patch."""
-        return self.conv_out
-
     def features(self, z_BDhw: Tensor) -> Tensor:
-        """(B, D, h, w), or (B, D, N) with latent tokens, to what enters the last layer."""
+        """(B, D, h, w), or (B, D, N) with latent tokens, to the input of the last layer."""
         h_BME = self.decoder_embed(z_BDhw.flatten(2).transpose(1, 2))
         grid: Sequence[int] = z_BDhw.shape[2:]
         latents = None
@@ -203,7 +198,3 @@ class Decoder(Transformer):
         h_BME, _ = self.mix(h_BME, grid, latents)
         h_BFhw = self.ffn(h_BME).transpose(1, 2).unflatten(2, tuple(grid))
         return h_BFhw if self.config.head == "tanh" else depth_to_space(h_BFhw, self.config.patch)
-
-    def forward(self, z_BDhw: Tensor) -> Tensor:
-        """Latents to pictures (B, C, H, W)."""
-        return self.last_layer(self.features(z_BDhw))

@@ -1,26 +1,27 @@
 """Encoder and decoder of the convolutional VQGAN (Esser et al. 2021, appendix), for 1, 2 or 3 spatial dimensions.
 
-The parts bear the names of taming-transformers' modules, so that its checkpoints fit after renaming a prefix.
-Legend: B batch, C channels, H W pixels, h w latent grid, N positions (h·w); with other spatial_dims, HW stands for
-all spatial axes.
+Submodules have the names of taming-transformers, so that its checkpoints load after a prefix is renamed.
+Legend: B batch, C channels, H W pixels, h w latent grid, N positions; with other spatial_dims, HW stands for all
+spatial axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.config.model import ModelConfig, attention_levels, one_or_all
-from stage1_tokenizer.layers.convolution import Convolution, Upsample, convolution
+from stage1_tokenizer.config.model import ModelConfig, attention_levels
+from stage1_tokenizer.layers.convolution import Upsample, convolution
 from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.layers.recompute import Recomputable
+from stage1_tokenizer.networks.base import PictureDecoder, refuse_odd_sizes
 
 
 class ResnetBlock(Recomputable):
-    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 convolution on x where the width changes."""
+    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 convolution on x if the width changes."""
 
     def __init__(self, dims: int, inputs: int, outputs: int, dropout: float = 0.0):
         super().__init__()
@@ -50,20 +51,15 @@ class AttentionBlock(Recomputable):
         self.proj_out = convolution(dims, channels, channels, 1)
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
-        """Same shape as the input; the softmax is computed in float32 whatever the precision."""
+        """Same shape; the softmax is float32 in any precision."""
         h = self.norm(h_BCHW)
-        q_B1NC, k_B1NC, v_B1NC = (rows(part(h)).unsqueeze(1) for part in (self.q, self.k, self.v))
+        q_B1NC, k_B1NC, v_B1NC = (part(h).flatten(2).mT.unsqueeze(1) for part in (self.q, self.k, self.v))
         mixed_BNC = F.scaled_dot_product_attention(q_B1NC, k_B1NC, v_B1NC).squeeze(1)
         return h_BCHW + self.proj_out(mixed_BNC.transpose(1, 2).unflatten(2, h_BCHW.shape[2:]))
 
 
-def rows(h_BCHW: Tensor) -> Tensor:
-    """Positions as rows: (B, C, H, W) to (B, H·W, C)."""
-    return h_BCHW.flatten(2).transpose(1, 2)
-
-
 class Downsample(nn.Module):
-    """Halve the resolution: a zero column after and row below, then a 3x3 convolution of stride 2."""
+    """Halves the resolution: zero padding at the right and bottom, then a 3x3 convolution of stride 2."""
 
     def __init__(self, dims: int, channels: int):
         super().__init__()
@@ -76,15 +72,17 @@ class Downsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution; attention, where there is any, follows each of them."""
+    """The residual blocks of one resolution, each followed by attention if the level has it."""
 
     downsample: nn.Module
     upsample: nn.Module
 
-    def __init__(self, dims: int, widths: Sequence[tuple[int, int]], attention: bool, dropout: float):
+    def __init__(self, config: ModelConfig, number: int, inputs: int, outputs: int, blocks: int):
         super().__init__()
-        self.block = nn.ModuleList(ResnetBlock(dims, inputs, outputs, dropout) for inputs, outputs in widths)
-        self.attn = nn.ModuleList(AttentionBlock(dims, outputs) for _, outputs in widths if attention)
+        dims, attends = config.spatial_dims, number in attention_levels(config)
+        widths = itertools.pairwise([inputs, *[outputs] * blocks])
+        self.block = nn.ModuleList(ResnetBlock(dims, *pair, config.dropout) for pair in widths)
+        self.attn = nn.ModuleList(AttentionBlock(dims, outputs) for _ in range(blocks * attends))
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """Through the blocks, resolution unchanged."""
@@ -95,21 +93,15 @@ class Level(nn.Module):
         return h_BCHW
 
 
-def refuse_odd_sizes(sizes: Sequence[int], stride: tuple[int, ...]) -> None:
-    """ValueError unless every side is a multiple of its axis's stride."""
-    if any(size % step for size, step in zip(sizes, stride, strict=True)):
-        shown = one_or_all(stride)
-        raise ValueError(f"a picture of {tuple(sizes)} is not a multiple of the stride {shown}: pad or crop it")
-
-
 class Middle(nn.Module):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, dims: int, channels: int, attention: bool, dropout: float):
+    def __init__(self, config: ModelConfig, channels: int):
         super().__init__()
-        self.block_1 = ResnetBlock(dims, channels, channels, dropout)
-        self.attn_1 = AttentionBlock(dims, channels) if attention else nn.Identity()
-        self.block_2 = ResnetBlock(dims, channels, channels, dropout)
+        dims, attends = config.spatial_dims, config.attention and config.attention_middle
+        self.block_1 = ResnetBlock(dims, channels, channels, config.dropout)
+        self.attn_1 = AttentionBlock(dims, channels) if attends else nn.Identity()
+        self.block_2 = ResnetBlock(dims, channels, channels, config.dropout)
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """Same shape."""
@@ -121,24 +113,19 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        dims, levels = config.spatial_dims, len(config.channel_multipliers)
-        widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
-        attends, middle = attention_levels(config), config.attention and config.attention_middle
-        self.stride = config.stride
+        dims, widths, self.stride = config.spatial_dims, config.widths, config.stride
         self.conv_in = convolution(dims, config.in_channels, config.channels, 3, padding=1)
         self.down = nn.ModuleList()
         for number, (inputs, outputs) in enumerate(zip([config.channels, *widths], widths, strict=False)):
-            lowest = number == levels - 1
-            pairs = [(inputs, outputs)] + [(outputs, outputs)] * (config.res_blocks - 1)
-            level = Level(dims, pairs, number in attends, config.dropout)
-            level.downsample = nn.Identity() if lowest else Downsample(dims, outputs)
+            level = Level(config, number, inputs, outputs, config.res_blocks)
+            level.downsample = Downsample(dims, outputs) if number < len(widths) - 1 else nn.Identity()
             self.down.append(level)
-        self.mid = Middle(dims, widths[-1], middle, config.dropout)
+        self.mid = Middle(config, widths[-1])
         self.norm_out = Norm(widths[-1])
         self.conv_out = convolution(dims, widths[-1], config.encoder_channels, 3, padding=1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, z_channels, h, w); H and W must be multiples of the stride, else ValueError."""
+        """(B, C, H, W) to (B, encoder_channels, h, w); ValueError unless H and W are multiples of the stride."""
         refuse_odd_sizes(x_BCHW.shape[2:], self.stride)
         h = self.conv_in(x_BCHW)
         for level in cast("list[Level]", self.down):
@@ -146,39 +133,25 @@ class Encoder(nn.Module):
         return self.conv_out(self.norm_out(self.mid(h)))
 
 
-class Decoder(nn.Module):
-    """Latents to pictures, as `last_layer(features(z))`: the adaptive weight needs what enters the last layer."""
+class Decoder(PictureDecoder):
+    """Latents to pictures."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        dims, levels = config.spatial_dims, len(config.channel_multipliers)
-        widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
-        attends, middle = attention_levels(config), config.attention and config.attention_middle
+        dims, widths = config.spatial_dims, config.widths
         self.conv_in = convolution(dims, config.z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(dims, widths[-1], middle, config.dropout)
-        up: list[nn.Module] = []
-        for number, outputs in enumerate(widths):
-            inputs = widths[min(number + 1, levels - 1)]
-            pairs = [(inputs, outputs)] + [(outputs, outputs)] * config.res_blocks
-            level = Level(dims, pairs, number in attends, config.dropout)
+        self.mid = Middle(config, widths[-1])
+        self.up = nn.ModuleList()  # up[0] is the highest resolution, as in taming-transformers
+        for number, (outputs, inputs) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
+            level = Level(config, number, inputs, outputs, config.res_blocks + 1)
             level.upsample = Upsample(dims, outputs) if number else nn.Identity()
-            up.append(level)
-        self.up = nn.ModuleList(up)  # up[0] is the highest resolution, as in taming-transformers
+            self.up.append(level)
         self.norm_out = Norm(widths[0])
         self.conv_out = convolution(dims, widths[0], config.in_channels, 3, padding=1)
 
-    @property
-    def last_layer(self) -> Convolution:
-        """The convolution that gives the picture."""
-        return self.conv_out
-
     def features(self, z_BDhw: Tensor) -> Tensor:
-        """(B, z_channels, h, w) to what enters the last layer, (B, channels, H, W)."""
+        """(B, z_channels, h, w) to the input of the last layer, (B, channels, H, W)."""
         h = self.mid(self.conv_in(z_BDhw))
         for level in reversed(cast("list[Level]", self.up)):
             h = level.upsample(level(h))
         return self.norm_out(h)
-
-    def forward(self, z_BDhw: Tensor) -> Tensor:
-        """(B, z_channels, h, w) to pictures (B, C, H, W)."""
-        return self.last_layer(self.features(z_BDhw))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stage1_tokenizer.config.model import ModelConfig, one_or_all
-from stage1_tokenizer.networks.build import build_bridge, build_decoder, build_encoder
+from stage1_tokenizer.networks.build import DECODERS, ENCODERS, build_bridge
 from stage1_tokenizer.quantizers import Quantized, build_quantizer
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ class Codec(nn.Module):
         super().__init__()
         self.config = config
         self.frozen: tuple[str, ...] = ()
-        self.encoder = build_encoder(config)
+        self.encoder = ENCODERS[config.backbone](config)
         self.quantizer = build_quantizer(config.quantizer)
         self.quant_conv = build_bridge(config, config.encoder_channels, self.quantizer.input_channels)
         self.post_quant_conv = build_bridge(config, self.quantizer.latent_channels, config.z_channels)
-        self.decoder = build_decoder(config)
+        self.decoder = DECODERS[config.backbone](config)
 
     @property
     def codebook_size(self) -> int:
