@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from data.shards.locations import relative
 from data.shards.scanning import build_index, find_tars
@@ -54,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             raise UserError(f"classes={config.classes} can't be read ({error.strerror}): check the path") from error
     if config.pattern.partition("#")[0].endswith(".json"):
-        index = _moved(load_index(config.pattern), str(out.parent), about)
+        index, base = load_index(config.pattern), str(out.parent)
+        shards = tuple(replace(shard, url=relative(index.location(i), base)) for i, shard in enumerate(index.shards))
+        given = {key: value for key, value in about.items() if value}
+        index = replace(index, shards=shards, base=base, **given)
     else:
         index = build_index(
             find_tars(config.pattern), threads=config.threads, base=out.parent, show_progress=True, **about
@@ -62,12 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     index.save(out)
     print(f"{out}: {len(index)} samples in {len(index.shards)} shards")
     return 0
-
-
-def _moved(index: ShardIndex, base: str, about: dict[str, Any]) -> ShardIndex:
-    """The index for another folder, with the given name, classes or licence."""
-    shards = tuple(replace(shard, url=relative(index.location(i), base)) for i, shard in enumerate(index.shards))
-    return replace(index, shards=shards, base=base, **{key: value for key, value in about.items() if value})
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def _sample(reader: LocalReader, index: ShardIndex, shard: int, place: int, side
         picture = handler(index.kind, "thumbnail")(sample, side)
     except DamagedSampleError as error:
         return Image.new("RGB", (side, side), (170, 30, 30)), str(error), key
-    return picture, index.classes[number] if number >= 0 and index.classes else str(number), key
+    return picture, index.class_name(number), key
 
 
 def _cut(text: str, pen: ImageDraw.ImageDraw, font: Any, width: int, *, end: bool = False) -> str:

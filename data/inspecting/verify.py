@@ -84,7 +84,7 @@ def verify(index: ShardIndex, *, processes: int = 1, max_pixels: int = 100_000_0
     for same in by_hash.values():
         if len(same) > 1:
             agree = len({number for _, number in same}) == 1
-            names = [name if agree else f"{name} ({_class(index, number)})" for name, number in same]
+            names = [name if agree else f"{name} ({index.class_name(number)})" for name, number in same]
             (findings.duplicates if agree else findings.conflicts).append(names)
     return findings
 
@@ -95,10 +95,6 @@ def _in_processes(work: Any, count: int, processes: int) -> Any:
         return
     with ProcessPoolExecutor(min(processes, count), mp_context=multiprocessing.get_context("fork")) as pool:
         yield from pool.map(work, range(count))
-
-
-def _class(index: ShardIndex, number: int) -> str:
-    return index.classes[number] if 0 <= number < len(index.classes) else str(number)
 
 
 def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> tuple[Findings, list[_Seen]]:

@@ -49,8 +49,7 @@ def check_readable(path: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
-    config = parse(CheckConfig, argv, prog="python -m data.shards.check INDEX", positional=("index",))
-    check_readable(config.index)
+    check_readable(parse(CheckConfig, argv, prog="python -m data.shards.check INDEX", positional=("index",)).index)
     return 0
 
 

@@ -60,6 +60,10 @@ class ShardIndex:
         """Samples in each shard."""
         return [shard.nsamples for shard in self.shards]
 
+    def class_name(self, label: int) -> str:
+        """Name of a class; its number where it has none."""
+        return self.classes[label] if 0 <= label < len(self.classes) else str(label)
+
     def location(self, shard: int) -> str:
         """Path or URL of a shard, from where the process runs."""
         url = self.shards[shard].url

@@ -201,15 +201,9 @@ class ShardWriter:
     def index(self, records: Iterable[ShardRecord], **about: Any) -> ShardIndex:
         """The index of finished shards, with their offsets; `about` are ShardIndex's further fields."""
         records = list(records)
-        starts: list[Any] = [
-            np.frombuffer((self._state / f"{r.url}.starts").read_bytes(), dtype="<i8") for r in records
-        ]
-        return ShardIndex(
-            shards=tuple(Shard(record.url, record.nsamples, record.filesize) for record in records),
-            base=str(self.folder),
-            offsets=ShardOffsets.from_starts(starts),
-            **about,
-        )
+        shards = tuple(Shard(record.url, record.nsamples, record.filesize) for record in records)
+        starts: list[Any] = [np.fromfile(self._state / f"{record.url}.starts", dtype="<i8") for record in records]
+        return ShardIndex(shards, base=str(self.folder), offsets=ShardOffsets.from_starts(starts), **about)
 
     def finish(self, indexes: Mapping[str, ShardIndex], files: Mapping[str, str | bytes] | None = None) -> None:
         """Write the index files (and other files, name → content), which completes the set."""

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data.media import KINDS
 from data.packing.sources.base import Raw, Source, existing
 from launch.command.cli import UserError
 
-EXTENSIONS = frozenset(["jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif"])
+EXTENSIONS = frozenset(KINDS["pictures"].members) - {"img"}
 SPLITS = ("train", "val", "valid", "validation", "test", "held_out")
 
 
