@@ -41,8 +41,7 @@ def main() -> None:
         raise UserError("the demo needs gradio: pip install 'vqloom[demo]', or pip install gradio") from error
     from stage1_tokenizer.tokenizer.opening import open_tokenizer
     from stage2_prior.priors.build import load_prior
-    from stage2_prior.web.demo import Demo
-    from stage2_prior.web.page import page
+    from stage2_prior.web.page import Demo, page
 
     demo = Demo(open_tokenizer(config.tokenizer), load_prior(config.prior) if config.prior else None)
     name = Path(config.tokenizer).resolve().name

@@ -9,23 +9,19 @@ A picture's randomness is a function of (seed, class, number), and the batches d
 number of ranks gives the same pictures, also after an interruption.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from launch.command.cli import UserError, parse, run
 from stage2_prior.config.sampling import SampleConfig
 
-if TYPE_CHECKING:
-    from stage1_tokenizer import Tokenizer
-    from stage2_prior.priors.base import Prior
-    from stage2_prior.sampling.conditions import Subjects
 
+def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None = None) -> int:
+    """Sample as configured, on all ranks; the exit code.
 
-def sample(config: SampleConfig, subjects_of: Callable[[Prior, Tokenizer], Subjects] | None = None) -> int:
-    """Sample as configured, on all ranks; the exit code. `subjects_of` replaces the configured subjects."""
+    `subjects_of` gives the Subjects of a prior and a tokenizer, instead of the configured ones.
+    """
     import torch
 
     from launch.command.progress import Progress

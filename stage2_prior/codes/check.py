@@ -25,19 +25,14 @@ def stored(path: Path, keys: list[str]) -> tuple[np.ndarray, list[int]]:
     """Codes and labels (-1: none) of some samples of a code shard; UserError if one is missing."""
     codes, labels = [], []
     with tarfile.open(path) as tar:
-        names = set(tar.getnames())
+        files = {member.name: tar.extractfile(member) for member in tar}
         for key in keys:
-            if f"{key}.codes.npy" not in names:
+            file, label = files.get(f"{key}.codes.npy"), files.get(f"{key}.cls")
+            if file is None:
                 raise UserError(f"{path} has no codes of {key}: encode again with overwrite=true")
-            codes.append(np.load(io.BytesIO(_member(tar, f"{key}.codes.npy"))))
-            labels.append(int(_member(tar, f"{key}.cls")) if f"{key}.cls" in names else -1)
+            codes.append(np.load(io.BytesIO(file.read())))
+            labels.append(int(label.read()) if label else -1)
     return np.stack(codes), labels
-
-
-def _member(tar: tarfile.TarFile, name: str) -> bytes:
-    file = tar.extractfile(name)
-    assert file is not None, f"{name} is no file"
-    return file.read()
 
 
 @torch.inference_mode()

@@ -80,7 +80,7 @@ class Encoding:
                 histogram_K += np.bincount(self.tokens(codes_Bhw).ravel(), minlength=len(histogram_K))
                 labels = batch.label_B.tolist()
                 for key, label, text, codes_hw in zip(batch.keys, labels, batch.captions, codes_Bhw, strict=True):
-                    self.vocabulary.check_labels([label])
+                    self.vocabulary.check_label(label)
                     members = {"codes.npy": npy(codes_hw)} | ({"cls": str(label).encode()} if label >= 0 else {})
                     members |= {"txt": text.encode()} if text else {}
                     captions += bool(text)

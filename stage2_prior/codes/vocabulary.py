@@ -6,7 +6,6 @@ class tokens, one null token (no class, which guidance compares with), and for m
 Shapes: B batch, N positions, G codebooks.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -83,15 +82,14 @@ class Vocabulary:
             allowed = f"use 0 to {len(self.classes) - 1}, or a name ({shown}), or none for no class"
         raise UserError(f"class {text!r} is not one of the prior's classes: {allowed}")
 
-    def check_labels(self, labels: Sequence[int]) -> None:
+    def check_label(self, label: int) -> None:
         """UserError for a label outside [-1, C)."""
-        for label in labels:
-            if not -1 <= label < len(self.classes):
-                allowed = f"0 to {len(self.classes) - 1}" if self.classes else "none"
-                raise UserError(
-                    f"class id {label} is outside the {len(self.classes)} classes of this index (allowed: {allowed}; "
-                    "or -1 for no class): pack the pictures again with the right class list"
-                )
+        if not -1 <= label < len(self.classes):
+            allowed = f"0 to {len(self.classes) - 1}" if self.classes else "none"
+            raise UserError(
+                f"class id {label} is outside the {len(self.classes)} classes of this index (allowed: {allowed}; "
+                "or -1 for no class): pack the pictures again with the right class list"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` reads it back."""

@@ -4,6 +4,7 @@ Shapes: B pictures, C channels, H W pixels, F features.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,12 @@ def features(pixels_BCHW: np.ndarray) -> np.ndarray:
     return x_BChswt.mean(axis=(3, 5)).reshape(len(x_BCHW), -1)
 
 
-class PictureClassifier:
-    """A support-vector machine with a Gaussian kernel on coarse pictures (scikit-learn)."""
+def fitted_classifier(label_B: np.ndarray, pixels_BCHW: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A support-vector machine with a Gaussian kernel on coarse pictures; it gives pictures' likeliest labels, (B,)."""
+    from sklearn.svm import SVC
 
-    def __init__(self, label_B: np.ndarray, pixels_BCHW: np.ndarray):
-        from sklearn.svm import SVC
-
-        self._machine = SVC(C=10.0, gamma="scale", cache_size=500)
-        self._machine.fit(features(pixels_BCHW), label_B)
-
-    def labels(self, pixels_BCHW: np.ndarray) -> np.ndarray:
-        """The most likely label of each picture, int64 (B,)."""
-        return self._machine.predict(features(pixels_BCHW))
+    machine = SVC(C=10.0, gamma="scale", cache_size=500).fit(features(pixels_BCHW), label_B)
+    return lambda pixels_BCHW: machine.predict(features(pixels_BCHW))
 
 
 def real_pictures(index: str, transform: TransformConfig, limit: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,8 +82,8 @@ def agreement(
         raise UserError(f"samples={samples} are of another tokenizer than the prior's: sample again")
     if (requested_B < 0).any():
         raise UserError(f"samples={samples} have no class: leave out samples and data")
-    classifier = PictureClassifier(*real_pictures(data, transform, limit, batch_size))
-    right_B = classifier.labels(sampled_BCHW) == requested_B
+    classifier = fitted_classifier(*real_pictures(data, transform, limit, batch_size))
+    right_B = classifier(sampled_BCHW) == requested_B
     by_class = {one["name"]: float(right_B[requested_B == one["label"]].mean()) for one in described["classes"]}
     results: dict[str, Any] = {
         "class_agreement": float(right_B.mean()),
@@ -98,6 +93,6 @@ def agreement(
     }
     if held_out:
         label_B, pixels_BCHW = real_pictures(held_out, transform, limit, batch_size)
-        results["real_accuracy"] = float((classifier.labels(pixels_BCHW) == label_B).mean())
+        results["real_accuracy"] = float((classifier(pixels_BCHW) == label_B).mean())
         results["real_samples"] = len(label_B)
     return results

@@ -90,7 +90,6 @@ class Prompts(Subjects):
 
     def __init__(self, prior: Prior, texts: Sequence[str]):
         super().__init__(prior, range(len(texts)), texts, numbered(texts))
-        self.texts = list(texts)
         self._tokens = prior.condition.of_texts(texts)
 
 

@@ -1,10 +1,78 @@
-"""The demo page, built with gradio."""
+"""The demo page: what its buttons do, and the page, built with gradio."""
 
 from typing import Any
 
+from PIL import Image
+
+from data.pictures.transforms import to_uint8
+from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
-from stage1_tokenizer.tokenizer.code_maps import has_neighbours
-from stage2_prior.web.demo import NONE, SIDE, Demo
+from stage1_tokenizer.measuring.scores import psnr
+from stage1_tokenizer.measuring.single_pictures import code_bytes
+from stage1_tokenizer.tokenizer.code_maps import has_neighbours, heat_map, neighbours, swatches
+from stage1_tokenizer.tokenizer.pil import as_batch
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.priors.base import Prior
+from stage2_prior.sampling.pictures import Picture, decode_pictures, sample_codes
+
+NONE = "no class"
+SIDE = 384
+"""Pixels in which pictures are shown."""
+
+
+class Demo:
+    """What the buttons do, with a tokenizer and maybe a prior over its codes."""
+
+    def __init__(self, tokenizer: Tokenizer, prior: Prior | None):
+        if tokenizer.transform is None or not tokenizer.codebook_size or tokenizer.config.spatial_dims != 2:
+            raise UserError("the demo needs a tokenizer of pictures with codes: choose another tokenizer")
+        if prior is not None:
+            prior.source.must_be_of(tokenizer.fingerprint, "tokenizer", "the page's")
+        self.tokenizer, self.prior = tokenizer, prior
+
+    def reconstruct(self, picture: Any) -> tuple[Any, Any, Any, list[Any], str]:
+        """A PIL picture as prepared, its reconstruction, heat map of codes (None without a grid), codes and figures."""
+        x_BCHW = as_batch(picture, self.tokenizer.transform)
+        y_BCHW, codes = self.tokenizer.reconstruct(x_BCHW)
+        assert codes is not None
+        shown, back = (_large(self.tokenizer.to_pil(each)[0]) for each in (x_BCHW, y_BCHW))
+        colours = heat_map(codes[0], self.tokenizer.codebook_size, SIDE) if codes.ndim == 3 else None
+        size, pixels = code_bytes(self.tokenizer, codes), x_BCHW[0, 0].numel()
+        figures = (
+            f"**{codes.numel()} codes**, {len(codes.unique())} of them different, out of {self.tokenizer.codebook_size}"
+            f" · **{size} bytes** ({8 * size / pixels:.3f} bits per pixel, raw pixels take {x_BCHW.numel()})"
+            f" · PSNR **{float(psnr(to_uint8(x_BCHW), to_uint8(y_BCHW))):.2f} dB**"
+        )
+        return shown, back, colours, codes[0].tolist(), figures
+
+    def code_at(self, codes: list[list[int]], x: int, y: int) -> int:
+        """The code under a point of the heat map."""
+        scale = max(SIDE // max(len(codes), len(codes[0])), 1)
+        return codes[min(y // scale, len(codes) - 1)][min(x // scale, len(codes[0]) - 1)]
+
+    def neighbours(self, code: float) -> list[tuple[Any, str]]:
+        """Swatches of the codes nearest to one, itself first, each with its number and distance."""
+        found = neighbours(self.tokenizer, int(code))
+        pictures = swatches(self.tokenizer, [number for number, _ in found])
+        return [
+            (_large(picture, 96), f"{number}" if place == 0 else f"{number} · {distance:.2f}")
+            for place, (picture, (number, distance)) in enumerate(zip(pictures, found, strict=True))
+        ]
+
+    def sample(self, name: str, count: float, guidance: float, temperature: float, seed: float) -> list[Any]:
+        """Pictures of a class, sampled from the prior."""
+        assert self.prior is not None
+        label = -1 if name == NONE else self.prior.vocabulary.label(name)
+        drawing = Drawing(guidance=guidance, temperature=temperature)
+        pictures = [Picture(label, number) for number in range(int(count))]
+        idx_Bhw = sample_codes(self.prior, pictures, int(seed), drawing)
+        return [_large(picture, 192) for picture in decode_pictures(self.tokenizer, idx_Bhw, 16)]
+
+
+def _large(picture: Any, side: int = SIDE) -> Any:
+    """A small picture enlarged, its pixels kept square."""
+    scale = max(side // max(picture.size), 1)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
 def page(demo: Demo, title: str, first: str | None = None) -> Any:

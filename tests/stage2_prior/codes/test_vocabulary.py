@@ -46,6 +46,7 @@ def test_a_wrong_class_is_told_with_what_is_allowed(wrong: str | int):
 
 
 def test_labels_outside_the_classes_are_refused():
-    SHAPES.check_labels([-1, 0, 2])
+    for label in (-1, 0, 2):
+        SHAPES.check_label(label)
     with pytest.raises(UserError, match=r"class id 3 .*allowed: 0 to 2;"):
-        SHAPES.check_labels([0, 3])
+        SHAPES.check_label(3)

@@ -12,8 +12,7 @@ from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.tokenizer.code_maps import heat_map, neighbours, swatches
 from stage2_prior import demo
 from stage2_prior.priors.build import load_prior
-from stage2_prior.web.demo import NONE, Demo
-from stage2_prior.web.page import page
+from stage2_prior.web.page import NONE, Demo, page
 from tests.stage1_tokenizer import tiny
 from tests.stage2_prior.conftest import Coded, Trained
 

@@ -19,7 +19,7 @@ from PIL import Image
 from launch.stages.listing import ROOT
 from stage1_tokenizer import Tokenizer
 from stage2_prior.priors.build import load_prior
-from stage2_prior.web.demo import Demo
+from stage2_prior.web.page import Demo
 from tests.browser import Browser
 from tests.stage2_prior.conftest import Coded, Trained
 
