@@ -58,18 +58,21 @@ def settings(config: CompareConfig, name: str, folder: Path, grid: int | None = 
 def train(config: CompareConfig, name: str, grid: int) -> Path:
     """Train a variant, unless it is trained already; its run folder. UserError if the training fails."""
     folder = Path(config.out) / name / "run"
-    options = settings(config, name, folder, grid)
     module = ["stage1_tokenizer.train"]
     if config.processes > 1:
         module = ["launch.local", "--processes", str(config.processes), *module]
-    line = [sys.executable, "-m", *module, "--config", config.recipe]
-    line += [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    line = [sys.executable, "-m", *module, *words(config, settings(config, name, folder, grid))]
     code = subprocess.run(line, check=False).returncode
     if code:
         raise UserError(
             f"variants={name} ended with exit code {code}: see {folder / 'log.txt'}, then rerun the command"
         )
     return folder
+
+
+def words(config: CompareConfig, options: dict[str, Any]) -> list[str]:
+    """The command line of stage1_tokenizer.train with the recipe and these options."""
+    return ["--config", config.recipe, *(part for key, value in options.items() for part in (f"--{key}", str(value)))]
 
 
 def measure(config: CompareConfig, name: str, folder: Path) -> dict[str, Any]:
@@ -103,9 +106,8 @@ def table(results: dict[str, dict[str, Any]], steps: int) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     last = list(results.values())[-1]
     measured = last["measured"]
-    lines.append("")
     lines.append(
-        f"{steps} steps each; {last['samples']} pictures of `{measured['data']}`; LPIPS {measured['lpips']}; "
+        f"\n{steps} steps each; {last['samples']} pictures of `{measured['data']}`; LPIPS {measured['lpips']}; "
         f"commit {measured['commit']}; {measured['hardware']}; {measured['date'][:10]}."
     )
     return "\n".join(lines) + "\n"
@@ -153,7 +155,6 @@ def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
 
 def latent_grid(config: CompareConfig) -> int:
     """Side of the latent grid for this recipe and options; UserError if they don't load."""
-    options = {**settings(config, "vqgan", Path(config.out) / "vqgan" / "run")}
-    parts = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    resolved = parse(TokenizerTrainConfig, ["--config", config.recipe, *parts], prog="python -m stage1_tokenizer.train")
+    options = settings(config, "vqgan", Path(config.out) / "vqgan" / "run")
+    resolved = parse(TokenizerTrainConfig, words(config, options), prog="python -m stage1_tokenizer.train")
     return resolved.data.transform.size // resolved.model.stride[0]

@@ -23,10 +23,9 @@ from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.distances import METHOD, SetStatistics, figures
 from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
-from stage1_tokenizer.measuring.gathering import EvaluationSums
 from stage1_tokenizer.measuring.references import MeasuredSet, reference_of, save_reference
 from stage1_tokenizer.measuring.results import conditions
-from stage1_tokenizer.measuring.scores import measure
+from stage1_tokenizer.measuring.scores import EvaluationSums, measure
 from stage1_tokenizer.measuring.side_by_side import save_pictures
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import open_tokenizer

@@ -33,10 +33,9 @@ def every_picture(
     (that many, evenly spaced) of data.reading.stream.every_sample. UserError for an empty source or another kind of
     file.
     """
-    path = Path(source)
-    if not path.is_dir() and path.suffix != ".npz":
+    pictures = _finished(source)
+    if pictures is None:
         return every_sample(source, transform, batch_size=batch_size, rank=rank, world_size=world_size, **options)
-    pictures: _Files | _Array = _Files(path) if path.is_dir() else _Array(path)
     numbers = np.arange(len(pictures))
     limit = options.get("limit")
     if limit is not None and limit < len(numbers):
@@ -65,10 +64,16 @@ def filled(pixels_BCHW: Tensor, rows: int) -> Tensor:
 
 def side_of(source: str) -> int | None:
     """Side in pixels of the pictures in a folder or `.npz`; None for an index, whose transform sets it."""
+    pictures = _finished(source)
+    return None if pictures is None else int(pictures.read([0])[0].shape[1])
+
+
+def _finished(source: str) -> _Files | _Array | None:
+    """The pictures of a folder or `.npz`; None for an index."""
     path = Path(source)
-    if path.is_dir() or path.suffix == ".npz":
-        return int((_Files(path) if path.is_dir() else _Array(path)).read([0])[0].shape[1])
-    return None
+    if path.is_dir():
+        return _Files(path)
+    return _Array(path) if path.suffix == ".npz" else None
 
 
 class _Files:

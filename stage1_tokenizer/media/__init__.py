@@ -1,7 +1,4 @@
-"""What each kind of data brings to training. Rests on `losses` and `measuring`.
-
-To add a kind, add its file to this room and its record to the table.
-"""
+"""What each kind of data brings to training. To add one: its file in this room, and its record in the table."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from stage1_tokenizer.losses.perceptual import PerceptualTerm
 from stage1_tokenizer.losses.pixel import PixelTerm
 from stage1_tokenizer.losses.term import Term, further_terms
 from stage1_tokenizer.measuring.features import FeatureName, load_network
-from stage1_tokenizer.measuring.gathering import EvaluationSums
+from stage1_tokenizer.measuring.scores import EvaluationSums
 from stage1_tokenizer.measuring.scores import measure as scores_of
 from stage1_tokenizer.measuring.side_by_side import save_pictures
 from stage1_tokenizer.media.medium import Medium

@@ -72,7 +72,8 @@ class Codec(nn.Module):
         Raises ValueError if a side isn't a multiple of the stride or, with latent tokens, isn't the trained size.
         """
         sides = [size] * self.config.spatial_dims if isinstance(size, int) else list(size)
-        for side, step in zip(sides, self.config.stride, strict=True):
+        pairs = list(zip(sides, self.config.stride, strict=True))
+        for side, step in pairs:
             if side < 1 or side % step:
                 raise ValueError(
                     f"size={side} is not a multiple of the tokenizer's stride {step}: "
@@ -83,9 +84,7 @@ class Codec(nn.Module):
             raise ValueError(
                 f"size={sides} is not supported with latent tokens, which need model.vit.size={trained}: resize"
             )
-        return (
-            (tokens,) if tokens else tuple(side // step for side, step in zip(sides, self.config.stride, strict=True))
-        )
+        return (tokens,) if tokens else tuple(side // step for side, step in pairs)
 
     @torch.no_grad()
     def encode(self, pictures: Pictures) -> Tensor:
@@ -205,7 +204,6 @@ class Reconstruction:
     features_BCHW: Tensor
     """Input of the decoder's last layer: decoder.features(z)."""
     codes_Bhw: Tensor | None
-    """The quantizer's codes."""
     losses: dict[str, Tensor]
     """The quantizer's losses, weighted."""
 

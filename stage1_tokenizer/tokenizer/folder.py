@@ -66,7 +66,13 @@ def read_settings(folder: Path) -> tuple[ModelConfig, TransformConfig | None, st
     """Configuration, transform and fingerprint stated in a folder's JSON; UserError if it isn't a tokenizer."""
     values = _read_config(folder)
     config = model_config(values["model"], folder / CONFIG)
-    return config, _read_transform(folder / PREPROCESSOR), values.get("fingerprint")
+    path, transform = folder / PREPROCESSOR, None
+    try:
+        if path.exists():
+            transform = read_transform(json.loads(path.read_text())["transform"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} can't be read ({error}): release the tokenizer again") from error
+    return config, transform, values.get("fingerprint")
 
 
 def load_weights(folder: Path, codec: Codec, stated: str | None) -> None:
@@ -126,15 +132,6 @@ def _built(kind: Any, values: dict[str, Any]) -> Any:
     types = get_type_hints(kind)
     nested = {key: _built(types[key], values[key]) for key in values if dataclasses.is_dataclass(types.get(key))}
     return kind(**{**values, **nested})
-
-
-def _read_transform(path: Path) -> TransformConfig | None:
-    if not path.exists():
-        return None
-    try:
-        return read_transform(json.loads(path.read_text())["transform"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} can't be read ({error}): release the tokenizer again") from error
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -25,11 +25,9 @@ class OpenedRun:
     """A run's newest checkpoint and what its folder says about it."""
 
     folder: Path
-    """The run folder."""
     tokenizer: Tokenizer
     """The averaged weights, in evaluation mode, on the CPU."""
     step: int
-    """Training steps behind them."""
     checkpoint: Path
     """The checkpoint's folder."""
     config: dict[str, Any]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch._functorch.config as functorch
-from torch import nn
+from torch import Tensor, nn
 
 from launch.checkpoints.store import Stateful
+from launch.run.ema import Ema
 from launch.run.runtime import Run
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.discriminators import build_discriminator
@@ -18,10 +21,30 @@ from stage1_tokenizer.layers.recompute import recompute_activations
 from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.training.adversary import Adversary
-from stage1_tokenizer.training.ema import TokenizerEma
 from stage1_tokenizer.training.learner import Learner, discriminator_settings
 from stage1_tokenizer.training.loss_scale import LossScale
 from stage1_tokenizer.training.step import OneForwardStep
+
+
+class TokenizerEma(Ema):
+    """A frozen copy of a tokenizer whose weights, and a codebook learned by moving averages, follow the tokenizer's."""
+
+    def __init__(self, tokenizer: Tokenizer, decay: float):
+        self.tokenizer: Tokenizer = copy.deepcopy(tokenizer)
+        self.tokenizer.eval().requires_grad_(False)
+        super().__init__(decay, lambda: _tensors(self.tokenizer), lambda: _tensors(tokenizer))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged weights."""
+        return self.tokenizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load averaged weights."""
+        self.tokenizer.load_state_dict(state)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
 
 
 @dataclass
@@ -29,13 +52,11 @@ class Trained:
     """All that a run trains, and what computes its gradients."""
 
     tokenizer: Tokenizer
-    """The tokenizer itself."""
     generator: Learner
     """The tokenizer, with its optimizer."""
     discriminators: list[Learner]
     """The discriminators, each with its optimizer, in the order of `gradients.adversaries`."""
     ema: TokenizerEma
-    """The averaged weights."""
     gradients: OneForwardStep
     """Leaves the gradients of a batch in all networks."""
 

@@ -11,9 +11,8 @@ import torch
 from data.pictures.config import TransformConfig
 from stage1_tokenizer.config.training import ModelConfig, QuantizerConfig
 from stage1_tokenizer.networks.build import ENCODERS
-from stage1_tokenizer.publishing.flatten import flatten
+from stage1_tokenizer.publishing.flatten import FlattenError, flatten
 from stage1_tokenizer.publishing.standalone import MODEL, MODEL_FILE, tables, write_model_files
-from stage1_tokenizer.publishing.syntax import FlattenError
 from stage1_tokenizer.quantizers import KINDS
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.environments import call, environment

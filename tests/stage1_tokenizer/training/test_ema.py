@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from stage1_tokenizer.training.ema import TokenizerEma
+from stage1_tokenizer.training.trained import TokenizerEma
 from tests.stage1_tokenizer import tiny
 
 
