@@ -15,9 +15,8 @@ from launch.command.cli import UserError
 from launch.files.atomic import new_folder
 from stage1_tokenizer.foreign import discriminator as carried
 from stage1_tokenizer.foreign.base import Converted
-from stage1_tokenizer.foreign.checkpoint import convert_checkpoint
+from stage1_tokenizer.foreign.checkpoint import convert_checkpoint, read_checkpoint
 from stage1_tokenizer.foreign.diffusers_vq import to_diffusers
-from stage1_tokenizer.foreign.reading import read_checkpoint
 from stage1_tokenizer.publishing.card import Origin, write_converted_card
 from stage1_tokenizer.publishing.folder import CARD
 from stage1_tokenizer.publishing.standalone import write_model_files

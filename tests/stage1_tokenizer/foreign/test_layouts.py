@@ -13,8 +13,7 @@ from torch import Tensor
 from launch.command.cli import UserError
 from stage1_tokenizer.foreign import LAYOUTS
 from stage1_tokenizer.foreign.base import Source
-from stage1_tokenizer.foreign.checkpoint import convert_checkpoint
-from stage1_tokenizer.foreign.reading import Checkpoint
+from stage1_tokenizer.foreign.checkpoint import Checkpoint, convert_checkpoint
 from stage1_tokenizer.publishing.convert import build
 from stage1_tokenizer.quantizers.nearest import nearest_code
 from stage1_tokenizer.tokenizer.folder import model_config
