@@ -12,8 +12,7 @@ import yaml
 
 from data.config import DataConfig
 from launch.command.checks import at_least, check
-from launch.config import OptimizerConfig as OptimizerConfig
-from launch.config import RunConfig
+from launch.config import OptimizerConfig, RunConfig
 from stage1_tokenizer.config.losses import AdversarialConfig as AdversarialConfig
 from stage1_tokenizer.config.losses import LossConfig as LossConfig
 from stage1_tokenizer.config.losses import PerceptualConfig as PerceptualConfig

@@ -1,4 +1,4 @@
-"""LPIPS, the learned perceptual distance of Zhang et al. 2018, in a form made for training.
+"""LPIPS, the learned perceptual distance of Zhang et al. 2018, in a form made for training, and its term.
 
 Only the reconstruction's branch has a graph, and no weight ever gets a gradient. The convolutions are ImageNet's
 VGG16, AlexNet or SqueezeNet 1.1; the linear heads are those that the `lpips` package carries (version 0.1).
@@ -7,6 +7,7 @@ Legend: B batch, C channels, H W pixels.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launch.command.cli import UserError
+from stage1_tokenizer.config.losses import PerceptualConfig
 from stage1_tokenizer.layers.frozen import FrozenConv2d
 from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.losses.lpips_weights import find_heads, find_kernels, ways_out
+from stage1_tokenizer.losses.term import Term
 
 # One entry a layer: "pool"; (outputs, kernel, stride, padding) of a convolution and its ReLU; (squeezed, expanded) of
 # SqueezeNet's fire module; "tap" marks features.
@@ -121,3 +124,32 @@ def _convolutions(net: str) -> list[tuple[int, int, int, int]]:
             squeezed, expanded = layer
             every += [(squeezed, 1, 1, 0), (expanded, 1, 1, 0), (expanded, 3, 1, 1)]
     return every
+
+
+class PerceptualTerm(Term):
+    """Mean LPIPS over `config.fraction` of the batch."""
+
+    name = "perceptual"
+
+    def __init__(self, config: PerceptualConfig, lpips: LPIPS):
+        super().__init__(config.weight)
+        self.fraction = config.fraction
+        self.lpips = lpips
+
+    def at(self, x_hat_BCHW: Tensor, x_BCHW: Tensor, micro_batch: int | None = None) -> tuple[Tensor, Tensor]:
+        """Value and weighted gradient, from `micro_batch` pictures at a time."""
+        chosen_B = evenly_spread(len(x_hat_BCHW), self.fraction, x_hat_BCHW.device)
+        gradient, total = torch.zeros_like(x_hat_BCHW), x_hat_BCHW.new_zeros(())
+        for part_B in chosen_B.split(micro_batch or len(chosen_B)):
+            part_BCHW = x_hat_BCHW.detach()[part_B].requires_grad_()
+            share = self.lpips(part_BCHW, x_BCHW[part_B]).sum() / len(chosen_B)
+            gradient[part_B] = self.weight * torch.autograd.grad(share, part_BCHW)[0]
+            total = total + share.detach()
+        return total, gradient
+
+
+@functools.cache  # a copy to a GPU would wait for it in every step
+def evenly_spread(count: int, fraction: float, device: torch.device) -> Tensor:
+    """Numbers of an evenly spread share of `count` samples, at least one; int64, ascending."""
+    chosen = [number for number in range(count) if int((number + 1) * fraction) > int(number * fraction)] or [0]
+    return torch.tensor(chosen, device=device)

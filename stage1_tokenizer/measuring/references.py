@@ -81,11 +81,7 @@ def describe(source: str, sha256: str, statistics: SetStatistics, transform: Tra
 
 
 def reference_of(
-    source: str,
-    transform: TransformConfig,
-    network: FeatureNetwork,
-    ranks: Ranks,
-    **options: Any,
+    source: str, transform: TransformConfig, network: FeatureNetwork, ranks: Ranks, **options: Any
 ) -> MeasuredSet:
     """A reference set: its statistics if `source` holds them, else measured by `measure_set` with `options`.
 

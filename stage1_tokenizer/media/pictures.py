@@ -13,8 +13,7 @@ from data.pictures.transforms import to_float
 from launch.run.runtime import Run
 from stage1_tokenizer.config.losses import LossConfig
 from stage1_tokenizer.discriminators import DISCRIMINATORS
-from stage1_tokenizer.losses.lpips import load_lpips
-from stage1_tokenizer.losses.perceptual import PerceptualTerm
+from stage1_tokenizer.losses.lpips import PerceptualTerm, load_lpips
 from stage1_tokenizer.losses.pixel import PixelTerm
 from stage1_tokenizer.losses.term import Term, further_terms
 from stage1_tokenizer.measuring.features import FeatureName, load_network

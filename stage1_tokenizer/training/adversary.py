@@ -10,12 +10,7 @@ from torch import Tensor
 from stage1_tokenizer.config.losses import AdversarialConfig
 from stage1_tokenizer.layers.convolution import LastLayer
 from stage1_tokenizer.layers.precision import at_least_float32
-from stage1_tokenizer.losses.adversarial import (
-    LeCam,
-    adaptive_weight,
-    discriminator_loss,
-    gradient_penalty,
-)
+from stage1_tokenizer.losses.adversarial import LeCam, adaptive_weight, discriminator_loss, gradient_penalty
 
 
 class Adversary:

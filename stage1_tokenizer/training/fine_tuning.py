@@ -19,17 +19,11 @@ from stage1_tokenizer.tokenizer.folder import model_config
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
 from stage1_tokenizer.training.trained import Trained
 
-TRAINING_ONLY = (
-    "dropout",
-    *(
-        f"quantizer.{name}"
-        for name in (
-            *("gradient", "learning", "decay", "commitment", "beta_placement", "start", "revive_after", "kl_weight"),
-            *("entropy_weight", "entropy_diversity", "entropy_temperature", "entropy_bits", "entropy_boost"),
-            *("temperature", "temperature_final", "anneal"),
-        )
-    ),
-)
+_LEARNING = """
+gradient learning decay commitment beta_placement start revive_after kl_weight entropy_weight entropy_diversity
+entropy_temperature entropy_bits entropy_boost temperature temperature_final anneal
+"""
+TRAINING_ONLY = ("dropout", *(f"quantizer.{name}" for name in _LEARNING.split()))
 """Settings of a model that change how it learns, not what its weights mean: fine-tuning may change them."""
 
 

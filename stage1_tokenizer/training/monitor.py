@@ -44,7 +44,6 @@ class Sign(NamedTuple):
     over: bool
     """Whether it is clearly over."""
     what: str
-    """The values, for the log."""
 
 
 class Monitor:

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 
 from stage1_tokenizer.discriminators.weight_norms import advance
-from stage1_tokenizer.layers.convolution import LastLayer
 from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.losses.adversarial import generator_loss
 from stage1_tokenizer.losses.term import Term
@@ -44,16 +43,6 @@ class StepResult:
     codes_Bhw: Tensor | None
     trained: list[bool]
     """For each discriminator, whether it has gradients: step its optimizer only then."""
-
-
-@dataclass
-class _Active:
-    """What the step keeps of one discriminator from the generator's term to the discriminator's own loss."""
-
-    adversary: Adversary
-    network: nn.Module
-    fake: Tensor
-    """Its logits of the reconstruction, with their graph."""
 
 
 class OneForwardStep:
@@ -102,20 +91,21 @@ class OneForwardStep:
         x_hat = at_least_float32(output.x_BCHW)
         leaf = x_hat.detach().requires_grad_()
         grad_rec, metrics = self._reconstruction(leaf, x_BCHW)
-        grad_x, active = grad_rec, []
+        last_layer = cast(Decoder, unwrapped(generator).decoder).last_layer
+        grad_x, started = grad_rec, []
         for adversary, network, ramp in zip(self.adversaries, discriminators, ramps, strict=False):
             if ramp is None:
                 continue
             fake, loss, grad_adv = self._adversarial(adversary, network, leaf)
-            weight = ramp * adversary.weight(_last_layer(generator), output.features_BCHW, grad_rec, grad_adv)
+            weight = ramp * adversary.weight(last_layer, output.features_BCHW, grad_rec, grad_adv)
             grad_x = grad_x + weight * grad_adv
             metrics |= adversary.named({"loss/adversarial": loss, "gan/weight": weight})
-            active.append(_Active(adversary, network, fake))
+            started.append((adversary, network, fake))
         quantizer = sum(output.losses.values(), x_hat.new_zeros(()))
         self.backward(self._scaled((x_hat * grad_x).sum() + self.quantizer_weight * quantizer))
         metrics |= {f"loss/{name}": value.detach() for name, value in output.losses.items()}
-        for each in active:
-            metrics |= self._discriminate(each, x_BCHW, leaf, step)
+        for adversary, network, fake in started:
+            metrics |= self._discriminate(adversary, network, fake, x_BCHW, leaf, step)
         return StepResult(metrics, output.codes_Bhw, [ramp is not None for ramp in ramps])
 
     def _scaled(self, loss: Tensor) -> Tensor:
@@ -139,14 +129,15 @@ class OneForwardStep:
         (grad_adv,) = torch.autograd.grad(self._scaled(loss), leaf, retain_graph=True)
         return fake, loss.detach(), grad_adv / self.scale.value if self.scale else grad_adv
 
-    def _discriminate(self, active: _Active, x_BCHW: Tensor, leaf: Tensor, step: int) -> dict[str, Tensor]:
-        """Leave a discriminator's gradients, from its logits of x' and of x."""
-        adversary = active.adversary
+    def _discriminate(
+        self, adversary: Adversary, network: nn.Module, fake: Tensor, x_BCHW: Tensor, leaf: Tensor, step: int
+    ) -> dict[str, Tensor]:
+        """Leave a discriminator's gradients, from its logits of x', `fake`, and of x."""
         if adversary.config.penalty and adversary.penalised(step):
             x_BCHW = x_BCHW.detach().requires_grad_()
         with self.autocast():
-            real = active.network(x_BCHW)
-        loss, metrics = adversary.loss(real, active.fake, x_BCHW, leaf, step)
+            real = network(x_BCHW)
+        loss, metrics = adversary.loss(real, fake, x_BCHW, leaf, step)
         self.backward(self._scaled(loss))
         return adversary.named(metrics)
 
@@ -154,7 +145,3 @@ class OneForwardStep:
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside a wrapper such as DDP, whose own forward would prepare a gradient reduction."""
     return getattr(module, "module", module)
-
-
-def _last_layer(generator: nn.Module) -> LastLayer:
-    return cast(Decoder, unwrapped(generator).decoder).last_layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stage1_tokenizer.losses.perceptual import evenly_spread
+from stage1_tokenizer.losses.lpips import evenly_spread
 from stage1_tokenizer.losses.pixel import PIXEL
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.config.training import AdversarialConfig, LossConfig
 from stage1_tokenizer.losses.adversarial import discriminator_loss, generator_loss
-from stage1_tokenizer.losses.lpips import LPIPS
-from stage1_tokenizer.losses.perceptual import PerceptualTerm
+from stage1_tokenizer.losses.lpips import LPIPS, PerceptualTerm
 from stage1_tokenizer.losses.pixel import PIXEL, PixelTerm
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.training.adversary import Adversary
