@@ -10,8 +10,6 @@ docs/tokenizers.md shows the commands at work, docs/networks.md what there is to
 rooms. The algorithm of a training step is in stage1_tokenizer.training.step.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

@@ -7,8 +7,6 @@ OUT/NAME/metrics.json   stage1_tokenizer.evaluate on all held-out pictures
 OUT/table.md, table.json, reconstructions.png
 """
 
-from __future__ import annotations
-
 from launch.command.cli import parse, run
 from stage1_tokenizer.config.comparison import CompareConfig
 

@@ -9,8 +9,6 @@ Nothing in IN is executed: pickles are read as weights only. Settings that can't
 the peer's own file (--config) or from options such as `--model.quantizer.scales [1,2,3,4,6,9,13,18,24,32]`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,8 +4,6 @@ On several ranks with `python -m launch.local --processes N stage1_tokenizer.eva
 once on any number of ranks. `--compare A.json B.json` says whether two results may be compared, and what differs.
 """
 
-from __future__ import annotations
-
 import sys
 
 from launch.command.cli import parse, run

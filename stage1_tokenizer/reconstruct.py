@@ -7,8 +7,6 @@ Pictures keep their size: sides are padded to a multiple of the tokenizer's stri
 and the padding is cut off again. Large pictures are processed in overlapping tiles.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

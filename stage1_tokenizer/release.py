@@ -7,8 +7,6 @@ OUT/metrics.json                      figures, and how they were measured
 OUT/README.md, reconstructions.png    the model card
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

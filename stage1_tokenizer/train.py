@@ -5,8 +5,6 @@ RUN/pictures/      held-out pictures beside their reconstructions, at each evalu
 RUN/metrics.jsonl  loss/…, gan/…, codes/…, rate/…; eval/psnr, eval/lpips, eval/codebook_usage, …
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

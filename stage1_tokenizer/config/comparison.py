@@ -1,7 +1,5 @@
 """Which tokenizers `stage1_tokenizer.compare` trains, and its settings."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What stage one minimises: every setting of losses and discriminators, checked where it is read."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Settings of the evaluations. Both stages share those of distances."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

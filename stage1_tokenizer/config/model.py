@@ -1,7 +1,5 @@
 """The networks of a tokenizer: every setting of encoder and decoder, checked where it is read."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

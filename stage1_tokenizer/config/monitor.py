@@ -1,7 +1,5 @@
 """When the log warns that a run goes wrong."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from launch.command.checks import at_least, check

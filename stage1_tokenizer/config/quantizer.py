@@ -1,7 +1,5 @@
 """How latent vectors become codes: every setting of the quantizers, checked where it is read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal

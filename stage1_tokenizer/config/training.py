@@ -1,7 +1,5 @@
 """How a tokenizer is trained: every setting of stage one, checked where it is read."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field

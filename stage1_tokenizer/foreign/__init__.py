@@ -1,7 +1,5 @@
 """Published tokenizers' checkpoints in our names and settings. To add a layout: its file and an entry here."""
 
-from __future__ import annotations
-
 from stage1_tokenizer.foreign import diffusers_vq, magvit, taming
 from stage1_tokenizer.foreign.base import Layout
 

@@ -5,8 +5,6 @@ weights (callbacks, settings) is read as inert placeholders if it is known to be
 refused.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

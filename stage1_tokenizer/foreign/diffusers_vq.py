@@ -4,8 +4,6 @@ Its networks are taming's with other names: the decoder's levels are counted fro
 layers instead of convolutions. What only one of both has (spatial norms as in MoVQ, other activations) is refused.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any

@@ -4,8 +4,6 @@ The published ones use the names of Isola et al.'s code, as ours does: main.0 is
 a norm and a ReLU for each layer, then the last convolution.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

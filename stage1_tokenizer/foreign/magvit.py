@@ -4,8 +4,6 @@ In the first two `down.N.downsample` is the convolution itself, `up.N.upsample.c
 `mid_block` the middle. MaskGIT's, as saved by open-muse (a flat dictionary), has `mid` and `up.N.upsample_conv`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from launch.command.cli import UserError

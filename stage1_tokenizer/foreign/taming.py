@@ -4,8 +4,6 @@ Our names are theirs, except for `quantize`. IBQ chooses codes differently; VAR 
 LlamaGen has other names, and counts the decoder's levels from the lowest.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from launch.command.cli import UserError

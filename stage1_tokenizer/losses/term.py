@@ -1,7 +1,5 @@
 """A term of stage one's loss: its value and its gradient at the reconstruction x̂."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 Legend: B batch, C channels, H W pixels.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -12,8 +12,6 @@ same on any number of ranks. torch-fidelity computes them.
 Legend: B batch, N pictures, D features, S splits, Y classes.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 `evaluate_tokenizer` is stage one's evaluation. Legend: B batch, C channels, H W pixels.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path

@@ -8,8 +8,6 @@ Only figures of the original Inception weights are called `fid`, `sfid`, `kid`, 
 carry their name. Legend: B batch, C channels, H W pixels, D features.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import pickle

@@ -4,8 +4,6 @@ Our file holds ADM's names (mu, sigma of the pooled features; mu_s, sigma_s of t
 count, about), so that other tools can read it. ADM's own reference files are read as they are.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zipfile

@@ -3,8 +3,6 @@
 `python -m stage1_tokenizer.evaluate --compare A.json B.json` (or stage2_prior's) says what differs.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

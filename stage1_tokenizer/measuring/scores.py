@@ -4,8 +4,6 @@ PSNR and SSIM compare pictures as they would be saved: clamped and rounded to 8 
 each picture, then the mean over pictures. Legend: B batch, C channels, H W pixels, h w latent grid, K codes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 

@@ -3,8 +3,6 @@
 Legend: B batch, C channels, H W pixels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -3,8 +3,6 @@
 Legend: B batch, C channels, H W pixels.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

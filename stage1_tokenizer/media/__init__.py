@@ -1,7 +1,5 @@
 """What each kind of data brings to training. To add one: its file in this room, and its record in the table."""
 
-from __future__ import annotations
-
 from stage1_tokenizer.media.medium import Medium
 from stage1_tokenizer.media.pictures import PICTURES
 

@@ -1,7 +1,5 @@
 """What a kind of data (pictures, sounds, videos) brings to the training of a tokenizer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path

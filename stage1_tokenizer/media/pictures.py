@@ -1,7 +1,5 @@
 """Pictures: their loss terms, discriminators and figures, and how they are shown."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 

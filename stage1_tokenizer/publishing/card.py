@@ -3,8 +3,6 @@
 Priors' cards share `Publication`, `about_training` and `metadata`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A published checkpoint as a released folder, and a tokenizer of ours as a diffusers.VQModel."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping

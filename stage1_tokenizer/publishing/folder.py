@@ -1,7 +1,5 @@
 """What every released folder must have, must not have, and the figures (metrics.json) that it carries."""
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile

@@ -1,7 +1,5 @@
 """Released folders on the Hugging Face Hub, through huggingface_hub and its variables (HF_ENDPOINT, HF_TOKEN, …)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from huggingface_hub import HfApi

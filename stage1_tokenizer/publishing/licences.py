@@ -1,7 +1,5 @@
 """Licences by the identifiers that the Hugging Face Hub knows."""
 
-from __future__ import annotations
-
 import difflib
 
 _NAMES = """

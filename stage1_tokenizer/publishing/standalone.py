@@ -1,7 +1,5 @@
 """The code in a model card that needs none of ours, the files it loads, and its trial in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

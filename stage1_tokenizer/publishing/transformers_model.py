@@ -4,8 +4,6 @@
 released folder as `modeling_vqloom.py`. Nothing in this project imports it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 Legend: K codes, D code dimension, h w latent grid.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

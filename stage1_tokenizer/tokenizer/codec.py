@@ -7,8 +7,6 @@ Legend: B batch, C channels, H W pixels, h w latent grid, D code dimension; with
 all spatial axes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -28,6 +26,19 @@ Pictures: TypeAlias = "Tensor | Image | Sequence[Tensor | Image]"
 """A batch, a PIL picture, or a list of PIL pictures or of tensors without batch axis."""
 
 _TOLERANCE = 1e-3  # resizing or decoding in floats overshoots [-1, 1] a little
+
+
+@dataclass
+class Reconstruction:
+    """What the generator's forward(x_BCHW) returns for training."""
+
+    x_BCHW: Tensor
+    """The reconstruction: decoder.last_layer(features)."""
+    features_BCHW: Tensor
+    """Input of the decoder's last layer: decoder.features(z)."""
+    codes_Bhw: Tensor | None
+    losses: dict[str, Tensor]
+    """The quantizer's losses, weighted."""
 
 
 class Codec(nn.Module):
@@ -193,19 +204,6 @@ class Codec(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """The tensors that encoding and decoding need, by name: the state without training statistics."""
         return {name: tensor.detach() for name, tensor in self.state_dict().items() if ".statistics." not in name}
-
-
-@dataclass
-class Reconstruction:
-    """What the generator's forward(x_BCHW) returns for training."""
-
-    x_BCHW: Tensor
-    """The reconstruction: decoder.last_layer(features)."""
-    features_BCHW: Tensor
-    """Input of the decoder's last layer: decoder.features(z)."""
-    codes_Bhw: Tensor | None
-    losses: dict[str, Tensor]
-    """The quantizer's losses, weighted."""
 
 
 def in_parts(network: Callable[[Tensor], Tensor], x_BCHW: Tensor, most: int | None) -> Tensor:

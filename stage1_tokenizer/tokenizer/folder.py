@@ -5,8 +5,6 @@ FOLDER/model.safetensors          their weights
 FOLDER/preprocessor_config.json   how pictures were prepared for them (TransformConfig)
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -3,11 +3,9 @@
 Legend: B batch, C channels, H W pixels.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -48,7 +46,7 @@ class Tokenizer(Codec):
         stock.save(Path(folder), self, self.transform)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], revision: str | None = None) -> Tokenizer:
+    def from_pretrained(cls, folder: str | os.PathLike[str], revision: str | None = None) -> Self:
         """Load what `save_pretrained` or stage1_tokenizer.release wrote, on the CPU, in evaluation mode.
 
         `folder` is a folder, or a name on the Hub (ORG/NAME) whose `revision` may be a branch, a tag or a commit. Only

@@ -1,7 +1,5 @@
 """A tokenizer from a released folder or from a run's newest checkpoint."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ With its own statistics a tile's brightness and colours depend on its content, s
 Legend: B batch, C channels, H W pixels, h w latent grid, D latent channels, N positions, G groups.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -14,8 +14,6 @@ equal, to those of the whole picture, and flat areas may show faint steps. Large
 Legend: B batch, C channels, H W pixels, h w latent grid, D latent channels; tiles are measured in latent positions.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable, Sequence

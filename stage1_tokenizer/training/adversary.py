@@ -3,8 +3,6 @@
 Legend: B batch, C channels, H W pixels.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from stage1_tokenizer.config.losses import AdversarialConfig

@@ -1,7 +1,5 @@
 """Fine-tuning: a run that begins with a released or converted tokenizer's weights (`--init DIR`)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

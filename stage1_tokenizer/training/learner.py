@@ -1,12 +1,10 @@
 """A network with its optimizer, and the wrapper that trains it on several ranks."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +60,7 @@ class Learner:
     """The optimizer's settings, with this network's peak learning rate."""
 
     @classmethod
-    def build(cls, raw: nn.Module, settings: OptimizerConfig, run: Run) -> Learner:
+    def build(cls, raw: nn.Module, settings: OptimizerConfig, run: Run) -> Self:
         """Move a network to the run's device, in training mode, and give it an optimizer."""
         raw.to(run.device).train()
         return cls(raw, joined_with_other_ranks(raw, run), build_optimizer(raw, settings), settings)

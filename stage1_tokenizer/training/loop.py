@@ -3,8 +3,6 @@
 Legend: B batch (this rank's part), C channels, H W pixels, h w latent grid, K codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

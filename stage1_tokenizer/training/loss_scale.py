@@ -1,7 +1,5 @@
 """The loss scale that keeps gradients within the range of fp16."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

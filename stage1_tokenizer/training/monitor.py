@@ -4,14 +4,12 @@ It reads the lines of metrics.jsonl (means over run.log_every steps, already on 
 resumed run learns the recent levels anew.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from stage1_tokenizer.config.monitor import MonitorConfig
 from stage1_tokenizer.config.training import TokenizerTrainConfig
@@ -62,7 +60,7 @@ class Monitor:
         self._active: set[str] = set()
 
     @classmethod
-    def of(cls, config: TokenizerTrainConfig, tokenizer: Tokenizer, world_size: int) -> Monitor:
+    def of(cls, config: TokenizerTrainConfig, tokenizer: Tokenizer, world_size: int) -> Self:
         """The monitor of a run."""
         most: dict[str, float] = {}
         if tokenizer.codebook_size:

@@ -14,8 +14,6 @@ computed at x̂, weighted there, and sent through G in one backward:
 A test holds this equal to the form of the paper. Legend: B batch, C channels, H W pixels, h w latent grid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """All that a run of stage one trains: networks, their optimizers, averages, and what computes the gradients."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
