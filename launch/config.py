@@ -115,10 +115,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         at = "optimizer."
         check(at + "learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
-        check(at + "beta1", self.beta1, 0 <= self.beta1 < 1, "a share from 0 to below 1")
-        check(at + "beta2", self.beta2, 0 <= self.beta2 < 1, "a share from 0 to below 1")
-        check(at + "weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        for name in ("beta1", "beta2", "ema_decay"):
+            check(at + name, getattr(self, name), 0 <= getattr(self, name) < 1, "a share from 0 to below 1")
+        at_least(0, self, "weight_decay", "warmup", prefix=at)
         check(at + "clip", self.clip, self.clip >= 0, "0 (no clipping) or more")
-        check(at + "warmup", self.warmup, self.warmup >= 0, "0 or more")
         check(at + "final", self.final, 0 <= self.final <= 1, "a share from 0 to 1")
-        check(at + "ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "a share from 0 to below 1")

@@ -1,8 +1,4 @@
-"""Start a command of this project on one machine: `python -m launch.local --processes N MODULE ARGUMENT…`.
-
-It wraps `accelerate launch` with flags that join all processes into one group. A user's mistake stays one line and
-exit code 2, a stop by signal keeps its exit code, and the rank that failed reports the failure, not the launcher.
-"""
+"""Start a command of this project on one machine: `python -m launch.local --processes N MODULE ARGUMENT…`."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from dataclasses import dataclass, field
 
 from launch.command.checks import at_least
 from launch.command.cli import parse, run
-from launch.ranks.launcher import start
+from launch.ranks.launcher import launch_arguments, supervise
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read `--processes N MODULE ARGUMENT…` and start it."""
     prog = "python -m launch.local [--processes N] MODULE ARGUMENT…"
     config = parse(LocalConfig, argv, prog=prog, positional=("module",), rest="arguments")
-    return start(config.module, config.arguments, config.processes)
+    return supervise(launch_arguments(config.module, config.arguments, config.processes))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from launch.command.cli import parse, run
 from launch.stages.listing import PipelineConfig
 
 
-def pipeline(config: PipelineConfig) -> int:
+def main() -> int:
     """Run every stage that isn't done, write metrics.json and the report; 0, or a failed stage's exit code."""
+    config = parse(PipelineConfig, prog="python -m launch.pipeline")
     from launch.reporting import page
     from launch.stages import figures
     from launch.stages.listing import stages
@@ -24,11 +25,6 @@ def pipeline(config: PipelineConfig) -> int:
         path = page.write(config.folder)
     runner.say(f"done, report at {path}")
     return 0
-
-
-def main() -> int:
-    """The command."""
-    return pipeline(parse(PipelineConfig, prog="python -m launch.pipeline"))
 
 
 if __name__ == "__main__":

@@ -38,8 +38,7 @@ def mend_torchvision() -> bool:
     if SYMPTOM not in problem("torchvision"):
         return False
     spec = importlib.util.find_spec("torchvision")
-    assert spec is not None
-    assert spec.origin is not None
+    assert spec is not None and spec.origin is not None
     extension = Path(spec.origin).parent / "extension.py"
     extension.write_text(extension.read_text() + DECLARATIONS)
     return True

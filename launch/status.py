@@ -1,7 +1,6 @@
 """How far a chain or a run is, from its files alone: `python -m launch.status RUN [RUN…]`.
 
-RUN is a chain's folder (of launch.submit or launch.pipeline) or one training's run folder. For each stage: its state,
-step, rate, remaining time, last loss and restarts.
+RUN is a folder of launch.submit or launch.pipeline, or one training's run folder.
 """
 
 from __future__ import annotations

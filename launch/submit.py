@@ -1,8 +1,6 @@
 """Submit a recipe's whole chain to SLURM: `python -m launch.submit launch/recipes/mnist --nodes 4`.
 
-Prints the table of jobs, records it in OUT/jobs.json, and ends; the jobs wait for each other. Called again it submits
-only what isn't done, running or waiting. `--dry-run` shows the table and the commands; `--local` runs the stages here,
-one after the other, without SLURM. What the cluster gives each stage stands in the recipe's cluster.yaml.
+The jobs wait for each other. Called again it submits only what isn't done, running or waiting.
 """
 
 from __future__ import annotations

@@ -45,9 +45,7 @@ def save(
     *,
     keep: int = 2,
 ) -> Path | None:
-    """Write the run's checkpoint of `step` (steps done so far) and delete all but the `keep` newest; its folder.
-
-    run.keep_every and run.keep_best spare more.
+    """Write the run's checkpoint of `step` (steps done so far); its folder. `folders.to_delete` says which ones go.
 
     `state` is the same on every rank and written by rank 0 while the others wait, but for pieces
     (launch.checkpoints.pieces), of which each rank writes its own. A model wrapped for several ranks is saved as the

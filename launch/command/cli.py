@@ -18,7 +18,6 @@ from launch.command.renamed import new_key, spread, with_new_keys
 
 Config = TypeVar("Config")
 
-
 ERRORS_FOLDER = "VQLOOM_ERRORS"
 """Environment variable with which a launcher of several ranks names a folder of its own, to tell an error only once."""
 
@@ -204,13 +203,11 @@ def _leave(code: int) -> NoReturn:
 
 def _first_to_tell(message: str) -> bool:
     """Whether no other rank of this launch has told the user the same: ranks mostly meet the same mistake."""
-    folder = os.environ.get(ERRORS_FOLDER)
-    if folder is None:
-        return True
     try:
-        (Path(folder) / hashlib.sha256(message.encode()).hexdigest()).touch(exist_ok=False)
+        if folder := os.environ.get(ERRORS_FOLDER):
+            (Path(folder) / hashlib.sha256(message.encode()).hexdigest()).touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:
-        return True
+        pass  # better twice than never
     return True

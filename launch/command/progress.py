@@ -5,37 +5,29 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from types import TracebackType
 from typing import TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 
+LINE_SECONDS = 15.0
+
 
 class Progress:
     """Counts work done, with rate and remaining time.
 
-    On a terminal it draws a bar; where stderr is a file or a pipe it prints a line every `every_seconds` and one at the
+    On a terminal it draws a bar; where stderr is a file or a pipe it prints a line every LINE_SECONDS and one at the
     end. `enabled=False` (every rank but one) prints nothing.
     """
 
-    def __init__(
-        self,
-        title: str,
-        total: int | None,
-        *,
-        unit: str,
-        start: int = 0,
-        enabled: bool = True,
-        every_seconds: float = 15.0,
-    ):
+    def __init__(self, title: str, total: int | None, *, unit: str, start: int = 0, enabled: bool = True):
         terminal = sys.stderr.isatty()
         self._lines = enabled and not terminal
         self._title, self._total, self._unit = title, total, unit
         self._start, self._done = start, start
         self._began = self._last = time.monotonic()
-        self._every, self._note = every_seconds, ""
+        self._note = ""
         self._bar = tqdm(
             total=total,
             desc=title,
@@ -52,7 +44,7 @@ class Progress:
         if note:
             self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)
-        if self._lines and time.monotonic() - self._last >= self._every:
+        if self._lines and time.monotonic() - self._last >= LINE_SECONDS:
             self._print_line()
 
     def close(self) -> None:
@@ -76,9 +68,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

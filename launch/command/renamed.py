@@ -7,6 +7,7 @@ whose items are settings of their own now.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import sys
@@ -53,11 +54,13 @@ def with_new_keys(values: Mapping[str, Any], config_class: type) -> dict[str, An
 
     Raises ValueError where a setting is given under both names.
     """
-    result = _copied(values)
+    result = copy.deepcopy(dict(values))
     for old, new in renamed(config_class):
         *path, last = old.split(".")
-        block = _block(result, path)
-        if block is not None and last in block:
+        block: Any = result
+        for name in path:
+            block = block.get(name) if isinstance(block, dict) else None
+        if isinstance(block, dict) and last in block:
             for key, item in spread(new, block.pop(last)):
                 _put(result, key.split("."), item, old)
             mention(old, new)
@@ -80,17 +83,6 @@ def mention(old: str, new: str) -> None:
     if old not in _mentioned and os.environ.get("RANK", "0") == "0":
         print(f"note: the setting {old} is called {new} now", file=sys.stderr, flush=True)
     _mentioned.add(old)
-
-
-def _copied(value: Any) -> Any:
-    return {key: _copied(item) for key, item in value.items()} if isinstance(value, Mapping) else value
-
-
-def _block(values: dict[str, Any], path: list[str]) -> dict[str, Any] | None:
-    found: Any = values
-    for name in path:
-        found = found.get(name) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else None
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, old: str) -> None:

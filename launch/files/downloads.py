@@ -26,7 +26,6 @@ def answered_within(seconds: float) -> Iterator[None]:
 FETCHED = ["*.json", "model*.safetensors", "*/model*.safetensors"]
 """What is fetched of a repository: nothing that could run."""
 
-
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

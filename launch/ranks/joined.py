@@ -1,10 +1,10 @@
-"""The ranks of a command that isn't a training run (evaluation, encoding, sampling)."""
+"""This process among the ranks of its launch; `joined` starts those of a command that isn't a training run."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,47 +16,35 @@ from launch.ranks.reduce import all_sum
 from launch.ranks.vote import Vote
 
 
-class Ranks(Protocol):
-    """This process among its ranks; a Run is one, and so is `Joined`."""
-
-    @property
-    def rank(self) -> int:
-        """Its number, from 0."""
-
-    @property
-    def world_size(self) -> int:
-        """How many there are."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over the ranks of a tensor on that device."""
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's picklable object, by rank."""
-
-
-class Joined:
-    """The ranks of a command (`joined`), as Ranks."""
+class Ranks:
+    """This process among the ranks that the launcher started (`joined`); a Run is one too."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
+        """Its number, from 0, and how many there are."""
+        self.is_main = accelerator.is_main_process
+        """Whether this is rank 0, which writes."""
         self.device = accelerator.device
+        """Where it computes."""
         self.vote = Vote(self.world_size, self.device, self.rank)
+        """Agreement of the ranks over the CPU."""
+
+    def heartbeat(self) -> None:
+        """A sign of life during long work: for the watchdog, which only a Run has."""
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's picklable object, on every rank."""
+        return self.vote.broadcast(value)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable object, by rank, on every rank."""
+        return self.vote.gather(value)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks of a tensor on the device."""
+        self.heartbeat()
         return all_sum(tensor)
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's picklable object, by rank."""
-        return self.vote.gather(value)
-
-    def heartbeat(self) -> None:
-        """Nothing: only a Run has a watchdog."""
 
 
 @contextlib.contextmanager

@@ -43,11 +43,6 @@ def threads(processes: int) -> int:
     return int(told) if told.isdigit() and int(told) > 0 else max(1, cores() // processes)
 
 
-def start(module: str, arguments: Sequence[str], processes: int = 1) -> int:
-    """Run a module on `processes` ranks of this machine and wait; its exit code, as `supervise` gives it."""
-    return supervise(launch_arguments(module, arguments, processes))
-
-
 def supervise(flags: Sequence[str]) -> int:
     """Run `accelerate launch FLAGS…` in this process and wait; the exit code that says how it ended.
 

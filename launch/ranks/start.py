@@ -25,7 +25,6 @@ RIGHT_WAY = (
 )
 """How to start several ranks; the end of every error about a wrong start."""
 
-
 LAUNCHER = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
 """What accelerate launch sets for files with distributed_type DEEPSPEED or FSDP."""
 

@@ -54,19 +54,7 @@ class Guard:
             raise NotFiniteError(f"{in_a_row} updates in a row had gradients that are not finite{where}")
 
 
-def step_if(good: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """A step of a fused optimizer that leaves weights and moments as they are unless `good`, without waiting for it."""
-    optimizer.grad_scale = None  # type: ignore[attr-defined]  # how torch's GradScaler tells fused optimizers
-    optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
-    optimizer.step()
-
-
 def rollbacks(folder: Path) -> list[dict[str, Any]]:
     """The run's rollbacks so far, oldest first, each with its reason."""
     path = folder / FILE
     return list(json.loads(path.read_text())) if path.exists() else []
-
-
-def data_seed(seed: int, folder: Path) -> int:
-    """Seed of the samples' order of a run in its folder: another one after each rollback."""
-    return seed + SEED_STEP * len(rollbacks(folder))

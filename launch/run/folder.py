@@ -94,10 +94,10 @@ def with_defaults(old: dict[str, Any], config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value) and isinstance(filled.get(field.name), dict):
             filled[field.name] = with_defaults(filled[field.name], value)
-        elif field.name not in filled and field.default is not dataclasses.MISSING:
-            filled[field.name] = plain(field.default)
-        elif field.name not in filled and field.default_factory is not dataclasses.MISSING:
-            filled[field.name] = plain(field.default_factory())
+        elif field.default is not dataclasses.MISSING:
+            filled.setdefault(field.name, plain(field.default))
+        elif field.default_factory is not dataclasses.MISSING:
+            filled.setdefault(field.name, plain(field.default_factory()))
     return filled
 
 

@@ -25,10 +25,7 @@ class MetricFile:
 
     def __init__(self, folder: Path):
         self.path = folder / FILE
-        self._heal()
-
-    def _heal(self) -> None:
-        """A killed run may have left half a line: end it, so that the next line stands alone."""
+        # A killed run may have left half a line: end it, so that the next line stands alone.
         if self.path.exists() and self.path.stat().st_size:
             with self.path.open("rb+") as file:
                 file.seek(-1, 2)
@@ -40,16 +37,13 @@ class MetricFile:
         if clash := [name for name in values if name in RESERVED]:
             raise ValueError(f"metric name {clash[0]!r} is reserved for the line itself: choose another")
         line: dict[str, Any] = {"step": step, "time": round(time.time(), 3), "kind": kind}
-        line.update({name: _plain(value) for name, value in values.items()})
+        for name, value in values.items():
+            line[name] = value if isinstance(value, int | str) else float(f"{float(value):.7g}")
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:  # a full disk is the checkpoints' to judge (run.on_save_error)
             print(f"warning: {self.path} can't be written, a line is lost: {error}", file=sys.stderr, flush=True)
-
-
-def _plain(value: float | str) -> float | int | str:
-    return value if isinstance(value, int | str) else float(f"{float(value):.7g}")
 
 
 RENAMED = {"gradient_norm": "optimizer/gradient_norm", "learning_rate": "optimizer/learning_rate"}

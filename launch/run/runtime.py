@@ -19,7 +19,7 @@ from launch.command.progress import Progress
 from launch.config import RunConfig
 from launch.files.atomic import write_file
 from launch.ranks import start as distributed
-from launch.ranks.reduce import all_sum
+from launch.ranks.joined import Ranks
 from launch.ranks.vote import Vote
 from launch.run import bad_updates, folder
 from launch.run.bad_updates import NotFiniteError
@@ -32,17 +32,16 @@ LOSSES = "loss/"
 """Prefix of the recorded scalars that must be finite."""
 
 
-class Run:
+class Run(Ranks):
     """A started run, as one of its ranks sees it; start_run builds it."""
 
     def __init__(self, config: RunConfig, accelerator: Accelerator, place: Path):
+        super().__init__(accelerator)
         self.config = config
-        self.accelerator = accelerator
         self.folder = place
         self._stop_requested, self._agreed = False, False
         self._means, self._metrics = Means(), MetricFile(place) if self.is_main else None
         self._samples, self._since = 0, time.monotonic()
-        self._vote = Vote(self.world_size, self.device, self.rank)
         self.strategy = distributed.strategy(config)
         """How the ranks share the model: run.strategy, or what the accelerate file says."""
         self.background_vote = (
@@ -55,11 +54,6 @@ class Run:
         self._waits = Waits()
         self._guard = bad_updates.Guard()
 
-    @property
-    def vote(self) -> Vote:
-        """Agreement of the ranks over the CPU."""
-        return self._vote
-
     def finish_saving(self) -> None:
         """Wait until the checkpoint that is being written in the background is there, on every rank.
 
@@ -68,26 +62,6 @@ class Run:
         unfinished, self.unfinished = self.unfinished, None
         if unfinished is not None:
             unfinished()
-
-    @property
-    def device(self) -> torch.device:
-        """Where this rank computes."""
-        return self.accelerator.device
-
-    @property
-    def rank(self) -> int:
-        """This process's number among all ranks, from 0."""
-        return self.accelerator.process_index
-
-    @property
-    def world_size(self) -> int:
-        """How many ranks there are."""
-        return self.accelerator.num_processes
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is rank 0, which writes."""
-        return self.accelerator.is_main_process
 
     @property
     def exit_code(self) -> int:
@@ -116,14 +90,14 @@ class Run:
         self._watchdog.heartbeat()
         self._waits.batch_came()
         began = time.monotonic()
-        self._agreed = self._agreed or self._vote.any(self._stop_requested)
+        self._agreed = self._agreed or self.vote.any(self._stop_requested)
         self._waits.met(time.monotonic() - began)
         return self._agreed
 
     @property
     def data_seed(self) -> int:
         """Seed of the samples' order: run.seed, and another one after each rollback."""
-        return bad_updates.data_seed(self.config.seed, self.folder)
+        return self.config.seed + bad_updates.SEED_STEP * len(bad_updates.rollbacks(self.folder))
 
     def check_finite(self) -> None:
         """Raise NotFiniteError on every rank where losses recorded since the last log line aren't finite; it waits.
@@ -219,16 +193,3 @@ class Run:
         """Wait until every rank is here."""
         self._watchdog.heartbeat()
         self.accelerator.wait_for_everyone()
-
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's picklable object, on every rank."""
-        return self._vote.broadcast(value)
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's picklable object, by rank, on every rank."""
-        return self._vote.gather(value)
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all ranks (the tensor itself on one)."""
-        self._watchdog.heartbeat()
-        return all_sum(tensor)

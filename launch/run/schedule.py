@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from launch.config import OptimizerConfig
-from launch.run.bad_updates import step_if
 
 
 def due(step: int, every: int, began: int) -> bool:
@@ -31,8 +30,10 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int, peak: float | 
 
 
 def descend(optimizer: torch.optim.Optimizer, rate: float, good: Tensor) -> None:
-    """Step at a learning rate, unless `good` is false; clear the gradients. Nothing waits for the device."""
+    """Step a fused optimizer, unless `good` is false; clear the gradients. Nothing waits for the device."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    step_if(good, optimizer)
+    optimizer.grad_scale = None  # type: ignore[attr-defined]  # how torch's GradScaler tells fused optimizers
+    optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
+    optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -1,16 +1,4 @@
-"""How a run starts and ends: ranks, seeds, signals, its folder, and its rollbacks.
-
-with start_run(config, config.run) as run:                         # ranks, seeds, folder, signals, trackers
-    step = load_latest(run.folder, state, run) or 0
-    for batch in batches(step):
-        stop, last = run.stopping(), step == steps                 # SIGTERM and SIGUSR1, agreed by all ranks
-        if last or stop or step % save_every == 0: save(run.folder, step, state, run)
-        if last or stop: break
-        seed_step(seed, run.rank, step)                            # the step's noise: no generator state is saved
-        run.record(scalars, step=step, samples=B)                  # stays on the device until a line is due
-        step += 1
-return run.exit_code                                               # 0, or 85 after a signal: rerun to resume
-"""
+"""How a run starts and ends: ranks, seeds, signals, its folder, and its rollbacks. docs/training.md shows a loop."""
 
 from __future__ import annotations
 

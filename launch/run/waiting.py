@@ -1,8 +1,6 @@
-"""How long a training waits for data and for the slowest rank.
+"""How long a training waits for data (from `record` to the next `stopping`) and for the slowest rank (in `stopping`).
 
-A loop calls `stopping` at each step's begin and `record` at its end. From `record` to the next `stopping` it waits for
-its batch; in `stopping` the ranks meet, so that a rank waits there for those behind it. The slowest rank waits least.
-Asynchronous GPU work isn't counted; a slow GPU shows once its rank's queue is full.
+The slowest rank waits least. Asynchronous GPU work isn't counted; a slow GPU shows once its rank's queue is full.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """Kills a hung rank after dumping its stack traces, so that the job can start again.
 
-A rank that waits for a lost or stopped peer would otherwise wait until the process group's timeout. The watchdog is a
-thread that counts from the last heartbeat (a step's boundary, a log line, a checkpoint); past the limit it writes the
-stacks of all threads to stderr and ends the process with HUNG.
+A rank that waits for a lost or stopped peer would otherwise wait until the process group's timeout.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -20,7 +19,6 @@ from launch.command.exit_codes import HUNG
 
 GRACE = 3.0
 """Seconds between a rank's dump and its end, in which the other ranks, which hang with it, write theirs."""
-
 
 FIRST = 10
 """The first step may take this many times the limit: libraries load and kernels are compiled."""
@@ -72,13 +70,8 @@ class Watchdog:
 
 def _wake_siblings() -> None:
     """A stopped rank (SIGSTOP, a debugger) can't dump its stacks: let the other ranks of this node continue."""
-    try:
-        ranks = psutil.Process(os.getppid()).children()
-    except psutil.Error:
-        return
-    for process in ranks:
-        if process.pid != os.getpid():
-            try:
-                process.send_signal(signal.SIGCONT)
-            except psutil.Error:
-                continue
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(os.getppid()).children():
+            with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
+                if process.pid != os.getpid():
+                    process.send_signal(signal.SIGCONT)

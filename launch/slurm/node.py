@@ -1,7 +1,6 @@
 """One node's share of a stage: `python -m launch.slurm.node --recipe DIR --out DIR STAGE ARGUMENT…`, called by srun.
 
-It starts `accelerate launch` once for this node, with its machine rank, the first node's address and a port, all taken
-from what SLURM sets and launch/slurm/common.sh adds. Without SLURM it is one machine. Signals go to the ranks.
+Rank, address and port are what SLURM sets and launch/slurm/common.sh adds; without SLURM it is one machine.
 """
 
 from __future__ import annotations
@@ -16,9 +15,6 @@ from launch.command.cli import parse, run
 from launch.command.exit_codes import STOPPED
 from launch.ranks.launcher import launch_arguments, supervise, threads
 from launch.stages import jobs as chain
-
-SHUTDOWN_SECONDS = "10"
-"""What the launcher gives the other ranks of a node to end by themselves once one has failed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [*stage.arguments_of(part, parts), *options.arguments]
     if stage.trains:
         arguments += ["--run.processes", str(nodes * processes)]
-    environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    # Seconds that the launcher gives the other ranks of a node to end by themselves once one has failed.
+    environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "10")
     flags = accelerate_flags(
         stage.module,
         arguments,

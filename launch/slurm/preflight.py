@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         indexes: Sequence[str] = ()
         if options.recipe and options.out and options.stage:
             stage = chain.read(options.recipe, options.out).stage(options.stage)
-            indexes = [index for index in stage.indexes if index]
+            indexes = [str(path) for path in stage.reads if path.suffix == ".json"]
         look(options.folder, options.gpus, indexes)
     return 0
 

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from launch.files.atomic import write_file
 from launch.run import provenance
@@ -24,11 +23,6 @@ OF_SAMPLES = (
 
 def write(config: PipelineConfig, done: Sequence[Stage]) -> None:
     """Write OUT/metrics.json."""
-    write_file(config.folder / FILE, json.dumps(collect(config, done), indent=2) + "\n")
-
-
-def collect(config: PipelineConfig, done: Sequence[Stage]) -> dict[str, Any]:
-    """The content of metrics.json."""
     out = config.folder
     tokenizer = json.loads((out / "evaluation" / "tokenizer.json").read_text())
     prior = json.loads((out / "evaluation" / "prior.json").read_text())
@@ -36,7 +30,7 @@ def collect(config: PipelineConfig, done: Sequence[Stage]) -> dict[str, Any]:
     samples["count"] = prior.pop("samples", None)
     seconds = {stage.name: records.read(out, stage.name).get("seconds") for stage in done}
     masked = {"masked": json.loads((out / "evaluation" / "prior-masked.json").read_text())} if config.masked else {}
-    return {
+    figures = {
         "tokenizer": tokenizer,
         "prior": prior,
         "samples": samples,
@@ -51,6 +45,7 @@ def collect(config: PipelineConfig, done: Sequence[Stage]) -> dict[str, Any]:
         "versions": provenance.versions(),
         "date": provenance.now(),
     }
+    write_file(out / FILE, json.dumps(figures, indent=2) + "\n")
 
 
 def setup_seconds(venv: Path = Path(sys.prefix)) -> int | None:

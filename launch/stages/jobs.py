@@ -1,7 +1,4 @@
-"""A recipe's chain of jobs: the stages of launch.stages.listing with what each needs and what its jobs get.
-
-Besides what launch.stages.listing lists, a chain's folder has OUT/logs/ and OUT/jobs.json.
-"""
+"""A recipe's chain of jobs: the stages of launch.stages.listing with what each needs and what its jobs get."""
 
 from __future__ import annotations
 
@@ -78,10 +75,19 @@ def read(recipe: Path, out: Path, *, shared: bool = True, processes: int = 1, no
     cluster.yaml's. UserError for a recipe with mistakes or without data.
     """
     cluster = load(recipe)
-    every = [
-        replace(stage, resources=Resources(nodes=nodes).over(stage.resources)) if stage.trains else stage
-        for stage in _stages(recipe, out, cluster, shared, processes)
-    ]
+    listed = {stage.name: stage for stage in stages(configured(recipe, out, processes))}
+    finish = ("--recipe", str(recipe), "--out", str(out))
+    listed["report"] = Stage("report", "write the report", "launch.slurm.finish", finish)
+    every: list[Stage] = []
+    last: dict[str, str] = {}
+    for name, before in NEEDS.items():
+        given = Resources(nodes=nodes if listed[name].trains else None, parts=None if shared else 1)
+        needs = tuple(last[need] for need in before)
+        every.append(_resourced(replace(listed[name], needs=needs), given.over(cluster.resources(name)), out))
+        last[name] = name
+        if (parts := len(every[-1].parts)) > 1:
+            last[name] = f"{name}-index"
+            every.append(_index(every[-1], last[name], parts))
     names = [stage.name for stage in every]
     if unknown := [name for name in cluster.stages if name not in names]:
         raise UserError(f"{recipe}/cluster.yaml: stages.{unknown[0]} is no stage: choose one of {', '.join(names)}")
@@ -100,31 +106,14 @@ def configured(recipe: Path, out: Path, processes: int = 1) -> PipelineConfig:
     )
 
 
-def _stages(recipe: Path, out: Path, cluster: ClusterConfig, shared: bool, processes: int) -> list[Stage]:
-    listed = {stage.name: stage for stage in stages(configured(recipe, out, processes))}
-    finish = ("--recipe", str(recipe), "--out", str(out))
-    listed["report"] = Stage("report", "write the report", "launch.slurm.finish", finish)
-    every: list[Stage] = []
-    last: dict[str, str] = {}
-    for name, before in NEEDS.items():
-        resources = (Resources() if shared else Resources(parts=1)).over(cluster.resources(name))
-        stage = replace(
-            listed[name],
-            needs=tuple(last[need] for need in before),
-            script=f"{SCRIPTS.get(name, name)}.sbatch",
-            resources=resources,
-        )
-        if resources.module is not None:  # a command of the user's own
-            folder = ("--run.folder", str(out / f"{name}-run")) if stage.trains else ()
-            stage = replace(stage, module=resources.module, arguments=folder, makes=(), reads=())
-        if not stage.ranks:  # one process, whatever every stage gets
-            stage = replace(stage, resources=Resources(nodes=1, processes=1).over(resources))
-        every.append(stage)
-        last[name] = name
-        if len(stage.parts) > 1:
-            last[name] = f"{name}-index"
-            every.append(_index(stage, last[name], len(stage.parts)))
-    return every
+def _resourced(stage: Stage, resources: Resources, out: Path) -> Stage:
+    """A stage with what its jobs get, and the user's own command in place of its own."""
+    if not stage.ranks:  # one process, whatever every stage gets
+        resources = Resources(nodes=1, processes=1).over(resources)
+    if resources.module is not None:
+        folder = ("--run.folder", str(out / f"{stage.name}-run")) if stage.trains else ()
+        stage = replace(stage, module=resources.module, arguments=folder, makes=(), reads=())
+    return replace(stage, script=f"{SCRIPTS.get(stage.name, stage.name)}.sbatch", resources=resources)
 
 
 def _index(stage: Stage, name: str, parts: int) -> Stage:

@@ -122,11 +122,6 @@ class Stage:
         return self.trains or self.name.removesuffix("-index") in SHARED
 
     @property
-    def indexes(self) -> tuple[str, ...]:
-        """Shard indexes it reads that the pipeline doesn't write; the preflight looks for them."""
-        return tuple(str(path) for path in self.reads if path.suffix == ".json")
-
-    @property
     def parts(self) -> Sequence[int | None]:
         """The parts that several jobs share, under which its states are kept; [None] for one job."""
         count = (self.resources.parts or 1) if self.name in SHARED else 1
@@ -147,124 +142,102 @@ def stages(config: PipelineConfig) -> list[Stage]:
                 f"{path} is missing: name an existing --recipe, --train and --held_out, or use --data mnist"
             )
     masked = _second(config, "-masked", model__kind="masked") if config.masked else []
-    return [*_first(config), *_codes(config), *_second(config), *masked]
+    codes = [_codes(config, "train", "training"), _codes(config, "held_out", "held-out")]
+    return [*_first(config), *codes, *_second(config), *masked]
 
 
 def _first(config: PipelineConfig) -> list[Stage]:
     out, train, held_out = config.folder, config.index("train"), config.index("held_out")
-    recipe = config.recipe_folder / "tokenizer.yaml"
-    training = Stage(
-        "tokenizer",
-        "train the tokenizer",
-        "stage1_tokenizer.train",
-        _options(
-            config=recipe,
-            run__folder=out / "tokenizer-run",
-            run__seed=0,
-            data__index=train,
-            data__held_out=held_out,
-            **({"steps": SHORT_STEPS, "evaluate_samples": 64, "run__log_every": 5} if config.short else {}),
-        ),
-        makes=(out / "tokenizer-run" / "config.yaml",),
-        reads=(recipe, train, held_out),
-        processes=config.processes,
-    )
-    release = Stage(
-        "release",
-        "release the tokenizer",
-        "stage1_tokenizer.release",
-        _options(run=out / "tokenizer-run", out=out / "tokenizer", licence="apache-2.0"),
-        makes=(out / "tokenizer" / "model.safetensors",),
-    )
-    evaluation = out / "evaluation"
-    evaluate = Stage(
-        "tokenizer-evaluation",
-        "evaluate the tokenizer on held-out pictures",
-        "stage1_tokenizer.evaluate",
-        _options(
-            tokenizer=out / "tokenizer",
-            data=held_out,
-            out=evaluation / "tokenizer.json",
-            pictures=evaluation / "reconstructions.png",
-        ),
-        makes=(evaluation / "tokenizer.json", evaluation / "reconstructions.png"),
-        reads=(held_out,),
-    )
-    return [training, release, evaluate]
-
-
-def _codes(config: PipelineConfig) -> list[Stage]:
-    out = config.folder
+    recipe, run, tokenizer = config.recipe_folder / "tokenizer.yaml", out / "tokenizer-run", out / "tokenizer"
+    figures, pictures = out / "evaluation" / "tokenizer.json", out / "evaluation" / "reconstructions.png"
+    short = {"steps": SHORT_STEPS, "evaluate_samples": 64, "run__log_every": 5} if config.short else {}
     return [
         Stage(
-            f"codes-{part}",
-            f"encode the {title} pictures",
-            "stage2_prior.encode",
-            _options(tokenizer=out / "tokenizer", data=config.index(part), out=out / "codes" / part),
-            makes=(out / "codes" / part / "index.json",),
-            reads=(config.index(part),),
+            "tokenizer",
+            "train the tokenizer",
+            "stage1_tokenizer.train",
+            _options(config=recipe, run__folder=run, run__seed=0, data__index=train, data__held_out=held_out, **short),
+            makes=(run / "config.yaml",),
+            reads=(recipe, train, held_out),
             processes=config.processes,
-        )
-        for part, title in (("train", "training"), ("held_out", "held-out"))
+        ),
+        Stage(
+            "release",
+            "release the tokenizer",
+            "stage1_tokenizer.release",
+            _options(run=run, out=tokenizer, licence="apache-2.0"),
+            makes=(tokenizer / "model.safetensors",),
+        ),
+        Stage(
+            "tokenizer-evaluation",
+            "evaluate the tokenizer on held-out pictures",
+            "stage1_tokenizer.evaluate",
+            _options(tokenizer=tokenizer, data=held_out, out=figures, pictures=pictures),
+            makes=(figures, pictures),
+            reads=(held_out,),
+        ),
     ]
 
 
+def _codes(config: PipelineConfig, part: str, title: str) -> Stage:
+    index, codes = config.index(part), config.folder / "codes" / part
+    return Stage(
+        f"codes-{part}",
+        f"encode the {title} pictures",
+        "stage2_prior.encode",
+        _options(tokenizer=config.folder / "tokenizer", data=index, out=codes),
+        makes=(codes / "index.json",),
+        reads=(index,),
+        processes=config.processes,
+    )
+
+
 def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Stage]:
-    out, recipe = config.folder, config.recipe_folder / "prior.yaml"
-    codes = {part: out / "codes" / part / "index.json" for part in ("train", "held_out")}
-    training = Stage(
-        f"prior{suffix}",
-        f"train the {suffix[1:]} prior" if suffix else "train the prior",
-        "stage2_prior.train",
-        _options(
-            config=recipe,
-            run__folder=out / f"prior-run{suffix}",
-            run__seed=0,
-            tokenizer=out / "tokenizer",
-            data__index=codes["train"],
-            data__held_out=codes["held_out"],
-            **others,
-            **({"steps": SHORT_STEPS, "run__log_every": 5} if config.short else {}),
-        ),
-        makes=(out / f"prior-run{suffix}" / "prior" / "config.json",),
-        reads=(recipe,),
-        processes=config.processes,
-    )
+    out, train, held_out = config.folder, config.index("train"), config.index("held_out")
+    tokenizer, run, samples = out / "tokenizer", out / f"prior-run{suffix}", out / f"samples{suffix}"
+    recipe, sampling = (config.recipe_folder / name for name in ("prior.yaml", "sample.yaml"))
+    codes, held_out_codes = (out / "codes" / part / "index.json" for part in ("train", "held_out"))
+    figures = out / "evaluation" / f"prior{suffix}.json"
+    data = {"tokenizer": tokenizer, "data__index": codes, "data__held_out": held_out_codes}
+    short = {"steps": SHORT_STEPS, "run__log_every": 5} if config.short else {}
     count = 2 if config.short else config.count
-    sampling_recipe = config.recipe_folder / "sample.yaml"
-    own = {"config": sampling_recipe} if sampling_recipe.is_file() else {"guidance": 3}
-    sample = Stage(
-        f"samples{suffix}",
-        f"sample {count} pictures of each class",
-        "stage2_prior.sample",
-        _options(
-            **own,
-            prior=out / f"prior-run{suffix}",
-            tokenizer=out / "tokenizer",
-            out=out / f"samples{suffix}",
-            count=count,
+    own = {"config": sampling} if sampling.is_file() else {"guidance": 3}
+    return [
+        Stage(
+            f"prior{suffix}",
+            f"train the {suffix[1:]} prior" if suffix else "train the prior",
+            "stage2_prior.train",
+            _options(config=recipe, run__folder=run, run__seed=0, **data, **others, **short),
+            makes=(run / "prior" / "config.json",),
+            reads=(recipe,),
+            processes=config.processes,
         ),
-        makes=(out / f"samples{suffix}" / "grid.png",),
-        reads=(sampling_recipe,) if sampling_recipe.is_file() else (),
-        processes=config.processes,
-    )
-    evaluate = Stage(
-        f"prior{suffix}-evaluation",
-        "evaluate the prior and its samples",
-        "stage2_prior.evaluate",
-        _options(
-            prior=out / f"prior-run{suffix}",
-            codes=codes["held_out"],
-            samples=out / f"samples{suffix}",
-            data=config.index("train"),
-            held_out=config.index("held_out"),
-            reference=config.index("held_out"),
-            out=out / "evaluation" / f"prior{suffix}.json",
+        Stage(
+            f"samples{suffix}",
+            f"sample {count} pictures of each class",
+            "stage2_prior.sample",
+            _options(**own, prior=run, tokenizer=tokenizer, out=samples, count=count),
+            makes=(samples / "grid.png",),
+            reads=(sampling,) if sampling.is_file() else (),
+            processes=config.processes,
         ),
-        makes=(out / "evaluation" / f"prior{suffix}.json",),
-        reads=(config.index("train"), config.index("held_out")),
-    )
-    return [training, sample, evaluate]
+        Stage(
+            f"prior{suffix}-evaluation",
+            "evaluate the prior and its samples",
+            "stage2_prior.evaluate",
+            _options(
+                prior=run,
+                codes=held_out_codes,
+                samples=samples,
+                data=train,
+                held_out=held_out,
+                reference=held_out,
+                out=figures,
+            ),
+            makes=(figures,),
+            reads=(train, held_out),
+        ),
+    ]
 
 
 def _options(**values: object) -> tuple[str, ...]:

@@ -55,7 +55,9 @@ class Runner:
             self.say(f"{heading}: {shlex.join(command(stage)[1:])}")
             self.worked = True
             if code := self._do(stage, chain):
-                self.say(failure(stage, code))
+                ended = f"ended with exit code {code}; rerun the same command to resume"
+                refused = "refused its input, as it says above"
+                self.say(f"stopped: the {stage.name} stage {refused if code == BAD_INPUT else ended}")
                 return code
         return 0
 
@@ -74,13 +76,6 @@ class Runner:
             code = 1
         records.end(self.out, stage.name, code)
         return code
-
-
-def failure(stage: Stage, code: int) -> str:
-    """What to tell when a stage ended with another exit code than 0."""
-    if code == BAD_INPUT:
-        return f"stopped: the {stage.name} stage refused its input, as it says above"
-    return f"stopped: the {stage.name} stage ended with exit code {code}; rerun the same command to resume"
 
 
 def command(stage: Stage) -> list[str]:

@@ -1,7 +1,4 @@
-"""How far a chain or a run is, from its files alone: each stage's state, step, rate, remaining time and last loss.
-
-Nothing is asked of SLURM, so it works wherever the files are seen.
-"""
+"""How far a chain or a run is, from its files alone: nothing is asked of SLURM, so it works wherever they are seen."""
 
 from __future__ import annotations
 

@@ -100,10 +100,9 @@ def _variables(stage: Stage, config: ClusterConfig, recipe: Path, out: Path) -> 
 
 def plan(chosen: Chain, recipe: Path, out: Path, first: str | None, live: dict[str, str]) -> list[Row]:
     """What is to be done for each stage; with `first`, none of the stages that it needs."""
-    stages = chosen.onwards(first) if first else chosen.stages
     known = records.jobs(out)
     rows = []
-    for stage in stages:
+    for stage in chosen.onwards(first) if first else chosen.stages:
         job = str(known.get(stage.name, {}).get("job", ""))
         missing = [part or 0 for part in stage.parts if records.read(out, stage.name, part)["state"] != "done"]
         if job in live:
@@ -144,9 +143,8 @@ def submit(rows: Sequence[Row], out: Path) -> None:
 
 def _clean() -> dict[str, str]:
     """This environment without a surrounding job's options, which sbatch would take for its own."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("SBATCH_", "SLURM_"))} | (
-        {"SLURM_CONF": os.environ["SLURM_CONF"]} if "SLURM_CONF" in os.environ else {}
-    )
+    own = ("SBATCH_", "SLURM_")
+    return {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith(own)}
 
 
 def print_table(rows: Sequence[Row]) -> None:

@@ -17,12 +17,10 @@ from launch.run.runtime import Run
 from launch.run.schedule import descend
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
-"""All of them."""
-
+"""All of them; docs/training.md compares them."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's two averages of each weight's gradient."""
-
 
 DEPRECATED = r".*is deprecated\. Please use `torch\.distributed"
 """What torch 2.13 warns of at every step, of its own and DeepSpeed's calls."""
@@ -123,15 +121,8 @@ def fill_moments(optimizer: torch.optim.AdamW) -> None:
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The repeated layers of a model: what its outermost nn.ModuleLists hold."""
     found: list[nn.Module] = []
-
-    def look(module: nn.Module) -> None:
-        for child in module.children():
-            if isinstance(child, nn.ModuleList):
-                found.extend(child)
-            else:
-                look(child)
-
-    look(model)
+    for child in model.children():
+        found += child if isinstance(child, nn.ModuleList) else blocks(child)
     return found
 
 

@@ -1,13 +1,6 @@
 """How the ranks of a training share a model's weights, gradients and optimizer: run.strategy.
 
-    ddp       every rank has all; gradients are averaged
-    fsdp2     weights, gradients and optimizer in shards, layer by layer (torch's fully_shard)
-    zero1     the optimizer in shards (DeepSpeed)
-    zero2     gradients too
-    zero3     weights too
-
-The ranks themselves are accelerate's in every case, so that a strategy is the same code on GPUs and, over gloo, on
-CPUs. With one rank there is nothing to share: every strategy is the plain training then.
+The ranks are accelerate's in every case, so that a strategy is the same code on GPUs and, over gloo, on CPUs.
 """
 
 from __future__ import annotations

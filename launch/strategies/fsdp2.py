@@ -58,9 +58,7 @@ class Fsdp2(Strategy):
 
     def part(self, *, last: bool) -> AbstractContextManager:
         """Gradients are summed into shards with every part: keeping them whole would cost the memory that is saved."""
-        if self.run.config.precision == "bf16":
-            return self.run.accelerator.autocast()
-        return nullcontext()
+        return self.run.accelerator.autocast() if self.run.config.precision == "bf16" else nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one part of the batch."""
@@ -80,11 +78,10 @@ class Fsdp2(Strategy):
         """This rank's rows of each weight: neighbouring ones, so one stretch of the flattened weight."""
         found = []
         for name, weight in self.model.named_parameters():
-            local = _local(weight)
             rows = -(-weight.shape[0] // self.run.world_size)
             first = min(self.run.rank * rows, weight.shape[0])
             start = first * (weight.numel() // weight.shape[0])
-            found.append(Piece(name, tuple(weight.shape), start, local))
+            found.append(Piece(name, tuple(weight.shape), start, _local(weight)))
         return found
 
     def moments(self, key: str) -> list[Tensor]:

@@ -55,7 +55,7 @@ class Zero(Strategy):
         self._shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
         if run.config.precision == "bf16":
             # The engine switches off what is on around it, so this goes inside.
-            model.forward = _under(run.accelerator.autocast, model.forward)
+            model.forward = run.accelerator.autocast()(model.forward)
         deepspeed = _deepspeed(run)
         config = settings(self.name) | {
             "train_micro_batch_size_per_gpu": 1,  # counted by nobody: the loader is ours
@@ -67,7 +67,8 @@ class Zero(Strategy):
         )
         self._optimizer = self.module.optimizer
         self.adamw = self._optimizer.optimizer
-        self._fill_moments()
+        groups = [{"params": self._flats(), "fused": self.adamw.defaults["fused"]}]
+        fill_moments(SimpleNamespace(param_groups=groups, state=self.adamw.state))  # type: ignore[arg-type]
 
     def part(self, *, last: bool) -> AbstractContextManager:
         """The engine counts the parts itself."""
@@ -81,8 +82,7 @@ class Zero(Strategy):
 
     def descend(self, rate: float, clip: float, losses: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor | None]:
         """One step with the gradients there are, clipped as the engine was told; their norm. It is never left out."""
-        for group in self.adamw.param_groups:
-            group["lr"] = rate
+        self._set(rate)
         self.module.step()
         return torch.as_tensor(self.module.get_global_grad_norm()), None
 
@@ -126,11 +126,6 @@ class Zero(Strategy):
             return list(self._optimizer.fp32_partitioned_groups_flat)
         return list(self._optimizer.single_partition_of_fp32_groups)
 
-    def _fill_moments(self) -> None:
-        fused = self.adamw.defaults["fused"]
-        groups = [{"params": self._flats(), "fused": fused}]
-        fill_moments(SimpleNamespace(param_groups=groups, state=self.adamw.state))  # type: ignore[arg-type]
-
     def _places(self) -> Iterator[tuple[str, tuple[int, ...], int, Tensor, slice]]:
         """Name, shape and start of each stretch that this rank holds, and where in which flat tensor it lies."""
         flats = self._flats()
@@ -162,11 +157,3 @@ def _deepspeed(run: Run) -> Any:
     with contextlib.redirect_stdout(None):
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return deepspeed
-
-
-def _under(context: Callable[[], AbstractContextManager], forward: Callable[..., Any]) -> Callable[..., Any]:
-    def inside(*arguments: Any, **named: Any) -> Any:
-        with context():
-            return forward(*arguments, **named)
-
-    return inside

@@ -15,7 +15,7 @@ from data.shards.loading import load_index
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 from launch.files.atomic import write_file
-from launch.ranks.joined import Joined, Ranks, joined
+from launch.ranks.joined import Ranks, joined
 from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
@@ -78,7 +78,7 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
         config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights, lpips=lpips
     )
     with joined() as accelerator:
-        ranks = Joined(accelerator)
+        ranks = Ranks(accelerator)
         for module in (tokenizer, lpips, network):
             if module is not None:
                 module.to(ranks.device)

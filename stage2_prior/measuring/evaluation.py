@@ -10,7 +10,7 @@ from data.pictures.config import TransformConfig
 from data.shards.loading import load_index
 from launch.command.cli import UserError
 from launch.command.progress import Progress
-from launch.ranks.joined import Joined, joined
+from launch.ranks.joined import Ranks, joined
 from launch.ranks.vote import on_main
 from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.measuring.evaluation import Evaluation
@@ -36,7 +36,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
     prior = load_prior(config.prior) if config.prior else None
     with joined() as accelerator:
-        ranks = Joined(accelerator)
+        ranks = Ranks(accelerator)
         fingerprint = prior.source.tokenizer if prior else None
         evaluation = Evaluation(ranks, fingerprint=fingerprint, prior=config.prior)
         if prior is not None:
@@ -50,7 +50,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return evaluation.result()
 
 
-def add_prior(config: EvaluateConfig, prior: Prior, ranks: Joined, evaluation: Evaluation) -> None:
+def add_prior(config: EvaluateConfig, prior: Prior, ranks: Ranks, evaluation: Evaluation) -> None:
     """Add bits_per_code and the classifier's figures."""
     if config.tokenizer:
         fingerprint = Tokenizer.from_pretrained(config.tokenizer).fingerprint

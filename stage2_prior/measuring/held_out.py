@@ -5,15 +5,12 @@ import math
 import torch
 
 from data.reading.stream import every_code
-from launch.ranks.joined import Joined
-from launch.run.runtime import Run
+from launch.ranks.joined import Ranks
 from stage2_prior.priors.base import Prior
 
 
 @torch.no_grad()
-def held_out_figures(
-    prior: Prior, index: str, ranks: Run | Joined | None = None, batch_size: int = 64
-) -> dict[str, float]:
+def held_out_figures(prior: Prior, index: str, ranks: Ranks | None = None, batch_size: int = 64) -> dict[str, float]:
     """The prior's bits_per_code and accuracy over every code of an index, each once over all ranks.
 
     All ranks call the prior equally often, as sharded weights are gathered in each call: a rank that has run out of
