@@ -1,7 +1,5 @@
 """The `data:` block of both stages' recipes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -6,8 +6,6 @@ The file is wids' JSON (`wids-shard-index-v1`) with our keys beside its own; byt
 (`data.shards.offsets`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@
 `--verify` reads and decodes everything. Exit code 1: something is wrong, and the output says what.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

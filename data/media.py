@@ -5,8 +5,6 @@ Order, shards and reading know no kind. Handlers are named, and imported on firs
 torch.
 """
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

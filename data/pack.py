@@ -6,8 +6,6 @@ Each split becomes `OUT/<split>.json` and `OUT/<split>-000000.tar`, …. The sam
 same bytes.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

@@ -5,8 +5,6 @@
 Nothing is read: the shards are imagined, the order is the one that training uses.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 

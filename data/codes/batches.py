@@ -3,8 +3,6 @@
 Shapes: B batch (this rank's part), h w latent grid, G codebooks, N codes of all scales.
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Contact sheet: one picture with random samples of a set and their labels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

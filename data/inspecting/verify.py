@@ -1,7 +1,5 @@
 """Reads and decodes every sample of a set, in several processes, and lists what is wrong."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import hashlib

@@ -4,8 +4,6 @@ In every lane a fixed pattern of M slots, shifted by lane, says which source the
 source's slots before a position is the position in that source's own lane. Any M slots hold the exact shares.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

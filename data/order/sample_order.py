@@ -5,8 +5,6 @@ R lanes of L = N // R neighbours. At step t each lane contributes b = B / R samp
 endless sequence. Inside a lane, windows of w samples are permuted by (seed, e, lane, window).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, Protocol

@@ -1,7 +1,5 @@
 """Figures of an order on an imagined set of shards: balance, open shards, bytes read twice, memory, shuffling."""
 
-from __future__ import annotations
-
 import resource
 import time
 import timeit

@@ -1,7 +1,5 @@
 """The end of a pack: index files, lists of what was left out, and the summary."""
 
-from __future__ import annotations
-
 import collections
 import json
 from collections.abc import Mapping, Sequence

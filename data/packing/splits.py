@@ -3,8 +3,6 @@
 The shuffle is a hash of (seed, position), not a library's generator: another version of numpy packs the same bytes.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

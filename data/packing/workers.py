@@ -1,7 +1,5 @@
 """Packs one shard, and runs the processes that pack all of them."""
 
-from __future__ import annotations
-
 import collections
 import multiprocessing
 import os

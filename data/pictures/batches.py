@@ -3,8 +3,6 @@
 Shapes: B batch (this rank's part), C channels, H W pixels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

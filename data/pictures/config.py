@@ -1,7 +1,5 @@
 """How a picture becomes pixels of one size: settings that travel with releases and code shards. No torch here."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """How a picture is packed: kept as it is, or cropped, resized and encoded again."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from typing import Any, Literal

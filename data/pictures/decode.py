@@ -4,8 +4,6 @@ The format is recognised by the first bytes, not by the extension. JPEGs go thro
 others through PIL. Shapes: H W pixels, C channels.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import threading

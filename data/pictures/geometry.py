@@ -1,7 +1,5 @@
 """Which part of a picture is kept, at what size, and the random numbers of the augmentation. No torch here."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

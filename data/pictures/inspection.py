@@ -1,7 +1,5 @@
 """Checks that a picture decodes and has the right extension; draws it for a contact sheet."""
 
-from __future__ import annotations
-
 from PIL import Image
 
 from data.pictures.config import TransformConfig

@@ -3,8 +3,6 @@
 Shapes: B batch, C channels, H W pixels. Pixels are uint8 until they are on the device.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -3,8 +3,6 @@
 The number of threads changes nothing: what a row holds is a function of its request alone.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator

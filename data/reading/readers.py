@@ -1,7 +1,5 @@
 """The numbered shards of one or several indexes, and how the bytes of a sample are read."""
 
-from __future__ import annotations
-
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence

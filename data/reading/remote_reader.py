@@ -4,8 +4,6 @@ With offsets beside the index a window is one range of bytes. Without them, its 
 place is known; places are remembered, so a lane reads each shard once. With a cache, shards are copied whole first.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable

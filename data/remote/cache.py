@@ -1,7 +1,5 @@
 """Copies of remote shards in a local folder of bounded size, shared by the processes of a machine."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

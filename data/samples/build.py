@@ -7,8 +7,6 @@ The shards are gzipped, because a tar spends three 512-byte blocks on each of th
 The same packages give the same bytes (with the same zlib and libwebp inside Pillow).
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

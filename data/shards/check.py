@@ -4,8 +4,6 @@ Says nothing and ends with 0 where all is well, else with one line and exit code
 opened.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

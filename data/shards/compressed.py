@@ -1,7 +1,5 @@
 """Opens a local shard so that its tar can be read by offset, also where the file is gzipped."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Reading an index, and making the byte offsets that it lacks."""
 
-from __future__ import annotations
-
 import json
 import os
 from contextlib import suppress

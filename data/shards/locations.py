@@ -1,7 +1,5 @@
 """Paths and URLs of shards and of the files beside them."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Samples known to be bad: a list beside the index, written by `python -m data.inspect`; streams skip them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One sample in its shard: key, files, label and caption, whatever kind of data it holds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Finds tars by pattern and indexes them from their headers, on this machine or behind a URL."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import os

@@ -5,8 +5,6 @@ convention). Python's own tarfile is six times slower here and allows names that
 absolute or `..` names are refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol

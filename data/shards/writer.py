@@ -11,8 +11,6 @@ While a set is being written, its folder looks like this:
 have a record and writes the others again, with the same bytes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import fcntl
 import gzip

@@ -4,8 +4,6 @@ A source knows how many samples it has and which split and class each belongs to
 order and from several processes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: N samples, H W pixels, C channels.
 """
 
-from __future__ import annotations
-
 import codecs
 import gzip
 import io

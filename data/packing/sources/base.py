@@ -1,7 +1,5 @@
 """The protocol of a source."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

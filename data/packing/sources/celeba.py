@@ -1,7 +1,5 @@
 """CelebA: a folder of aligned pictures, `list_attr_celeba.txt` and `list_eval_partition.txt` (or Kaggle's `.csv`)."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import json

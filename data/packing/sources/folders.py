@@ -1,7 +1,5 @@
 """Folders of picture files: a class is a folder, a split is a folder of classes; captions are beside the pictures."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

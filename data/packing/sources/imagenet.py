@@ -5,8 +5,6 @@ Both the devkit (`ILSVRC2012_devkit_t12/data/meta.mat`, `…validation_ground_tr
 levels below it.
 """
 
-from __future__ import annotations
-
 import csv
 from functools import cache
 from pathlib import Path

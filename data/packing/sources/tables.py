@@ -1,7 +1,5 @@
 """Parquet files with a column of pictures, as the Hub's data sets have them."""
 
-from __future__ import annotations
-
 import json
 import re
 from functools import cache, lru_cache

@@ -1,7 +1,5 @@
 """Existing WebDataset tars, to be re-sharded: read by byte offset, with all members."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Iterable
