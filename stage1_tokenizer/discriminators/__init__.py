@@ -10,43 +10,33 @@ from launch.command.cli import UserError
 from stage1_tokenizer.config.losses import AdversarialConfig
 from stage1_tokenizer.discriminators.dino import ProjectedDiscriminator
 from stage1_tokenizer.discriminators.dino_vit import load_vit
-from stage1_tokenizer.discriminators.norms import BatchNorm
 from stage1_tokenizer.discriminators.patch import Discriminator
 from stage1_tokenizer.discriminators.stylegan import ResidualDiscriminator
 
-__all__ = [
-    "DISCRIMINATORS",
-    "BatchNorm",
-    "Discriminator",
-    "ProjectedDiscriminator",
-    "ResidualDiscriminator",
-    "build_discriminator",
-    "check_discriminator",
-]
-
+__all__ = ["DISCRIMINATORS", "Discriminator", "build_discriminator", "check_discriminator"]
 
 DISCRIMINATORS: dict[str, Callable[[AdversarialConfig, int, int], nn.Module]] = {
     "patch": Discriminator,
     "stylegan": lambda config, in_channels, _: ResidualDiscriminator(config, in_channels),
     "dino": lambda config, *_: ProjectedDiscriminator(config, load_vit(str(config.weights))),
 }
-"""By the name in the configuration: from its settings, the channels and the number of axes of what it looks at."""
+"""Constructors by name in the configuration; arguments: settings, channels and spatial axes of the samples."""
 
 
 def build_discriminator(config: AdversarialConfig, in_channels: int, spatial_dims: int = 2) -> nn.Module:
-    """The discriminator that `config.discriminator` names; only what is trained are parameters.
+    """The discriminator that `config.discriminator` names; frozen weights are not among its parameters.
 
-    Raises ValueError where it doesn't support such samples, and UserError for a file that holds no such weights.
+    Raises ValueError if it does not support such samples, and UserError if its file has no such weights.
     """
     config.check_pictures(in_channels, spatial_dims)
     return DISCRIMINATORS[config.discriminator](config, in_channels, spatial_dims)
 
 
 def check_discriminator(config: AdversarialConfig, batch_size: int, world_size: int) -> None:
-    """Raise UserError where the discriminator's weights are missing, or its groups don't divide a rank's batch."""
-    pictures = batch_size // world_size
+    """Raise UserError if the discriminator's weights are missing, or its groups do not divide the batch of a rank."""
     if not config.weight:
         return
+    pictures = batch_size // world_size
     if config.discriminator == "stylegan" and pictures % config.group:
         raise UserError(
             f"loss.adversarial.group={config.group} does not divide the {pictures} pictures of each rank "

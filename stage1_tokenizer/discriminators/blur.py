@@ -1,4 +1,4 @@
-"""A low-pass filter, so that striding does not alias. (Zhang 2019)
+"""A low-pass filter against aliasing in strided layers. (Zhang 2019)
 
 Legend: B batch, C channels, H W pixels, k width of the filter.
 """
@@ -17,9 +17,9 @@ _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class Blur(nn.Module):
-    """The product of one filter along each of `dims` axes, for each channel by itself, every `stride`-th value of it.
+    """A separable depthwise filter over `dims` axes, with a stride.
 
-    `taps` are scaled to sum 1; `padding` values are added on each side of each axis, mirrored or zeros.
+    `taps` are normalised to sum 1; `padding` values are added on each side of each axis, reflected or zero.
     """
 
     def __init__(

@@ -18,14 +18,14 @@ from stage1_tokenizer.discriminators.weight_norms import spectrally_normal
 from stage1_tokenizer.layers.precision import at_least_float32
 
 STAGES = 4
-"""Depths of the transformer that are looked at, evenly spread, beside what enters it."""
+"""Evenly spaced layers of the transformer with a head, besides its input."""
 
 REACH = 9
-"""Patches that a head compares."""
+"""Kernel width of a head, in patches."""
 
 
 class _Part(nn.Sequential):
-    """Convolution along the row of patches, joined at its ends; norm; leaky ReLU."""
+    """Circular convolution along the sequence of patches, norm, leaky ReLU."""
 
     def __init__(self, config: AdversarialConfig, channels: int, kernel: int):
         conv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, padding_mode="circular")
@@ -35,7 +35,7 @@ class _Part(nn.Sequential):
 
 
 class Head(nn.Module):
-    """Features of patches to a logit for each."""
+    """Features of patches to one logit for each."""
 
     def __init__(self, config: AdversarialConfig, channels: int):
         super().__init__()
@@ -52,7 +52,7 @@ class Head(nn.Module):
 
 
 class ProjectedDiscriminator(nn.Module):
-    """A head for each of five depths of the frozen transformer; the heads alone are trained and saved."""
+    """A head for each of five depths of the frozen transformer; only the heads are trained and saved."""
 
     def __init__(self, config: AdversarialConfig, vit: FrozenViT):
         super().__init__()
@@ -68,6 +68,6 @@ class ProjectedDiscriminator(nn.Module):
             x = F.interpolate(x, (self.resize, self.resize), mode="bicubic", antialias=True)
         logits = []
         for head, h_BTD in zip(self.heads, self.vit(x, self.after), strict=True):
-            h_BND = h_BTD[:, 1:] + h_BTD[:, :1]  # each patch with the class token's view of the whole
+            h_BND = h_BTD[:, 1:] + h_BTD[:, :1]  # each patch plus the class token
             logits.append(head(h_BND.transpose(1, 2)))
         return torch.cat(logits, 1)

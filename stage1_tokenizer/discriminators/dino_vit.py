@@ -1,6 +1,6 @@
 """A frozen vision transformer (Dosovitskiy et al. 2021) as DINO trained it: transformers' ViT, with DINO's file.
 
-Width, depth and the side of a patch follow from the weights; DINO's own files and timm's copies have the same names.
+Width, depth and patch size follow from the weights; DINO's files and timm's copies have the same names.
 Legend: B batch, C channels, H W pixels, T tokens (the class token and the patches), D width.
 """
 
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from launch.command.cli import UserError
 
 HEAD = 64
-"""Channels of a head, in every DINO transformer."""
+"""Channels of an attention head in every DINO transformer."""
 
 EPS = 1e-6
-"""Of DINO's layer norms."""
+"""Epsilon of DINO's layer norms."""
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, of pictures in [0, 1]."""
+"""Of ImageNet pictures in [0, 1]."""
 
 ONCE = {
     "cls_token": "embeddings.cls_token",
@@ -36,13 +36,13 @@ IN_BLOCKS = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
-"""DINO's names, and those of transformers' ViT checkpoints."""
+"""DINO's names to those of transformers' ViT checkpoints, outside and inside blocks."""
 
 WAY = "give DINO's dino_deitsmall16_pretrain.pth, or a file of its layout"
 
 
 def load_vit(file: str) -> FrozenViT:
-    """The transformer of a .pth or .safetensors file. Raises UserError where it holds something else."""
+    """The transformer of a .pth or .safetensors file. Raises UserError if it has something else."""
     path = Path(file)
     if not path.is_file():
         raise UserError(f"loss.adversarial.weights={file} is not a file: {WAY}")
@@ -66,10 +66,10 @@ def load_vit(file: str) -> FrozenViT:
 
 
 class FrozenViT(nn.Module):
-    """Tokens after some of the layers of transformers' ViT. Its weights are no parameters, and in no state_dict()."""
+    """Tokens after selected layers of a ViT. Weights are non-persistent buffers: frozen, and not in state_dict()."""
 
     def __init__(self, weights: dict[str, Tensor]):
-        """Raises LookupError, RuntimeError or ValueError if `weights` lacks a tensor or has one of another shape."""
+        """Raises LookupError, RuntimeError or ValueError if a tensor of `weights` is missing or has the wrong shape."""
         super().__init__()
         self.scale: Tensor
         self.shift: Tensor
@@ -89,14 +89,14 @@ class FrozenViT(nn.Module):
         self.register_buffer("shift", shift, persistent=False)
 
     def forward(self, x_BCHW: Tensor, after: list[int]) -> list[Tensor]:
-        """The tokens h_BTD after the layers with these numbers; −1 stands for what enters the first.
+        """The tokens h_BTD after the layers with these numbers; −1 is the input of the first.
 
-        Pictures are in [-1, 1] with 1 or 3 channels and sides that `patch` divides, else ValueError. The first token
-        is the class token.
+        Pictures are in [-1, 1] with 1 or 3 channels; ValueError unless `patch` divides their sides. The first token is
+        the class token.
         """
         if any(side % self.patch for side in x_BCHW.shape[2:]):
             raise ValueError(
-                f"pictures of {tuple(x_BCHW.shape[2:])} are not whole patches of {self.patch}: set "
+                f"pictures of {tuple(x_BCHW.shape[2:])} are not a multiple of the patch size {self.patch}: set "
                 f"loss.adversarial.resize to a multiple of {self.patch}"
             )
         h_BTD = self.embeddings((x_BCHW - self.shift) / self.scale, interpolate_pos_encoding=True)
@@ -108,7 +108,7 @@ class FrozenViT(nn.Module):
 
 
 def _load(weights: dict[str, Tensor], width: int, depth: int, patch: int) -> tuple[nn.Module, nn.ModuleList]:
-    """The embedding of patches and the layers, in evaluation mode."""
+    """The patch embedding and the layers, in evaluation mode."""
     from transformers import ViTConfig, ViTModel
     from transformers.models.vit.modeling_vit import ViTLayer
     from transformers.utils import logging
@@ -122,16 +122,12 @@ def _load(weights: dict[str, Tensor], width: int, depth: int, patch: int) -> tup
         patch_size=patch,
         layer_norm_eps=EPS,
     )
-    eager = "eager"  # the fused kernels have no second derivative, which gradient penalties need
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
+        state, eager = _renamed(weights, width, depth), "eager"  # fused attention has no second derivative
         model = ViTModel.from_pretrained(
-            None,
-            config=config,
-            state_dict=_renamed(weights, width, depth),
-            add_pooling_layer=False,
-            attn_implementation=eager,
+            None, config=config, state_dict=state, add_pooling_layer=False, attn_implementation=eager
         )
     finally:
         if shown:
@@ -140,9 +136,9 @@ def _load(weights: dict[str, Tensor], width: int, depth: int, patch: int) -> tup
 
 
 def _renamed(weights: dict[str, Tensor], width: int, depth: int) -> dict[str, Tensor]:
-    """The weights by the names of transformers' ViT checkpoints."""
+    """The weights under the names of transformers' ViT checkpoints."""
     state = {theirs: weights[ours] for ours, theirs in ONCE.items()}
-    state |= {"layernorm.weight": torch.ones(width), "layernorm.bias": torch.zeros(width)}  # of the end: not used
+    state |= {"layernorm.weight": torch.ones(width), "layernorm.bias": torch.zeros(width)}  # the final norm: unused
     for number in range(depth):
         ours, theirs = f"blocks.{number}.", f"encoder.layer.{number}."
         for kind in ("weight", "bias"):

@@ -1,4 +1,4 @@
-"""Normalisation inside discriminators, the same on any number of ranks.
+"""Normalisation layers of discriminators, the same on any number of ranks.
 
 Legend: B batch, C channels, H W pixels.
 """
@@ -15,10 +15,10 @@ from stage1_tokenizer.layers.precision import at_least_float32
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation by the global batch of all ranks, always: there are no running averages.
+    """Batch normalisation with the statistics of the global batch, also in evaluation: no running averages.
 
-    So several processes compute what one does on the same global batch (torch's SyncBatchNorm does not run on CPUs),
-    and there are no buffers that DDP could overwrite between two forwards.
+    Several processes compute the same as one on the same global batch (torch's SyncBatchNorm does not run on CPUs), and
+    there are no buffers that DDP could overwrite between two forwards.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -43,7 +43,7 @@ class BatchNorm(nn.Module):
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:
-    """What `loss.adversarial.norm` names: batch, group or none."""
+    """The layer that `loss.adversarial.norm` names: batch, group or none."""
     if kind == "batch":
         return BatchNorm(channels)
     if kind == "group":

@@ -1,4 +1,4 @@
-"""The patch discriminator of Isola et al. 2017: one logit for each patch of a picture.
+"""The patch discriminator (Isola et al. 2017): one logit for each patch of a picture.
 
 Legend: B batch, C channels, H W pixels, h w grid of patches.
 """
@@ -17,10 +17,10 @@ from stage1_tokenizer.layers.convolution import CONVOLUTIONS
 
 
 class Discriminator(nn.Module):
-    """Convolutions of width 4, `layers` of them with stride 2, with leaky ReLUs; keys as in taming-transformers.
+    """4x4 convolutions, `layers` of them with stride 2, and leaky ReLUs; weight names as in taming-transformers.
 
-    With `blur`, those strided convolutions take every position and a filter of width 3 after their ReLU every second
-    one (Zhang 2019); the grid stays the same.
+    With `blur`, those convolutions have stride 1, and a 3x3 low-pass filter after their ReLU has stride 2 (Zhang 2019);
+    the output grid stays the same.
     """
 
     def __init__(self, config: AdversarialConfig, in_channels: int, spatial_dims: int = 2):
@@ -50,7 +50,7 @@ class Discriminator(nn.Module):
 
 
 def _activation(config: AdversarialConfig, dims: int, stride: int) -> nn.Module:
-    """A leaky ReLU, and the filter that halves the resolution where the convolution before it does not."""
+    """A leaky ReLU; with `blur`, then the filter that takes over the stride of the convolution."""
     relu = nn.LeakyReLU(0.2, inplace=True)
     if not config.blur or stride == 1:
         return relu

@@ -1,6 +1,6 @@
-"""The residual discriminator of StyleGAN2: one logit for a whole picture.
+"""The residual discriminator of StyleGAN2: one logit for the whole picture.
 
-Legend: B batch, C channels, H W pixels, G pictures of a group, M groups.
+Legend: B batch, C channels, H W pixels, G pictures in a group, M groups.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from stage1_tokenizer.layers.convolution import convolution
 from stage1_tokenizer.layers.precision import at_least_float32
 
 WIDEST = 512
-"""Most channels of a layer, where the first has fewer."""
+"""Maximum channels of a layer, unless the first has more."""
 
 LAST = 4
-"""Side of the grid that the last layers see."""
+"""Side of the grid before the last layers."""
 
 BINOMIAL = (1, 3, 3, 1)
 
 
 def _activate(h: Tensor) -> Tensor:
-    """Leaky ReLU that keeps the variance."""
+    """Leaky ReLU, scaled to preserve the variance."""
     return F.leaky_relu(h, 0.2) * math.sqrt(2)
 
 
 class GroupDeviation(nn.Module):
-    """One more channel: how much the pictures of a group differ. (Karras et al. 2018, section 3)
+    """Minibatch standard deviation as an additional channel. (Karras et al. 2018, section 3)
 
-    A group are `size` neighbours in the batch, so that where each rank's part holds whole groups, several ranks see
-    the groups that one would see on the same global batch.
+    A group is `size` neighbours in the batch: if the batch of each rank has whole groups, several ranks have the same
+    groups as one rank on the same global batch.
     """
 
     def __init__(self, size: int):
@@ -44,7 +44,7 @@ class GroupDeviation(nn.Module):
         self.size = size
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C + 1, H, W): deviations over a group, averaged. B = M·G or ValueError."""
+        """(B, C, H, W) to (B, C + 1, H, W): the mean deviation over a group. ValueError unless B = M·G."""
         if len(h_BCHW) % self.size:
             raise ValueError(
                 f"loss.adversarial.group={self.size} does not divide the {len(h_BCHW)} pictures of this rank: set it "
@@ -57,7 +57,7 @@ class GroupDeviation(nn.Module):
 
 
 class Block(nn.Module):
-    """(two convolutions + a linear way past them)/√2 at half the resolution. (Karras et al. 2020, section 4.1)"""
+    """(two convolutions + a linear shortcut)/√2, halving the resolution. (Karras et al. 2020, section 4.1)"""
 
     def __init__(self, inputs: int, outputs: int, spectral: bool):
         super().__init__()
@@ -76,9 +76,9 @@ class Block(nn.Module):
 
 
 class ResidualDiscriminator(nn.Module):
-    """`layers` blocks, each of which halves the picture; widths double up to 512; then a 4×4 grid to one logit.
+    """`layers` blocks that each halve the resolution, with widths doubling up to 512; then a 4×4 grid to one logit.
 
-    A grid that isn't 4×4 by then is averaged to it, so that pictures of any size fit. (Karras et al. 2020, section 4)
+    A grid of another size is average-pooled to 4×4, so that pictures of any size fit. (Karras et al. 2020, section 4)
     """
 
     def __init__(self, config: AdversarialConfig, in_channels: int):

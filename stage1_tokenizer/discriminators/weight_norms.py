@@ -1,4 +1,4 @@
-"""What a layer's stored weight becomes before it is used: scaled, or divided by its largest singular value."""
+"""Weight parametrizations: scaled, or divided by the largest singular value."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.nn.utils import parametrize
 from stage1_tokenizer.layers.convolution import Convolution
 
 FIRST_ITERATIONS = 15
-"""Power iterations on the first weights, from random vectors."""
+"""Power iterations at initialisation, from random vectors."""
 
 
 class Scaled(nn.Module):
-    """W times a constant, so that all layers learn alike. (Karras et al. 2018, progressive growing, section 4.1)"""
+    """W times a constant: equalised learning rate. (Karras et al. 2018, progressive growing, section 4.1)"""
 
     def __init__(self, scale: float):
         super().__init__()
@@ -28,9 +28,9 @@ class Scaled(nn.Module):
 class SpectralNorm(nn.Module):
     """W/σ(W), with σ the largest singular value of W as a matrix of outputs. (Miyato et al. 2018, algorithm 1)
 
-    σ = uᵀWv. A forward leaves the vectors u and v as they are, so that all forwards of a step, also those of a batch
-    taken in parts, use one σ. `advance`, once a step, moves them: by W alone, which is the same on every rank, and so
-    are they. They are saved with the weights.
+    σ = uᵀWv. A forward does not change u and v, so that all forwards of a step, including those of gradient
+    accumulation, use the same σ. `advance`, called once per step, updates them from W alone, so they are equal on all
+    ranks. They are saved with the weights.
     """
 
     def __init__(self, weight: Tensor):
@@ -51,7 +51,7 @@ class SpectralNorm(nn.Module):
         self.left.copy_(F.normalize(matrix @ self.right, dim=0))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Same shape; the gradient goes through σ, too."""
+        """Same shape; the gradient includes that of σ."""
         with torch.autocast(weight.device.type, enabled=False):
             return weight / torch.dot(self.left, weight.flatten(1) @ self.right)
 
@@ -62,9 +62,9 @@ def spectrally_normal(layer: Convolution | nn.Linear) -> None:
 
 
 def scaled(layer: Convolution | nn.Linear, *, spectral: bool) -> None:
-    """Draw the weight from N(0, 1) and scale it by 1/√(inputs), or spectrally (there, a constant makes no difference).
+    """Initialise the weight from N(0, 1) and the bias with 0, and scale the weight by 1/√(inputs).
 
-    The bias becomes 0.
+    `spectral`: spectral norm instead, with which a constant makes no difference.
     """
     nn.init.normal_(layer.weight)
     if layer.bias is not None:
@@ -76,7 +76,7 @@ def scaled(layer: Convolution | nn.Linear, *, spectral: bool) -> None:
 
 
 def advance(network: nn.Module) -> None:
-    """One power iteration in each spectrally normal layer: call it once a step, before the first forward."""
+    """One power iteration in each layer with spectral norm; call it once per step, before the first forward."""
     for part in network.modules():
         if isinstance(part, parametrize.ParametrizationList) and isinstance(part[0], SpectralNorm):
             part[0].advance(part.original)

@@ -1,8 +1,8 @@
-"""Puts the kernels into networks: `install(module, device)`, once, where they are built or opened.
+"""Installs kernels in networks: `install(module, device)`, called once where they are built or opened.
 
-Models, losses and discriminators are plain torch. Installing swaps the classes of some of their layers in place and
-makes what enters the wide networks channels-last; weights, their names and state_dicts stay. A layer whose input does
-not suit its kernel (another device or type, mixed precision, torch.compile) computes as torch does.
+Models, losses and discriminators are plain torch. Installing swaps the classes of some layers in place and makes the
+first activations of wide networks channels-last; weights and state_dicts do not change. A layer whose input its kernel
+does not support (another device or type, mixed precision, torch.compile) falls back to torch.
 """
 
 from __future__ import annotations
@@ -24,33 +24,30 @@ from stage1_tokenizer.networks import maskgit, vqgan
 from stage1_tokenizer.quantizers.base import Quantizer
 
 NETWORKS = (vqgan.Encoder, vqgan.Decoder, maskgit.Encoder, maskgit.Decoder, Discriminator, ResidualDiscriminator)
-"""What may run in channels-last layout from its first convolution on."""
+"""Networks that support channels-last layout from their first convolution on."""
 
 WIDE = 64
-"""Networks whose narrowest layer has this many channels gain from channels-last on a CPU."""
+"""Networks whose layers all have at least this many channels are faster in channels-last on a CPU."""
 
-CPU: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv2d: FastConv2d,
-    Norm: FastNorm,
-    FrozenConv2d: FastFrozenConv2d,
-}
-"""Layers and the kernels that take their place on CPUs."""
+CPU: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: FastConv2d, Norm: FastNorm, FrozenConv2d: FastFrozenConv2d}
+"""Layers and the kernels that replace them on CPUs."""
 
 
 def install(module: nn.Module | None, device: torch.device | str) -> None:
-    """Let a network, or a module that holds networks, use the kernels for a device. A second call changes nothing."""
+    """Install the kernels for a device in a network or a module that has networks. Idempotent."""
     if module is None or torch.device(device).type != "cpu":
         return
     for part in list(_parts(module)):
         if isinstance(part, NETWORKS):
             _enter_channels_last(part)
         for layer, fast in CPU.items():
-            if isinstance(part, layer) and not isinstance(part, fast) and _fits(part):
+            supported = not isinstance(part, nn.Conv2d) or FastConv2d.takes(part)
+            if isinstance(part, layer) and not isinstance(part, fast) and supported:
                 _become(part, fast)
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The module and all within it, quantizers apart."""
+    """The module and its submodules, without quantizers."""
     if isinstance(module, Quantizer):
         return
     yield module
@@ -58,22 +55,18 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
         yield from _parts(child)
 
 
-def _fits(part: nn.Module) -> bool:
-    return not isinstance(part, nn.Conv2d) or FastConv2d.takes(part)
-
-
 def _become(part: nn.Module, fast: type[nn.Module]) -> None:
-    """Change the class; a parametrized layer has one of its own, which stays below the new one."""
+    """Change the class; that of a parametrized layer becomes a base of the new one."""
     own = type(part)
     part.__class__ = fast if own is fast.__base__ else type(own.__name__, (fast, own), {})
 
 
 def _enter_channels_last(network: nn.Module) -> None:
-    """Have the first convolution give channels-last pictures, if all layers are wide; the others keep the layout."""
-    first, *others = (part for part in network.modules() if isinstance(part, nn.Conv2d))
-    narrowest = min(layer.in_channels for layer in others)
-    if narrowest >= WIDE and _channels_last not in first._forward_hooks.values():
-        first.register_forward_hook(_channels_last)
+    """Make the output of the first 2D convolution channels-last if all others are wide; they keep the layout."""
+    layers = [part for part in network.modules() if isinstance(part, nn.Conv2d)]
+    wide = len(layers) > 1 and all(layer.in_channels >= WIDE for layer in layers[1:])
+    if wide and _channels_last not in layers[0]._forward_hooks.values():
+        layers[0].register_forward_hook(_channels_last)
 
 
 def _channels_last(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:

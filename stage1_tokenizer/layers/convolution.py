@@ -1,4 +1,4 @@
-"""Convolutions over 1, 2 or 3 spatial axes, and the two ways in which channels or repeated values become pixels.
+"""Convolutions over 1, 2 or 3 spatial axes, and upsampling.
 
 Legend: B batch, C channels (I in, O out), H W pixels.
 """
@@ -11,11 +11,7 @@ from torch import Tensor, nn
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 LastLayer = Convolution | nn.ConvTranspose2d
 
-CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
-    1: nn.Conv1d,
-    2: nn.Conv2d,
-    3: nn.Conv3d,
-}
+CONVOLUTIONS: dict[int, type[Convolution]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 """The convolution class for each number of spatial axes."""
 
 
@@ -27,7 +23,7 @@ def convolution(
 
 
 class Upsample(nn.Module):
-    """Doubles the resolution: each value is repeated, then convolved with a kernel of width 3."""
+    """Doubles the resolution: nearest-neighbour interpolation, then a convolution of width 3."""
 
     def __init__(self, dims: int, channels: int):
         super().__init__()
@@ -39,7 +35,7 @@ class Upsample(nn.Module):
 
 
 def depth_to_space(h_BCHW: Tensor, factor: int) -> Tensor:
-    """Channels to pixels: (B, f·f·C, H, W) to (B, C, f·H, f·W); a pixel's row and column vary slower than C."""
+    """Channels to pixels: (B, f·f·C, H, W) to (B, C, f·H, f·W); row and column vary slower than C."""
     dims = h_BCHW.ndim - 2
     parts = h_BCHW.unflatten(1, (*(factor,) * dims, -1))  # B, one axis of length f for each spatial one, C, H, W
     order = [0, dims + 1]

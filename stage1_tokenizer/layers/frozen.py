@@ -1,4 +1,4 @@
-"""A convolution that is never trained.
+"""A convolution without trainable weights.
 
 Legend: B batch, C channels (I in, O out), H W pixels.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class FrozenConv2d(nn.Module):
-    """relu(conv(x) + bias). Its tensors are no parameters and not part of any state_dict(); gradients go to x alone."""
+    """relu(conv(x) + bias). Weights are non-persistent buffers: not in state_dict(), without gradients."""
 
     weight: Tensor
     bias: Tensor

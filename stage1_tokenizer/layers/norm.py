@@ -12,7 +12,7 @@ from stage1_tokenizer.config.model import norm_groups
 
 
 class Norm(nn.GroupNorm):
-    """Group normalization with at most 32 groups (fewer where 32 does not divide the channels), by default then swish.
+    """Group normalization with at most 32 groups (fewer if 32 does not divide the channels), by default with swish.
 
     Statistics are float32 under mixed precision.
     """

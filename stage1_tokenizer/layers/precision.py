@@ -1,4 +1,4 @@
-"""What stays in float32 under mixed precision."""
+"""Float32 computations under mixed precision."""
 
 from __future__ import annotations
 

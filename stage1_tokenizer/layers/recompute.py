@@ -1,4 +1,4 @@
-"""Activation checkpointing: parts whose inner activations are computed anew in the backward instead of being kept."""
+"""Activation checkpointing: modules that recompute their activations in the backward pass instead of storing them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Recomputable(nn.Module):
-    """A part that, once `recompute` is set, keeps only its inputs for the backward; the same numbers, more work."""
+    """A module that with `recompute` stores only its inputs for the backward pass: same results, more computation."""
 
     recompute = False
 
     def __call__(self, *inputs: Any) -> Any:
-        """As of any module."""
+        """Call the module, under a checkpoint if `recompute` is set and gradients are needed."""
         if self.recompute and self.training and torch.is_grad_enabled():
             return checkpoint(super().__call__, *inputs, use_reentrant=False)
         return super().__call__(*inputs)
 
 
 def recompute_activations(module: nn.Module) -> None:
-    """Set it in every part of a network that can."""
+    """Set `recompute` in every recomputable part of a network."""
     for part in module.modules():
         if isinstance(part, Recomputable):
             part.recompute = True

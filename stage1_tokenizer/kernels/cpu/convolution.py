@@ -1,4 +1,4 @@
-"""3x3 convolutions of stride 1 on CPUs, in channels-last layout: stage1_tokenizer.kernels.cpu.winograd with a gradient.
+"""3x3 convolutions of stride 1 on CPUs, in channels-last layout: the Winograd kernel with its gradient.
 
 Legend: B batch, C channels (I in, O out), H W pixels.
 """
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from stage1_tokenizer.kernels.cpu import winograd
 
 LEAST_CHANNELS = 32
-"""With fewer channels the matrix products are too thin to be faster."""
+"""With fewer channels, the matrix products are too narrow to be faster."""
 
 LEAST_POSITIONS = 1024
-"""With fewer positions in a batch, the work on the weights outweighs what is saved on the positions."""
+"""With fewer positions in a batch, transforming the weights costs more than is gained."""
 
 
 def applies(x_BIHW: Tensor, weight_OIHW: Tensor) -> bool:
-    """Whether kernels can compute this: on a CPU, in full precision, channels-last, not compiled."""
+    """Whether the kernels support this: on a CPU, in full precision, channels-last, not compiled."""
     return (
         x_BIHW.device.type == "cpu"
         and x_BIHW.dtype == weight_OIHW.dtype
@@ -32,11 +32,11 @@ def applies(x_BIHW: Tensor, weight_OIHW: Tensor) -> bool:
 
 
 class FastConv2d(nn.Conv2d):
-    """torch's 3x3 convolution of stride 1, by fewer products where that is faster."""
+    """A 3x3 convolution of stride 1, by Winograd's algorithm if that is faster."""
 
     def forward(self, x_BIHW: Tensor) -> Tensor:
         """(B, I, H, W) to (B, O, H, W)."""
-        weight_OIHW = self.weight  # may be computed from another (parametrizations)
+        weight_OIHW = self.weight  # a property under parametrizations: compute it once
         large = min(weight_OIHW.shape[:2]) >= LEAST_CHANNELS and x_BIHW.numel() >= LEAST_POSITIONS * x_BIHW.shape[1]
         if large and applies(x_BIHW, weight_OIHW) and winograd.applies(x_BIHW, weight_OIHW, 1):
             return _Correlation.apply(x_BIHW, weight_OIHW, self.bias)
@@ -44,13 +44,13 @@ class FastConv2d(nn.Conv2d):
 
     @staticmethod
     def takes(layer: nn.Conv2d) -> bool:
-        """Whether this is a layer for the kernel: 3x3, stride 1, one group, one zero on every side."""
+        """Whether the kernel supports this layer: 3x3, stride 1, one group, zero padding of 1."""
         plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1 and layer.padding_mode == "zeros"
         return plain and layer.kernel_size == (3, 3) and layer.padding == (1, 1)
 
 
 class _Correlation(torch.autograd.Function):
-    """The convolution with its gradients."""
+    """The convolution and its gradients."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -62,7 +62,7 @@ class _Correlation(torch.autograd.Function):
         x, weight = context.saved_tensors
         grad_y = gradients[0].contiguous(memory_format=torch.channels_last)
         needed = list(context.needs_input_grad)
-        if torch.is_grad_enabled():  # torch's own gradients have gradients themselves
+        if torch.is_grad_enabled():  # torch's gradients are differentiable
             return torch_gradients(grad_y, x, weight, 1, needed)
         return (
             winograd.input_gradient(grad_y, weight) if needed[0] else None,
@@ -74,7 +74,7 @@ class _Correlation(torch.autograd.Function):
 def torch_gradients(
     grad_y: Tensor, x: Tensor, weight: Tensor, padding: int, needed: list[bool]
 ) -> tuple[Tensor | None, ...]:
-    """torch's gradients to x, weight and bias, those that are `needed`; they can be differentiated again."""
+    """torch's gradients of x, weight and bias, if `needed`; they can be differentiated again."""
     gradients: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
         grad_y, x, weight, [len(weight)], [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, needed
     )

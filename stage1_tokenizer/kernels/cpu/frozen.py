@@ -1,7 +1,7 @@
-"""Convolutions of frozen networks on CPUs, their weights laid out once instead of at every call.
+"""Convolutions of frozen networks on CPUs, with weights in the kernels' layout from the first call on.
 
-LPIPS goes through its trunk three times a step. With few positions a layer's time is that of its weights. What is kept
-takes up to four times a weight's memory each way, for VGG16 0.36 GB in all with pictures of 128 pixels.
+LPIPS runs its trunk three times per step, and with few positions the layout of the weights dominates a layer's time.
+The cache takes up to four times a weight's memory in each direction: 0.36 GB for VGG16 with pictures of 128 pixels.
 Legend: B batch, C channels (I in, O out), H W pixels.
 """
 
@@ -19,11 +19,11 @@ from stage1_tokenizer.kernels.cpu.convolution import LEAST_CHANNELS, applies, to
 from stage1_tokenizer.layers.frozen import FrozenConv2d
 
 MOST_SHAPES = 2
-"""Shapes of x that a weight is laid out for at a time: one layout serves another shape, but many times slower."""
+"""Shapes of x with a cached layout: the layout for one shape works for another, but many times slower."""
 
 
 class FastFrozenConv2d(FrozenConv2d):
-    """relu(conv(x) + bias) in channels-last layout; with stride 1, with the weight's layouts kept."""
+    """relu(conv(x) + bias) in channels-last layout; with stride 1, with cached weight layouts."""
 
     def forward(self, x_BIHW: Tensor) -> Tensor:
         """(B, I, H, W) to (B, O, H', W')."""
@@ -36,7 +36,7 @@ class FastFrozenConv2d(FrozenConv2d):
 
 
 _LAYOUTS: weakref.WeakKeyDictionary[FrozenConv2d, _Layouts] = weakref.WeakKeyDictionary()
-"""Beside the layers, which stay copyable: oneDNN's layouts can't be copied."""
+"""Not attributes of the layers, because oneDNN layouts cannot be copied and layers must be."""
 
 
 def _layouts(layer: FrozenConv2d) -> _Layouts:
@@ -47,7 +47,7 @@ def _layouts(layer: FrozenConv2d) -> _Layouts:
 
 
 class _Layouts:
-    """A layer's weight in the layouts for both directions."""
+    """The layouts of a layer's weight for forward and backward."""
 
     def __init__(self, weight_OIHW: Tensor, bias_O: Tensor, padding: int):
         self.weight_OIHW, self.padding = weight_OIHW, padding
@@ -55,7 +55,7 @@ class _Layouts:
         self._backward: _Kernel | None = None
 
     def input_gradient(self, grad_BOHW: Tensor) -> Tensor:
-        """From the gradient at the convolution's output: a convolution with the kernel turned round."""
+        """The gradient of the input from that of the output: a convolution with the flipped kernel."""
         if self._backward is None:
             turned_IOHW = self.weight_OIHW.flip(2, 3).transpose(0, 1).contiguous()
             self._backward = _Kernel(turned_IOHW, None, turned_IOHW.shape[-1] - 1 - self.padding)
@@ -63,7 +63,7 @@ class _Layouts:
 
 
 class _Kernel:
-    """One direction's weight in the layouts that were needed so far."""
+    """The layouts of one direction's weight, made on first use."""
 
     def __init__(self, weight_OIHW: Tensor, bias_O: Tensor | None, padding: int):
         self.weight_OIHW, self.bias_O, self.padding = weight_OIHW, bias_O, padding
@@ -99,7 +99,7 @@ class _Kernel:
 
 
 def can_pack(x_BIHW: Tensor) -> bool:
-    """Whether this torch convolves such numbers by weights in oneDNN's own layout."""
+    """Whether torch supports convolutions of this type with weights in oneDNN's layout."""
     return (
         x_BIHW.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
@@ -108,7 +108,7 @@ def can_pack(x_BIHW: Tensor) -> bool:
 
 
 class _Frozen(torch.autograd.Function):
-    """The layer with its gradient."""
+    """The layer and its gradient."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, layouts: _Layouts) -> Tensor:
@@ -121,7 +121,7 @@ class _Frozen(torch.autograd.Function):
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y = context.saved_tensors
         layouts: _Layouts = context.layouts
-        if torch.is_grad_enabled():  # torch's own gradient has a gradient itself
+        if torch.is_grad_enabled():  # torch's gradient is differentiable
             grad_y = gradients[0] * (y > 0)
             return torch_gradients(grad_y, x, layouts.weight_OIHW, layouts.padding, [True, False, False])[0], None
         grad_y = torch.ops.aten.threshold_backward(gradients[0], y, 0)

@@ -1,6 +1,6 @@
-"""Group normalization then swish, with its own backward for channels-last pictures on CPUs.
+"""Group normalization and swish, with a backward pass for channels-last pictures on CPUs.
 
-The backward works on pieces that stay in the processor's cache, and keeps only the input, not what enters the swish.
+The backward works on pieces that fit the cache, and stores only the input, not the input of the swish.
 Legend: B batch, C channels, H W pixels, N positions (H·W), G groups.
 """
 
@@ -15,14 +15,14 @@ from torch import Tensor
 from stage1_tokenizer.layers.norm import Norm
 
 LEAST_VALUES = 1 << 18
-"""In smaller pictures torch's own is as fast."""
+"""With fewer values, torch is as fast."""
 
 PIECE = 1 << 17
 """Values of one piece."""
 
 
 class FastNorm(Norm):
-    """Norm, by the kernel where a swish follows and the kernel is faster."""
+    """Norm, by the kernel if it has a swish and the kernel is faster."""
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """Same shape and type as the input."""
@@ -81,7 +81,7 @@ class _GroupNormSwish(torch.autograd.Function):
 
 
 def _through_swish(x_BNC: Tensor, grad_BNC: Tensor, slope_BC: Tensor, offset_BC: Tensor, result_BNC: Tensor) -> Tensor:
-    """Write the gradient at the norm's output into `result`; its sums over positions, with x and alone, (B, 2, C)."""
+    """Write the gradient of the norm's output to `result`; returns its sums over N with and without x, (B, 2, C)."""
     sums = x_BNC.new_zeros(len(x_BNC), 2, x_BNC.shape[2])
     ones = x_BNC.new_ones(1, x_BNC.shape[1])
     for number in range(len(x_BNC)):

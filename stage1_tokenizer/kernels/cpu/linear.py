@@ -1,9 +1,9 @@
-"""Products with weights that do not change while codes are drawn, laid out once.
+"""Linear layers for sampling, with weights in a blocked layout.
 
-A step multiplies few rows by every weight of the model, so that reading the weights is much of its work. For float32 on
-a CPU oneDNN's blocks serve that best, also where several threads share it: see `Product`.
+A sampling step multiplies few rows by every weight of the model, so that reading weights dominates. For float32 on a
+CPU, oneDNN's blocked layout is fastest, also with several threads: see `Product`.
 
-Shapes: B rows, I features in, O features out.
+Legend: B rows, I features in, O features out.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from torch.nn import functional as F
 
 
 def on_cpu(like: Tensor) -> bool:
-    """Whether these are float32 numbers on a CPU."""
+    """Whether a tensor is float32 on a CPU."""
     return like.device.type == "cpu" and like.dtype == torch.float32
 
 
 def can_pack() -> bool:
-    """Whether this torch lays float32 weights out in blocks."""
+    """Whether torch supports blocked layouts of float32 weights."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class Product(nn.Module):
-    """y_BO = x_BI · weight_OIᵀ, for inference alone.
+    """y_BO = x_BI · weight_OIᵀ, for inference only.
 
-    Measured on an AVX2 CPU with weights that come from memory (20 M of them), as a share of the time of torch's product
-    with the transposed weight: one thread 0.84 with 16 rows, 0.91 with 64, 1.02 with 1024; two threads 0.63, 0.80, 1.1.
+    Time over that of torch's product on an AVX2 CPU, with 20 M weights outside the cache: one thread 0.84 with 16 rows,
+    0.91 with 64, 1.02 with 1024; two threads 0.63, 0.80, 1.1.
     """
 
     weight: Tensor

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from stage1_tokenizer.config.training import AdversarialConfig
-from stage1_tokenizer.discriminators import BatchNorm, Discriminator
+from stage1_tokenizer.discriminators import Discriminator
+from stage1_tokenizer.discriminators.norms import BatchNorm
 from tests.distributed import run_distributed_test
 
 

@@ -61,6 +61,16 @@ def test_no_kernels_for_other_devices_or_in_quantizers() -> None:
     assert FastConv2d in kinds(tokenizer) and FastConv2d not in kinds(tokenizer.quantizer)
 
 
+@pytest.mark.parametrize("dims", [1, 3])
+def test_networks_without_2d_convolutions_stay_plain(dims: int) -> None:
+    config = replace(WIDE, spatial_dims=dims, channels=8, in_channels=1)
+    tokenizer = Tokenizer(config)
+    discriminator = build_discriminator(PATCH, 1, dims)
+    for module in (tokenizer, discriminator):
+        install(module, "cpu")
+        assert FastConv2d not in kinds(module)
+
+
 def test_layout_carries_through_wide_networks_alone() -> None:
     x = torch.randn(2, 3, 16, 24)
     for channels, wide in ((64, True), (32, False)):
