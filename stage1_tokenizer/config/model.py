@@ -1,4 +1,4 @@
-"""The networks of a tokenizer: every setting of encoder and decoder, checked where it is read."""
+"""Settings of a tokenizer's networks."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,19 +9,19 @@ from stage1_tokenizer.config.quantizer import QuantizerConfig
 
 @dataclass(frozen=True)
 class ConvPlusConfig:
-    """What the published convolutional tokenizers without attention differ in; the defaults are Open-MAGVIT2's."""
+    """Variants of the published convolutional tokenizers without attention; the defaults are Open-MAGVIT2's."""
 
     downsample: Literal["conv", "pool"] = "conv"
-    """conv: 3x3 of stride 2, a zero added on every side (Open-MAGVIT2); pool: the mean of 2x2 values (MaskGIT)."""
+    """conv: 3x3 of stride 2 with zero padding on every side (Open-MAGVIT2); pool: 2x2 average pooling (MaskGIT)."""
     upsample: Literal["shuffle", "nearest"] = "shuffle"
-    """shuffle: 3x3 to four times the channels, which become 2x2 pixels (Open-MAGVIT2); nearest: each value repeated,
-    then 3x3 (MaskGIT)."""
+    """shuffle: 3x3 to four times the channels, then depth to space (Open-MAGVIT2); nearest: nearest-neighbour
+    interpolation, then 3x3 (MaskGIT)."""
     adaptive_norm: bool = True
-    """Before each level of the decoder, a normalisation scaled and shifted by the quantized latents' deviation and mean
-    (Open-MAGVIT2); false: none (MaskGIT)."""
+    """Before each level of the decoder, group normalization, scaled and shifted by the latents' standard deviation and
+    mean (Open-MAGVIT2); false: none (MaskGIT)."""
     shortcut: Literal["input", "inner"] = "input"
-    """Where a block's width changes, its 1x1 convolution takes the block's input, or what its two convolutions gave, so
-    that the input itself is lost (MaskGIT as published)."""
+    """If a block's width changes, its 1x1 convolution takes the block's input, or the output of its two convolutions,
+    which drops the input (MaskGIT as published)."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class TransformerConfig:
     """Size of one of the two transformers; the defaults are ViT-VQGAN's and TiTok's small one."""
 
     width: int = 512
-    """Length of a token's vector."""
+    """Channels of a token."""
     depth: int = 8
     """Number of blocks."""
     heads: int = 8
-    """Attention heads of a block; must divide the width."""
+    """Attention heads per block; must divide the width."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class VitConfig:
     """Transformers on patches: ViT-VQGAN by default; TiTok has latent_tokens, patch=16, head=linear."""
 
     size: int = 256
-    """Side of the pictures for which positions are learned. Others are encoded too, with positions in between, but not
-    with latent tokens."""
+    """Size of the pictures for which positions are learned. Positions are interpolated for other sizes, which are not
+    supported with latent tokens."""
     patch: int = 8
-    """Side of a patch, which becomes one token."""
+    """Side of a patch; each patch is one token."""
     latent_tokens: int = 0
-    """Number of learned tokens that alone become codes, so that a picture is a sequence (N,); 0: one code a patch."""
+    """Number of learned tokens that become the codes, so that a picture is a sequence (N,); 0: one code per patch."""
     positions: Literal["learned", "sincos"] = "learned"
-    """Of patches: learned vectors, or sines and cosines of row and column."""
+    """Positions of patches: learned vectors, or sines and cosines of row and column."""
     head: Literal["tanh", "linear"] = "tanh"
-    """Last layers of both: two with tanh between, the decoder's giving patches (ViT-VQGAN); or one, and after the
-    decoder's a 3x3 convolution on the pixels (TiTok)."""
+    """Last layers of both networks. tanh: two with tanh between, the decoder's to patches (ViT-VQGAN); linear: one,
+    followed in the decoder by a 3x3 convolution on the pixels (TiTok)."""
     encoder: TransformerConfig = field(default_factory=TransformerConfig)
     """Size of the encoder."""
     decoder: TransformerConfig = field(default_factory=TransformerConfig)
@@ -77,40 +77,40 @@ class ModelConfig:
     backbone: Literal["conv", "conv_plus", "vit"] = "conv"
     """conv: VQGAN's (taming-transformers, LlamaGen, IBQ, VAR, diffusers); conv_plus: residual blocks without biases or
     attention, as many in the middle as in a level (MaskGIT, Open-MAGVIT2); vit: transformers on patches (ViT-VQGAN,
-    TiTok), for which channels, channel_multipliers, res_blocks and attention have no meaning."""
+    TiTok), which do not use channels, channel_multipliers, res_blocks and attention."""
     conv_plus: ConvPlusConfig = field(default_factory=ConvPlusConfig)
-    """With backbone=conv_plus: its variants."""
+    """Settings of backbone=conv_plus."""
     vit: VitConfig = field(default_factory=VitConfig)
-    """With backbone=vit: its transformers."""
+    """Settings of backbone=vit."""
     spatial_dims: Literal[1, 2, 3] = 2
-    """1 for audio, 2 for pictures, 3 for video: chooses the convolutions."""
+    """Axes of the convolutions: 1 for audio, 2 for pictures, 3 for video."""
     in_channels: int = 3
     """Channels of the data: 3 for colour, 1 for grey."""
     pixel_range: Literal["symmetric", "unit"] = "symmetric"
-    """What the encoder sees: pixels in [-1, 1], or scaled to [0, 1] as in MaskGIT. Pictures are given in [-1, 1] in
-    both cases; it matters at the borders, where convolutions see zeros."""
+    """Range of the encoder's input: [-1, 1], or [0, 1] as in MaskGIT. Pictures are passed in [-1, 1] in both cases; the
+    range matters at the borders, where convolutions pad with zeros."""
     channels: int = 128
     """Width at full resolution."""
     channel_multipliers: list[int] = field(default_factory=lambda: [1, 1, 2, 2, 4])
-    """Width of each level over `channels`; between two levels the resolution halves, so 5 levels make a 1/16 grid."""
+    """Width of each level over `channels`; the resolution halves between levels, so 5 levels give a 1/16 grid."""
     res_blocks: int = 2
-    """Residual blocks of each level (with conv, the decoder has one more)."""
+    """Residual blocks per level (with conv, the decoder has one more)."""
     attention: bool = True
     """With conv: self-attention at the lowest resolution; false: none anywhere."""
     attention_levels: list[int] | None = None
     """With conv: the levels that have attention, 0 being the full resolution; null: the lowest one. Published
     configurations name resolutions instead: attn_resolutions=[16] at resolution=256 is level 4, as 256 / 2^4 = 16."""
     attention_middle: bool = True
-    """With conv: attention between the two blocks in the middle too (all published ones that have attention)."""
+    """With conv: attention between the two middle blocks too (as in all published models with attention)."""
     z_channels: int = 256
-    """Channels that the encoder gives and the decoder takes; convolutions lie between them and the quantizer."""
+    """Output channels of the encoder and input channels of the decoder, before and after the bridge convolutions."""
     double_z: bool = False
-    """The encoder gives twice z_channels: mean and variance of a published Gaussian VAE."""
+    """The encoder has 2·z_channels outputs: mean and variance of a published Gaussian VAE."""
     quant_conv_kernel: Literal[0, 1, 3] = 1
-    """Width of the convolutions before and after the quantizer (quant_conv, post_quant_conv): 1 mostly, 3 for VAR; 0:
-    there are none (MaskGIT, Open-MAGVIT2), and z_channels must be what the quantizer takes and gives."""
+    """Kernel size of the convolutions before and after the quantizer (quant_conv, post_quant_conv): usually 1, 3 for
+    VAR; 0: none (MaskGIT, Open-MAGVIT2), and z_channels must match the quantizer."""
     dropout: float = 0.0
-    """Dropout inside residual blocks."""
+    """Dropout rate in residual blocks."""
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     """How latent vectors become codes."""
 
@@ -127,8 +127,8 @@ class ModelConfig:
         self._check_widths()
         if self.quantizer.kind == "multiscale" and self.spatial_dims != 2:
             raise ValueError(
-                f"model.spatial_dims={self.spatial_dims} can't have model.quantizer.kind=multiscale, which is for "
-                f"pictures: set it to 2, or choose kind=residual"
+                f"model.spatial_dims={self.spatial_dims} is not supported with model.quantizer.kind=multiscale, which "
+                f"is for pictures: set it to 2, or choose kind=residual"
             )
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
             raise ValueError(
@@ -137,7 +137,7 @@ class ModelConfig:
             )
 
     def _check_unused(self) -> None:
-        """What is set must be used, or refused."""
+        """Refuse settings that the backbone does not use."""
         conv, vit = self.backbone == "conv", self.backbone == "vit"
         unused = {
             "attention_levels": not (conv and self.attention) and self.attention_levels is not None,
@@ -148,8 +148,8 @@ class ModelConfig:
             "channel_multipliers": vit and list(self.channel_multipliers) != [1, 1, 2, 2, 4],
             "res_blocks": vit and self.res_blocks != 2,
         }
-        for name, in_vain in unused.items():
-            if in_vain:
+        for name, is_unused in unused.items():
+            if is_unused:
                 raise ValueError(
                     f"model.{name}={getattr(self, name)} has no meaning with model.backbone={self.backbone}, "
                     f"model.attention={self.attention}: leave it out"
@@ -163,7 +163,7 @@ class ModelConfig:
             )
 
     def _check_widths(self) -> None:
-        """Without convolutions beside the quantizer, the networks must give and take what it does."""
+        """Without bridge convolutions, the networks must have the channels of the quantizer."""
         quantizer, z_channels = self.quantizer, self.z_channels
         width, twice = quantizer.width, quantizer.double_input
         if self.quant_conv_kernel or width is None:
@@ -181,17 +181,17 @@ class ModelConfig:
 
     @property
     def encoder_channels(self) -> int:
-        """Channels of what the encoder gives."""
+        """Output channels of the encoder."""
         return self.z_channels * (1 + self.double_z)
 
     @property
     def latent_tokens(self) -> int:
-        """Latent vectors of a picture where they are a sequence; 0 where they lie on a grid."""
+        """Length of the latent sequence; 0 if latents are on a grid."""
         return self.vit.latent_tokens if self.backbone == "vit" else 0
 
     @property
     def latent_dims(self) -> int:
-        """Axes of the latents beside batch and channels: 1 for a sequence."""
+        """Axes of the latents besides batch and channels: 1 for a sequence."""
         return 1 if self.latent_tokens else self.spatial_dims
 
     @property
@@ -202,7 +202,7 @@ class ModelConfig:
 
 
 def one_or_all(values: tuple[int, ...]) -> int | tuple[int, ...]:
-    """The number that all axes share, or the numbers of all axes where they differ."""
+    """The common value of all axes, or the values of all axes if they differ."""
     return values[0] if len(set(values)) == 1 else values
 
 
@@ -212,7 +212,7 @@ def norm_groups(channels: int) -> int:
 
 
 def attention_levels(config: ModelConfig) -> set[int]:
-    """Numbers of the levels whose blocks attention follows."""
+    """The levels with attention."""
     if not config.attention:
         return set()
     lowest = [len(config.channel_multipliers) - 1]

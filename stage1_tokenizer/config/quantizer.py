@@ -1,4 +1,4 @@
-"""How latent vectors become codes: every setting of the quantizers, checked where it is read."""
+"""Settings of the quantizers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,33 +13,32 @@ class QuantizerConfig:
 
     kind: Literal["vq", "fsq", "lfq", "bsq", "gumbel", "ibq", "residual", "product", "multiscale", "gaussian"] = "vq"
     """vq: nearest entry of a learned codebook (VQ-VAE, VQGAN); fsq: each channel rounded to one of a few levels; lfq,
-    bsq: signs of the channels, on a cube or a sphere; gumbel: drawn by a softmax (dVAE); ibq: learned by its index;
-    residual: several codebooks one after the other; product: side by side (UniTok); multiscale: next-scale residual
-    (VAR); gaussian: no codes, a VAE's latents with a KL term."""
+    bsq: signs of the channels, on a cube or a sphere; gumbel: sampled by Gumbel-softmax (dVAE); ibq: index
+    backpropagation; residual: several codebooks in sequence; product: side by side (UniTok); multiscale: next-scale
+    residual (VAR); gaussian: no codes, a VAE's latents with a KL term."""
     codebook_size: int = 1024
-    """Number of codes K, of each codebook; a power of 2 with lfq and bsq; with fsq, `levels` decide."""
+    """Number of codes K of each codebook; a power of 2 with lfq and bsq; with fsq, the product of `levels`."""
     code_dim: int = 256
-    """Length D of a code vector, and channels of what the decoder's side receives; with fsq, lfq and bsq it follows
-    from the codes."""
+    """Dimension D of code vectors and latents; with fsq, lfq and bsq it follows from the codes."""
     l2_normalise: bool = False
-    """Look up on the unit sphere: latents and codes are scaled to length 1 (ViT-VQGAN; best with a small code_dim)."""
+    """Normalise latents and codes to unit length (ViT-VQGAN; best with a small code_dim)."""
     learning: Literal["gradient", "moving_average"] = "gradient"
-    """How codes follow their latents: by the codebook loss's gradient, or as moving averages of them."""
+    """How codes are learned: by the gradient of the codebook loss, or as moving averages of their latents."""
     reparametrise: Literal["none", "linear", "affine"] = "none"
-    """linear: codes are frozen vectors times one learned matrix, so that all of them move with every step (SimVQ);
-    affine: plus one learned vector, as SimVQ's published weights have it."""
+    """linear: codes are frozen vectors times one learned matrix, so that every step moves all of them (SimVQ); affine:
+    plus one learned vector, as in SimVQ's published weights."""
     gradient: Literal["straight_through", "rotation"] = "straight_through"
-    """What the encoder gets of the decoder's gradient: all of it, or turned as the latent was towards its code."""
+    """Gradient estimator of the encoder: the decoder's gradient, or that rotated as the latent is to its code."""
     decay: float = 0.99
-    """With learning=moving_average, the share of the old average that stays in each step."""
+    """With learning=moving_average, decay of the averages per step."""
     commitment: float = 0.25
-    """beta: weight of the term that draws latents to their codes (van den Oord et al. 2017, eq. 3)."""
+    """beta: weight of the commitment loss, which pulls latents to their codes (van den Oord et al. 2017, eq. 3)."""
     beta_placement: Literal["paper", "legacy"] = "paper"
-    """paper: beta weighs the commitment term; legacy: the codebook term instead, as taming-transformers published."""
+    """paper: beta weights the commitment loss; legacy: the codebook loss instead, as in taming-transformers."""
     start: Literal["uniform", "batch", "kmeans"] = "uniform"
-    """First codes: uniform in [-1/K, 1/K], or from the first training batch: latent vectors, or centres by k-means."""
+    """Initial codes: uniform in [-1/K, 1/K], or latents of the first training batch, or their k-means centres."""
     revive_after: int = 0
-    """Every so many training steps, codes that none of them used move to vectors of the global batch; 0: never."""
+    """Training steps after which unused codes are replaced by latents of the global batch; 0: never."""
     kl_weight: float = 1e-4
     """With gaussian and gumbel, weight of the KL divergence, in nats per latent element or per code."""
     levels: list[int] = field(default_factory=lambda: [8, 5, 5, 5])
@@ -47,24 +46,24 @@ class QuantizerConfig:
     codebooks: int = 4
     """With residual and product, number of codebooks."""
     scales: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6, 8, 10, 13, 16])
-    """With multiscale, sides of the code grids, coarsest first; the last is the latent grid's."""
+    """With multiscale, sides of the code grids, coarsest first; the last is that of the latent grid."""
     entropy_weight: float = 0.1
-    """With lfq, bsq and ibq, weight of the entropy term: each position sure of its code, the batch using all."""
+    """With lfq, bsq and ibq, weight of the entropy loss: low entropy per position, high entropy over the batch."""
     entropy_diversity: float = 1.0
-    """Weight of the batch's entropy within that term."""
+    """Weight of the batch's entropy within that loss."""
     entropy_temperature: float | None = None
-    """Of the probabilities whose entropy is taken, over squared distances (lfq, bsq) or products (ibq); null: 0.01 with
-    ibq, as its authors have it (with 1 it was seen to end with a single code), else 1."""
+    """Temperature of the probabilities in that loss, over squared distances (lfq, bsq) or products (ibq); null: 0.01
+    with ibq, as its authors (with 1, it collapsed to a single code), else 1."""
     entropy_bits: int = 18
-    """With lfq and bsq, bits whose joint use the batch's entropy counts; longer ones are cut into groups of so many."""
+    """With lfq and bsq, bits in a group: the batch's entropy is joint within groups and summed over them."""
     entropy_boost: float = 1.0
-    """The entropy term's first weight over entropy_weight, to which it falls within `anneal` steps."""
+    """Initial weight of the entropy loss over entropy_weight; it falls to entropy_weight over `anneal` steps."""
     temperature: float = 1.0
-    """With gumbel, the softmax's first temperature."""
+    """With gumbel, initial temperature of the softmax."""
     temperature_final: float = 0.0625
-    """With gumbel, its temperature after `anneal` steps."""
+    """With gumbel, temperature after `anneal` steps."""
     anneal: int = 0
-    """Training steps in which temperature and entropy weight change; 0: temperature and entropy_weight stay."""
+    """Training steps over which temperature and entropy weight change; 0: both are constant."""
 
     def __post_init__(self) -> None:
         at = "model.quantizer."
@@ -83,9 +82,9 @@ class QuantizerConfig:
 
     @property
     def width(self) -> int | None:
-        """Channels of the latents that the quantizer gives, and takes (twice as many with `double_input`).
+        """Channels of the latents and of the input (twice as many with `double_input`).
 
-        None for a kind that is not listed here: then only building the model shows whether its parts fit.
+        None for a kind that is not listed here: then channels are checked only when the model is built.
         """
         bits = self.codebook_size.bit_length() - 1
         widths = {"fsq": len(self.levels), "lfq": bits, "bsq": bits}
@@ -94,17 +93,17 @@ class QuantizerConfig:
 
     @property
     def double_input(self) -> bool:
-        """Whether it takes means and variances, so twice as many channels as it gives."""
+        """Whether the input is means and variances, with twice the channels of the latents."""
         return self.kind == "gaussian"
 
     @property
     def entropy_softness(self) -> float:
-        """`entropy_temperature`, or what it is where it isn't set."""
+        """`entropy_temperature`, or its default."""
         usual = 0.01 if self.kind == "ibq" else 1.0
         return usual if self.entropy_temperature is None else self.entropy_temperature
 
     def _rules(self) -> Iterator[tuple[str, object, bool, str]]:
-        """Settings that must fit each other: key, value, whether they do, rule and way out."""
+        """Settings that depend on each other: key, value, whether it is valid, rule and way out."""
         averages, kind = self.learning == "moving_average", self.kind
         yield (
             "beta_placement",
@@ -129,7 +128,12 @@ class QuantizerConfig:
             nearest = max(self.code_dim // self.codebooks, 1) * self.codebooks
             yield "code_dim", self.code_dim, fits, f"is no multiple of codebooks={self.codebooks}: set it to {nearest}"
         if kind in ("residual", "multiscale"):
-            yield "l2_normalise", True, not self.l2_normalise, f"loses what {kind} adds up, the length: set it to false"
+            yield (
+                "l2_normalise",
+                True,
+                not self.l2_normalise,
+                f"is not supported with {kind}, which adds up vectors of any length: set it to false",
+            )
         if kind == "multiscale":
             yield "learning", self.learning, not averages, "is not for multiscale: set it to gradient"
             yield "gradient", self.gradient, self.gradient == "straight_through", "is not for multiscale: leave it out"

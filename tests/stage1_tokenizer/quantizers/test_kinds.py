@@ -182,7 +182,7 @@ def test_two_ranks_equal_one_process_on_the_same_batch() -> None:
     [
         ({"kind": "lfq", "codebook_size": 1000}, "codebook_size=1000 is no power of 2, as lfq needs: set it to 512"),
         ({"kind": "product", "code_dim": 7, "codebooks": 3}, "code_dim=7 is no multiple of codebooks=3: set it to 6"),
-        ({"kind": "residual", "l2_normalise": True}, "l2_normalise=True loses"),
+        ({"kind": "residual", "l2_normalise": True}, "l2_normalise=True is not supported"),
         ({"kind": "multiscale", "scales": [1, 4, 2]}, "must rise"),
         ({"kind": "multiscale", "learning": "moving_average"}, "set it to gradient"),
         ({"kind": "fsq", "levels": [8, 2]}, "from 3 on"),
