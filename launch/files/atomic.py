@@ -59,6 +59,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        if out.exists():
+            out.rmdir()  # fails on files that came meanwhile, which move_folder would delete
         move_folder(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
