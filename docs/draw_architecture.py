@@ -63,24 +63,13 @@ def read_code() -> dict[str, dict[str, int]]:
     return dict(found)
 
 
-def reach(edges: Edges, start: str) -> set[str]:
-    """All rooms that `start` imports, directly or not."""
-    seen: set[str] = set()
-    waiting = list(edges.get(start, ()))
-    while waiting:
-        room = waiting.pop()
-        if room not in seen:
-            seen.add(room)
-            waiting += edges.get(room, ())
-    return seen
-
-
 def reduced(edges: Edges) -> Edges:
     """The edges that don't follow from others. The graph must have no circles."""
     if circles := code.circles(edges):
         raise SystemExit(f"circle of imports: {', '.join(circles[0])}")
+    reached = {room: code.reach(edges, room) for room in edges}
     return {
-        room: {near for near in direct if not any(near in reach(edges, other) for other in direct if other != near)}
+        room: {near for near in direct if not any(near in reached[other] for other in direct if other != near)}
         for room, direct in edges.items()
     }
 

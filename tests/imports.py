@@ -114,14 +114,15 @@ def rooms() -> Graph:
 
 def circles(graph: Graph) -> list[list[str]]:
     """Groups of more than one node of which each reaches each (Tarjan's strongly connected components)."""
-    reach = {node: _reached(graph, node) for node in graph}
-    groups = {tuple(sorted(other for other in reach[node] if node in reach[other])) for node in graph}
+    reached = {node: reach(graph, node) for node in graph}
+    groups = {tuple(sorted(other for other in reached[node] if node in reached[other])) for node in graph}
     return sorted(list(group) for group in groups if group)
 
 
-def _reached(graph: Graph, start: str) -> set[str]:
+def reach(graph: Graph, start: str) -> set[str]:
+    """All that `start` imports, directly or not."""
     found: set[str] = set()
-    waiting = list(graph[start])
+    waiting = list(graph.get(start, ()))
     while waiting:
         node = waiting.pop()
         if node not in found:
