@@ -10,20 +10,10 @@ from PIL import Image
 
 from data.pictures.config import TransformConfig
 from data.pictures.decode import check_pixels, decode_picture
+from data.pictures.signature import DECODED, picture_format
 from data.shards.sample import DamagedSampleError
 from launch.command.checks import at_least, check
 
-_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "jpg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"GIF8", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tif"),
-    (b"MM\0*", "tif"),
-    (b"P5", "pgm"),
-    (b"P6", "ppm"),
-    (b"\0\0\0\x0cjP  ", "jp2"),
-)
 _SAVED = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _FILTER = Image.Resampling.BICUBIC
 
@@ -86,14 +76,12 @@ def convert(encoded: bytes | None, array: np.ndarray | None, config: ConvertConf
 
 def extension_of(encoded: bytes) -> str:
     """The extension that fits the first bytes, whatever the file is called. DamagedSampleError for no picture."""
-    for beginning, extension in _BEGINNINGS:
-        if encoded.startswith(beginning):
-            return extension
-    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        return "webp"
-    if encoded[4:12] in (b"ftypavif", b"ftypavis"):
-        return "avif"
-    raise DamagedSampleError("not a picture of a known format")
+    extension = picture_format(encoded)
+    if extension is None:
+        raise DamagedSampleError("not a picture of a known format")
+    if extension not in DECODED:
+        raise DamagedSampleError(f"{extension} pictures can't be decoded")
+    return extension
 
 
 def encode(image: Image.Image, extension: str, quality: int) -> bytes:

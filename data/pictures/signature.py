@@ -1,0 +1,54 @@
+"""Which format a picture has, from its first bytes alone: an extension may say anything. No imaging library here."""
+
+LENGTH = 64
+"""First bytes that are enough to tell a format."""
+DECODED = ("jpg", "png", "webp", "gif", "bmp", "tif", "ppm", "pgm", "pbm", "jp2", "avif")
+"""The formats that are read, by their usual extension."""
+
+_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"II*\0", "tif"),
+    (b"MM\0*", "tif"),
+    (b"II+\0", "tif"),
+    (b"MM\0+", "tif"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "jp2"),
+    (b"\xff\x4f\xff\x51", "jp2"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"),
+    (b"\xff\x0a", "jxl"),
+    (b"8BPS\0", "psd"),
+)
+_NETPBM = {b"P1": "pbm", b"P4": "pbm", b"P2": "pgm", b"P5": "pgm", b"P3": "ppm", b"P6": "ppm"}
+_BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+_AVIF, _HEIC = (b"avif", b"avis"), (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def picture_format(first_bytes: bytes | memoryview) -> str | None:
+    """The usual extension of a format (`jpg`, `heic`, …), from a file's first `LENGTH` bytes; None for no picture.
+
+    Formats outside `DECODED` are known by name, so that a message can name them.
+    """
+    head = bytes(first_bytes[:LENGTH])
+    for beginning, extension in _BEGINNINGS:
+        if head.startswith(beginning):
+            return extension
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    if head[4:8] == b"ftyp":
+        return _iso_format(head)
+    if head[:2] in _NETPBM and head[2:3] in (b" ", b"\t", b"\n", b"\r", b"#"):
+        return _NETPBM[head[:2]]
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS:
+        return "bmp"
+    return None
+
+
+def _iso_format(head: bytes) -> str | None:
+    """AVIF or HEIC by the brands of an ISO media file; None for a film."""
+    length = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = [head[8:12], *(head[at : at + 4] for at in range(16, length - 3, 4))]
+    if any(brand in _AVIF for brand in brands):
+        return "avif"
+    return "heic" if any(brand in _HEIC for brand in brands) else None
