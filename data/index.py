@@ -33,6 +33,9 @@ class IndexConfig:
     """Licence of the samples, or where its text is."""
     threads: int = 8
     """Tars scanned in parallel."""
+    hashes: bool = True
+    """Read local tars whole, for the hashes of their contents: a run notices then if they are replaced by others of the
+    same names and sizes. False reads their headers only."""
     overwrite: bool = False
     """Replace an existing index."""
 
@@ -57,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         index = replace(index, shards=shards, base=base, **given)
     else:
         index = build_index(
-            find_tars(config.pattern), threads=config.threads, base=out.parent, show_progress=True, **about
+            find_tars(config.pattern),
+            threads=config.threads,
+            base=out.parent,
+            hashes=config.hashes,
+            show_progress=True,
+            **about,
         )
     index.save(out)
     print(f"{out}: {len(index)} samples in {len(index.shards)} shards")

@@ -28,6 +28,8 @@ class Shard:
     nsamples: int
     filesize: int | None = None
     """Bytes; None where it isn't known."""
+    sha256: str | None = None
+    """Hash of the file's content, hexadecimal; None where it isn't known."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,10 @@ class ShardIndex:
                 f"{source} is of kind {values['__kind__']}, not {KIND}: make one with `python -m data.index`"
             )
         try:
-            shards = tuple(Shard(str(s["url"]), int(s["nsamples"]), s.get("filesize")) for s in values["shardlist"])
+            listed = values["shardlist"]
+            shards = tuple(
+                Shard(str(s["url"]), int(s["nsamples"]), *map(s.get, ("filesize", "sha256"))) for s in listed
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{source} has a shard without url or nsamples ({error}): make the index again") from error
         if any(shard.nsamples < 0 for shard in shards):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.remote.files import Patience, fetch
+from data.shards.identity import place_name
 from data.shards.index import ShardIndex, offsets_path
 from data.shards.locations import beside, folder_of, is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
@@ -19,8 +20,9 @@ from launch.command.cli import UserError
 def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> ShardIndex:
     """Read an index (ours, wids', or the Hub's `_info.json`) from a path or URL, with its offsets if there are any.
 
-    For local shards, missing or unfitting offsets are made and stored beside the index. Without `with_offsets` no shard
-    is opened, so damaged ones do no harm. UserError for a file that is no index and for a missing shard.
+    One without a name gets its file's. For local shards, missing or unfitting offsets are made and stored beside the
+    index. Without `with_offsets` no shard is opened, so damaged ones do no harm. UserError for a file that is no index
+    and for a missing shard.
     """
     path, _, split = os.fspath(source).partition("#")
     remote = is_remote(path)
@@ -34,6 +36,7 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
         raise UserError(f"the index {path} can't be read ({error}): check data.index") from error
     base = folder_of(path) if remote else str(Path(path).parent)
     index = ShardIndex.from_json(_from_info(values, split, path), base, path)
+    index = replace(index, name=index.name or place_name(os.fspath(source)))
     if not len(index):
         raise UserError(f"the index {path} holds no samples: make it again with `python -m data.index`")
     if remote:

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,11 +48,13 @@ def build_index(
     *,
     threads: int = 2,
     base: str | os.PathLike[str] = "",
+    hashes: bool = False,
     show_progress: bool = False,
     **about: Any,
 ) -> ShardIndex:
     """Index tars, in their order, from their headers alone, several at a time.
 
+    With `hashes` local ones are read whole, for the hashes of their contents, by which their set is known.
     `about` are further fields (name, classes, licence, kind, meta). Local urls are stored relative to `base`, the
     folder of the index. UserError for a missing, damaged or empty tar.
     """
@@ -65,7 +68,12 @@ def build_index(
     filled = [i for i, scan in enumerate(scans) if scan.keys]
     if not filled:
         raise UserError(f"no samples in {named(list(tars))}: a sample is a file with an extension")
-    shards = tuple(Shard(relative(tars[i], base), len(scans[i].keys), scans[i].size) for i in filled)
+    with ThreadPoolExecutor(threads) as pool:
+        digests = list(pool.map(_digest, [tars[i] for i in filled])) if hashes else [None] * len(filled)
+    shards = tuple(
+        Shard(relative(tars[i], base), len(scans[i].keys), scans[i].size, digest)
+        for i, digest in zip(filled, digests, strict=True)
+    )
     offsets = ShardOffsets.from_starts([scans[i].starts for i in filled])
     return ShardIndex(shards=shards, base=base, offsets=offsets, **about)
 
@@ -93,6 +101,17 @@ def _scan_location(location: str) -> Scan:
         return result
     except (OSError, UserError) as error:
         return Scan(damage=getattr(error, "strerror", None) or str(error))
+
+
+def _digest(location: str) -> str | None:
+    """The sha256 of a local tar; None of a remote one."""
+    if is_remote(location):
+        return None
+    try:
+        with open(location, "rb") as file:  # noqa: PTH123
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{location} can't be read ({error.strerror}): repair it or leave it out") from error
 
 
 def _remote_glob(pattern: str) -> list[str]:

@@ -199,7 +199,7 @@ class ShardWriter:
     def index(self, records: Iterable[ShardRecord], **about: Any) -> ShardIndex:
         """The index of finished shards, with their offsets; `about` are ShardIndex's further fields."""
         records = list(records)
-        shards = tuple(Shard(record.url, record.nsamples, record.filesize) for record in records)
+        shards = tuple(Shard(record.url, record.nsamples, record.filesize, record.sha256) for record in records)
         starts: list[Any] = [np.fromfile(self._state / f"{record.url}.starts", dtype="<i8") for record in records]
         return ShardIndex(shards, base=str(self.folder), offsets=ShardOffsets.from_starts(starts), **about)
 
