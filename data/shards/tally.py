@@ -29,8 +29,10 @@ WARNED = 0.01
 ALLOWED = 0.1
 """Share left out above which there is an error, unless a setting allows more."""
 
-IGNORED = "files that are no data"
-"""What `Tally.ignored` counts: it is listed, but no share is lost by it."""
+_IGNORED, _NOTED = "files that are no data", "notes"
+"""What `ignored` and `noted` count: it is listed, but no share is lost by it."""
+
+_FREE = (_IGNORED, _NOTED)
 
 
 @dataclass
@@ -78,7 +80,11 @@ class Tally:
 
     def ignored(self, reason: str, name: str, *, count: int = 1) -> None:
         """`count` files were passed over that are no data: system files, a README, a list that was read."""
-        self.left_out(reason, name, of=IGNORED, count=count)
+        self.left_out(reason, name, of=_IGNORED, count=count)
+
+    def noted(self, what: str, name: str, *, count: int = 1) -> None:
+        """Something to be told of `count` things that were taken: how a caption was read, a class without pictures."""
+        self.left_out(what, name, of=_NOTED, count=count)
 
     def lost(self, of: str = "pictures") -> int:
         """How many things of a sort were left out."""
@@ -87,21 +93,17 @@ class Tally:
     def share(self, of: str = "pictures") -> float:
         """Share left out of all things of a sort, 0 to 1; 0 of none."""
         lost = self.lost(of)
-        return lost / (lost + self.taken[of]) if lost and of != IGNORED else 0.0
+        return lost / (lost + self.taken[of]) if lost and of not in _FREE else 0.0
 
     def lines(self) -> list[str]:
         """The table: what was taken, then a line for each reason, the frequent ones first."""
         taken = ", ".join(f"{count} {what}" for what, count in self.taken.items() if count)
         lines = [f"taken: {taken or 'nothing'}"]
-        for of, reasons in sorted(self._left.items(), key=lambda item: item[0] == IGNORED):
+        for of, reasons in sorted(self._left.items(), key=lambda item: (item[0] in _FREE, item[0] == _NOTED)):
             frequent = sorted(reasons.values(), key=lambda reason: -reason.count)
-            word = "ignored" if of == IGNORED else "left out"
-            for reason in frequent[:SHOWN]:
-                many = f" ({reason.by_extension()})" if set(reason.extensions) != {NO_EXTENSION} else ""
-                what = "" if of == IGNORED else f" {of}"
-                lines.append(f"{word}: {reason.count}{what}, {reason.text}{many}: {reason.examples()}")
+            lines += [_line(of, reason) for reason in frequent[:SHOWN]]
             if rest := frequent[SHOWN:]:
-                lines.append(f"{word}: {sum(r.count for r in rest)} {of} for {len(rest)} other reasons")
+                lines.append(f"{_word(of)}: {sum(r.count for r in rest)} for {len(rest)} other reasons")
         return lines
 
     def settle(self, allow: float | bool = ALLOWED, key: str = "allow_left_out") -> list[str]:
@@ -162,6 +164,17 @@ def extension_in(name: str) -> str:
     """`.jpg` of `a/b.c.JPG`; NO_EXTENSION where there is none, hidden files included."""
     stem, dot, extension = name.replace("\\", "/").rpartition("/")[2].rpartition(".")
     return f".{extension.lower()}" if dot and stem.strip(".") and extension else NO_EXTENSION
+
+
+def _word(of: str) -> str:
+    return {_IGNORED: "ignored", _NOTED: "note"}.get(of, f"left out of the {of}")
+
+
+def _line(of: str, reason: _Reason) -> str:
+    if of == _NOTED:
+        return f"{_word(of)}: {reason.text}{f' ({reason.count})' if reason.count > 1 else ''}: {reason.examples()}"
+    many = f" ({reason.by_extension()})" if reason.extensions.keys() != {NO_EXTENSION} else ""
+    return f"{_word(of)}: {reason.count}, {reason.text}{many}: {reason.examples()}"
 
 
 def _share_above(share: float) -> float:

@@ -26,13 +26,17 @@ def test_the_table_has_reasons_extensions_and_examples() -> None:
     tally.left_out("an unsupported format", "b.HEIC")
     tally.left_out("an unsupported format", "c.pdf")
     tally.left_out("no picture of this name", "gone", of="captions")
+    tally.noted("read as UTF-16", "b.txt", count=2)
     tally.ignored("system files", "x/.DS_Store", count=4)
+    tally.noted("no name says a split", "in")
     assert tally.lines() == [
         "taken: 90 pictures, 3 captions",
-        "left out: 7 pictures, no bytes (7 .jpg): cat/0.JPG, cat/1.JPG, cat/2.JPG, cat/3.JPG, cat/4.JPG, …",
-        "left out: 3 pictures, an unsupported format (2 .heic, 1 .pdf): a.heic, b.HEIC, c.pdf",
-        "left out: 1 captions, no picture of this name: gone",
+        "left out of the pictures: 7, no bytes (7 .jpg): cat/0.JPG, cat/1.JPG, cat/2.JPG, cat/3.JPG, cat/4.JPG, …",
+        "left out of the pictures: 3, an unsupported format (2 .heic, 1 .pdf): a.heic, b.HEIC, c.pdf",
+        "left out of the captions: 1, no picture of this name: gone",
         "ignored: 4, system files: x/.DS_Store, …",
+        "note: read as UTF-16 (2): b.txt, …",
+        "note: no name says a split: in",
     ]
     assert (tally.lost(), tally.lost("captions"), tally.lost("labels")) == (10, 1, 0)
     assert Tally().lines() == ["taken: nothing"]
@@ -74,6 +78,7 @@ def test_the_share_that_the_error_names_is_enough(lost: int) -> None:
 def test_each_sort_has_its_own_share_and_files_that_are_no_data_have_none() -> None:
     tally = tally_of(1000, 0)
     tally.ignored("system files", "Thumbs.db", count=5000)
+    tally.noted("read as UTF-16", "b.txt", count=5000)
     assert tally.settle() == []
     tally.left_out("no picture of this name", "a", of="captions")
     with pytest.raises(UserError, match="1 of 1 captions"):
@@ -96,12 +101,12 @@ def test_reasons_are_bounded() -> None:
     for i in range(1000):
         tally.left_out(f"{i}x{i} pixels are too many", f"{i}.png")
     (_, line) = tally.lines()
-    assert line.startswith("left out: 1000 pictures, 0x0 pixels are too many (1000 .png)")
+    assert line.startswith("left out of the pictures: 1000, 0x0 pixels are too many (1000 .png)")
     assert line.count(".png") == 1 + EXAMPLES
     for letter in "abcdefghijklmnopqrstuvwxyz":
         tally.left_out(f"reason {letter}", letter)
     assert len(tally.lines()) == 1 + SHOWN + 1
-    assert tally.lines()[-1] == "left out: 15 pictures for 15 other reasons"
+    assert tally.lines()[-1] == "left out of the pictures: 15 for 15 other reasons"
 
 
 @pytest.mark.parametrize(
