@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from data.pictures.config import PICTURES, TransformConfig
+from data.pictures.config import TransformConfig
+from data.shards.signature import PICTURES
 from launch.command.cli import UserError
 
 Transform = TransformConfig

@@ -5,9 +5,6 @@ from typing import Any, Literal
 
 from launch.command.checks import at_least, check
 
-PICTURES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif", "img")
-"""Last parts of the extensions of members that hold a picture."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TransformConfig:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from data.pictures.config import TransformConfig
 from data.pictures.decode import check_pixels, decode_picture
-from data.pictures.signature import DECODED, picture_format
 from data.shards.sample import DamagedSampleError
+from data.shards.signature import DECODED, picture_format
 from launch.command.checks import at_least, check
 
 _SAVED = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}

@@ -13,9 +13,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data.pictures.config import PICTURES, TransformConfig
+from data.pictures.config import TransformConfig
 from data.pictures.geometry import Draw, crop_box, target_size
 from data.shards.sample import DamagedSampleError, Sample
+from data.shards.signature import PICTURES
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from data.media import read_transform
-from data.pictures.config import PICTURES, TransformConfig
+from data.pictures.config import TransformConfig
 from data.pictures.transforms import to_float
 from data.reading.stream import every_sample
 from data.shards.loading import load_index
+from data.shards.signature import PICTURES
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.tokenizer.pil import as_batch, to_pil

@@ -1,9 +1,18 @@
-"""Which format a picture has, from its first bytes alone: an extension may say anything. No imaging library here."""
+"""Which format a picture has, from its first bytes alone: an extension may say anything. No imaging library here.
+
+It is beside the shards because an index is made of archives whose members may have any name.
+"""
 
 LENGTH = 64
 """First bytes that are enough to tell a format."""
 DECODED = ("jpg", "png", "webp", "gif", "bmp", "tif", "ppm", "pgm", "pbm", "jp2", "avif")
 """The formats that are read, by their usual extension."""
+PICTURES = (
+    *("jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp", "webp", "avif", "jp2", "j2k"),
+    *("png", "apng", "tif", "tiff", "bmp", "ppm", "pgm", "pbm", "gif", "img"),
+)
+"""Last parts of the extensions of members that hold a picture. Where a sample has several, the first listed here is the
+picture: photographs are stored with loss, masks and maps without."""
 
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpg"),

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from data.pictures.convert import extension_of
-from data.pictures.signature import DECODED, picture_format
 from data.shards.sample import DamagedSampleError
+from data.shards.signature import DECODED, picture_format
 
 
 def _saved(name: str, mode: str = "RGB", **options: object) -> bytes:
