@@ -5,23 +5,22 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import hashlib
-import json
 import os
+import re
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED
-from launch.command.renamed import new_key, spread, with_new_keys
+from launch.command.values import form, inner
+from launch.command.words import Words
 
 Config = TypeVar("Config")
 
 ERRORS_FOLDER = "VQLOOM_ERRORS"
 """Environment variable with which a launcher of several ranks names a folder of its own, to tell an error only once."""
-
-TRUTHS = ("true", "false", "yes", "no", "on", "off")
 
 
 class UserError(ValueError):
@@ -51,15 +50,17 @@ def parse(
 ) -> Config:
     """Read `--config FILE.yaml` and dotted overrides (`--a.b value`) into a frozen dataclass.
 
-    Later options win. Hyphens in options' names are underscores; a boolean option without a value is true. Words
-    without an option go to the fields that `positional` names, in this order; a list takes all that are left. `rest`
-    names the list that gets everything after the last of them, options included. A dataclass with a field `config`
-    reads no configuration file; a field `from_` is the option --from. Old names of settings are understood
+    Later options win; that an option was given twice is said. Hyphens in options' names are underscores; a boolean
+    option without a value is true, `--no-NAME` makes it false. launch.command.values has the forms of values, the same
+    on the command line and in files. Words without an option go to the fields that `positional` names, in this order; a
+    list takes all that are left. Where none are waited for, the option of a list takes several words. `rest` names the
+    list that gets everything after the last of them, options included. A dataclass with a field `config` reads no
+    configuration file; a field `from_` is the option --from. Old names of settings are understood
     (launch.command.renamed).
 
-    `--print_config` prints the resolved configuration and ends; `--help` shows every field with its docstring. Raises
-    UserError for an unknown key, a value of the wrong type, and for a ValueError that a dataclass's own
-    `__post_init__` raises.
+    `--print_config` prints the resolved configuration and ends; `--help` shows every field with its docstring, and how
+    lists, dictionaries and flags are written. Raises UserError for an unknown key, a value of the wrong type, and for
+    a ValueError that a dataclass's own `__post_init__` raises.
     """
     from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
@@ -74,109 +75,41 @@ def parse(
         if name.endswith("_"):
             parser._option_string_actions[f"--{name[:-1]}"] = action = parser._option_string_actions.pop(f"--{name}")
             action.option_strings = [f"--{name[:-1]}"]
+    _show_forms(parser, config_class)
+    read = Words(config_class, positional, rest)
     try:
-        namespace = parser.parse_args(_Words(config_class, positional, rest).options(words))
+        namespace = parser.parse_args(read.options(words))
         if "config" not in names:
             namespace.pop("config", None)
         values = parser.instantiate(namespace)
-        return config_class(**{name: values[name] for name in names})
+        config = config_class(**{name: values[name] for name in names})
     except (ArgumentError, ValueError, TypeError, OSError) as error:
-        raise UserError(one_line(error)) from error
+        raise UserError(_told(error, positional)) from error
+    read.tell_repeated()
+    return config
 
 
-class _Words:
-    """Turns the words of a command line into options of the form that jsonargparse reads."""
-
-    def __init__(self, config_class: type, positional: Sequence[str], rest: str | None):
-        self._class, self._rest = config_class, rest
-        self._waiting = list(positional)
-        self._lists: dict[str, list[str]] = {}
-        self._nested: dict[str, dict[str, Any]] = {}
-        self._kinds = typing.get_type_hints(config_class)
-
-    def options(self, words: Sequence[str]) -> list[str]:
-        """The options, each with its value."""
-        left, result = list(words), []
-        while left:
-            word = left.pop(0)
-            if word.startswith("--"):
-                result += self._option(word, left)
-            elif word.startswith("-") or not self._waiting:
-                result.append(word)
-            else:
-                result += self._positional(word)
-            if self._rest is not None and not self._waiting:
-                self._lists[self._rest], left = left, []
-        lists = [f"--{name}={json.dumps(values)}" for name, values in self._lists.items()]
-        return [*result, *lists, *(f"--{name}={json.dumps(values)}" for name, values in self._nested.items())]
-
-    def _positional(self, word: str) -> list[str]:
-        name = self._waiting[0]
-        if typing.get_origin(self._kinds[name]) is list:
-            self._lists.setdefault(name, []).append(word)
-            return []
-        return [f"--{self._waiting.pop(0)}", word]
-
-    def _option(self, word: str, left: list[str]) -> list[str]:
-        """One option; takes its value from the words that are left."""
-        name, joined, value = word[2:].partition("=")
-        if name in ("help", "print_config", "print-config", ""):
-            return [f"--{name.replace('-', '_')}{joined}{value}"]
-        key = new_key(self._spelled(name), self._class)
-        if not joined and left and not left[0].startswith("--"):
-            is_value = self._kind(key) is not bool or left[0].lower() in TRUTHS
-            if is_value or not self._waiting:
-                joined, value = "=", left.pop(0)
-        if not joined and self._kind(key) is bool:
-            joined, value = "=", "true"
-        if not joined:
-            return [f"--{key}"]
-        if key == "config" and "config" not in self._kinds:
-            value = self._file(value)
-        if "," in key:
-            return [word for one, item in spread(key, json.loads(value)) for word in (f"--{one}", str(item))]
-        outer, dot, inner = key.partition(".")
-        if dot and typing.get_origin(self._kinds.get(outer)) is dict:
-            self._inside(outer, inner.split("."), value)
-            return []
-        return [f"--{key}", value] if not value.startswith("-") else [f"--{key}={value}"]
-
-    def _spelled(self, name: str) -> str:
-        """A dotted name with underscores for hyphens, but for the keys of dictionaries, which are the user's own."""
-        outer, dot, inner = name.partition(".")
-        outer = outer.replace("-", "_")
-        is_dict = typing.get_origin(self._kinds.get(outer)) is dict
-        return outer + dot + (inner if is_dict else inner.replace("-", "_"))
-
-    def _kind(self, key: str) -> Any:
-        """The type of a setting; None for what is no setting."""
-        kind: Any = self._class
-        for name in key.split("."):
-            if not dataclasses.is_dataclass(kind):
-                return None
-            kind = typing.get_type_hints(kind).get(name)
-        return kind
-
-    def _inside(self, name: str, path: Sequence[str], value: str) -> None:
-        """Set a value inside a dictionary of settings."""
-        import yaml
-
-        place = self._nested.setdefault(name, {})
-        for step in path[:-1]:
-            place = place.setdefault(step, {})
-        place[path[-1]] = yaml.safe_load(value)
-
-    def _file(self, value: str) -> str:
-        """A configuration file, or its content under new names where it has old ones."""
-        import yaml
-
+def _show_forms(parser: Any, config_class: type) -> None:
+    """Add to the help of each setting that is no single value how it is written."""
+    for action in parser._actions:
         try:
-            path = Path(value)
-            values = yaml.safe_load(path.read_text() if path.is_file() else value)
-            now = with_new_keys(values, self._class) if isinstance(values, Mapping) else values
-        except (yaml.YAMLError, OSError):
-            return value  # the parser tells what is wrong with it
-        return value if now == values else json.dumps(now)
+            kind: Any = config_class
+            for name in action.dest.split("."):
+                kind = inner(kind, name)
+        except KeyError:
+            continue
+        if (written := form(action.dest, kind, action.default)) != f"--{action.dest} VALUE":
+            action.help = f"{action.help or ''} Form: {written.replace('%', '%%')}."
+
+
+def _told(error: Exception, positional: Sequence[str]) -> str:
+    """What the parser found wrong, as a line."""
+    missing = re.search(r'Key "([\w.]+)" is required', str(error))
+    if missing is None:
+        return one_line(error)
+    key = missing[1].removesuffix("_")
+    where = f"give it as word {positional.index(key) + 1} of the command, or as" if key in positional else "give"
+    return f"{key} is missing: {where} --{key} VALUE; --help says more"
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

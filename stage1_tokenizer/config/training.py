@@ -10,6 +10,7 @@ import yaml
 
 from data.config import DataConfig
 from launch.command.checks import at_least, check
+from launch.command.values import settled, word
 from launch.config import OptimizerConfig, RunConfig
 from stage1_tokenizer.config.losses import AdversarialConfig as AdversarialConfig
 from stage1_tokenizer.config.losses import LossConfig as LossConfig
@@ -136,12 +137,12 @@ def init_of(words: Sequence[str]) -> str | None:
     pairs = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for name, value in itertools.pairwise(pairs):
         if name == "--init":
-            init = None if value == "null" else value
-        elif name == "--config" and Path(value).is_file():
+            init = settled("init", word(value), str | None)
+        elif name == "--config" and not value.startswith("{"):
             try:
-                settings = yaml.safe_load(Path(value).read_text())
-            except yaml.YAMLError:
+                settings = yaml.safe_load(Path(value).expanduser().read_text())
+            except (yaml.YAMLError, ValueError, OSError):
                 continue  # reported where the file is read as a configuration
             if isinstance(settings, dict) and "init" in settings:
-                init = settings["init"]
+                init = settled("init", word(str(settings["init"])), str | None)
     return init

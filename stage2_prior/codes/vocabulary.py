@@ -6,6 +6,7 @@ class tokens, one null token (no class, which guidance compares with), and for m
 Shapes: B batch, N positions, G codebooks.
 """
 
+import difflib
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -80,6 +81,10 @@ class Vocabulary:
         if self.classes:
             shown = ", ".join(self.classes[:20]) + (", …" if len(self.classes) > 20 else "")
             allowed = f"use 0 to {len(self.classes) - 1}, or a name ({shown}), or none for no class"
+            if close := difflib.get_close_matches(text, self.classes, n=1):
+                allowed = f"did you mean {close[0]!r}? Or {allowed}"
+            if any("," in name and text in name for name in self.classes):
+                allowed += """; put a name that has a comma into quotes, '["a, b"]'"""
         raise UserError(f"class {text!r} is not one of the prior's classes: {allowed}")
 
     def check_label(self, label: int) -> None:
