@@ -8,7 +8,8 @@ RUN/metrics.jsonl  loss/…, gan/…, codes/…, rate/…; eval/psnr, eval/lpips
 import os
 import sys
 
-from data.shards.loading import check_present, load_index
+from data.shards.index import ShardIndex
+from launch.command.checks import named
 from launch.command.cli import UserError, parse, run
 from stage1_tokenizer.config.training import TokenizerTrainConfig, init_of
 
@@ -33,7 +34,8 @@ def train(config: TokenizerTrainConfig) -> int:
 
     Raises UserError for missing data or weights, before any device is taken.
     """
-    check(config)
+    sets = check(config)
+    from data.shards.identity import Identity
     from launch.checkpoints import store as checkpoint
     from launch.run.starting import start_run, until_done
     from stage1_tokenizer.media import MEDIA
@@ -42,7 +44,8 @@ def train(config: TokenizerTrainConfig) -> int:
     from stage1_tokenizer.training.trained import build
 
     terms = MEDIA[config.data.kind].terms(config.loss)
-    with start_run(config, config.run, free=free(config)) as started:
+    data = {key: Identity.of(index) for key, index in sets.items()}
+    with start_run(config, config.run, free=free(config), data=data) as started:
 
         def attempt() -> int:
             trained = build(config, terms, started)
@@ -54,18 +57,15 @@ def train(config: TokenizerTrainConfig) -> int:
         return until_done(started, attempt)
 
 
-def check(config: TokenizerTrainConfig) -> None:
-    """Look for everything that the run needs from elsewhere."""
-    if not config.data.index:
-        raise UserError("data.index is not set: give the path or URL of a shard index")
+def check(config: TokenizerTrainConfig) -> dict[str, ShardIndex]:
+    """Look for everything that the run needs from elsewhere; its data by their settings."""
+    from data.reading.sets import training_sets
+
     kind, ranks = config.data.kind, int(os.environ.get("WORLD_SIZE", "1"))
-    for path in (config.data.index, *config.data.mixture, config.data.held_out):
-        if not path:
-            continue
-        index = load_index(path)
-        if index.kind != kind:
-            raise UserError(f"{path} holds {index.kind}, not {kind}: give an index of {kind}")
-        check_present(index, int(os.environ.get("RANK", "0")), ranks)
+    rank = int(os.environ.get("RANK", "0"))
+    sets = training_sets(config.data, rank, ranks)
+    if rank == 0 and (note := other_classes(sets)):
+        print(note, flush=True)
     from stage1_tokenizer.discriminators import check_discriminator
     from stage1_tokenizer.measuring.features import load_network
     from stage1_tokenizer.media import MEDIA
@@ -78,6 +78,15 @@ def check(config: TokenizerTrainConfig) -> None:
         if adversarial.discriminator not in MEDIA[kind].discriminators:
             raise UserError(f"discriminator={adversarial.discriminator} doesn't support {kind}: set another one")
         check_discriminator(adversarial, config.data.batch_size, ranks)
+    return sets
+
+
+def other_classes(sets: dict[str, ShardIndex]) -> str:
+    """A note if the held-out set has classes that the training has not; tokenizers need no labels."""
+    trained = {name for key, index in sets.items() if key != "data.held_out" for name in index.classes}
+    held_out = sets.get("data.held_out")
+    odd = [name for name in held_out.classes if name not in trained] if held_out and trained else []
+    return f"note: data.held_out has classes that the training has not: {named(odd)}" if odd else ""
 
 
 def free(config: TokenizerTrainConfig) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ RUN/metrics.jsonl  loss/…, optimizer/…, rate/…; eval/bits_per_code, eval/a
 RUN/prior/         the averaged weights in stock form, at the end
 """
 
+import os
 from pathlib import Path
 
 from data.shards.index import ShardIndex
@@ -31,35 +32,45 @@ def train(config: PriorTrainConfig) -> int:
         return print_cost(config)
     if config.run.precision == "fp16":
         raise UserError("run.precision=fp16 is not supported for priors: set it to bf16 or fp32")
-    index = checked_codes(config)
+    sets = checked_codes(config)
+    from data.shards.identity import Identity
     from launch.run.starting import start_run, until_done
     from launch.strategies.base import STRATEGIES
     from stage2_prior.training.loop import build, fit
 
-    with start_run(config, config.run, free=FREE, strategies=STRATEGIES) as started:
-        return until_done(started, lambda: fit(config, index, started, *build(config, index, started)))
+    index, data = sets["data.index"], {key: Identity.of(one) for key, one in sets.items()}
+    with start_run(config, config.run, free=FREE, strategies=STRATEGIES, data=data) as started:
+        held_out = sets.get("data.held_out")
+        return until_done(started, lambda: fit(config, index, held_out, started, *build(config, index, started)))
 
 
-def checked_codes(config: PriorTrainConfig) -> ShardIndex:
-    """The index to train on; raises UserError unless it and data.held_out hold codes of config.tokenizer."""
+def checked_codes(config: PriorTrainConfig) -> dict[str, ShardIndex]:
+    """The indexes by their settings; raises UserError unless all hold codes of config.tokenizer that belong together.
+
+    Together: of one source, with classes that `data.index` has, and with captions where the prior is conditioned on
+    them.
+    """
+    from data.reading.sets import training_sets
     from stage1_tokenizer import Tokenizer
+    from stage2_prior.codes.matching import matched
     from stage2_prior.codes.source import CodeSource
     from stage2_prior.priors.build import check_form
 
-    index = load_index(config.data.index)
+    rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    sets = training_sets(config.data, rank, ranks)
+    index, condition = sets["data.index"], config.model.condition
     source = CodeSource.of_index(index, config.data.index)
     source.must_be_of(Tokenizer.from_pretrained(config.tokenizer).fingerprint, "tokenizer", config.tokenizer)
     check_form(config.model.kind, source)
-    if config.model.condition == "text" and not index.meta.get("captions"):
+    if condition == "text" and not index.meta.get("captions"):
         raise UserError(
             f"data.index={config.data.index} has no captions, which model.condition=text needs: pack the pictures with "
             "theirs and encode them again, or set model.condition to class or none"
         )
-    if config.data.held_out:
-        held_out = load_index(config.data.held_out)
-        other = CodeSource.of_index(held_out, config.data.held_out, "data.held_out")
-        source.must_equal(other, "data.held_out", config.data.held_out)
-    return index
+    for key, other in sets.items():
+        say = print if rank == 0 and key == "data.held_out" else None  # of a mixture it was said
+        matched(other, source, condition, index.classes, key, say)
+    return sets
 
 
 def print_cost(config: PriorTrainConfig) -> int:

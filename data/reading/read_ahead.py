@@ -20,7 +20,7 @@ from data.order.sample_order import Order
 from data.reading.readers import Fetch, LocalReader, NumberedShards
 from data.reading.remote_reader import RemoteReader
 from data.shards.quarantine import QuarantinedError, quarantined
-from data.shards.sample import DamagedSampleError, Sample, caption, label, read_sample
+from data.shards.sample import DamagedSampleError, Sample, caption, read_sample
 from launch.command.cli import UserError
 
 _log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class ReadAhead:
         if position in self._quarantine[shard]:
             raise QuarantinedError(self._quarantine[shard][position])
         sample = read_sample(fetch())
-        number = label(sample, len(self._shards.classes))
+        number = self._shards.part(shard)[0].label_of(sample)
         self._decoder.fill(sample, epoch, buffer, row)
         return _Row(sample.key, number, caption(sample))
 

@@ -19,15 +19,9 @@ class NumberedShards:
     """The shards of several indexes under one numbering: the first index's, then the second's, …"""
 
     def __init__(self, indexes: Sequence[ShardIndex]):
+        """All indexes have the labels of the first (data.shards.classes)."""
         self.indexes = list(indexes)
         self.first = np.concatenate([[0], np.cumsum([len(index.shards) for index in indexes])]).tolist()
-        self.classes = self.indexes[0].classes
-        for index in self.indexes[1:]:
-            if index.classes != self.classes:
-                raise UserError(
-                    f"data.mixture: {index.name or index.base} has other classes than data.index: "
-                    "give all indexes the same class names"
-                )
 
     def part(self, shard: int) -> tuple[ShardIndex, int]:
         """The index that a shard belongs to, and its number there."""

@@ -16,6 +16,7 @@ from data.order.mixture import MixtureOrder
 from data.order.sample_order import SampleOrder, divisors
 from data.reading.read_ahead import ReadAhead, Request
 from data.reading.readers import NumberedShards
+from data.shards.classes import held_to
 from data.shards.index import ShardIndex
 from data.shards.loading import check_present, load_index
 from launch.command.cli import UserError
@@ -143,5 +144,8 @@ def _open(sources: Sequence[ShardIndex | str], kind: str, rank: int = 0, world_s
             place = index.path if isinstance(source, ShardIndex) else source
             raise UserError(f"data.index={place} holds {index.kind}, not {kind}: give an index of {kind}")
         check_present(index, rank, world_size)
+        if indexes:
+            what = f"data.mixture[{index.path or index.base}]"
+            index = held_to(index, indexes[0].classes, what, "data.index")
         indexes.append(index)
     return NumberedShards(indexes)

@@ -13,6 +13,7 @@ import numpy as np
 
 from data.shards.locations import is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
+from data.shards.sample import Sample, label
 from launch.command.cli import UserError
 from launch.files.atomic import write_file
 
@@ -41,6 +42,8 @@ class ShardIndex:
     name: str = ""
     classes: list[str] = field(default_factory=list)
     """Class names; a sample's label counts into them. Empty: no labels."""
+    labels: tuple[int, ...] = ()
+    """What the number of each class in the shards becomes, where `classes` are another set's (data.shards.classes)."""
     licence: str = ""
     """Licence of the samples, or where its text is."""
     kind: str = "pictures"
@@ -61,6 +64,11 @@ class ShardIndex:
     def sizes(self) -> list[int]:
         """Samples in each shard."""
         return [shard.nsamples for shard in self.shards]
+
+    def label_of(self, sample: Sample) -> int:
+        """A sample's label, -1 without one; DamagedSampleError for one outside the classes, if there are any."""
+        number = label(sample, len(self.labels or self.classes))
+        return self.labels[number] if self.labels and number >= 0 else number
 
     def class_name(self, label: int) -> str:
         """Name of a class; its number where it has none."""

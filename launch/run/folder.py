@@ -2,6 +2,7 @@
 
 RUN/config.yaml      the resolved configuration; `--config RUN/config.yaml` starts the same run again
 RUN/run.json         commit, versions, hardware and command of each start
+RUN/data.json        what the run is trained on (launch.run.data)
 RUN/metrics.jsonl    launch.run.metrics
 RUN/log.txt          what the run said
 RUN/checkpoints/     launch.checkpoints
@@ -64,9 +65,9 @@ def lock(folder: Path) -> IO[str]:
 def adopt(folder: Path, config: Any, free: Sequence[str], allow_changes: Sequence[str] = ()) -> dict[str, list[Any]]:
     """Save the configuration in a new folder; in an old one, check that it is still the same.
 
-    `free` lists dotted keys, or prefixes ending in a dot, that don't alter the result. `allow_changes` lists keys that
-    do, and that this start may change; those that did are returned with old and new value. Raises UserError with the
-    first key that may not change. Keys of older versions are read under their new names.
+    `free` lists dotted keys, or prefixes ending in a dot, that don't alter the result. `allow_changes` lists keys, or
+    blocks, that do, and that this start may change; those that did are returned with old and new value. Raises
+    UserError with the first key that may not change. Keys of older versions are read under their new names.
     """
     new = plain(config)
     changed: dict[str, list[Any]] = {}
@@ -74,9 +75,9 @@ def adopt(folder: Path, config: Any, free: Sequence[str], allow_changes: Sequenc
     if path.exists():
         old = with_defaults(with_new_keys(yaml.safe_load(path.read_text()), type(config)), config)
         for key, before, after in differences(old, new):
-            if any(key == name or (name.endswith(".") and key.startswith(name)) for name in free):
+            if is_under(key, free):
                 continue
-            if key not in allow_changes:
+            if not is_under(key, within(allow_changes)):
                 way = "" if key.split(".")[0] in FIXED else ", or allow the change by run.allow_changes"
                 raise UserError(
                     f"{key}={after!r} differs from {before!r}, with which the run in {folder} was started: "
@@ -85,6 +86,16 @@ def adopt(folder: Path, config: Any, free: Sequence[str], allow_changes: Sequenc
             changed[key] = [before, after]
     write_file(path, yaml.safe_dump(new, sort_keys=False))
     return changed
+
+
+def is_under(key: str, names: Sequence[str]) -> bool:
+    """Whether a dotted key is one of these names, or begins with one that ends in a dot."""
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in names)
+
+
+def within(names: Sequence[str]) -> list[str]:
+    """The names, and those of all settings in blocks of these names, for `is_under`."""
+    return [*names, *(f"{name}." for name in names)]
 
 
 def with_defaults(old: dict[str, Any], config: Any) -> dict[str, Any]:

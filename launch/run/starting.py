@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,32 +19,41 @@ from launch.ranks.launcher import cores
 from launch.ranks.vote import on_main
 from launch.run import folder
 from launch.run.bad_updates import NotFiniteError
+from launch.run.data import Recorded, check_data, keep_data
 from launch.run.runtime import Run
 from launch.run.seeding import seed_step
 
 
 @contextlib.contextmanager
 def start_run(
-    config: Any, run: RunConfig, *, free: Sequence[str] = (), strategies: Sequence[str] = ("ddp",)
+    config: Any,
+    run: RunConfig,
+    *,
+    free: Sequence[str] = (),
+    strategies: Sequence[str] = ("ddp",),
+    data: Mapping[str, Recorded] | None = None,
 ) -> Iterator[Run]:
     """Start a run, on every rank: process group, seeds, folder, signals, trackers; at the end, close them all.
 
     `config` is the whole configuration (a dataclass), saved in the folder; `free` names dotted keys on which the result
-    doesn't depend, besides FREE_KEYS; `strategies` are those of launch.strategies that the training supports. Raises
-    UserError where the launch isn't the requested one, or the folder belongs to another configuration or process.
+    doesn't depend, besides FREE_KEYS; `strategies` are those of launch.strategies that the training supports; `data` is
+    what the data settings name (launch.run.data). Raises UserError where the launch isn't the requested one, or the
+    folder belongs to another configuration, other data or another process.
     An exception on one rank ends all of them with its reason printed.
     """
     outside = torch.distributed.is_initialized()
     accelerator = distributed.start(run, strategies)
     place = Path(run.folder)
-    opened = on_main(accelerator, lambda: _open_folder(place, config, run, (*FREE_KEYS, *free), accelerator))
+    opened = on_main(
+        accelerator, lambda: _open_folder(place, config, run, (*FREE_KEYS, *free), accelerator, data or {})
+    )
     _seed(run, accelerator)
     if run.trackers:
         accelerator.init_trackers(run.project)
     started = Run(run, accelerator, place)
     _warn_of_idle_cores(started)
-    for key, (before, after) in (opened[1] if opened else {}).items():
-        started.say(f"the run goes on with {key}={after!r}, until now {before!r}")
+    for note in opened[1] if opened else ():
+        started.say(note)
     try:
         with _signals(started), distributed.failing_together(accelerator):
             yield started
@@ -58,14 +67,23 @@ def start_run(
 
 
 def _open_folder(
-    place: Path, config: Any, run: RunConfig, free: Sequence[str], accelerator: Accelerator
-) -> tuple[Any, dict[str, list[Any]]]:
-    """The folder's lock, and which settings run.allow_changes let change."""
+    place: Path,
+    config: Any,
+    run: RunConfig,
+    free: Sequence[str],
+    accelerator: Accelerator,
+    data: Mapping[str, Recorded],
+) -> tuple[Any, list[str]]:
+    """The folder's lock, and notes about what may change and did."""
     held = folder.lock(place)
-    changed = folder.adopt(place, config, free, run.allow_changes)
-    extra = {"changed": changed} if changed else {}
+    same, notes = check_data(place, config, data, free, run.allow_changes)
+    changed = folder.adopt(place, config, (*free, *same), run.allow_changes)
+    keep_data(place, data)
+    extra: dict[str, Any] = {"changed": changed} if changed else {}
+    extra |= {"notes": notes} if notes else {}
     folder.record_start(place, world_size=accelerator.num_processes, device=str(accelerator.device.type), **extra)
-    return held, changed
+    words = [f"the run goes on with {key}={now!r}, until now {before!r}" for key, (before, now) in changed.items()]
+    return held, words + notes
 
 
 def _seed(run: RunConfig, accelerator: Accelerator) -> None:

@@ -63,9 +63,15 @@ class Vocabulary:
         return self.null + 1 + int(self.masked)
 
     def class_tokens(self, label_B: Tensor) -> Tensor:
-        """Token ids of labels in [-1, C), int64; null for -1 (no label), and for all without classes."""
+        """Token ids of labels in [-1, C), int64; null for -1 (no label), and for all without classes.
+
+        UserError for another label: its token would be null, or mean something else.
+        """
         if not self.classes:
             return torch.full_like(label_B, self.null)
+        if len(label_B):
+            for label in (int(label_B.min()), int(label_B.max())):
+                self.check_label(label)
         return torch.where(label_B < 0, self.null, label_B + self.codes)
 
     def label(self, requested: str | int) -> int:

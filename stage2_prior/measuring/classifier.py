@@ -4,7 +4,7 @@ Shapes: B pictures, C channels, H W pixels, F features.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,13 @@ from PIL import Image
 from data.media import read_transform
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
+from data.shards.classes import held_to, label_map
+from data.shards.identity import Identity
+from data.shards.index import ShardIndex
+from data.shards.loading import load_index
+from launch.command.checks import named
 from launch.command.cli import UserError
-from stage2_prior.codes.source import CodeSource
+from stage2_prior.priors.base import Prior, weights_hash
 
 FEATURE_SIDE = 16
 """Pictures are shrunk to at most this side before they are classified."""
@@ -40,7 +45,9 @@ def fitted_classifier(label_B: np.ndarray, pixels_BCHW: np.ndarray) -> Callable[
     return lambda pixels_BCHW: machine.predict(features(pixels_BCHW))
 
 
-def real_pictures(index: str, transform: TransformConfig, limit: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def real_pictures(
+    index: ShardIndex | str, transform: TransformConfig, limit: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels (B,) and pixels (B, C, H, W) uint8 of an index's labelled pictures, at most `limit`, evenly spaced."""
     labels, pictures = [], []
     for batch in every_sample(index, transform, batch_size=batch_size, limit=limit):
@@ -48,7 +55,8 @@ def real_pictures(index: str, transform: TransformConfig, limit: int, batch_size
         pictures.append(batch.pixels_BCHW.numpy())
     label_B, pixels_BCHW = np.concatenate(labels), np.concatenate(pictures)
     if (label_B < 0).all():
-        raise UserError(f"data={index} has no labels, which class_agreement needs: leave out samples and data")
+        place = index if isinstance(index, str) else index.path
+        raise UserError(f"data={place} has no labels, which class_agreement needs: leave out samples and data")
     return label_B[label_B >= 0], pixels_BCHW[label_B >= 0]
 
 
@@ -69,30 +77,59 @@ def sampled_pictures(folder: str, channels: int) -> tuple[np.ndarray, np.ndarray
 
 
 def agreement(
-    samples: str, data: str, held_out: str | None, source: CodeSource, limit: int, batch_size: int
+    samples: str, data: str, held_out: str | None, prior: Prior, limit: int, batch_size: int
 ) -> dict[str, Any]:
-    """class_agreement and real_accuracy, each with its number of pictures.
+    """class_agreement and real_accuracy, each with its number of pictures, and what the classifier is fitted to.
 
     `samples` is a folder of stage2_prior.sample, `data` an index of real training pictures, which the classifier is
-    fitted to, `held_out` one of other real pictures; of both at most `limit` are read.
+    fitted to, `held_out` one of other real pictures; of both at most `limit` are read. Classes are those of `prior`, by
+    name.
     """
-    transform = read_transform(source.transform)
+    transform = read_transform(prior.source.transform)
     requested_B, sampled_BCHW, described = sampled_pictures(samples, transform.channels)
-    if described["tokenizer"] != source.tokenizer:
+    if described["tokenizer"] != prior.source.tokenizer:
         raise UserError(f"samples={samples} are of another tokenizer than the prior's: sample again")
+    if described.get("prior_weights") not in (None, weights_hash(prior)):
+        raise UserError(f"samples={samples} are of another prior: sample again, or give the prior that they are of")
     if (requested_B < 0).any():
         raise UserError(f"samples={samples} have no class: leave out samples and data")
-    classifier = fitted_classifier(*real_pictures(data, transform, limit, batch_size))
+    classes = prior.vocabulary.classes
+    of_label = {one["label"]: _class_of(one, classes, samples) for one in described["classes"]}
+    requested_B = np.array([of_label[label] for label in requested_B.tolist()])
+    index = load_index(data)
+    identity, index = Identity.of(index), held_to(index, classes, f"data={data}", "the prior", print)
+    label_B, pixels_BCHW = real_pictures(index, transform, limit, batch_size)
+    if unseen := sorted(set(requested_B.tolist()) - set(label_B.tolist())):
+        raise UserError(
+            f"data={data} has no pictures of {named([classes[label] for label in unseen])}, which the samples show: "
+            "give the pictures that the prior was trained on, or raise limit"
+        )
+    if len(set(label_B.tolist())) < 2:
+        raise UserError(f"data={data} has pictures of one class only, which nothing tells apart: leave out data")
+    classifier = fitted_classifier(label_B, pixels_BCHW)
     right_B = classifier(sampled_BCHW) == requested_B
-    by_class = {one["name"]: float(right_B[requested_B == one["label"]].mean()) for one in described["classes"]}
+    by_class = {
+        one["name"]: float(right_B[requested_B == of_label[one["label"]]].mean()) for one in described["classes"]
+    }
     results: dict[str, Any] = {
         "class_agreement": float(right_B.mean()),
         "class_agreement_by_class": by_class,
         "samples": len(requested_B),
         "classifier": "scikit-learn SVC, Gaussian kernel, on pictures of coarse pixels",
+        "fitted_to": {"data": identity.brief(), "digest": identity.digest},
     }
     if held_out:
-        label_B, pixels_BCHW = real_pictures(held_out, transform, limit, batch_size)
+        others = held_to(load_index(held_out), classes, f"held_out={held_out}", "the prior", print)
+        label_B, pixels_BCHW = real_pictures(others, transform, limit, batch_size)
         results["real_accuracy"] = float((classifier(pixels_BCHW) == label_B).mean())
         results["real_samples"] = len(label_B)
     return results
+
+
+def _class_of(described: dict[str, Any], classes: Sequence[str], samples: str) -> int:
+    """The prior's label of a class in samples.json, by its name; UserError where it has none of this name."""
+    name, label = str(described["name"]), int(described["label"])
+    if label < len(classes) and classes[label] == name:
+        return label
+    label_map([name], classes, f"samples={samples}", "the prior")
+    return list(classes).index(name)

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.media import read_transform
 from data.pictures.config import TransformConfig
+from data.shards.identity import Identity, place_name
 from data.shards.loading import load_index
 from launch.command.cli import UserError
 from launch.command.progress import Progress
@@ -17,7 +18,7 @@ from stage1_tokenizer.measuring.evaluation import Evaluation
 from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
 from stage1_tokenizer.measuring.picture_sets import side_of
 from stage1_tokenizer.measuring.references import measure_set, reference_of, save_reference
-from stage2_prior.codes.source import CodeSource
+from stage2_prior.codes.matching import matched
 from stage2_prior.config.evaluation import EvaluateConfig
 from stage2_prior.measuring.classifier import agreement
 from stage2_prior.measuring.held_out import held_out_figures
@@ -38,7 +39,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     with joined() as accelerator:
         ranks = Ranks(accelerator)
         fingerprint = prior.source.tokenizer if prior else None
-        evaluation = Evaluation(ranks, fingerprint=fingerprint, prior=config.prior)
+        evaluation = Evaluation(ranks, fingerprint=fingerprint, prior=config.prior and place_name(config.prior))
         if prior is not None:
             weights = weights_hash(prior)
             evaluation.add({"tokenizer": fingerprint, "prior_weights": weights}, prior_weights=weights)
@@ -56,18 +57,19 @@ def add_prior(config: EvaluateConfig, prior: Prior, ranks: Ranks, evaluation: Ev
         fingerprint = Tokenizer.from_pretrained(config.tokenizer).fingerprint
         prior.source.must_be_of(fingerprint, "tokenizer", config.tokenizer)
     if config.codes:
-        index = load_index(config.codes)
-        prior.source.must_equal(CodeSource.of_index(index, config.codes, "codes"), "codes", config.codes)
+        index, say = load_index(config.codes), print if ranks.rank == 0 else None
+        identity, condition = Identity.of(index), prior.condition.name
+        index = matched(index, prior.source, condition, prior.vocabulary.classes, "codes", say)
         prior.to(ranks.device)
-        figures = held_out_figures(prior, config.codes, ranks, batch_size=config.batch_size)
-        codes = {"set": config.codes, "name": index.name, "count": len(index), **prior.source.to_dict()}
+        figures = held_out_figures(prior, index, ranks, batch_size=config.batch_size)
+        codes = {"set": identity.brief(), "digest": identity.digest, "count": len(index), **prior.source.to_dict()}
         evaluation.add({**figures, "codes": len(index)}, codes=codes)
     if config.data:
         assert config.samples is not None
         sets, settings = (config.samples, config.data, config.held_out), (config.limit, config.batch_size)
-        classified = on_main(ranks.accelerator, partial(agreement, *sets, prior.source, *settings))
+        classified = on_main(ranks.accelerator, partial(agreement, *sets, prior, *settings))
         figures = ranks.gather(classified)[0]
-        classifier = {"data": config.data, "limit": config.limit, "what": figures["classifier"]}
+        classifier = {**figures.pop("fitted_to"), "limit": config.limit, "what": figures["classifier"]}
         evaluation.add(figures, classifier=classifier)
 
 

@@ -5,17 +5,30 @@ import math
 import torch
 
 from data.reading.stream import every_code
+from data.shards.index import ShardIndex
+from data.shards.loading import load_index
 from launch.ranks.joined import Ranks
+from stage2_prior.codes.matching import matched
 from stage2_prior.priors.base import Prior
 
 
 @torch.no_grad()
-def held_out_figures(prior: Prior, index: str, ranks: Ranks | None = None, batch_size: int = 64) -> dict[str, float]:
+def held_out_figures(
+    prior: Prior, index: ShardIndex | str, ranks: Ranks | None = None, batch_size: int = 64, key: str = "codes"
+) -> dict[str, float]:
     """The prior's bits_per_code and accuracy over every code of an index, each once over all ranks.
 
+    UserError unless they are codes that the prior can read (`matched`); `key` is the setting that names them.
     All ranks call the prior equally often, as sharded weights are gathered in each call: a rank that has run out of
     codes passes a spare sample and doesn't count it.
     """
+    index = matched(
+        index if isinstance(index, ShardIndex) else load_index(index),
+        prior.source,
+        prior.condition.name,
+        prior.vocabulary.classes,
+        key,
+    )
     rank, world_size, device = (ranks.rank, ranks.world_size, ranks.device) if ranks else (0, 1, None)
     device = device or next(prior.parameters()).device
     sums = torch.zeros(3, dtype=torch.float64, device=device)

@@ -30,7 +30,14 @@ from stage2_prior.training.optimizer import PriorEma, build_optimizer
 
 
 def fit(
-    config: PriorTrainConfig, index: ShardIndex, run: Run, raw: Prior, strategy: Strategy, ema: PriorEma, size: Cost
+    config: PriorTrainConfig,
+    index: ShardIndex,
+    held_out: ShardIndex | None,
+    run: Run,
+    raw: Prior,
+    strategy: Strategy,
+    ema: PriorEma,
+    size: Cost,
 ) -> int:
     """Train from the newest checkpoint to the end or to a signal; the exit code. Raises NotFiniteError."""
     state = {**strategy.state("prior"), "ema": ema.state}
@@ -43,8 +50,8 @@ def fit(
         began = step
         for batch in codes.batches(step):
             stop, last = run.stopping(), step == config.steps
-            if config.data.held_out and not stop and (last or due(step, config.evaluate_every, began)):
-                run.log(step, evaluate(raw, ema, config.data.held_out, run))
+            if held_out and not stop and (last or due(step, config.evaluate_every, began)):
+                run.log(step, evaluate(raw, ema, held_out, run))
             if step > began and (last or stop or due(step, config.run.save_every, began)):
                 checkpoint.save(run.folder, step, state, run, keep=config.run.keep)
             if last or stop:
@@ -121,11 +128,11 @@ def train_step(
     return scalars, good
 
 
-def evaluate(raw: Prior, ema: PriorEma, index: str, run: Run) -> dict[str, float]:
+def evaluate(raw: Prior, ema: PriorEma, index: ShardIndex, run: Run) -> dict[str, float]:
     """Figures of the averaged weights on held-out codes: eval/bits_per_code and eval/accuracy."""
     with ema.applied(), torch.compiler.set_stance("force_eager"):
         raw.eval()
-        figures = held_out_figures(raw, index, run)
+        figures = held_out_figures(raw, index, run, key="data.held_out")
         raw.train()
     return {f"eval/{name}": value for name, value in figures.items()}
 

@@ -1,0 +1,33 @@
+"""The sets that a training reads, opened and checked before any device is taken."""
+
+from collections.abc import Callable
+
+from data.config import CodeDataConfig
+from data.shards.classes import held_to
+from data.shards.index import ShardIndex
+from data.shards.loading import check_present, load_index
+from launch.command.cli import UserError
+
+
+def training_sets(
+    config: CodeDataConfig, rank: int = 0, ranks: int = 1, say: Callable[[str], None] = print
+) -> dict[str, ShardIndex]:
+    """The indexes by their settings: data.index, data.mixture[PATH] and data.held_out, as far as they are set.
+
+    Each rank checks a part of the local shards. UserError for a missing or changed shard, for another kind of samples,
+    and for a mixture's classes that `data.index` has not.
+    """
+    if not config.index:
+        raise UserError("data.index is not set: give the path or URL of a shard index")
+    places = {"data.index": config.index, **{f"data.mixture[{path}]": path for path in config.mixture}}
+    places |= {"data.held_out": config.held_out} if config.held_out else {}
+    found: dict[str, ShardIndex] = {}
+    for key, path in places.items():
+        index = load_index(path)
+        if index.kind != config.kind:
+            raise UserError(f"{key}={path} holds {index.kind}, not {config.kind}: give an index of {config.kind}")
+        check_present(index, rank, ranks)
+        if key.startswith("data.mixture"):
+            held_to(index, found["data.index"].classes, key, "data.index", say if rank == 0 else None)
+        found[key] = index
+    return found
