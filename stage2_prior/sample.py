@@ -47,7 +47,8 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
         return 0
     with joined() as accelerator:
         on_main(accelerator, sampling.begin)
-        prior.to(accelerator.device, torch.bfloat16 if config.precision == "bf16" else torch.float32)
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        prior.to(accelerator.device, kinds[config.precision])
         tokenizer.to(accelerator.device)
         todo = sampling.missing(config.part, config.parts)
         accelerator.wait_for_everyone()  # all ranks have listed what is missing before any of them writes

@@ -5,7 +5,8 @@ Legend: B batch, D code dimension, h w latent grid, N positions (B·h·w), K cod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.layers.precision import at_least_float32
+from stage1_tokenizer.layers.precision import HALF, at_least_float32, float32_as
 
 
 @dataclass
@@ -34,6 +35,9 @@ class Quantizer(nn.Module):
 
     Codes have the shape (B, h, w), one for each position; `residual` and `product` give (B, G, h, w), one from each of
     G codebooks, and `multiscale` gives (B, N): the codes of all scales, coarsest first, each in row-major order.
+
+    All is computed in at least float32 and as IEEE says (`exactly`), whatever the type of the weights, autocast and
+    torch's settings are. Latents then take the weights' type if that is bf16 or fp16 (`as_weights`).
     """
 
     codebook_size: int
@@ -44,6 +48,8 @@ class Quantizer(nn.Module):
     """Channels of the input: the output channels of quant_conv."""
     latent_channels: int
     """Channels of the latents: the input channels of post_quant_conv."""
+    unit: Tensor
+    """A 1 in the type of the weights, also where there are none."""
 
     def __init__(self, config: QuantizerConfig):
         """Take size and channels from `codebook_size` and `code_dim`; a subclass with others overwrites them."""
@@ -51,10 +57,15 @@ class Quantizer(nn.Module):
         self.config = config
         self.codebook_size = config.codebook_size
         self.input_channels = self.latent_channels = config.code_dim
+        self.register_buffer("unit", torch.ones(()), persistent=False)
 
     def forward(self, z_BDhw: Tensor) -> Quantized:
         """Latents, codes and losses of (B, input_channels, h, w)."""
         raise NotImplementedError
+
+    def as_weights(self, latents: Tensor) -> Tensor:
+        """Latents in the weights' type if that is bf16 or fp16, else as they are."""
+        return latents.to(self.unit.dtype) if self.unit.dtype in HALF else latents
 
     def embed(self, idx_Bhw: Tensor) -> Tensor:
         """Codes to latents (B, D, h, w), bit-identical to those from forward."""
@@ -84,7 +95,7 @@ class RowQuantizer(Quantizer):
         raise NotImplementedError
 
     def rows(self, idx_N: Tensor) -> Tensor:
-        """Code vectors (N, D)."""
+        """Code vectors (N, D), at least float32."""
         raise NotImplementedError
 
     def search(self, rows_ND: Tensor) -> Tensor:
@@ -93,19 +104,21 @@ class RowQuantizer(Quantizer):
 
     def forward(self, z_BDhw: Tensor) -> Quantized:
         """Latents (B, D, h, w), codes (B, h, w) and losses, computed in at least float32."""
-        with torch.autocast(z_BDhw.device.type, enabled=False):
+        with exactly(z_BDhw):
             z_ND, grid = grid_to_rows(z_BDhw)
             latents_ND, idx_N, losses = self.quantize(z_ND)
-        return Quantized(codes_to_grid(latents_ND, grid), idx_N.view(grid), losses)
+        return Quantized(self.as_weights(codes_to_grid(latents_ND, grid)), idx_N.view(grid), losses)
 
     def embed(self, idx_Bhw: Tensor) -> Tensor:
         """Codes to latents (B, D, h, w)."""
-        return codes_to_grid(self.rows(idx_Bhw.flatten()), idx_Bhw.shape)
+        with exactly(idx_Bhw):
+            return self.as_weights(codes_to_grid(self.rows(idx_Bhw.flatten()), idx_Bhw.shape))
 
     def nearest(self, latents_BDhw: Tensor) -> Tensor:
         """Codes (B, h, w) of latents from `embed`."""
-        rows_ND, grid = grid_to_rows(latents_BDhw)
-        return self.search(rows_ND).view(grid)
+        with exactly(latents_BDhw):
+            rows_ND, grid = grid_to_rows(latents_BDhw)
+            return self.search(rows_ND).view(grid)
 
     def _scaled(self, rows_ND: Tensor) -> Tensor:
         return F.normalize(rows_ND, dim=1) if self.config.l2_normalise else rows_ND
@@ -132,6 +145,13 @@ class Counter(nn.Module):
             super()._load_from_state_dict(state_dict, prefix, *others)
         else:
             self.steps = 0
+
+
+@contextmanager
+def exactly(like: Tensor) -> Iterator[None]:
+    """Inside, nothing on the tensor's device is computed by autocast or as TF32."""
+    with torch.autocast(like.device.type, enabled=False), float32_as("ieee"):
+        yield
 
 
 def grid_to_rows(z_BDhw: Tensor) -> tuple[Tensor, torch.Size]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.entropy import binary_entropies, weighted
 from stage1_tokenizer.quantizers.gradients import straight_through
@@ -48,7 +49,7 @@ class LookupFreeQuantizer(RowQuantizer):
 
     def rows(self, idx_N: Tensor) -> Tensor:
         """Code vectors (N, L)."""
-        return self._signs((idx_N[:, None] & self.bit_L) != 0, torch.get_default_dtype())
+        return self._signs((idx_N[:, None] & self.bit_L) != 0, at_least_float32(self.unit).dtype)
 
     def search(self, rows_NL: Tensor) -> Tensor:
         """Codes (N,) of the signs."""

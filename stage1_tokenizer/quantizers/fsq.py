@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.quantizers.base import RowQuantizer
 from stage1_tokenizer.quantizers.gradients import straight_through
 
@@ -42,7 +43,7 @@ class FiniteScalarQuantizer(RowQuantizer):
     def rows(self, idx_N: Tensor) -> Tensor:
         """Code vectors (N, D)."""
         digit_ND, half_D = idx_N[:, None] // self.basis_D % self.level_D, self.level_D // 2
-        return (digit_ND - half_D).to(torch.get_default_dtype()) / half_D
+        return (digit_ND - half_D).to(at_least_float32(self.unit).dtype) / half_D
 
     def search(self, rows_ND: Tensor) -> Tensor:
         """Codes (N,) of the nearest levels."""

@@ -23,7 +23,7 @@ class Gaussian(Quantizer):
         logvar = logvar.clamp(-30.0, 20.0)
         latents = mean + torch.randn_like(mean) * (logvar / 2).exp() if self.training else mean
         kl = (mean.square() + logvar.exp() - 1 - logvar).mean() / 2
-        return Quantized(latents, None, {"kl": self.config.kl_weight * kl})
+        return Quantized(self.as_weights(latents), None, {"kl": self.config.kl_weight * kl})
 
     def embed(self, idx_Bhw: Tensor) -> Tensor:
         """Raises TypeError: a VAE has no codes."""

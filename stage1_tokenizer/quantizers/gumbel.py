@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.layers.precision import at_least_float32, widened
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.gradients import one_hot_through
 from stage1_tokenizer.quantizers.nearest import nearest_code
@@ -40,25 +41,25 @@ class GumbelQuantizer(RowQuantizer):
 
     def quantize(self, z_ND: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents, codes and the loss `kl`."""
-        logit_NK = self.proj(z_ND)
+        logit_NK = widened(self.proj, z_ND)
         log_p_NK = logit_NK.log_softmax(1)
         kl = (log_p_NK.exp() * (log_p_NK + math.log(self.codebook_size))).sum(1).mean()
         if self.training:
             noise_NK = -torch.empty_like(logit_NK).exponential_().log()
             drawn_NK = (logit_NK + noise_NK) / self.temperature
             idx_N = drawn_NK.detach().argmax(1)
-            e_ND = one_hot_through(drawn_NK.softmax(1), idx_N) @ self.embedding.weight
-            e_ND = self.embedding(idx_N).detach() + (e_ND - e_ND.detach())
+            e_ND = one_hot_through(drawn_NK.softmax(1), idx_N) @ at_least_float32(self.embedding.weight)
+            e_ND = self.rows(idx_N).detach() + (e_ND - e_ND.detach())
             self.statistics.steps += 1
         else:
             idx_N = logit_NK.argmax(1)
-            e_ND = self.embedding(idx_N)
+            e_ND = self.rows(idx_N)
         return e_ND, idx_N, {"kl": self.config.kl_weight * kl}
 
     def rows(self, idx_N: Tensor) -> Tensor:
         """Code vectors (N, D)."""
-        return self.embedding(idx_N)
+        return at_least_float32(self.embedding(idx_N))
 
     def search(self, rows_ND: Tensor) -> Tensor:
         """Codes (N,) nearest to the rows."""
-        return nearest_code(rows_ND.detach(), self.embedding.weight.detach())
+        return nearest_code(rows_ND.detach(), at_least_float32(self.embedding.weight.detach()))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.entropy import soft_entropies, weighted
 from stage1_tokenizer.quantizers.gradients import one_hot_through
@@ -30,7 +31,7 @@ class IndexBackpropagationQuantizer(RowQuantizer):
 
     def quantize(self, z_ND: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents, codes, and the losses `codebook`, `commitment` and `entropy`."""
-        z_ND, code_KD = self._scaled(z_ND), self._scaled(self.embedding.weight)
+        z_ND, code_KD = self._scaled(z_ND), self._scaled(at_least_float32(self.embedding.weight))
         logit_NK = z_ND @ code_KD.T
         idx_N = logit_NK.detach().argmax(1)
         e_ND = self.rows(idx_N)
@@ -46,8 +47,8 @@ class IndexBackpropagationQuantizer(RowQuantizer):
 
     def rows(self, idx_N: Tensor) -> Tensor:
         """Code vectors (N, D)."""
-        return self._scaled(self.embedding(idx_N))
+        return self._scaled(at_least_float32(self.embedding(idx_N)))
 
     def search(self, rows_ND: Tensor) -> Tensor:
         """Codes (N,) nearest to the rows."""
-        return nearest_code(rows_ND.detach(), self._scaled(self.embedding.weight.detach()))
+        return nearest_code(rows_ND.detach(), self._scaled(at_least_float32(self.embedding.weight.detach())))

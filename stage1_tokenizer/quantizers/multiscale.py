@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.layers.precision import at_least_float32
-from stage1_tokenizer.quantizers.base import Quantized, Quantizer
+from stage1_tokenizer.layers.precision import at_least_float32, widened
+from stage1_tokenizer.quantizers.base import Quantized, Quantizer, exactly
 from stage1_tokenizer.quantizers.gradients import straight_through
 from stage1_tokenizer.quantizers.vq import VectorQuantizer
 
@@ -54,7 +54,7 @@ class MultiscaleQuantizer(Quantizer):
     def forward(self, z_BDhw: Tensor) -> Quantized:
         """Latents (B, D, h, w), codes (B, N), and the losses `commitment` and `codebook`."""
         self.codes_shape(z_BDhw.shape[2:])
-        with torch.autocast(z_BDhw.device.type, enabled=False):
+        with exactly(z_BDhw):
             z = at_least_float32(z_BDhw)
             rest, total = z.detach(), torch.zeros_like(z)
             if self.training:
@@ -76,18 +76,22 @@ class MultiscaleQuantizer(Quantizer):
                 "commitment": self.config.commitment * torch.stack(commitment).mean(),
                 "codebook": torch.stack(codebook).mean(),
             }
-        return Quantized(straight_through(z, total).contiguous(), idx_BN, losses)
+        return Quantized(self.as_weights(straight_through(z, total)).contiguous(), idx_BN, losses)
 
     def embed(self, idx_BN: Tensor) -> Tensor:
         """Codes to latents (B, D, h, w)."""
         total = torch.zeros(())
         for number, idx in enumerate(idx_BN.split([scale**2 for scale in self.scales], dim=1)):
             total = self.add_scale(total, number, idx)
-        return total.contiguous()
+        return self.as_weights(total).contiguous()
 
     def add_scale(self, total_BDhw: Tensor, number: int, idx_BM: Tensor) -> Tensor:
-        """The latents (B, D, h, w) of the scales up to `number`, from those of the previous scales (0 if none)."""
-        h_BDhw = self._enlarged(number, idx_BM.flatten())
+        """The latents (B, D, h, w) of the scales up to `number`, from those of the previous scales (0 if none).
+
+        At least float32, as they are summed up further.
+        """
+        with exactly(idx_BM):
+            h_BDhw = self._enlarged(number, idx_BM.flatten())
         return total_BDhw.to(h_BDhw) + h_BDhw
 
     def _enlarged(self, number: int, idx_N: Tensor) -> Tensor:
@@ -108,7 +112,7 @@ class _Phi(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, h_BDhw: Tensor) -> Tensor:
-        return 0.5 * h_BDhw + 0.5 * self.conv(h_BDhw)
+        return 0.5 * h_BDhw + 0.5 * widened(self.conv, h_BDhw)
 
 
 def _nearest_tick(at: float, count: int) -> int:

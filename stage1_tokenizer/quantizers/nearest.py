@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from launch.ranks.reduce import all_sum, world
+from stage1_tokenizer.layers.precision import float32_as
 
 TILE = 1024
 """Rows of latents, and of codes, in one tile of the distance matrix: it fits the cache of a core."""
@@ -19,13 +20,19 @@ TILE = 1024
 def nearest_code(z_ND: Tensor, code_KD: Tensor) -> Tensor:
     """Index of the closest code, idx_N int64 in [0, K), the lowest on a tie. (van den Oord et al. 2017, eq. 1)
 
-    ‖z − e‖² is compared as ‖e‖² − 2 z·e, tile by tile: at most TILE² distances are in memory. Raises ValueError
-    unless both have the same D and the same type, float32 or float64.
+    ‖z − e‖² is compared as ‖e‖² − 2 z·e, tile by tile: at most TILE² distances are in memory. Whatever torch's
+    settings are, float32 is multiplied as IEEE says, as TF32 would choose other codes. Raises ValueError unless both
+    have the same D and the same type, float32 or float64.
     """
     if z_ND.dtype != code_KD.dtype or z_ND.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"latents are {z_ND.dtype} and codes {code_KD.dtype}: give both as float32")
     if z_ND.shape[1] != code_KD.shape[1]:
         raise ValueError(f"latents have {z_ND.shape[1]} channels and codes {code_KD.shape[1]}: they must agree")
+    with float32_as("ieee"):
+        return _searched(z_ND, code_KD)
+
+
+def _searched(z_ND: Tensor, code_KD: Tensor) -> Tensor:
     half_K = torch.cat([part.square().sum(1) for part in code_KD.split(TILE)]) / 2
     idx_N = torch.empty(len(z_ND), dtype=torch.int64, device=z_ND.device)
     for first in range(0, len(z_ND), TILE):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.quantizers.base import Quantized, Quantizer, codes_to_grid, grid_to_rows
+from stage1_tokenizer.quantizers.base import Quantized, Quantizer, codes_to_grid, exactly, grid_to_rows
 from stage1_tokenizer.quantizers.gradients import GRADIENTS
 from stage1_tokenizer.quantizers.vq import VectorQuantizer
 
@@ -37,17 +37,18 @@ class _SeveralCodebooks(Quantizer):
 
     def forward(self, z_BDhw: Tensor) -> Quantized:
         """Latents (B, D, h, w), codes (B, G, h, w) and the losses of `vq`."""
-        with torch.autocast(z_BDhw.device.type, enabled=False):
+        with exactly(z_BDhw):
             z_ND, grid = grid_to_rows(z_BDhw)
             latents_ND, codes, losses = self._quantize(z_ND)
         idx_BGhw = torch.stack([idx_N.view(grid) for idx_N in codes], dim=1)
         means = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
-        return Quantized(codes_to_grid(latents_ND, grid), idx_BGhw, means)
+        return Quantized(self.as_weights(codes_to_grid(latents_ND, grid)), idx_BGhw, means)
 
     def embed(self, idx_BGhw: Tensor) -> Tensor:
         """Codes to latents (B, D, h, w)."""
-        rows = [book.rows(idx_Bhw.flatten()) for book, idx_Bhw in zip(self.books, idx_BGhw.unbind(1), strict=True)]
-        return codes_to_grid(self._join(rows), idx_BGhw[:, 0].shape)
+        with exactly(idx_BGhw):
+            rows = [book.rows(idx_Bhw.flatten()) for book, idx_Bhw in zip(self.books, idx_BGhw.unbind(1), strict=True)]
+            return self.as_weights(codes_to_grid(self._join(rows), idx_BGhw[:, 0].shape))
 
     def _quantize(self, z_ND: Tensor) -> Parts:
         raise NotImplementedError

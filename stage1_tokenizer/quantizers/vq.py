@@ -5,7 +5,8 @@ Legend: D code dimension, N positions, K codes.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from launch.ranks.reduce import all_sum
 from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.layers.precision import HALF, at_least_float32, widened
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.gradients import GRADIENTS
 from stage1_tokenizer.quantizers.nearest import draw_rows, kmeans, nearest_code, sums_by_code
@@ -21,7 +23,8 @@ from stage1_tokenizer.quantizers.nearest import draw_rows, kmeans, nearest_code,
 class Statistics(Counter):
     """Training statistics of a codebook: use counts and moving averages. Not needed to encode or decode.
 
-    A state_dict without them can be loaded (a released or foreign codebook): its codes are not initialised again.
+    A state_dict without them can be loaded (a released or foreign codebook): its codes are not initialised again. They
+    stay float32 where the weights become bf16 or fp16, which can't count.
     """
 
     def __init__(self, codebook_size: int, code_dim: int, *, averages: bool):
@@ -33,6 +36,15 @@ class Statistics(Counter):
         self.used_K: Tensor
         self.share_K: Tensor | None
         self.sum_KD: Tensor | None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As of any module, but never to bf16 or fp16."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in HALF else moved
+
+        return super()._apply(kept, recurse)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the number of steps."""
@@ -88,12 +100,15 @@ class VectorQuantizer(RowQuantizer):
 
     def _index(self, z_ND: Tensor) -> Tensor:
         with torch.no_grad():
-            code_KD = self._scaled(self.linear(self.embedding.weight)).to(z_ND.dtype)
+            code_KD = self._vectors(self.embedding.weight).to(z_ND.dtype)
         return nearest_code(z_ND.detach(), code_KD)
 
     def rows(self, idx_N: Tensor) -> Tensor:
         """Code vectors (N, D)."""
-        return self._scaled(self.linear(self.embedding(idx_N)))
+        return self._vectors(self.embedding(idx_N))
+
+    def _vectors(self, entries_ND: Tensor) -> Tensor:
+        return self._scaled(widened(self.linear, at_least_float32(entries_ND)))
 
     def _losses(self, z_ND: Tensor, e_ND: Tensor) -> dict[str, Tensor]:
         """‖sg[z] − e‖² and β‖z − sg[e]‖² (eq. 3), each a mean over all elements; `legacy` puts β on the first."""

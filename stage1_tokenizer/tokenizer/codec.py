@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stage1_tokenizer.config.model import ModelConfig, one_or_all
+from stage1_tokenizer.layers.precision import as_weights_of, ieee
 from stage1_tokenizer.networks.build import DECODERS, ENCODERS, build_bridge
 from stage1_tokenizer.quantizers import Quantized, build_quantizer
 
@@ -42,7 +43,12 @@ class Reconstruction:
 
 
 class Codec(nn.Module):
-    """The networks of stage one (Esser et al. 2021, section 3.1): `encode` and `decode` to use, `forward` to train."""
+    """The networks of stage one (Esser et al. 2021, section 3.1): `encode` and `decode` to use, `forward` to train.
+
+    They take pictures of any float type and compute in the type of the weights, the quantizer in at least float32.
+    Pictures that they return have the weights' type. `encode`, `decode` and `reconstruct` multiply float32 as IEEE says
+    (stage1_tokenizer.layers.precision).
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -97,6 +103,7 @@ class Codec(nn.Module):
             )
         return (tokens,) if tokens else tuple(side // step for side, step in pairs)
 
+    @ieee()
     @torch.no_grad()
     def encode(self, pictures: Pictures) -> Tensor:
         """Codes idx_Bhw, int64 in [0, K), of a float batch in [-1, 1] or of a list of tensors without batch axis.
@@ -109,6 +116,7 @@ class Codec(nn.Module):
         assert idx_Bhw is not None
         return idx_Bhw
 
+    @ieee()
     @torch.no_grad()
     def decode(self, codes: Tensor | Sequence[Tensor]) -> Tensor:
         """Pictures x_BCHW, float in [-1, 1], of codes of any integer type: a batch, or a list of single ones.
@@ -128,6 +136,7 @@ class Codec(nn.Module):
             )
         return self._pictures(self.quantizer.embed(idx_Bhw))
 
+    @ieee()
     @torch.no_grad()
     def reconstruct(self, pictures: Pictures) -> tuple[Tensor, Tensor | None]:
         """The reconstructions of pictures, in [-1, 1], and their codes (None for a Gaussian latent).
@@ -167,11 +176,11 @@ class Codec(nn.Module):
     def _latents(self, x_BCHW: Tensor) -> Tensor:
         """The quantizer's input."""
         x_BCHW = (x_BCHW + 1) / 2 if self.config.pixel_range == "unit" else x_BCHW
-        return self.quant_conv(self.encoder(x_BCHW))
+        return self.quant_conv(self.encoder(as_weights_of(self.encoder, x_BCHW)))
 
     def _pictures(self, latents_BDhw: Tensor) -> Tensor:
         """Pictures in [-1, 1] of the quantizer's output."""
-        return self.decoder(self.post_quant_conv(latents_BDhw)).clamp(-1.0, 1.0)
+        return self.decoder(self.post_quant_conv(as_weights_of(self.decoder, latents_BDhw))).clamp(-1.0, 1.0)
 
     def _batch(self, pictures: Pictures) -> Tensor:
         """Pictures as one checked batch on the networks' device; a tensor stays where it is."""

@@ -76,7 +76,9 @@ def read_settings(folder: Path) -> tuple[ModelConfig, TransformConfig | None, st
 def load_weights(folder: Path, codec: Codec, stated: str | None) -> None:
     """Fill `codec` with the folder's weights; UserError if they don't fit or aren't those of the stated fingerprint."""
     try:
-        codec.load_state_dict(load_file(folder / WEIGHTS))
+        weights = load_file(folder / WEIGHTS)
+        _take_types(codec, weights)
+        codec.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{folder / WEIGHTS} can't be loaded ({reason}): release the tokenizer again") from error
@@ -85,6 +87,15 @@ def load_weights(folder: Path, codec: Codec, stated: str | None) -> None:
             f"{folder} was altered: its weights or settings don't match the fingerprint in {CONFIG}: "
             f"download or release it again"
         )
+
+
+def _take_types(codec: Codec, weights: dict[str, Tensor]) -> None:
+    """Give each part of a codec the type that its weights have in a file; parts without any the type of the others."""
+    floating = {name: tensor.dtype for name, tensor in weights.items() if tensor.is_floating_point()}
+    for part, of_part in [("", codec), *((f"{name}.", child) for name, child in codec.named_children())]:
+        types = {kind for name, kind in floating.items() if name.startswith(part)}
+        if types and not (part and len(types) > 1):
+            of_part.to(min(types, key=lambda kind: (kind.itemsize, str(kind))))
 
 
 def _changed(config: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.layers.norm import Norm
-from stage1_tokenizer.layers.precision import at_least_float32
+from stage1_tokenizer.layers.precision import as_weights_of, at_least_float32
 from stage1_tokenizer.networks.maskgit import AdaptiveNorm
 
 
@@ -66,7 +66,8 @@ class SharedNorms:
             weight, bias, epsilon = norm.weight, norm.bias, norm.eps
         else:
             mean_BD, var_BD = of_latents[0]
-            weight, bias, epsilon = norm.gamma((var_BD + 1e-6).sqrt()), norm.beta(mean_BD), 1e-6
+            weight = norm.gamma(as_weights_of(norm.gamma, (var_BD + 1e-6).sqrt()))
+            bias, epsilon = norm.beta(as_weights_of(norm.beta, mean_BD)), 1e-6
         each = h_BCHW.shape[1] // mean_BG.shape[1]
         scale_BC = (var_BG + epsilon).rsqrt().repeat_interleave(each, 1) * weight
         offset_BC = bias - mean_BG.repeat_interleave(each, 1) * scale_BC

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stage1_tokenizer.layers.precision import at_least_float32
+from stage1_tokenizer.layers.precision import as_weights_of, at_least_float32
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.tile_norms import SharedNorms
 
@@ -62,7 +62,8 @@ class TiledTokenizer(Tokenizer):
         return self._over_tiles(super()._latents, x_BCHW, self.config.stride, (1,) * self.config.spatial_dims)
 
     def _pictures(self, latents_BDhw: Tensor) -> Tensor:
-        return self._over_tiles(super()._pictures, latents_BDhw, (1,) * self.config.spatial_dims, self.config.stride)
+        ones = (1,) * self.config.spatial_dims
+        return as_weights_of(self, self._over_tiles(super()._pictures, latents_BDhw, ones, self.config.stride))
 
     def _over_tiles(
         self, network: Callable[[Tensor], Tensor], source: Tensor, sides_in: Sequence[int], sides_out: Sequence[int]

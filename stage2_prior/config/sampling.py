@@ -33,8 +33,8 @@ class SampleConfig(Drawing):
     """Pictures drawn at once on each rank. Other sizes give the same pictures up to rounding."""
     decode_batch: int = 16
     """Pictures decoded at once."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the prior."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the prior; its weights are cast to this type."""
     compile: bool = False
     """Compile the step of one token to a CUDA graph, which takes a minute or more; for autoregressive and depth."""
     npz: bool = False

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage1_tokenizer.kernels.cpu.linear import Product, on_cpu
+from stage1_tokenizer.layers.precision import HALF
 
 
 class _Layer(nn.Module):
@@ -51,7 +52,7 @@ class CachedBody(nn.Module):
         self.register_buffer("epsilon", torch.tensor(config.rms_norm_eps, device=device))
         self.layers = cast("Sequence[_Layer]", nn.ModuleList(self._join(layer) for layer in model.layers))
         self.register_buffer("place_T", torch.arange(positions, device=device))
-        angle_T1d = self.place_T[:, None, None] * model.rotary_emb.inv_freq
+        angle_T1d = self.place_T[:, None, None] * _frequencies(model.rotary_emb)
         self.register_buffer("turn_T1d2", torch.stack([angle_T1d.cos(), angle_T1d.sin()], dim=-1))
         self.register_buffer("cache_L2CTd", None)
         self._rows = 0
@@ -190,6 +191,14 @@ class CachedBody(nn.Module):
             self._places = (sequences, last), place_CT.flatten(), first_C * last
         _, place_X, begin_C = self._places
         return F.embedding_bag(place_X, value_CTd.view(-1, width), begin_C, mode="sum", per_sample_weights=share_X)
+
+
+def _frequencies(rotary: Any) -> Tensor:
+    """The rotary frequencies, at least float32; made anew where a cast of the whole model has rounded them."""
+    frequencies: Tensor = rotary.inv_freq
+    if frequencies.dtype not in HALF:
+        return frequencies
+    return type(rotary)(rotary.config).inv_freq.to(frequencies.device)
 
 
 def _roomy(shape: Sequence[int], like: Tensor) -> Tensor:

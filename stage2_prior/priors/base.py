@@ -35,7 +35,7 @@ class Prior(nn.Module):
 
     `lm` is a stock transformers model; of most kinds it holds all parameters, of all kinds `exported` does. A kind of
     prior is a subclass, listed in stage2_prior.priors.build. token_B stands for conditioning tokens throughout, also
-    where they are a text's, token_BL.
+    where they are a text's, token_BL. Weights may be of any float type (`to`); logits and losses are float32.
     """
 
     kind: ClassVar[str]
@@ -88,6 +88,21 @@ class Prior(nn.Module):
     ) -> Self:
         """A prior with fresh weights, from torch's generator; `quantizer` is the tokenizer's, which some kinds need."""
         raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As of any module, but rotary frequencies stay float32: in bf16, angles would be wrong by up to 1 in 256."""
+        kept = [
+            (module, name, frequencies)
+            for module in self.modules()
+            for name, frequencies in module.named_buffers(recurse=False)
+            if name.endswith("inv_freq")
+        ]
+        super()._apply(fn, recurse)
+        for module, name, frequencies in kept:
+            moved = getattr(module, name)
+            if moved.dtype != frequencies.dtype:
+                setattr(module, name, frequencies.to(moved.device))
+        return self
 
     def set_condition(self, condition: Condition) -> None:
         """Let the codes depend on `condition`, whose modules become the prior's."""
