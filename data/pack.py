@@ -12,15 +12,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from data.packing.indexes import publish, summary
+from data.packing.counts import listed, packed
+from data.packing.indexes import publish, refuse_overlap, summary
 from data.packing.sources import SOURCES, open_source
 from data.packing.splits import chosen_splits, cut_by_bytes, cut_by_count
 from data.packing.workers import Job, pack_shards, shard_sizes
 from data.pictures.convert import ConvertConfig
+from data.shards.tally import ALLOWED
 from data.shards.writer import ShardRecord, ShardWriter
 from launch.command.checks import check
 from launch.command.cli import parse, run
 from launch.command.progress import Progress
+
+FREE = ("out", "processes", "allow_left_out", "overwrite")
+"""Settings that may change when a pack is resumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +60,17 @@ class PackConfig:
     label_column: str | None = None
     """parquet: the column of classes; none: `label`, where there is one."""
     caption_column: str | None = None
-    """parquet: the column of captions; none: no captions. Folders have them in files, tars in `txt` members."""
+    """parquet: the column of captions; none: no captions. folder: that of `metadata.*`; none: `text`, else `caption`.
+    Of several captions of a picture the first is kept."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """folder, parquet, array, tars: what a name (or a pattern with *) means that is no known split's, such as
+    {"extra": "train"}; "" leaves it out; {"*": "train"} says that no name is a split's."""
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     """How each picture is converted."""
     processes: int | None = None
     """Processes that read and write; none: one for each core."""
+    allow_left_out: float = ALLOWED
+    """Share of the pictures, captions or labels that may be left out; above 0.01 there is a warning."""
     overwrite: bool = False
     """Replace an existing set."""
 
@@ -71,10 +82,13 @@ class PackConfig:
             value = getattr(self, name)
             check(name, value, value is None or value > 0, "a number above 0, or to null")
 
-        for kind, source in SOURCES.items():
-            wrong = [name for name in source.options if getattr(self, name) is not None and kind != self.kind]
-            if wrong:
-                raise ValueError(f"{wrong[0]} is an option of kind={kind}, not of kind={self.kind}: leave it out")
+        check("allow_left_out", self.allow_left_out, 0 <= self.allow_left_out <= 1, "a share from 0 to 1, such as 0.2")
+        for name in sorted({name for source in SOURCES.values() for name in source.options}):
+            kinds = [kind for kind, source in SOURCES.items() if name in source.options]
+            if getattr(self, name) not in (None, {}) and self.kind not in kinds:
+                raise ValueError(
+                    f"{name} is an option of kind={' and '.join(kinds)}, not of kind={self.kind}: leave it out"
+                )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -90,9 +104,11 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
     shards, kind = ShardWriter(config.out), SOURCES[config.kind]
     if not config.overwrite:
         # Listing a large source takes long: refuse first what can be refused without it.
-        shards.refuse_finished(f"{name}.json" for name in kind.certain_splits(config.source))
+        shards.refuse_finished(f"{name}.json" for name in kind.certain_splits(config.source, config.splits))
     source = open_source(config.kind, config.source, {name: getattr(config, name) for name in kind.options})
+    refuse_overlap(source, config.source, config.out)
     splits = chosen_splits(source, config.held_out, config.seed, shuffle=config.shuffle)
+    listed(source, splits).settle(config.allow_left_out)
     shards.begin(plan(source, config), [f"{name}.json" for name in splits], overwrite=config.overwrite)
     jobs = [job for name, numbers in splits.items() for job in jobs_of(source, name, numbers, config)]
     total = sum(len(job.numbers) for job in jobs)
@@ -107,16 +123,22 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
             done[job.shard] = record
             bar.advance(len(job.numbers))
     written = {name: [done[job.shard] for job in jobs if job.split == name] for name in splits}
+    tally = packed(source, splits, written)
+    if show_progress:
+        print(*tally.lines(), sep="\n", file=sys.stderr)
+    warnings = tally.settle(config.allow_left_out)
     about = {"kind": source.media, "licence": config.licence}
     publish(shards, source, written, config.name, source_kind=config.kind, **about)
     if show_progress:
-        print(summary(written, config.out), file=sys.stderr)
+        print(*warnings, summary(written, config.out), sep="\n", file=sys.stderr)
     return written
 
 
 def plan(source: Any, config: PackConfig) -> dict[str, Any]:
     """What must be the same when a pack is resumed."""
-    same = {name: value for name, value in asdict(config).items() if name not in ("out", "processes", "overwrite")}
+    same = {name: value for name, value in asdict(config).items() if name not in FREE}
+    if not config.splits:
+        del same["splits"]  # as before this setting was there
     return {**same, "source": os.path.abspath(config.source), "samples": len(source), "files": source.fingerprint()}  # noqa: PTH100
 
 

@@ -3,6 +3,7 @@
 import collections
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from data.packing.sources.base import Source
@@ -44,6 +45,12 @@ def publish(
             if not record.nsamples:
                 (shards.folder / record.url).unlink(missing_ok=True)
     shards.finish(indexes, files)
+
+
+def refuse_overlap(source: Source, path: str, out: str) -> None:
+    """UserError where writing to `out` would change what is read."""
+    if source.overlaps(Path(out).resolve()):
+        raise UserError(f"out={out} is a part of source={path}, which would be written over: choose a folder elsewhere")
 
 
 def summary(written: Written, out: str) -> str:

@@ -58,6 +58,10 @@ def chosen_splits(source: Source, held_out: float, seed: int, *, shuffle: bool) 
             )
         train = splits["train"]
         kept, out = split(source.labels[train], held_out, seed)
+        if not len(kept) or not len(out):
+            which, share = ("no", f"{1 / len(train):.2g} or more") if not len(out) else ("every", "a smaller share")
+            way_out = f"set it to {share}, or leave it out" if len(train) > 1 else "leave it out"
+            raise UserError(f"held_out={held_out} of {len(train)} samples of train holds out {which} sample: {way_out}")
         splits |= {"train": train[kept], "held_out": train[out]}
     ordered = {name: _mixed(source, numbers, seed) if shuffle else numbers for name, numbers in splits.items()}
     return {name: numbers for name, numbers in ordered.items() if len(numbers)}

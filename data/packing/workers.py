@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from data.media import handler
-from data.packing.sources.base import Source
+from data.packing.sources.base import Raw, Source
 from data.shards.sample import DamagedSampleError
+from data.shards.tally import Tally
 from data.shards.writer import Sample, ShardRecord, ShardWriter, fit_key
 from launch.command.cli import UserError
 
@@ -36,7 +37,7 @@ class Job:
 
 
 def pack_shard(source: Source, job: Job, out: str, config: Any) -> ShardRecord:
-    """Write one shard, unless it exists. Its record's notes list what was skipped and count the labels."""
+    """Write one shard, unless it exists. Its record's notes list what was skipped, count the labels, and tell more."""
     notes: dict[str, Any] = {"skipped": [], "counts": {}}
     return ShardWriter(out).write(job.shard, _samples(source, job.numbers, config, notes), notes)
 
@@ -44,6 +45,7 @@ def pack_shard(source: Source, job: Job, out: str, config: Any) -> ShardRecord:
 def _samples(source: Source, numbers: np.ndarray, config: Any, notes: dict[str, Any]) -> Iterator[Sample]:
     keys: set[str] = set()
     counts: collections.Counter[str] = collections.Counter()
+    tally = Tally()
     convert = handler(source.media, "convert")
     for number in numbers.tolist():
         key = source.paths[number] if source.paths else f"sample {number}"
@@ -55,14 +57,30 @@ def _samples(source: Source, numbers: np.ndarray, config: Any, notes: dict[str, 
         except (DamagedSampleError, OSError) as error:
             why = f"can't be read: {error.strerror}" if isinstance(error, OSError) else str(error)
             notes["skipped"].append((key, why))
+            tally.left_out(why, source.paths[number] if source.paths else key, of=source.media)
             continue
         members = {extension: contents, **raw.members}
         if raw.label >= 0:
             members["cls"] = str(raw.label).encode()
         keys.add(key)
         counts[str(raw.label)] += 1
+        _count(tally, source, raw, key)
         yield key, members
     notes["counts"] = dict(sorted(counts.items()))
+    notes["tally"] = tally.to_json()
+
+
+def _count(tally: Tally, source: Source, raw: Raw, key: str) -> None:
+    """Count a sample, its label and its caption."""
+    tally.took(source.media)
+    if raw.label >= 0:
+        tally.took("labels")
+    if raw.members.get("txt"):
+        tally.took("captions")
+    elif source.captioned:
+        tally.noted("without a caption", key)
+    for note in raw.notes:
+        tally.noted(note, key)
 
 
 def shard_sizes(source: Source, numbers: np.ndarray, config: Any) -> np.ndarray:

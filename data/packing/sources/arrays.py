@@ -9,12 +9,15 @@ import io
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.packing.sources.base import Raw, Source, existing
+from data.packing.sources.labels import class_numbers
+from data.packing.sources.split_names import SplitNames
 from launch.command.cli import UserError
 
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -23,20 +26,20 @@ FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 class PixelSource(Source):
     """Pictures that are rows of uint8 arrays (N, H, W) or (N, H, W, C), one array for each split."""
 
-    def fill(self, parts: dict[str, tuple[np.ndarray, np.ndarray | None]]) -> None:
-        """Set the fields from split → (pictures, labels or None); classes are named by their numbers."""
+    def fill(self, parts: dict[str, tuple[np.ndarray, np.ndarray | None]], names: Sequence[str] = ()) -> None:
+        """Set the fields from split → (pictures, labels or None); numbers without `names` are named by themselves."""
         self._parts: list[tuple[str, int, np.ndarray]] = []
-        labels, first = [], 0
+        labels: list[Any] = []
+        first = 0
         for split, (pictures, label_N) in parts.items():
             count = len(pictures)
             if label_N is not None and len(label_N) != count:
                 raise UserError(f"source: {split} has {count} pictures but {len(label_N)} labels: it is not one set")
             self.splits[split] = np.arange(first, first + count)
             self._parts.append((split, first, pictures))
-            labels.append(np.full(count, -1) if label_N is None else np.asarray(label_N).reshape(-1))
+            labels += [None] * count if label_N is None else np.asarray(label_N).reshape(-1).tolist()
             first += count
-        self.labels = np.concatenate(labels).astype(np.int64) if labels else self.labels
-        self.classes = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
+        self.labels, self.classes = class_numbers(labels, "source: an array of labels", names)
 
     def read(self, number: int) -> Raw:
         """A row; its key is the split and its number there."""
@@ -143,27 +146,46 @@ class ArraySource(PixelSource):
     """
 
     about = ".npy or .npz with pictures"
+    options = ("splits",)
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, splits: Mapping[str, str] | None = None) -> None:
         super().__init__()
         arrays = _arrays(existing(path, "an array file"))
-        pictures = {name: array for name, array in arrays.items() if array.ndim >= 3}
-        parts: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
-        for name, array in pictures.items():
-            split = _split_of(name)
-            others = [n for n, a in arrays.items() if a.ndim <= 2 and a.size == len(a) and _split_of(n) == split]
-            parts[split] = (_pictures(name, array), arrays[others[0]] if others else None)
-        if not parts:
+        named = arrays.pop("classes", arrays.pop("class_names", None))
+        pictures = [name for name, array in arrays.items() if array.ndim >= 3]
+        if not pictures:
             raise UserError(f"source={path} has no array of pictures: it needs a uint8 array (N, H, W) or (N, H, W, C)")
-        self.fill(parts)
-        named = arrays.get("classes", arrays.get("class_names"))
-        if named is not None:
-            self.classes = [str(name) for name in named.tolist()]
+        names = SplitNames(splits)
+        split_of = names.assign(pictures, self.tally, path)
+        of_split = {split: [name for name, other in split_of.items() if other == split] for split in split_of.values()}
+        parts: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+        used = {*pictures}
+        for split, (name, *others) in of_split.items():
+            if others:
+                raise UserError(
+                    f"source={path} has several arrays of pictures for {split} ({name}, {', '.join(others)}): say "
+                    f'which split each is by --splits \'{{"{others[0]}": ""}}\' ("" leaves it out)'
+                )
+            labels = _labels(arrays, split, names, only=len(pictures) == 1)
+            used |= {labels} if labels else set()
+            parts[split] = (_pictures(name, arrays[name]), arrays[labels] if labels else None)
+        for name in sorted(arrays.keys() - used):
+            self.tally.noted(
+                f"an array {arrays[name].shape} that isn't used: pictures are (N, H, W, …), labels (N,)", name
+            )
+        self.fill(parts, [] if named is None else [str(name) for name in named.tolist()])
 
 
-def _split_of(name: str) -> str:
-    words = re.split(r"[^a-z]+", name.lower())
-    return next((word for word in words if word in ("train", "val", "valid", "test")), "train")
+def _labels(arrays: Mapping[str, np.ndarray], split: str, names: SplitNames, *, only: bool) -> str | None:
+    """The name of the array with the labels of a split: (N,) or (N, 1), called labels or y before all others."""
+    found = [
+        name
+        for name, array in arrays.items()
+        if 0 < array.ndim <= 2
+        and array.size == len(array)
+        and (names.of_path(name) or (split if only else "")) == split
+    ]
+    return min(found, key=lambda name: not re.search(r"label|target|class|(^|_)y(_|$)", name.lower()), default=None)
 
 
 def _pictures(name: str, array: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from data.shards.tally import Tally
 from launch.command.cli import UserError
 
 
@@ -24,6 +25,8 @@ class Raw:
     """Class number; -1 for none."""
     members: Mapping[str, bytes] = field(default_factory=dict)
     """Further files of the sample, by extension."""
+    notes: tuple[str, ...] = ()
+    """What should be told of it: how its caption was read."""
 
 
 class Source:
@@ -51,6 +54,10 @@ class Source:
         """int64 (N,): samples that are cheap to read together (a Parquet row group) have the same number."""
         self.meta: dict[str, Any] = {}
         """Further facts about the set, for the index."""
+        self.captioned = False
+        """Whether samples have captions, so that one without is told."""
+        self.tally = Tally()
+        """What listing passed over or left out, and what should be told. What is read later isn't in it."""
 
     def __len__(self) -> int:
         return sum(len(positions) for positions in self.splits.values())
@@ -60,9 +67,16 @@ class Source:
         raise NotImplementedError
 
     @classmethod
-    def certain_splits(cls, source: str) -> list[str]:
-        """Splits that certainly have samples, as far as can be seen quickly, without listing all."""
+    def certain_splits(cls, source: str, splits: Mapping[str, str] | None = None) -> list[str]:
+        """Splits that certainly have samples, as far as can be seen quickly, without listing all.
+
+        `splits` is the setting of that name.
+        """
         return []
+
+    def overlaps(self, out: Path) -> bool:
+        """Whether writing into the folder `out` would change what is read."""
+        return False
 
     def fingerprint(self) -> str:
         """Changes when the source's samples do: a pack is only resumed with the same ones."""

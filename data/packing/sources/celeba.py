@@ -4,12 +4,15 @@ import csv
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.packing.sources.base import Raw, existing
 from data.packing.sources.folders import FileSource
+from data.packing.sources.listing import is_system, is_true
 from launch.command.cli import UserError
 
 PARTITIONS = ("train", "val", "test")
@@ -35,14 +38,27 @@ class CelebASource(FileSource):
                             + ", ".join(self.attributes))  # fmt: skip
         column = self.attributes.index(label_attribute) if label_attribute else None
         self.classes = [f"not {label_attribute}", str(label_attribute)] if label_attribute else []
-        partition = {row[0]: int(row[1]) for row in _table(_one_of(top, "list_eval_partition")) if row[1].isdigit()}
-        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
-        names = sorted(name for name in rows if name in sizes)
+        partition = _partition(_one_of(top, "list_eval_partition"))
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if is_true(entry.is_file)}
+        names = self._both(rows, sizes, partition)
         self.values = np.array([rows[name] for name in names], dtype=bool).reshape(len(names), len(self.attributes))
         self.meta = {"attributes": self.attributes}
         labels = self.values[:, column].astype(int).tolist() if column is not None else [-1] * len(names)
-        splits = [PARTITIONS[partition.get(name, 0)] for name in names]
+        splits = [partition[name] for name in names]
         self.fill(list(zip(names, [sizes[name] for name in names], labels, splits, strict=True)))
+
+    def _both(self, rows: Mapping[str, Any], sizes: Mapping[str, int], partition: Mapping[str, str]) -> list[str]:
+        """Pictures that are in the folder and in both lists; the others are left out."""
+        for name in sorted({*rows, *sizes}):
+            if is_system(name):
+                self.tally.ignored("system or hidden files", name)
+            elif name not in sizes:
+                self.tally.left_out("in list_attr_celeba, but not in the folder", name)
+            elif name not in rows:
+                self.tally.left_out("not in list_attr_celeba", name)
+            elif name not in partition:
+                self.tally.left_out("not in list_eval_partition, so of no split", name)
+        return sorted(name for name in rows if name in sizes and name in partition)
 
     def read(self, number: int) -> Raw:
         """The picture with its attributes."""
@@ -63,7 +79,18 @@ def _table(path: Path) -> list[list[str]]:
         with path.open(newline="") as file:
             return list(csv.reader(file))
     rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    if not rows:
+        raise UserError(f"source: {path} is empty: fetch it again")
     return rows[1:] if len(rows[0]) == 1 else rows
+
+
+def _partition(path: Path) -> dict[str, str]:
+    """Split of each picture; UserError for a number that is none."""
+    rows = [row for row in _table(path) if len(row) == 2 and row[1].isdigit()]
+    for name, number in rows:
+        if int(number) >= len(PARTITIONS):
+            raise UserError(f"source: {path} puts {name} into part {number}, but 0, 1, 2 are {', '.join(PARTITIONS)}")
+    return {name: PARTITIONS[int(number)] for name, number in rows}
 
 
 def _attributes(path: Path) -> tuple[list[str], dict[str, list[bool]]]:

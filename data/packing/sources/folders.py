@@ -1,19 +1,19 @@
 """Folders of picture files: a class is a folder, a split is a folder of classes; captions are beside the pictures."""
 
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from data.media import KINDS
 from data.packing.sources.base import Raw, Source, existing
+from data.packing.sources.captions import Captions, composed
+from data.packing.sources.listing import EXTENSIONS, Listing, is_system, is_true, walk
+from data.packing.sources.split_names import SplitNames, unknown_splits
+from data.shards.tally import extension_in
+from launch.command.checks import named
 from launch.command.cli import UserError
-
-EXTENSIONS = frozenset(KINDS["pictures"].members) - {"img"}
-SPLITS = ("train", "val", "valid", "validation", "test", "held_out")
 
 
 class FileSource(Source):
@@ -21,32 +21,32 @@ class FileSource(Source):
 
     def __init__(self, root: Path) -> None:
         super().__init__()
+        if not root.is_dir():
+            raise UserError(f"source={root} is a file, not a folder of pictures: name its folder, or another kind")
         self.root = root
-        self.texts: dict[str, int] = {}
-        """Size of each caption file `<path>.txt`, by the path without the extension."""
-        self.captions: dict[str, str] = {}
-        """Captions in `metadata.jsonl` files, by the picture's path."""
+        self.captions: Captions | None = None
+
+    def overlaps(self, out: Path) -> bool:
+        """Whether `out` is the root or below it: its files would be listed when the pack is resumed."""
+        return self.root.resolve() in (out, *out.parents)
 
     def names(self) -> Iterable[str]:
         """The files, relative to the root, and their captions."""
-        texts, captions = sorted(self.texts.items()), sorted(self.captions.items())
-        return [*self.paths, *(f"{path}.txt {size}" for path, size in texts), *map(" ".join, captions)]
+        return [*self.paths, *(self.captions.names() if self.captions else ())]
 
     def read(self, number: int) -> Raw:
         """The file's bytes; its key is its path without the extension."""
         path = self.paths[number]
         contents = (self.root / path).read_bytes()
-        return Raw(self.key(path), contents, label=int(self.labels[number]), members=self._caption(path))
-
-    def _caption(self, path: str) -> dict[str, bytes]:
-        stem = path.rpartition(".")[0]
-        if path in self.captions:
-            return {"txt": self.captions[path].encode()}
-        return {"txt": (self.root / f"{stem}.txt").read_bytes()} if stem in self.texts else {}
+        text, how = self.captions.of(path) if self.captions else (None, "")
+        members = {} if text is None else {"txt": text}
+        return Raw(
+            self.key(path), contents, label=int(self.labels[number]), members=members, notes=(how,) if how else ()
+        )
 
     def key(self, path: str) -> str:
         """The sample's key; files that differ only in the extension get different keys."""
-        stem, _, extension = path.rpartition(".")
+        stem, extension = _parts(path)
         return f"{stem}_{extension}" if stem in self.twins else stem
 
     def fill(self, files: list[tuple[str, int, int, str]]) -> None:
@@ -56,85 +56,157 @@ class FileSource(Source):
         self.labels = np.array([label for _, _, label, _ in files], dtype=np.int64)
         split_of = np.array([split for *_, split in files])
         self.splits = {str(name): np.flatnonzero(split_of == name) for name in dict.fromkeys(split_of.tolist())}
-        stems = Counter(path.rpartition(".")[0] for path in self.paths)
+        stems = Counter(_parts(path)[0] for path in self.paths)
         self.twins = {stem for stem, count in stems.items() if count > 1}
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """A path without its extension, and the extension."""
+    folder, slash, name = path.rpartition("/")
+    stem, dot, extension = name.rpartition(".")
+    return (f"{folder}{slash}{stem}", extension) if dot else (path, "")
 
 
 class FolderSource(FileSource):
     """An image folder: `[split/]class/**/picture`; without class folders there are no labels.
 
-    Captions are in a `.txt` of the picture's name beside it, or in a `metadata.jsonl` in the folder or a split's, as
-    the Hub's image folders have it: a line for each picture with `file_name` and `text` (or `caption`).
+    Names of splits are those of `split_names`; captions are where `captions` says.
     """
 
     about = "picture files, [split/]class/**/picture"
+    options = ("caption_column", "splits")
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, caption_column: str | None = None, splits: Mapping[str, str] | None = None) -> None:
         super().__init__(existing(root, "a folder of pictures"))
-        tops = split_folders(self.root)
-        with_splits = self.root not in tops.values()
-        self.classes = sorted({name for top in tops.values() for name in class_folders(top)})
-        number = {name: i for i, name in enumerate(self.classes)}
+        listing = Listing(self.root, self.tally)
+        self.captions = Captions(listing, caption_column)
+        self.captioned = bool(self.captions)
+        names = SplitNames(splits)
+        with_pictures = {path.split("/")[0] for path, _ in listing.pictures if "/" in path}
+        tops = split_folders(self.root, names, with_pictures)
+        self._must_be_classes(tops, names, listing)
         files = []
-        for split, top in tops.items():
-            texts: dict[str, int] = {}
-            before = f"{split}/" if with_splits else ""
-            for path, size in pictures(top, texts=texts):
-                first, slash, _ = path.partition("/")
-                files.append((f"{before}{path}", size, number[first] if slash else -1, split))
-            self.texts |= {f"{before}{path}": size for path, size in texts.items()}
-        for place in ("", *(f"{split}/" for split in tops if with_splits)):
-            self.captions |= {place + path: text for path, text in listed_captions(self.root / place)}
-        self.fill(files)
-        if not (self.labels >= 0).any():
-            self.classes = []
+        for path, size in listing.pictures:
+            split, rest = _split_of(path, tops)
+            if split is None:
+                self.tally.left_out("beside the folders of splits, in none of them", path)
+            elif split:
+                files.append((path, size, rest, split))
+            else:
+                self.tally.ignored("left out by the setting splits", path)
+        number = self._number_classes(listing, tops)
+        self.fill([(path, size, number[_class_of(rest)], split) for path, size, rest, split in files])
+        empty = set(tops.values()) - set(self.splits) - {""}
+        for name in sorted(empty & {split for folder, split in tops.items() if folder}):
+            self.tally.noted("a split without a picture", name)
 
     @classmethod
-    def certain_splits(cls, source: str) -> list[str]:
+    def certain_splits(cls, source: str, splits: Mapping[str, str] | None = None) -> list[str]:
         """Those whose folder holds a picture."""
-        if not Path(source).is_dir():
+        root = Path(source)
+        if not root.is_dir():
             return []
-        return [name for name, top in split_folders(Path(source)).items() if next(pictures(top), None)]
+        tops = split_folders(root, SplitNames(splits), None)
+        return sorted({split for folder, split in tops.items() if split and has_picture(root / folder)})
+
+    def _number_classes(self, listing: Listing, tops: Mapping[str, str]) -> dict[str, int]:
+        """Set the classes, sorted; number of each class folder's name, -1 of none."""
+        folders = (_split_of(folder, tops) for folder in listing.folders)
+        names = {rest for split, rest in folders if split and rest and "/" not in rest}
+        used = (_split_of(path, tops) for path, _ in listing.pictures)
+        filled = {_class_of(rest) for split, rest in used if split} - {""}
+        if not filled:
+            return {"": -1}
+        self.classes = sorted({composed(name) for name in names | filled})
+        for name in sorted({composed(n) for n in names} - {composed(n) for n in filled}):
+            self.tally.noted("a class folder without a picture, which stays a class", name)
+        alike = Counter(name.casefold() for name in self.classes)
+        for name in self.classes:
+            if alike[name.casefold()] > 1:
+                self.tally.noted("classes that differ in case only", name)
+        number = {name: i for i, name in enumerate(self.classes)}
+        return {"": -1} | {name: number[composed(name)] for name in names | filled}
+
+    def _must_be_classes(self, tops: Mapping[str, str], names: SplitNames, listing: Listing) -> None:
+        """UserError where what would be classes, or is below them, is splits."""
+        if names.whole is not None:
+            return
+        below: dict[str, list[str]] = {}
+        for folder in listing.folders:
+            above, _, name = folder.rpartition("/")
+            below.setdefault(above, []).append(name)
+        of_classes = [f"{top}/{name}".strip("/") for top in tops for name in below.get(top, ())]
+        for place in [top for top in tops if top] + of_classes:
+            inside = below.get(place, [])
+            if inside and all(names.of_folder(name) for name in inside):
+                raise UserError(
+                    f"source={self.root} has folders of splits ({named(inside)}) below {place}/: name "
+                    f"{self.root / place} as the source, move them to the top, or say that no name is a split's "
+                    'by --splits \'{"*": "train"}\''
+                )
 
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split; where the folders in `root` aren't splits, `root` is `train`."""
+def split_folders(root: Path, names: SplitNames, with_pictures: set[str] | None) -> dict[str, str]:
+    """Folder below `root` ("" is `root`) → its split; "" for one to be left out. Without splits, all is `train`.
+
+    A folder of the same name inside (`train/train`) is gone into, as is a single folder (`data/train`).
+    `with_pictures` are the top folders that hold pictures; None: look. UserError where only some folders name splits.
+    """
+    if names.whole is not None:
+        return {"": names.whole or "train"}
     folders = class_folders(root)
-    with_splits = bool(folders) and all(name in SPLITS for name in folders)
-    return {name: root / name for name in folders} if with_splits else {"train": root}
+    found = {name: names.of_folder(name) for name in folders}
+    if not any(split is not None for split in found.values()):
+        doubtful = names.doubtful(folders)
+        if doubtful:
+            raise unknown_splits(str(root), doubtful)
+        return _below_single(root, folders, names) or {"": "train"}
+    if not any(found.values()):  # some are left out, no other is a split: these are classes
+        return {"": "train"} | {name: "" for name, split in found.items() if split == ""}
+    odd = [name for name, split in found.items() if split is None]
+    odd = [name for name in odd if (name in with_pictures if with_pictures is not None else has_picture(root / name))]
+    if odd:
+        raise unknown_splits(str(root), odd)
+    return {_inner(root, name, split, names): split for name, split in found.items() if split is not None}
+
+
+def _below_single(root: Path, folders: list[str], names: SplitNames) -> dict[str, str]:
+    """The splits inside the only folder of `root`; nothing where there are none."""
+    if len(folders) != 1 or any(extension_in(entry.name) in EXTENSIONS for entry in os.scandir(root)):
+        return {}
+    found = split_folders(root / folders[0], names, None)
+    return {f"{folders[0]}/{folder}": split for folder, split in found.items()} if "" not in found else {}
+
+
+def _inner(root: Path, folder: str, split: str, names: SplitNames) -> str:
+    """The folder, or the one of the same split that is all it holds."""
+    inside = class_folders(root / folder)
+    if len(inside) == 1 and split and names.of_folder(inside[0]) == split:
+        return _inner(root, f"{folder}/{inside[0]}", split, names)
+    return folder
+
+
+def _split_of(path: str, tops: Mapping[str, str]) -> tuple[str | None, str]:
+    """Split (None: none, "": left out) of a path below the root, and the path from its split's folder."""
+    at = len(path)
+    while at > 0:
+        if path[:at] in tops:
+            return tops[path[:at]], path[at + 1 :]
+        at = path.rfind("/", 0, at)
+    return tops.get(""), path
+
+
+def _class_of(path: str) -> str:
+    """The class folder in a path from its split's folder; nothing for a picture beside them."""
+    return path.partition("/")[0] if "/" in path else ""
+
+
+def has_picture(folder: Path) -> bool:
+    """Whether a file with a picture's extension is below a folder."""
+    return any(extension_in(path) in EXTENSIONS for path, _ in walk(folder))
 
 
 def class_folders(top: Path) -> list[str]:
-    """The folders in `top`, sorted; hidden ones left out."""
-    return sorted(entry.name for entry in os.scandir(top) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def listed_captions(folder: Path) -> Iterator[tuple[str, str]]:
-    """Path and caption of each line of a folder's `metadata.jsonl`, if it has one; UserError for another file."""
-    file = folder / "metadata.jsonl"
-    for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], 1):
-        try:
-            values = json.loads(line)
-            text = values.get("text", values.get("caption"))
-            if text is not None:
-                yield str(values["file_name"]), str(text)
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{file}, line {number} is no JSON object with a file_name: correct it") from error
-
-
-def pictures(top: Path, below: str = "", texts: dict[str, int] | None = None) -> Iterator[tuple[str, int]]:
-    """Path relative to `top` (with `/`) and size of every picture file below it, in sorted order.
-
-    The sizes of the `.txt` files, by path without the extension, go into `texts`.
-    """
-    entries = sorted(os.scandir(top / below), key=lambda entry: entry.name)
-    for entry in entries:
-        name = f"{below}/{entry.name}" if below else entry.name
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from pictures(top, name, texts)
-        elif entry.name.rpartition(".")[2].lower() in EXTENSIONS:
-            yield name, entry.stat().st_size
-        elif texts is not None and name.endswith(".txt"):
-            texts[name.removesuffix(".txt")] = entry.stat().st_size
+    """The folders in `top`, sorted; hidden and system folders left out."""
+    with os.scandir(top) as entries:
+        return sorted(entry.name for entry in entries if not is_system(entry.name) and is_true(entry.is_dir))

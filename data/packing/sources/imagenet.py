@@ -6,11 +6,14 @@ levels below it.
 """
 
 import csv
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 from data.packing.sources.base import existing
-from data.packing.sources.folders import FileSource, class_folders, pictures
+from data.packing.sources.folders import FileSource, class_folders, has_picture
+from data.packing.sources.listing import Listing
+from data.packing.sources.split_names import SplitNames
 from launch.command.cli import UserError
 
 
@@ -33,20 +36,26 @@ class ImageNetSource(FileSource):
         truth = cache(lambda: ground_truth(Path(root)))  # read for a flat val/ only
         files = []
         for split, folder in tops.items():
-            for path, size in pictures(folder):
+            listing = Listing(folder, self.tally)
+            for text, _ in (*listing.texts.values(), *((name, 0) for name in listing.lists)):
+                self.tally.ignored("a text file, which kind=imagenet doesn't read", text)
+            for path, size in listing.pictures:
                 wnid, slash, _ = path.partition("/")
                 if not slash:
                     wnid = truth().get(path.rpartition(".")[0], "")
                     if wnid not in number:
                         raise UserError(f"source: {folder / path} has no class in the devkit's ground truth: add "
                                         "ILSVRC2012_devkit_t12 or LOC_val_solution.csv to the root")  # fmt: skip
-                files.append((f"{split}/{path}", size, number[wnid], split))
+                files.append((f"{folder.name}/{path}", size, number[wnid], split))
         self.fill(files)
+        for name in class_folders(self.root):
+            if self.root / name not in tops.values() and has_picture(self.root / name):
+                self.tally.noted("pictures that kind=imagenet doesn't read, because they have no classes", f"{name}/")
 
     @classmethod
-    def certain_splits(cls, source: str) -> list[str]:
+    def certain_splits(cls, source: str, splits: Mapping[str, str] | None = None) -> list[str]:
         """Those whose folder holds a picture."""
-        return [name for name, folder in _tops(_top(Path(source))).items() if next(pictures(folder), None)]
+        return [name for name, folder in _tops(_top(Path(source))).items() if has_picture(folder)]
 
 
 def _top(root: Path) -> Path:
@@ -55,7 +64,16 @@ def _top(root: Path) -> Path:
 
 
 def _tops(top: Path) -> dict[str, Path]:
-    return {name: top / name for name in ("train", "val") if (top / name).is_dir()}
+    """The folders of `train` and `val`, whose names may have another case or spelling."""
+    found: dict[str, Path] = {}
+    for name in class_folders(top) if top.is_dir() else []:
+        split = SplitNames().of_folder(name)
+        split = "val" if split in ("val", "valid", "validation") else split
+        if split in ("train", "val"):
+            if split in found:
+                raise UserError(f"source: {found[split]} and {top / name} are both {split}: leave one of them there")
+            found[split] = top / name
+    return dict(sorted(found.items()))
 
 
 def class_names(root: Path) -> dict[str, str]:

@@ -119,8 +119,8 @@ def unknown_splits(source: str, odd: Sequence[str]) -> UserError:
     prefix = _NUMBERED.match(name)
     key = prefix[1] if prefix else name.split(".")[0]
     return UserError(
-        f"source={source}: {named(odd)} {'names' if len(odd) == 1 else 'name'} no known split beside others that do, or "
-        f'several: say which by --splits \'{{"{key}": "train"}}\' ("" leaves it out; {{"*": "train"}}: '
+        f"source={source}: {named(odd)} {'names' if len(odd) == 1 else 'name'} no known split beside others that do, "
+        f'or several: say which by --splits \'{{"{key}": "train"}}\' ("" leaves it out; {{"*": "train"}}: '
         "no name says a split)"
     )
 

@@ -1,27 +1,38 @@
 """Parquet files with a column of pictures, as the Hub's data sets have them."""
 
 import json
-import re
-from functools import cache, lru_cache
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.packing.sources.base import Raw, Source, existing
+from data.packing.sources.captions import first_text
+from data.packing.sources.columns import choose_columns
+from data.packing.sources.labels import class_numbers
+from data.packing.sources.listing import walk
+from data.packing.sources.split_names import SplitNames
 from data.shards.sample import DamagedSampleError
-from launch.command.cli import UserError
+from launch.command.cli import UserError, reason
+
+SUFFIXES = (".parquet", ".pq", ".parq")
+OPENED = 8
+"""Files kept open for reading."""
+_POINTER = b"version https://git-lfs"
 
 
 class ParquetSource(Source):
-    """A `.parquet` file or a folder of them; files named `train-…`, `test-…` are splits of that name.
+    """A `.parquet` file or a folder of them; splits are named by files or folders (`split_names`).
 
-    A picture is a struct with `bytes` (the Hub's image feature) or plain bytes; a label is a whole number (its names
-    come from the Hub's metadata) or a string. Needs pyarrow: `pip install vqloom[parquet]`.
+    A picture is a struct with `bytes` (the Hub's image feature) or plain bytes, or each row has a list of them. A label
+    is a whole number (its names come from the Hub's metadata) or a word; a caption is a text, of a list the first one.
+    Needs pyarrow: `pip install vqloom[parquet]`.
     """
 
     about = "files with a column of pictures"
-    options = ("image_column", "label_column", "caption_column")
+    options = ("image_column", "label_column", "caption_column", "splits")
 
     def __init__(
         self,
@@ -29,112 +40,154 @@ class ParquetSource(Source):
         image_column: str | None = None,
         label_column: str | None = None,
         caption_column: str | None = None,
+        splits: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        parquet = _pyarrow()
-        top = existing(path, "Parquet files")
-        self.files = [top] if top.is_file() else sorted(top.rglob("*.parquet"))
+        self.top = existing(path, "Parquet files")
+        names = self._files(path)
+        split_of = SplitNames(splits).assign(names, self.tally, path)
+        self.files = [self.top if self.top.is_file() else self.top / name for name in names if name in split_of]
         if not self.files:
             raise UserError(f"source={path} has no .parquet files: check the path and the kind")
-        opened = [parquet.ParquetFile(file) for file in self.files]
-        schema = opened[0].schema_arrow
-        self.image = image_column or _image_column(schema, path)
-        self.label = label_column or next(
-            (n for n in ("label", "labels", "class", "fine_label") if n in schema.names), None
-        )
-        self.caption = caption_column
-        for name in filter(None, (self.image, self.label, self.caption)):
-            if name not in schema.names:
-                raise UserError(f"column {name} isn't in {self.files[0]}: choose one of {', '.join(schema.names)}")
-        self._places(opened)
-        self._fill_labels(opened, schema)
+        self._opened = lru_cache(OPENED)(lambda file: open_parquet(self.files[file]))
+        schemas = [self._opened(file).schema_arrow for file in range(len(self.files))]
+        self.columns = choose_columns(list(zip(self.files, schemas, strict=True)), image_column, label_column,
+                                      caption_column, self.tally)  # fmt: skip
+        self.captioned = self.columns.caption is not None
+        self._places([split_of[name] for name in names if name in split_of])
+        self._fill_labels(schemas[0])
+        self._opened.cache_clear()  # processes that are forked open their own
         self._group = lru_cache(2)(self._read_group)
-        self._opened = cache(lambda file: _pyarrow().ParquetFile(self.files[file]))
 
-    def _places(self, opened: list[Any]) -> None:
-        """Number the row groups of all files; `starts` is each group's first row."""
-        counts, self.group_of, splits = [], [], []
-        for i, file in enumerate(opened):
-            for group in range(file.num_row_groups):
-                self.group_of.append((i, group))
-                counts.append(file.metadata.row_group(group).num_rows)
-                splits.append(_split_of(self.files[i]))
+    def _files(self, path: str) -> list[str]:
+        """The files, relative to the source, sorted by path."""
+        if self.top.is_file():
+            return [self.top.name]
+        found = []
+        for name, _ in walk(self.top, self.tally):
+            if name.lower().endswith(SUFFIXES):
+                found.append(name)
+            else:
+                self.tally.ignored("no .parquet file", name)
+        return sorted(found, key=lambda name: Path(name).parts)
+
+    def _places(self, split_of_file: list[str]) -> None:
+        """Number the samples of all row groups; `starts` is each group's first sample."""
+        self.group_of = [
+            (file, group) for file in range(len(self.files)) for group in range(self._opened(file).num_row_groups)
+        ]
+        counts = [self._opened(file).metadata.row_group(group).num_rows for file, group in self.group_of]
+        self.per_row: np.ndarray | None = None
+        """Pictures in each row, where rows have lists of them."""
+        if self.columns.listed:
+            of_groups = [self.columns.lengths(self._opened(file), group) for file, group in self.group_of]
+            self.per_row = np.concatenate([np.empty(0, np.int64), *of_groups])
+            counts = [int(lengths.sum()) for lengths in of_groups]
+            for row in np.flatnonzero(self.per_row == 0):
+                self.tally.left_out("a row without a picture", f"row {row}")
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self.groups = np.repeat(np.arange(len(counts)), counts)
+        splits = [split_of_file[file] for file, _ in self.group_of]
         split_of = np.repeat(np.array(splits), counts)
         self.splits = {str(name): np.flatnonzero(split_of == name) for name in dict.fromkeys(splits)}
 
-    def _fill_labels(self, opened: list[Any], schema: Any) -> None:
+    def _fill_labels(self, schema: Any) -> None:
         self.labels = np.full(int(self.starts[-1]), -1, dtype=np.int64)
-        if self.label is None:
+        label = self.columns.label
+        if label is None:
             return
-        values = [v for file in opened for v in file.read(columns=[self.label]).column(self.label).to_pylist()]
-        if any(isinstance(value, str) for value in values):
-            self.classes = sorted({value for value in values if value is not None})
-            number = {name: i for i, name in enumerate(self.classes)}
-            self.labels = np.array([number.get(value, -1) for value in values], dtype=np.int64)
-            return
-        self.labels = np.array([-1 if value is None else value for value in values], dtype=np.int64)
-        names = _hub_names(schema, self.label)
-        self.classes = names or [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
+        values = [value for file in range(len(self.files)) for value in self._column(file, label)]
+        numbers, self.classes = class_numbers(
+            values, f"column {label}", _hub_names(schema, label), "name another --label_column, or '' for no classes"
+        )
+        self.labels = numbers if self.per_row is None else np.repeat(numbers, self.per_row)
+
+    def _column(self, file: int, name: str) -> list[Any]:
+        """All values of a column; UserError where they can't be read."""
+        import pyarrow
+
+        try:
+            return self._opened(file).read(columns=[name]).column(name).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"source: column {name} of {self.files[file]} can't be read ({reason(error)}): fetch the "
+                            "file again or move it away") from error  # fmt: skip
 
     def names(self) -> list[str]:
         """Files with their sizes."""
         return [f"{file.name} {file.stat().st_size}" for file in self.files]
 
     def read(self, number: int) -> Raw:
-        """A row; its group stays in memory until two others have been read."""
+        """A picture; its row's group stays in memory until two others have been read."""
         assert self.groups is not None
         group = int(self.groups[number])
-        row, text = self._group(group)[number - int(self.starts[group])]
-        encoded = row.get("bytes") if isinstance(row, dict) else row
-        if not isinstance(encoded, bytes):
-            raise DamagedSampleError("its picture column is empty")
+        row, value = self._group(group)[number - int(self.starts[group])]
         file, _ = self.group_of[group]
+        encoded = self._picture(row, self.files[file].parent)
         key = f"{self.files[file].name.split('.')[0]}/{number:08d}"
-        members = {"txt": text.encode()} if isinstance(text, str) else {}
-        return Raw(key=key, encoded=encoded, label=int(self.labels[number]), members=members)
+        texts = first_text(value)
+        members = {"txt": texts[0].encode("utf-8", "replace")} if texts else {}
+        notes = ("several captions of a picture, of which the first is kept",) if len(texts) > 1 else ()
+        return Raw(key=key, encoded=encoded, label=int(self.labels[number]), members=members, notes=notes)
+
+    def _picture(self, row: Any, folder: Path) -> bytes:
+        """The bytes in a row, or in the file below the source that it names."""
+        encoded = row.get("bytes") if isinstance(row, dict) else row
+        if isinstance(encoded, bytes):
+            return encoded
+        path = row.get("path") if isinstance(row, dict) else None
+        if not path:
+            raise DamagedSampleError("its picture column is empty")
+        place = (folder / path).resolve()
+        top = self.top if self.top.is_dir() else self.top.parent
+        if not place.is_relative_to(top.resolve()) or not place.is_file():
+            raise DamagedSampleError("its picture is only a path, which isn't a file below the source")
+        return place.read_bytes()
 
     def _read_group(self, group: int) -> list[Any]:
-        """Picture and caption (None: without one) of each row."""
+        """Picture and value of the caption column (None: without one) of each sample."""
         file, local = self.group_of[group]
-        columns = [self.image] + ([self.caption] if self.caption else [])
-        table = self._opened(file).read_row_group(local, columns=columns, use_threads=False)
+        columns = [self.columns.image] + ([self.columns.caption] if self.columns.caption else [])
+        import pyarrow
+
+        try:
+            table = self._opened(file).read_row_group(local, columns=columns, use_threads=False)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DamagedSampleError(f"its row group can't be read ({reason(error)})") from error
         pictures, *texts = (table.column(name).to_pylist() for name in columns)
-        return list(zip(pictures, texts[0] if texts else [None] * len(pictures), strict=True))
+        rows: Iterator[Any] = zip(pictures, texts[0] if texts else [None] * len(pictures), strict=True)
+        if not self.columns.listed:
+            return list(rows)
+        return [(picture, text) for of_row, text in rows for picture in of_row or ()]
 
 
-def _pyarrow() -> Any:
+def open_parquet(file: Path) -> Any:
+    """A `pyarrow.parquet.ParquetFile`; UserError for a file that is none, or is damaged."""
     try:
+        import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise UserError("kind=parquet needs pyarrow: pip install 'vqloom[parquet]'") from error
-    return pyarrow.parquet
-
-
-def _split_of(file: Path) -> str:
-    """The split in the Hub's file names: `train-00000-of-00002.parquet`, `data/test/0.parquet`."""
-    for word in (*re.split(r"[^a-z]+", file.name.lower()), file.parent.name.lower()):
-        if word in ("train", "validation", "valid", "val", "test"):
-            return word
-    return "train"
-
-
-def _image_column(schema: Any, path: str) -> str:
-    """The first column that holds pictures: a struct with `bytes`, or bytes."""
-    import pyarrow
-
-    types = pyarrow.types
-    structs = [f.name for f in schema if types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
-    for name in (*structs, *(f.name for f in schema if types.is_binary(f.type) or types.is_large_binary(f.type))):
-        return str(name)
-    raise UserError(f"source={path} has no column of pictures: name it with --image_column")
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(len(_POINTER))
+        if beginning == _POINTER:
+            raise UserError(
+                f"source: {file} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder"
+            )
+        if not beginning:
+            raise UserError(f"source: {file} is empty (0 bytes): fetch it again or move it away")
+        return pyarrow.parquet.ParquetFile(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
+        raise UserError(f"source: {file} can't be read as Parquet ({why}): fetch it again or move it away") from error
 
 
 def _hub_names(schema: Any, column: str) -> list[str]:
     """Class names of a label column in the Hub's metadata."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return [str(name) for name in features[column]["names"]]
+        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
+        if isinstance(names, dict):
+            names = [names[key] for key in sorted(names, key=int)]
+        return [str(name) for name in names]
     except (KeyError, ValueError, TypeError):
         return []

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from data.media import media_of
 from data.packing.sources.base import Raw, Source
+from data.packing.sources.split_names import SplitNames
 from data.shards.compressed import OpenShard
 from data.shards.loading import load_index
 from data.shards.sample import DamagedSampleError, label, read_sample
@@ -24,8 +25,9 @@ class TarSource(Source):
     """
 
     about = "an index or tars, to be re-sharded"
+    options = ("splits",)
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, splits: Mapping[str, str] | None = None) -> None:
         super().__init__()
         if source.endswith(".json"):
             index = load_index(source)
@@ -38,10 +40,29 @@ class TarSource(Source):
         self.members = media_of(index.kind).members
         self.classes = list(index.classes)
         self.first = np.concatenate([[0], np.cumsum(index.sizes, dtype=np.int64)])
-        self.splits = {"train": np.arange(int(self.first[-1]))}
+        self.splits = self._splits(source, SplitNames(splits))
         self.labels = np.full(int(self.first[-1]), -1, dtype=np.int64)
         self.sizes = np.concatenate([np.diff(self.offsets.of_shard(i)) for i in range(len(index.shards))])
         self._open = lru_cache(64)(lambda shard: OpenShard(index.location(shard)))
+
+    def _splits(self, source: str, names: SplitNames) -> dict[str, np.ndarray]:
+        """The samples of each split, by the name of the index (or its #split), or by those of the tars."""
+        path, _, part = source.partition("#")
+        if path.endswith(".json"):
+            name = part or Path(path).name
+            split_of = [names.assign([name], self.tally, source).get(name)] * len(self.index.shards)
+        else:
+            tars = [self.index.location(i) for i in range(len(self.index.shards))]
+            top = os.path.commonpath([os.path.dirname(tar) for tar in tars])  # noqa: PTH120
+            below = [os.path.relpath(tar, top) for tar in tars]
+            found = names.assign(below, self.tally, source)
+            split_of = [found.get(name) for name in below]
+        of_sample = np.repeat(np.array([split or "" for split in split_of]), self.index.sizes)
+        return {split: np.flatnonzero(of_sample == split) for split in dict.fromkeys(filter(None, split_of))}
+
+    def overlaps(self, out: Path) -> bool:
+        """Whether a tar lies in `out`, where a shard of its name would replace it."""
+        return any(Path(self.index.location(i)).resolve().parent == out for i in range(len(self.index.shards)))
 
     def names(self) -> Iterable[str]:
         """The tars."""

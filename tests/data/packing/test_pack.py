@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -110,14 +111,24 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     Image.new("RGB", (1100, 1000)).save(source / "dog/large.png")
     (source / "dog/gone.jpg").symlink_to(source / "cat/003.jpg")
     convert = ConvertConfig(check="decode", max_pixels=10**6)
-    pack(PackConfig(source=str(source), out=str(tmp_path / "out"), kind="folder", processes=1, convert=convert))
+    config = PackConfig(source=str(source), out=str(tmp_path / "out"), kind="folder", processes=1, convert=convert)
+    with pytest.raises(UserError, match=r"allow_left_out=0\.1 is exceeded: 4 of 38 pictures.*to 0\.11"):
+        pack(config)
+    assert not (tmp_path / "out/train.json").exists()
+    capsys.readouterr()
+    pack(dataclasses.replace(config, allow_left_out=0.2))  # the finished shards are kept
     skipped = json.loads((tmp_path / "out/train.skipped.json").read_text())
     assert set(skipped) == {"cat/000", "cat/001", "cat/002", "dog/large"}
     assert (skipped["cat/000"], skipped["cat/001"]) == ("no bytes", "not a picture of a known format")
     assert "max_pixels=1000000" in skipped["dog/large"]
     told = capsys.readouterr().err
     assert "train: 34 samples in 1 shards" in told
-    assert "1 no bytes (cat/000)" in told
+    assert "resuming" in told and "1 no bytes (cat/000)" in told
+    assert (
+        "taken: 34 pictures, 34 labels" in told
+        and "left out of the pictures: 1, no bytes (1 .jpg): cat/000.jpg" in told
+    )
+    assert "warning: 4 of 38 pictures (10.5%) are left out" in told and "dog/note.txt" in told
     assert len(load_index(tmp_path / "out/train.json")) == 34
 
 

@@ -223,7 +223,7 @@ def test_parquet_as_on_the_hub(tmp_path: Path) -> None:
     parquet(tmp_path / "in/train-00000-of-00002.parquet", [0, 1, 1], 0)
     parquet(tmp_path / "in/train-00001-of-00002.parquet", [1, 0, 1], 3)
     parquet(tmp_path / "in/test-00000-of-00001.parquet", [0], 9)
-    found = packed(tmp_path / "in", tmp_path / "out", "parquet")
+    found = packed(tmp_path / "in", tmp_path / "out", "parquet", allow_left_out=0.2)
     assert found["test"]["test-00000-of-00001/00000000.jpg"] == jpeg(9)
     train = found["train"]
     assert len(train) == 10, "the row without a picture is left out"
@@ -240,7 +240,8 @@ def test_parquet_captions_are_kept_by_choice(tmp_path: Path) -> None:
     found = packed(tmp_path / "in", tmp_path / "out", "parquet", caption_column="label")["train"]
     assert (found["data/00000000.txt"], found["data/00000001.txt"]) == (b"a cat", b"a dog")
     assert found["data/00000002.jpg"] == jpeg(3) and "data/00000002.txt" not in found
-    assert not any(name.endswith(".txt") for name in packed(tmp_path / "in", tmp_path / "2", "parquet")["train"])
+    without = packed(tmp_path / "in", tmp_path / "2", "parquet", label_column="")["train"]
+    assert not any(name.endswith((".txt", ".cls")) for name in without)
     with pytest.raises(UserError, match=r"column text isn't in .*: choose one of image, label"):
         packed(tmp_path / "in", tmp_path / "3", "parquet", caption_column="text")
 
@@ -248,7 +249,7 @@ def test_parquet_captions_are_kept_by_choice(tmp_path: Path) -> None:
 def test_parquet_shuffles_by_row_group(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     parquet(tmp_path / "in/data.parquet", ["b", "a", "b", None, "a", "b", "b"], 1, metadata=False)
-    found = packed(tmp_path / "in", tmp_path / "out", "parquet", shuffle=True)["train"]
+    found = packed(tmp_path / "in", tmp_path / "out", "parquet", shuffle=True, allow_left_out=0.2)["train"]
     assert load_index(tmp_path / "out/train.json").classes == ["a", "b"]
     assert {name: found[name] for name in found if "00000000" in name}["data/00000000.cls"] == b"1"
     assert "data/00000003.cls" not in found and "data/00000003.jpg" in found
@@ -331,7 +332,7 @@ def test_a_source_needs_its_file_and_its_entry(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError, match=r"'folder'.*'tars'.*nonsense"):
         parse(PackConfig, ["a", "b", "--kind", "nonsense"], prog="test", positional=("source", "out"))
     monkeypatch.setitem(SOURCES, "count", CountingSource)
-    pack(PackConfig(source="5", out=str(tmp_path), kind="count", processes=1), show_progress=False)
+    pack(PackConfig(source="5", out=str(tmp_path), kind="count", processes=1, allow_left_out=0.2), show_progress=False)
     (batch,) = every_sample(str(tmp_path / "train.json"), TransformConfig(size=4, channels=1), batch_size=9)
     assert {key: int(rows.max()) for key, rows in zip(batch.keys, batch.pixels_BCHW, strict=True)} == {
         str(number): number for number in range(4)

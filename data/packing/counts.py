@@ -1,0 +1,42 @@
+"""What a pack took and left out: at listing, and when it is done."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data.packing.sources.base import Source
+from data.shards.tally import Tally
+from data.shards.writer import ShardRecord
+
+
+def listed(source: Source, splits: Mapping[str, np.ndarray]) -> Tally:
+    """What is known before anything is read: as if all that is listed were taken."""
+    tally = _labels(source, splits)
+    tally.took(source.media, sum(map(len, splits.values())))
+    tally.took("labels", int(sum((source.labels[numbers] >= 0).sum() for numbers in splits.values())))
+    return source.tally + tally
+
+
+def packed(source: Source, splits: Mapping[str, np.ndarray], written: Mapping[str, Sequence[ShardRecord]]) -> Tally:
+    """What was packed and what wasn't, of listing and reading."""
+    tally = source.tally
+    for records in written.values():
+        for record in records:
+            tally = tally + Tally.from_json(record.notes.get("tally", {}))
+    return tally + _labels(source, splits)
+
+
+def _labels(source: Source, splits: Mapping[str, np.ndarray]) -> Tally:
+    """Samples without a label among others that have one; a split without any label is noted only."""
+    tally = Tally()
+    for name, numbers in splits.items():
+        without = numbers[source.labels[numbers] < 0]
+        if not (source.labels >= 0).any() or not len(without):
+            continue
+        if len(without) == len(numbers):
+            tally.noted("a split without labels", name)
+        else:
+            example = int(without.min())
+            key = source.paths[example] if source.paths else f"sample {example}"
+            tally.left_out("no label", key, of="labels", count=len(without))
+    return tally

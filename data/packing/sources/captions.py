@@ -1,0 +1,189 @@
+"""Captions of picture files: lists as the Hub's image folders have them, and files beside the pictures.
+
+A list is a `metadata.csv`, `.jsonl` or `.parquet`. Its `file_name` (or a column `…_file_name`) is a path from the
+list's folder; `text`, else `caption`, is the caption. A file beside `a.jpg` is `a.txt`, `a.caption` or `a.json` with
+a `caption` or `text`. A list goes before a file. Of several captions of a picture the first is kept.
+"""
+
+import csv
+import io
+import json
+import posixpath
+import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from data.packing.sources.listing import Listing
+from data.shards.tally import Tally
+from data.shards.text import decode_text
+from launch.command.cli import UserError
+
+_TEXT = ("text", "caption")
+_SEVERAL = "further captions of a picture, of which the first is kept"
+
+
+class Captions:
+    """The captions of the pictures in a listing; `column` names the lists' column of them."""
+
+    def __init__(self, listing: Listing, column: str | None = None):
+        self.listing, self.tally, self._column = listing, listing.tally, column
+        self.listed: dict[str, str] = {}
+        """Captions in lists, by the picture's path."""
+        self.beside: dict[str, tuple[str, int]] = {}
+        """Path and size of the caption file of a picture, by the picture's path."""
+        known = {composed(path): path for path, _ in listing.pictures} if listing.lists or listing.texts else {}
+        for file in listing.lists:
+            self._list(file, known)
+        self._files(known)
+
+    def __bool__(self) -> bool:
+        return bool(self.listed or self.beside)
+
+    def names(self) -> list[str]:
+        """What distinguishes these captions from others."""
+        files = sorted(f"{path} {size}" for path, size in self.beside.values())
+        return [*files, *map(" ".join, sorted(self.listed.items()))]
+
+    def of(self, path: str) -> tuple[bytes | None, str]:
+        """The caption of a picture (None: without one), and what was done to read it."""
+        if path in self.listed:
+            return self.listed[path].encode("utf-8", "replace"), ""
+        if path not in self.beside:
+            return None, ""
+        raw = (self.listing.top / self.beside[path][0]).read_bytes()
+        text, how = decode_text(raw)
+        if self.beside[path][0].lower().endswith(".json"):
+            return _in_json(text, self._column, how)
+        return text.encode("utf-8", "replace") if text.strip() else None, how
+
+    def _list(self, file: str, known: Mapping[str, str]) -> None:
+        """Read a list, and find the picture of each of its captions."""
+        folder = posixpath.dirname(file)
+        for name, texts in _captions(self._rows(file), self._column, file, self.tally):
+            path = known.get(composed(posixpath.normpath(posixpath.join(folder, name.replace("\\", "/")))))
+            if path is None:
+                self.tally.left_out("no picture of this name", f"{name} in {file}", of="captions")
+            elif path in self.listed:
+                self.tally.ignored(_SEVERAL, path, count=len(texts))
+            else:
+                self.listed[path] = texts[0]
+                if len(texts) > 1:
+                    self.tally.ignored(_SEVERAL, path, count=len(texts) - 1)
+
+    def _rows(self, file: str) -> list[dict[str, Any]]:
+        """The rows of a list; UserError for one that can't be read."""
+        whole = self.listing.top / file
+        try:
+            if file.lower().endswith(".parquet"):
+                return _parquet_rows(whole.read_bytes(), whole)
+            text, how = decode_text(whole.read_bytes())
+        except OSError as error:
+            raise UserError(f"{whole} can't be read ({error.strerror}): check its rights") from error
+        if how:
+            self.tally.noted(how, file)
+        return _csv_rows(text, whole) if file.lower().endswith(".csv") else _json_rows(text, whole)
+
+    def _files(self, known: Mapping[str, str]) -> None:
+        """Find the picture of each file of captions."""
+        stems: dict[str, list[str]] = {}
+        for path in known.values() if self.listing.texts else ():
+            stems.setdefault(composed(path.rpartition(".")[0]), []).append(path)
+        odd = []
+        for stem, (path, size) in self.listing.texts.items():
+            name = composed(stem)
+            of = stems.get(name, [known[name]] if name in known else [])  # a.jpg.txt is the caption of a.jpg as well
+            for picture in of:
+                if picture in self.listed:
+                    self.tally.ignored("beside a picture whose caption is in a list", path)
+                else:
+                    self.beside[picture] = (path, size)
+            if not of:
+                odd.append(path)
+        for path in odd:
+            # Where no text file belongs to a picture they are no captions: class lists, notes, labels.
+            if self.beside and not path.lower().endswith(".json"):
+                self.tally.left_out("no picture of this name", path, of="captions")
+            else:
+                self.tally.ignored("a text file beside no picture of its name", path)
+
+
+def composed(path: str) -> str:
+    """The path with letters and accents composed (NFC): a Mac's file names have them apart."""
+    return path if path.isascii() else unicodedata.normalize("NFC", path)
+
+
+def first_text(value: Any) -> list[str]:
+    """The captions in a value: a text, or a list of them; none of nothing."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [str(text) for text in values if text is not None and str(text).strip()]
+
+
+def _captions(
+    rows: list[dict[str, Any]], column: str | None, file: str, tally: Tally
+) -> Iterator[tuple[str, list[str]]]:
+    """File name and captions of each row that has both."""
+    columns = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
+    place = next((n for n in columns if n == "file_name"), next((n for n in columns if n.endswith("_file_name")), None))
+    if place is None or not any(name in columns for name in ([column] if column else _TEXT)):
+        if column and place is not None:
+            raise UserError(f"caption_column={column} isn't in {file}: choose one of {', '.join(columns)}")
+        lacks = "file_name" if place is None else "text or caption; --caption_column names another"
+        tally.ignored(f"a list without {lacks} (columns {', '.join(columns[:8])})", file)
+        return
+    for row in rows:
+        value = row.get(column) if column else row.get("text", row.get("caption"))
+        if row.get(place) and (texts := first_text(value)):
+            yield str(row[place]), texts
+
+
+def _csv_rows(text: str, file: Any) -> list[dict[str, Any]]:
+    """Rows of a table separated by commas, semicolons or tabs, whichever gives its header a file name."""
+    first: list[dict[str, Any]] = []
+    for delimiter in ",;\t":
+        try:
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+        except csv.Error as error:
+            raise UserError(f"{file} can't be read as a table ({error}): mend or remove it") from error
+        if rows and any(str(name).endswith("file_name") for name in rows[0]):
+            return rows
+        first = first or rows
+    return first
+
+
+def _json_rows(text: str, file: Any) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 may stand in a caption
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not any(str(name).endswith("file_name") for name in row):
+            raise UserError(f"{file}, line {number} is no JSON object with a file_name: correct it")
+        rows.append(row)
+    return rows
+
+
+def _parquet_rows(raw: bytes, file: Any) -> list[dict[str, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"{file} needs pyarrow: pip install 'vqloom[parquet]'") from error
+    try:
+        return pyarrow.parquet.read_table(pyarrow.BufferReader(raw)).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file} can't be read as Parquet ({str(error).splitlines()[0]}): mend or remove it") from error
+
+
+def _in_json(text: str, column: str | None, how: str) -> tuple[bytes | None, str]:
+    """The caption in a JSON file beside a picture, as img2dataset writes it, and what was done to read it."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return None, "the .json beside a picture isn't JSON"
+    if not isinstance(values, dict):
+        return None, how
+    texts = first_text(values.get(column) if column else values.get("caption", values.get("text")))
+    return texts[0].encode("utf-8", "replace") if texts else None, how
