@@ -10,6 +10,7 @@ after any interruption. Labels and captions are kept. index.json's `meta` ties t
     shape          of one sample's codes, if it isn't the grid: [G, h, w] for several codebooks, [N] for several scales
     codebooks      G, and
     scales         sides of the scales' grids, if there is a shape
+    data           which pictures: name, samples, classes and digest of their set
     variants       ["plain"], or the crops and mirror images of each picture (stage2_prior.codes.crops)
     captions       number of samples with a caption, if any
     histogram      how often each code occurs, K numbers (per codebook); used and perplexity summarise it
@@ -34,14 +35,14 @@ def encode(config: EncodeConfig) -> int:
     from stage2_prior.codes.encoding import Encoding
     from stage2_prior.codes.shares import part_folder, shards_of, share
 
-    index = load_index(config.data)
+    whole = index = load_index(config.data)
     if config.parts > 1:
         index = share(index, config.part, config.parts)
         config = replace(config, out=part_folder(config.out, config.part, config.parts))
     tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
     if not tokenizer.codebook_size or tokenizer.transform is None:
         raise UserError(f"tokenizer={config.tokenizer} has no codes or no preprocessor_config.json: give one with both")
-    encoding = Encoding(config, tokenizer, tokenizer.transform, index)
+    encoding = Encoding(config, tokenizer, tokenizer.transform, index, whole)
     with joined() as accelerator:
         tokenizer.to(accelerator.device)
         measured = on_main(accelerator, encoding.begin)

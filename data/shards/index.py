@@ -149,9 +149,9 @@ class ShardIndex:
         )
 
     def only(self, shard: int) -> ShardIndex:
-        """An index of one of its shards. It has no file, so no quarantine list either."""
+        """An index of one of its shards, whose quarantine list still counts."""
         offsets = self.offsets and ShardOffsets.from_starts([self.offsets.of_shard(shard)])
-        return replace(self, shards=(self.shards[shard],), offsets=offsets, path="")
+        return replace(self, shards=(self.shards[shard],), offsets=offsets)
 
 
 def offsets_path(path: Path) -> Path:

@@ -3,8 +3,7 @@
 Shapes: B batch, C channels, H W pixels, h w latent grid, K codes."""
 
 import io
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,10 @@ from data.pictures.batches import PictureBatch
 from data.pictures.config import TransformConfig
 from data.pictures.transforms import to_float
 from data.reading.stream import every_sample
+from data.shards.identity import Identity
 from data.shards.index import ShardIndex
+from data.shards.quarantine import quarantined
+from data.shards.tally import Tally
 from data.shards.writer import Sample, ShardWriter
 from launch.command.cli import UserError
 from launch.command.progress import Progress
@@ -30,8 +32,17 @@ from stage2_prior.config.encoding import EncodeConfig
 class Encoding:
     """One encoding of an index of pictures: its plan, its shards and its index.json."""
 
-    def __init__(self, config: EncodeConfig, tokenizer: Tokenizer, transform: TransformConfig, index: ShardIndex):
+    def __init__(
+        self,
+        config: EncodeConfig,
+        tokenizer: Tokenizer,
+        transform: TransformConfig,
+        index: ShardIndex,
+        whole: ShardIndex | None = None,
+    ):
+        """`index` are the pictures to encode; of one part of an encoding, `whole` are those of all parts."""
         self.config, self.tokenizer, self.transform, self.index = config, tokenizer, transform, index
+        self.whole = Identity.of(whole or index)
         self.source = CodeSource.of_tokenizer(tokenizer, transform)
         classes, codebooks = tuple(index.classes), self.source.codebooks
         self.vocabulary = Vocabulary(tokenizer.codebook_size, classes, codebooks=codebooks)
@@ -51,6 +62,7 @@ class Encoding:
             **self.source.to_dict(),
             "variants": [variant.name for variant in self.variants],
             **({"crop_range": self.config.crop_range} if self.config.crops > 1 else {}),
+            "data": self.whole.brief(),
         }
 
     def begin(self) -> int:
@@ -58,10 +70,28 @@ class Encoding:
         if not self.batch_size:  # a resumed encoding keeps its batch size, as rounding depends on it
             known = self.out.unfinished_plan().get("batch_size")
             self.batch_size = known or batch_size(self.tokenizer, self.reading.size)
-        pictures = [asdict(shard) for shard in self.index.shards]
-        plan = {**self.about, "pictures": pictures, "batch_size": self.batch_size}
+        plan = {**self.about, "pictures": self._pictures_planned(), "batch_size": self.batch_size}
+        if isinstance(plan["pictures"], list):
+            del plan["data"]
         self.out.begin(plan, [INDEX], overwrite=self.config.overwrite)
         return self.batch_size
+
+    def _pictures_planned(self) -> Any:
+        """The pictures in the plan, as far as it is resumed; UserError if it is of other pictures.
+
+        A plan from before the identity of data lists shards.
+        """
+        now, known = Identity.of(self.index), self.out.unfinished_plan().get("pictures")
+        if known is None or self.config.overwrite:
+            return now.to_dict()
+        if isinstance(known, list):
+            return [{"url": one.url, "nsamples": one.nsamples, "filesize": one.filesize} for one in self.index.shards]
+        if words := now.difference(known):
+            raise UserError(
+                f"out={self.config.out} holds unfinished codes of other pictures: {words}; choose another folder, or "
+                "pass --overwrite true to start again"
+            )
+        return known
 
     def shard(self, shard: int, bar: Progress) -> None:
         """Encode one shard, unless it is complete."""
@@ -114,7 +144,7 @@ class Encoding:
         captions = sum(record.notes.get("captions", 0) for record in done)
         index = self.out.index(
             done,
-            name=self.index.name,
+            name=self.whole.name,
             classes=self.index.classes,
             licence=self.index.licence,
             kind="codes",
@@ -127,10 +157,22 @@ class Encoding:
         )
         if NUMBERS in self.index.meta:
             index.meta[NUMBERS] = self.index.meta[NUMBERS]
-        expected = len(self.index) * len(self.variants)
-        if len(index) != expected:
-            print(f"warning: {expected - len(index)} of {expected} pictures are damaged and have no codes", flush=True)
+        tally = self._tally([record.nsamples // len(self.variants) for record in done])
+        tally.took("captions", captions // len(self.variants))
+        warnings = tally.settle(self.config.allow_left_out)
         self.out.finish({INDEX: index})
+        print(*tally.lines(), *warnings, sep="\n", flush=True)
+
+    def _tally(self, encoded: Sequence[int]) -> Tally:
+        """What was encoded of each shard, and which pictures have no codes."""
+        tally = Tally()
+        for shard, count, listed in zip(self.index.shards, encoded, quarantined([self.index]), strict=True):
+            tally.took("pictures", count)
+            for number, why in listed.items():
+                tally.ignored(f"in the quarantine list ({why})", f"{shard.url} sample {number}")
+            if damaged := shard.nsamples - count - len(listed):
+                tally.left_out("damaged, see the warnings above", shard.url, count=damaged)
+        return tally
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -73,7 +73,7 @@ def join(out: str, parts: int) -> ShardIndex:
         if first is None:
             first, histogram_K = replace(index, meta=meta), np.zeros(len(index.meta["histogram"]), dtype=np.int64)
         elif meta != first.meta:
-            raise UserError(f"{folder} differs from part 0 in its tokenizer or options: encode it again")
+            raise UserError(f"{folder} differs from part 0 in its pictures, tokenizer or options: encode it again")
         histogram_K += np.asarray(index.meta["histogram"])
         captions += index.meta.get("captions", 0)
         for number, shard in zip(index.meta[NUMBERS], index.shards, strict=True):

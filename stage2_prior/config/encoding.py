@@ -27,6 +27,9 @@ class EncodeConfig:
     """Pictures that each rank encodes at once; null: as many as fit on the GPU, found by trying; 64 on CPUs."""
     threads: int = 2
     """Reading and decoding threads of each rank."""
+    allow_left_out: float = 0.1
+    """Share of the pictures that may have no codes because they can't be decoded. Those of the index's quarantine list
+    are left out anyway."""
     overwrite: bool = False
     """Replace a finished set of codes in `out`."""
     part: int = 0
@@ -37,5 +40,6 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         at_least(1, self, "batch_size", "threads")
+        check("allow_left_out", self.allow_left_out, 0 <= self.allow_left_out <= 1, "a share from 0 to 1")
         check("crops", self.crops, self.crops in (1, 5), "1 (the picture) or 5 (corners and centre)")
         check("part", self.part, 0 <= self.part < self.parts, f"a number between 0 and parts - 1 = {self.parts - 1}")

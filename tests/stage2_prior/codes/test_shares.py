@@ -68,5 +68,5 @@ def test_an_unfinished_or_foreign_part_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="finish part 1 of 2 first"):
         join(str(tmp_path), 2)
     encoded(tmp_path, 1, 2, tokenizer="another")
-    with pytest.raises(UserError, match="differs from part 0 in its tokenizer"):
+    with pytest.raises(UserError, match="differs from part 0 in its pictures, tokenizer"):
         join(str(tmp_path), 2)
