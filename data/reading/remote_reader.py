@@ -17,7 +17,7 @@ from data.config import CodeDataConfig
 from data.order.sample_order import Order
 from data.reading.readers import Fetch, LocalReader, NumberedShards
 from data.remote.cache import ShardCache
-from data.remote.files import Patience, RemoteFile, fetch
+from data.remote.files import Patience, RemoteFile, Versions, whole
 from data.shards.locations import is_remote
 from data.shards.sample import DamagedSampleError
 from data.shards.tar import TarError, samples, scan
@@ -60,11 +60,9 @@ class RemoteReader(LocalReader):
     def __init__(self, shards: NumberedShards, config: CodeDataConfig):
         super().__init__(shards)
         self._patience = Patience(config.retries, config.retry_pause, config.stall_seconds)
-        self._stopped = threading.Event()
+        self._stopped, self._versions = threading.Event(), Versions()
         self._pool = ThreadPoolExecutor(config.connections, thread_name_prefix="data-fetch")
-        self._cache = (
-            ShardCache(config.cache, config.cache_gigabytes, self._patience, self._stopped) if config.cache else None
-        )
+        self._cache = ShardCache(config.cache, config.cache_gigabytes) if config.cache else None
         self._windows: dict[tuple[int, ...], dict[tuple[int, ...], _Window]] = {}
         self._known: dict[int, list[int]] = {}
         self._places = threading.Lock()
@@ -114,16 +112,27 @@ class RemoteReader(LocalReader):
         if not is_remote(location):
             return self._from(partial(self.stretch, shard), shard, start, stop)
         if self._cache is not None:
-            descriptor = self._cache.open(location, index.shards[local].filesize)
+            descriptor = self._cache.open(self._opened(shard), index.shards[local].filesize)
             try:
                 return self._from(lambda first, last: os.pread(descriptor, last - first, first), shard, start, stop)
             finally:
                 os.close(descriptor)
         if index.offsets is not None or len(self._known.get(shard, ())) > stop:
-            return self._from(
-                lambda first, last: fetch(location, first, last, self._patience, self._stopped), shard, start, stop
-            )
+            return self._from(lambda first, last: whole(self._opened(shard, first, last)), shard, start, stop)
         return self._walk(shard, start, stop)
+
+    def _opened(self, shard: int, start: int = 0, stop: int | None = None) -> RemoteFile:
+        """Bytes `start` to `stop` - 1 of a remote shard, which must be what it was when it was read before."""
+        index, local = self._shards.part(shard)
+        return RemoteFile(
+            index.location(local),
+            self._patience,
+            start=start,
+            stop=stop,
+            stopped=self._stopped,
+            versions=self._versions,
+            index_size=index.shards[local].filesize,
+        )
 
     def _from(self, read: Callable[[int, int], bytes], shard: int, start: int, stop: int) -> _Run:
         """A run by its byte offsets, which are found first if unknown; `read` returns bytes of its shard."""
@@ -144,7 +153,7 @@ class RemoteReader(LocalReader):
             known = self._known.setdefault(shard, [0])
             number = min(start, len(known) - 1)
             begin = known[number]
-        file = RemoteFile(self._shards.location(shard), self._patience, start=begin, stopped=self._stopped)
+        file = self._opened(shard, begin)
         kept, starts, damage = [], [0], ""
         try:
             for first, raw in samples(file, begin):

@@ -1,32 +1,30 @@
-"""Bytes of remote files; dropped connections, busy servers and stalls are retried.
+"""Bytes of remote files: failed and silent reads are tried again where they stopped, with messages that name the shard.
 
-`http(s)://` goes through the standard library, `pipe:` through webdataset's opener, everything else (`s3://`, `gs://`,
-`hf://`, …) through fsspec and the package that it names for the scheme.
+Object stores and HTTP servers are read by `data.remote.stores`, `pipe:` by webdataset's opener, any further scheme
+(`hf://`, …) by fsspec and the package that it names. The attempts are counted here for all of them: a library's own
+retries can't be stopped and say nothing.
 """
 
 from __future__ import annotations
 
-import http.client
 import logging
 import random
 import sys
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
+from data.remote.stores import FinalError, Version, in_store, open_range, printable
 from launch.command.cli import UserError, reason
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _RANGE = 1 << 23
 _LONGEST_PAUSE = 30.0
-_FINAL_STATUS = {400, 401, 403, 404, 405, 410, 416}
 _jitter = random.Random()
 Result = TypeVar("Result")
 
@@ -40,23 +38,35 @@ class Patience:
     stall_seconds: float = 30.0
 
 
-class FinalError(Exception):
-    """Retrying is useless: the file isn't there, or may not be read."""
+class ChangedError(FinalError):
+    """A file is not what it was, or not what its index says."""
 
 
-def printable(url: str) -> str:
-    """The URL without user, password and query: those may hold secrets, and messages are logged."""
-    if url.startswith("pipe:"):
-        return url
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+class Versions:
+    """Holds files to their sizes in an index and, from the first reading on, to the version that was met then."""
+
+    def __init__(self) -> None:
+        self.met: dict[str, Version] = {}
+
+    def check(self, url: str, found: Version, size: int | None = None) -> None:
+        """ChangedError where the file isn't of this size, or another than before."""
+        if size is not None and found.size not in (None, size):
+            raise ChangedError(f"has {found.size} bytes, its index says {size}: index it again")
+        met = self.met.setdefault(url, found)
+        for name, before, now in zip(("size", "ETag"), met, found, strict=True):
+            if None not in (before, now) and before != now:
+                raise ChangedError(
+                    f"changed after this run first read it ({name} {before}, now {now}): put the old one back and "
+                    "resume, or index the set again and start a new run"
+                )
 
 
 class RemoteFile:
     """A remote file that can be read and sought in; failed reads resume where they stopped.
 
-    UserError, naming the file, when it isn't there or `patience` is exhausted. `size` is None where the server doesn't
-    tell. Bytes from `stop` on are not requested. `stopped`, set by another thread, ends the waiting.
+    UserError, naming the file, when it isn't there, is of another size than `index_size`, changed, or `patience` is
+    exhausted. `size` is None where the server doesn't tell. Bytes from `stop` on are not requested. `stopped`, set by
+    another thread, ends the waiting.
     """
 
     def __init__(
@@ -67,17 +77,30 @@ class RemoteFile:
         start: int = 0,
         stop: int | None = None,
         stopped: threading.Event | None = None,
+        versions: Versions | None = None,
+        index_size: int | None = None,
     ):
-        self.url, self.offset, self._stop = url, start, stop
+        self.url, self.offset, self.stop = url, start, stop
         self.size: int | None = None
         self._patience, self._stopped = patience, stopped or threading.Event()
-        self._body: _HttpBody | _PipeBody | _FsspecBody | None = None
+        self._versions, self._index_size = versions or Versions(), index_size
+        self._pieces: Iterator[bytes] | None = None
+        self._rest = memoryview(b"")
         self._failures = 0
+
+    def version(self) -> Version:
+        """The file's version; a request for one byte tells it, unless it was read before."""
+        if self.url not in self._versions.met and not self.url.startswith("pipe:"):
+            self.stop, stop = 1, self.stop
+            self.read(1)
+            self.seek(0)
+            self.stop = stop
+        return self._versions.met.get(self.url, Version(None))
 
     def read(self, count: int) -> bytes:
         """The next `count` bytes; fewer only at the end of the file."""
         pieces, left = [], count
-        while left > 0 and (piece := self._some(min(left, _CHUNK))):
+        while left > 0 and (piece := self._some(left)):
             pieces.append(piece)
             left -= len(piece)
         return b"".join(pieces)
@@ -85,7 +108,7 @@ class RemoteFile:
     def seek(self, offset: int) -> int:
         """Go to an offset: a short way forward by reading, else by opening the file again."""
         if 0 <= offset - self.offset <= _CHUNK or (offset > self.offset and self.url.startswith("pipe:")):
-            while self.offset < offset and self._some(min(offset - self.offset, _CHUNK)):
+            while self.offset < offset and self._some(offset - self.offset):
                 pass
         elif offset != self.offset:
             self.close()
@@ -94,39 +117,45 @@ class RemoteFile:
 
     def close(self) -> None:
         """Close the connection."""
-        body, self._body = self._body, None
-        if body is not None:
+        pieces, self._pieces, self._rest = self._pieces, None, memoryview(b"")
+        if pieces is not None and hasattr(pieces, "close"):
             try:
-                body.close()
+                pieces.close()
             except Exception as error:  # a connection that fails to close is closed all the same
-                _log.debug("closing %s: %s", printable(self.url), error)
+                _log.debug("closing %s: %s", printable(self.url), reason(error))
 
-    def _some(self, count: int) -> bytes:
-        while True:
+    def _some(self, most: int) -> memoryview:
+        """At most so many of the next bytes; none only at the end."""
+        while not self._rest:
+            if self.offset >= min(end for end in (self.stop, self.size, sys.maxsize) if end is not None):
+                return memoryview(b"")
             try:
-                self._open()
-                assert self._body is not None
-                piece = self._body.read(count)
-                if not piece and self.size is not None and self.offset < self.size:
-                    raise ConnectionError(f"the connection ended at byte {self.offset} of {self.size}")
+                self._rest = memoryview(next(self._opened(), b""))
+                if not self._rest and self.size is None:
+                    return self._rest
+                if not self._rest and self.offset < min(self.size or 0, self.stop or sys.maxsize):
+                    raise ConnectionError(f"the connection ended at byte {self.offset}")
+            except ChangedError as error:
+                raise UserError(f"shard {printable(self.url)} {error}") from None
             except FinalError as error:
                 raise UserError(
                     f"{printable(self.url)} can't be read ({error}): check the address and the rights"
-                ) from error
+                ) from None
             except Exception as error:  # every transport has its own exceptions; all others are worth a retry
                 self._failed(error)
-                continue
-            self.offset += len(piece)
-            self._failures = 0 if piece else self._failures
-            return piece
+        self._failures = 0
+        piece, self._rest = self._rest[:most], self._rest[most:]
+        self.offset += len(piece)
+        return piece
 
-    def _open(self) -> None:
-        if self._body is None:
-            self._body = _opened(self.url, self.offset, self._stop, self._patience.stall_seconds)
-            if self._body.size is not None:
-                if self.size not in (None, self._body.size):
-                    raise FinalError(f"its size changed from {self.size} to {self._body.size} bytes")
-                self.size = self._body.size
+    def _opened(self) -> Iterator[bytes]:
+        if self._pieces is None:
+            seconds = self._patience.stall_seconds
+            opener = open_range if in_store(self.url) else _pipe if self.url.startswith("pipe:") else _fsspec
+            self._pieces, version = opener(self.url, self.offset, self.stop, seconds)
+            self.size = version.size
+            self._versions.check(self.url, version, self._index_size)
+        return self._pieces
 
     def _failed(self, error: Exception) -> None:
         """Wait before the next attempt; UserError after the last."""
@@ -138,7 +167,7 @@ class RemoteFile:
             raise UserError(
                 f"shard {name} can't be read at byte {self.offset}, {self._failures} attempts failed ({what}): "
                 "resume when it can be reached, or increase data.retries"
-            ) from error
+            ) from None
         _log.warning(
             "shard %s, byte %d: %s; attempt %d of %d", name, self.offset, what, self._failures + 1, patience.retries
         )
@@ -147,104 +176,59 @@ class RemoteFile:
             raise UserError(f"shard {name}: reading was stopped")
 
 
-def fetch(url: str, start: int, stop: int | None, patience: Patience, stopped: threading.Event | None = None) -> bytes:
-    """Bytes `start` to `stop` - 1 of a remote file (None: to its end). UserError as in RemoteFile."""
-    with closing(RemoteFile(url, patience, start=start, stop=stop, stopped=stopped)) as file:
-        contents = file.read(sys.maxsize if stop is None else stop - start)
-    if stop is not None and len(contents) < stop - start:
-        raise UserError(f"{printable(url)} ends at byte {start + len(contents)}: its index is of another file")
+def whole(file: RemoteFile) -> bytes:
+    """All bytes of a file, as far as it was opened for. UserError where it ends before them."""
+    with closing(file):
+        contents = file.read(sys.maxsize)
+    if file.stop is not None and file.offset < file.stop:
+        raise UserError(f"{printable(file.url)} ends at byte {file.offset}: its index is of another file")
     return contents
 
 
-def _opened(url: str, start: int, stop: int | None, seconds: float) -> _HttpBody | _PipeBody | _FsspecBody:
-    if url.startswith(("http://", "https://")):
-        return _HttpBody(url, start, stop, seconds)
-    if url.startswith("pipe:"):
-        return _PipeBody(url, start, seconds)
-    return _FsspecBody(url, start, stop, seconds)
+def _pipe(url: str, start: int, stop: int | None, seconds: float) -> tuple[Iterator[bytes], Version]:
+    """What a command prints, from byte `start` on."""
+    import webdataset
 
+    stream: Any = webdataset.gopen(url, "rb")
 
-class _HttpBody:
-    def __init__(self, url: str, start: int, stop: int | None, seconds: float):
-        last = "" if stop is None else stop - 1
-        headers = {"Range": f"bytes={start}-{last}", "Accept-Encoding": "identity", "User-Agent": "vqloom"}
+    def pieces() -> Iterator[bytes]:
+        left = start
         try:
-            self._response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=seconds)
-        except urllib.error.HTTPError as error:
-            error.close()
-            kind = FinalError if error.code in _FINAL_STATUS else ConnectionError
-            raise kind(f"HTTP status {error.code}") from error
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, TimeoutError):
-                raise TimeoutError from error
-            raise
-        length = self._response.headers.get("Content-Length")
-        whole = self._response.headers.get("Content-Range", "").rpartition("/")[2]
-        if self._response.status == http.client.PARTIAL_CONTENT:
-            self.size = int(whole) if whole.isdigit() else None
-        else:
-            self.size = int(length) if length else None
-            _skip(self.read, start)
+            while piece := within(seconds, lambda: stream.read(_CHUNK)):
+                if left < len(piece):
+                    yield piece[left:]
+                left = max(0, left - len(piece))
+        finally:
+            within(seconds, stream.close)
 
-    def read(self, count: int) -> bytes:
-        return self._response.read1(count)
-
-    def close(self) -> None:
-        self._response.close()
+    return pieces(), Version(None)
 
 
-class _PipeBody:
-    size: int | None = None
+def _fsspec(url: str, start: int, stop: int | None, seconds: float) -> tuple[Iterator[bytes], Version]:
+    """Ranges of a few megabytes: file objects of some schemes are shared between threads."""
+    files, path = filesystem(url)
+    try:
+        size = within(seconds, lambda: files.size(path))
+    except (FileNotFoundError, PermissionError) as error:
+        raise FinalError(reason(error)) from error
+    end = min(number for number in (stop, size, sys.maxsize) if number is not None)
 
-    def __init__(self, url: str, start: int, seconds: float):
-        import webdataset
+    def pieces() -> Iterator[bytes]:
+        for first in range(start, end, _RANGE):
+            last = min(first + _RANGE, end)
+            yield within(seconds, partial(files.cat_file, path, first, last))
 
-        self._seconds = seconds
-        self._stream: Any = webdataset.gopen(url, "rb")
-        _skip(self.read, start)
-
-    def read(self, count: int) -> bytes:
-        return within(self._seconds, lambda: self._stream.read(count))
-
-    def close(self) -> None:
-        within(self._seconds, self._stream.close)
-
-
-class _FsspecBody:
-    """Reads ranges of a few megabytes: file objects of some schemes are shared between threads."""
-
-    def __init__(self, url: str, start: int, stop: int | None, seconds: float):
-        import fsspec
-
-        try:
-            self._filesystem, self._path = fsspec.core.url_to_fs(url)
-            self.size: int | None = within(seconds, lambda: self._filesystem.size(self._path))
-        except (FileNotFoundError, PermissionError) as error:
-            raise FinalError(reason(error)) from error
-        except (ImportError, ValueError) as error:
-            raise FinalError(f"fsspec can't open it: {error}") from error
-        self._offset, self._seconds = start, seconds
-        self._stop = min(end for end in (stop, self.size, sys.maxsize) if end is not None)
-        self._buffer = memoryview(b"")
-
-    def read(self, count: int) -> bytes:
-        if not self._buffer and self._offset < self._stop:
-            first, last = self._offset, min(self._offset + _RANGE, self._stop)
-            self._buffer = memoryview(within(self._seconds, lambda: self._filesystem.cat_file(self._path, first, last)))
-            self._offset += len(self._buffer)
-        piece, self._buffer = self._buffer[:count], self._buffer[count:]
-        return bytes(piece)
-
-    def close(self) -> None:
-        self._buffer = memoryview(b"")
+    return pieces(), Version(size)
 
 
-def _skip(read: Callable[[int], bytes], count: int) -> None:
-    while count > 0:
-        piece = read(min(count, _CHUNK))
-        if not piece:
-            raise ConnectionError("the connection ended early")
-        count -= len(piece)
+def filesystem(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it; FinalError where it has none."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise FinalError(f"fsspec can't open it: {error}") from error
 
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:

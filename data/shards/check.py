@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
-
+from data.remote.files import Patience, RemoteFile, whole
 from data.shards.loading import load_index
-from launch.command.cli import UserError, parse, reason, run
+from launch.command.cli import UserError, parse, run
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,7 @@ def check_readable(path: str) -> None:
     """UserError that says why the index or one of its shards can't be read from here."""
     index = load_index(path)
     if index.remote:
-        url = index.location(0)
-        try:
-            with fsspec.open(url, "rb") as file:
-                file.read(512)
-        except Exception as error:
-            raise UserError(f"shard {url} can't be read ({reason(error)})") from error
+        whole(RemoteFile(index.location(0), Patience(retries=3), stop=512, index_size=index.shards[0].filesize))
         return
     for number, shard in enumerate(index.shards):
         place = Path(index.location(number))

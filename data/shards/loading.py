@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.remote.files import Patience, fetch
+from data.remote.files import Patience, RemoteFile, whole
+from data.remote.stores import printable
 from data.shards.identity import place_name
 from data.shards.index import ShardIndex, offsets_path
 from data.shards.locations import beside, folder_of, is_remote
@@ -27,18 +28,18 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
     path, _, split = os.fspath(source).partition("#")
     remote = is_remote(path)
     try:
-        values = json.loads(fetch(path, 0, None, Patience()) if remote else Path(path).read_bytes())
+        values = json.loads(whole(RemoteFile(path, Patience())) if remote else Path(path).read_bytes())
     except FileNotFoundError as error:
         raise UserError(
-            f"the index {path} is missing: check data.index, or make it by data.pack or data.index"
+            f"the index {printable(path)} is missing: check data.index, or make it by data.pack or data.index"
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"the index {path} can't be read ({error}): check data.index") from error
+        raise UserError(f"the index {printable(path)} can't be read ({error}): check data.index") from error
     base = folder_of(path) if remote else str(Path(path).parent)
     index = ShardIndex.from_json(_from_info(values, split, path), base, path)
     index = replace(index, name=index.name or place_name(os.fspath(source)))
     if not len(index):
-        raise UserError(f"the index {path} holds no samples: make it again with `python -m data.index`")
+        raise UserError(f"the index {printable(path)} holds no samples: make it again with `python -m data.index`")
     if remote:
         _refuse_local(path, index)
     else:
@@ -100,13 +101,15 @@ def _refuse_local(url: str, index: ShardIndex) -> None:
     """UserError where a remote index names commands or this machine's files."""
     for i, shard in enumerate(index.shards):
         if index.location(i).startswith("pipe:") or not is_remote(index.location(i)):
-            raise UserError(f"the remote index {url} names {shard.url!r}: only an index on this machine may do that")
+            raise UserError(
+                f"the remote index {printable(url)} names {shard.url!r}: only an index on this machine may do that"
+            )
 
 
 def _remote_offsets(url: str, index: ShardIndex) -> ShardOffsets | None:
     """The offsets beside a remote index, if they are there and fit."""
     try:
-        offsets = ShardOffsets.from_bytes(fetch(beside(url, SUFFIX), 0, None, Patience(retries=3)))
+        offsets = ShardOffsets.from_bytes(whole(RemoteFile(beside(url, SUFFIX), Patience(retries=3))))
     except (UserError, ValueError):
         return None
     return offsets if offsets.counts() == index.sizes else None

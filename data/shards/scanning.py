@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from data.remote.files import Patience, RemoteFile
+from data.remote.listing import matching
+from data.remote.stores import printable
 from data.shards.compressed import open_plain
 from data.shards.index import Shard, ShardIndex
 from data.shards.locations import is_remote, relative
@@ -20,7 +22,8 @@ from launch.command.progress import Progress
 
 
 def find_tars(pattern: str) -> list[str]:
-    """Tars that match a pattern, sorted: braces (`{000..127}`) anywhere, `*` and `?` in paths and in fsspec's schemes.
+    """Tars that match a pattern, sorted: braces (`{000..127}`) anywhere, `*` and `?` in paths and in all
+    URLs that can be listed.
 
     UserError where there are none. A URL without `*` is assumed to exist.
     """
@@ -34,8 +37,8 @@ def find_tars(pattern: str) -> list[str]:
     for one in patterns:
         if not is_remote(one):
             tars.update(glob.glob(one, recursive=True) if glob.has_magic(one) else [one])  # noqa: PTH207
-        elif glob.has_magic(one) and not one.startswith(("http", "pipe:")):
-            tars.update(_remote_glob(one))
+        elif glob.has_magic(one.partition("?")[0] if one.startswith("http") else one) and not one.startswith("pipe:"):
+            tars.update(matching(one))
         else:
             tars.add(one)
     if not tars:
@@ -62,7 +65,7 @@ def build_index(
     if not tars:
         raise UserError("no tars to index: check the pattern")
     scans = scan_all(tars, threads, show_progress)
-    damaged = [f"{tar} ({scan.damage})" for tar, scan in zip(tars, scans, strict=True) if scan.damage]
+    damaged = [f"{printable(tar)} ({scan.damage})" for tar, scan in zip(tars, scans, strict=True) if scan.damage]
     if damaged:
         raise UserError(f"damaged or missing tars: {named(damaged)}; repair them or leave them out")
     filled = [i for i, scan in enumerate(scans) if scan.keys]
@@ -112,15 +115,3 @@ def _digest(location: str) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{location} can't be read ({error.strerror}): repair it or leave it out") from error
-
-
-def _remote_glob(pattern: str) -> list[str]:
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(pattern)
-        return [filesystem.unstrip_protocol(name) for name in filesystem.glob(path)]
-    except (ImportError, ValueError, OSError) as error:
-        raise UserError(
-            f"{pattern} can't be listed ({error}): install the package fsspec names, or use braces"
-        ) from error
