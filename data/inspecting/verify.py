@@ -3,9 +3,7 @@
 import collections
 import dataclasses
 import hashlib
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +16,7 @@ from data.shards.sample import DamagedSampleError, label, read_sample
 from data.shards.tar import Scan, scan
 from launch.command.cli import UserError
 from launch.command.progress import Progress
+from launch.command.workers import workers
 
 _SHOWN = 5
 _Seen = tuple[bytes, str, int]
@@ -91,7 +90,7 @@ def _in_processes(work: Any, count: int, processes: int) -> Any:
     if processes == 1 or count == 1:
         yield from map(work, range(count))
         return
-    with ProcessPoolExecutor(min(processes, count), mp_context=multiprocessing.get_context("fork")) as pool:
+    with workers(min(processes, count)) as pool:
         yield from pool.map(work, range(count))
 
 

@@ -1,11 +1,8 @@
 """Packs one shard, and runs the processes that pack all of them."""
 
 import collections
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +15,7 @@ from data.shards.sample import DamagedSampleError
 from data.shards.tally import Tally
 from data.shards.writer import Sample, ShardRecord, ShardWriter, fit_key
 from launch.command.cli import UserError
+from launch.command.workers import workers
 
 TRIAL = 64
 """Samples, evenly spread, that are encoded to estimate the size of all."""
@@ -106,8 +104,7 @@ def pack_shards(
         return
     # Forked, so that a list of millions of files is shared, not sent: children inherit it through this global.
     _shared = (source, out, config)
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
+    with workers(min(processes, len(jobs))) as pool:
         running = {pool.submit(_pack_shared, job): job for job in jobs}
         try:
             for future in as_completed(running):
@@ -123,15 +120,3 @@ def pack_shards(
 def _pack_shared(job: Job) -> ShardRecord:
     source, out, config = _shared
     return pack_shard(source, job, out, config)
-
-
-def _end_with_parent() -> None:
-    """End this process as soon as its parent is gone, even if that was killed with -9."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only a started process is ended"
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from launch.command import interrupts
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED
 from launch.command.values import form, inner
 from launch.command.words import Words
@@ -21,6 +22,9 @@ Config = TypeVar("Config")
 
 ERRORS_FOLDER = "VQLOOM_ERRORS"
 """Environment variable with which a launcher of several ranks names a folder of its own, to tell an error only once."""
+
+INTERRUPTION = "interrupted by Ctrl-C"
+"""What a command says that Ctrl-C ended before it was done."""
 
 
 class UserError(ValueError):
@@ -113,20 +117,33 @@ def _told(error: Exception, positional: Sequence[str]) -> str:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command's main function: exit 0 or what it returns; a UserError is one line on stderr and exit 2."""
+    """Run a command's main function: exit 0 or what it returns; a UserError is one line on stderr and exit 2.
+
+    Ctrl-C is one line and exit 130 (launch.command.interrupts).
+    """
+    interrupts.listen()
     try:
         _leave(main() or 0)
     except UserError as error:
-        if _first_to_tell(str(error)):
+        if first_to_tell(str(error)):
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except (KeyboardInterrupt, Exception) as error:
+        if not isinstance(error, KeyboardInterrupt) and not interrupts.raised():
+            raise
+        if first_to_tell(INTERRUPTION):
+            print(INTERRUPTION, file=sys.stderr, flush=True)
+        _leave(INTERRUPTED)
+    finally:
+        interrupts.leave()
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process. A launched rank skips the interpreter's own clean-up, in which finished ranks have aborted."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    """End the process. A launched rank skips the interpreter's own clean-up, in which finished ranks have aborted.
+
+    So does a command after Ctrl-C: the clean-up waits for threads, and may turn the exit code into a signal.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ and code != INTERRUPTED:
         sys.exit(code)
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -134,7 +151,7 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _first_to_tell(message: str) -> bool:
+def first_to_tell(message: str) -> bool:
     """Whether no other rank of this launch has told the user the same: ranks mostly meet the same mistake."""
     try:
         if folder := os.environ.get(ERRORS_FOLDER):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from launch.command.cli import ERRORS_FOLDER
-from launch.command.exit_codes import BAD_INPUT, HUNG, SIGNALLED, STOPPED
+from launch.command import interrupts
+from launch.command.cli import ERRORS_FOLDER, INTERRUPTION, first_to_tell
+from launch.command.exit_codes import BAD_INPUT, HUNG, INTERRUPTED, SIGNALLED, STOPPED
 
 CONFIGS = Path(__file__).resolve().parents[1] / "accelerate"
 """accelerate's configuration files: one.yaml (one process), cpu.yaml (gloo), gpu.yaml (NCCL)."""
@@ -46,7 +47,8 @@ def threads(processes: int) -> int:
 def supervise(flags: Sequence[str]) -> int:
     """Run `accelerate launch FLAGS…` in this process and wait; the exit code that says how it ended.
 
-    0, BAD_INPUT, STOPPED or HUNG where a rank ended with it, else 1 (and 128 + signal for a rank that a signal killed).
+    0, BAD_INPUT, STOPPED, INTERRUPTED or HUNG where a rank ended with it, else 1 (and 128 + signal for a rank that a
+    signal killed).
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -59,7 +61,8 @@ def supervise(flags: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as errors:
         os.environ.setdefault(ERRORS_FOLDER, errors)
         try:
-            launch_command(options)
+            with interrupts.asking(interrupts.hand_on):
+                launch_command(options)
         except ChildFailedError as error:
             return _verdict([failure.exitcode for failure in error.failures.values()])
         except subprocess.CalledProcessError as error:
@@ -69,9 +72,13 @@ def supervise(flags: Sequence[str]) -> int:
 
 def _verdict(codes: Sequence[int]) -> int:
     """One exit code for all ranks. A rank that the launcher ended (SIGTERM) because of another doesn't count."""
-    for code in (BAD_INPUT, HUNG, STOPPED):
+    for code in (BAD_INPUT, HUNG, INTERRUPTED, STOPPED):
         if code in codes:
             return code
+    if interrupts.asked():  # before they could answer
+        if first_to_tell(INTERRUPTION):
+            print(INTERRUPTION, file=sys.stderr, flush=True)
+        return INTERRUPTED
     own = [code for code in codes if code != -signal.SIGTERM]
     if not own:
         return SIGNALLED + signal.SIGTERM
@@ -79,14 +86,12 @@ def _verdict(codes: Sequence[int]) -> int:
 
 
 def _forward_signals() -> None:
-    """SIGTERM, SIGUSR1 and SIGINT go to the ranks, which end in their own time; the launcher waits for them."""
-    import psutil  # not in the handler, which a second signal may interrupt
+    """SIGTERM and SIGUSR1 go to the ranks, which end in their own time; the launcher waits for them."""
 
     def forward(number: int, frame: FrameType | None) -> None:
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
-                child.send_signal(number)
-                child.send_signal(signal.SIGCONT)  # a stopped rank would not hear it
+        if not interrupts.to_children(number):  # there are no ranks yet that could answer
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, forward)

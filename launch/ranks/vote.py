@@ -24,13 +24,17 @@ class Vote:
         if world_size > 1 and (apart or device is None or device.type != "cpu"):
             self._group = torch.distributed.new_group(backend="gloo")
 
-    def any(self, mine: bool) -> bool:
-        """Whether any rank says yes; every rank must call it."""
+    def largest(self, mine: int) -> int:
+        """The largest number that any rank says; every rank must call it."""
         if self._world_size == 1:
             return mine
-        flag = torch.tensor(int(mine))
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
-        return bool(flag)
+        number = torch.tensor(mine)
+        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group=self._group)
+        return int(number)
+
+    def any(self, mine: bool) -> bool:
+        """Whether any rank says yes; every rank must call it."""
+        return bool(self.largest(int(mine)))
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's object on every rank."""

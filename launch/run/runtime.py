@@ -39,7 +39,7 @@ class Run(Ranks):
         super().__init__(accelerator)
         self.config = config
         self.folder = place
-        self._stop_requested, self._agreed = False, False
+        self._asked, self._agreed = 0, 0  # exit codes
         self._means, self._metrics = Means(), MetricFile(place) if self.is_main else None
         self._samples, self._since = 0, time.monotonic()
         self.strategy = distributed.strategy(config)
@@ -65,8 +65,8 @@ class Run(Ranks):
 
     @property
     def exit_code(self) -> int:
-        """What the command returns: 0, or STOPPED if a signal ended the run early."""
-        return STOPPED if self._agreed else 0
+        """What the command returns: 0, or STOPPED or INTERRUPTED where that ended the run early."""
+        return self._agreed
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The region in which networks compute in run.precision."""
@@ -78,9 +78,9 @@ class Run(Ranks):
         """Stop the watchdog; start_run calls it."""
         self._watchdog.close()
 
-    def request_stop(self) -> None:
-        """What SIGTERM and SIGUSR1 do on the rank that gets them: the run stops at the next step boundary."""
-        self._stop_requested = True
+    def request_stop(self, code: int = STOPPED) -> None:
+        """What signals do on the rank that gets them: the run stops at the next step boundary, with this exit code."""
+        self._asked = max(self._asked, code)
 
     def stopping(self) -> bool:
         """Whether the run should save and end now: the same answer on every rank.
@@ -90,9 +90,9 @@ class Run(Ranks):
         self._watchdog.heartbeat()
         self._waits.batch_came()
         began = time.monotonic()
-        self._agreed = self._agreed or self.vote.any(self._stop_requested)
+        self._agreed = self._agreed or self.vote.largest(self._asked)
         self._waits.met(time.monotonic() - began)
-        return self._agreed
+        return self._agreed != 0
 
     @property
     def data_seed(self) -> int:

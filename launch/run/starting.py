@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from launch.command import interrupts
+from launch.command.exit_codes import INTERRUPTED
 from launch.config import FREE_KEYS, RunConfig
 from launch.ranks import start as distributed
 from launch.ranks.launcher import cores
@@ -22,6 +24,8 @@ from launch.run.bad_updates import NotFiniteError
 from launch.run.data import Recorded, check_data, keep_data
 from launch.run.runtime import Run
 from launch.run.seeding import seed_step
+
+ASKED = b"\nCtrl-C: the run saves and stops after this step; press it again to end at once, without saving\n"
 
 
 @contextlib.contextmanager
@@ -107,14 +111,21 @@ def _warn_of_idle_cores(run: Run) -> None:
 
 @contextlib.contextmanager
 def _signals(run: Run) -> Iterator[None]:
-    """SIGTERM and SIGUSR1 become a request to stop, until the process ends: a launcher may send a second one."""
+    """SIGTERM, SIGUSR1 and the first Ctrl-C become a request to stop. The two former ones until the process ends: a
+    launcher may send a second one."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         run.request_stop()
 
+    def interrupt() -> None:
+        run.request_stop(INTERRUPTED)
+        if run.is_main:
+            os.write(2, ASKED)  # a signal may come while print is at work, which then refuses
+
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, ask)
-    yield
+    with interrupts.asking(interrupt):
+        yield
     # SLURM signals the ranks and their launcher, which passes it on: the second one must not kill a rank that is
     # leaving. Python's own ending puts back the default of every handler but started.
     for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from launch.checkpoints import folders
 from launch.command.cli import UserError, parse, run
-from launch.command.exit_codes import BAD_INPUT, STOPPED
+from launch.command.exit_codes import BAD_INPUT, INTERRUPTED, STOPPED
 from launch.files.atomic import write_file
 from launch.run import provenance
 
@@ -115,9 +115,16 @@ def end(out: Path, stage: str, code: int, part: int | None = None, why: str = ""
     """Note how the running attempt ended, and say what is to be done: `done`, `requeue` or `fail`."""
     state = read(out, stage, part)
     attempts = state["attempts"] or [{"job": "", "restart": 0, "began": time.time(), "from": None}]
-    reasons = {0: "finished", STOPPED: "stopped by a signal, with a checkpoint", BAD_INPUT: "refused its input"}
+    attempts[-1] |= {"ended": time.time(), "code": code, "to": _newest_step(out, stage)}
+    saved = "" if _idle(attempts[-1]) else ", with a checkpoint"
+    reasons = {
+        0: "finished",
+        STOPPED: f"stopped by a signal{saved}",
+        INTERRUPTED: f"stopped by Ctrl-C{saved}",
+        BAD_INPUT: "refused its input",
+    }
     why = why or reasons.get(code, f"ended with exit code {code}")
-    attempts[-1] |= {"ended": time.time(), "code": code, "to": _newest_step(out, stage), "why": why}
+    attempts[-1]["why"] = why
     verdict = {0: "done", BAD_INPUT: "fail"}.get(code, "requeue")
     state |= {"state": {"done": "done", "fail": "failed"}.get(verdict, "waiting"), "attempts": attempts}
     if verdict != "done":

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from launch.command import interrupts
 from launch.command.cli import UserError
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED, SIGNALLED
 from launch.run.folder import lock
@@ -55,10 +56,11 @@ class Runner:
             self.say(f"{heading}: {shlex.join(command(stage)[1:])}")
             self.worked = True
             if code := self._do(stage, chain):
-                ended = f"ended with exit code {code}; rerun the same command to resume"
-                refused = "refused its input, as it says above"
-                self.say(f"stopped: the {stage.name} stage {refused if code == BAD_INPUT else ended}")
+                self.say(f"stopped: the {stage.name} stage {_ended(code)}")
                 return code
+            if interrupts.asked():
+                self.say(f"stopped by Ctrl-C after the {stage.name} stage; rerun the same command to go on")
+                return INTERRUPTED
         return 0
 
     def _do(self, stage: Stage, wanted: str | None) -> int:
@@ -66,11 +68,7 @@ class Runner:
         for path in stage.makes:
             path.parent.mkdir(parents=True, exist_ok=True)
         records.begin(self.out, stage.name, most_idle=None, key=wanted, command=command(stage)[1:])
-        try:
-            code = _run(command(stage))
-        except KeyboardInterrupt:
-            records.end(self.out, stage.name, INTERRUPTED, why="interrupted")
-            raise
+        code = _run(command(stage))
         if code == 0 and (missing := [path for path in stage.makes if not path.exists()]):
             self.say(f"the {stage.name} stage ended without an error but did not write {missing[0]}")
             code = 1
@@ -133,11 +131,16 @@ def _run(line: list[str]) -> int:
 
     before = {number: signal.signal(number, forward) for number in FORWARDED}
     try:
-        code = child.wait()
-    except KeyboardInterrupt:  # the terminal sends it to the child as well
-        child.wait()
-        raise
+        with interrupts.asking(interrupts.hand_on):
+            code = child.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     return code if code >= 0 else SIGNALLED - code
+
+
+def _ended(code: int) -> str:
+    if code == BAD_INPUT:
+        return "refused its input, as it says above"
+    how = "was interrupted" if code == INTERRUPTED else f"ended with exit code {code}"
+    return f"{how}; rerun the same command to resume"

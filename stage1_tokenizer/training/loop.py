@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.reading.stream import Stream, every_sample
 from launch.checkpoints import store as checkpoint
+from launch.checkpoints.ending import ending
 from launch.ranks.reduce import all_finite
 from launch.run.runtime import Run
 from launch.run.schedule import due, learning_rate
@@ -36,7 +37,7 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
             stop, last = run.stopping(), step == config.steps
             if held_out and (last or (not stop and due(step, config.evaluate_every, began))):
                 run.log(step, evaluate(config, trained, run, step))
-            if last or stop or due(step, config.run.save_every, began):
+            if step > began and (last or stop or due(step, config.run.save_every, began)):
                 checkpoint.save(run.folder, step, trained.state, run, keep=config.run.keep)
             if last or stop:
                 break
@@ -46,9 +47,7 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
             run.note(step, monitor.look(logged or {}))
             step += 1
             bar.advance()
-    if stop and not last:
-        run.say(f"stopped at step {step}; rerun the same command to resume")
-    return 0 if last else run.exit_code
+    return ending(run, step, began, config.steps)
 
 
 def train_step(

@@ -13,6 +13,7 @@ from data.codes.batches import CodeBatch
 from data.reading.stream import Stream
 from data.shards.index import ShardIndex
 from launch.checkpoints import store as checkpoint
+from launch.checkpoints.ending import ending
 from launch.command.cli import UserError
 from launch.run.runtime import Run
 from launch.run.schedule import due, learning_rate
@@ -50,7 +51,7 @@ def fit(
         began = step
         for batch in codes.batches(step):
             stop, last = run.stopping(), step == config.steps
-            if held_out and not stop and (last or due(step, config.evaluate_every, began)):
+            if held_out and (last or (not stop and due(step, config.evaluate_every, began))):
                 run.log(step, evaluate(raw, ema, held_out, run))
             if step > began and (last or stop or due(step, config.run.save_every, began)):
                 checkpoint.save(run.folder, step, state, run, keep=config.run.keep)
@@ -68,7 +69,7 @@ def fit(
             bar.advance()
     if step == config.steps:
         export(ema, strategy, config, index, run)
-    return run.exit_code
+    return ending(run, step, began, config.steps)
 
 
 def fresh(config: PriorTrainConfig, index: ShardIndex) -> Prior:

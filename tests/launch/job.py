@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 
 import torch
 
 from launch.checkpoints import store as checkpoint
+from launch.checkpoints.ending import ending
 from launch.command.cli import UserError, parse, run
 from launch.config import RunConfig
 from launch.run.starting import start_run
@@ -32,6 +34,22 @@ class JobConfig:
     """Whether the signal goes to the launcher instead."""
     steps: int = 100000
     """Steps until the run ends by itself."""
+    slow: float = 0.0
+    """Seconds that writing a checkpoint takes."""
+
+
+@dataclass
+class State:
+    """A part of a checkpoint that takes its time."""
+
+    slow: float
+
+    def state_dict(self) -> dict[str, float]:
+        time.sleep(self.slow)
+        return {"slow": self.slow}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        assert list(state_dict) == ["slow"]
 
 
 def act(config: JobConfig, rank: int) -> None:
@@ -47,20 +65,20 @@ def main() -> int:
     config = parse(JobConfig, prog="tests.launch.job")
     if config.mistake:
         raise UserError("mistake=True is not wanted: leave it away")
-    with start_run(config, config.run, free=["signal_rank", "steps"]) as run:
-        first = checkpoint.load_latest(run.folder, {}, run) or 0
+    with start_run(config, config.run, free=["signal_rank", "steps", "slow"]) as run:
+        state = {"state": State(config.slow)}
+        first = step = checkpoint.load_latest(run.folder, state, run) or 0
         total = 0.0
-        for step in range(first, config.steps):
-            stop = run.stopping()
-            if stop:
-                checkpoint.save(run.folder, step, {}, run)
-                break
+        while not run.stopping() and step < config.steps:
             if step == 3:
                 act(config, run.rank)
             total = float(run.sum(torch.ones(1)))
             run.record({"ranks": total, "rank": run.rank}, step=step, samples=4)
+            step += 1
+        if step > first:
+            checkpoint.save(run.folder, step, state, run)
         run.say(f"{run.world_size} ranks, sum {total}, from step {first}")
-    return run.exit_code
+        return ending(run, step, first, config.steps)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
-from launch.command.exit_codes import STOPPED
+from launch.checkpoints import folders
+from launch.command.exit_codes import INTERRUPTED, STOPPED
 from launch.ranks.launcher import CONFIGS, launch_arguments
 from launch.run import metrics
 
@@ -72,6 +77,89 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint_and_its_exit_code(tmp_path: 
     assert again.returncode == 0, again.stderr
     assert "from step" in again.stderr
     assert "from step 0" not in again.stderr
+
+
+def start(folder: Path, *arguments: str, processes: int = 2) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "launch.local", "--processes", str(processes), JOB, "--run.folder", str(folder)]
+    return subprocess.Popen(
+        [*line, "--run.trackers", "[]", "--run.log_every", "1", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until(started: subprocess.Popen[str], sign: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 100
+    while not sign():
+        assert started.poll() is None and time.monotonic() < deadline, "no sign of it"
+        time.sleep(0.01)
+
+
+def press(started: subprocess.Popen[str], *, terminal: bool = True) -> None:
+    """Ctrl-C as a terminal sends it, to the whole foreground group, or `kill -INT` of the launcher alone."""
+    if terminal:
+        os.killpg(started.pid, signal.SIGINT)
+    else:
+        started.send_signal(signal.SIGINT)
+
+
+def at_work(folder: Path) -> bool:
+    return len(metrics.read(folder / metrics.FILE)) > 2
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_saves_and_stops_all_ranks(tmp_path: Path, processes: int, terminal: bool) -> None:
+    started = start(tmp_path / "run", processes=processes)
+    until(started, lambda: at_work(tmp_path / "run"))
+    press(started, terminal=terminal)
+    _, told = started.communicate(timeout=60)
+    assert started.returncode == INTERRUPTED, told
+    (saved,) = folders.steps(tmp_path / "run")
+    assert told.count("Ctrl-C: the run saves and stops after this step; press it again to end at once") == 1
+    assert told.endswith(f"stopped at step {saved}, with a checkpoint; rerun the same command to resume\n")
+    assert "Traceback" not in told
+    again = launch(tmp_path / "run", "--run.log_every", "1", "--steps", str(saved + 3), processes=processes)
+    assert (again.returncode, f"from step {saved}\n" in again.stderr) == (0, True), again.stderr
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_second_ctrl_c_while_saving_ends_at_once_and_leaves_the_checkpoint_before(
+    tmp_path: Path, processes: int
+) -> None:
+    assert launch(tmp_path / "run", "--steps", "3", processes=processes).returncode == 0
+    started = start(tmp_path / "run", "--slow", "200", processes=processes)
+    until(started, lambda: at_work(tmp_path / "run"))
+    ranks = psutil.Process(started.pid).children(recursive=True)
+    press(started)
+    until(started, lambda: any((tmp_path / "run" / "checkpoints").glob(".*.part")))
+    pressed = time.monotonic()
+    press(started)
+    started.communicate(timeout=60)
+    assert started.returncode == INTERRUPTED
+    assert time.monotonic() - pressed < 5
+    assert not psutil.wait_procs(ranks, timeout=5)[1]
+    assert folders.steps(tmp_path / "run") == [3]
+    assert folders.verify(folders.place(tmp_path / "run", 3)) is None
+
+
+def test_ctrl_c_before_there_are_ranks_is_one_line(tmp_path: Path) -> None:
+    started = start(tmp_path / "run", processes=2)
+    time.sleep(1.0)
+    press(started)
+    _, told = started.communicate(timeout=60)
+    assert started.returncode == INTERRUPTED, told
+    assert told.splitlines()[-1] in ("interrupted by Ctrl-C",) or "nothing to save" in told
+
+
+def test_ctrl_c_of_a_run_that_is_finished_meanwhile_is_no_interruption(tmp_path: Path) -> None:
+    started = start(tmp_path / "run", "--steps", "3", "--slow", "2", processes=1)
+    until(started, lambda: any((tmp_path / "run" / "checkpoints").glob(".*.part")))
+    press(started)
+    _, told = started.communicate(timeout=60)
+    assert (started.returncode, folders.steps(tmp_path / "run")) == (0, [3]), told
 
 
 def test_another_number_of_ranks_than_asked_is_refused(tmp_path: Path) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from launch.command.cli import UserError
+from launch.command.exit_codes import INTERRUPTED
 from launch.stages import records, runner
 from launch.stages.listing import Stage
 from launch.stages.runner import Runner, is_done, key
+from tests.imports import ROOT
 
 
 def a_stage(out: Path, recipe: Path, **changes: object) -> Stage:
@@ -92,3 +98,52 @@ def test_a_failed_stage_is_told_and_run_again(tmp_path: Path, capfd: pytest.Capt
 def test_a_folder_is_held_while_its_stages_run(tmp_path: Path) -> None:
     with Runner(tmp_path, "test", keyed=True), pytest.raises(UserError, match="is in use by process"):
         Runner(tmp_path, "test", keyed=True).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("ends", "state", "said"),
+    [
+        ("raise", "waiting", "stopped: the one stage was interrupted; rerun the same command to resume"),
+        ("Path('result').touch()", "done", "stopped by Ctrl-C after the one stage; rerun the same command to go on"),
+    ],
+)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_ctrl_c_ends_the_stage_at_work_and_begins_no_other(
+    tmp_path: Path, ends: str, state: str, said: str, terminal: bool
+) -> None:
+    """Whether the terminal tells both processes, or the runner alone is told."""
+    out = tmp_path / "out"
+    (tmp_path / "stage.py").write_text(
+        "import time\nfrom pathlib import Path\nfrom launch.command import cli\n"
+        "def main():\n    Path('began').touch()\n"
+        f"    try:\n        time.sleep(100)\n    except KeyboardInterrupt:\n        {ends}\ncli.run(main)"
+    )
+    (tmp_path / "first.py").write_text(
+        "import sys\nfrom pathlib import Path\nfrom launch.command import cli\n"
+        "from launch.stages import runner\nfrom launch.stages.listing import Stage\n"
+        "runner.command = lambda stage: [sys.executable, *stage.arguments]\n"
+        "one = Stage('one', 'do it', 'x', ('stage.py',), makes=(Path('result').absolute(),))\n"
+        "two = Stage('two', 'do more', 'x', ('stage.py',), makes=(Path('never').absolute(),))\n"
+        "def main():\n"
+        "    with runner.Runner(Path('out'), 'test', keyed=False) as running:\n"
+        "        return running.run([one, two], 2)\n"
+        "cli.run(main)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    line = [sys.executable, "first.py"]
+    started = subprocess.Popen(
+        line, cwd=tmp_path, env=environ, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "began").exists():
+        assert started.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    if terminal:
+        os.killpg(started.pid, signal.SIGINT)
+    else:
+        started.send_signal(signal.SIGINT)
+    told, errors = started.communicate(timeout=30)
+    assert (started.returncode, "Traceback" in errors) == (INTERRUPTED, False), errors
+    assert said in told and "do more" not in told
+    assert records.read(out, "one")["state"] == state

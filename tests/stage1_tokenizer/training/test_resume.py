@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -15,8 +16,12 @@ import psutil
 import pytest
 import torch
 
-from launch.checkpoints import folders
-from launch.command.exit_codes import STOPPED
+from launch.checkpoints import folders, store
+from launch.command.cli import parse
+from launch.command.exit_codes import INTERRUPTED, STOPPED
+from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.train import train
+from stage1_tokenizer.training import loop
 from tests.stage1_tokenizer import tiny
 
 MODULE = "stage1_tokenizer.train"
@@ -125,11 +130,14 @@ def test_killed_anywhere_it_ends_with_the_same_bits(uninterrupted: dict[int, Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, STOPPED), (signal.SIGINT, INTERRUPTED)])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_stopped_by_sigterm_it_saves_and_goes_on(uninterrupted: dict[int, Path], tmp_path: Path, processes: int):
+def test_stopped_by_a_signal_it_saves_and_goes_on(
+    uninterrupted: dict[int, Path], tmp_path: Path, processes: int, number: int, code: int
+):
     at = random.SystemRandom().randrange(2, STEPS - 15)
     print(f"stopped at step {at}")
-    assert interrupt(tmp_path / "run", processes, signal.SIGTERM, at) == STOPPED
+    assert interrupt(tmp_path / "run", processes, number, at) == code
     assert at < folders.steps(tmp_path / "run")[0] < STEPS
     done = finish(tmp_path / "run", processes)
     assert_same_bits(tmp_path / "run", uninterrupted[processes])
@@ -152,3 +160,52 @@ def test_the_metrics_of_a_whole_run(uninterrupted: dict[int, Path]):
         assert {"loss/rec", "loss/commitment", "codes/used", "rate/pictures_per_second"} <= set(lines[0])
         assert "loss/adversarial" not in lines[1] and "loss/adversarial" in lines[2]
         assert (folder / "pictures" / "step-000000040.png").is_file()
+
+
+class Signals:
+    """Sends this process a signal during a step (-1: before the first one)."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, number: int, at: int):
+        self.step, self.load, self.number, self.at = loop.train_step, store.load_latest, number, at
+        patch.setattr(loop, "train_step", self.train_step)
+        patch.setattr(store, "load_latest", self.load_latest)
+
+    def train_step(self, *args: Any) -> Any:
+        if args[3] == self.at:
+            os.kill(os.getpid(), self.number)
+        return self.step(*args)
+
+    def load_latest(self, *args: Any) -> Any:
+        if self.at < 0:
+            os.kill(os.getpid(), self.number)
+        return self.load(*args)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("at", "finished", "said"),
+    [
+        (-1, False, "stopped at step 0, before its first step, there was nothing to save; rerun"),
+        (3, False, "stopped at step 4, with a checkpoint; rerun the same command to resume"),
+        (7, True, ""),
+    ],
+)
+def test_what_is_said_and_returned_at_a_signal(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    at: int,
+    finished: bool,
+    said: str,
+):
+    config = parse(TokenizerTrainConfig, tiny.arguments(tmp_path, data__index=tiny.ROOT / tiny.TRAIN,
+                   data__held_out="null", run__save_every=50), prog="test")  # fmt: skip
+    with monkeypatch.context() as patch:
+        Signals(patch, number, at)
+        code = train(config)
+    assert code == (0 if finished else {signal.SIGTERM: STOPPED, signal.SIGINT: INTERRUPTED}[number])
+    told = capsys.readouterr().err
+    assert said in told
+    assert ("with a checkpoint" in told, "stopped" in told) == (at == 3, not finished)
+    assert folders.steps(tmp_path) == ([] if at < 0 else [at + 1])

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from data.config import CodeDataConfig
 from data.shards.loading import load_index
+from launch.checkpoints import store as checkpoint
 from launch.command.cli import UserError
-from launch.command.exit_codes import STOPPED
+from launch.command.exit_codes import INTERRUPTED, STOPPED
 from launch.config import RunConfig
 from launch.run.bad_updates import rollbacks
 from launch.run.metrics import read
@@ -90,24 +91,64 @@ def test_killed_and_resumed_is_bit_identical(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
-def test_a_signal_stops_with_a_checkpoint_and_its_own_exit_code(
-    coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def train_and_signal(config: PriorTrainConfig, number: int, step: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Train, with a signal during a step; the exit code."""
     real = training.train_step
 
     def step_and_signal(*args: Any) -> Any:
-        if args[4] == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if args[4] == step:
+            os.kill(os.getpid(), number)
         return real(*args)
 
-    config = settings(coded, tmp_path / "cut")
     with monkeypatch.context() as patch:
         patch.setattr(training, "train_step", step_and_signal)
-        assert train(config) == STOPPED
+        return train(config)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, STOPPED), (signal.SIGINT, INTERRUPTED)])
+def test_a_signal_stops_with_a_checkpoint_and_its_own_exit_code(
+    coded: Coded,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
+):
+    config = settings(coded, tmp_path / "cut")
+    assert train_and_signal(config, number, 4, monkeypatch) == code
+    assert "stopped at step 5, with a checkpoint; rerun the same command to resume\n" in capsys.readouterr().err
     assert (tmp_path / "cut" / "checkpoints" / "step-000000005").is_dir()
     assert train(config) == 0
     assert train(settings(coded, tmp_path / "whole")) == 0
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_last_step_comes_too_late(
+    coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    config = settings(coded, tmp_path / "run")
+    assert train_and_signal(config, number, config.steps - 1, monkeypatch) == 0
+    assert (tmp_path / "run" / "prior").is_dir()
+    evaluated = [line["step"] for line in read(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "eval"]
+    assert evaluated[-1:] == ([config.steps] if config.data.held_out else [])
+
+
+def test_a_signal_before_the_first_step_saves_nothing_and_says_so(
+    coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    real = checkpoint.load_latest
+
+    def load_and_signal(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    config = settings(coded, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "load_latest", load_and_signal)
+        assert train(config) == STOPPED
+    assert "stopped at step 0, before its first step, there was nothing to save; rerun" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_training_learns_and_says_how_well(coded: Coded, tmp_path: Path):
