@@ -21,6 +21,9 @@ class RunConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the networks: fp32, or bf16 with norms, distances and losses in fp32; fp16, for GPUs without bf16
     and for stage one only, also scales the losses."""
+    tf32: Literal["torch", "never", "always"] = "torch"
+    """Whether training multiplies float32 as TF32 on GPUs, faster and with 10 bits instead of 23. torch: as torch's own
+    settings say, by default in convolutions only; never; always. Searches for codes and evaluations never do."""
     strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = None
     """How the ranks share weights, gradients and optimizer (launch.strategies); null takes what the accelerate file
     says, else ddp. A resumed run may change it."""
@@ -80,7 +83,9 @@ class RunConfig:
 
 
 FREE_KEYS = tuple(
-    f"run.{field.name}" for field in fields(RunConfig) if field.name not in ("seed", "precision", "deterministic")
+    f"run.{field.name}"
+    for field in fields(RunConfig)
+    if field.name not in ("seed", "precision", "tf32", "deterministic")
 )
 """Free settings: a resumed run may change them, because the result doesn't depend on them."""
 

@@ -9,6 +9,7 @@ and the padding is cut off again. Large pictures are processed in overlapping ti
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from launch.command.checks import at_least
 from launch.command.cli import parse, run
@@ -28,6 +29,8 @@ class ReconstructConfig:
     """Crop and resize pictures as in training instead of keeping their size."""
     lpips: bool = True
     """Measure LPIPS (vgg) too."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the tokenizer; fp32 is IEEE float32."""
     tile: int = 1024
     """Side in pixels of the tiles that larger pictures are processed in; 0: always whole."""
     max_pixels: int = 100_000_000

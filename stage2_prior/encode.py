@@ -12,6 +12,7 @@ after any interruption. Labels and captions are kept. index.json's `meta` ties t
     scales         sides of the scales' grids, if there is a shape
     data           which pictures: name, samples, classes and digest of their set
     variants       ["plain"], or the crops and mirror images of each picture (stage2_prior.codes.crops)
+    precision      arithmetic of the tokenizer, if it isn't fp32
     captions       number of samples with a caption, if any
     histogram      how often each code occurs, K numbers (per codebook); used and perplexity summarise it
 
@@ -31,6 +32,7 @@ def encode(config: EncodeConfig) -> int:
     from launch.ranks.joined import joined
     from launch.ranks.vote import Vote, on_main
     from stage1_tokenizer import Tokenizer
+    from stage1_tokenizer.layers.precision import TYPES, at_precision
     from stage2_prior.codes.check import verify
     from stage2_prior.codes.encoding import Encoding
     from stage2_prior.codes.shares import part_folder, shards_of, share
@@ -43,8 +45,8 @@ def encode(config: EncodeConfig) -> int:
     if not tokenizer.codebook_size or tokenizer.transform is None:
         raise UserError(f"tokenizer={config.tokenizer} has no codes or no preprocessor_config.json: give one with both")
     encoding = Encoding(config, tokenizer, tokenizer.transform, index, whole)
-    with joined() as accelerator:
-        tokenizer.to(accelerator.device)
+    with joined() as accelerator, at_precision(config.precision):
+        tokenizer.to(accelerator.device, TYPES[config.precision])
         measured = on_main(accelerator, encoding.begin)
         encoding.batch_size = Vote(accelerator.num_processes, accelerator.device).broadcast(measured)
         mine = shards_of(accelerator.process_index, accelerator.num_processes, index.sizes)

@@ -28,6 +28,7 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
     from launch.ranks.joined import joined
     from launch.ranks.vote import on_main
     from stage1_tokenizer import Tokenizer
+    from stage1_tokenizer.layers.precision import TYPES
     from stage2_prior.priors.build import load_prior
     from stage2_prior.sampling.conditions import requested
     from stage2_prior.sampling.pictures import Sampling
@@ -47,8 +48,7 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
         return 0
     with joined() as accelerator:
         on_main(accelerator, sampling.begin)
-        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        prior.to(accelerator.device, kinds[config.precision])
+        prior.to(accelerator.device, TYPES[config.precision])
         tokenizer.to(accelerator.device)
         todo = sampling.missing(config.part, config.parts)
         accelerator.wait_for_everyone()  # all ranks have listed what is missing before any of them writes

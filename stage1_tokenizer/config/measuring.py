@@ -57,6 +57,9 @@ class EvaluateConfig(DistanceConfig):
     """LPIPS's network."""
     lpips_weights: str | None = None
     """File with that network's weights; null: an installed one."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the tokenizer; fp32 is IEEE float32 on every device, tf32 faster on GPUs. Results of different ones
+    aren't comparable."""
     overwrite: bool = False
     """Overwrite `out`, `pictures` and `save_reference` if they exist."""
 

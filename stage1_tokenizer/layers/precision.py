@@ -8,7 +8,7 @@ with 10 bits instead of 23; `ieee` keeps that out of codes and figures.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -21,6 +21,20 @@ HALF = (torch.bfloat16, torch.float16)
 
 Float32 = Literal["ieee", "tf32"]
 """How products and convolutions of float32 are computed where the hardware has a choice."""
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+"""Arithmetic of an evaluation or encoding: fp32 is IEEE float32."""
+
+TYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""Types of the weights for each of them."""
+
+IN_TRAINING: dict[str, Float32 | None] = {"torch": None, "never": "ieee", "always": "tf32"}
+"""What the values of run.tf32 mean."""
 
 _in_force: ContextVar[Float32 | Literal["torch's"] | None] = ContextVar("_in_force", default=None)
 """What `float32_as` has chosen around this point; None where nothing is chosen."""
@@ -68,6 +82,11 @@ def ieee() -> Iterator[None]:
     """Inside, float32 is multiplied as IEEE says, unless `float32_as` has chosen otherwise around it."""
     with nullcontext() if _in_force.get() else float32_as("ieee"):
         yield
+
+
+def at_precision(precision: Precision) -> AbstractContextManager[None]:
+    """Inside, float32 is multiplied as `precision` says; weights have to be cast to its type."""
+    return float32_as("tf32" if precision == "tf32" else "ieee")
 
 
 def _places() -> list[Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from launch.command.cli import UserError
 from stage1_tokenizer.config.losses import PerceptualConfig
 from stage1_tokenizer.layers.frozen import FrozenConv2d
-from stage1_tokenizer.layers.precision import at_least_float32
+from stage1_tokenizer.layers.precision import at_least_float32, ieee
 from stage1_tokenizer.losses.lpips_weights import find_heads, find_kernels, ways_out
 from stage1_tokenizer.losses.term import Term
 
@@ -35,6 +35,9 @@ _POOL = {"vgg": 2, "alex": 3, "squeeze": 3}
 class LPIPS(nn.Module):
     """LPIPS distance; a frozen module whose tensors are not part of any state_dict().
 
+    float32 is multiplied as IEEE says, unless training or an evaluation's precision has chosen otherwise
+    (stage1_tokenizer.layers.precision).
+
     `kernels` are the trunk's convolutions in order, (weight, bias) each; `heads` the weights of the layers' channels.
     """
 
@@ -53,6 +56,7 @@ class LPIPS(nn.Module):
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
 
+    @ieee()
     def forward(self, x_BCHW: Tensor, reference_BCHW: Tensor) -> Tensor:
         """Distance of each picture, (B,), at least float32 whatever autocast says.
 
@@ -71,6 +75,7 @@ class LPIPS(nn.Module):
             total = total + (head * (_unit(x_BCHW) - _unit(reference_BCHW)).square()).sum(1).mean((1, 2))
         return total
 
+    @ieee()
     def features(self, x_BCHW: Tensor) -> list[Tensor]:
         """What the trunk's layers that LPIPS compares give for pictures in [-1, 1]."""
         if x_BCHW.ndim != 4 or x_BCHW.shape[1] not in (1, 3):

@@ -18,6 +18,7 @@ from launch.files.atomic import write_file
 from launch.ranks.joined import Ranks, joined
 from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.kernels.install import install
+from stage1_tokenizer.layers.precision import TYPES, Precision, at_precision
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.distances import METHOD, SetStatistics, figures
 from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
@@ -32,10 +33,11 @@ from stage1_tokenizer.tokenizer.opening import open_tokenizer
 class Evaluation:
     """Figures, with the conditions under which they may be compared with another result's (`measured` in the file)."""
 
-    def __init__(self, ranks: Ranks, *, fingerprint: str | None, prior: str | None):
+    def __init__(self, ranks: Ranks, *, fingerprint: str | None, prior: str | None, precision: Precision = "fp32"):
         self.ranks = ranks
         self.figures: dict[str, Any] = {}
-        self.conditions = {"fingerprint": fingerprint, "prior": prior, **conditions(ranks.world_size)}
+        subject = {"fingerprint": fingerprint, "prior": prior, "precision": precision}
+        self.conditions = {**subject, **conditions(ranks.world_size)}
 
     def add(self, figures: Mapping[str, Any], **conditions: Any) -> None:
         """Add figures and what they depend on."""
@@ -77,13 +79,15 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
     network = load_network(
         config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights, lpips=lpips
     )
-    with joined() as accelerator:
+    fingerprint = tokenizer.fingerprint
+    with joined() as accelerator, at_precision(config.precision):
         ranks = Ranks(accelerator)
+        tokenizer.to(TYPES[config.precision])
         for module in (tokenizer, lpips, network):
             if module is not None:
                 module.to(ranks.device)
                 install(module, ranks.device)
-        evaluation = Evaluation(ranks, fingerprint=tokenizer.fingerprint, prior=None)
+        evaluation = Evaluation(ranks, fingerprint=fingerprint, prior=None, precision=config.precision)
         reference = _measure(config, tokenizer, transform, lpips, network, evaluation)
         if ranks.rank == 0:
             if config.pictures:

@@ -22,6 +22,7 @@ from data.pictures.transforms import to_float
 from launch.command.cli import UserError, one_line
 from launch.files.downloads import answered_within
 from stage1_tokenizer.layers.frozen import FrozenConv2d
+from stage1_tokenizer.layers.precision import ieee
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 
 FeatureName = Literal["vgg16", "inception", "none"]
@@ -123,6 +124,7 @@ class Inception(FeatureNetwork):
         """Keep the spatial features in ADM's order: height, width, channels."""
         self._spatial_BD = h_BCHW[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 
+    @ieee()
     def forward(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
         """Features of uint8 pictures, see FeatureNetwork; grey ones as RGB."""
         pool_BD, logits_BD = self.net(pixels_BCHW.expand(-1, 3, -1, -1))

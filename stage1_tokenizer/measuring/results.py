@@ -56,6 +56,9 @@ def load(path: str) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a result of stage1_tokenizer.evaluate or stage2_prior.evaluate ({error!r}): measure again"
         ) from error
+    # Results of before precision was kept: torch's own settings multiply convolutions as TF32 on GPUs.
+    on_cpu = "CPU core" in str(result["measured"].get("hardware"))
+    result["measured"].setdefault("precision", "fp32" if on_cpu else "not kept (convolutions as TF32, if torch's own)")
     return result
 
 

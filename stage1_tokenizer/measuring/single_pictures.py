@@ -22,6 +22,7 @@ from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 from launch.files.atomic import new_folder
 from stage1_tokenizer.kernels.install import install
+from stage1_tokenizer.layers.precision import TYPES, Precision, at_precision
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.scores import psnr
 from stage1_tokenizer.measuring.side_by_side import side_by_side
@@ -35,7 +36,15 @@ _SMALLEST = 32  # LPIPS's networks halve pictures several times
 
 
 def reconstruct_files(
-    files: Sequence[str], tokenizer: str, out: str, *, trained_size: bool, lpips: bool, tile: int, max_pixels: int
+    files: Sequence[str],
+    tokenizer: str,
+    out: str,
+    *,
+    trained_size: bool,
+    lpips: bool,
+    tile: int,
+    max_pixels: int,
+    precision: Precision = "fp32",
 ) -> list[dict[str, Any]]:
     """Reconstruct picture files with a tokenizer and write the folder `out`; the figures of each.
 
@@ -47,14 +56,16 @@ def reconstruct_files(
         raise UserError(f"tokenizer={tokenizer} is not one of pictures with a transform: choose another")
     network, rows = load_lpips() if lpips else None, []
     install(network, "cpu")
-    with new_folder(Path(out)) as part:
+    fingerprint = opened.fingerprint
+    opened.to(TYPES[precision])
+    with new_folder(Path(out)) as part, at_precision(precision):
         for file, name in zip(files, _names(files), strict=True):
             pixels_CHW = read_picture(Path(file), opened, trained_size=trained_size, max_pixels=max_pixels)
             row, page_HWC = measure_picture(opened, pixels_CHW, network, tile)
             size = Path(file).stat().st_size
             rows.append({"file": file, "picture": name, **row, "file_bytes": size, "smaller": size / row["code_bytes"]})
             Image.fromarray(page_HWC).save(part / name)
-        about = {"tokenizer": tokenizer, "fingerprint": opened.fingerprint, "pictures": rows}
+        about = {"tokenizer": tokenizer, "fingerprint": fingerprint, "precision": precision, "pictures": rows}
         (part / RESULTS).write_text(json.dumps(about, indent=1) + "\n")
     return rows
 

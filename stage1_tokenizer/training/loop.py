@@ -16,6 +16,7 @@ from launch.run.runtime import Run
 from launch.run.schedule import due, learning_rate
 from launch.run.seeding import seed_step
 from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.layers.precision import IN_TRAINING, float32_as
 from stage1_tokenizer.measuring.scores import batch_use
 from stage1_tokenizer.media import MEDIA
 from stage1_tokenizer.training.monitor import Monitor
@@ -58,7 +59,8 @@ def train_step(
     Both are still on the device. If a loss or a gradient of any network isn't finite on any rank, none is updated.
     """
     gradients, generator = trained.gradients, trained.generator
-    result = gradients(generator.module, [learner.module for learner in trained.discriminators], x_BCHW, step)
+    with float32_as(IN_TRAINING[config.run.tf32]):
+        result = gradients(generator.module, [learner.module for learner in trained.discriminators], x_BCHW, step)
     share = learning_rate(config.optimizer, step, config.steps, peak=1.0)
     scale = gradients.scale.value if gradients.scale else None
     norms, learners = {"optimizer/gradient_norm": generator.clip(scale)}, [generator]

@@ -63,6 +63,7 @@ class Encoding:
             "variants": [variant.name for variant in self.variants],
             **({"crop_range": self.config.crop_range} if self.config.crops > 1 else {}),
             "data": self.whole.brief(),
+            **({"precision": self.config.precision} if self.config.precision != "fp32" else {}),
         }
 
     def begin(self) -> int:

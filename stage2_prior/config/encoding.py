@@ -1,6 +1,7 @@
 """Settings of stage2_prior.encode."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from launch.command.checks import at_least, check
 
@@ -30,6 +31,9 @@ class EncodeConfig:
     allow_left_out: float = 0.1
     """Share of the pictures that may have no codes because they can't be decoded. Those of the index's quarantine list
     are left out anyway."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the tokenizer; fp32 is IEEE float32, which gives the same codes on every device but for ties. tf32
+    and bf16 are faster on GPUs and give some other codes; the index says so."""
     overwrite: bool = False
     """Replace a finished set of codes in `out`."""
     part: int = 0

@@ -8,10 +8,12 @@ from data.reading.stream import every_code
 from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from launch.ranks.joined import Ranks
+from stage1_tokenizer.layers.precision import ieee
 from stage2_prior.codes.matching import matched
 from stage2_prior.priors.base import Prior
 
 
+@ieee()
 @torch.no_grad()
 def held_out_figures(
     prior: Prior, index: ShardIndex | str, ranks: Ranks | None = None, batch_size: int = 64, key: str = "codes"

@@ -21,6 +21,7 @@ from launch.run.seeding import seed_step
 from launch.strategies.base import Strategy, blocks
 from launch.strategies.choose import share_out
 from stage1_tokenizer import Tokenizer
+from stage1_tokenizer.layers.precision import IN_TRAINING, float32_as
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.measuring.held_out import held_out_figures
@@ -112,6 +113,7 @@ def train_step(
         share = (rows.stop - rows.start) / own
         place = slice(run.rank * own + rows.start, run.rank * own + rows.stop)
         with (
+            float32_as(IN_TRAINING[config.run.tf32]),
             strategy.part(last=number == count - 1),
             raw.sample_noise.of_batch(config.run.seed, step, own * run.world_size, place),
         ):
