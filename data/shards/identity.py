@@ -18,7 +18,7 @@ from data.shards.index import ShardIndex
 from data.shards.locations import is_remote
 from launch.command.checks import named
 
-MADE_FROM = ("tokenizer", "transform", "variants", "crop_range", "data")
+MADE_FROM = ("tokenizer", "transform", "variants", "crop_range", "precision", "data")
 """What of an index's meta belongs to its identity, where it is there: codes have it."""
 _GENERAL = ("index", "info", "_info", "")
 """Names of files that say nothing about the set; its folder's name is taken instead."""
