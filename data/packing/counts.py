@@ -13,6 +13,7 @@ def listed(source: Source, splits: Mapping[str, np.ndarray]) -> Tally:
     """What is known before anything is read: as if all that is listed were taken."""
     tally = _labels(source, splits)
     tally.took(source.media, sum(map(len, splits.values())))
+    tally.took("captions", source.captioned)
     tally.took("labels", int(sum((source.labels[numbers] >= 0).sum() for numbers in splits.values())))
     return source.tally + tally
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from data.shards.tar import members, split_name
+from data.shards.text import decode_text
 
 
 class DamagedSampleError(ValueError):
@@ -48,5 +49,5 @@ def label(sample: Sample, classes: int) -> int:
 
 
 def caption(sample: Sample) -> str:
-    """The text in the sample's `txt`, on one line; empty without one."""
-    return " ".join(bytes(sample.files.get("txt", b"")).decode("utf-8", "replace").split())
+    """The text in the sample's `txt`, in whatever encoding, on one line; empty without one."""
+    return " ".join(decode_text(bytes(sample.files.get("txt", b"")))[0].split())

@@ -54,8 +54,8 @@ class Source:
         """int64 (N,): samples that are cheap to read together (a Parquet row group) have the same number."""
         self.meta: dict[str, Any] = {}
         """Further facts about the set, for the index."""
-        self.captioned = False
-        """Whether samples have captions, so that one without is told."""
+        self.captioned = 0
+        """Samples with a caption, as far as that is known before they are read; above 0, one without is told."""
         self.tally = Tally()
         """What listing passed over or left out, and what should be told. What is read later isn't in it."""
 

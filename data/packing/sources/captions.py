@@ -36,8 +36,8 @@ class Captions:
             self._list(file, known)
         self._files(known)
 
-    def __bool__(self) -> bool:
-        return bool(self.listed or self.beside)
+    def __len__(self) -> int:
+        return len(self.listed) + len(self.beside)
 
     def names(self) -> list[str]:
         """What distinguishes these captions from others."""
@@ -47,14 +47,14 @@ class Captions:
     def of(self, path: str) -> tuple[bytes | None, str]:
         """The caption of a picture (None: without one), and what was done to read it."""
         if path in self.listed:
-            return self.listed[path].encode("utf-8", "replace"), ""
+            return self.listed[path].encode(), ""
         if path not in self.beside:
             return None, ""
         raw = (self.listing.top / self.beside[path][0]).read_bytes()
         text, how = decode_text(raw)
         if self.beside[path][0].lower().endswith(".json"):
             return _in_json(text, self._column, how)
-        return text.encode("utf-8", "replace") if text.strip() else None, how
+        return text.encode() if text.strip() else None, how
 
     def _list(self, file: str, known: Mapping[str, str]) -> None:
         """Read a list, and find the picture of each of its captions."""
@@ -115,7 +115,8 @@ def composed(path: str) -> str:
 def first_text(value: Any) -> list[str]:
     """The captions in a value: a text, or a list of them; none of nothing."""
     values = value if isinstance(value, list | tuple) else [value]
-    return [str(text) for text in values if text is not None and str(text).strip()]
+    texts = (str(text).encode("utf-8", "replace").decode() for text in values if text is not None)
+    return [text for text in texts if text.strip()]  # without halves of characters, which JSON can hold
 
 
 def _captions(
@@ -186,4 +187,4 @@ def _in_json(text: str, column: str | None, how: str) -> tuple[bytes | None, str
     if not isinstance(values, dict):
         return None, how
     texts = first_text(values.get(column) if column else values.get("caption", values.get("text")))
-    return texts[0].encode("utf-8", "replace") if texts else None, how
+    return texts[0].encode() if texts else None, how

@@ -80,7 +80,7 @@ class FolderSource(FileSource):
         super().__init__(existing(root, "a folder of pictures"))
         listing = Listing(self.root, self.tally)
         self.captions = Captions(listing, caption_column)
-        self.captioned = bool(self.captions)
+        self.captioned = len(self.captions)
         names = SplitNames(splits)
         with_pictures = {path.split("/")[0] for path, _ in listing.pictures if "/" in path}
         tops = split_folders(self.root, names, with_pictures)

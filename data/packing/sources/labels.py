@@ -24,8 +24,8 @@ def class_numbers(
     kinds = {_kind(value) for value in there}
     if len(kinds) > 1 or not kinds <= {"word", "number", "truth value"}:
         raise UserError(
-            f"{where} holds {' and '.join(sorted(kinds))}s (such as {_shown(there)}), but a class is a whole number or "
-            f"a word: {way_out}"
+            f"{where} holds {'s and '.join(sorted(kinds))}s (such as {_shown(there)}), but a class is a whole number "
+            f"or a word: {way_out}"
         )
     if kinds == {"word"}:
         return _words([None if _missing(value) else str(value) for value in values], where, names, way_out)

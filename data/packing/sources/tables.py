@@ -53,9 +53,9 @@ class ParquetSource(Source):
         schemas = [self._opened(file).schema_arrow for file in range(len(self.files))]
         self.columns = choose_columns(list(zip(self.files, schemas, strict=True)), image_column, label_column,
                                       caption_column, self.tally)  # fmt: skip
-        self.captioned = self.columns.caption is not None
         self._places([split_of[name] for name in names if name in split_of])
         self._fill_labels(schemas[0])
+        self.captioned = int(self.starts[-1]) if self.columns.caption else 0
         self._opened.cache_clear()  # processes that are forked open their own
         self._group = lru_cache(2)(self._read_group)
 
@@ -125,7 +125,7 @@ class ParquetSource(Source):
         encoded = self._picture(row, self.files[file].parent)
         key = f"{self.files[file].name.split('.')[0]}/{number:08d}"
         texts = first_text(value)
-        members = {"txt": texts[0].encode("utf-8", "replace")} if texts else {}
+        members = {"txt": texts[0].encode()} if texts else {}
         notes = ("several captions of a picture, of which the first is kept",) if len(texts) > 1 else ()
         return Raw(key=key, encoded=encoded, label=int(self.labels[number]), members=members, notes=notes)
 

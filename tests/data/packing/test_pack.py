@@ -178,6 +178,30 @@ def test_resizing(tmp_path: Path) -> None:
         assert labels_by_key(tmp_path / fit / "train.json") == {"a": -1}
 
 
+@pytest.mark.parametrize(("share", "way_out"), [(0.01, "set it to 0.056 or more"), (0.99, "a smaller share")])
+def test_a_share_that_holds_out_nothing_or_all_is_refused(tmp_path: Path, share: float, way_out: str) -> None:
+    source = folder_of_pictures(tmp_path / "in", per_class=6)
+    with pytest.raises(
+        UserError, match=rf"held_out={share} of 18 samples of train holds out (no|every) sample: .*{way_out}"
+    ):
+        packed(source, tmp_path / "out", held_out=share)
+    assert not (tmp_path / "out").exists()
+    packed(source, tmp_path / "out", held_out=0.056)
+    assert len(load_index(tmp_path / "out/held_out.json")) == 1
+
+
+def test_a_pack_with_too_many_losses_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    source = folder_of_pictures(tmp_path / "in", per_class=3)
+    for i in range(2):
+        (source / f"cat/{i}.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(UserError, match=r"allow_left_out=0\.1 is exceeded: 2 of 11 pictures.*heic.*cat/0\.heic"):
+        packed(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"allow_left_out=1\.5 is out of range"):
+        packed(source, tmp_path / "out", allow_left_out=1.5)
+    packed(source, tmp_path / "out", allow_left_out=0.2)
+
+
 def test_options_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = folder_of_pictures(tmp_path / "in", per_class=2)
     words = [str(source), str(tmp_path / "out"), "--kind", "folder", "--processes", "1"]

@@ -204,6 +204,36 @@ def test_celeba(tmp_path: Path, kaggle: bool) -> None:
         open_source("celeba", str(top), {"label_attribute": "Tall"})
 
 
+def test_celeba_pictures_of_no_split_are_never_put_into_train(tmp_path: Path) -> None:
+    (tmp_path / "img_align_celeba").mkdir()
+    for name in ("1.jpg", "2.jpg", "4.jpg", ".DS_Store"):
+        (tmp_path / "img_align_celeba" / name).write_bytes(jpeg(1))
+    (tmp_path / "list_attr_celeba.txt").write_text("3\nMale\n1.jpg 1\n2.jpg -1\n3.jpg 1\n")
+    (tmp_path / "list_eval_partition.txt").write_text("1.jpg 1\n3.jpg 0\n")
+    found = open_source("celeba", str(tmp_path))
+    assert (found.paths, list(found.splits)) == (["1.jpg"], ["val"])
+    told = "\n".join(found.tally.lines())
+    for line in ("not in list_eval_partition, so of no split (1 .jpg): 2.jpg", "but not in the folder (1 .jpg): 3.jpg",
+                 "not in list_attr_celeba (1 .jpg): 4.jpg", "system or hidden files: .DS_Store"):  # fmt: skip
+        assert line in told
+    (tmp_path / "list_eval_partition.txt").write_text("1.jpg 7\n2.jpg 0\n")
+    with pytest.raises(UserError, match=r"puts 1\.jpg into part 7"):
+        open_source("celeba", str(tmp_path))
+
+
+def test_imagenet_folders_of_any_case_and_unlabelled_ones(tmp_path: Path) -> None:
+    imagenet(tmp_path, flat=False)
+    (tmp_path / "train").rename(tmp_path / "Train")
+    (tmp_path / "val").rename(tmp_path / "validation")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/1.JPEG").write_bytes(jpeg(1))
+    found = open_source("imagenet", str(tmp_path))
+    assert {name: len(numbers) for name, numbers in found.splits.items()} == {"train": 3, "val": 2}
+    assert "doesn't read, because they have no classes: test/" in "\n".join(found.tally.lines())
+    assert found.certain_splits(str(tmp_path)) == ["train", "val"]
+
+
 def parquet(path: Path, labels: list[Any], first: int, metadata: bool = True) -> None:
     import pyarrow
     import pyarrow.parquet
