@@ -4,15 +4,25 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from typing import Protocol
 
 import numpy as np
 
-from data.order.sample_order import Order
 from data.shards.compressed import OpenShard
 from data.shards.index import ShardIndex
 from launch.command.cli import UserError
 
 Fetch = Callable[[], bytes | memoryview]
+
+
+class Windows(Protocol):
+    """As much of an order as a reader needs that fetches ahead."""
+
+    window: int
+
+    def neighbours(self, lane: int, position: int) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
+        """See `data.order.sample_order.Order`."""
+        ...
 
 
 class NumberedShards:
@@ -66,7 +76,7 @@ class LocalReader:
             location = self._shards.location(shard)
             raise UserError(f"shard {location} can't be read ({error.strerror}): restore it and resume") from error
 
-    def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, places: np.ndarray) -> list[Fetch]:
+    def fetchers(self, order: Windows, lanes: np.ndarray, positions: np.ndarray, places: np.ndarray) -> list[Fetch]:
         """For each slot of a step, a function that returns its sample's bytes. Called step by step, in order."""
         return [partial(self.read, shard, position) for shard, position, _ in places.tolist()]
 

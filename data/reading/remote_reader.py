@@ -14,8 +14,7 @@ from functools import partial
 import numpy as np
 
 from data.config import CodeDataConfig
-from data.order.sample_order import Order
-from data.reading.readers import Fetch, LocalReader, NumberedShards
+from data.reading.readers import Fetch, LocalReader, NumberedShards, Windows
 from data.remote.cache import ShardCache
 from data.remote.files import Patience, RemoteFile, Versions, whole
 from data.shards.locations import is_remote
@@ -75,7 +74,7 @@ class RemoteReader(LocalReader):
                     return fetcher()
         return self._run(shard, position, position + 1).sample(0)
 
-    def fetchers(self, order: Order, lanes: np.ndarray, positions: np.ndarray, places: np.ndarray) -> list[Fetch]:
+    def fetchers(self, order: Windows, lanes: np.ndarray, positions: np.ndarray, places: np.ndarray) -> list[Fetch]:
         """See LocalReader. Starts to fetch the windows that this step or the next half window needs."""
         ahead = max(1, order.window // 2)
         fetches = []
@@ -93,7 +92,7 @@ class RemoteReader(LocalReader):
         self._pool.shutdown(wait=True, cancel_futures=True)
         super().close()
 
-    def _ensure(self, order: Order, lane: int, position: int, *, current: bool) -> _Window:
+    def _ensure(self, order: Windows, lane: int, position: int, *, current: bool) -> _Window:
         name, runs = order.neighbours(lane, position)
         windows = self._windows.setdefault(name[:-2], {})
         window = windows.get(name[-2:])

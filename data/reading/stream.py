@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from functools import partial
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -103,19 +102,38 @@ def _each_once(
     if limit is not None and limit < total:
         chosen = chosen[:limit] * total // limit
     chosen = chosen[len(chosen) * rank // world_size : len(chosen) * (rank + 1) // world_size]
-    read_ahead = ReadAhead(config, shards)
+    read_ahead, order = ReadAhead(config, shards), _InOrder(opened, chosen)
 
     def requests() -> Iterator[Request]:
         for step, first in enumerate(range(0, len(chosen), config.batch_size)):
             numbers = chosen[first : first + config.batch_size]
             places = np.stack([*opened.places(numbers), np.zeros_like(numbers)], axis=1)
-            yield Request(step, [partial(read_ahead.reader.read, s, p) for s, p, _ in places.tolist()], places)
+            positions = np.arange(first, first + len(numbers))
+            yield Request(step, read_ahead.reader.fetchers(order, positions * 0, positions, places), places)
 
     def batches() -> Iterator[Any]:
         with closing(read_ahead):
             yield from read_ahead.run(requests())
 
     return batches()
+
+
+class _InOrder:
+    """Chosen samples of an index one after the other, in one lane, for a reader that fetches windows ahead."""
+
+    window = _REMOTE_WINDOW
+
+    def __init__(self, index: ShardIndex, chosen: np.ndarray):
+        self._index, self._chosen = index, chosen
+
+    def neighbours(self, lane: int, position: int) -> tuple[tuple[int, ...], list[tuple[int, int, int]]]:
+        """See `data.order.sample_order.Order`; beyond the end the last window."""
+        number = min(position, len(self._chosen) - 1) // self.window
+        shards, places = self._index.places(self._chosen[number * self.window : (number + 1) * self.window])
+        breaks = np.flatnonzero((np.diff(shards) != 0) | (np.diff(places) != 1)) + 1
+        edges = [0, *breaks.tolist(), len(shards)]
+        runs = [(int(shards[a]), int(places[a]), int(places[b - 1]) + 1) for a, b in pairwise(edges)]
+        return (lane, 0, number), runs
 
 
 def make_order(config: CodeDataConfig, shards: NumberedShards, seed: int) -> SampleOrder | MixtureOrder:

@@ -1,10 +1,34 @@
 """Patterns of remote files: `s3://bucket/set/*.tar`."""
 
+import logging
 import re
+from collections.abc import Iterable
 
 from data.remote import stores
 from data.remote.files import filesystem
 from launch.command.cli import UserError, reason
+
+_log = logging.getLogger(__name__)
+
+
+def in_buckets(urls: Iterable[str]) -> dict[str, stores.Version | None]:
+    """What buckets say of these objects, None of one that isn't there; one request for a thousand objects of a folder.
+
+    Left out is what only a request of its own could tell: files behind HTTP, and folders that may not be listed.
+    """
+    folders: dict[str, list[str]] = {}
+    for url in urls:
+        if stores.in_store(url) and not url.startswith(("http://", "https://")):
+            folders.setdefault(url.rpartition("/")[0] + "/", []).append(url)
+    said: dict[str, stores.Version | None] = {}
+    for folder, of_folder in folders.items():
+        try:
+            found = stores.listed(folder, deep=False)
+        except Exception as error:  # those who may read may not always list
+            _log.info("%s can't be listed (%s): its shards are checked when they are read", folder, error)
+            continue
+        said |= {url: found.get(url) for url in of_folder}
+    return said
 
 
 def matching(pattern: str) -> list[str]:

@@ -38,6 +38,11 @@ _NO_CREDENTIALS = (
     "AWS_PROFILE, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY), or AWS_SKIP_SIGNATURE=true, "
     "GOOGLE_SKIP_SIGNATURE=true, AZURE_SKIP_SIGNATURE=true for a public bucket"
 )
+_UNSET = {
+    "Account must be specified": "set AZURE_STORAGE_ACCOUNT_NAME, or AZURE_STORAGE_CONNECTION_STRING",
+    "Missing AccessKeyId": "AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID",
+    "Missing SecretAccessKey": "AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY",
+}
 _METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "fd00:ec2::254")
 
 
@@ -85,12 +90,19 @@ def open_range(url: str, start: int, stop: int | None, seconds: float) -> tuple[
     return _pieces(result, skipped), version
 
 
-def listed(url: str) -> dict[str, Version]:
-    """The objects whose URLs begin with `url`, a folder or the beginning of a name. Errors as in `open_range`."""
+def listed(url: str, *, deep: bool = True) -> dict[str, Version]:
+    """The objects whose URLs begin with `url`, a folder or the beginning of a name. Errors as in `open_range`.
+
+    Those in folders below it only if `deep`.
+    """
     try:
         store, key = _place(url, 60.0, 3)
         root = url.removesuffix(key)
-        found = [meta for some in obstore.list(store, _folder(key), chunk_size=1000) for meta in some]
+        folder = key.rpartition("/")[0] or None
+        if deep:
+            found = [meta for some in obstore.list(store, folder, chunk_size=1000) for meta in some]
+        else:
+            found = list(obstore.list_with_delimiter(store, folder)["objects"])
     except Exception as error:
         raise translated(error) from None
     return {root + meta["path"]: _version(meta) for meta in found if meta["path"].startswith(key)}
@@ -147,9 +159,16 @@ def translated(error: Exception) -> Exception:
     if status:
         said = f"HTTP status {status}" + (f", {_EXPLAINED.get(code, code)}" if code else "")
         return FinalError(said) if int(status) in _FINAL and code not in _TRANSIENT else ConnectionError(said)
+    for sign, words in _UNSET.items():
+        if sign in text:
+            return FinalError(words)
     if "kind: Timeout" in text or "TimedOut" in text:
         return TimeoutError()
-    for sign, words in (("kind: Connect", "no connection"), ("IncompleteBody", "the connection broke off")):
+    for sign, words in (
+        ("kind: Connect", "no connection"),
+        ("ConnectionReset", "the connection was reset"),
+        ("IncompleteBody", "the connection broke off"),
+    ):
         if sign in text:
             return ConnectionError(words)
     first = re.sub(r"Error performing .*? in \S+ - |^Generic \w+ error: ", "", text.split("\n")[0])
@@ -180,10 +199,6 @@ def _pieces(result: Any, skipped: int) -> Iterator[bytes]:
         if skipped < len(piece):
             yield piece[skipped:] if skipped else piece
         skipped = max(0, skipped - len(piece))
-
-
-def _folder(key: str) -> str | None:
-    return key.rpartition("/")[0] or None
 
 
 def _place(url: str, seconds: float, retries: int) -> tuple[Any, str]:
@@ -244,3 +259,8 @@ def _refuse_fork(process: int) -> None:
     _users.add(process)
     if len(_users) > 1:
         raise RuntimeError("a process that has read from object stores was forked, and the child reads from them")
+
+
+def forget() -> None:
+    """Drop all clients, so that the next access reads the environment again."""
+    _store.cache_clear()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.remote.files import Patience, RemoteFile, whole
+from data.remote.listing import in_buckets
 from data.remote.stores import printable
 from data.shards.identity import place_name
 from data.shards.index import ShardIndex, offsets_path
@@ -52,11 +53,19 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
 
 
 def check_present(index: ShardIndex, part: int = 0, parts: int = 1) -> None:
-    """UserError that names the local shards which are missing or of another size than the index says.
+    """UserError that names the shards which are missing or of another size than the index says.
 
-    Each rank checks every `parts`-th shard, so that ranks share the work.
+    Each rank checks every `parts`-th shard, so that ranks share the work; the first asks buckets, by listing them.
+    Remote shards of other kinds are checked when they are read.
     """
     missing, changed = [], []
+    if part == 0 and index.remote:
+        size_of = {index.location(i): shard.filesize for i, shard in enumerate(index.shards)}
+        for url, version in in_buckets(url for url in size_of if is_remote(url)).items():
+            if version is None:
+                missing.append(url)
+            elif size_of[url] not in (None, version.size):
+                changed.append(url)
     for i in range(part, len(index.shards), parts):
         location = index.location(i)
         if is_remote(location):
