@@ -14,6 +14,7 @@ from typing import Any
 from data.shards.loading import load_index
 from data.shards.locations import relative
 from data.shards.scanning import build_index, find_tars
+from data.shards.text import text_lines
 from launch.command.cli import UserError, parse, run
 
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     about: dict[str, Any] = {"name": config.name, "licence": config.licence}
     if config.classes:
         try:
-            about["classes"] = Path(config.classes).read_text(encoding="utf-8").splitlines()
+            about["classes"] = text_lines(Path(config.classes).read_bytes())
         except OSError as error:
             raise UserError(f"classes={config.classes} can't be read ({error.strerror}): check the path") from error
     if config.pattern.partition("#")[0].endswith(".json"):

@@ -87,9 +87,11 @@ def every_sample(
     return _each_once(index, config, rank, world_size, limit)
 
 
-def every_code(index: ShardIndex | str, *, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-    """Each grid of codes exactly once, as `every_sample` yields samples; none may be damaged."""
-    return _each_once(index, CodeDataConfig(batch_size=batch_size, max_damaged=0.0), rank, world_size)
+def every_code(
+    index: ShardIndex | str, *, batch_size: int, rank: int = 0, world_size: int = 1, limit: int | None = None
+) -> Iterator[Any]:
+    """Each grid of codes (of `limit` that many) exactly once, as `every_sample` yields samples; none may be damaged."""
+    return _each_once(index, CodeDataConfig(batch_size=batch_size, max_damaged=0.0), rank, world_size, limit)
 
 
 def _each_once(

@@ -33,6 +33,12 @@ def decode_text(raw: bytes) -> tuple[str, str]:
         return _without_nul(raw.decode("latin-1"), "read as Latin-1, because it isn't UTF-8")
 
 
+def text_lines(raw: bytes) -> list[str]:
+    """The lines of a text file. Only line feeds end one: others, such as U+2028, may stand in a text."""
+    text = decode_text(raw)[0].removesuffix("\n").removesuffix("\r")
+    return [line.removesuffix("\r") for line in text.split("\n")] if text else []
+
+
 def _wide(raw: bytes) -> str:
     """The byte order of UTF-16 without a mark, where nearly all high bytes are 0; else nothing."""
     if len(raw) % 2 == 0:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.codes.batches import CodeBatch
-from launch.command.cli import UserError
+from launch.command.cli import UserError, one_line
 from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.priors.stock import Work
 from stage2_prior.priors.text_prefix import NONE, TextPrefix
@@ -51,6 +51,10 @@ class Condition:
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """Conditioning tokens of texts, token_BL, on the CPU; UserError where the condition isn't texts."""
         raise UserError("prompts need a prior trained with model.condition=text: leave them out")
+
+    def cut(self, texts: Sequence[str]) -> str:
+        """How many of the texts are longer than the prior takes, with an example; nothing where none is."""
+        return ""
 
     def of_batch(self, batch: CodeBatch) -> Tensor:
         """Conditioning tokens of a batch's samples."""
@@ -120,6 +124,18 @@ class TextCondition(Condition):
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """The texts' tokens, token_BL, on the CPU; an empty text has none."""
         return self.text.tokens(texts)
+
+    def cut(self, texts: Sequence[str]) -> str:
+        """How many of the texts are longer than `model.text.tokens`, with an example."""
+        lengths = [self.text.length(text) for text in texts]
+        cut = [text for text, length in zip(texts, lengths, strict=True) if length > self.prefix]
+        if not cut:
+            return ""
+        unit = "tokens" if self.text.bytes is None else "bytes"
+        return (
+            f"{len(cut)} of {len(texts)} texts are longer than model.text.tokens={self.prefix} {unit} and are cut (the "
+            f"longest has {max(lengths)}), such as {one_line(cut[0], 80)!r}"
+        )
 
     def of_batch(self, batch: CodeBatch) -> Tensor:
         """The captions' tokens, token_BL."""

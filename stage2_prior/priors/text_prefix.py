@@ -52,6 +52,10 @@ class FrozenEncoder:
             list(tokenizer(text, truncation=True, max_length=longest)["input_ids"]) if text else [] for text in texts
         ]
 
+    def length(self, text: str) -> int:
+        """Tokens of a text, all of them."""
+        return len(self._load()[0](text)["input_ids"]) if text else 0
+
     @torch.no_grad()
     def features(self, token_BL: Tensor, there_BL: Tensor) -> Tensor:
         """Features of the tokens, x_BLE float32; there_BL masks the padding."""
@@ -133,6 +137,10 @@ class TextPrefix(nn.Module):
         else:
             tokens = [list(text.encode()[:longest]) for text in texts]
         return torch.tensor([each + [NONE] * (longest - len(each)) for each in tokens], dtype=torch.int64)
+
+    def length(self, text: str) -> int:
+        """Tokens that a text would have if it were not cut at `model.text.tokens`."""
+        return self.frozen.length(text) if self.frozen is not None else len(text.encode())
 
     def forward(self, token_BL: Tensor) -> Tensor:
         """The prefix, x_BLD."""

@@ -4,6 +4,7 @@ Shapes: B pictures, L tokens of a text, N codes.
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from data.shards.text import text_lines
 from launch.command.cli import UserError
 from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.priors.base import Prior
@@ -91,6 +93,13 @@ class Prompts(Subjects):
     def __init__(self, prior: Prior, texts: Sequence[str]):
         super().__init__(prior, range(len(texts)), texts, numbered(texts))
         self._tokens = prior.condition.of_texts(texts)
+        say_cut(prior, texts)
+
+
+def say_cut(prior: Prior, texts: Sequence[str]) -> None:
+    """Warn of texts that are longer than the prior takes."""
+    if cut := prior.condition.cut(texts):
+        print(f"warning: {cut}", file=sys.stderr, flush=True)
 
 
 def requested(config: SampleConfig, prior: Prior) -> Subjects:
@@ -104,7 +113,7 @@ def prompts_of(prompt: str | None, file: str | None) -> list[str]:
     if file is None:
         return [] if prompt is None else [prompt]
     try:
-        prompts = [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
+        prompts = [line.strip() for line in text_lines(Path(file).read_bytes()) if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"prompts={file} can't be read ({error}): give a text file, one prompt per line") from error
     if not prompts:

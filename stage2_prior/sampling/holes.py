@@ -22,7 +22,7 @@ from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.tokenizer.pil import as_batch, to_pil
 from stage2_prior.config.sampling import InpaintConfig
 from stage2_prior.priors.base import Prior
-from stage2_prior.sampling.conditions import Subjects, numbered, prompts_of
+from stage2_prior.sampling.conditions import Subjects, numbered, prompts_of, say_cut
 
 HOLE = 0.5
 """Brightness of the hole where it is shown, in [-1, 1]."""
@@ -42,6 +42,7 @@ class Given(Subjects):
         texts = requested_texts(config, captions) if prior.condition.prefix else []
         condition = prior.condition
         self._tokens = condition.of_texts(texts) if texts else condition.of_labels(torch.tensor(self.classes))
+        say_cut(prior, texts)
         self.guidable = any(texts) or any(label >= 0 for label in self.classes)
         self.hole_HW = hole(config, transform.size)
         self.open_N = open_codes(self.hole_HW, prior)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data.codes.batches import CodeBatch
-from data.reading.stream import Stream
+from data.reading.stream import Stream, every_code
 from data.shards.index import ShardIndex
 from launch.checkpoints import store as checkpoint
 from launch.checkpoints.ending import ending
@@ -30,6 +30,9 @@ from stage2_prior.priors.build import build_prior
 from stage2_prior.training.cost import Cost, Utilisation, cost, peak_flops
 from stage2_prior.training.optimizer import PriorEma, build_optimizer
 
+LOOKED_AT, LOOKED_AT_REMOTE = 1000, 100
+"""Captions whose length is looked at."""
+
 
 def fit(
     config: PriorTrainConfig,
@@ -45,6 +48,7 @@ def fit(
     state = {**strategy.state("prior"), "ema": ema.state}
     step = checkpoint.load_latest(run.folder, state, run) or 0
     use = say_size(raw, size, config, run)
+    say_cut(raw, index, run)
     with (
         Stream(config.data, seed=run.data_seed, rank=run.rank, world_size=run.world_size) as codes,
         run.progress("train prior", config.steps, unit="steps", start=step) as bar,
@@ -152,6 +156,19 @@ def say_size(prior: Prior, size: Cost, config: PriorTrainConfig, run: Run) -> Ut
     run.log(0, {**logged, "model/peak_flops": peak}, kind="system")
     step = size.flops_per_code * prior.source.positions * config.data.batch_size
     return Utilisation(step, peak * run.world_size)
+
+
+def say_cut(prior: Prior, index: ShardIndex, run: Run) -> None:
+    """Say how many captions are longer than the prior takes, of some that are evenly spaced in the set."""
+    if not prior.condition.prefix or not run.is_main:
+        return
+    try:
+        seen = every_code(index, batch_size=64, limit=LOOKED_AT_REMOTE if index.remote else LOOKED_AT)
+        texts = [text for batch in seen for text in batch.captions if text]
+    except UserError:
+        return  # of a damaged sample, which the training counts and tells
+    if cut := prior.condition.cut(texts):
+        run.say(f"warning: captions: {cut}; {len(texts)} of {index.meta.get('captions')} were looked at")
 
 
 def export(ema: PriorEma, strategy: Strategy, config: PriorTrainConfig, index: ShardIndex, run: Run) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from data.packing.sources.base import Raw, existing
 from data.packing.sources.folders import FileSource
 from data.packing.sources.listing import is_system, is_true
+from data.shards.text import text_lines
 from launch.command.cli import UserError
 
 PARTITIONS = ("train", "val", "test")
@@ -78,7 +79,7 @@ def _table(path: Path) -> list[list[str]]:
     if path.suffix == ".csv":
         with path.open(newline="") as file:
             return list(csv.reader(file))
-    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    rows = [line.split() for line in text_lines(path.read_bytes()) if line.strip()]
     if not rows:
         raise UserError(f"source: {path} is empty: fetch it again")
     return rows[1:] if len(rows[0]) == 1 else rows

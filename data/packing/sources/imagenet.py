@@ -14,6 +14,7 @@ from data.packing.sources.base import existing
 from data.packing.sources.folders import FileSource, class_folders, has_picture
 from data.packing.sources.listing import Listing
 from data.packing.sources.split_names import SplitNames
+from data.shards.text import text_lines
 from launch.command.cli import UserError
 
 
@@ -80,7 +81,7 @@ def class_names(root: Path) -> dict[str, str]:
     """WordNet id → words, from the devkit's meta.mat or Kaggle's mapping; empty without either."""
     mapping = _find(root, "LOC_synset_mapping.txt")
     if mapping is not None:
-        lines = (line.partition(" ") for line in mapping.read_text().splitlines() if line)
+        lines = (line.partition(" ") for line in text_lines(mapping.read_bytes()) if line)
         return {wnid: words for wnid, _, words in lines}
     return {wnid: words for _, wnid, words in _meta(root)}
 

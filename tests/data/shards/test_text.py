@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.shards.sample import Sample, caption
-from data.shards.text import decode_text
+from data.shards.text import decode_text, text_lines
 
 TEXT = "Ein schöner Tag – «très» bien"
 
@@ -46,3 +46,9 @@ def test_a_sample_reads_its_caption_in_any_encoding() -> None:
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "cp1252"):
         sample = Sample("a", {"txt": memoryview("größe\r\nzwei\n".encode(encoding))})
         assert caption(sample) == "größe zwei", encoding
+
+
+def test_only_line_feeds_end_a_line() -> None:
+    assert text_lines("\ufeffa\u2028b\r\n\r\nc\x0bd\n".encode()) == ["a\u2028b", "", "c\x0bd"]
+    assert text_lines("größe\r\nzwei".encode("cp1252")) == ["größe", "zwei"]
+    assert text_lines(b"") == text_lines(b"\n") == []

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,10 @@ from stage2_prior.priors.build import load_prior
 from stage2_prior.priors.text_prefix import TextPrefix
 from stage2_prior.release import ReleaseConfig, release
 from stage2_prior.sample import sample
-from stage2_prior.sampling.conditions import requested
+from stage2_prior.sampling.conditions import Prompts, prompts_of, requested
 from stage2_prior.train import checked_codes, train
 from stage2_prior.training.cost import cost
+from stage2_prior.training.loop import say_cut
 from tests.stage2_prior.commands.test_train import settings
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.tiny import CODES, SOURCE, TEXTS, random_codes, tiny_prior, write_pictures
@@ -226,6 +228,27 @@ def test_holes_are_filled_by_the_given_pictures_captions(captioned: Captioned, t
 
 
 WORDS = ("bright", "above", "at", "the", "left", "a", "box")
+
+
+def test_texts_that_are_cut_are_counted(captioned: Captioned, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    codes, said = load_index(captioned.coded.codes), list[str]()
+    run: Any = SimpleNamespace(is_main=True, say=said.append)
+    say_cut(load_prior(captioned.run), codes, run)
+    longer = sum(text == TEXTS[1] for batch in every_code(codes, batch_size=50) for text in batch.captions)
+    assert longer and said == [
+        f"warning: captions: {longer} of 84 texts are longer than model.text.tokens=12 bytes and are cut (the longest "
+        "has 18), such as 'bright at the left'; 84 of 84 were looked at"
+    ]
+    condition = text_prior().condition
+    assert condition.cut(["brigh", "", "größ"]).startswith("1 of 3 texts are longer than model.text.tokens=5 bytes")
+    assert condition.cut(["short", ""]) == "" == tiny_prior().condition.cut(["a text of any length"])
+    texts = ["short", "a\u2028text that is much longer than the prior takes"]
+    (tmp_path / "prompts.txt").write_bytes("\n".join(texts).encode("utf-16"))
+    assert prompts_of(None, str(tmp_path / "prompts.txt")) == texts
+    Prompts(text_prior(), texts)
+    assert "1 of 2 texts are longer than model.text.tokens=5 bytes" in capsys.readouterr().err
+    frozen = TextPrefix(TextConfig(write_encoder(tmp_path / "t5", "t5"), tokens=5), 32, 2)
+    assert frozen.length("") == 0 and frozen.length(TEXTS[0] * 9) > 5
 
 
 def write_encoder(folder: Path, kind: str) -> str:
