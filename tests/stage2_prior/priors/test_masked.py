@@ -60,6 +60,29 @@ def test_a_uniform_prior_pays_log2_k_bits_per_code():
     )
 
 
+def test_the_share_of_masked_codes_follows_the_cosine(monkeypatch: pytest.MonkeyPatch):
+    """P(share of masked codes <= x) = 2/π · asin(x) for x = cos(π/2 · u), u uniform. (Chang et al. 2022, section 3)"""
+    prior, batch, seen = masked_prior(), 20_000, []
+
+    def masked_logits(code_BN: torch.Tensor, token_B: torch.Tensor, masked_BN: torch.Tensor) -> torch.Tensor:
+        seen.append(masked_BN)
+        return torch.zeros(*code_BN.shape, CODES)
+
+    monkeypatch.setattr(prior, "masked_logits", masked_logits)
+    torch.manual_seed(3)
+    loss, nats = prior(random_codes(batch), torch.full((batch,), prior.vocabulary.null))
+    (masked_BN,) = seen
+    count_B, positions = masked_BN.sum(1), SOURCE.positions
+    assert loss.item() == nats.item() == pytest.approx(math.log(CODES))
+    for most in range(1, positions + 1):
+        wanted = 2 / math.pi * math.asin(most / positions)
+        # 0.015 is more than four standard deviations; evenly drawn shares are up to 0.21 away
+        assert (count_B <= most).double().mean().item() == pytest.approx(wanted, abs=0.015), most
+    assert count_B.min() == 1, "one code at least"
+    # and each place is masked as often as any other
+    assert (masked_BN.double().mean(0) - masked_BN.double().mean()).abs().max() < 0.015
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("steps", [1, 5, 12, 40])
 def test_each_position_is_filled_exactly_once(order: str, steps: int, monkeypatch: pytest.MonkeyPatch):

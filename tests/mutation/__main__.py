@@ -1,0 +1,205 @@
+"""Change the code, one expression at a time, and count which changes a test catches.
+
+    python -m tests.mutation --sample 1000        # a seeded sample over all modules, which resumes where it was stopped
+    python -m tests.mutation --only quantizers    # all mutants of the modules whose path has this word
+    python -m tests.mutation --show               # what survived so far
+
+`--out` is a folder: `reach.jsonl` has which tests run which lines (delete it, or pass --record, after changing tests),
+`results.jsonl` one line a mutant. A mutant is tried again when its source line, or a test, has changed and it had
+survived: pass --again. Mutants that no test can catch are listed with their reasons in equivalent.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mutation.mutants import Mutant, mutants, source
+from tests.mutation.trial import OPTIONS, SURVIVED, UNREACHED, Session, Trials, record, save
+
+ROOT = Path(__file__).parents[2]
+MODULES = (
+    "stage1_tokenizer/quantizers/*.py",
+    "stage1_tokenizer/losses/*.py",
+    "stage1_tokenizer/training/step.py",
+    "stage1_tokenizer/training/adversary.py",
+    "stage1_tokenizer/training/loss_scale.py",
+    "stage1_tokenizer/measuring/distances.py",
+    "stage1_tokenizer/measuring/scores.py",
+    "stage2_prior/config/drawing.py",
+    "stage2_prior/generation/*.py",
+    "stage2_prior/priors/*.py",
+    "stage2_prior/sampling/*.py",
+    "data/order/*.py",
+    "data/pictures/transforms.py",
+    "data/pictures/geometry.py",
+    "data/pictures/convert.py",
+    "data/pictures/decode.py",
+    "launch/run/ema.py",
+    "launch/run/schedule.py",
+    "launch/checkpoints/*.py",
+)
+TESTS = (
+    "tests/data",
+    "tests/launch/checkpoints",
+    "tests/launch/run",
+    "tests/launch/strategies",
+    "tests/stage1_tokenizer",
+    "tests/stage2_prior",
+)
+LIBRARIES = (
+    "torch, torchvision, transformers, numpy, PIL.Image, scipy.linalg, accelerate, safetensors.torch, sklearn, "
+    "hypothesis, simplejpeg, yaml, jsonargparse, lpips, torch_fidelity, tensorboard, diffusers, vector_quantize_pytorch, "
+    "transformers.models.llama.modeling_llama, transformers.models.bert.modeling_bert"
+)
+"""Loaded once, before the first fork."""
+
+
+def main() -> int:
+    """Try the mutants asked for, and print the score of each module."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sample", type=int, help="so many mutants, drawn over all modules (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--only", default="", help="modules whose path has this word")
+    parser.add_argument("--out", type=Path, default=ROOT / "mutation", help="folder of what was found")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--budget", type=float, default=30.0, help="most seconds of tests for one mutant")
+    parser.add_argument("--record", action="store_true", help="record anew which tests reach which lines")
+    parser.add_argument("--again", action="store_true", help="try again those that survived")
+    parser.add_argument("--show", action="store_true", help="only print what is known")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    wanted = draw(options.only, options.sample, options.seed)
+    if not options.show:
+        os.chdir(ROOT)
+        os.environ["OMP_NUM_THREADS"] = "1"
+        for library in LIBRARIES.split(", "):
+            __import__(library)
+        reached = options.out / "reach.jsonl"
+        if options.record or not reached.exists():
+            reached.unlink(missing_ok=True)
+            paths = {mutant.path for mutant in draw("", None, 0)}
+            in_session(lambda items: record(items, ROOT, paths, reached, options.workers, 300.0))
+        try_all(wanted, options)
+    return report(wanted, options)
+
+
+def draw(only: str, sample: int | None, seed: int) -> list[Mutant]:
+    """The mutants of a run: all, or a sample that takes from each module in proportion, at least five."""
+    paths = [path for pattern in MODULES for path in sorted(ROOT.glob(pattern)) if only in str(path.relative_to(ROOT))]
+    found = {path: mutants(path, ROOT) for path in paths}
+    total = sum(map(len, found.values()))
+    if sample is None or sample >= total:
+        return [mutant for group in found.values() for mutant in group]
+    drawn: list[Mutant] = []
+    for path, group in found.items():
+        count = min(len(group), max(5, round(sample * len(group) / total)))
+        generator = random.Random(f"{seed} {path.relative_to(ROOT)}")
+        drawn += sorted(generator.sample(group, count), key=lambda mutant: mutant.line)
+    return drawn
+
+
+def try_all(wanted: list[Mutant], options: argparse.Namespace) -> None:
+    """Try those without a result, in functions first."""
+    results = options.out / "results.jsonl"
+    known = read_results(results)
+    if options.again:
+        known = {key: result for key, result in known.items() if result["result"] not in (SURVIVED, UNREACHED)}
+    left = [(mutant, last_line(mutant)) for mutant in wanted if mutant.key not in known]
+    trials = Trials(ROOT, options.out / "reach.jsonl", options.workers, options.budget)
+    done, started = 0, time.monotonic()
+
+    def tell(result: dict[str, Any]) -> None:
+        nonlocal done
+        save(results, result)
+        done += 1
+        if result["result"] in (SURVIVED, UNREACHED) or done % 50 == 0:
+            rate = (time.monotonic() - started) / done
+            print(f"{done}/{len(left)} ({rate:.2f} s each) {result['result']}: {result['key']}", flush=True)
+
+    for result in trials.at_import([entry for entry in left if entry[0].at_import]):
+        tell(result)
+    inside = [entry for entry in left if not entry[0].at_import]
+    if inside:
+        in_session(lambda items: [tell(result) for result in trials.inside(items, inside)])
+
+
+def in_session(work: Any) -> None:
+    """Collect the tests and work with them, with the output where it was."""
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+
+    def told(items: list[pytest.Item]) -> None:
+        before, sys.stdout = sys.stdout, out
+        try:
+            work(items)
+        finally:
+            sys.stdout = before
+
+    code = pytest.main([*OPTIONS, *TESTS], plugins=[session := Session(told)])
+    if not session.collected or code not in (0, 5):
+        raise SystemExit(f"the tests could not be collected (exit code {code}): run pytest --collect-only")
+
+
+def last_line(mutant: Mutant) -> int:
+    """The last line of the changed node."""
+    node = list(ast.walk(ast.parse(source(ROOT / mutant.path))))[mutant.node]
+    body = isinstance(node, ast.If | ast.While)
+    return node.test.end_lineno if body else node.end_lineno  # type: ignore[attr-defined, no-any-return]
+
+
+def read_results(path: Path) -> dict[str, dict[str, Any]]:
+    """The last result of each mutant."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {result["key"]: result for result in map(json.loads, lines)}
+
+
+def report(wanted: list[Mutant], options: argparse.Namespace) -> int:
+    """Print the table and write it to summary.json: 1 where a survivor has no reason."""
+    known = read_results(options.out / "results.jsonl")
+    reasons = {entry["key"]: entry["reason"] for entry in json.loads((ROOT / "tests/mutation/equivalent.json").read_text())}
+    rows: dict[str, Counter[str]] = {}
+    open_ones = []
+    for mutant in wanted:
+        result = known.get(mutant.key, {"result": "not tried"})["result"]
+        row = rows.setdefault(mutant.path, Counter())
+        row[result] += 1
+        if result in (SURVIVED, UNREACHED):
+            row["with a reason"] += mutant.key in reasons
+            if mutant.key not in reasons:
+                open_ones.append(mutant)
+    for mutant in open_ones:
+        print(f"{mutant.path}:{mutant.line} {known[mutant.key]['result']}: {mutant.change}   in   {mutant.text}")
+    total = sum(rows.values(), Counter[str]())
+    for name, row in [*rows.items(), ("all", total)]:
+        caught = row["caught"] + row["timeout"]
+        tried = caught + row[SURVIVED] + row[UNREACHED]
+        able = tried - row["with a reason"]
+        shares = f"{caught / tried:7.1%} {caught / able:7.1%}" if able else ""
+        print(f"{name:48} {tried:5} tried {caught:5} caught {row['with a reason']:4} with a reason {shares}")
+    about = {
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip(),
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": platform.processor() or platform.machine(),
+        "sample": options.sample,
+        "seed": options.seed,
+        "modules": {name: dict(row) for name, row in rows.items()},
+        "all": dict(total),
+    }
+    (options.out / "summary.json").write_text(json.dumps(about, indent=2) + "\n")
+    return 1 if open_ones else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

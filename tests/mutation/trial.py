@@ -1,0 +1,293 @@
+"""Trials of mutants in forked processes: torch, the project and all tests are loaded once, a mutant costs its tests."""
+
+from __future__ import annotations
+
+import gc
+import importlib.machinery
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import pytest
+
+from tests.mutation.mutants import Mutant, mutated
+from tests.mutation.reach import Recorder, read
+
+OPTIONS = ("-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "-W", "ignore")
+PATIENCE = 20.0
+"""A trial may take three times as long as its tests did, and this many seconds more."""
+NOT_APPLIED = 71
+CAUGHT, SURVIVED, UNREACHED, TIMEOUT = "caught", "survived", "no test", "timeout"
+
+
+def in_children(
+    jobs: Iterable[tuple[Any, Callable[[], int], float]], workers: int
+) -> Iterator[tuple[Any, int | None, str, float]]:
+    """Run (name, function, seconds) in forked processes: (name, exit code or None after a timeout, its word, seconds).
+
+    A function leaves its word in the file `word` of its own temporary folder.
+    """
+    running: dict[int, tuple[Any, float, float, Path]] = {}
+    waiting = iter(jobs)
+    more = True
+    while more or running:
+        while more and len(running) < workers:
+            job = next(waiting, None)
+            if job is None:
+                more = False
+                break
+            folder = Path(tempfile.mkdtemp(prefix="mutant-"))
+            if (pid := os.fork()) == 0:
+                _in_child(job[1], folder)
+            running[pid] = (job[0], time.monotonic(), job[2], folder)
+        for pid, (name, started, seconds, folder) in list(running.items()):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            took = time.monotonic() - started
+            if not done and took < seconds:
+                continue
+            _end(pid, waiting=not done)
+            word = folder / "word"
+            text = word.read_text() if word.exists() else ""
+            shutil.rmtree(folder, ignore_errors=True)
+            del running[pid]
+            yield name, os.waitstatus_to_exitcode(status) if done else None, text, took
+        time.sleep(0.01)
+
+
+def _in_child(function: Callable[[], int], folder: Path) -> None:
+    os.setsid()
+    os.environ.update(TMPDIR=str(folder), PYTEST_DEBUG_TEMPROOT=str(folder), PYTHONDONTWRITEBYTECODE="1")
+    tempfile.tempdir = str(folder)
+    code = 70
+    try:
+        code = function()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except BaseException as error:
+        (folder / "word").write_text(f"{type(error).__name__}: {error}")
+    finally:
+        os._exit(code)
+
+
+def _end(pid: int, *, waiting: bool) -> None:
+    """End a child and the processes that its test started: its session's group, which is its own."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    if waiting:
+        os.waitpid(pid, 0)
+
+
+def fork_ranks() -> None:
+    """Let tests' ranks be forked instead of spawned, so that they have the mutant."""
+    context = multiprocessing.get_context
+    multiprocessing.get_context = lambda method=None: context("fork")  # type: ignore[assignment]
+
+
+class Session:
+    """A pytest plugin: collects the tests once, and in place of running them does `work` with them."""
+
+    def __init__(self, work: Callable[[list[pytest.Item]], None]) -> None:
+        self.work = work
+        self.failed = ""
+        self.collected = True
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A module that doesn't load."""
+        self.collected &= not report.failed
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Work, instead of running the tests."""
+        self.work([item for item in session.items if not item.get_closest_marker("slow")])
+        return True
+
+
+class Failing:
+    """A pytest plugin: notes the first failure."""
+
+    def __init__(self) -> None:
+        self.failed = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note it."""
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
+
+
+def record(items: list[pytest.Item], root: Path, paths: set[str], out: Path, workers: int, patience: float) -> None:
+    """Record which tests reach which lines, a test file in a process; a file that takes too long is cut short."""
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    ranks = Path(tempfile.mkdtemp(prefix="ranks-"))
+
+    def recording(chosen: list[pytest.Item]) -> Callable[[], int]:
+        def run() -> int:
+            fork_ranks()
+            own = Path(tempfile.mkdtemp(dir=ranks))
+            recorder = Recorder(root, paths, out, own)
+            chosen[0].config.pluginmanager.register(recorder)
+            recorder.run(chosen)
+            return 0
+
+        return run
+
+    jobs = [(name, recording(chosen), patience) for name, chosen in files.items()]
+    for name, code, word, seconds in in_children(jobs, workers):
+        print(f"recorded {name} in {seconds:.0f} s" + ("" if code == 0 else f" (exit {code} {word})"), flush=True)
+    shutil.rmtree(ranks)
+
+
+class Trials:
+    """Trials of mutants against the tests that reach them, with at most `budget` seconds of tests each.
+
+    The tests of the module's own folder come first, then the fastest.
+    """
+
+    def __init__(self, root: Path, reached: Path, workers: int, budget: float) -> None:
+        self.root, self.workers, self.budget = root, workers, budget
+        self.records = read(reached)
+
+    def tests(self, mutant: Mutant, last_line: int) -> tuple[list[str], float]:
+        """The tests that run a line of the mutant (of its module, for what runs at import), and their seconds."""
+        chosen, seconds = [], 0.0
+        mirrored = f"tests/{Path(mutant.path).parent}/"
+        for record in sorted(self.records, key=lambda record: not record["test"].startswith(mirrored)):
+            lines = record["lines"].get(mutant.path, ())
+            seen = bool(lines) if mutant.at_import else any(mutant.line <= line <= last_line for line in lines)
+            if seen and seconds + record["seconds"] <= self.budget:
+                chosen.append(record["test"])
+                seconds += record["seconds"]
+        return chosen, seconds
+
+    def inside(self, items: list[pytest.Item], wanted: list[tuple[Mutant, int]]) -> Iterator[dict[str, Any]]:
+        """Mutants of functions: the collected functions get the changed code."""
+        by_name = {item.nodeid: item for item in items}
+        functions = self._functions({mutant.path for mutant, _ in wanted})
+        gc.collect()
+        gc.freeze()
+
+        def trial(mutant: Mutant, names: list[str]) -> Callable[[], int]:
+            def run() -> int:
+                try:
+                    swap(functions[mutant.path], mutated(mutant, self.root))
+                except ValueError:
+                    return NOT_APPLIED
+                return run_items([by_name[name] for name in names if name in by_name])
+
+            return run
+
+        yield from self._all(wanted, trial)
+
+    def at_import(self, wanted: list[tuple[Mutant, int]]) -> Iterator[dict[str, Any]]:
+        """Mutants of what runs at import: the project is imported anew, with the changed module."""
+
+        def trial(mutant: Mutant, names: list[str]) -> Callable[[], int]:
+            def run() -> int:
+                load_mutated(self.root / mutant.path, mutated(mutant, self.root))
+                session = Session(lambda items: os._exit(run_items(items)))
+                pytest.main([*OPTIONS, *names], plugins=[session])
+                return 1
+
+            return run
+
+        yield from self._all(wanted, trial)
+
+    def _all(
+        self, wanted: list[tuple[Mutant, int]], trial: Callable[[Mutant, list[str]], Callable[[], int]]
+    ) -> Iterator[dict[str, Any]]:
+        jobs, alone = [], []
+        for mutant, last_line in wanted:
+            names, seconds = self.tests(mutant, last_line)
+            if names:
+                jobs.append((mutant, trial(mutant, names), 3 * seconds + PATIENCE))
+            else:
+                alone.append(mutant)
+        for mutant in alone:
+            yield _result(mutant, UNREACHED, "", 0.0)
+        for mutant, code, word, seconds in in_children(jobs, self.workers):
+            result = {None: TIMEOUT, 0: SURVIVED, NOT_APPLIED: "not applied"}.get(code, CAUGHT)
+            yield _result(mutant, result, word, seconds)
+
+    def _functions(self, paths: set[str]) -> dict[str, list[FunctionType]]:
+        found: dict[str, list[FunctionType]] = {path: [] for path in paths}
+        names = {str(self.root / path): path for path in paths}
+        for entry in gc.get_objects():
+            if isinstance(entry, FunctionType) and (name := names.get(entry.__code__.co_filename)):
+                found[name].append(entry)
+        return found
+
+
+def _result(mutant: Mutant, result: str, word: str, seconds: float) -> dict[str, Any]:
+    return {
+        "key": mutant.key,
+        "path": mutant.path,
+        "function": mutant.function,
+        "line": mutant.line,
+        "operator": mutant.operator,
+        "text": mutant.text,
+        "change": mutant.change,
+        "result": result,
+        "by": word,
+        "seconds": round(seconds, 2),
+    }
+
+
+def run_items(items: list[pytest.Item]) -> int:
+    """Run tests until the first fails: 1 then, else 0. Its name is left in the file `word`."""
+    if not items:
+        return 1
+    fork_ranks()
+    random.seed(0)
+    failing = Failing()
+    items[0].config.pluginmanager.register(failing)
+    for place, item in enumerate(items):
+        following = items[place + 1] if place + 1 < len(items) else None
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if failing.failed:
+            (Path(os.environ["TMPDIR"]) / "word").write_text(failing.failed)
+            return 1
+    return 0
+
+
+def swap(functions: list[FunctionType], module: CodeType) -> None:
+    """Give the functions of a module the code of the same names and lines in a changed one."""
+    codes = {(code.co_qualname, code.co_firstlineno): code for code in _codes(module)}
+    for function in functions:
+        old = function.__code__
+        new = codes.get((old.co_qualname, old.co_firstlineno))
+        if new is not None and new != old:
+            function.__code__ = new  # ValueError where the change takes other variables of an outer function
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _codes(constant)
+
+
+def load_mutated(path: Path, code: CodeType) -> None:
+    """Let the module at `path` be imported with other code."""
+    get_code = importlib.machinery.SourceFileLoader.get_code
+
+    def get(loader: importlib.machinery.SourceFileLoader, name: str) -> CodeType | None:
+        return code if Path(loader.path) == path else get_code(loader, name)
+
+    importlib.machinery.SourceFileLoader.get_code = get  # type: ignore[method-assign]
+
+
+def save(path: Path, result: dict[str, Any]) -> None:
+    """Append one result to a file of JSON lines."""
+    with path.open("a") as file:
+        file.write(json.dumps(result) + "\n")
