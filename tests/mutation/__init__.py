@@ -1,1 +1,1 @@
-"""Mutation testing: `python -m tests.mutation` changes one expression at a time and counts which changes a test catches."""
+"""Mutation testing: `python -m tests.mutation` makes small changes and counts which of them a test catches."""

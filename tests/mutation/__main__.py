@@ -6,7 +6,8 @@
 
 `--out` is a folder: `reach.jsonl` has which tests run which lines (delete it, or pass --record, after changing tests),
 `results.jsonl` one line a mutant. A mutant is tried again when its source line, or a test, has changed and it had
-survived: pass --again. Mutants that no test can catch are listed with their reasons in equivalent.json.
+survived: pass --again. survivors.json names the mutants that survive, with the reason: `equivalent` (no test can see
+it) or `visible` (a test could, but none here does).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import ast
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 from tests.mutation.mutants import Mutant, mutants, source
-from tests.mutation.trial import OPTIONS, SURVIVED, UNREACHED, Session, Trials, record, save
+from tests.mutation.trial import CAUGHT, OPTIONS, SURVIVED, TIMEOUT, UNREACHED, Session, Trials, record, save
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
@@ -61,8 +61,8 @@ TESTS = (
 )
 LIBRARIES = (
     "torch, torchvision, transformers, numpy, PIL.Image, scipy.linalg, accelerate, safetensors.torch, sklearn, "
-    "hypothesis, simplejpeg, yaml, jsonargparse, lpips, torch_fidelity, tensorboard, diffusers, vector_quantize_pytorch, "
-    "transformers.models.llama.modeling_llama, transformers.models.bert.modeling_bert"
+    "hypothesis, simplejpeg, yaml, jsonargparse, lpips, torch_fidelity, tensorboard, diffusers, "
+    "vector_quantize_pytorch, transformers.models.llama.modeling_llama, transformers.models.bert.modeling_bert"
 )
 """Loaded once, before the first fork."""
 
@@ -165,40 +165,55 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     return {result["key"]: result for result in map(json.loads, lines)}
 
 
+def known_reason(mutant: Mutant, entries: list[dict[str, str]]) -> dict[str, str]:
+    """The entry of survivors.json that speaks of a mutant: all that it names must fit; {} if there is none."""
+    for entry in entries:
+        if (
+            mutant.path == entry["path"]
+            and mutant.function == entry.get("function", mutant.function)
+            and entry.get("text", "") in mutant.text
+            and entry.get("change", "") in mutant.change
+        ):
+            return entry
+    return {}
+
+
 def report(wanted: list[Mutant], options: argparse.Namespace) -> int:
-    """Print the table and write it to summary.json: 1 where a survivor has no reason."""
+    """Print the survivors without a reason and the score; write summary.json. 1 where a survivor has no reason."""
     known = read_results(options.out / "results.jsonl")
-    reasons = {entry["key"]: entry["reason"] for entry in json.loads((ROOT / "tests/mutation/equivalent.json").read_text())}
+    entries = json.loads((ROOT / "tests/mutation/survivors.json").read_text())
     rows: dict[str, Counter[str]] = {}
-    open_ones = []
+    unexplained = []
     for mutant in wanted:
         result = known.get(mutant.key, {"result": "not tried"})["result"]
         row = rows.setdefault(mutant.path, Counter())
         row[result] += 1
         if result in (SURVIVED, UNREACHED):
-            row["with a reason"] += mutant.key in reasons
-            if mutant.key not in reasons:
-                open_ones.append(mutant)
-    for mutant in open_ones:
-        print(f"{mutant.path}:{mutant.line} {known[mutant.key]['result']}: {mutant.change}   in   {mutant.text}")
+            entry = known_reason(mutant, entries)
+            row[entry.get("kind", "unexplained")] += 1
+            if not entry:
+                unexplained.append((mutant, result))
+    for mutant, result in unexplained:
+        print(f"{mutant.path}:{mutant.line} {mutant.function} {result}: {mutant.change}   in   {mutant.text}")
     total = sum(rows.values(), Counter[str]())
     for name, row in [*rows.items(), ("all", total)]:
-        caught = row["caught"] + row["timeout"]
+        caught = row[CAUGHT] + row[TIMEOUT]
         tried = caught + row[SURVIVED] + row[UNREACHED]
-        able = tried - row["with a reason"]
-        shares = f"{caught / tried:7.1%} {caught / able:7.1%}" if able else ""
-        print(f"{name:48} {tried:5} tried {caught:5} caught {row['with a reason']:4} with a reason {shares}")
+        share, able = caught / max(1, tried), caught / max(1, tried - row["equivalent"])
+        print(
+            f"{name:48} {caught:5} of {tried:5} caught {share:6.1%}; without {row['equivalent']:3} equivalent {able:6.1%}; "
+            f"{row['visible']} visible, {row['unexplained']} unexplained, {row['not tried'] + row['not applied']} not tried"
+        )
     about = {
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),
-        "processor": platform.processor() or platform.machine(),
         "sample": options.sample,
         "seed": options.seed,
         "modules": {name: dict(row) for name, row in rows.items()},
         "all": dict(total),
     }
     (options.out / "summary.json").write_text(json.dumps(about, indent=2) + "\n")
-    return 1 if open_ones else 0
+    return 1 if unexplained else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What is changed in a module: one expression or statement at a time, of its syntax tree.
 
-A mutant is named by its function, the source line, and what becomes what: the name survives edits elsewhere in the file.
+A mutant is named by its function, the source line, and what becomes what: the name stays after edits elsewhere.
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ def _shown(node: ast.AST) -> str:
 def _mutable(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, str, bool]]:
     """(node, name of its function, whether it runs at import) of all that may be changed."""
 
-    def visit(node: ast.AST, names: tuple[str, ...], at_import: bool) -> Iterator[tuple[ast.expr | ast.stmt, str, bool]]:
+    def visit(
+        node: ast.AST, names: tuple[str, ...], at_import: bool
+    ) -> Iterator[tuple[ast.expr | ast.stmt, str, bool]]:
         if isinstance(node, ast.expr | ast.stmt):
             yield node, ".".join(names) or "module", at_import
         if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
@@ -275,7 +277,9 @@ def _calls(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
             yield "call", changed
     if name in DROPPED:
         owner = node.func.value if isinstance(node.func, ast.Attribute) else None
-        if owner is not None and not (isinstance(owner, ast.Name) and owner.id in ("torch", "np", "math", "functional")):
+        if owner is not None and not (
+            isinstance(owner, ast.Name) and owner.id in ("torch", "np", "math", "functional")
+        ):
             yield "call", copy.deepcopy(owner)
         elif node.args and not isinstance(node.args[0], ast.Starred):
             yield "call", copy.deepcopy(node.args[0])

@@ -1,4 +1,4 @@
-"""Which tests run which lines: recorded once, so that a mutant meets only the tests that can see it, the fastest first."""
+"""Which tests run which lines: recorded once, so that a mutant meets only the tests that can see it."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ class Recorder:
         """A forked rank of a test: hand its lines to the test when it ends."""
         self.lines = set()
         path = self.ranks / f"{os.getpid()}.json"
-        multiprocessing.util.Finalize(
-            None, lambda: path.write_text(json.dumps(sorted(self.lines))), exitpriority=1000
-        )
+        multiprocessing.util.Finalize(None, lambda: path.write_text(json.dumps(sorted(self.lines))), exitpriority=1000)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
@@ -85,7 +83,7 @@ class Recorder:
             self._write(item, time.perf_counter() - started)
 
     def _write(self, item: pytest.Item, seconds: float) -> None:
-        for definitions in getattr(item, "_fixtureinfo").name2fixturedefs.values():
+        for definitions in item._fixtureinfo.name2fixturedefs.values():
             for definition in definitions:
                 self.lines |= self.fixtures.get(id(definition), set())
         for path in self.ranks.glob("*.json"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.machinery
 import json
@@ -13,6 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -80,10 +82,8 @@ def _in_child(function: Callable[[], int], folder: Path) -> None:
 
 def _end(pid: int, *, waiting: bool) -> None:
     """End a child and the processes that its test started: its session's group, which is its own."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     if waiting:
         os.waitpid(pid, 0)
 
@@ -160,15 +160,22 @@ class Trials:
 
     def tests(self, mutant: Mutant, last_line: int) -> tuple[list[str], float]:
         """The tests that run a line of the mutant (of its module, for what runs at import), and their seconds."""
-        chosen, seconds = [], 0.0
-        mirrored = f"tests/{Path(mutant.path).parent}/"
+
+        def sees(lines: list[int]) -> bool:
+            return bool(lines) if mutant.at_import else any(mutant.line <= line <= last_line for line in lines)
+
+        chosen = self._within(mutant.path, sees)
+        return list(chosen), sum(chosen.values())
+
+    def _within(self, path: str, sees: Callable[[list[int]], bool]) -> dict[str, float]:
+        """The tests that run certain lines of a module, with their seconds, in the order in which they are tried."""
+        mirrored = f"tests/{Path(path).parent}/"
+        chosen: dict[str, float] = {}
         for record in sorted(self.records, key=lambda record: not record["test"].startswith(mirrored)):
-            lines = record["lines"].get(mutant.path, ())
-            seen = bool(lines) if mutant.at_import else any(mutant.line <= line <= last_line for line in lines)
-            if seen and seconds + record["seconds"] <= self.budget:
-                chosen.append(record["test"])
-                seconds += record["seconds"]
-        return chosen, seconds
+            fits = sum(chosen.values()) + record["seconds"] <= self.budget
+            if fits and sees(record["lines"].get(path, [])):
+                chosen[record["test"]] = record["seconds"]
+        return chosen
 
     def inside(self, items: list[pytest.Item], wanted: list[tuple[Mutant, int]]) -> Iterator[dict[str, Any]]:
         """Mutants of functions: the collected functions get the changed code."""
@@ -177,40 +184,37 @@ class Trials:
         gc.collect()
         gc.freeze()
 
-        def trial(mutant: Mutant, names: list[str]) -> Callable[[], int]:
-            def run() -> int:
+        def trial(mutant: Mutant | None, names: list[str]) -> int:
+            if mutant is not None:
                 try:
                     swap(functions[mutant.path], mutated(mutant, self.root))
                 except ValueError:
                     return NOT_APPLIED
-                return run_items([by_name[name] for name in names if name in by_name])
-
-            return run
+            return run_items([by_name[name] for name in names if name in by_name])
 
         yield from self._all(wanted, trial)
 
     def at_import(self, wanted: list[tuple[Mutant, int]]) -> Iterator[dict[str, Any]]:
         """Mutants of what runs at import: the project is imported anew, with the changed module."""
 
-        def trial(mutant: Mutant, names: list[str]) -> Callable[[], int]:
-            def run() -> int:
+        def trial(mutant: Mutant | None, names: list[str]) -> int:
+            if mutant is not None:
                 load_mutated(self.root / mutant.path, mutated(mutant, self.root))
-                session = Session(lambda items: os._exit(run_items(items)))
-                pytest.main([*OPTIONS, *names], plugins=[session])
-                return 1
-
-            return run
+            session = Session(lambda items: os._exit(run_items(items)))
+            pytest.main([*OPTIONS, *names], plugins=[session])
+            return 1  # the tests could not be collected
 
         yield from self._all(wanted, trial)
 
     def _all(
-        self, wanted: list[tuple[Mutant, int]], trial: Callable[[Mutant, list[str]], Callable[[], int]]
+        self, wanted: list[tuple[Mutant, int]], trial: Callable[[Mutant | None, list[str]], int]
     ) -> Iterator[dict[str, Any]]:
+        self._control({mutant.path for mutant, _ in wanted}, partial(trial, None))
         jobs, alone = [], []
         for mutant, last_line in wanted:
             names, seconds = self.tests(mutant, last_line)
             if names:
-                jobs.append((mutant, trial(mutant, names), 3 * seconds + PATIENCE))
+                jobs.append((mutant, partial(trial, mutant, names), 3 * seconds + PATIENCE))
             else:
                 alone.append(mutant)
         for mutant in alone:
@@ -218,6 +222,18 @@ class Trials:
         for mutant, code, word, seconds in in_children(jobs, self.workers):
             result = {None: TIMEOUT, 0: SURVIVED, NOT_APPLIED: "not applied"}.get(code, CAUGHT)
             yield _result(mutant, result, word, seconds)
+
+    def _control(self, paths: set[str], trial: Callable[[list[str]], int]) -> None:
+        """Leave out tests that fail in a trial without any change, as they would catch every mutant."""
+        while paths:
+            tests = {path: list(self._within(path, bool)) for path in paths}
+            jobs = [(path, partial(trial, names), 3 * self.budget + PATIENCE) for path, names in tests.items() if names]
+            paths = set()
+            for path, code, word, _ in in_children(jobs, self.workers):
+                if code:
+                    print(f"left out, as it fails without a change (exit code {code}): {word}", flush=True)
+                    self.records = [record for record in self.records if record["test"] != word]
+                    paths |= {path} if word else set()
 
     def _functions(self, paths: set[str]) -> dict[str, list[FunctionType]]:
         found: dict[str, list[FunctionType]] = {path: [] for path in paths}
