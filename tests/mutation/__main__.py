@@ -169,7 +169,7 @@ def known_reason(mutant: Mutant, entries: list[dict[str, str]]) -> dict[str, str
     """The entry of survivors.json that speaks of a mutant: all that it names must fit; {} if there is none."""
     for entry in entries:
         if (
-            mutant.path == entry["path"]
+            entry.get("path", "") in mutant.path
             and mutant.function == entry.get("function", mutant.function)
             and entry.get("text", "") in mutant.text
             and entry.get("change", "") in mutant.change
@@ -200,9 +200,9 @@ def report(wanted: list[Mutant], options: argparse.Namespace) -> int:
         caught = row[CAUGHT] + row[TIMEOUT]
         tried = caught + row[SURVIVED] + row[UNREACHED]
         share, able = caught / max(1, tried), caught / max(1, tried - row["equivalent"])
+        rest = {word: row[word] for word in ("visible", "unexplained", "not tried", "not applied") if row[word]}
         print(
-            f"{name:48} {caught:5} of {tried:5} caught {share:6.1%}; without {row['equivalent']:3} equivalent {able:6.1%}; "
-            f"{row['visible']} visible, {row['unexplained']} unexplained, {row['not tried'] + row['not applied']} not tried"
+            f"{name:48} {caught:5} of {tried:5} {share:6.1%}; {row['equivalent']:3} equivalent {able:6.1%}", rest or ""
         )
     about = {
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip(),
