@@ -13,21 +13,33 @@ it) or `visible` (a test could, but none here does).
 from __future__ import annotations
 
 import argparse
-import ast
 import json
+import math
 import os
 import random
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.mutation.mutants import Mutant, mutants, source
-from tests.mutation.trial import CAUGHT, OPTIONS, SURVIVED, TIMEOUT, UNREACHED, Session, Trials, record, save
+from tests.mutation.mutants import Mutant, mutants
+from tests.mutation.trial import (
+    CAUGHT,
+    OPTIONS,
+    SURVIVED,
+    TIMEOUT,
+    UNREACHED,
+    Session,
+    Trials,
+    in_children,
+    record,
+    save,
+)
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
@@ -91,7 +103,7 @@ def main() -> int:
         if options.record or not reached.exists():
             reached.unlink(missing_ok=True)
             paths = {mutant.path for mutant in draw("", None, 0)}
-            in_session(lambda items: record(items, ROOT, paths, reached, options.workers, 300.0))
+            apart(lambda: in_session(lambda items: record(items, ROOT, paths, reached, options.workers, 300.0)))
         try_all(wanted, options)
     return report(wanted, options)
 
@@ -112,12 +124,12 @@ def draw(only: str, sample: int | None, seed: int) -> list[Mutant]:
 
 
 def try_all(wanted: list[Mutant], options: argparse.Namespace) -> None:
-    """Try those without a result, in functions first."""
+    """Try those without a result: in functions, then what runs at import."""
     results = options.out / "results.jsonl"
     known = read_results(results)
     if options.again:
         known = {key: result for key, result in known.items() if result["result"] not in (SURVIVED, UNREACHED)}
-    left = [(mutant, last_line(mutant)) for mutant in wanted if mutant.key not in known]
+    left = [mutant for mutant in wanted if mutant.key not in known]
     trials = Trials(ROOT, options.out / "reach.jsonl", options.workers, options.budget)
     done, started = 0, time.monotonic()
 
@@ -129,11 +141,18 @@ def try_all(wanted: list[Mutant], options: argparse.Namespace) -> None:
             rate = (time.monotonic() - started) / done
             print(f"{done}/{len(left)} ({rate:.2f} s each) {result['result']}: {result['key']}", flush=True)
 
-    for result in trials.at_import([entry for entry in left if entry[0].at_import]):
-        tell(result)
-    inside = [entry for entry in left if not entry[0].at_import]
+    inside = [mutant for mutant in left if not mutant.at_import]
     if inside:
-        in_session(lambda items: [tell(result) for result in trials.inside(items, inside)])
+        apart(lambda: in_session(lambda items: [tell(result) for result in trials.inside(items, inside)]))
+    for result in trials.at_import([mutant for mutant in left if mutant.at_import]):
+        tell(result)
+
+
+def apart(work: Callable[[], Any]) -> None:
+    """Work in a process of its own: this one stays without the project's modules."""
+    for _, code, word, _ in in_children([("", lambda: work() or 0, math.inf)], 1):
+        if code:
+            raise SystemExit(f"it ended with exit code {code} {word}")
 
 
 def in_session(work: Any) -> None:
@@ -150,13 +169,6 @@ def in_session(work: Any) -> None:
     code = pytest.main([*OPTIONS, *TESTS], plugins=[session := Session(told)])
     if not session.collected or code not in (0, 5):
         raise SystemExit(f"the tests could not be collected (exit code {code}): run pytest --collect-only")
-
-
-def last_line(mutant: Mutant) -> int:
-    """The last line of the changed node."""
-    node = list(ast.walk(ast.parse(source(ROOT / mutant.path))))[mutant.node]
-    body = isinstance(node, ast.If | ast.While)
-    return node.test.end_lineno if body else node.end_lineno  # type: ignore[attr-defined, no-any-return]
 
 
 def read_results(path: Path) -> dict[str, dict[str, Any]]:

@@ -78,6 +78,7 @@ class Mutant:
     operator: str
     function: str
     line: int
+    last_line: int
     text: str
     change: str
     at_import: bool
@@ -111,6 +112,7 @@ def mutants(path: Path, root: Path) -> list[Mutant]:
                 operator=operator,
                 function=function,
                 line=node.lineno,
+                last_line=_last_line(node),
                 text=lines[node.lineno - 1].strip(),
                 change=f"{_shown(node)} -> {_shown(changed)}",
                 at_import=at_import,
@@ -119,6 +121,11 @@ def mutants(path: Path, root: Path) -> list[Mutant]:
             seen[mutant.key] += 1
             found.append(Mutant(**{**vars(mutant), "number": number}))
     return sorted(found, key=lambda mutant: (mutant.line, mutant.node, mutant.variant))
+
+
+def _last_line(node: ast.expr | ast.stmt) -> int:
+    last = node.test if isinstance(node, ast.If | ast.While) else node
+    return last.end_lineno or last.lineno
 
 
 def mutated(mutant: Mutant, root: Path) -> CodeType:

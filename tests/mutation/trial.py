@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -157,30 +157,35 @@ class Trials:
     def __init__(self, root: Path, reached: Path, workers: int, budget: float) -> None:
         self.root, self.workers, self.budget = root, workers, budget
         self.records = read(reached)
+        self.controlled = reached.with_name("controlled.json")
+        known = json.loads(self.controlled.read_text()) if self.controlled.exists() else {}
+        self.paths, self.broken = set(known.get("paths", ())), set(known.get("broken", ()))
 
-    def tests(self, mutant: Mutant, last_line: int) -> tuple[list[str], float]:
-        """The tests that run a line of the mutant (of its module, for what runs at import), and their seconds."""
-
-        def sees(lines: list[int]) -> bool:
-            return bool(lines) if mutant.at_import else any(mutant.line <= line <= last_line for line in lines)
-
-        chosen = self._within(mutant.path, sees)
-        return list(chosen), sum(chosen.values())
-
-    def _within(self, path: str, sees: Callable[[list[int]], bool]) -> dict[str, float]:
-        """The tests that run certain lines of a module, with their seconds, in the order in which they are tried."""
+    @lru_cache(1)  # noqa: B019
+    def _of(self, path: str) -> list[tuple[str, float, set[int]]]:
+        """The tests that run a line of a module: names, seconds and lines, in the order in which they are tried."""
         mirrored = f"tests/{Path(path).parent}/"
-        chosen: dict[str, float] = {}
-        for record in sorted(self.records, key=lambda record: not record["test"].startswith(mirrored)):
-            fits = sum(chosen.values()) + record["seconds"] <= self.budget
-            if fits and sees(record["lines"].get(path, [])):
-                chosen[record["test"]] = record["seconds"]
-        return chosen
+        found = [
+            (record["test"], record["seconds"], set(record["lines"][path]))
+            for record in self.records
+            if path in record["lines"] and record["test"] not in self.broken
+        ]
+        return sorted(found, key=lambda test: not test[0].startswith(mirrored))
 
-    def inside(self, items: list[pytest.Item], wanted: list[tuple[Mutant, int]]) -> Iterator[dict[str, Any]]:
+    def tests(self, path: str, mutant: Mutant | None = None) -> tuple[list[str], float]:
+        """The tests that run a line of the mutant (of its module, for what runs at import), and their seconds."""
+        chosen, total = [], 0.0
+        lines = None if mutant is None or mutant.at_import else {*range(mutant.line, mutant.last_line + 1)}
+        for name, seconds, seen in self._of(path):
+            if total + seconds <= self.budget and (lines is None or lines & seen):
+                chosen.append(name)
+                total += seconds
+        return chosen, total
+
+    def inside(self, items: list[pytest.Item], wanted: list[Mutant]) -> Iterator[dict[str, Any]]:
         """Mutants of functions: the collected functions get the changed code."""
         by_name = {item.nodeid: item for item in items}
-        functions = self._functions({mutant.path for mutant, _ in wanted})
+        functions = self._functions({mutant.path for mutant in wanted})
         gc.collect()
         gc.freeze()
 
@@ -194,7 +199,7 @@ class Trials:
 
         yield from self._all(wanted, trial)
 
-    def at_import(self, wanted: list[tuple[Mutant, int]]) -> Iterator[dict[str, Any]]:
+    def at_import(self, wanted: list[Mutant]) -> Iterator[dict[str, Any]]:
         """Mutants of what runs at import: the project is imported anew, with the changed module."""
 
         def trial(mutant: Mutant | None, names: list[str]) -> int:
@@ -206,13 +211,13 @@ class Trials:
 
         yield from self._all(wanted, trial)
 
-    def _all(
-        self, wanted: list[tuple[Mutant, int]], trial: Callable[[Mutant | None, list[str]], int]
-    ) -> Iterator[dict[str, Any]]:
-        self._control({mutant.path for mutant, _ in wanted}, partial(trial, None))
+    def _all(self, wanted: list[Mutant], trial: Callable[[Mutant | None, list[str]], int]) -> Iterator[dict[str, Any]]:
+        self._control(
+            {mutant.path for mutant in wanted}, partial(trial, None), wanted[0].at_import if wanted else False
+        )
         jobs, alone = [], []
-        for mutant, last_line in wanted:
-            names, seconds = self.tests(mutant, last_line)
+        for mutant in wanted:
+            names, seconds = self.tests(mutant.path, mutant)
             if names:
                 jobs.append((mutant, partial(trial, mutant, names), 3 * seconds + PATIENCE))
             else:
@@ -221,19 +226,23 @@ class Trials:
             yield _result(mutant, UNREACHED, "", 0.0)
         for mutant, code, word, seconds in in_children(jobs, self.workers):
             result = {None: TIMEOUT, 0: SURVIVED, NOT_APPLIED: "not applied"}.get(code, CAUGHT)
-            yield _result(mutant, result, word, seconds)
+            yield _result(mutant, result, "" if result == SURVIVED else word, seconds)
 
-    def _control(self, paths: set[str], trial: Callable[[list[str]], int]) -> None:
+    def _control(self, paths: set[str], trial: Callable[[list[str]], int], at_import: bool) -> None:
         """Leave out tests that fail in a trial without any change, as they would catch every mutant."""
-        while paths:
-            tests = {path: list(self._within(path, bool)) for path in paths}
-            jobs = [(path, partial(trial, names), 3 * self.budget + PATIENCE) for path, names in tests.items() if names]
-            paths = set()
+        kind = "at import" if at_import else "inside"
+        while left := sorted(path for path in paths if f"{path} {kind}" not in self.paths):
+            jobs = [(path, partial(trial, self.tests(path)[0]), 10 * self.budget + PATIENCE) for path in left]
             for path, code, word, _ in in_children(jobs, self.workers):
-                if code:
-                    print(f"left out, as it fails without a change (exit code {code}): {word}", flush=True)
-                    self.records = [record for record in self.records if record["test"] != word]
-                    paths |= {path} if word else set()
+                if code != 0 and word:
+                    print(f"left out, as it fails without a change: {word}", flush=True)
+                    self.broken.add(word)
+                elif code is None or code > 1:
+                    raise SystemExit(f"the tests of {path} failed without a change (exit code {code})")
+                else:
+                    self.paths.add(f"{path} {kind}")
+            self._of.cache_clear()
+            self.controlled.write_text(json.dumps({"paths": sorted(self.paths), "broken": sorted(self.broken)}))
 
     def _functions(self, paths: set[str]) -> dict[str, list[FunctionType]]:
         found: dict[str, list[FunctionType]] = {path: [] for path in paths}
@@ -260,18 +269,19 @@ def _result(mutant: Mutant, result: str, word: str, seconds: float) -> dict[str,
 
 
 def run_items(items: list[pytest.Item]) -> int:
-    """Run tests until the first fails: 1 then, else 0. Its name is left in the file `word`."""
+    """Run tests until the first fails: 1 then, else 0. The name of the last one run is left in the file `word`."""
     if not items:
         return 1
     fork_ranks()
     random.seed(0)
     failing = Failing()
     items[0].config.pluginmanager.register(failing)
+    word = Path(os.environ["TMPDIR"]) / "word"
     for place, item in enumerate(items):
+        word.write_text(item.nodeid)
         following = items[place + 1] if place + 1 < len(items) else None
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if failing.failed:
-            (Path(os.environ["TMPDIR"]) / "word").write_text(failing.failed)
             return 1
     return 0
 

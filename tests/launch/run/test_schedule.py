@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from launch.command.cli import UserError, parse
 from launch.command.renamed import with_new_keys
 from launch.config import OptimizerConfig
 from launch.run.metrics import read
-from launch.run.schedule import due, learning_rate
+from launch.run.schedule import descend, due, learning_rate
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
 
@@ -25,7 +26,31 @@ def test_rates():
     assert learning_rate(OptimizerConfig(warmup=2), 100, 10, peak=1.0) == 1.0
 
 
+def test_the_cosine_at_named_steps():
+    """A third of the way down 3/4 of what there is to lose is left, half of the way 1/2, two thirds 1/4."""
+    config = OptimizerConfig(learning_rate=2.0, warmup=4, decay="cosine", final=0.1)
+    for step, share in ((0, 0.25), (3, 1.0), (4, 1.0), (8, 0.1 + 0.9 * 0.75), (10, 0.55), (12, 0.1 + 0.9 * 0.25)):
+        assert learning_rate(config, step, 17, peak=1.0) == pytest.approx(share), step
+        assert learning_rate(config, step, 17) == pytest.approx(2 * share), step
+    assert [learning_rate(config, step, 17, peak=1.0) for step in (16, 17, 40)] == [pytest.approx(0.1)] * 3
+    assert learning_rate(OptimizerConfig(decay="cosine", final=0.1), 0, 1, peak=1.0) == 1.0
+    assert learning_rate(OptimizerConfig(warmup=4, decay="cosine", final=0.1), 4, 5, peak=1.0) == 1.0
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_step_down_takes_the_rate_and_leaves_weights_alone_after_a_bad_gradient(good: bool):
+    weights = [torch.nn.Parameter(torch.tensor([1.0])), torch.nn.Parameter(torch.tensor([2.0]))]
+    optimizer = torch.optim.SGD([{"params": [weight]} for weight in weights], lr=7.0, fused=True)
+    for weight in weights:
+        weight.grad = torch.tensor([0.5 if good else torch.inf])
+    descend(optimizer, 0.2, torch.tensor(good))
+    assert [weight.item() for weight in weights] == pytest.approx([0.9, 1.9] if good else [1.0, 2.0])
+    assert all(weight.grad is None for weight in weights)
+    assert all(group["lr"] == 0.2 for group in optimizer.param_groups)
+
+
 def test_what_is_due():
+    assert due(1, 1, began=0) and not due(0, 1, began=0), "nothing is due before the first step"
     assert due(6, 3, began=0) and not due(7, 3, began=0)
     assert not due(6, 3, began=6), "it was done before the run was interrupted"
     assert not due(6, 0, began=0)

@@ -103,6 +103,19 @@ def test_every_code_of_a_fixed_codebook_comes_back(name: str) -> None:
     assert torch.equal(quantizer.nearest(quantizer.embed(every)), every)
 
 
+def test_fsq_takes_the_nearest_level_of_latents_that_are_none() -> None:
+    """Levels 5, 4, 3: halves of 2, 2, 1 around 0; the digits count from the lowest level, the first channel first."""
+    quantizer = build_quantizer(EVERY["fsq"])
+    for latent, digits in (
+        ([-0.8, -0.3, 0.4], (0, 1, 1)),
+        ([0.3, -0.8, 0.6], (3, 0, 2)),
+        ([1.9, 1.9, 1.9], (4, 3, 2)),
+        ([-1.9, -1.9, -1.9], (0, 0, 0)),
+    ):
+        code = digits[0] + 5 * digits[1] + 5 * 4 * digits[2]
+        assert quantizer.nearest(torch.tensor(latent).view(1, 3, 1)).item() == code, latent
+
+
 @pytest.mark.parametrize("name", ["vq-rotation", "vq-simvq", "fsq", "lfq", "bsq", "gumbel", "ibq", "product"])
 def test_training_shows_the_decoder_what_embed_gives(name: str) -> None:
     quantizer = trained(name)
