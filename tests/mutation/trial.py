@@ -177,7 +177,7 @@ class Trials:
         chosen, total = [], 0.0
         lines = None if mutant is None or mutant.at_import else {*range(mutant.line, mutant.last_line + 1)}
         for name, seconds, seen in self._of(path):
-            if total + seconds <= self.budget and (lines is None or lines & seen):
+            if (not chosen or total + seconds <= self.budget) and (lines is None or lines & seen):
                 chosen.append(name)
                 total += seconds
         return chosen, total

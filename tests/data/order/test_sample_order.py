@@ -139,6 +139,36 @@ def test_wrong_lanes_are_answered_with_those_that_would_do(lanes: int, batch: in
         SampleOrder([samples], seed=0, batch_size=batch, lanes=lanes)
 
 
+def test_numbers_out_of_range_are_refused() -> None:
+    for changes in ({"batch_size": 0}, {"window": 0}, {"lanes": 0}, {"batch_size": -2}):
+        with pytest.raises(ValueError, match="must be 1 or more"):
+            SampleOrder([9], seed=0, **{"batch_size": 2, **changes})
+    with pytest.raises(ValueError, match=r"data\.lanes=2 is more than the 0 samples there are: add samples"):
+        SampleOrder([0], seed=0, batch_size=2)
+    assert SampleOrder([1], seed=0, batch_size=1, window=1).batch(3).tolist() == [[0, 0]]
+    assert SampleOrder([2], seed=0, batch_size=2, lanes=2).lane_length == 1, "as many lanes as samples"
+    order = SampleOrder([9], seed=0, batch_size=2)
+    for step, rank, world_size in ((-1, 0, 1), (0, -1, 2), (0, 2, 2), (0, 1, 1)):
+        with pytest.raises(ValueError, match=f"step={step} must not be negative and rank={rank} must be in 0"):
+            order.part(step, rank, world_size)
+
+
+def test_long_lists_of_ways_out_are_cut_in_the_middle() -> None:
+    with pytest.raises(ValueError) as twelve:
+        SampleOrder([9], seed=0, batch_size=60, lanes=7)
+    assert str(twelve.value).endswith("set data.lanes to one of 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30 or 60")
+    with pytest.raises(ValueError) as fifteen:
+        SampleOrder([9], seed=0, batch_size=144, lanes=7)
+    assert str(fifteen.value).endswith("set data.lanes to one of 1, 2, 3, 4, 6, 8, …, 18, 24, 36, 48, 72 or 144")
+    with pytest.raises(ValueError, match=r"set data\.lanes to one of 1$"):
+        SampleOrder([1], seed=0, batch_size=60, lanes=60)
+
+
+@pytest.mark.parametrize("number", [1, 2, 12, 16, 36, 97, 144])
+def test_divisors_are_all_there_are_in_order(number: int) -> None:
+    assert divisors(number) == [d for d in range(1, number + 1) if number % d == 0]
+
+
 def test_wrong_world_sizes_are_answered_with_those_that_would_do() -> None:
     with pytest.raises(ValueError, match=r"run on 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48 or 96 ranks, or .* 95 or 100"):
         SampleOrder([1000], seed=0, batch_size=96).part(0, 0, 5)

@@ -87,6 +87,16 @@ def test_sixteen_bits_keep_their_upper_eight() -> None:
         assert close(decoded(data), np.repeat((deep >> 8)[:, :, None], 3, axis=2), most=1)
 
 
+def test_more_than_sixteen_bits_and_fractions_are_refused() -> None:
+    for deep in (np.full((2, 2), 70_000, np.int32), np.full((2, 2), -1, np.int32)):
+        with pytest.raises(DamagedSampleError, match="more than 16 bits"):
+            decode_picture(encoded(deep, "TIFF"), TransformConfig(channels=1), max_pixels=100)
+    most = decode_picture(encoded(np.array([[0, 0xFFFF]], np.int32), "TIFF"), TransformConfig(channels=1), max_pixels=9)
+    assert most.flatten().tolist() == [0, 255]
+    with pytest.raises(DamagedSampleError, match="floating-point numbers"):
+        decode_picture(encoded(np.ones((2, 2), np.float32), "TIFF"), TransformConfig(channels=1), max_pixels=100)
+
+
 def test_palettes_bits_and_transparency() -> None:
     palette = encoded(scene(), "PNG", mode="P")
     assert close(decoded(palette), scene(), most=30)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from launch.checkpoints import folders
+from launch.checkpoints import folders, writing
 from launch.checkpoints import store as checkpoint
 from launch.command.cli import UserError
 from launch.config import RunConfig
@@ -108,6 +108,77 @@ def test_a_damaged_one_is_passed_over_with_the_reason(
     assert reason in warning
     assert file in warning
     assert newest.name in warning
+
+
+def test_another_format_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = checkpoint.save(tmp_path, 1, parts(0))
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
+    assert checkpoint.load_latest(tmp_path, parts(1)) is None
+    assert "manifest.json has format 2, this program reads 1" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_described_in_a_line(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, {"model": torch.nn.Linear(1000, 500)})
+    assert folders.described(path) == "2.0 MB, 1 ranks: model.pt"
+    (path / "manifest.json").unlink()
+    assert folders.described(path) == "manifest.json is missing or can't be read"
+
+
+class Full:
+    """A part that meets a full disk, as torch's writer tells it: in a RuntimeError of its own, or not at all."""
+
+    def __init__(self, hidden: bool):
+        self.hidden = hidden
+
+    def state_dict(self) -> dict[str, Any]:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            if self.hidden:
+                raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904
+            raise
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_full_disk_is_one_line_and_leaves_the_older_one(tmp_path: Path, hidden: bool) -> None:
+    checkpoint.save(tmp_path, 1, parts(0))
+    with pytest.raises(UserError, match=r"step 2 can't be written \(.*No space left.*\); that of step 1 is the newest"):
+        checkpoint.save(tmp_path, 2, {"model": Full(hidden)})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001"]
+
+
+def test_other_failures_of_a_part_are_raised(tmp_path: Path) -> None:
+    class Broken:
+        def state_dict(self) -> dict[str, Any]:
+            raise RuntimeError("not a matter of the disk")
+
+    with pytest.raises(RuntimeError, match="not a matter of the disk"):
+        checkpoint.save(tmp_path, 1, {"model": Broken()})  # type: ignore[dict-item]
+
+
+def test_a_frozen_state_is_a_copy_all_the_way_down() -> None:
+    weight = torch.ones(2)
+    state = {"list": [weight, {"pair": (weight, 3)}], "word": "x", "none": None}
+
+    class Part:
+        def state_dict(self) -> dict[str, Any]:
+            return state
+
+    copied = writing.frozen({"part": Part()})["part"].state_dict()
+    weight += 1
+    assert copied["list"][0].tolist() == copied["list"][1]["pair"][0].tolist() == [1.0, 1.0]
+    assert isinstance(copied["list"][1]["pair"], tuple) and copied["list"][1]["pair"][1] == 3
+    assert (copied["word"], copied["none"]) == ("x", None)
+
+
+def test_what_goes_wrong_in_the_background_is_raised_where_it_is_waited_for() -> None:
+    def work() -> str | None:
+        raise MemoryError("no room for a copy")
+
+    with pytest.raises(MemoryError, match="no room for a copy"):
+        writing.Background(work).wait()
+    assert writing.Background(lambda: "the disk is full").wait() == "the disk is full"
 
 
 def test_a_kill_while_saving_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from launch.command.cli import UserError
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
+from stage1_tokenizer.losses.lpips_weights import find_heads
 
 PICTURES = Path(__file__).parents[2] / "golden" / "lpips"
 
@@ -76,6 +78,19 @@ def test_squeezenet_needs_its_file(tmp_path: Path) -> None:
         load_lpips("squeeze")
     with pytest.raises(UserError, match="not those of squeeze: set"):
         load_lpips("squeeze", str(torchvision_file(tmp_path)))
+
+
+def test_pictures_of_other_channels_are_refused(lpips: LPIPS) -> None:
+    for shape in ((1, 2, 8, 8), (1, 4, 8, 8), (3, 8, 8)):
+        with pytest.raises(ValueError, match="LPIPS compares pictures of 1 or 3 channels"):
+            lpips.features(torch.zeros(shape))
+
+
+def test_the_heads_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found in (None, SimpleNamespace(origin=None)):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
+        with pytest.raises(UserError, match=r"pip install lpips==0\.1\.4"):
+            find_heads("vgg")
 
 
 def test_distance_to_itself_is_zero_and_grey_is_colour(lpips: LPIPS) -> None:

@@ -156,6 +156,14 @@ def test_bits_entropies_are_those_of_the_whole_codebook() -> None:
     torch.testing.assert_close(batch, entropy(logit_NL.softmax(1).mean(0)))
 
 
+def test_the_entropy_of_what_is_certain_is_zero() -> None:
+    p_K = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5]], requires_grad=True)
+    found = entropy(p_K)
+    assert found.tolist() == pytest.approx([0.0, math.log(2)])
+    found.sum().backward()
+    assert p_K.grad.isfinite().all()
+
+
 def test_a_codebook_of_2_to_the_36_is_no_burden() -> None:
     ours = build_quantizer(QuantizerConfig(kind="bsq", codebook_size=2**36, entropy_bits=9)).train()
     z = latents(36).requires_grad_()

@@ -208,7 +208,24 @@ def test_settings_that_do_not_fit_are_named(changes: dict[str, Any], rule: str) 
     assert rule in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["lfq", "bsq"])
+def test_the_sign_of_zero_is_minus_one(name: str) -> None:
+    """As the published code has it: sign(z) is 1 for z > 0, else -1. (Yu et al. 2023, MAGVIT-v2, eq. 3)"""
+    quantizer = build_quantizer(EVERY[name])
+    z = torch.zeros(1, quantizer.input_channels, 1, 1)
+    z[0, 1] = 0.3
+    made = quantizer(z)
+    assert (made.latents > 0).flatten().tolist() == [False, True, *[False] * (quantizer.input_channels - 2)]
+    assert made.codes.item() == quantizer.nearest(z).item() == 2 ** (quantizer.input_channels - 2)
+
+
 def test_codes_of_the_wrong_form_are_refused() -> None:
+    for name, axes in (
+        ("product", "4 axes: batch, 3 codebooks, then the grid"),
+        ("vq", "3 axes: batch, then the grid"),
+    ):
+        with pytest.raises(ValueError, match=axes):
+            build_quantizer(EVERY[name]).check_codes((2, 4), 2)
     for name, shape in (("residual", (2, 4, 4)), ("residual", (2, 2, 4, 4)), ("multiscale", (2, 4, 4)), ("vq", (2, 4))):
         with pytest.raises(ValueError, match="codes of shape"):
             build_quantizer(EVERY[name]).check_codes(shape, 2)

@@ -52,6 +52,10 @@ def test_search_takes_the_lowest_of_equal_codes(monkeypatch: pytest.MonkeyPatch)
 def test_search_refuses_half_precision() -> None:
     with pytest.raises(ValueError, match="float32"):
         nearest_code(torch.zeros(2, 3, dtype=torch.bfloat16), torch.zeros(2, 3, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match=r"latents are torch\.float64 and codes torch\.float32"):
+        nearest_code(torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="latents have 3 channels and codes 4: they must agree"):
+        nearest_code(torch.zeros(2, 3), torch.zeros(2, 4))
 
 
 @pytest.mark.parametrize("config", KINDS)
