@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data.remote.writing import there
 from data.shards.loading import load_index
-from data.shards.locations import relative
+from data.shards.locations import folder_of, is_remote, relative
 from data.shards.scanning import build_index, find_tars
 from data.shards.text import text_lines
 from launch.command.cli import UserError, parse, run
@@ -25,7 +26,7 @@ class IndexConfig:
     pattern: str
     """Tars: a path or URL with * and {000..127}; or an `_info.json`, with `#split` at its end. The first word."""
     out: str
-    """The index file to write; the second word."""
+    """The index file to write, a path or a URL in a bucket; the second word."""
     name: str = ""
     """Name of the set."""
     classes: str | None = None
@@ -45,9 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the options, make the index and write it."""
     prog = "python -m data.index PATTERN OUT.json"
     config = parse(IndexConfig, argv, prog=prog, positional=("pattern", "out"))
-    out = Path(config.out)
-    if out.exists() and not config.overwrite:
+    out, remote = config.out, is_remote(config.out)
+    if (there(out) if remote else Path(out).exists()) and not config.overwrite:
         raise UserError(f"{out} exists already: give another name, or pass --overwrite")
+    base = folder_of(out) if remote else str(Path(out).parent)
     about: dict[str, Any] = {"name": config.name, "licence": config.licence}
     if config.classes:
         try:
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             raise UserError(f"classes={config.classes} can't be read ({error.strerror}): check the path") from error
     if config.pattern.partition("#")[0].endswith(".json"):
-        index, base = load_index(config.pattern), str(out.parent)
+        index = load_index(config.pattern)
         shards = tuple(replace(shard, url=relative(index.location(i), base)) for i, shard in enumerate(index.shards))
         given = {key: value for key, value in about.items() if value}
         index = replace(index, shards=shards, base=base, **given)
@@ -63,11 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         index = build_index(
             find_tars(config.pattern),
             threads=config.threads,
-            base=out.parent,
+            base=base,
             hashes=config.hashes,
             show_progress=True,
             **about,
         )
+    here = [place for place in map(index.location, range(len(index.shards))) if not is_remote(place)]
+    if remote and here:
+        raise UserError(f"out={out} would name {here[0]}, which is only on this machine: copy the tars to the bucket")
     index.save(out)
     print(f"{out}: {len(index)} samples in {len(index.shards)} shards")
     return 0

@@ -18,8 +18,10 @@ from data.packing.sources import SOURCES, open_source
 from data.packing.splits import chosen_splits, cut_by_bytes, cut_by_count
 from data.packing.workers import Job, pack_shards, shard_sizes
 from data.pictures.convert import ConvertConfig
+from data.shards.bucket import set_writer
+from data.shards.locations import is_remote
 from data.shards.tally import ALLOWED
-from data.shards.writer import ShardRecord, ShardWriter
+from data.shards.writer import ShardRecord
 from launch.command.checks import check
 from launch.command.cli import parse, run
 from launch.command.progress import Progress
@@ -101,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[ShardRecord]]:
     """Pack, and return the shards of each split. UserError for what the user can correct."""
-    shards, kind = ShardWriter(config.out), SOURCES[config.kind]
+    shards, kind = set_writer(config.out), SOURCES[config.kind]
     if not config.overwrite:
         # Listing a large source takes long: refuse first what can be refused without it.
         shards.refuse_finished(f"{name}.json" for name in kind.certain_splits(config.source, config.splits))
@@ -119,7 +121,8 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
     left = [job for job in jobs if job.shard not in done]
     processes = config.processes or os.cpu_count() or 1
     with Progress("pack", total, unit="samples", start=kept, enabled=show_progress) as bar:
-        for job, record in pack_shards(source, left, config.out, config.convert, processes):
+        for job, record in pack_shards(source, left, str(shards.folder), config.convert, processes):
+            shards.keep(record)
             done[job.shard] = record
             bar.advance(len(job.numbers))
     written = {name: [done[job.shard] for job in jobs if job.split == name] for name in splits}
@@ -139,7 +142,11 @@ def plan(source: Any, config: PackConfig) -> dict[str, Any]:
     same = {name: value for name, value in asdict(config).items() if name not in FREE}
     if not config.splits:
         del same["splits"]  # as before this setting was there
-    return {**same, "source": os.path.abspath(config.source), "samples": len(source), "files": source.fingerprint()}  # noqa: PTH100
+    return {**same, "source": _absolute(config.source), "samples": len(source), "files": source.fingerprint()}
+
+
+def _absolute(source: str) -> str:
+    return source if is_remote(source) else os.path.abspath(source)  # noqa: PTH100
 
 
 def jobs_of(source: Any, name: str, numbers: Any, config: PackConfig) -> list[Job]:

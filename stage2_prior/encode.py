@@ -50,6 +50,7 @@ def encode(config: EncodeConfig) -> int:
         measured = on_main(accelerator, encoding.begin)
         encoding.batch_size = Vote(accelerator.num_processes, accelerator.device).broadcast(measured)
         mine = shards_of(accelerator.process_index, accelerator.num_processes, index.sizes)
+        encoding.out.refresh()
         todo = [shard for shard in mine if encoding.out.finished(encoding.names[shard]) is None]
         total = sum(index.sizes[shard] for shard in todo)
         with Progress("encode", total, unit="pictures", enabled=accelerator.is_main_process) as bar:

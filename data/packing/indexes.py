@@ -32,7 +32,7 @@ def publish(
         packed = {"kind": source_kind, "counts": [counts[str(i)] for i in range(len(source.classes))]}
         indexes[f"{split}.json"] = shards.index(
             filled,
-            name=f"{name or shards.folder.resolve().name}-{split}",
+            name=f"{name or Path(shards.name).resolve().name}-{split}",
             classes=source.classes,
             meta={**source.meta, **packed},
             **about,
@@ -43,7 +43,7 @@ def publish(
     for records in written.values():
         for record in records:
             if not record.nsamples:
-                (shards.folder / record.url).unlink(missing_ok=True)
+                shards.remove(record.url)
     shards.finish(indexes, files)
 
 

@@ -18,7 +18,7 @@ def in_buckets(urls: Iterable[str]) -> dict[str, stores.Version | None]:
     """
     folders: dict[str, list[str]] = {}
     for url in urls:
-        if stores.in_store(url) and not url.startswith(("http://", "https://")):
+        if stores.in_bucket(url):
             folders.setdefault(url.rpartition("/")[0] + "/", []).append(url)
     said: dict[str, stores.Version | None] = {}
     for folder, of_folder in folders.items():

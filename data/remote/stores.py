@@ -71,6 +71,11 @@ def in_store(url: str) -> bool:
     return url.partition("://")[0] in SCHEMES and "://" in url
 
 
+def in_bucket(url: str) -> bool:
+    """Whether the URL's place can be listed and written."""
+    return in_store(url) and not url.startswith(("http://", "https://"))
+
+
 def open_range(url: str, start: int, stop: int | None, seconds: float) -> tuple[Iterator[bytes], Version]:
     """Bytes `start` to `stop` - 1 (None: to the end) in pieces, and the object's version; one request.
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.shards.locations import is_remote
+from data.remote.writing import write
+from data.shards.locations import beside, is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
 from data.shards.sample import Sample, label
 from launch.command.cli import UserError
@@ -93,7 +95,15 @@ class ShardIndex:
         return any(is_remote(self.location(i)) for i in range(len(self.shards)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the JSON, and the offsets beside it if there are any; each atomically."""
+        """Write the JSON to a path or into a bucket, and the offsets beside it if there are any; each atomically."""
+        if is_remote(place := os.fspath(path)):
+            with tempfile.TemporaryDirectory() as folder:
+                local = Path(folder) / "index.json"
+                self.save(local)
+                if self.offsets is not None:
+                    write(beside(place, SUFFIX), offsets_path(local))
+                write(place, local)
+            return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.offsets is not None:

@@ -1,6 +1,7 @@
 """Reading an index, and making the byte offsets that it lacks."""
 
 import json
+import logging
 import os
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,8 @@ from data.shards.offsets import SUFFIX, ShardOffsets
 from data.shards.scanning import scan_all
 from launch.command.checks import named
 from launch.command.cli import UserError
+
+_log = logging.getLogger(__name__)
 
 
 def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> ShardIndex:
@@ -116,12 +119,16 @@ def _refuse_local(url: str, index: ShardIndex) -> None:
 
 
 def _remote_offsets(url: str, index: ShardIndex) -> ShardOffsets | None:
-    """The offsets beside a remote index, if they are there and fit."""
+    """The offsets beside a remote index, if they are there and fit; a warning where not."""
+    why = "they are of other shards"
     try:
         offsets = ShardOffsets.from_bytes(whole(RemoteFile(beside(url, SUFFIX), Patience(retries=3))))
-    except (UserError, ValueError):
-        return None
-    return offsets if offsets.counts() == index.sizes else None
+        if offsets.counts() == index.sizes:
+            return offsets
+    except (UserError, ValueError) as error:
+        why = str(error)
+    _log.warning("%s has no offsets beside it (%s): each lane reads its shards from their start", printable(url), why)
+    return None
 
 
 def _with_local_offsets(index: ShardIndex, stored: Path) -> ShardIndex:

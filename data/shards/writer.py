@@ -135,6 +135,8 @@ class ShardWriter:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self.name = str(folder)
+        """The set's place, in messages."""
         self._state = self.folder / STATE
         self._lock: IO[str] | None = None
 
@@ -146,15 +148,15 @@ class ShardWriter:
         """
         self._state.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        there = [self.folder / name for name in indexes if (self.folder / name).exists()]
+        there = [name for name in indexes if self.there(name)]
         text = json.dumps(plan, indent=1, sort_keys=True)
         unfinished, requested = self.unfinished_plan(), json.loads(text)
         if there and not unfinished and not overwrite:
             self._drop_state()
-            self.refuse_finished(path.name for path in there)
+            self.refuse_finished(there)
         if unfinished and unfinished != requested and not overwrite:
             key = next(k for k in sorted({*unfinished, *requested}) if unfinished.get(k, ...) != requested.get(k, ...))
-            raise UserError(f"out={self.folder} holds an unfinished set made with another {key} "
+            raise UserError(f"out={self.name} holds an unfinished set made with another {key} "
                             f"({unfinished.get(key)!r}, now {requested.get(key)!r}): use the same "
                             "options, choose another folder, or pass --overwrite true to start again")  # fmt: skip
         if overwrite and unfinished != requested:
@@ -171,18 +173,43 @@ class ShardWriter:
     def refuse_finished(self, indexes: Iterable[str]) -> None:
         """UserError where one of these index files is there and no unfinished set; writes nothing."""
         for name in indexes:
-            if (self.folder / name).exists() and not self.unfinished_plan():
-                raise UserError(f"out={self.folder} holds a finished set ({name}): choose another folder, "
+            if self.there(name) and not self.unfinished_plan():
+                raise UserError(f"out={self.name} holds a finished set ({name}): choose another folder, "
                                 "or pass --overwrite true to replace it")  # fmt: skip
 
     def finished(self, name: str) -> ShardRecord | None:
         """The record of a shard that is written already, else None."""
         try:
             record = ShardRecord(**json.loads((self._state / f"{name}.json").read_text()))
-            same = (self.folder / name).stat().st_size == record.filesize
         except (OSError, ValueError, TypeError):
             return None
-        return record if same else None
+        return record if self.size(name) == record.filesize else None
+
+    def there(self, name: str) -> bool:
+        """Whether the set's place holds a file."""
+        return (self.folder / name).exists()
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file there; None if it is missing."""
+        return (self.folder / name).stat().st_size if self.there(name) else None
+
+    def local(self, name: str) -> Path:
+        """A local path of a file there."""
+        return self.folder / name
+
+    def refresh(self) -> None:
+        """See what other processes have written meanwhile."""
+
+    def keep(self, record: ShardRecord) -> None:
+        """Take over a shard that another process has written to `folder`."""
+
+    def add(self, name: str, content: str | bytes) -> None:
+        """Write a further file of the set."""
+        write_file(self.folder / name, content, part=self._state / f"{name}.part" if self._state.exists() else None)
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the set, if it is there."""
+        (self.folder / name).unlink(missing_ok=True)
 
     def write(self, name: str, samples: Iterable[Sample], notes: dict[str, Any] | None = None) -> ShardRecord:
         """Write shard `name`, unless it is there. `notes` may be filled while `samples` is consumed."""
@@ -201,12 +228,12 @@ class ShardWriter:
         records = list(records)
         shards = tuple(Shard(record.url, record.nsamples, record.filesize, record.sha256) for record in records)
         starts: list[Any] = [np.fromfile(self._state / f"{record.url}.starts", dtype="<i8") for record in records]
-        return ShardIndex(shards, base=str(self.folder), offsets=ShardOffsets.from_starts(starts), **about)
+        return ShardIndex(shards, base=self.name, offsets=ShardOffsets.from_starts(starts), **about)
 
     def finish(self, indexes: Mapping[str, ShardIndex], files: Mapping[str, str | bytes] | None = None) -> None:
         """Write the index files (and other files, name → content), which completes the set."""
         for name, content in (files or {}).items():
-            write_file(self.folder / name, content, part=self._state / f"{name}.part")
+            self.add(name, content)
         for name, index in indexes.items():
             index.save(self._state / name)
             # The offsets first: an index that exists is complete.
@@ -221,7 +248,7 @@ class ShardWriter:
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"out={self.folder} is being written by another process: wait for it or stop it") from error
+            raise UserError(f"out={self.name} is being written by another process: wait for it or stop it") from error
 
     def _drop_state(self) -> None:
         # The plan first: a kill in here leaves a finished set with an empty state.
@@ -230,15 +257,16 @@ class ShardWriter:
         if self._lock is not None:
             self._lock.close()
 
-    def _remove_old(self, indexes: Iterable[Path]) -> None:
+    def _remove_old(self, indexes: Iterable[str]) -> None:
         """Remove the shards that an earlier set's own lists name, and the lists; nothing else."""
-        for record in self._state.glob("*.tar*.json"):
-            (self.folder / record.name.removesuffix(".json")).unlink(missing_ok=True)
-            record.unlink()
+        for record in [path.name for path in self._state.glob("*.tar*.json")]:
+            self.remove(record.removesuffix(".json"))
+            self.remove(f"{STATE}/{record}")
         for index in indexes:
-            for shard in json.loads(index.read_text()).get("shardlist", []):
+            for shard in json.loads(self.local(index).read_text()).get("shardlist", []):
                 if "/" not in shard["url"]:
-                    (self.folder / shard["url"]).unlink(missing_ok=True)
-            for beside in (offsets_path(index), quarantine_path(index), index.with_suffix(".skipped.json")):
-                beside.unlink(missing_ok=True)
-            index.unlink()  # last: after a kill in here the rest is still a set
+                    self.remove(shard["url"])
+            path = Path(index)
+            for beside in (offsets_path(path), quarantine_path(path), path.with_suffix(".skipped.json")):
+                self.remove(str(beside))
+            self.remove(index)  # last: after a kill in here the rest is still a set

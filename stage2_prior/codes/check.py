@@ -48,7 +48,7 @@ def verify(encoding: Encoding, count: int) -> str:
         batch = next(encoding.pictures(shard, each), None)
         if batch is None:  # all in quarantine
             continue
-        path = Path(encoding.config.out) / encoding.names[shard]
+        path = encoding.out.local(encoding.names[shard])
         for variant in encoding.variants:
             codes_Bhw, labels = stored(path, [key + variant.suffix for key in batch.keys])
             if labels != batch.label_B.tolist():
@@ -64,7 +64,9 @@ def verify(encoding: Encoding, count: int) -> str:
             f"out={encoding.config.out}: a fresh encoding repeats only {equal / total:.1%} of the codes: "
             "encode again with overwrite=true"
         )
-    _picture(rows).save(Path(encoding.config.out) / PICTURES)
+    buffer = io.BytesIO()
+    _picture(rows).save(buffer, format="PNG")
+    encoding.out.add(PICTURES, buffer.getvalue())
     psnr = float(np.mean([-10 * math.log10(max(error, 1e-10)) for error in errors]))
     repeated = f"a fresh encoding repeats {equal / total:.2%} of the codes"
     return f"verified {len(errors)} samples: {repeated}, PSNR {psnr:.2f} dB"

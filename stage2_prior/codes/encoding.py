@@ -13,11 +13,12 @@ from data.pictures.batches import PictureBatch
 from data.pictures.config import TransformConfig
 from data.pictures.transforms import to_float
 from data.reading.stream import every_sample
+from data.shards.bucket import set_writer
 from data.shards.identity import Identity
 from data.shards.index import ShardIndex
 from data.shards.quarantine import quarantined
 from data.shards.tally import Tally
-from data.shards.writer import Sample, ShardWriter
+from data.shards.writer import Sample
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 from stage1_tokenizer import Tokenizer
@@ -50,7 +51,7 @@ class Encoding:
         self.reading = reading(transform, config.crops, config.crop_range)
         if config.crops > 1 and transform.fit != "crop":
             raise UserError(f"crops={config.crops} needs a tokenizer whose transform has fit=crop, not {transform.fit}")
-        self.out = ShardWriter(config.out)
+        self.out = set_writer(config.out)
         self.batch_size = config.batch_size or 0
         """Pictures encoded at once; 0 until `begin` has measured it."""
         self.names = [f"codes-{shard:06d}.tar" for shard in range(len(index.shards))]
@@ -136,6 +137,7 @@ class Encoding:
 
     def finish(self) -> None:
         """Write index.json, which completes the set."""
+        self.out.refresh()
         records = [self.out.finished(name) for name in self.names]
         missing = [name for name, record in zip(self.names, records, strict=True) if record is None]
         if missing:

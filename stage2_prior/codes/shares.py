@@ -6,15 +6,17 @@
 Shapes: K codes.
 """
 
-import os
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from data.remote.writing import there
 from data.shards.index import Shard, ShardIndex
 from data.shards.loading import load_index
+from data.shards.locations import is_remote
 from data.shards.offsets import ShardOffsets
 from launch.command.cli import UserError, parse, run
 
@@ -33,7 +35,7 @@ class JoinConfig:
 
 def part_folder(out: str, part: int, parts: int) -> str:
     """The folder of a part's codes."""
-    return os.fspath(Path(out) / f"part-{part:05d}-of-{parts:05d}")
+    return posixpath.join(out, f"part-{part:05d}-of-{parts:05d}")
 
 
 def shards_of(rank: int, world_size: int, sizes: Sequence[int]) -> list[int]:
@@ -65,10 +67,11 @@ def join(out: str, parts: int) -> ShardIndex:
     shards: dict[int, Shard] = {}
     histogram_K, captions, first = np.zeros(0, dtype=np.int64), 0, None
     for part in range(parts):
-        folder = Path(part_folder(out, part, parts))
-        if not (folder / INDEX).exists():
+        folder = part_folder(out, part, parts)
+        place = f"{folder}/{INDEX}"
+        if not (there(place) if is_remote(place) else Path(place).exists()):
             raise UserError(f"{folder} has no {INDEX}: finish part {part} of {parts} first")
-        index = load_index(folder / INDEX)
+        index = load_index(place)
         meta = {key: value for key, value in index.meta.items() if key not in _OWN}
         if first is None:
             first, histogram_K = replace(index, meta=meta), np.zeros(len(index.meta["histogram"]), dtype=np.int64)
@@ -77,7 +80,7 @@ def join(out: str, parts: int) -> ShardIndex:
         histogram_K += np.asarray(index.meta["histogram"])
         captions += index.meta.get("captions", 0)
         for number, shard in zip(index.meta[NUMBERS], index.shards, strict=True):
-            shards[number] = replace(shard, url=f"{folder.name}/{shard.url}")
+            shards[number] = replace(shard, url=f"{posixpath.basename(folder)}/{shard.url}")
     if first is None or sorted(shards) != list(range(len(shards))):
         raise UserError(
             f"out={out}: the parts are not of one encoding: encode all of them from one index with the same --parts"
@@ -86,7 +89,7 @@ def join(out: str, parts: int) -> ShardIndex:
     meta["histogram"] = histogram_K.tolist()
     whole = replace(first, shards=tuple(shards[number] for number in sorted(shards)), meta=meta, offsets=None)
     whole = replace(whole, base=out, path="")
-    whole.save(Path(out) / INDEX)
+    whole.save(posixpath.join(out, INDEX))
     return whole
 
 
@@ -106,7 +109,7 @@ def main() -> int:
     """The command."""
     config = parse(JoinConfig, prog="python -m stage2_prior.codes.shares")
     index = join(config.out, config.parts)
-    print(f"{Path(config.out) / INDEX}: {len(index)} samples in {len(index.shards)} shards")
+    print(f"{posixpath.join(config.out, INDEX)}: {len(index)} samples in {len(index.shards)} shards")
     return 0
 
 
