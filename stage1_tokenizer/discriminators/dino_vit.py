@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from launch.checkpoints.names import unwrapped
 from launch.command.cli import UserError
 
 HEAD = 64
@@ -50,8 +51,8 @@ def load_vit(file: str) -> FrozenViT:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return FrozenViT(load_file(path))
-        return FrozenViT(torch.load(path, map_location="cpu", weights_only=True))
+            return FrozenViT(unwrapped(load_file(path), file))
+        return FrozenViT(unwrapped(torch.load(path, map_location="cpu", weights_only=True), file))
     except (
         pickle.UnpicklingError,
         LookupError,

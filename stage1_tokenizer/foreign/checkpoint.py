@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from launch.checkpoints.names import unwrapped
 from launch.command.cli import UserError, one_line
 from stage1_tokenizer.foreign import LAYOUTS
 from stage1_tokenizer.foreign.base import Converted, Source, WrongLayoutError
@@ -29,8 +30,8 @@ SUFFIXES = (".safetensors", *PICKLES)
 BOOKKEEPING = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "numpy.", "typing.", "pathlib.")
 """Packages whose objects in a checkpoint are settings and counters; they are not read."""
 BOOKKEEPING_NAMES = ("argparse.Namespace", "collections.defaultdict", "_codecs.encode", "builtins.int", "builtins.list")
-PREFIXES = ("module.", "_orig_mod.", "first_stage_model.", "vqgan.", "vae.")
-"""Prefixes that wrappers and larger models put before a tokenizer's names."""
+PREFIXES = ("first_stage_model.", "vqgan.", "vae.")
+"""Prefixes that larger models put before a tokenizer's names."""
 
 
 class Unread:
@@ -170,12 +171,12 @@ def source_of(checkpoint: Checkpoint, layout: str, averaged: bool, changes: Mapp
     if not state:
         keys = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise UserError(f"{checkpoint.path} holds no weights of a model (its keys: {keys}): give another checkpoint")
-    state = _unwrapped(state)
+    state = _alone(unwrapped(state, str(checkpoint.path)))
     theirs = {name: tensor for name, tensor in state.items() if name.startswith("loss.disc")}
     discriminator = {name.removeprefix("loss.discriminator."): tensor for name, tensor in theirs.items()}
     separate = content.get("discriminator")
     if isinstance(separate, Mapping):
-        discriminator = _unwrapped(tensors_in(separate))
+        discriminator = unwrapped(tensors_in(separate), str(checkpoint.path))
     if averaged:
         state |= _averaged(state)
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
@@ -184,8 +185,8 @@ def source_of(checkpoint: Checkpoint, layout: str, averaged: bool, changes: Mapp
     return Source(layout, str(checkpoint.path), weights, discriminator, checkpoint.settings, changes)
 
 
-def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefix of a wrapper, or only the tokenizer out of a larger model."""
+def _alone(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Only the tokenizer out of a larger model."""
     for prefix in PREFIXES:
         inside = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         if "encoder.conv_in.weight" in inside or (inside and len(inside) == len(state)):

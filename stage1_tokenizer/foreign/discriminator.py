@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from launch.checkpoints.names import unwrapped
 from stage1_tokenizer.config.losses import AdversarialConfig
 from stage1_tokenizer.discriminators import Discriminator
 
@@ -55,4 +56,4 @@ def save(folder: Path, weights: dict[str, Tensor], settings: dict[str, Any]) -> 
 
 def load(folder: Path) -> dict[str, Tensor] | None:
     """The discriminator's tensors in a tokenizer's folder; None if it has none."""
-    return load_file(folder / FILE) if (folder / FILE).is_file() else None
+    return unwrapped(load_file(folder / FILE), str(folder / FILE)) if (folder / FILE).is_file() else None

@@ -10,6 +10,7 @@ import torch
 from numpy._core import multiarray
 from torch import Tensor
 
+from launch.checkpoints.names import unwrapped
 from launch.command.cli import UserError
 from launch.files.downloads import answered_within
 
@@ -80,7 +81,7 @@ def _read(file: Path) -> list[tuple[Tensor, Tensor]]:
         if file.suffix == ".ckpt":
             with file.open("rb") as opened:
                 return _from_jax(_ArraysOnly(opened).load())
-        return _from_torchvision(torch.load(file, map_location="cpu", weights_only=True))
+        return _from_torchvision(unwrapped(torch.load(file, map_location="cpu", weights_only=True), str(file)))
     except (pickle.UnpicklingError, KeyError, EOFError, RuntimeError, AttributeError) as error:
         raise UserError(f"{file} does not hold weights for LPIPS ({error}): give another file") from error
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data.media import read_transform
 from data.pictures.config import TransformConfig
+from launch.checkpoints.names import unwrapped
 from launch.command.cli import UserError
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.tokenizer.codec import Codec
@@ -76,7 +77,7 @@ def read_settings(folder: Path) -> tuple[ModelConfig, TransformConfig | None, st
 def load_weights(folder: Path, codec: Codec, stated: str | None) -> None:
     """Fill `codec` with the folder's weights; UserError if they don't fit or aren't those of the stated fingerprint."""
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights = unwrapped(load_file(folder / WEIGHTS), str(folder / WEIGHTS))
         _take_types(codec, weights)
         codec.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -11,6 +11,7 @@ import yaml
 
 from data.media import read_transform
 from launch.checkpoints import folders
+from launch.checkpoints.names import unwrapped
 from launch.command.cli import UserError, one_line
 from launch.run.folder import CONFIG, ORIGIN
 from stage1_tokenizer.kernels.install import install
@@ -67,4 +68,4 @@ def read_state(path: Path) -> dict[str, Any]:
             f"{path} can't be read safely ({one_line(error, 120)}): it holds more than weights or is "
             f"damaged: use an older checkpoint"
         ) from error
-    return state
+    return unwrapped(state, str(path))

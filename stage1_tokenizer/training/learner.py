@@ -2,8 +2,8 @@
 
 import inspect
 import math
-import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -40,10 +40,27 @@ def joined_with_other_ranks(module: nn.Module, run: Run) -> nn.Module:
     devices = [run.device] if run.device.type == "cuda" else None
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    # The gradient of a 1x1 convolution may have another order of its axes of length 1, at no cost in time or bits.
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     options: dict[str, Any] = {sync: False}
+    _fix_strides(module)
     return DistributedDataParallel(module, devices, gradient_as_bucket_view=True, **options)
+
+
+def _fix_strides(module: nn.Module) -> None:
+    """Let gradients have their parameters' strides also along axes of length 1, where any stride is right.
+
+    Those of 1x1 convolutions may have others, and DDP takes them for another layout: it copies, and warns, but once
+    only, so that a warning that means something would be lost.
+    """
+    for parameter in module.parameters():
+        if parameter.requires_grad and 1 in parameter.shape:
+            parameter.register_hook(partial(_with_strides, strides=parameter.stride()))
+
+
+def _with_strides(gradient: Tensor, strides: tuple[int, ...]) -> Tensor:
+    axes = zip(gradient.shape, gradient.stride(), strides, strict=True)
+    if gradient.stride() == strides or any(size > 1 and own != other for size, own, other in axes):
+        return gradient
+    return gradient.as_strided(gradient.shape, strides)
 
 
 @dataclass
@@ -60,9 +77,15 @@ class Learner:
     """The optimizer's settings, with this network's peak learning rate."""
 
     @classmethod
-    def build(cls, raw: nn.Module, settings: OptimizerConfig, run: Run) -> Self:
-        """Move a network to the run's device, in training mode, and give it an optimizer."""
+    def build(cls, raw: nn.Module, settings: OptimizerConfig, run: Run, *, channels_last: bool = False) -> Self:
+        """Move a network to the run's device, in training mode, and give it an optimizer.
+
+        With `channels_last` its 2-D convolutions get that layout first, as DDP's buckets, the optimizer's state and
+        copies take over the layout that they find.
+        """
         raw.to(run.device).train()
+        if channels_last:
+            raw.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(raw, joined_with_other_ranks(raw, run), build_optimizer(raw, settings), settings)
 
     def clip(self, scale: Tensor | None = None) -> Tensor:

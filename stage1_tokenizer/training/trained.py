@@ -82,7 +82,7 @@ def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trai
     freeze(tokenizer, config.freeze)
     if config.activation_checkpointing:
         recompute_activations(tokenizer)
-    generator = Learner.build(tokenizer, config.optimizer, run)
+    generator = Learner.build(tokenizer, config.optimizer, run, channels_last=_channels_last(config, run))
     adversaries = [Adversary(adversarial, suffix) for suffix, adversarial in config.loss.adversaries.items()]
     discriminators = [_discriminator(adversary, config, run) for adversary in adversaries]
     if config.run.kernels == "auto":
@@ -99,9 +99,6 @@ def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trai
     )
     ema = TokenizerEma(tokenizer, config.optimizer.ema_decay)
     networks = [learner.raw for learner in discriminators]
-    if config.channels_last and run.device.type == "cuda":
-        for network in (tokenizer, *networks):
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.compile:
         compile_networks(tokenizer, networks)
     sizes = [sum(weight.numel() for weight in network.parameters()) / 1e6 for network in (tokenizer, *networks)]
@@ -111,7 +108,12 @@ def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trai
 
 def _discriminator(adversary: Adversary, config: TokenizerTrainConfig, run: Run) -> Learner:
     network = build_discriminator(adversary.config, config.model.in_channels, config.model.spatial_dims)
-    return Learner.build(network, discriminator_settings(config.optimizer, adversary.config.optimizer), run)
+    settings = discriminator_settings(config.optimizer, adversary.config.optimizer)
+    return Learner.build(network, settings, run, channels_last=_channels_last(config, run))
+
+
+def _channels_last(config: TokenizerTrainConfig, run: Run) -> bool:
+    return config.channels_last and run.device.type == "cuda"
 
 
 def freeze(tokenizer: Tokenizer, names: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from launch.checkpoints.names import unwrapped
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers import MultiscaleQuantizer
 
@@ -73,7 +74,7 @@ class Pyramid(nn.Module):
         """The pyramid that `save_pretrained` wrote."""
         settings = json.loads((folder / CONFIG).read_text())
         pyramid = cls(MultiscaleQuantizer(QuantizerConfig(**settings["quantizer"])), settings["width"])
-        pyramid.load_state_dict(load_file(folder / WEIGHTS))
+        pyramid.load_state_dict(unwrapped(load_file(folder / WEIGHTS), str(folder / WEIGHTS)))
         return pyramid
 
 

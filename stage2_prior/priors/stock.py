@@ -9,6 +9,8 @@ import transformers
 from safetensors import SafetensorError
 from transformers.utils import logging
 
+from launch.checkpoints.names import PATTERN
+from launch.command.checks import named
 from launch.command.cli import UserError, reason
 from stage2_prior.config.model import PriorModelConfig
 
@@ -61,13 +63,18 @@ def bert_settings(layers: int, rope_theta: float, **shape: Any) -> Any:
 def stock_model(name: str, folder: Path) -> Any:
     """What the transformers class `name` loads from a folder, float32, on the CPU; safetensors only, never a pickle.
 
-    UserError where that can't be loaded.
+    UserError where that can't be loaded, or where a weight is missing: transformers would draw it at random.
     """
     logging.disable_progress_bar()
     kept: dict[str, Any] = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+    told: dict[str, Any] = {"key_mapping": {PATTERN: ""}, "output_loading_info": True}
     try:
-        return getattr(transformers, name).from_pretrained(folder, **kept)
+        model, found = getattr(transformers, name).from_pretrained(folder, **kept, **told)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{folder} has no safetensors weights for {name} ({reason(error)}): export the prior again"
         ) from error
+    if found["missing_keys"]:
+        missing = named(sorted(found["missing_keys"]))
+        raise UserError(f"{folder} has no weights for {missing} of {name}: export the prior again")
+    return model

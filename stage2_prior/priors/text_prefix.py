@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForTextEncoding, AutoTokenizer, ModernBertModel
 from transformers.utils import logging
 
+from launch.checkpoints.names import unwrapped
 from launch.command.cli import UserError, reason
 from stage2_prior.config.model import BYTES, TextConfig
 from stage2_prior.priors.stock import bert_settings
@@ -184,7 +185,7 @@ class TextPrefix(nn.Module):
                     )
                 about = TextConfig(encoder, None, about.tokens, about.layers)
             prefix = cls(about, described["width"], described["heads"], described["features"])
-            prefix.load_state_dict(load_file(folder / WEIGHTS))
+            prefix.load_state_dict(unwrapped(load_file(folder / WEIGHTS), str(folder / WEIGHTS)))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             if isinstance(error, UserError):
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from launch.command.cli import parse
+from launch.run.starting import start_run
 from stage1_tokenizer.config.training import (
     AdversarialConfig,
     LossConfig,
@@ -20,9 +22,13 @@ from stage1_tokenizer.config.training import (
     TokenizerTrainConfig,
 )
 from stage1_tokenizer.discriminators import build_discriminator
+from stage1_tokenizer.media import MEDIA
 from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.training import trained as training_parts
 from stage1_tokenizer.training.learner import build_optimizer
+from stage1_tokenizer.training.loop import train_step
 from stage1_tokenizer.training.trained import compile_networks, freeze
+from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.small_backbones import BACKBONES
 from tests.stage1_tokenizer.training.textbook import one_forward
@@ -125,3 +131,38 @@ def test_settings_that_do_not_fit_are_refused(
     with pytest.raises((SystemExit, Exception)) as caught:
         parse(TokenizerTrainConfig, tiny.arguments(tmp_path, **options), prog="test")
     assert message in str(caught.value) + capsys.readouterr().err
+
+
+def layouts_of_a_training(folder: str, channels_last: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """Three steps on this rank: what torch warned of, and whose strides differ from the weights'."""
+    config = parse(TokenizerTrainConfig, tiny.arguments(Path(folder), **options), prog="test")
+    with warnings.catch_warnings(record=True) as caught, pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("always")
+        torch.set_warn_always(True)  # else a warning that means nothing hides those after it
+        patch.setattr(training_parts, "_channels_last", lambda config, run: channels_last)
+        with start_run(config, config.run) as run:
+            trained = training_parts.build(config, MEDIA["pictures"].terms(config.loss), run)
+            for step in range(3):
+                x_BCHW = torch.rand(2, 1, 32, 32).mul_(2).sub_(1)
+                if channels_last:
+                    x_BCHW = x_BCHW.to(memory_format=torch.channels_last)
+                train_step(config, trained, x_BCHW, step)
+            weights = dict(trained.tokenizer.named_parameters())
+            wide = [name for name, weight in weights.items() if weight.ndim == 4 and min(weight.shape) > 1]
+            last = [name for name in wide if weights[name].is_contiguous(memory_format=torch.channels_last)]
+            copies, state = dict(trained.ema.tokenizer.named_parameters()), trained.generator.optimizer.state
+            apart = [name for name in wide if copies[name].stride() != weights[name].stride()]
+            apart += [name for name in wide if state[weights[name]]["exp_avg"].stride() != weights[name].stride()]
+    said = [str(warning.message) for warning in caught if "strides" in str(warning.message)]
+    return {"said": said, "wide": wide, "channels_last": last, "apart": apart}
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("channels", [8, 64])
+def test_two_ranks_average_gradients_in_the_weights_layout(channels: int, channels_last: bool, tmp_path: Path) -> None:
+    """DDP's buckets, the optimizer's state and the averaged weights have it too, so nothing is copied or warned of."""
+    options = {"model__channels": channels, "model__z_channels": channels, "data__transform__size": 32}
+    arguments = (str(tmp_path / "run"), channels_last, {**options, "loss__adversarial__start": 1})
+    for seen in run_distributed_test(layouts_of_a_training, 2, arguments):
+        assert seen["said"] == [] and seen["apart"] == []
+        assert seen["channels_last"] == (seen["wide"] if channels_last else []) and seen["wide"]
