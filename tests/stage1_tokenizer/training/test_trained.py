@@ -25,7 +25,7 @@ from stage1_tokenizer.discriminators import build_discriminator
 from stage1_tokenizer.media import MEDIA
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.training import trained as training_parts
-from stage1_tokenizer.training.learner import build_optimizer
+from stage1_tokenizer.training.learner import _fix_strides, build_optimizer
 from stage1_tokenizer.training.loop import train_step
 from stage1_tokenizer.training.trained import compile_networks, freeze
 from tests.distributed import run_distributed_test
@@ -157,8 +157,20 @@ def layouts_of_a_training(folder: str, channels_last: bool, options: dict[str, A
     return {"said": said, "wide": wide, "channels_last": last, "apart": apart}
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("channels", [8, 64])
+@pytest.mark.parametrize(("channels", "inputs", "width"), [(64, 64, 1), (8, 4, 1), (64, 1, 3)])
+def test_gradients_have_their_weights_strides_along_axes_of_length_1(channels: int, inputs: int, width: int) -> None:
+    """Where torch's kernels leave others: for channels-last inputs, of 1x1 convolutions and of grey pictures."""
+    layer = torch.nn.Conv2d(inputs, channels, width, padding=width // 2)
+    _fix_strides(layer)
+    x_BCHW = torch.randn(2, inputs, 16, 16).to(memory_format=torch.channels_last)
+    for autocast in (False, True):
+        layer.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            layer(x_BCHW).float().square().sum().backward()
+        assert layer.weight.grad is not None and layer.weight.grad.stride() == layer.weight.stride()
+
+
+@pytest.mark.parametrize(("channels", "channels_last"), [(8, True), (8, False), (64, True)])
 def test_two_ranks_average_gradients_in_the_weights_layout(channels: int, channels_last: bool, tmp_path: Path) -> None:
     """DDP's buckets, the optimizer's state and the averaged weights have it too, so nothing is copied or warned of."""
     options = {"model__channels": channels, "model__z_channels": channels, "data__transform__size": 32}
