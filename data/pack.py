@@ -119,7 +119,7 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
     if kept and show_progress:
         print(f"resuming {config.out}: {len(done)} of {len(jobs)} shards are finished", file=sys.stderr)
     left = [job for job in jobs if job.shard not in done]
-    processes = config.processes or os.cpu_count() or 1
+    processes = config.processes or (16 if source.remote else os.cpu_count() or 1)
     with Progress("pack", total, unit="samples", start=kept, enabled=show_progress) as bar:
         for job, record in pack_shards(source, left, str(shards.folder), config.convert, processes):
             shards.keep(record)

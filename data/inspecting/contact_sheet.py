@@ -18,11 +18,13 @@ _MARGIN, _LINE = 6, 13
 def contact_sheet(index: ShardIndex, count: int, side: int, seed: int) -> Image.Image:
     """`count` samples drawn by `seed`, each at most side×side pixels, with class name and key below.
 
-    A sample that can't be decoded is a red square with the reason. UserError for remote shards and for kinds that can't
-    be shown.
+    A sample that can't be decoded is a red square with the reason. UserError for remote shards without offsets, and for
+    kinds that can't be shown.
     """
     if index.offsets is None:
-        raise UserError("a contact sheet is made of local shards, and these are remote: copy the set here first")
+        raise UserError(
+            "a contact sheet needs the offsets of its shards, which this remote set lacks: copy the set here first"
+        )
     handler(index.kind, "thumbnail")  # refuses a kind without, before any shard is read
     chosen = np.sort(shuffled(len(index), seed)[:count])
     columns = max(1, round((len(chosen) * 1.4) ** 0.5))

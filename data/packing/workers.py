@@ -2,9 +2,10 @@
 
 import collections
 from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,10 @@ _shared: tuple[Source, str, Any]
 def pack_shards(
     source: Source, jobs: Sequence[Job], out: str, config: Any, processes: int
 ) -> Iterator[tuple[Job, ShardRecord]]:
-    """Write the shards with so many processes; yields each when it is finished, in no particular order."""
+    """Write the shards with so many processes; yields each when it is finished, in no particular order.
+
+    No more shards are begun than twice the processes before the finished ones are taken.
+    """
     global _shared
     if processes == 1 or len(jobs) < 2:
         for job in jobs:
@@ -104,11 +108,18 @@ def pack_shards(
         return
     # Forked, so that a list of millions of files is shared, not sent: children inherit it through this global.
     _shared = (source, out, config)
-    with workers(min(processes, len(jobs))) as pool:
-        running = {pool.submit(_pack_shared, job): job for job in jobs}
+    several = min(processes, len(jobs))
+    waiting = iter(jobs)
+    with ThreadPoolExecutor(several) if source.remote else workers(several) as pool:
+        running: dict[Future[ShardRecord], Job] = {}
         try:
-            for future in as_completed(running):
-                yield running.pop(future), future.result()
+            while True:
+                for job in islice(waiting, 2 * several - len(running)):
+                    running[pool.submit(_pack_shared, job)] = job
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
         except BrokenProcessPool as error:
             raise UserError("a packing process died (killed, or out of memory?): rerun the same command, with fewer "
                             "--processes if memory was short; finished shards are kept") from error  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from data.shards.compressed import OpenShard
+from data.shards.compressed import open_shard
 from data.shards.index import ShardIndex
 from launch.command.cli import UserError
 
@@ -54,7 +54,7 @@ class LocalReader:
 
     def __init__(self, shards: NumberedShards):
         self._shards = shards
-        self._open = lru_cache(128)(lambda shard: OpenShard(shards.location(shard)))
+        self._open = lru_cache(128)(lambda shard: open_shard(shards.location(shard)))
         self._lock = threading.Lock()
 
     def read(self, shard: int, position: int) -> bytes | memoryview:

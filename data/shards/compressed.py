@@ -1,4 +1,4 @@
-"""Opens a local shard so that its tar can be read by offset, also where the file is gzipped."""
+"""Opens a shard so that its tar can be read by offset: a local one, gzipped or not, or a remote one."""
 
 import gzip
 import os
@@ -6,6 +6,10 @@ import shutil
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Protocol
+
+from data.remote.files import Patience, RemoteFile, Versions, whole
+from data.shards.locations import is_remote
 
 
 def open_plain(path: str | Path) -> int:
@@ -40,3 +44,27 @@ class OpenShard:
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
+
+
+class RemoteShard:
+    """A remote shard's bytes, one request for each stretch. UserError where they can't be read or changed."""
+
+    def __init__(self, url: str):
+        self._url, self._versions = url, Versions()
+
+    def read(self, first: int, last: int) -> bytes:
+        """Bytes `first` to `last` - 1."""
+        return whole(RemoteFile(self._url, Patience(), start=first, stop=last, versions=self._versions))
+
+
+class Readable(Protocol):
+    """An open shard."""
+
+    def read(self, first: int, last: int, /) -> bytes:
+        """Bytes `first` to `last` - 1."""
+        ...
+
+
+def open_shard(location: str) -> Readable:
+    """The shard at a path or URL. OSError where a local one can't be read."""
+    return RemoteShard(location) if is_remote(location) else OpenShard(location)

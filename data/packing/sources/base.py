@@ -36,6 +36,8 @@ class Source:
     """Kind of the samples (`data.media`)."""
     about: ClassVar[str] = ""
     """What it reads, in a few words for `--help`."""
+    remote = False
+    """Whether samples come over a network: threads read them then, whose number doesn't follow the cores."""
     options: ClassVar[tuple[str, ...]] = ()
     """Fields of `data.pack.PackConfig` that only this source has; its constructor takes them by these names."""
 

@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,15 +12,19 @@ import numpy as np
 from data.media import media_of
 from data.packing.sources.base import Raw, Source
 from data.packing.sources.split_names import SplitNames
-from data.shards.compressed import OpenShard
+from data.remote.stores import in_bucket
+from data.shards.compressed import open_shard
 from data.shards.loading import load_index
+from data.shards.locations import is_remote
 from data.shards.sample import DamagedSampleError, label, read_sample
-from data.shards.scanning import build_index
+from data.shards.scanning import build_index, find_tars
 from launch.command.cli import UserError
+
+_CONNECTIONS = 16
 
 
 class TarSource(Source):
-    """An index file, a folder of tars, one tar, or a quoted glob pattern of local tars.
+    """An index file, a folder of tars, one tar, or a quoted pattern of tars; each here or in a bucket.
 
     Class names come from an index. Labels are the samples' `cls` members, read with the sample.
     """
@@ -31,11 +36,13 @@ class TarSource(Source):
         super().__init__()
         if source.endswith(".json"):
             index = load_index(source)
-            if index.remote:
-                raise UserError(f"source={source} lists remote shards: copy them to this machine first")
         else:
-            index = build_index(_tars(source), threads=os.cpu_count() or 1)
-        assert index.offsets is not None, "local shards have offsets"
+            index = build_index(_tars(source), threads=_CONNECTIONS if is_remote(source) else os.cpu_count() or 1)
+        if index.offsets is None:  # of remote shards they are not always there
+            tars = [index.location(i) for i in range(len(index.shards))]
+            index = replace(index, offsets=build_index(tars, threads=_CONNECTIONS).offsets)
+        assert index.offsets is not None, "they were just made"
+        self.remote = index.remote
         self.index, self.offsets, self.media = index, index.offsets, index.kind
         self.members = media_of(index.kind).members
         self.classes = list(index.classes)
@@ -43,7 +50,7 @@ class TarSource(Source):
         self.splits = self._splits(source, SplitNames(splits))
         self.labels = np.full(int(self.first[-1]), -1, dtype=np.int64)
         self.sizes = np.concatenate([np.diff(self.offsets.of_shard(i)) for i in range(len(index.shards))])
-        self._open = lru_cache(64)(lambda shard: OpenShard(index.location(shard)))
+        self._open = lru_cache(64)(lambda shard: open_shard(index.location(shard)))
 
     def _splits(self, source: str, names: SplitNames) -> dict[str, np.ndarray]:
         """The samples of each split, by the name of the index (or its #split), or by those of the tars."""
@@ -82,6 +89,8 @@ class TarSource(Source):
 
 
 def _tars(source: str) -> list[str]:
+    if is_remote(source):
+        return find_tars(f"{source.rstrip('/')}/*.tar" if in_bucket(source) and ".tar" not in source else source)
     path = Path(source)
     if path.is_dir():
         tars = [str(p) for p in sorted(path.iterdir()) if p.name.endswith((".tar", ".tar.gz", ".tgz"))]
