@@ -17,7 +17,7 @@ from stage1_tokenizer.foreign.checkpoint import convert_checkpoint, read_checkpo
 from stage1_tokenizer.foreign.diffusers_vq import to_diffusers
 from stage1_tokenizer.publishing.card import Origin, write_converted_card
 from stage1_tokenizer.publishing.folder import CARD
-from stage1_tokenizer.publishing.standalone import write_model_files
+from stage1_tokenizer.publishing.standalone import try_out, write_model_files
 from stage1_tokenizer.tokenizer.folder import model_config
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
@@ -41,7 +41,8 @@ def convert_published(
 ) -> None:
     """Write the folder `out`, whole or not at all; the arguments are the settings of stage1_tokenizer.convert.
 
-    Raises UserError if the checkpoint has another layout, can't be read safely, or has parts that aren't supported.
+    Raises UserError if the checkpoint has another layout, can't be read safely, or has parts that aren't supported, and
+    if plain transformers doesn't give the same codes.
     """
     with new_folder(out) as part:
         checkpoint = read_checkpoint(source, config)
@@ -61,6 +62,7 @@ def convert_published(
         name, file = checkpoint.path.name, checkpoint.settings_path.name if checkpoint.settings_path else None
         card = Origin(layout, name, checkpoint.sha256, file, origin, licence, converted.notes, place)
         write_converted_card(part / CARD, out.resolve().name, tokenizer, card)
+        try_out(part, tokenizer)
     print(f"discriminator: {place}", file=sys.stderr)
 
 

@@ -22,9 +22,22 @@ from stage1_tokenizer.tokenizer.model import Tokenizer
 MODEL, MODEL_FILE = "stage1_tokenizer.publishing.transformers_model", "modeling_vqloom.py"
 ORIGIN = "Made from {module} of vqloom {version}, Apache-2.0: change that, not this."
 
+OURS = ("data", "launch", "stage1_tokenizer", "stage2_prior")
+"""Our packages, none of which a released folder may need."""
+
 TRIAL = """
 import sys
+
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {ours}:
+            raise ModuleNotFoundError(f"it needs our package {{name}}", name=name)
+
+
+sys.meta_path.insert(0, Refused())
 import torch
+
 torch.manual_seed(0)
 torch.set_num_threads({threads})
 {snippet}
@@ -71,10 +84,14 @@ def tables(model: dict[str, Any]) -> Tables:
 
 
 def try_out(folder: Path, tokenizer: Tokenizer) -> None:
-    """Run the card's code on the folder, without our packages; UserError unless it gives the tokenizer's own codes."""
+    """Run the card's code on the folder, without our packages; UserError unless it gives the tokenizer's own codes.
+
+    In that process importing them fails, also where they are installed.
+    """
     with tempfile.TemporaryDirectory() as place:
         result = Path(place) / "result.pt"
-        code = TRIAL.format(snippet=snippet(tokenizer, str(folder.resolve())), threads=torch.get_num_threads())
+        shown = snippet(tokenizer, str(folder.resolve()))
+        code = TRIAL.format(ours=OURS, snippet=shown, threads=torch.get_num_threads())
         environment = {**os.environ, "HF_MODULES_CACHE": f"{place}/modules", "HF_HUB_OFFLINE": "1"}
         line = [sys.executable, "-I", "-c", code, str(result)]
         done = subprocess.run(line, cwd=place, env=environment, capture_output=True, text=True, check=False)

@@ -44,6 +44,19 @@ def run(*words: Any) -> Path:
     return Path(words[1])
 
 
+@pytest.fixture(autouse=True)
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
+    """The folders that were tried, and with which tokenizer, instead of the trials, which take seconds each."""
+    tried: list[tuple[Path, str]] = []
+
+    def note(folder: Path, tokenizer: Tokenizer) -> None:
+        assert (folder / "modeling_vqloom.py").is_file() and (folder / "README.md").is_file()
+        tried.append((folder, tokenizer.fingerprint))
+
+    monkeypatch.setattr("stage1_tokenizer.publishing.convert.try_out", note)
+    return tried
+
+
 def pictures(size: int = 16) -> Tensor:
     return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(3)) * 2 - 1
 
@@ -104,11 +117,57 @@ def test_a_flat_file_and_a_folder_are_read(tmp_path: Path):
     assert again.fingerprint == tokenizer.fingerprint
 
 
-@pytest.mark.slow
-def test_a_converted_folder_needs_only_transformers(tmp_path: Path):
+def test_a_converted_folder_is_tried_without_our_packages_before_it_is_there(
+    tmp_path: Path, trials: list[tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
+):
     path = saved(tmp_path, state(peer_layouts.maskgit(SMALL)))
     out = run(path, tmp_path / "out", "--from", "maskgit", "--size", "16")
-    try_out(out, Tokenizer.from_pretrained(out))
+    ((tried, fingerprint),) = trials
+    assert tried != out and fingerprint == Tokenizer.from_pretrained(out).fingerprint
+
+    def fail(folder: Path, tokenizer: Tokenizer) -> None:
+        raise UserError("it needs our package")
+
+    monkeypatch.setattr("stage1_tokenizer.publishing.convert.try_out", fail)
+    with pytest.raises(UserError, match="it needs our package"):
+        run(path, tmp_path / "again", "--from", "maskgit", "--size", "16")
+    assert not (tmp_path / "again").exists()
+
+
+BY_NAME = """
+import importlib
+importlib.import_module("data." + "media")
+"""
+IN_A_METHOD = """
+def later(*_):
+    from stage2_prior.config import drawing
+VqloomTokenizer.encode = later
+"""
+NEEDS = {
+    "at its top": ("modeling_vqloom.py", "import stage1_tokenizer.layers.precision\n"),
+    "in a method": ("modeling_vqloom.py", IN_A_METHOD),
+    "by name": ("stage1_tokenizer_tokenizer_codec.py", BY_NAME),
+        "stage1_tokenizer_tokenizer_codec.py",
+        "import importlib\nimportlib.import_module('data.' + 'media')\n",
+    ),
+}
+"""Lines that a defective release could have: file, and what is added to it."""
+
+
+@pytest.mark.parametrize("how", [None, *NEEDS])
+def test_the_trial_fails_where_a_folder_needs_our_packages(how: str | None, tmp_path: Path):
+    """Although they are installed, and can be imported from anywhere."""
+    path = saved(tmp_path, state(peer_layouts.maskgit(SMALL)))
+    out = run(path, tmp_path / "out", "--from", "maskgit", "--size", "16")
+    if how is None:
+        try_out(out, Tokenizer.from_pretrained(out))
+        return
+    file, lines = NEEDS[how]
+    (out / file).write_text((out / file).read_text() + lines)
+    with pytest.raises(
+        UserError, match=r"does not load with transformers alone \(.*(stage1_tokenizer|stage2_prior|data)"
+    ):
+        try_out(out, Tokenizer.from_pretrained(out))
 
 
 def test_options_set_what_weights_do_not_state(tmp_path: Path):
