@@ -147,9 +147,6 @@ NEEDS = {
     "at its top": ("modeling_vqloom.py", "import stage1_tokenizer.layers.precision\n"),
     "in a method": ("modeling_vqloom.py", IN_A_METHOD),
     "by name": ("stage1_tokenizer_tokenizer_codec.py", BY_NAME),
-        "stage1_tokenizer_tokenizer_codec.py",
-        "import importlib\nimportlib.import_module('data.' + 'media')\n",
-    ),
 }
 """Lines that a defective release could have: file, and what is added to it."""
 
