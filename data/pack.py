@@ -89,7 +89,7 @@ class PackConfig:
             kinds = [kind for kind, source in SOURCES.items() if name in source.options]
             if getattr(self, name) not in (None, {}) and self.kind not in kinds:
                 raise ValueError(
-                    f"{name} is an option of kind={' and '.join(kinds)}, not of kind={self.kind}: leave it out"
+                    f"{name} is an option of kind={', '.join(kinds)}, not of kind={self.kind}: leave it out"
                 )
 
 

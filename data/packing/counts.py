@@ -24,7 +24,19 @@ def packed(source: Source, splits: Mapping[str, np.ndarray], written: Mapping[st
     for records in written.values():
         for record in records:
             tally = tally + Tally.from_json(record.notes.get("tally", {}))
-    return tally + _labels(source, splits)
+    return tally + _labels(source, splits) + _labels_read(source, written)
+
+
+def _labels_read(source: Source, written: Mapping[str, Sequence[ShardRecord]]) -> Tally:
+    """Samples without a label among others that have one, where labels are only known when samples are read."""
+    tally = Tally()
+    for records in written.values() if not (source.labels >= 0).any() else ():
+        without = [(record.url, record.notes["counts"].get("-1", 0)) for record in records]
+        if sum(count for _, count in without) < sum(record.nsamples for record in records):
+            for shard, count in without:
+                if count:
+                    tally.left_out("no label", f"in {shard}", of="labels", count=count)
+    return tally
 
 
 def _labels(source: Source, splits: Mapping[str, np.ndarray]) -> Tally:

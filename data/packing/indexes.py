@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.packing.sources.base import Source
+from data.packing.sources.base import Source, place
 from data.shards.writer import ShardRecord, ShardWriter
 from launch.command.cli import UserError
 
@@ -49,7 +49,7 @@ def publish(
 
 def refuse_overlap(source: Source, path: str, out: str) -> None:
     """UserError where writing to `out` would change what is read."""
-    if source.overlaps(Path(out).resolve()):
+    if source.overlaps(place(out)):
         raise UserError(f"out={out} is a part of source={path}, which would be written over: choose a folder elsewhere")
 
 

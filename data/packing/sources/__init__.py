@@ -33,5 +33,6 @@ def open_source(kind: str, path: str, options: Mapping[str, Any] | None = None) 
     """The source of `kind` at a path; `options` are that kind's own. UserError if it holds no samples."""
     source: Source = SOURCES[kind](path, **(options or {}))
     if not len(source):
-        raise UserError(f"source={path} holds no samples of kind={kind}: check the path and the kind")
+        why = f" ({'; '.join(lines[:3])})" if (lines := source.tally.lines()[1:]) else ""
+        raise UserError(f"source={path} holds no samples of kind={kind}{why}: check the path and the kind")
     return source

@@ -64,7 +64,7 @@ class IdxSource(PixelSource):
         super().__init__()
         top = existing(root, "a folder of idx files")
         parts: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
-        for split, stem in (("train", "train"), ("test", "t10k")):
+        for split, stem in (("train", "train"), ("test", "t10k")) if top.is_dir() else ():
             pictures = _idx(top, f"{stem}-images")
             if pictures is not None:
                 parts[split] = (pictures, _idx(top, f"{stem}-labels"))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from data.shards.locations import is_remote
 from data.shards.tally import Tally
 from launch.command.cli import UserError
 
@@ -93,6 +94,11 @@ class Source:
     def names(self) -> Iterable[str]:
         """What distinguishes these samples from others beside labels and sizes: file names."""
         return ()
+
+
+def place(path: str) -> Path:
+    """Where a path or URL is, so that two of them can be compared."""
+    return Path(path) if is_remote(path) else Path(path).resolve()
 
 
 def existing(path: str | Path, what: str) -> Path:

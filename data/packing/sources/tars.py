@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data.media import media_of
-from data.packing.sources.base import Raw, Source
+from data.packing.sources.base import Raw, Source, place
 from data.packing.sources.split_names import SplitNames
 from data.remote.stores import in_bucket
 from data.shards.compressed import open_shard
@@ -34,7 +34,7 @@ class TarSource(Source):
 
     def __init__(self, source: str, splits: Mapping[str, str] | None = None) -> None:
         super().__init__()
-        if source.endswith(".json"):
+        if source.partition("#")[0].endswith(".json"):
             index = load_index(source)
         else:
             index = build_index(_tars(source), threads=_CONNECTIONS if is_remote(source) else os.cpu_count() or 1)
@@ -69,7 +69,7 @@ class TarSource(Source):
 
     def overlaps(self, out: Path) -> bool:
         """Whether a tar lies in `out`, where a shard of its name would replace it."""
-        return any(Path(self.index.location(i)).resolve().parent == out for i in range(len(self.index.shards)))
+        return any(place(self.index.location(i)).parent == out for i in range(len(self.index.shards)))
 
     def names(self) -> Iterable[str]:
         """The tars."""

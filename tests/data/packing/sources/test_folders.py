@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from data.pack import PackConfig, main, pack
+from data.packing.indexes import refuse_overlap
 from data.packing.sources import open_source
 from data.packing.sources.base import Source
 from data.shards.loading import load_index
@@ -158,6 +159,14 @@ def test_first_bytes_decide(tmp_path: Path) -> None:
     assert {name.rpartition(".")[2] for name in stored} == {"jpg", "png"} and len(stored) == 11
 
 
+def test_a_folder_without_one_usable_picture_says_why(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(
+        UserError, match=r"no samples of kind=folder \(left out of the pictures: 1, heic isn't supported"
+    ):
+        source(tmp_path)
+
+
 def test_links(tmp_path: Path) -> None:
     root = made(tmp_path / "in", *(f"cat/{i}.jpg" for i in range(12)))
     made(tmp_path / "far", "x.jpg")
@@ -230,6 +239,14 @@ def test_the_output_must_not_lie_in_the_source(tmp_path: Path, out: str) -> None
     with pytest.raises(UserError, match=r"is a part of source=.*choose a folder elsewhere"):
         pack(PackConfig(source=str(tmp_path), out=str(tmp_path / out), kind="folder", processes=1))
     assert not list(tmp_path.rglob("*.tar")) and not list(tmp_path.rglob(".unfinished"))
+
+
+def test_a_bucket_is_no_part_of_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path, "cat/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    refuse_overlap(source(tmp_path), ".", "s3://bucket/set")
+    with pytest.raises(UserError, match="choose a folder elsewhere"):
+        refuse_overlap(source(tmp_path), ".", "set")
 
 
 def test_tars_are_never_packed_onto_themselves(tmp_path: Path) -> None:

@@ -322,6 +322,15 @@ def test_a_sample_without_a_sound_label_is_skipped(tmp_path: Path) -> None:
     assert (source.read(2).label, source.read(2).encoded) == (-1, jpeg(1))
 
 
+def test_labels_that_some_samples_of_tars_lack_are_counted(tmp_path: Path) -> None:
+    from tests.data.making import write_tar
+
+    write_tar(tmp_path / "in/a.tar", [(f"{i}", {"jpg": jpeg(i)} | ({"cls": b"0"} if i else {})) for i in range(4)])
+    with pytest.raises(UserError, match=r"1 of 4 labels \(25\.0%\) are left out: 1 no label \(in train-000000\.tar\)"):
+        packed(tmp_path / "in", tmp_path / "out", "tars")
+    assert len(packed(tmp_path / "in", tmp_path / "out", "tars", allow_left_out=0.25)["train"]) == 7
+
+
 @pytest.mark.parametrize("name", ["/etc/a.jpg", "../a.jpg", "x/../../a.jpg"])
 def test_members_that_leave_the_archive_are_refused(tmp_path: Path, name: str) -> None:
     import tarfile
@@ -339,6 +348,14 @@ def test_a_missing_source_is_one_line(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError) as caught:
         open_source(kind, str(tmp_path / "nowhere"))
     assert "nowhere" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "imagenet", "celeba", "idx", "cifar", "array", "parquet", "tars"])
+def test_a_picture_is_no_source(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    with pytest.raises(UserError) as caught:
+        open_source(kind, str(tmp_path / "a.jpg"))
+    assert "a.jpg" in str(caught.value) and "\n" not in str(caught.value)
 
 
 class CountingSource(Source):
