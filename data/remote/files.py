@@ -126,8 +126,9 @@ class RemoteFile:
 
     def _some(self, most: int) -> memoryview:
         """At most so many of the next bytes; none only at the end."""
-        while not self._rest:
-            if self.offset >= min(end for end in (self.stop, self.size, sys.maxsize) if end is not None):
+        most = min(most, (sys.maxsize if self.stop is None else self.stop) - self.offset)
+        while not self._rest or most <= 0:
+            if most <= 0 or (self.size is not None and self.offset >= self.size):
                 return memoryview(b"")
             try:
                 self._rest = memoryview(next(self._opened(), b""))

@@ -18,6 +18,7 @@ from obstore.exceptions import NotSupportedError, PermissionDeniedError, Unauthe
 from obstore.store import HTTPStore, from_url
 
 from data.remote.profiles import aws_settings
+from launch.command.cli import UserError
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "http", "https")
 _CHUNK = 1 << 20
@@ -152,8 +153,8 @@ def translated(error: Exception) -> Exception:
 
     The library's message goes on with the answer's body and with all that it knows; only what is known is taken.
     """
-    if isinstance(error, FinalError):
-        return error
+    if isinstance(error, FinalError | UserError):
+        return FinalError(str(error))
     text = str(error)
     status = next(iter(re.findall(r"status code: (\d{3})", text)), "")
     code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.server
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 Fault = Callable[[str, int], str]
 """(path, number of the request) → "", "503", "404", "drop" (in the middle) or "stall"."""
@@ -33,7 +35,7 @@ def served(folder: Path, fault: Fault = lambda path, number: "", ranges: bool = 
             with lock:
                 state.requests.append(self.path)
                 number = len(state.requests)
-            path = folder / self.path.lstrip("/").partition("?")[0]
+            path = folder / unquote(self.path.lstrip("/").partition("?")[0])
             how = fault(self.path, number)
             if how in ("503", "404") or not path.is_file():
                 self.send_error(int(how) if how.isdigit() else 404)
@@ -47,6 +49,8 @@ def served(folder: Path, fault: Fault = lambda path, number: "", ranges: bool = 
             body = contents[begin:end]
             self.send_response(206 if asked else 200)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", f'"{zlib.crc32(contents):x}"')
+            self.send_header("Last-Modified", self.date_time_string(int(path.stat().st_mtime)))
             if asked:
                 self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{total}")
             self.end_headers()

@@ -12,10 +12,9 @@ from PIL import Image
 
 from data import index as indexing
 from data import inspect as inspecting
-from data.index import IndexConfig
 from data.pack import PackConfig, pack
 from data.pictures.config import TransformConfig
-from data.reading.stream import every_code, every_sample
+from data.reading.stream import every_sample
 from data.remote import stores
 from data.remote.files import Patience, RemoteFile, whole
 from data.shards.check import check_readable
