@@ -7,15 +7,20 @@ The file is wids' JSON (`wids-shard-index-v1`) with our keys beside its own; byt
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data.remote.writing import there
+from data.shards.index import ShardIndex
+from data.shards.layout import Layout
 from data.shards.loading import load_index
 from data.shards.locations import folder_of, is_remote, relative
-from data.shards.scanning import build_index, find_tars
+from data.shards.patterns import find_tars
+from data.shards.scanning import index_pictures
+from data.shards.tally import ALLOWED, Tally
 from data.shards.text import text_lines
+from launch.command.checks import check
 from launch.command.cli import UserError, parse, run
 
 
@@ -38,8 +43,19 @@ class IndexConfig:
     hashes: bool = True
     """Read local tars whole, for the hashes of their contents: a run notices then if they are replaced by others of the
     same names and sizes. False reads their headers only."""
+    picture: list[str] = field(default_factory=list)
+    """Extensions of the members that are the pictures, the preferred one first, such as jpg,png or image.png. None:
+    plain ones before compound ones (jpg before depth.png), in the order that docs/data.md has."""
+    keys: Literal["first_dot", "last_dot"] = "first_dot"
+    """Where a member's name ends and its extension begins: at the first dot, or at the last one for names that have
+    dots themselves (frame.0001.jpg)."""
+    allow_left_out: float = ALLOWED
+    """Share of the pictures (and of the labels and captions) that may be left out, each reason being listed."""
     overwrite: bool = False
     """Replace an existing index."""
+
+    def __post_init__(self) -> None:
+        check("allow_left_out", self.allow_left_out, 0 <= self.allow_left_out <= 1, "a share between 0 and 1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,32 +66,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (there(out) if remote else Path(out).exists()) and not config.overwrite:
         raise UserError(f"{out} exists already: give another name, or pass --overwrite")
     base = folder_of(out) if remote else str(Path(out).parent)
-    about: dict[str, Any] = {"name": config.name, "licence": config.licence}
-    if config.classes:
-        try:
-            about["classes"] = text_lines(Path(config.classes).read_bytes())
-        except OSError as error:
-            raise UserError(f"classes={config.classes} can't be read ({error.strerror}): check the path") from error
-    if config.pattern.partition("#")[0].endswith(".json"):
-        index = load_index(config.pattern)
-        shards = tuple(replace(shard, url=relative(index.location(i), base)) for i, shard in enumerate(index.shards))
-        given = {key: value for key, value in about.items() if value}
-        index = replace(index, shards=shards, base=base, **given)
-    else:
-        index = build_index(
-            find_tars(config.pattern),
-            threads=config.threads,
-            base=base,
-            hashes=config.hashes,
-            show_progress=True,
-            **about,
-        )
+    index, tally = make_index(config, base)
     here = [place for place in map(index.location, range(len(index.shards))) if not is_remote(place)]
     if remote and here:
         raise UserError(f"out={out} would name {here[0]}, which is only on this machine: copy the tars to the bucket")
+    lines = []
+    if tally is not None:
+        lines = [*tally.lines(), *tally.settle(config.allow_left_out)]
+        index.meta["tally"] = tally.to_json()
     index.save(out)
-    print(f"{out}: {len(index)} samples in {len(index.shards)} shards")
+    print("\n".join([*lines, f"{out}: {len(index)} samples in {len(index.shards)} shards"]))
     return 0
+
+
+def make_index(config: IndexConfig, base: str) -> tuple[ShardIndex, Tally | None]:
+    """The index, and what was taken and left out; None where the tars of a list weren't opened."""
+    layout = Layout(config.keys, tuple(name.lstrip(".").lower() for name in config.picture))
+    about: dict[str, Any] = {"name": config.name, "licence": config.licence}
+    classes, listed = _class_names(config.classes), None
+    if _names_a_list(config.pattern):
+        listed = load_index(config.pattern, with_offsets=False)
+        tars = [listed.location(i) for i in range(len(listed.shards))]
+        about = {key: value or getattr(listed, key) for key, value in about.items()} | {"meta": listed.meta}
+        classes = classes or listed.classes
+        settled = bool(listed.layout.picture) and layout == Layout()
+        if listed.remote or listed.kind != "pictures" or settled:
+            listed = load_index(config.pattern)
+            shards = tuple(replace(shard, url=relative(tar, base))
+                           for shard, tar in zip(listed.shards, tars, strict=True))  # fmt: skip
+            return replace(listed, shards=shards, base=base, classes=classes, **about), None
+    else:
+        tars = find_tars(config.pattern)
+    index, tally = index_pictures(
+        tars,
+        layout=layout,
+        classes=classes,
+        threads=config.threads,
+        base=base,
+        hashes=config.hashes,
+        show_progress=True,
+        **about,
+    )
+    if listed is not None and len(listed) != len(index):
+        tally.noted(f"the list says {len(listed)} samples", config.pattern)
+    return index, tally
+
+
+def _names_a_list(pattern: str) -> bool:
+    return (pattern if Path(pattern).exists() else pattern.partition("#")[0]).endswith(".json")
+
+
+def _class_names(path: str | None) -> list[str]:
+    """The lines of a file."""
+    if not path:
+        return []
+    try:
+        return text_lines(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"classes={path} can't be read ({error.strerror}): check the path") from error
 
 
 if __name__ == "__main__":

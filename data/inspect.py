@@ -15,6 +15,7 @@ from data.inspecting.verify import Findings, findings_text, verify
 from data.shards import quarantine
 from data.shards.index import ShardIndex
 from data.shards.loading import load_index
+from data.shards.tally import Tally
 from launch.command.checks import at_least
 from launch.command.cli import parse, run
 
@@ -86,6 +87,8 @@ def describe(index: ShardIndex) -> str:
         shown = [f"{name} ({counts[i]})" if i < len(counts) else name for i, name in enumerate(index.classes)]
         more = f" and {len(index.classes) - CLASSES} more" if len(index.classes) > CLASSES else ""
         lines.append(f"{len(index.classes)} classes: {', '.join(shown[:CLASSES])}{more}")
+    if "tally" in index.meta:
+        lines += ["when it was indexed:", *(f"  {line}" for line in Tally.from_json(index.meta["tally"]).lines())]
     return "\n".join(lines)
 
 

@@ -67,6 +67,10 @@ class PackConfig:
     splits: dict[str, str] = field(default_factory=dict)
     """folder, parquet, array, tars: what a name (or a pattern with *) means that is no known split's, such as
     {"extra": "train"}; "" leaves it out; {"*": "train"} says that no name is a split's."""
+    picture: list[str] | None = None
+    """tars: extensions of the members that are the pictures, the preferred one first, such as jpg,png or image.png."""
+    keys: Literal["first_dot", "last_dot"] | None = None
+    """tars: where a member's name ends and its extension begins: at the first dot (the default) or the last one."""
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     """How each picture is converted."""
     processes: int | None = None
@@ -140,8 +144,9 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
 def plan(source: Any, config: PackConfig) -> dict[str, Any]:
     """What must be the same when a pack is resumed."""
     same = {name: value for name, value in asdict(config).items() if name not in FREE}
-    if not config.splits:
-        del same["splits"]  # as before this setting was there
+    for name in ("splits", "picture", "keys"):
+        if not same[name]:
+            del same[name]  # as before this setting was there
     return {**same, "source": _absolute(config.source), "samples": len(source), "files": source.fingerprint()}
 
 

@@ -9,7 +9,7 @@ from data.media import handler
 from data.packing.splits import shuffled
 from data.reading.readers import LocalReader, NumberedShards
 from data.shards.index import ShardIndex
-from data.shards.sample import DamagedSampleError, label, read_sample
+from data.shards.sample import DamagedSampleError, read_sample
 from launch.command.cli import UserError
 
 _MARGIN, _LINE = 6, 13
@@ -45,9 +45,9 @@ def contact_sheet(index: ShardIndex, count: int, side: int, seed: int) -> Image.
 def _sample(reader: LocalReader, index: ShardIndex, shard: int, place: int, side: int) -> tuple[Image.Image, str, str]:
     key = f"{index.shards[shard].url}:{place}"
     try:
-        sample = read_sample(reader.read(shard, place))
+        sample = read_sample(reader.read(shard, place), index.layout)
         key = sample.key
-        number = label(sample, len(index.classes))
+        number = index.label_of(sample)
         picture = handler(index.kind, "thumbnail")(sample, side)
     except DamagedSampleError as error:
         return Image.new("RGB", (side, side), (170, 30, 30)), str(error), key

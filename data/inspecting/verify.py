@@ -12,8 +12,10 @@ from data.media import handler
 from data.shards.compressed import open_plain
 from data.shards.index import ShardIndex
 from data.shards.locations import is_remote
-from data.shards.sample import DamagedSampleError, label, read_sample
-from data.shards.tar import Scan, scan
+from data.shards.runs import Samples, Scan, scan
+from data.shards.sample import DamagedSampleError, read_sample, unsettled
+from data.shards.settling import told
+from data.shards.tally import Tally
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 from launch.command.workers import workers
@@ -49,15 +51,19 @@ class Findings:
     """Equal samples with different labels, of which at most one is right; `url key (class)` of each."""
     duplicates: list[list[str]] = field(default_factory=list)
     """Equal samples with equal labels."""
+    crowded: list[Bad] = field(default_factory=list)
+    """Samples with several pictures of which the index names none: names with dots become one sample so."""
+    tally: Tally = field(default_factory=Tally)
+    """What is in the tars, and what of it is no sample."""
 
     @property
     def sound(self) -> bool:
         """Whether nothing is wrong; duplicates and misnamed samples are no faults."""
-        return not (self.damaged_tars or self.unsound or self.conflicts)
+        return not (self.damaged_tars or self.unsound or self.conflicts or self.crowded)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**dataclasses.asdict(self), "sound": self.sound}
+        return {**dataclasses.asdict(self), "tally": self.tally.to_json(), "sound": self.sound}
 
 
 def verify(index: ShardIndex, *, processes: int = 1, max_pixels: int = 100_000_000) -> Findings:
@@ -76,6 +82,8 @@ def verify(index: ShardIndex, *, processes: int = 1, max_pixels: int = 100_000_0
             findings.damaged_tars |= of.damaged_tars
             findings.unsound += of.unsound
             findings.misnamed += of.misnamed
+            findings.crowded += of.crowded
+            findings.tally += of.tally
             for digest, key, number in seen:
                 by_hash[digest].append((f"{shard.url} {key}", number))
     for same in by_hash.values():
@@ -98,21 +106,27 @@ def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> tuple[Findi
     """Check every sample of one shard; those lost in a damaged tar count as unsound."""
     url, expected = index.shards[shard].url, index.shards[shard].nsamples
     of, seen = Findings(), list[_Seen]()
+    tar, samples = Scan(), Samples()
     try:
         descriptor = open_plain(index.location(shard))
     except OSError as error:
-        tar = Scan(damage=error.strerror or str(error))
+        tar.damage = error.strerror or str(error)
     else:
         with os.fdopen(descriptor, "rb") as file:
-            tar = scan(file)
-            for position, (start, end, key) in enumerate(zip(tar.starts, tar.starts[1:], tar.keys, strict=False)):
-                raw = os.pread(file.fileno(), end - start, start)
+            tar = scan(file, index.layout)
+            samples = tar.samples(index.layout)
+            for position, key in enumerate(samples.keys):
+                stretches = [(samples.starts[position], samples.starts[position + 1])]
+                stretches += samples.pieces.get(position, [])
+                raw = b"".join(os.pread(file.fileno(), end - start, start) for start, end in stretches)
                 _verify_sample(index, raw, Bad(url, position, key, ""), max_pixels, of, seen)
-    if not tar.damage and len(tar.keys) != expected:
-        tar.damage = f"{len(tar.keys)} samples, but the index says {expected}: make the index again"
+    if index.kind == "pictures":
+        of.tally = told([tar], index.layout)
+    if not tar.damage and len(samples.keys) != expected:
+        tar.damage = f"{len(samples.keys)} samples, but the index says {expected}: make the index again"
     if tar.damage:
         of.damaged_tars[url] = tar.damage
-    lost = range(len(tar.keys), expected)
+    lost = range(len(samples.keys), expected)
     of.unsound += [Bad(url, position, "", f"its tar is damaged: {tar.damage}") for position in lost]
     return of, seen
 
@@ -120,8 +134,10 @@ def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> tuple[Findi
 def _verify_sample(index: ShardIndex, raw: bytes, place: Bad, max_size: int, of: Findings, seen: list[_Seen]) -> None:
     of.samples += 1
     try:
-        sample = read_sample(raw)
-        number = label(sample, len(index.classes))
+        sample = read_sample(raw, index.layout)
+        if index.kind == "pictures" and (among := unsettled(sample)):
+            of.crowded.append(dataclasses.replace(place, why=among))
+        number = index.label_of(sample)
         contents, note = handler(index.kind, "check")(sample, max_size)
     except DamagedSampleError as error:
         of.unsound.append(dataclasses.replace(place, why=str(error)))
@@ -138,6 +154,10 @@ def findings_text(findings: Findings) -> str:
     for title, entries in (
         ("damaged tars", [f"{url}: {why}" for url, why in findings.damaged_tars.items()]),
         ("unsound samples", [f"{s.url} {s.key}: {s.why}" for s in findings.unsound]),
+        (
+            "samples of several pictures, of which the index names none",
+            [f"{s.url} {s.key}: {s.why}" for s in findings.crowded],
+        ),
         ("extensions that don't fit the contents", [f"{s.url} {s.key}: {s.why}" for s in findings.misnamed]),
         ("equal pictures with different labels", [" = ".join(group) for group in findings.conflicts]),
         ("equal pictures", [" = ".join(group) for group in findings.duplicates]),
@@ -146,4 +166,4 @@ def findings_text(findings: Findings) -> str:
         lines += [f"  {entry}" for entry in entries[:_SHOWN]]
         if len(entries) > _SHOWN:
             lines.append(f"  … and {len(entries) - _SHOWN} more")
-    return "\n".join(lines)
+    return "\n".join([*lines, *findings.tally.lines()])

@@ -15,6 +15,7 @@ def listed(source: Source, splits: Mapping[str, np.ndarray]) -> Tally:
     tally.took(source.media, sum(map(len, splits.values())))
     tally.took("captions", source.captioned)
     tally.took("labels", int(sum((source.labels[numbers] >= 0).sum() for numbers in splits.values())))
+    tally.taken.update(source.foreseen)
     return source.tally + tally
 
 

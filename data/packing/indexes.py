@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data.packing.sources.base import Source, place
+from data.shards.layout import Layout
+from data.shards.signature import DECODED
 from data.shards.writer import ShardRecord, ShardWriter
 from launch.command.cli import UserError
 
@@ -35,6 +37,7 @@ def publish(
             name=f"{name or Path(shards.name).resolve().name}-{split}",
             classes=source.classes,
             meta={**source.meta, **packed},
+            layout=Layout(picture=tuple(dict.fromkeys((*source.picture, *DECODED))) if source.picture else ()),
             **about,
         )
         skipped = [entry for record in records for entry in record.notes["skipped"]]

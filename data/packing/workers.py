@@ -12,6 +12,7 @@ import numpy as np
 
 from data.media import handler
 from data.packing.sources.base import Raw, Source
+from data.shards.layout import is_picture
 from data.shards.sample import DamagedSampleError
 from data.shards.tally import Tally
 from data.shards.writer import Sample, ShardRecord, ShardWriter, fit_key
@@ -58,6 +59,8 @@ def _samples(source: Source, numbers: np.ndarray, config: Any, notes: dict[str, 
             notes["skipped"].append((key, why))
             tally.left_out(why, source.paths[number] if source.paths else key, of=source.media)
             continue
+        if raw.member and any(is_picture(name) and "." not in name for name in raw.members):
+            extension = raw.member  # another picture beside it may have the one that fits
         members = {extension: contents, **raw.members}
         if raw.label >= 0:
             members["cls"] = str(raw.label).encode()

@@ -10,6 +10,7 @@ from PIL import Image
 
 from data.pictures.config import TransformConfig
 from data.pictures.decode import check_pixels, decode_picture
+from data.pictures.png import without_large_texts
 from data.shards.sample import DamagedSampleError
 from data.shards.signature import DECODED, picture_format
 from launch.command.checks import at_least, check
@@ -140,6 +141,6 @@ def _is_grey(encoded: bytes) -> bool:
 def _opened(encoded: bytes) -> Image.Image:
     """The picture with only its header read."""
     try:
-        return Image.open(io.BytesIO(encoded))
+        return Image.open(io.BytesIO(without_large_texts(encoded)))
     except Exception as error:  # PIL raises all kinds of exceptions on damaged input
         raise DamagedSampleError(f"can't be opened: {type(error).__name__}") from error

@@ -15,8 +15,8 @@ from PIL import Image
 
 from data.pictures.config import TransformConfig
 from data.pictures.geometry import Draw, crop_box, target_size
-from data.shards.sample import DamagedSampleError, Sample
-from data.shards.signature import PICTURES
+from data.pictures.png import without_large_texts
+from data.shards.sample import DamagedSampleError, Sample, picture_member
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112
@@ -40,10 +40,7 @@ class Workspace(threading.local):
 
 def picture_bytes(sample: Sample) -> memoryview:
     """The contents of the sample's picture member; DamagedSampleError without one."""
-    for extension, contents in sample.files.items():
-        if extension.rpartition(".")[2] in PICTURES:
-            return contents
-    raise DamagedSampleError(f"no picture among {', '.join(sample.files)}")
+    return sample.files[picture_member(sample)]
 
 
 def decode_picture(
@@ -109,7 +106,7 @@ def _least_size(width: int, height: int, config: TransformConfig, random: Draw |
 
 def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(without_large_texts(data)), formats=_FORMATS) as image:
             check_pixels(*image.size, max_pixels)
             return pixels_of(image, config)
     except DamagedSampleError:

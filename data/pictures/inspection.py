@@ -5,17 +5,21 @@ from PIL import Image
 from data.pictures.config import TransformConfig
 from data.pictures.convert import extension_of
 from data.pictures.decode import decode_picture, picture_bytes
-from data.shards.sample import DamagedSampleError, Sample
+from data.shards.sample import DamagedSampleError, Sample, picture_member
 
-_ALIKE = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "img": ""}
+_ALIKE = {
+    **dict.fromkeys(("jpeg", "jpe", "jfif", "pjpeg", "pjp"), "jpg"),
+    **{"apng": "png", "tiff": "tif", "j2k": "jp2", "img": ""},
+}
+"""What other extensions of pictures mean; empty: any format."""
 _MAX_PIXELS = 100_000_000
 
 
 def check(sample: Sample, max_pixels: int) -> tuple[bytes, str]:
     """The picture's bytes, and a note where its extension names another format. DamagedSampleError if damaged."""
-    contents = bytes(picture_bytes(sample))
+    name = picture_member(sample)
+    contents = bytes(sample.files[name])
     decode_picture(contents, TransformConfig(size=1, fit="stretch"), max_pixels=max_pixels)
-    name = next((name for name, data in sample.files.items() if data == contents), "")
     called = name.rpartition(".")[2]
     try:
         real = extension_of(contents)

@@ -141,8 +141,9 @@ class ReadAhead:
     def _decode(self, shard: int, position: int, epoch: int, fetch: Fetch, buffer: torch.Tensor, row: int) -> _Row:
         if position in self._quarantine[shard]:
             raise QuarantinedError(self._quarantine[shard][position])
-        sample = read_sample(fetch())
-        number = self._shards.part(shard)[0].label_of(sample)
+        index, _ = self._shards.part(shard)
+        sample = read_sample(fetch(), index.layout)
+        number = index.label_of(sample)
         self._decoder.fill(sample, epoch, buffer, row)
         return _Row(sample.key, number, caption(sample))
 

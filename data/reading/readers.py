@@ -64,7 +64,9 @@ class LocalReader:
         """
         index, local = self._shards.part(shard)
         assert index.offsets is not None, "local shards have offsets"
-        return self.stretch(shard, *index.offsets.extent(local, position))
+        raw = self.stretch(shard, *index.offsets.extent(local, position))
+        pieces = index.offsets.pieces(local).get(position)
+        return b"".join([raw, *(self.stretch(shard, *piece) for piece in pieces)]) if pieces else raw
 
     def stretch(self, shard: int, first: int, last: int) -> bytes:
         """Bytes `first` to `last` - 1 of a shard; fewer at its end. UserError as in `read`."""

@@ -6,9 +6,9 @@ place is known; places are remembered, so a lane reads each shard once. With a c
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -17,9 +17,16 @@ from data.config import CodeDataConfig
 from data.reading.readers import Fetch, LocalReader, NumberedShards, Windows
 from data.remote.cache import ShardCache
 from data.remote.files import Patience, RemoteFile, Versions, whole
+from data.remote.stores import printable
 from data.shards.locations import is_remote
+from data.shards.offsets import Pieces
+from data.shards.runs import samples, scan
 from data.shards.sample import DamagedSampleError
-from data.shards.tar import TarError, samples, scan
+from data.shards.tar import TarError
+from launch.command.cli import UserError
+
+_NEAR = 1 << 22
+"""Bytes in which the pieces of a run are read by one request."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,15 @@ class _Run:
     starts: list[int]
     """Where each begins in `raw`, and the end of the last; shorter where the archive is damaged."""
     damage: str = ""
+    further: Mapping[int, bytes] = field(default_factory=dict)
+    """Pieces of samples that lie elsewhere in the shard, by the sample's number in the run."""
 
-    def sample(self, number: int) -> memoryview:
+    def sample(self, number: int) -> bytes | memoryview:
         """Bytes of the run's sample `number`."""
         if number + 1 >= len(self.starts):
             raise DamagedSampleError(self.damage or "the shard holds fewer samples than its index says")
-        return memoryview(self.raw)[self.starts[number] : self.starts[number + 1]]
+        piece = memoryview(self.raw)[self.starts[number] : self.starts[number + 1]]
+        return b"".join([piece, self.further[number]]) if number in self.further else piece
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,9 @@ class RemoteReader(LocalReader):
         """Fetch samples `start` to `stop` - 1 of a shard; on a fetching thread."""
         index, local = self._shards.part(shard)
         location = index.location(local)
+        if index.layout.pieces and index.offsets is None:
+            raise UserError(f"members of samples lie apart in {printable(location)}, and the index's offsets file, "
+                            "which says where, is missing: put it beside the index")  # fmt: skip
         if not is_remote(location):
             return self._from(partial(self.stretch, shard), shard, start, stop)
         if self._cache is not None:
@@ -136,15 +149,17 @@ class RemoteReader(LocalReader):
     def _from(self, read: Callable[[int, int], bytes], shard: int, start: int, stop: int) -> _Run:
         """A run by its byte offsets, which are found first if unknown; `read` returns bytes of its shard."""
         index, local = self._shards.part(shard)
+        further: dict[int, bytes] = {}
         if index.offsets is not None:
             places, damage = index.offsets.of_shard(local, start, stop), ""
+            further = _further(index.offsets.pieces(local), read, start, stop)
         else:
             if shard not in self._known:
-                self._known[shard] = scan(_Seekable(read)).starts
+                self._known[shard] = scan(_Seekable(read), index.layout).samples(index.layout).starts
             places, damage = self._known[shard][start : stop + 1], "its archive is damaged"
         if len(places) < 2:
             return _Run(b"", [], damage)
-        return _Run(read(places[0], places[-1]), [place - places[0] for place in places], damage)
+        return _Run(read(places[0], places[-1]), [place - places[0] for place in places], damage, further)
 
     def _walk(self, shard: int, start: int, stop: int) -> _Run:
         """A run of a shard without offsets: read from the last known place to sample `stop`."""
@@ -155,7 +170,7 @@ class RemoteReader(LocalReader):
         file = self._opened(shard, begin)
         kept, starts, damage = [], [0], ""
         try:
-            for first, raw in samples(file, begin):
+            for first, raw in samples(file, begin, self._shards.part(shard)[0].layout):
                 with self._places:
                     if len(known) == number + 1:
                         known.append(first + len(raw))
@@ -172,8 +187,21 @@ class RemoteReader(LocalReader):
         return _Run(b"".join(kept), starts, damage)
 
 
+def _further(pieces: Pieces, read: Callable[[int, int], bytes], start: int, stop: int) -> dict[int, bytes]:
+    """The further pieces of samples `start` to `stop` - 1, by number in the run; near ones are read at once."""
+    of = {position - start: pieces[position] for position in range(start, stop) if position in pieces} if pieces else {}
+    if not of:
+        return {}
+    first = min(a for ranges in of.values() for a, _ in ranges)
+    last = max(b for ranges in of.values() for _, b in ranges)
+    if last - first <= _NEAR:
+        raw = read(first, last)
+        return {number: b"".join(raw[a - first : b - first] for a, b in ranges) for number, ranges in of.items()}
+    return {number: b"".join(read(a, b) for a, b in ranges) for number, ranges in of.items()}
+
+
 class _Seekable:
-    """A file for `data.shards.tar.scan`, over a function that reads bytes by offset."""
+    """A file for `data.shards.runs.scan`, over a function that reads bytes by offset."""
 
     def __init__(self, read: Callable[[int, int], bytes]):
         self._read, self._offset = read, 0

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.remote.writing import write
+from data.shards.layout import GENERAL, Layout
 from data.shards.locations import beside, is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
 from data.shards.sample import Sample, label
@@ -56,6 +57,8 @@ class ShardIndex:
     """Folder or URL that the shards' urls are relative to: where the index was loaded from."""
     path: str = ""
     """The local file it was loaded from, if any."""
+    layout: Layout = GENERAL
+    """Which members of the tars make samples, and which of them is the picture."""
     offsets: ShardOffsets | None = field(default=None, repr=False, compare=False)
     """Where the samples are in the shards; None if not loaded, or for remote shards without an offsets file."""
 
@@ -69,6 +72,8 @@ class ShardIndex:
 
     def label_of(self, sample: Sample) -> int:
         """A sample's label, -1 without one; DamagedSampleError for one outside the classes, if there are any."""
+        if self.layout.labels == "names":  # which are those of the other set, too
+            return label(sample, len(self.classes), self.classes)
         number = label(sample, len(self.labels or self.classes))
         return self.labels[number] if self.labels and number >= 0 else number
 
@@ -120,6 +125,7 @@ class ShardIndex:
             "classes": self.classes,
             "licence": self.licence,
             "meta": self.meta,
+            **({} if self.layout.former else {"members": self.layout.to_json()}),
             "shardlist": [
                 {key: value for key, value in asdict(shard).items() if value is not None} for shard in self.shards
             ],
@@ -148,8 +154,16 @@ class ShardIndex:
         for key, kind in (("classes", list), ("meta", dict)):
             if not isinstance(values.get(key) or kind(), kind):
                 raise UserError(f"{source} has a {key} that is no {kind.__name__}: make the index again")
+        # Ours without `members` were made before there were layouts; other tools' lack our keys.
+        layout = Layout(former="meta" in values)
+        if "members" in values:
+            try:
+                layout = Layout.from_json(values["members"])
+            except (AttributeError, TypeError, ValueError) as error:
+                raise UserError(f"{source} has unknown `members` ({error}): was it made by a newer version?") from error
         return cls(
             shards=shards,
+            layout=layout,
             name=str(values.get("name", "")),
             classes=list(values.get("classes") or []),
             licence=str(values.get("licence", "")),
@@ -160,7 +174,7 @@ class ShardIndex:
 
     def only(self, shard: int) -> ShardIndex:
         """An index of one of its shards, whose quarantine list still counts."""
-        offsets = self.offsets and ShardOffsets.from_starts([self.offsets.of_shard(shard)])
+        offsets = self.offsets and self.offsets.of_shards([shard])
         return replace(self, shards=(self.shards[shard],), offsets=offsets)
 
 

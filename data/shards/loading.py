@@ -141,14 +141,16 @@ def _with_local_offsets(index: ShardIndex, stored: Path) -> ShardIndex:
         return index
     check_present(index)
     tars = [index.location(i) for i in range(len(index.shards))]
-    scans = list(zip(tars, scan_all(tars, threads=min(8, os.cpu_count() or 1)), index.sizes, strict=True))
-    damaged = [f"{tar} ({scan.damage})" for tar, scan, _ in scans if scan.damage]
+    scans = scan_all(tars, index.layout, threads=min(8, os.cpu_count() or 1))
+    damaged = [f"{tar} ({scan.damage})" for tar, scan in zip(tars, scans, strict=True) if scan.damage]
     if damaged:
         raise UserError(f"damaged tars: {named(damaged)}; repair them, or index the others with `python -m data.index`")
-    wrong = [f"{tar} ({len(scan.keys)} samples, the index says {n})" for tar, scan, n in scans if len(scan.keys) != n]
-    if wrong:
+    found = [scan.samples(index.layout) for scan in scans]
+    counts = [len(of.keys) for of in found]
+    both = zip(tars, counts, index.sizes, strict=True)
+    if wrong := [f"{tar} ({count} samples, the index says {said})" for tar, count, said in both if count != said]:
         raise UserError(f"shards don't fit {index.path}: {named(wrong)}; make it again with `python -m data.index`")
-    offsets = ShardOffsets.from_starts([scan.starts for _, scan, _ in scans])
+    offsets = ShardOffsets.from_starts([of.starts for of in found], [of.pieces for of in found])
     with suppress(OSError):  # in a read-only folder they are made again next time
         offsets.save(stored)
     return replace(index, offsets=offsets)

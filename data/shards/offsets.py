@@ -1,15 +1,15 @@
 """Where each sample begins in its shard: a small `.npz` beside the index, memory-mapped.
 
-The members of a sample are neighbours in the archive, so one number is enough: the 512-byte block of its first header.
-The next sample's block ends it. One `pread` then reads names, labels and contents together.
+The members of a sample are neighbours in most archives, so one number is enough: the 512-byte block of its first
+header. The next sample's block ends it. One `pread` then reads names, labels and contents together. Where members lie
+apart, and for the targets of links, a list has the further stretches of a sample.
 """
-
-from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,20 +19,33 @@ from launch.files.atomic import writing
 SUFFIX = ".offsets.npz"
 
 
+Pieces = Mapping[int, Sequence[tuple[int, int]]]
+"""Further stretches of an archive's samples: first and last byte offset of each, by the sample's position."""
+
+
 class ShardOffsets:
     """`blocks` uint32 (N + S,): the samples' first blocks and each shard's end; `first` int64 (S + 1,) splits it."""
 
-    def __init__(self, first: np.ndarray, blocks: np.ndarray):
+    def __init__(self, first: np.ndarray, blocks: np.ndarray, pieces: Mapping[int, Pieces] | None = None):
         self.first, self.blocks = first, blocks
+        self._pieces = {shard: of for shard, of in (pieces or {}).items() if of}
 
     @classmethod
-    def from_starts(cls, starts: Sequence[Sequence[int]]) -> ShardOffsets:
-        """From the byte offsets of each shard's samples and its end (`data.shards.tar.Scan.starts`)."""
+    def from_starts(cls, starts: Sequence[Sequence[int]], pieces: Sequence[Pieces] = ()) -> Self:
+        """From the byte offsets of each shard's samples and its end, and their further pieces by shard, if any."""
         first = np.concatenate([[0], np.cumsum([len(of_shard) for of_shard in starts], dtype=np.int64)])
         blocks = np.empty(int(first[-1]), dtype=np.uint32)
         for i, of_shard in enumerate(starts):
             blocks[first[i] : first[i + 1]] = np.asarray(of_shard, dtype=np.int64) // BLOCK
-        return cls(first.astype(np.int64), blocks)
+        return cls(first.astype(np.int64), blocks, dict(enumerate(pieces)))
+
+    def of_shards(self, shards: Sequence[int]) -> Self:
+        """Of some of the shards, in this order."""
+        return self.from_starts([self.of_shard(shard) for shard in shards], [self.pieces(shard) for shard in shards])
+
+    def pieces(self, shard: int) -> Pieces:
+        """The further pieces of a shard's samples, of those that have any."""
+        return self._pieces.get(shard, {})
 
     def counts(self) -> list[int]:
         """Samples in each shard."""
@@ -50,25 +63,43 @@ class ShardOffsets:
 
     def save(self, path: Path) -> None:
         """Write the file atomically."""
+        arrays = {"first": self.first, "blocks": self.blocks}
+        rows = [
+            (shard, position, *piece)
+            for shard, of in self._pieces.items()
+            for position, pieces in of.items()
+            for piece in pieces
+        ]
         with writing(path) as file:
-            np.savez(file, first=self.first, blocks=self.blocks)
+            np.savez(file, **(arrays | ({"pieces": np.array(rows, dtype=np.int64)} if rows else {})))
 
     @classmethod
-    def from_bytes(cls, contents: bytes) -> ShardOffsets:
+    def from_bytes(cls, contents: bytes) -> Self:
         """From the contents of a file that came over a network. ValueError if they aren't one."""
         try:
             with np.load(io.BytesIO(contents), allow_pickle=False) as arrays:
-                return cls(arrays["first"], arrays["blocks"])
+                return cls(arrays["first"], arrays["blocks"], _by_sample(arrays.get("pieces", [])))
         except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
             raise ValueError("not an offsets file") from error
 
     @classmethod
-    def load(cls, path: Path) -> ShardOffsets:
+    def load(cls, path: Path) -> Self:
         """Map the file into memory, so that pages are read on demand. ValueError or OSError for another file."""
         try:
-            return cls(np.array(_mapped(path, "first")), _mapped(path, "blocks"))
+            with zipfile.ZipFile(path) as archive:
+                in_pieces = "pieces.npy" in archive.namelist()
+            rows = _mapped(path, "pieces") if in_pieces else []
+            return cls(np.array(_mapped(path, "first")), _mapped(path, "blocks"), _by_sample(rows))
         except (zipfile.BadZipFile, KeyError) as error:
             raise ValueError(f"{path} is not an offsets file: delete it, it will be made again") from error
+
+
+def _by_sample(rows: Any) -> dict[int, dict[int, list[tuple[int, int]]]]:
+    """Pieces by shard and position, from rows of shard, position, first and last byte offset."""
+    pieces: dict[int, dict[int, list[tuple[int, int]]]] = {}
+    for shard, position, start, end in np.asarray(rows, dtype=np.int64).tolist():
+        pieces.setdefault(shard, {}).setdefault(position, []).append((start, end))
+    return pieces
 
 
 def _mapped(path: Path, name: str) -> np.ndarray:

@@ -17,7 +17,6 @@ from data.remote.writing import there
 from data.shards.index import Shard, ShardIndex
 from data.shards.loading import load_index
 from data.shards.locations import is_remote
-from data.shards.offsets import ShardOffsets
 from launch.command.cli import UserError, parse, run
 
 INDEX, NUMBERS = "index.json", "picture_shards"
@@ -55,9 +54,7 @@ def share(index: ShardIndex, part: int, parts: int) -> ShardIndex:
     numbers = shards_of(part, parts, index.sizes)
     if not numbers:
         raise UserError(f"parts={parts} is more than the {len(index.shards)} shards: set it to {len(index.shards)}")
-    offsets = None
-    if index.offsets is not None:
-        offsets = ShardOffsets.from_starts([index.offsets.of_shard(number) for number in numbers])
+    offsets = index.offsets and index.offsets.of_shards(numbers)
     shards = tuple(index.shards[number] for number in numbers)
     return replace(index, shards=shards, offsets=offsets, meta={**index.meta, NUMBERS: numbers})
 

@@ -1,6 +1,7 @@
 """The protocol of a source."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ class Raw:
     """Further files of the sample, by extension."""
     notes: tuple[str, ...] = ()
     """What should be told of it: how its caption was read."""
+    member: str = ""
+    """Extension that the picture has in its source, where it has one."""
 
 
 class Source:
@@ -61,6 +64,10 @@ class Source:
         """Samples with a caption, as far as that is known before they are read; above 0, one without is told."""
         self.tally = Tally()
         """What listing passed over or left out, and what should be told. What is read later isn't in it."""
+        self.foreseen: Counter[str] = Counter()
+        """Labels and captions that listing has seen, which are counted as taken when they are read."""
+        self.picture: tuple[str, ...] = ()
+        """Extensions of the pictures, the preferred one first, where samples may have several members of that kind."""
 
     def __len__(self) -> int:
         return sum(len(positions) for positions in self.splits.values())

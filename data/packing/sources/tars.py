@@ -1,24 +1,26 @@
 """Existing WebDataset tars, to be re-sharded: read by byte offset, with all members."""
 
-import glob
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from data.media import media_of
 from data.packing.sources.base import Raw, Source, place
 from data.packing.sources.split_names import SplitNames
-from data.remote.stores import in_bucket
 from data.shards.compressed import open_shard
+from data.shards.index import ShardIndex
+from data.shards.layout import Layout
 from data.shards.loading import load_index
 from data.shards.locations import is_remote
-from data.shards.sample import DamagedSampleError, label, read_sample
-from data.shards.scanning import build_index, find_tars
-from launch.command.cli import UserError
+from data.shards.patterns import find_tars
+from data.shards.sample import DamagedSampleError, picture_member, read_sample
+from data.shards.scanning import build_index, index_pictures
 
 _CONNECTIONS = 16
 
@@ -26,30 +28,32 @@ _CONNECTIONS = 16
 class TarSource(Source):
     """An index file, a folder of tars, one tar, or a quoted pattern of tars; each here or in a bucket.
 
-    Class names come from an index. Labels are the samples' `cls` members, read with the sample.
+    Class names come from an index, else from labels that are words. Labels are the samples' `cls` members, read with
+    the sample. `picture` and `keys` are the settings of `data.index`.
     """
 
     about = "an index or tars, to be re-sharded"
-    options = ("splits",)
+    options = ("splits", "picture", "keys")
 
-    def __init__(self, source: str, splits: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        splits: Mapping[str, str] | None = None,
+        picture: Sequence[str] | None = None,
+        keys: Literal["first_dot", "last_dot"] | None = None,
+    ) -> None:
         super().__init__()
-        if source.partition("#")[0].endswith(".json"):
-            index = load_index(source)
-        else:
-            index = build_index(_tars(source), threads=_CONNECTIONS if is_remote(source) else os.cpu_count() or 1)
-        if index.offsets is None:  # of remote shards they are not always there
-            tars = [index.location(i) for i in range(len(index.shards))]
-            index = replace(index, offsets=build_index(tars, threads=_CONNECTIONS).offsets)
-        assert index.offsets is not None, "they were just made"
+        wanted = tuple(name.lstrip(".").lower() for name in picture or ())
+        index = self._index(source, Layout(keys or "first_dot", wanted))
+        assert index.offsets is not None, "they are made where there are none"
         self.remote = index.remote
         self.index, self.offsets, self.media = index, index.offsets, index.kind
-        self.members = media_of(index.kind).members
+        self.members, self.picture = media_of(index.kind).members, index.layout.picture
         self.classes = list(index.classes)
         self.first = np.concatenate([[0], np.cumsum(index.sizes, dtype=np.int64)])
         self.splits = self._splits(source, SplitNames(splits))
         self.labels = np.full(int(self.first[-1]), -1, dtype=np.int64)
-        self.sizes = np.concatenate([np.diff(self.offsets.of_shard(i)) for i in range(len(index.shards))])
+        self.sizes = np.concatenate([self._sizes(i) for i in range(len(index.shards))])
         self._open = lru_cache(64)(lambda shard: open_shard(index.location(shard)))
 
     def _splits(self, source: str, names: SplitNames) -> dict[str, np.ndarray]:
@@ -71,6 +75,33 @@ class TarSource(Source):
         """Whether a tar lies in `out`, where a shard of its name would replace it."""
         return any(place(self.index.location(i)).parent == out for i in range(len(self.index.shards)))
 
+    def _index(self, source: str, layout: Layout) -> ShardIndex:
+        """The tars' index: the given one where it says which members are the pictures, else a new one."""
+        tars, about = list[str](), dict[str, Any]()
+        if source.partition("#")[0].endswith(".json"):
+            index = load_index(source)
+            settled = index.kind != "pictures" or (bool(index.layout.picture) and layout == Layout())
+            if settled and index.offsets is not None:
+                return index
+            tars = [index.location(i) for i in range(len(index.shards))]
+            if settled:  # of remote shards the offsets are not always there
+                return replace(index, offsets=build_index(tars, threads=_CONNECTIONS).offsets)
+            about = {"classes": index.classes, "name": index.name, "licence": index.licence}
+        tars = tars or find_tars(source, key="source")
+        threads = _CONNECTIONS if any(map(is_remote, tars)) else os.cpu_count() or 1
+        index, tally = index_pictures(tars, layout=layout, threads=threads, **about)
+        self.foreseen = Counter({what: tally.taken.pop(what, 0) for what in ("labels", "captions")})
+        tally.taken.clear()  # packing counts what it packs
+        self.tally += tally
+        return index
+
+    def _sizes(self, shard: int) -> np.ndarray:
+        """Bytes of a shard's samples, with what lies apart."""
+        sizes = np.diff(self.offsets.of_shard(shard))
+        for position, pieces in self.offsets.pieces(shard).items():
+            sizes[position] += sum(last - first for first, last in pieces)
+        return sizes
+
     def names(self) -> Iterable[str]:
         """The tars."""
         return [shard.url for shard in self.index.shards]
@@ -78,24 +109,17 @@ class TarSource(Source):
     def read(self, number: int) -> Raw:
         """A sample with all its members."""
         shard = int(np.searchsorted(self.first, number, side="right")) - 1
-        extent = self.offsets.extent(shard, number - int(self.first[shard]))
-        sample = read_sample(self._open(shard).read(*extent))
-        number_of_class = label(sample, len(self.classes))
-        files = {name: bytes(contents) for name, contents in sample.files.items() if name != "cls"}
-        member = next((name for name in files if name.rpartition(".")[2] in self.members), None)
-        if member is None:
+        position, layout = number - int(self.first[shard]), self.index.layout
+        stretches = [self.offsets.extent(shard, position), *self.offsets.pieces(shard).get(position, ())]
+        sample = read_sample(b"".join(self._open(shard).read(*stretch) for stretch in stretches), layout)
+        number_of_class = self.index.label_of(sample)
+        files = {name: bytes(contents) for name, contents in sample.files.items() if name not in ("cls", "")}
+        if self.media == "pictures":
+            member = picture_member(sample)
+        else:
+            member = next((name for name in files if name.rpartition(".")[2] in self.members), "")
+        encoded = bytes(sample.files[member]) if member in sample.files else None
+        if encoded is None:
             raise DamagedSampleError(f"no {self.media} among {', '.join(files)}")
-        return Raw(key=sample.key, encoded=files.pop(member), label=number_of_class, members=files)
-
-
-def _tars(source: str) -> list[str]:
-    if is_remote(source):
-        return find_tars(f"{source.rstrip('/')}/*.tar" if in_bucket(source) and ".tar" not in source else source)
-    path = Path(source)
-    if path.is_dir():
-        tars = [str(p) for p in sorted(path.iterdir()) if p.name.endswith((".tar", ".tar.gz", ".tgz"))]
-    else:
-        tars = sorted(glob.glob(source))  # noqa: PTH207 (the pattern may be absolute)
-    if not tars:
-        raise UserError(f"source={source} matches no tars: give an index, a folder of tars or a quoted pattern")
-    return tars
+        files.pop(member, None)
+        return Raw(key=sample.key, encoded=encoded, label=number_of_class, members=files, member=member)

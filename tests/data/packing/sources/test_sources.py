@@ -309,17 +309,28 @@ def test_tars_are_resharded(tmp_path: Path) -> None:
     assert load_index(tmp_path / f"out{len(str(index))}/train.json").classes == ["class 0", "class 1", "class 2"]
 
 
-def test_a_sample_without_a_sound_label_is_skipped(tmp_path: Path) -> None:
+def test_words_as_labels_are_classes_and_a_sample_without_a_picture_is_told(tmp_path: Path) -> None:
     from tests.data.making import write_tar
 
     write_tar(
         tmp_path / "a.tar", [("a", {"jpg": jpeg(0), "cls": b"cat"}), ("b", {"txt": b"?"}), ("c", {"jpg": jpeg(1)})]
     )
     source = open_source("tars", str(tmp_path / "a.tar"))
-    for number, why in ((0, "not a number"), (1, "no picture")):
-        with pytest.raises(DamagedSampleError, match=why):
-            source.read(number)
-    assert (source.read(2).label, source.read(2).encoded) == (-1, jpeg(1))
+    assert (len(source), source.classes) == (2, ["cat"])
+    assert [source.read(number).label for number in (0, 1)] == [0, -1]
+    assert source.read(1).encoded == jpeg(1)
+    assert "left out of the pictures: 1, no picture (1 .txt): b.txt" in source.tally.lines()
+
+
+def test_a_word_among_numbers_is_no_label(tmp_path: Path) -> None:
+    from tests.data.making import write_tar
+
+    labels = [*[b"0"] * 12, b"cat"]
+    write_tar(tmp_path / "a.tar", [(f"{i:02d}", {"jpg": jpeg(i), "cls": text}) for i, text in enumerate(labels)])
+    source = open_source("tars", str(tmp_path / "a.tar"))
+    assert (len(source), source.classes) == (13, [])
+    assert [source.read(number).label for number in (0, 12)] == [0, -1]
+    assert "left out of the labels: 1, labels that are none of the classes: 'cat'" in source.tally.lines()
 
 
 def test_labels_that_some_samples_of_tars_lack_are_counted(tmp_path: Path) -> None:

@@ -1,0 +1,191 @@
+"""Settles how a set's tars are read: which members are the pictures, what the labels mean, and what is left out.
+
+The rule is chosen for the whole set, from all scans, so that a sample whose picture is missing is left out instead of
+having its mask taken for the picture.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from data.shards.layout import NO_PICTURE, Layout, about_the_set, by_preference, is_picture, picture_among
+from data.shards.runs import Scan
+from data.shards.sample import is_number, label_text
+from data.shards.tally import Tally
+from launch.command.cli import UserError
+
+_STRAY = 0.1
+"""Words among so many times as many numbers are mistakes, not names."""
+Form = tuple[str, ...]
+
+
+def settled(scans: Sequence[Scan], layout: Layout, classes: Sequence[str]) -> tuple[Layout, list[str], Tally]:
+    """The layout with the pictures' extensions and the meaning of labels, the classes, and what is taken and left out.
+
+    `layout` has the user's settings; its `picture`, if any, is kept. Without `classes`, labels that are words become
+    classes in alphabetical order. UserError where there are no pictures, or names don't tell which members they are.
+    """
+    forms, examples, formats = _seen(scans)
+    layout = replace(layout, picture=_pictures(forms, examples, formats, layout), pieces=any(s.pieces for s in scans))
+    tally = told(scans, layout)
+    if not any(layout.is_sample(form) for form in forms):
+        raise _nothing(forms, layout, tally)
+    labels = Counter[str]()
+    for scan in scans:
+        for contents, count in scan.labels.items():
+            labels[label_text(contents)] += count
+    names, by_name = _classes(labels, classes, tally)
+    return (replace(layout, labels="names") if by_name else layout), names, tally
+
+
+def told(scans: Sequence[Scan], layout: Layout) -> Tally:
+    """What is taken and what is left out of some archives of pictures under a layout."""
+    forms, examples, formats = _seen(scans)
+    tally = sum((scan.tally for scan in scans), Tally())
+    for note in (note for scan in scans for note in scan.notes):
+        tally.noted(note, "")
+    _tell_members(forms, examples, formats, layout, tally)
+    for key in (key for scan in scans for key in scan.apart):
+        tally.noted("members that are not side by side: they are read in pieces, which is slow; "
+                    "`python -m data.pack --kind tars` puts them together", key)  # fmt: skip
+    _tell_lost(scans, layout, formats, tally)
+    return tally
+
+
+def _seen(scans: Sequence[Scan]) -> tuple[Counter[Form], dict[Form, str], dict[str, str]]:
+    """How often each form occurs, a key of each, and the formats found in members without a usual extension."""
+    forms, examples = Counter[Form](), dict[Form, str]()
+    for scan in scans:
+        forms.update(scan.forms)
+        for form in set(scan.forms) - examples.keys():
+            examples[form] = scan.keys[scan.forms.index(form)]
+    return forms, examples, {extension: found for scan in scans for extension, found in scan.formats.items()}
+
+
+def _pictures(forms: Counter[Form], examples: dict[Form, str], formats: dict[str, str], layout: Layout) -> Form:
+    """The extensions that a picture may have, the preferred one first."""
+    if layout.picture:
+        return layout.picture
+    there = {extension for form in forms for extension in form if _shows(extension, formats)}
+    plain = by_preference(extension for extension in there if "." not in extension)
+    if plain:
+        return tuple(extension for i, extension in enumerate(plain) if not _beside(extension, plain[:i], forms))
+    if len({extension.rpartition(".")[0] for extension in there}) < 2:
+        return tuple(by_preference(there))
+    ordered = by_preference(there)
+    crowded = next((form for form in forms if sum(extension in there for extension in form) > 1), None)
+    where = f"sample {examples[crowded]}" if crowded else "the set"
+    listed = [extension for extension in crowded if extension in there] if crowded else ordered
+    raise UserError(
+        f"{where} holds {len(listed)} pictures, none with a plain extension ({_few(listed)}): if the names themselves "
+        "have dots, set keys=last_dot; else name the picture's extension with picture, such as "
+        f"picture={ordered[0]}"
+    )
+
+
+def _beside(extension: str, preferred: list[str], forms: Counter[Form]) -> bool:
+    """Whether most members of this extension are beside a preferred picture: then they are masks, say, also alone."""
+    alone = beside = 0
+    for form, count in forms.items():
+        if extension in form:
+            with_other = any(other in form for other in preferred)
+            beside, alone = beside + count * with_other, alone + count * (not with_other)
+    return beside > alone
+
+
+def _shows(extension: str, formats: dict[str, str]) -> bool:
+    """Whether members of this extension are pictures that can be read, by their name or their first bytes."""
+    return not extension.startswith(NO_PICTURE) and (is_picture(extension) or extension in formats)
+
+
+def _nothing(forms: Counter[Form], layout: Layout, tally: Tally) -> UserError:
+    there = Counter[str]()
+    for form, count in forms.items():
+        there.update({extension.lstrip(NO_PICTURE) or "none": count for extension in form})
+    listed = ", ".join(f"{count} {extension}" for extension, count in there.most_common(8)) or "none"
+    wanted = f" with the extension {', '.join(layout.picture)}" if layout.picture else ""
+    lost = "".join(f"; {line}" for line in tally.lines()[1:])
+    return UserError(f"no samples: no pictures{wanted} in these tars; extensions there: {listed}{lost}")
+
+
+def _tell_members(
+    forms: Counter[Form], examples: dict[Form, str], formats: dict[str, str], layout: Layout, tally: Tally
+) -> None:
+    """Count what samples hold, and note samples with several members that could be the picture."""
+    for form, count in forms.items():
+        if not layout.is_sample(form):
+            continue
+        key, chosen = examples[form], _chosen(form, layout)
+        tally.took("pictures", count)
+        tally.took("labels", count * ("cls" in form))
+        tally.took("captions", count * ("txt" in form))
+        pictures = by_preference(extension for extension in form if _shows(extension, formats))
+        if len(pictures) > 1 and chosen:
+            tally.noted(f"samples with several pictures ({_few(pictures)}), of which {chosen} is taken: "
+                        "set `picture` to take another", key, count=count)  # fmt: skip
+        if len(set(form)) < len(form):
+            tally.noted("samples with two members of one name, of which the last is taken", key, count=count)
+        for extension in sorted({*form} - {chosen or "", "cls", "txt", *pictures}):
+            tally.ignored("members that are not read", f"{key}.{extension.lstrip(NO_PICTURE)}", count=count)
+
+
+def _chosen(form: Form, layout: Layout) -> str | None:
+    try:
+        return picture_among(form, layout)
+    except ValueError:
+        return None
+
+
+def _tell_lost(scans: Sequence[Scan], layout: Layout, formats: dict[str, str], tally: Tally) -> None:
+    """Count the runs without a picture, by reason."""
+    lost = {form for scan in scans for form in set(scan.forms) if not layout.is_sample(form)}
+    if not lost:
+        return
+    present = {key for scan in scans for key in scan.samples(layout).keys}
+    for scan in scans:
+        for run, form in enumerate(scan.forms):
+            if form in lost and run not in scan.told:
+                _tell_run(scan.keys[run], form, present, layout, formats, tally)
+
+
+def _tell_run(key: str, form: Form, present: set[str], layout: Layout, formats: dict[str, str], tally: Tally) -> None:
+    """Count one run without a picture."""
+    shown = form[0].lstrip(NO_PICTURE)
+    name = f"{key}.{shown}" if shown else key
+    undecoded = next((formats[e] for e in form if e.startswith(NO_PICTURE) and e in formats), None)
+    others = [extension for extension in form if is_picture(extension)]
+    if undecoded:
+        tally.left_out(f"{undecoded} pictures can't be decoded", name)
+    elif others:
+        tally.left_out(f"no picture called {' or '.join(layout.picture[:3])} (if names have dots, set keys=last_dot)",
+                       f"{key}.{others[0]}")  # fmt: skip
+    elif key in present and {*form} & {"cls", "txt"}:
+        tally.left_out("in another tar than the picture", name, of="labels" if "cls" in form else "captions")
+    elif about_the_set(key):
+        tally.ignored("files about the set", name)
+    else:
+        tally.left_out("no picture", name)
+
+
+def _classes(labels: Counter[str], classes: Sequence[str], tally: Tally) -> tuple[list[str], bool]:
+    """The classes, and whether labels are their names. What is neither a number nor a name of one is left out."""
+    numbers = {text for text in labels if is_number(text)}
+    words = {*labels} - numbers - {""}
+    count = {kind: sum(labels[text] for text in texts) for kind, texts in (("numbers", numbers), ("words", words))}
+    by_name = count["words"] > _STRAY * count["numbers"]
+    names = list(classes) or (sorted(words | numbers) if by_name else [])
+    if by_name and not classes:
+        tally.noted(f"labels are words: they make {len(names)} classes in alphabetical order", _few(names))
+    elif numbers and not classes:
+        tally.noted("labels are numbers, without names of classes: give these with --classes to train on classes",
+                    f"{min(map(int, numbers))} to {max(map(int, numbers))}", count=count["numbers"])  # fmt: skip
+    for text in sorted(labels):
+        in_range = text in numbers and 0 <= int(text) < (len(names) or int(text) + 1)
+        if not (text in names if by_name else in_range):
+            tally.left_out("labels that are none of the classes", repr(text)[:40], of="labels", count=labels[text])
+            tally.taken["labels"] -= min(labels[text], tally.taken["labels"])
+    return names, by_name
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f", … ({len(names)})" if len(names) > 4 else "")
