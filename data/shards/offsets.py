@@ -70,8 +70,10 @@ class ShardOffsets:
             for position, pieces in of.items()
             for piece in pieces
         ]
+        if rows:
+            arrays["pieces"] = np.array(rows, dtype=np.int64)
         with writing(path) as file:
-            np.savez(file, **(arrays | ({"pieces": np.array(rows, dtype=np.int64)} if rows else {})))
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # it takes allow_pickle by name, too
 
     @classmethod
     def from_bytes(cls, contents: bytes) -> Self:
@@ -88,7 +90,7 @@ class ShardOffsets:
         try:
             with zipfile.ZipFile(path) as archive:
                 in_pieces = "pieces.npy" in archive.namelist()
-            rows = _mapped(path, "pieces") if in_pieces else []
+            rows = _mapped(path, "pieces") if in_pieces else np.empty((0, 4))
             return cls(np.array(_mapped(path, "first")), _mapped(path, "blocks"), _by_sample(rows))
         except (zipfile.BadZipFile, KeyError) as error:
             raise ValueError(f"{path} is not an offsets file: delete it, it will be made again") from error
