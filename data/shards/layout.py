@@ -8,12 +8,37 @@ extension before a compound one (`jpg` before `depth.png`), plain ones in the or
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Self
 
 from data.shards.signature import PICTURES
 
 NO_PICTURE = "!"
 """Begins the extension of a member that may be a picture by its name, and by its first bytes is none that is read."""
+_NO_PICTURES = frozenset(
+    [
+        *(
+            "cls",
+            "txt",
+            "json",
+            "jsonl",
+            "npy",
+            "npz",
+            "pth",
+            "pt",
+            "pyd",
+            "pkl",
+            "pickle",
+            "cbor",
+            "csv",
+            "tsv",
+            "xml",
+        ),
+        *("yaml", "yml", "id", "index", "md", "html", "htm", "caption", "text", "url", "key", "wav", "flac", "mp3"),
+        *("ogg", "m4a", "mp4", "mkv", "avi", "webm", "mov", "tar", "zip", "gz", "h5", "parquet"),
+    ]
+)
+"""Last parts of extensions of members that aren't looked into: they are no pictures."""
 _SYSTEM = ("thumbs.db", "desktop.ini", "ehthumbs.db")
 _ABOUT = (
     "readme",
@@ -88,6 +113,12 @@ GENERAL = Layout()
 def is_picture(extension: str) -> bool:
     """Whether a member of this extension is called a picture: `jpg`, `depth.png`."""
     return extension.rpartition(".")[2] in PICTURES
+
+
+@lru_cache(1024)
+def unclear(extension: str) -> bool:
+    """Whether only its contents tell if a member of this extension is a picture."""
+    return not is_picture(extension) and extension.rpartition(".")[2] not in _NO_PICTURES
 
 
 def by_preference(extensions: Iterable[str]) -> list[str]:

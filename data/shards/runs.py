@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 
-from data.shards.layout import NO_PICTURE, Layout, is_picture, no_data
+from data.shards.layout import NO_PICTURE, Layout, is_picture, no_data, unclear
 from data.shards.signature import DECODED, LENGTH, picture_format
 from data.shards.tally import Tally
 from data.shards.tar import Entry, Seekable, TarError, leaves, target_of, walk
@@ -19,30 +18,6 @@ Range = tuple[int, int]
 """Byte offsets where something begins and ends."""
 LABEL_BYTES = 256
 """A longer `cls` member is no label."""
-_NO_PICTURES = frozenset(
-    [
-        *(
-            "cls",
-            "txt",
-            "json",
-            "jsonl",
-            "npy",
-            "npz",
-            "pth",
-            "pt",
-            "pyd",
-            "pkl",
-            "pickle",
-            "cbor",
-            "csv",
-            "tsv",
-            "xml",
-        ),
-        *("yaml", "yml", "id", "index", "md", "html", "htm", "caption", "text", "url", "key", "wav", "flac", "mp3"),
-        *("ogg", "m4a", "mp4", "mkv", "avi", "webm", "mov", "tar", "zip", "gz", "h5", "parquet"),
-    ]
-)
-"""Last parts of extensions of members that aren't looked into: they are no pictures."""
 _MOST_HOPS = 40
 
 
@@ -204,17 +179,11 @@ class _Walking:
             return
         if extension == "cls":
             self.result.labels[self._file.read(min(entry.size, LABEL_BYTES))] += 1
-        elif _unclear(extension) and not no_data(entry.name):
+        elif unclear(extension) and not no_data(entry.name):
             found = picture_format(self._file.read(min(entry.size, LENGTH)))
             self._mark = "" if found in DECODED else NO_PICTURE
             if found is not None:
                 self.result.formats[self._mark + extension] = found
-
-
-@lru_cache(1024)
-def _unclear(extension: str) -> bool:
-    """Whether only its contents tell if a member of this extension is a picture."""
-    return not is_picture(extension) and extension.rpartition(".")[2] not in _NO_PICTURES
 
 
 def _follow(result: Scan, links: list[Entry], file: Seekable, layout: Layout) -> None:
