@@ -7,7 +7,6 @@ classes, the kind and, of codes, on tokenizer, transform and source; not on the 
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -17,11 +16,10 @@ from urllib.parse import urlsplit
 from data.shards.index import ShardIndex
 from data.shards.locations import is_remote
 from launch.command.checks import named
+from launch.files.places import is_place, place_name
 
 MADE_FROM = ("tokenizer", "transform", "variants", "crop_range", "precision", "data")
 """What of an index's meta belongs to its identity, where it is there: codes have it."""
-_GENERAL = ("index", "info", "_info", "")
-"""Names of files that say nothing about the set; its folder's name is taken instead."""
 
 
 class ShardFacts(NamedTuple):
@@ -74,9 +72,13 @@ class Identity:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def brief(self) -> dict[str, Any]:
-        """What results, cards and priors keep (JSON values): name, kind, samples, number of classes, digest."""
+        """What results, cards and priors keep (JSON values): name, kind, samples, number of classes, digest.
+
+        Of codes also `pictures`, the same of what they encode.
+        """
         counts = {"samples": self.samples, "classes": len(self.classes)}
-        return {"name": self.name, "kind": self.kind, **counts, "digest": self.digest}
+        pictures = {"pictures": self.made_from["data"]} if "data" in self.made_from else {}
+        return {"name": self.name, "kind": self.kind, **counts, "digest": self.digest, **pictures}
 
     def to_dict(self) -> dict[str, Any]:
         """All of it (JSON values); `from_dict` reads it back."""
@@ -109,21 +111,16 @@ class Identity:
 def set_name(index: ShardIndex) -> str:
     """The name of a set as others may see it: the index's own, else its file's; never a path."""
     own = index.name.strip()
-    if own and own.count("/") < 2 and not re.match(r"^([/~.]|[A-Za-z]:|[\w+.-]+://)|.*\\", own):
+    if own and not is_place(own):
         return own
     return place_name(own or index.path or index.base)
 
 
-def place_name(location: str) -> str:
-    """The last part of a path or URL that says something, without suffix: `/home/a/birds/index.json` → `birds`.
-
-    Nothing is opened: for files, folders and sets that may not be there.
-    """
-    path, _, split = location.partition("#")
-    parts = [part for part in re.split(r"[/\\]+", urlsplit(path).path if is_remote(path) else path) if part]
-    names = [re.sub(r"\.(json|npz|yaml|tar(\.gz)?)$", "", part) for part in reversed(parts[-2:])]
-    chosen = next((name for name in names if name not in _GENERAL and name not in ("..", ".", "~")), "")
-    return f"{chosen} {split}".strip() or "unnamed"
+def name_of(recorded: Any) -> str:
+    """The name of a set as a result keeps it: an identity's `brief`, or a path in results from before."""
+    if isinstance(recorded, Mapping):
+        return str(recorded.get("name", "unnamed"))
+    return place_name(str(recorded)) if is_place(str(recorded)) else str(recorded)
 
 
 def file_name(url: str) -> str:

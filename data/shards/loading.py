@@ -11,13 +11,13 @@ from typing import Any
 from data.remote.files import Patience, RemoteFile, whole
 from data.remote.listing import in_buckets
 from data.remote.stores import printable
-from data.shards.identity import place_name
 from data.shards.index import ShardIndex, offsets_path
 from data.shards.locations import beside, folder_of, is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
 from data.shards.scanning import scan_all
 from launch.command.checks import named
 from launch.command.cli import UserError
+from launch.files.places import place_name
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from launch.command.cli import UserError
 from launch.files.atomic import write_file
+from launch.files.places import without_folder, without_places, word_without_places
 from launch.files.templates import render
 from launch.reporting.charts import Line, line_chart, number, use_chart
 from launch.run import folder, metrics
@@ -37,12 +40,15 @@ MAIN_GROUPS = ("loss", "codes", "eval")
 
 
 def write(source: Path, out: Path | None = None) -> Path:
-    """Write the page of a folder; its path. Raises UserError where the folder holds no run."""
+    """Write the page of a folder; its path. Raises UserError where the folder holds no run.
+
+    The page may be given away: it names files and folders, but not where they lie.
+    """
     folders = {source: source.resolve().name} | {source / name: title for name, title in RUNS.items()}
     runs = [run_facts(path, title) for path, title in folders.items() if (path / metrics.FILE).exists()]
     if not runs:
         raise UserError(f"folder={source} holds no run (metrics.jsonl): name a run's folder or a pipeline's --out")
-    figures = read_json(source / "metrics.json")
+    figures = without_places(read_json(source / "metrics.json"))
     counts = read_json(source / "codes" / "train" / "index.json").get("meta", {}).get("histogram")
     page = render(
         "report.html",
@@ -60,28 +66,34 @@ def write(source: Path, out: Path | None = None) -> Path:
         use_chart=use_chart,
     )
     target = out or source / "report.html"
-    write_file(target, page)
+    write_file(target, without_folder(page, source))
     return target
 
 
 def run_facts(path: Path, title: str) -> dict[str, Any]:
     """What the page tells of one run: charts, configuration, origin."""
     lines = metrics.read(path / metrics.FILE)
-    config = path / folder.CONFIG
+    config, origin = path / folder.CONFIG, read_json(path / folder.ORIGIN)
     return {
         "title": title,
         "charts": list(charts(lines)),
         "events": [
-            (line["step"], text)
+            (line["step"], without_folder(text, path) if isinstance(text, str) else text)
             for line in lines
             if line["kind"] == "event"
             for name, text in line.items()
             if name not in metrics.RESERVED
         ],
         "steps": max((line["step"] for line in lines), default=0),
-        "config": config.read_text() if config.exists() else "",
-        "origin": read_json(path / folder.ORIGIN),
+        "config": settings(config) if config.exists() else "",
+        "origin": origin
+        | ({"argv": [word_without_places(word) for word in origin["argv"]]} if "argv" in origin else {}),
     }
+
+
+def settings(config: Path) -> str:
+    """A configuration as the page shows it."""
+    return yaml.safe_dump(without_places(yaml.safe_load(config.read_text())), sort_keys=False, allow_unicode=True)
 
 
 def charts(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

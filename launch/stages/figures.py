@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.files.atomic import write_file
+from launch.files.places import without_places
 from launch.run import provenance
 from launch.stages import records
 from launch.stages.listing import PipelineConfig, Stage
@@ -45,7 +46,7 @@ def write(config: PipelineConfig, done: Sequence[Stage]) -> None:
         "versions": provenance.versions(),
         "date": provenance.now(),
     }
-    write_file(out / FILE, json.dumps(figures, indent=2) + "\n")
+    write_file(out / FILE, json.dumps(without_places(figures), indent=2) + "\n")
 
 
 def setup_seconds(venv: Path = Path(sys.prefix)) -> int | None:

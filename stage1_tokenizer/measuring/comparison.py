@@ -15,6 +15,8 @@ from torch import Tensor
 
 from data.pictures.transforms import to_float, to_uint8
 from data.reading.stream import every_sample
+from data.shards.identity import Identity, name_of
+from data.shards.loading import load_index
 from launch.command.cli import UserError, parse
 from launch.files.atomic import write_file
 from stage1_tokenizer.config.comparison import PLAIN, VARIANTS, CompareConfig
@@ -79,7 +81,8 @@ def measure(config: CompareConfig, name: str, folder: Path) -> dict[str, Any]:
     if out.exists():
         known: dict[str, Any] = json.loads(out.read_text())
         measured = known["measured"]
-        same = measured["fingerprint"] == open_run(folder).tokenizer.fingerprint and measured["data"] == config.held_out
+        data = Identity.of(load_index(config.held_out)).brief()
+        same = measured["fingerprint"] == open_run(folder).tokenizer.fingerprint and measured["data"] == data
         if same and ("lpips" in known or not config.lpips) and config.samples in (None, known["samples"]):
             return known
     return evaluate_tokenizer(
@@ -104,8 +107,9 @@ def table(results: dict[str, dict[str, Any]], steps: int) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     last = list(results.values())[-1]
     measured = last["measured"]
+    pictures = f"{last['samples']} pictures of `{name_of(measured['data'])}`"
     lines.append(
-        f"\n{steps} steps each; {last['samples']} pictures of `{measured['data']}`; LPIPS {measured['lpips']}; "
+        f"\n{steps} steps each; {pictures}; LPIPS {measured['lpips']}; "
         f"commit {measured['commit']}; {measured['hardware']}; {measured['date'][:10]}."
     )
     return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from typing import Any
 from data.pictures.batches import PictureBatch
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
+from data.shards.identity import Identity
 from data.shards.loading import load_index
 from launch.command.cli import UserError
 from launch.command.progress import Progress
@@ -114,7 +115,8 @@ def _measure(
         settings = {**options, "limit": None, "kept": config.kept}
         reference = reference_of(config.reference, transform, network, ranks, **settings)
     sums = EvaluationSums(network, ranks.device, kept=config.kept, originals=reference is None)
-    rows = min(config.batch_size, config.samples or config.batch_size, len(load_index(config.data)))
+    index = load_index(config.data)
+    rows = min(config.batch_size, config.samples or config.batch_size, len(index))
     with Progress("evaluate tokenizer", None, unit="pictures", enabled=ranks.rank == 0) as bar:
         batches = every_sample(config.data, transform, rank=ranks.rank, world_size=ranks.world_size, **options)
         counted = _counted(batches, bar.advance)
@@ -122,7 +124,7 @@ def _measure(
     data_hash = sums.hash.result(ranks.sum)
     evaluation.add(
         scores,
-        data=config.data,
+        data=Identity.of(index).brief(),
         data_hash=data_hash,
         samples=scores["samples"],
         transform=transform.to_dict(),

@@ -16,8 +16,11 @@ import numpy as np
 import torch
 
 from data.pictures.config import TransformConfig
+from data.shards.identity import Identity
+from data.shards.loading import load_index
 from launch.command.cli import UserError
 from launch.files.atomic import writing
+from launch.files.places import place_name
 from launch.ranks.joined import Ranks
 from stage1_tokenizer.measuring.distances import KEPT, Gaussian, SetStatistics, SetSums
 from stage1_tokenizer.measuring.features import FeatureNetwork
@@ -33,7 +36,9 @@ class MeasuredSet:
     statistics: SetStatistics
     """For the distances."""
     about: dict[str, Any]
-    """For the result. All but `set`, the set's location, must agree between comparable results."""
+    """For the result. All but `set`, which tells its name, must agree between comparable results."""
+    classes: tuple[str, ...] = ()
+    """Names of its classes, as far as they are known."""
 
 
 def measure_set(
@@ -63,18 +68,22 @@ def measure_set(
     about = describe(source, digest.result(ranks.sum), statistics, transform)
     if not statistics.count:
         raise UserError(f"{source} holds no pictures: give another set")
-    return MeasuredSet(statistics, about)
+    return MeasuredSet(statistics, about, tuple(load_index(source).classes) if is_index(source) else ())
+
+
+def is_index(source: str) -> bool:
+    """Whether a set is an index of shards, not a folder or an `.npz` of finished pictures."""
+    return not Path(source).is_dir() and Path(source).suffix != ".npz"
 
 
 def describe(source: str, sha256: str, statistics: SetStatistics, transform: TransformConfig) -> dict[str, Any]:
     """What a set is, for the result."""
-    plain = not Path(source).is_dir() and Path(source).suffix != ".npz"
     return {
-        "set": source,
+        "set": Identity.of(load_index(source)).brief() if is_index(source) else {"name": place_name(source)},
         "hash": sha256,
         "pictures": statistics.count,
         "kept": len(statistics.kept_ND),
-        "transform": transform.to_dict() if plain else "none: finished pictures",
+        "transform": transform.to_dict() if is_index(source) else "none: finished pictures",
     }
 
 
@@ -127,7 +136,11 @@ def _ours(source: str, arrays: dict[str, Any], network: FeatureNetwork) -> Measu
             "give the reference's pictures"
         )
     kept_ND = torch.from_numpy(arrays["kept"])
-    return MeasuredSet(SetStatistics(int(arrays["count"]), _gaussians(arrays), kept_ND), about["reference"])
+    reference = about["reference"]
+    if isinstance(reference["set"], str):  # a path, in files from before
+        reference["set"] = {"name": place_name(reference["set"])}
+    statistics = SetStatistics(int(arrays["count"]), _gaussians(arrays), kept_ND)
+    return MeasuredSet(statistics, reference, tuple(about.get("classes", ())))
 
 
 def _adm(source: str, arrays: dict[str, Any], network: FeatureNetwork, pictures: SetStatistics | None) -> MeasuredSet:
@@ -137,7 +150,7 @@ def _adm(source: str, arrays: dict[str, Any], network: FeatureNetwork, pictures:
         digest.update(arrays[name].tobytes())
     kept_ND = pictures.kept_ND if pictures else torch.zeros(0, network.widths["pool"])
     about = {
-        "set": source,
+        "set": {"name": place_name(source)},
         "hash": f"statistics {digest.hexdigest()}",
         "pictures": None,
         "kept": len(kept_ND),
@@ -153,7 +166,8 @@ def save_reference(path: Path, reference: MeasuredSet, network: FeatureNetwork) 
     for kind, gaussian in statistics.gaussians.items():
         mean, covariance = _NAMES[kind]
         arrays |= {mean: gaussian.mean_D.numpy(), covariance: gaussian.covariance_DD.numpy()}
-    about = json.dumps({"network": network.about, "reference": reference.about})
+    classes = {"classes": list(reference.classes)} if reference.classes else {}
+    about = json.dumps({"network": network.about, "reference": reference.about, **classes})
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path) as file:
         np.savez(file, about=np.array(about), **arrays)

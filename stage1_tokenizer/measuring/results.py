@@ -24,8 +24,10 @@ PARTS = {
     "classifier": ("class_agreement", "real_accuracy", "real_samples"),
 }
 """Conditions that only some figures depend on: if they differ, only these figures can't be compared."""
-PLACES = ("data", "transform", "reference.set", "reference.transform", "codes.set")
-"""Where pictures come from and how they were prepared. Whether they are the same, data_hash and reference.hash say."""
+PLACES = ("data", "transform", "reference.set", "reference.transform", "codes.set", "codes.name", "classifier.data")
+"""Names of sets and how they were prepared. Whether they are the same, hashes and digests say."""
+LATER = ("codes.digest", "classifier.digest")
+"""Conditions that older results don't state, so that they may be absent."""
 
 DIFFERENT = 1
 """Exit code for two results that can't be compared."""
@@ -65,20 +67,19 @@ def load(path: str) -> dict[str, Any]:
 def report(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, list[str]]:
     """Whether two results can be compared; lines with what differs and, if they are comparable, their figures."""
     changes = list(differences(one["measured"], other["measured"]))
-    parts = {key.split(".")[0] for key, _, _ in changes if must_agree(key)} & set(PARTS)
-    wrong = [change for change in changes if must_agree(change[0]) and change[0].split(".")[0] not in parts]
+    apart = [change for change in changes if must_agree(change[0]) and not (change[0] in LATER and None in change)]
+    parts = {key.split(".")[0] for key, _, _ in apart} & set(PARTS)
+    wrong = [change for change in apart if change[0].split(".")[0] not in parts]
     lines = [f"  {key}: {_short(a)} | {_short(b)}" for key, a, b in changes if (key, a, b) not in wrong]
     if lines:
         lines = ["differs, which is allowed:", *lines]
     if wrong:
         rows = [f"  {key}: {_short(a)} | {_short(b)}" for key, a, b in wrong]
         return False, [*lines, "not comparable, because these must agree:", *rows]
-    apart = [figure for part in parts for figure in PARTS[part] if figure in one and figure in other]
-    if apart:
-        lines.append(f"not comparable, because their conditions differ: {', '.join(apart)}")
-    shared = [
-        key for key, value in one.items() if isinstance(value, (int, float)) and key in other and key not in apart
-    ]
+    odd = [figure for part in parts for figure in PARTS[part] if figure in one and figure in other]
+    if odd:
+        lines.append(f"not comparable, because their conditions differ: {', '.join(odd)}")
+    shared = [key for key, value in one.items() if isinstance(value, (int, float)) and key in other and key not in odd]
     if not shared:
         return False, [*lines, "not comparable: no figure in common"]
     return True, [*lines, "comparable:", *(f"  {key}: {one[key]:.6g} | {other[key]:.6g}" for key in shared)]

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from data.pictures.transforms import to_float, to_uint8
 from data.reading.stream import every_sample
+from data.shards.index import ShardIndex
 from launch.files.atomic import writing
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
 
-def save_pictures(path: Path, tokenizer: Tokenizer, index: str, count: int) -> None:
+def save_pictures(path: Path, tokenizer: Tokenizer, index: ShardIndex | str, count: int) -> None:
     """Write `count` pictures of a set, evenly spaced, each next to its reconstruction."""
     device = next(tokenizer.parameters()).device
     transform = tokenizer.transform

@@ -21,6 +21,7 @@ from data.pictures.transforms import to_float, to_uint8
 from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 from launch.files.atomic import new_folder
+from launch.files.places import place_name
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.layers.precision import TYPES, Precision, at_precision
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
@@ -63,9 +64,22 @@ def reconstruct_files(
             pixels_CHW = read_picture(Path(file), opened, trained_size=trained_size, max_pixels=max_pixels)
             row, page_HWC = measure_picture(opened, pixels_CHW, network, tile)
             size = Path(file).stat().st_size
-            rows.append({"file": file, "picture": name, **row, "file_bytes": size, "smaller": size / row["code_bytes"]})
+            rows.append(
+                {
+                    "file": Path(file).name,
+                    "picture": name,
+                    **row,
+                    "file_bytes": size,
+                    "smaller": size / row["code_bytes"],
+                }
+            )
             Image.fromarray(page_HWC).save(part / name)
-        about = {"tokenizer": tokenizer, "fingerprint": fingerprint, "precision": precision, "pictures": rows}
+        about = {
+            "tokenizer": place_name(tokenizer),
+            "fingerprint": fingerprint,
+            "precision": precision,
+            "pictures": rows,
+        }
         (part / RESULTS).write_text(json.dumps(about, indent=1) + "\n")
     return rows
 
@@ -132,7 +146,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         lpips = f"{row['lpips']:7.4f}" if "lpips" in row else "      –"
         lines.append(
-            f"{Path(row['file']).name[-32:]:32} {row['width']:>5}×{row['height']:<5} {row['psnr']:6.2f} {lpips} "
+            f"{row['file'][-32:]:32} {row['width']:>5}×{row['height']:<5} {row['psnr']:6.2f} {lpips} "
             f"{row['file_bytes']:>8} B {row['code_bytes']:>7} B {row['bits_per_pixel']:6.3f} {row['smaller']:>7.1f}×"
         )
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 Priors' cards share `Publication`, `about_training` and `metadata`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from data.shards.loading import load_index
-from launch.command.cli import UserError
+from data.shards.identity import Identity, name_of
+from launch.files.places import place_name
 from launch.files.templates import render
+from stage1_tokenizer.publishing.sets import index_of, set_of
 from stage1_tokenizer.publishing.standalone import snippet
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import OpenedRun
@@ -68,10 +70,10 @@ def write_card(
         discriminator=discriminator,
         **about_tokenizer(tokenizer, transform["size"]),
         **{key: transform[key] for key in ("channels", "fit", "resize")},
-        **about_training(opened.config, opened.origin, opened.step),
+        **about_training(opened.folder, opened.config, opened.origin, opened.step),
         figures=[(title, metrics[key]) for key, title in SHOWN.items() if key in metrics],
         by=measured.get("by", "stage1_tokenizer.evaluate"),
-        held_out=measured.get("data"),
+        held_out=name_of(measured["data"]) if measured.get("data") else "no set",
         subset=measured.get("subset", f"{metrics.get('samples')} pictures"),
         method=measured.get("pictures", "as metrics.json says"),
         lpips=measured.get("lpips", "not measured"),
@@ -126,15 +128,15 @@ def about_tokenizer(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
     }
 
 
-def about_training(config: Mapping[str, Any], origin: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """The facts of a run of either stage for its card: data, steps, precision, commit, hardware, date."""
+def about_training(run: Path, config: Mapping[str, Any], origin: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """The facts of a run (its folder) of either stage for its card: data, steps, precision, commit, hardware, date."""
     starts = origin.get("starts", [origin])
     commit, hardware, date = (
         ", then ".join(dict.fromkeys(start.get(key) or "unknown" for start in starts))
         for key in ("commit", "hardware", "date")
     )
     return {
-        "data": _trained_on(config["data"]["index"]),
+        "data": _trained_on(run, config),
         "steps": steps,
         "batch": config["data"]["batch_size"],
         "precision": config["run"]["precision"],
@@ -152,13 +154,13 @@ def metadata(licence: str | None, name: str, **values: Any) -> str:
 
 
 def _metadata(publication: Publication, opened: OpenedRun, metrics: dict[str, Any]) -> str:
-    data = str(metrics["measured"].get("data") or opened.config["data"]["index"])
+    data = metrics["measured"].get("data") or set_of(opened.folder, opened.config, "index")
     results = [
         EvalResult(
             task_type="image-to-image",
             task_name="reconstruction",
-            dataset_type=Path(data).parent.name or "pictures",
-            dataset_name=data,
+            dataset_type=re.sub(r"[^\w.-]+", "-", name_of(data)),
+            dataset_name=name_of(data),
             metric_type=key,
             metric_name=SHOWN[key],
             metric_value=round(metrics[key], 6),
@@ -177,10 +179,12 @@ def _metadata(publication: Publication, opened: OpenedRun, metrics: dict[str, An
     )
 
 
-def _trained_on(index_path: str) -> str:
-    """Name, size and licence of the training data, if its index can still be read."""
-    try:
-        index = load_index(index_path)
-    except (UserError, OSError):
-        return f"Trained on `{index_path}`, which could not be read when this card was written; licence not known."
-    return f"Trained on {index.name or index_path}, {len(index)} pictures. Licence: {index.licence or 'not stated'}"
+def _trained_on(run: Path, config: Mapping[str, Any]) -> str:
+    """Name, size, identity and licence of the training data, as far as they are known."""
+    data, index = set_of(run, config, "index") or {}, index_of(config, "index")
+    same = index is not None and Identity.of(index).digest == data.get("digest")
+    licence = f"Licence: {index.licence or 'not stated'}" if index and same else "Its licence isn't known"
+    size = f", {data['samples']} {data['kind']}" if "samples" in data else ""
+    identity = f", identity `{data['digest']}`" if "digest" in data else ""
+    more = f", mixed with {', '.join(map(place_name, mixture))}" if (mixture := config["data"].get("mixture")) else ""
+    return f"Trained on {data.get('name', 'unknown data')}{size}{identity}{more}. {licence}"

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.shards.identity import Identity, set_name
 from launch.command.cli import UserError
 from launch.files.atomic import new_folder
+from launch.files.places import without_places
 from stage1_tokenizer.foreign import discriminator as carried
 from stage1_tokenizer.measuring.side_by_side import save_pictures
 from stage1_tokenizer.publishing.card import PICTURES, Publication, write_card
 from stage1_tokenizer.publishing.folder import CARD, METRICS, check_release, given_figures, is_figure, own_figures
+from stage1_tokenizer.publishing.sets import index_of, set_of
 from stage1_tokenizer.publishing.standalone import try_out, write_model_files
 from stage1_tokenizer.tokenizer.opening import OpenedRun, open_run, read_state
 
@@ -53,15 +56,19 @@ def _add_discriminator(part: Path, opened: OpenedRun) -> None:
 
 
 def _add_pictures(part: Path, opened: OpenedRun, metrics: dict[str, Any]) -> str | None:
-    """Pictures with their reconstructions; the set they are from, None if none of the run's sets is there."""
+    """Pictures with their reconstructions; the name of the set they are from, None if no set of the run is there.
+
+    That of the figures is preferred.
+    """
     if opened.tokenizer.config.spatial_dims != 2:
         return None
-    data = opened.config["data"]
-    for index in (metrics["measured"].get("data"), data.get("held_out"), data["index"]):
-        if index and Path(index).is_file():
-            save_pictures(part / PICTURES, opened.tokenizer, index, SHOWN)
-            return str(index)
-    return None
+    found = [index for name in ("held_out", "index") if (index := index_of(opened.config, name)) and not index.remote]
+    measured = metrics["measured"].get("data")
+    found.sort(key=lambda index: Identity.of(index).brief() != measured)
+    if not found:
+        return None
+    save_pictures(part / PICTURES, opened.tokenizer, found[0], SHOWN)
+    return set_name(found[0])
 
 
 def _figures(path: str | None, opened: OpenedRun) -> dict[str, Any]:
@@ -69,12 +76,15 @@ def _figures(path: str | None, opened: OpenedRun) -> dict[str, Any]:
     fingerprint = opened.tokenizer.fingerprint
     if path:
         command = f"stage1_tokenizer.evaluate --tokenizer {opened.folder}"
-        return given_figures(path, lambda metrics: metrics["measured"]["fingerprint"], fingerprint, command)
+        given: dict[str, Any] = given_figures(
+            path, lambda metrics: metrics["measured"]["fingerprint"], fingerprint, command
+        )
+        return dict(without_places(given))
     figures, config = own_figures(opened.folder, opened.step), opened.config
     limit = config.get("evaluate_samples")
     measured = {
         "by": "the training run's last evaluation, of averaged weights" if figures else "nothing: not measured",
-        "data": config["data"].get("held_out"),
+        "data": set_of(opened.folder, config, "held_out"),
         "subset": "all pictures" if limit is None else f"at most {limit} pictures, evenly spaced",
         "pictures": "clamped and rounded to 8 bits, data range 255; every picture once, mean over pictures",
         "lpips": f"{config['loss']['perceptual']['net']}, version 0.1",

@@ -1,16 +1,19 @@
 """An evaluation: bits per code, class agreement and distances, written as one result."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data.media import read_transform
 from data.pictures.config import TransformConfig
-from data.shards.identity import Identity, place_name
+from data.shards.identity import Identity
 from data.shards.loading import load_index
+from launch.command.checks import named
 from launch.command.cli import UserError
 from launch.command.progress import Progress
+from launch.files.places import place_name, without_places
 from launch.ranks.joined import Ranks, joined
 from launch.ranks.vote import on_main
 from stage1_tokenizer import Tokenizer
@@ -89,13 +92,24 @@ def add_distances(config: EvaluateConfig, prior: Prior | None, network: FeatureN
         settings: dict[str, Any] = {"batch_size": config.batch_size, "kept": config.kept, "advance": bar.advance}
         reference = reference_of(config.reference, transform, network, ranks, **settings)
         samples = measure_set(config.samples, transform, network, ranks, **settings)
+    if prior and ranks.rank == 0 and (note := other_classes(prior.vocabulary.classes, reference.classes)):
+        print(f"note: reference={config.reference} {note}", flush=True)
     described = Path(config.samples) / "samples.json"
     evaluation.add(
         {"samples": samples.statistics.count},
         measured_set=samples.about,
         samples=samples.statistics.count,
-        sampling=json.loads(described.read_text()).get("settings") if described.exists() else None,
+        sampling=without_places(json.loads(described.read_text()).get("settings")) if described.exists() else None,
     )
     if config.save_reference and ranks.rank == 0:
         save_reference(Path(config.save_reference), reference, network)
     evaluation.add_distances(network, samples.statistics, reference, kept=config.kept)
+
+
+def other_classes(prior: Sequence[str], reference: Sequence[str]) -> str:
+    """In words, how the classes of a reference differ from the prior's; empty if they don't, or either has none."""
+    more, fewer = ([name for name in a if name not in b] for a, b in ((reference, prior), (prior, reference)))
+    if not (prior and reference and (more or fewer)):
+        return ""
+    parts = [f"has {named(more)}, which the prior has not"] * bool(more)
+    return " and ".join([*parts, *[f"lacks {named(fewer)}"] * bool(fewer)]) + ": distances tell of this too"

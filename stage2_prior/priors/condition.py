@@ -6,6 +6,7 @@ Shapes: B batch, L tokens of a caption, T embeddings before the codes, D width o
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from data.codes.batches import CodeBatch
 from launch.command.cli import UserError, one_line
+from launch.files.places import without_places
 from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.priors.stock import Work
 from stage2_prior.priors.text_prefix import NONE, TextPrefix
@@ -63,6 +65,9 @@ class Condition:
     def embedded(self, token_B: Tensor, embedding: nn.Module) -> Tensor:
         """The embeddings in front of the codes, x_BTD; `embedding` is the prior's token embedding."""
         raise NotImplementedError
+
+    def forget_places(self) -> None:
+        """Keep names in place of folders of this machine, before a release."""
 
     def work(self, positions: int) -> list[Work]:
         """The work of an encoder that is trained along, for each of a picture's `positions` codes."""
@@ -146,6 +151,11 @@ class TextCondition(Condition):
         start_B1 = torch.full_like(token_B[:, :1], self.vocabulary.null)
         x_BLD, start_B1D = self.text(token_B), embedding(start_B1)
         return torch.cat([x_BLD.to(start_B1D.dtype), start_B1D], dim=1)
+
+    def forget_places(self) -> None:
+        """A frozen encoder in a folder is then known by the folder's name; text_encoder says where it is."""
+        config = self.text.config
+        self.text.config = replace(config, encoder=without_places(config.encoder))
 
     def work(self, positions: int) -> list[Work]:
         """The encoder over bytes; a frozen one is not trained and isn't counted."""

@@ -14,11 +14,12 @@ def write_card(
     path: Path,
     publication: Publication,
     prior: Prior,
+    run: Path,
     config: dict[str, Any],
     origin: dict[str, Any],
     metrics: dict[str, Any],
 ) -> None:
-    """Write the card of `prior` from its run's configuration and origin and its figures."""
+    """Write the card of `prior` from its run's folder, configuration and origin and its figures."""
     name = publication.name
     text = render(
         "card_prior.md",
@@ -34,7 +35,7 @@ def write_card(
         last=prior.vocabulary.codes - 1,
         null=prior.vocabulary.null,
         figures=[(key, value) for key, value in metrics.items() if is_figure(value)],
-        **about_training(config, origin, config["steps"]),
+        **about_training(run, config, origin, config["steps"]),
     )
     path.write_text(text)
 

@@ -8,9 +8,11 @@ import yaml
 
 from launch.command.cli import UserError
 from launch.files.atomic import new_folder
+from launch.files.places import without_places
 from launch.run.folder import CONFIG, ORIGIN
 from stage1_tokenizer.publishing.card import Publication
 from stage1_tokenizer.publishing.folder import CARD, METRICS, given_figures, own_figures
+from stage1_tokenizer.publishing.sets import set_of
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage2_prior.priors.base import DESCRIPTION, weights_hash
 from stage2_prior.priors.build import load_prior
@@ -34,11 +36,13 @@ def release_prior(
         if metrics:
             command = f"stage2_prior.evaluate --prior {run}"
             figures = given_figures(metrics, lambda result: result["prior_weights"], weights_hash(prior), command)
+            figures = without_places(figures)
         elif figures := own_figures(Path(run), config["steps"]):
-            figures["data"] = config["data"].get("held_out")
-        prior.save_pretrained(part, steps=config["steps"], data=config["data"]["index"])
+            figures["data"] = set_of(Path(run), config, "held_out")
+        prior.condition.forget_places()
+        prior.save_pretrained(part, steps=config["steps"], data=set_of(Path(run), config, "index"))
         (part / METRICS).write_text(json.dumps(figures, indent=2) + "\n")
-        write_card(part / CARD, publication, prior, config, origin, figures)
+        write_card(part / CARD, publication, prior, Path(run), config, origin, figures)
 
 
 def _about_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

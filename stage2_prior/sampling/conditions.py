@@ -43,6 +43,10 @@ class Subjects:
         """The class requested of a subject's pictures, -1 for none."""
         return -1
 
+    def about(self) -> dict[str, Any]:
+        """What samples.json says of all of them together."""
+        return {}
+
     def described(self, count: int) -> list[dict[str, Any]]:
         """The subjects as in samples.json."""
         return [

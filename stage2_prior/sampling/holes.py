@@ -2,6 +2,7 @@
 
 Shapes: B pictures, C channels, H W pixels, h w latent grid, N codes."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from data.media import read_transform
 from data.pictures.config import TransformConfig
 from data.pictures.transforms import to_float
 from data.reading.stream import every_sample
+from data.shards.classes import held_to
 from data.shards.loading import load_index
 from data.shards.signature import PICTURES
 from launch.command.cli import UserError
@@ -49,6 +51,11 @@ class Given(Subjects):
         check_hole(prior, self.open_N, config)
         self._codes: dict[int, Tensor] = {}
 
+    def about(self) -> dict[str, Any]:
+        """The given pictures and the hole, by their pixels."""
+        hashes = {"pictures": self.x_BCHW, "hole": self.hole_HW}
+        return {"given": {key: hashlib.sha256(x.numpy().tobytes()).hexdigest()[:16] for key, x in hashes.items()}}
+
     def class_of(self, label: int) -> int:
         """The class requested for a given picture."""
         return self.classes[label]
@@ -79,10 +86,12 @@ def read(
     """The given pictures as prepared for the tokenizer, x_BCHW; names, labels (-1: none) and captions ("": none)."""
     path, names = Path(config.given), prior.vocabulary.classes
     if config.given.endswith(".json"):
-        batches = list(every_sample(config.given, transform, batch_size=64, limit=config.limit))
+        index, ours = load_index(config.given), bool(names) and config.classes is None
+        if ours and index.classes:
+            index = held_to(index, names, f"given={config.given}", "the prior", print)
+        batches = list(every_sample(index, transform, batch_size=64, limit=config.limit))
         keys = [key for batch in batches for key in batch.keys]
-        ours = tuple(load_index(config.given).classes) == names
-        labels = [label if ours else -1 for batch in batches for label in batch.label_B.tolist()]
+        labels = [label if ours and index.classes else -1 for batch in batches for label in batch.label_B.tolist()]
         captions = [text for batch in batches for text in batch.captions]
         return to_float(torch.cat([batch.pixels_BCHW for batch in batches])), keys, labels, captions
     files = sorted(path.rglob("*")) if path.is_dir() else [path]

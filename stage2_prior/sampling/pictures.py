@@ -19,10 +19,13 @@ from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.source import code_type
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.sampling import SampleConfig
-from stage2_prior.priors.base import Prior
+from stage2_prior.priors.base import Prior, weights_hash
 from stage2_prior.sampling.conditions import Classes, Subjects
 
 GRID_ROWS, GRID_COLUMNS, GRID_GAP = 50, 10, 2
+
+PLACES = ("prior", "tokenizer", "out", "part", "parts", "prompt", "prompts", "text_encoder", "dry_run", "given", "mask")
+"""Settings that say where things are and how the work is shared; samples.json says what they are instead."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Sampling:
     def __init__(self, config: SampleConfig, prior: Prior, subjects: Subjects):
         self.config, self.prior, self.subjects = config, prior, subjects
         self.out = Path(config.out)
+        self.weights = weights_hash(prior)
         self.labels, self.folders = self.subjects.labels, self.subjects.folders
         if config.guidance != 1 and not self.subjects.guidable:
             raise UserError(
@@ -97,11 +101,12 @@ class Sampling:
 
     def describe(self) -> dict[str, Any]:
         """samples.json without the results."""
-        places = ("prior", "tokenizer", "out", "part", "parts", "prompt", "prompts", "text_encoder", "dry_run")
-        settings = {name: value for name, value in asdict(self.config).items() if name not in places}
+        settings = {name: value for name, value in asdict(self.config).items() if name not in PLACES}
         return {
             "settings": settings,
             "tokenizer": self.prior.source.tokenizer,
+            "prior_weights": self.weights,
+            **self.subjects.about(),
             "grid": list(self.prior.source.grid),
             "classes": self.subjects.described(self.config.count),
             "order": "picture i of all batches is number i // C of class i % C, C classes as listed",
@@ -122,7 +127,11 @@ class Sampling:
         described, file = self.describe(), self.out / "samples.json"
         if file.exists():
             there = json.loads(file.read_text())
-            wrong = [key for key, value in described.items() if there.get(key) != value]
+            there["settings"] = {key: value for key, value in there.get("settings", {}).items() if key not in PLACES}
+            later = ("prior_weights", *self.subjects.about())  # older versions don't state them
+            wrong = [
+                key for key, value in described.items() if there.get(key, ...) not in (value, *[...] * (key in later))
+            ]
             if wrong:
                 raise UserError(f"out={self.out} holds samples with another {wrong[0]}: choose another folder")
         elif self.out.exists() and any("samples.json" not in there.name for there in self.out.iterdir()):

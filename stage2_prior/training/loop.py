@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data.codes.batches import CodeBatch
 from data.reading.stream import Stream, every_code
+from data.shards.identity import Identity
 from data.shards.index import ShardIndex
 from launch.checkpoints import store as checkpoint
 from launch.checkpoints.ending import ending
@@ -182,5 +183,5 @@ def export(ema: PriorEma, strategy: Strategy, config: PriorTrainConfig, index: S
         prior = fresh(config, index)
         assert weights.keys() == dict(prior.named_parameters()).keys()
         prior.load_state_dict(weights, strict=False)  # buffers and tied weights are already in place
-        prior.eval().save_pretrained(run.folder / "prior", steps=config.steps, data=index.name)
+        prior.eval().save_pretrained(run.folder / "prior", steps=config.steps, data=Identity.of(index).brief())
     run.say(f"prior exported to {run.folder / 'prior'}")

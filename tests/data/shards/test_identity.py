@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from data import index as index_command
-from data.shards.identity import Identity, place_name, set_name
+from data.shards.identity import Identity, set_name
 from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from data.shards.writer import ShardWriter
+from launch.files.places import place_name
 
 
 def write_set(
