@@ -6,11 +6,10 @@ opened.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from data.remote.files import Patience, RemoteFile, whole
-from data.shards.loading import load_index
-from launch.command.cli import UserError, parse, run
+from data.shards.loading import check_present, load_index
+from launch.command.cli import parse, run
 
 
 @dataclass(frozen=True)
@@ -26,17 +25,7 @@ def check_readable(path: str) -> None:
     index = load_index(path)
     if index.remote:
         whole(RemoteFile(index.location(0), Patience(retries=3), stop=512, index_size=index.shards[0].filesize))
-        return
-    for number, shard in enumerate(index.shards):
-        place = Path(index.location(number))
-        try:
-            with place.open("rb") as file:
-                file.read(512)
-            size = place.stat().st_size
-        except OSError as error:
-            raise UserError(f"shard {place} can't be read ({error.strerror})") from error
-        if shard.filesize not in (None, size):
-            raise UserError(f"shard {place} has {size} bytes, its index says {shard.filesize}")
+    check_present(index)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -56,12 +56,12 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
 
 
 def check_present(index: ShardIndex, part: int = 0, parts: int = 1) -> None:
-    """UserError that names the shards which are missing or of another size than the index says.
+    """UserError that names the shards which are missing, unreadable or of another size than the index says.
 
     Each rank checks every `parts`-th shard, so that ranks share the work; the first asks buckets, by listing them.
     Remote shards of other kinds are checked when they are read.
     """
-    missing, changed = [], []
+    missing, closed, changed = [], [], []
     if part == 0 and index.remote:
         size_of = {index.location(i): shard.filesize for i, shard in enumerate(index.shards)}
         for url, version in in_buckets(url for url in size_of if is_remote(url)).items():
@@ -78,12 +78,16 @@ def check_present(index: ShardIndex, part: int = 0, parts: int = 1) -> None:
         except OSError:
             missing.append(location)
             continue
+        if not os.access(location, os.R_OK):
+            closed.append(location)
         if index.shards[i].filesize not in (None, size):
             changed.append(location)
     if missing:
         raise UserError(
             f"missing shard: {named(missing)}; restore it, or index what is there with `python -m data.index`"
         )
+    if closed:
+        raise UserError(f"shard that can't be read from here: {named(closed)}; give this user the right to")
     if changed:
         raise UserError(
             f"shard of another size than its index says: {named(changed)}; index it again with `python -m data.index`"

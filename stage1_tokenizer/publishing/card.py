@@ -182,8 +182,12 @@ def _metadata(publication: Publication, opened: OpenedRun, metrics: dict[str, An
 def _trained_on(run: Path, config: Mapping[str, Any]) -> str:
     """Name, size, identity and licence of the training data, as far as they are known."""
     data, index = set_of(run, config, "index") or {}, index_of(config, "index")
-    same = index is not None and Identity.of(index).digest == data.get("digest")
-    licence = f"Licence: {index.licence or 'not stated'}" if index and same else "Its licence isn't known"
+    if index is None:
+        licence = "Its licence isn't known: the index could not be read when this card was written"
+    elif Identity.of(index).digest != data.get("digest"):
+        licence = "Its licence isn't known: the index held other data when this card was written"
+    else:
+        licence = f"Licence: {index.licence or 'not stated'}"
     size = f", {data['samples']} {data['kind']}" if "samples" in data else ""
     identity = f", identity `{data['digest']}`" if "digest" in data else ""
     more = f", mixed with {', '.join(map(place_name, mixture))}" if (mixture := config["data"].get("mixture")) else ""

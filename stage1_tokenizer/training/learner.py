@@ -18,10 +18,17 @@ from stage1_tokenizer.config.training import TokenizerOptimizerConfig
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that a module trains."""
+    """AdamW over the parameters that a module trains; its settings are these also after a state is loaded."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    rate, betas, decay = config.learning_rate, (config.beta1, config.beta2), config.weight_decay
-    return torch.optim.AdamW(trained, lr=rate, betas=betas, weight_decay=decay, fused=True)
+    settings = {"betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay}
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, **settings, fused=True)  # type: ignore[arg-type]
+
+    def configure(loaded: torch.optim.Optimizer) -> None:
+        for group in loaded.param_groups:
+            group.update(settings)
+
+    optimizer.register_load_state_dict_post_hook(configure)
+    return optimizer
 
 
 def discriminator_settings(run: TokenizerOptimizerConfig, own: DiscriminatorOptimizerConfig) -> OptimizerConfig:

@@ -37,7 +37,7 @@ def test_plain_transformers_generates_our_greedy_codes_from_a_release(coded: Cod
     for name, weight in load_prior(trained.prior).state_dict().items():
         assert torch.equal(prior.state_dict()[name], weight)
     metrics = json.loads((out / "metrics.json").read_text())
-    assert 0 < metrics["bits_per_code"] < 5 and metrics["data"] == coded.held_out_codes
+    assert 0 < metrics["bits_per_code"] < 5 and metrics["data"]["name"] == "halves"
 
 
 def test_the_card_names_the_tokenizer_and_its_snippet_works(
@@ -105,7 +105,7 @@ def test_a_masked_priors_card_is_of_its_stock_model(tmp_path: Path):
         "steps": 3,
     }
     publication = Publication("fill", "mit", "fill")
-    write_card(tmp_path / "README.md", publication, tiny_prior(kind="masked"), settings, {}, {})
+    write_card(tmp_path / "README.md", publication, tiny_prior(kind="masked"), tmp_path, settings, {}, {})
     card = (tmp_path / "README.md").read_text()
     assert 'AutoModelForMaskedLM.from_pretrained("fill")' in card and "the mask token is 28" in card
     assert "could not be read" in card and "None were measured." in card
