@@ -157,7 +157,7 @@ def make_order(config: CodeDataConfig, shards: NumberedShards, seed: int) -> Sam
 
 def _open(sources: Sequence[ShardIndex | str], kind: str, rank: int = 0, world_size: int = 1) -> NumberedShards:
     """Indexes of a kind of sample; UserError for another kind and for missing shards."""
-    indexes = []
+    indexes: list[ShardIndex] = []
     for source in sources:
         index = source if isinstance(source, ShardIndex) else load_index(source)
         if index.kind != kind:
