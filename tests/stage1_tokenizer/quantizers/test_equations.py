@@ -174,6 +174,14 @@ def test_a_codebook_of_2_to_the_36_is_no_burden() -> None:
     assert torch.equal(ours.embed(made.codes), made.latents)
 
 
+def test_without_annealing_the_entropy_weight_is_constant() -> None:
+    terms = []
+    for anneal, boost in ((0, 3.0), (4, 1.0)):
+        config = QuantizerConfig(kind="lfq", codebook_size=8, entropy_boost=boost, anneal=anneal)
+        terms.append(float(build_quantizer(config).train()(latents(3)).losses["entropy"]))
+    assert terms[0] == pytest.approx(terms[1])
+
+
 def test_the_entropy_weight_is_annealed() -> None:
     config = QuantizerConfig(kind="lfq", codebook_size=8, entropy_boost=3.0, anneal=4)
     quantizer, z = build_quantizer(config).train(), latents(3)

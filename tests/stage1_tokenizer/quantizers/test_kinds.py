@@ -157,6 +157,21 @@ def test_saved_and_resumed_is_bit_exact(name: str) -> None:
     assert all(torch.equal(value, expected[key]) for key, value in other.state_dict().items())
 
 
+def test_a_state_holds_what_is_learned_and_counted_and_no_constants() -> None:
+    """Released tokenizers and their fingerprints are made of these names."""
+    found = {name: list(build_quantizer(EVERY[name]).state_dict()) for name in ("fsq", "lfq", "bsq", "vq", "vq-kmeans")}
+    assert found == {
+        "fsq": [],
+        "lfq": ["statistics._extra_state"],
+        "bsq": ["statistics._extra_state"],
+        "vq": ["embedding.weight", "statistics.used_K", "statistics._extra_state"],
+        "vq-kmeans": [
+            "embedding.weight",
+            *("statistics.used_K", "statistics.share_K", "statistics.sum_KD", "statistics._extra_state"),
+        ],
+    }
+
+
 @names
 def test_weights_alone_can_be_loaded(name: str) -> None:
     quantizer, other = trained(name).eval(), build_quantizer(EVERY[name]).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -191,6 +192,20 @@ def test_any_number_of_spatial_axes(shape: tuple[int, ...]) -> None:
     made = trained(GRADIENT)(torch.randn(shape))
     assert made.latents.shape == shape
     assert made.codes.shape == (shape[0], *shape[2:])
+
+
+def test_gaussian_draws_with_its_deviation_within_bounds() -> None:
+    """A log-variance is held in [-30, 20], so that no network can make its exponential overflow."""
+    quantizer = build_quantizer(QuantizerConfig(kind="gaussian", code_dim=3, kl_weight=1.0)).train()
+    torch.manual_seed(0)
+    logvar = torch.tensor([2 * math.log(0.5), 2 * math.log(3.0), 0.0])
+    z = torch.cat([torch.tensor([1.0, -2.0, 0.0]), logvar]).view(1, 6, 1, 1).expand(20_000, -1, -1, -1)
+    drawn = quantizer(z).latents.flatten(1)
+    torch.testing.assert_close(drawn.mean(0), torch.tensor([1.0, -2.0, 0.0]), rtol=0, atol=0.1)
+    torch.testing.assert_close(drawn.std(0), torch.tensor([0.5, 3.0, 1.0]), rtol=0.03, atol=0)
+    for given, held in ((25.0, 20.0), (15.0, 15.0), (-40.0, -30.0), (-20.0, -20.0)):
+        loss = quantizer(torch.cat([torch.zeros(1, 3, 1, 1), torch.full((1, 3, 1, 1), given)], dim=1)).losses["kl"]
+        assert loss.item() == pytest.approx((math.exp(held) - 1 - held) / 2, rel=1e-5)
 
 
 def test_gaussian_is_a_vaes() -> None:
