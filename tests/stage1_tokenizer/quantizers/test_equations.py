@@ -214,6 +214,60 @@ def test_gumbel_draws_by_its_probabilities_and_its_gradient_is_the_softmaxs() ->
     ]
 
 
+def test_gumbel_takes_the_likeliest_code_outside_training_and_counts_only_its_steps() -> None:
+    config = QuantizerConfig(kind="gumbel", codebook_size=16, code_dim=3, temperature_final=0.5, anneal=2)
+    quantizer, z = build_quantizer(config), latents(3)
+    assert torch.equal(quantizer.eval()(z).codes.flatten(), quantizer.proj(rows(z)).argmax(1))
+    assert quantizer.temperature == 1.0, "an evaluation is no step"
+    quantizer.train()
+    found = [quantizer(z) and quantizer.temperature for _ in range(4)]
+    assert found == pytest.approx([0.75, 0.5, 0.5, 0.5])
+    constant = build_quantizer(replace(config, anneal=0)).train()
+    assert constant(z) and constant.temperature == 1.0
+
+
+def test_gumbels_codes_get_the_gradient_of_the_choice_once() -> None:
+    quantizer = build_quantizer(QuantizerConfig(kind="gumbel", codebook_size=8, code_dim=3)).train()
+    torch.manual_seed(4)
+    z = latents(3)
+    made = quantizer(z)
+    (found,) = torch.autograd.grad(made.latents.sum(), quantizer.embedding.weight)
+    torch.manual_seed(4)
+    noise = -torch.empty(len(rows(z)), 8).exponential_().log()
+    share_NK = ((quantizer.proj(rows(z)) + noise) / quantizer.temperature).softmax(1)
+    hard_NK = F.one_hot(made.codes.flatten(), 8).float()
+    (wanted,) = torch.autograd.grad(
+        ((hard_NK + share_NK - share_NK.detach()) @ quantizer.embedding.weight).sum(), quantizer.embedding.weight
+    )
+    torch.testing.assert_close(found, wanted)
+
+
+def test_ibq_starts_small_and_has_the_entropy_of_its_softmax() -> None:
+    torch.manual_seed(0)
+    config = QuantizerConfig(
+        kind="ibq",
+        codebook_size=64,
+        code_dim=3,
+        entropy_weight=0.3,
+        entropy_temperature=0.5,
+        entropy_boost=2.0,
+        anneal=2,
+    )
+    quantizer = build_quantizer(config)
+    most = quantizer.embedding.weight.abs().max().item()
+    assert 0.9 / 64 < most <= 1 / 64 and quantizer.embedding.weight.min() < -0.9 / 64
+    torch.nn.init.normal_(quantizer.embedding.weight)
+    z = latents(3)
+    p_NK = (rows(z) @ quantizer.embedding.weight.T / config.entropy_softness).softmax(1)
+    wanted = 0.3 * (entropy(p_NK).mean() - config.entropy_diversity * entropy(p_NK.mean(0))).item()
+    quantizer.eval()
+    assert [quantizer(z).losses["entropy"].item() / wanted for _ in range(2)] == pytest.approx([2, 2], rel=1e-4)
+    quantizer.train()
+    weights = [quantizer(z).losses["entropy"].item() / wanted for _ in range(4)]
+    assert weights == pytest.approx([2.0, 1.5, 1.0, 1.0], rel=1e-4)
+    assert "entropy" not in build_quantizer(replace(config, entropy_weight=0.0))(z).losses
+
+
 def test_ibq_reaches_every_code_and_is_its_equations() -> None:
     quantizer = build_quantizer(QuantizerConfig(kind="ibq", codebook_size=8, code_dim=3, entropy_weight=0.0)).train()
     torch.nn.init.normal_(quantizer.embedding.weight)

@@ -132,6 +132,25 @@ def test_gradient_passes_straight_through_once(name: str) -> None:
     assert torch.equal(towards_z, weight)
 
 
+@pytest.mark.parametrize("name", ["vq", "vq-rotation", "vq-simvq", "residual", "product", "multiscale"])
+def test_the_decoders_gradient_does_not_reach_the_codes(name: str) -> None:
+    """Codes learn from their own loss: the latents carry a gradient to the quantizer's input alone."""
+    quantizer = trained(name)
+    codes = [parameter for parameter in quantizer.parameters() if parameter.requires_grad]
+    made = quantizer(latents(quantizer).requires_grad_())
+    found = torch.autograd.grad(made.latents.square().sum(), codes, allow_unused=True, retain_graph=True)
+    assert codes and all(gradient is None for gradient in found)
+    towards = torch.autograd.grad(made.losses["codebook"], codes, allow_unused=True)
+    assert any(gradient is not None and bool(gradient.any()) for gradient in towards)
+
+
+def test_rotation_bears_a_latent_of_length_zero() -> None:
+    quantizer = trained("vq-rotation").eval()
+    z = torch.zeros(1, 6, 1, 1, requires_grad=True)
+    (towards_z,) = torch.autograd.grad(quantizer(z).latents.sum(), z)
+    assert towards_z.isfinite().all()
+
+
 def test_rotation_turns_the_gradient_as_the_latent_is_turned() -> None:
     quantizer = trained("vq-rotation").eval()
     z = latents(quantizer).requires_grad_()

@@ -14,6 +14,7 @@ from launch.command.cli import UserError
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.sampling import SampleConfig
+from stage2_prior.generation.llama_cache import CachedBody
 from stage2_prior.priors.base import Prior
 from stage2_prior.sample import sample
 from tests.stage2_prior.conftest import Coded, Trained
@@ -52,6 +53,26 @@ def test_compiled_steps_draw_the_same_codes(kind: str, settings: dict[str, Any],
     assert torch.equal(drawn(prior, True), plain_BN)
     bodies, numbers_of_rows = {"autoregressive": 1, "depth": 2}[kind], 2
     assert len(graphs) == bodies * numbers_of_rows, "one graph serves all positions"
+
+
+@pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}])
+def test_what_is_compiled_computes_what_plain_steps_do(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """The step that a graph is made of, run as it is: outputs and cache, after a start of several tokens."""
+    monkeypatch.setattr("stage1_tokenizer.kernels.cpu.linear.can_pack", lambda: False)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    prior = prior_of("autoregressive", **settings)
+    plain, stepping = (CachedBody(prior.lm.model, 9, compiled) for compiled in (False, True))
+    x_BnD = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for body in (plain, stepping):
+            body.start(2)
+            body.extend(x_BnD[:, :3], 0, causal=True)
+        for place in range(3, 8):
+            x_B1D = x_BnD[:, place : place + 1]
+            torch.testing.assert_close(stepping.extend(x_B1D, place), plain.extend(x_B1D, place), rtol=1e-4, atol=1e-5)
+    assert plain.cache_L2CTd is not None and stepping.cache_L2CTd is not None
+    torch.testing.assert_close(stepping.cache_L2CTd[..., :8, :], plain.cache_L2CTd[..., :8, :], rtol=1e-4, atol=1e-5)
+    assert (stepping.cache_L2CTd[..., 8, :] == 0).all(), "a place that isn't reached yet is 0, not memory as it was"
 
 
 @pytest.mark.gpu
