@@ -13,6 +13,7 @@ from torch import Tensor
 from stage1_tokenizer.config.training import QuantizerConfig
 from stage1_tokenizer.quantizers import build_quantizer
 from stage1_tokenizer.quantizers.entropy import binary_entropies, entropy, mean_code, outer, soft_entropies
+from stage1_tokenizer.quantizers.multiscale import _nearest_tick
 from stage1_tokenizer.quantizers.nearest import kmeans
 
 library = pytest.importorskip("vector_quantize_pytorch", reason="the extra `test` is not installed")
@@ -308,6 +309,39 @@ def test_multiscale_is_its_algorithm() -> None:
     assert torch.equal(made.codes, torch.cat(codes, 1))
     torch.testing.assert_close(made.latents, total)
     torch.testing.assert_close(sum(made.losses.values()), 1.25 * torch.stack(errors).mean())
+
+
+@pytest.mark.parametrize(("count", "starts"), [(1, [0.0]), (2, [0.0, 0.5]), (3, [0.0, 1 / 3, 2 / 3])])
+def test_fewer_than_four_convolutions_share_the_scales_evenly(count: int, starts: list[float]) -> None:
+    for number in range(200):
+        at = (number + 0.5) / 200
+        assert _nearest_tick(at, count) == sum(at > start for start in starts) - 1
+
+
+def test_four_convolutions_lie_at_twelfths() -> None:
+    ticks = [1 / 12, 13 / 36, 23 / 36, 11 / 12]
+    for number in range(201):
+        at = number / 200
+        assert abs(ticks[_nearest_tick(at, 4)] - at) == pytest.approx(min(abs(tick - at) for tick in ticks))
+
+
+def test_a_pyramid_of_one_scale_is_a_plain_codebook() -> None:
+    quantizer = build_quantizer(QuantizerConfig(kind="multiscale", codebook_size=16, code_dim=3, scales=[4]))
+    made = quantizer(torch.randn(2, 3, 4, 4))
+    code_BDhw = quantizer.codebook.rows(made.codes.flatten()).view(2, 4, 4, 3).movedim(-1, 1)
+    torch.testing.assert_close(made.latents, code_BDhw / 2 + quantizer.phi[0].conv(code_BDhw) / 2)
+
+
+def test_kmeans_on_a_sphere_has_centres_of_length_one_and_leaves_alone_what_has_no_rows() -> None:
+    torch.manual_seed(0)
+    rows_ND = F.normalize(torch.randn(50, 3), dim=1)
+    centre_KD = kmeans(rows_ND, 4, seed=1, sphere=True)
+    torch.testing.assert_close(centre_KD.norm(dim=1), torch.ones(4))
+    nearest_N = (rows_ND @ centre_KD.T).argmax(1)
+    for code in nearest_N.unique():
+        torch.testing.assert_close(centre_KD[code], F.normalize(rows_ND[nearest_N == code].mean(0), dim=0))
+    one_ND = torch.full((5, 2), 3.0)  # the lowest of equal centres takes all rows
+    assert kmeans(one_ND, 3, seed=0).tolist() == [[3.0, 3.0]] * 3
 
 
 def test_kmeans_finds_the_middle_of_each_heap() -> None:
