@@ -68,8 +68,10 @@ TESTS = (
     "tests/launch/checkpoints",
     "tests/launch/run",
     "tests/launch/strategies",
-    "tests/stage1_tokenizer",
-    "tests/stage2_prior",
+    *(f"tests/stage1_tokenizer/{room}" for room in ("kernels", "losses", "measuring", "networks", "quantizers")),
+    *(f"tests/stage1_tokenizer/{room}" for room in ("discriminators", "tokenizer", "training")),
+    *(f"tests/stage2_prior/{room}" for room in ("codes", "commands", "generation", "measuring", "priors")),
+    *(f"tests/stage2_prior/{room}" for room in ("sampling", "training")),
 )
 LIBRARIES = (
     "torch, torchvision, transformers, numpy, PIL.Image, scipy.linalg, accelerate, safetensors.torch, sklearn, "

@@ -46,6 +46,18 @@ def test_lecam_follows_its_averages_and_resumes() -> None:
     assert torch.equal(other(REAL, FAKE), lecam(REAL, FAKE))
 
 
+def test_lecams_averages_are_no_way_for_a_gradient_and_skip_what_is_not_finite() -> None:
+    lecam = LeCam(0.9)
+    bad = lecam(torch.full_like(REAL, torch.nan), FAKE)
+    assert bad.isnan() and float(lecam.real) == float(lecam.fake) == 0
+    lecam = LeCam(0.9)
+    lecam(REAL, FAKE)
+    real, fake = (REAL + 1).requires_grad_(), (FAKE - 1).requires_grad_()
+    found = torch.autograd.grad(lecam(real, fake), (real, fake))
+    torch.testing.assert_close(found[0], 2 * (real - lecam.fake).detach() / len(real))
+    torch.testing.assert_close(found[1], 2 * (fake - lecam.real).detach() / len(fake))
+
+
 def test_half_precision_logits_give_float32_losses() -> None:
     assert discriminator_loss("hinge", REAL.bfloat16(), FAKE.bfloat16()).dtype == torch.float32
     assert generator_loss("hinge", FAKE.bfloat16()).dtype == torch.float32

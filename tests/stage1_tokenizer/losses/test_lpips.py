@@ -15,7 +15,7 @@ from torch import Tensor
 
 from launch.command.cli import UserError
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
-from stage1_tokenizer.losses.lpips_weights import find_heads
+from stage1_tokenizer.losses.lpips_weights import _download, find_heads
 
 PICTURES = Path(__file__).parents[2] / "golden" / "lpips"
 
@@ -84,6 +84,19 @@ def test_pictures_of_other_channels_are_refused(lpips: LPIPS) -> None:
     for shape in ((1, 2, 8, 8), (1, 4, 8, 8), (3, 8, 8)):
         with pytest.raises(ValueError, match="LPIPS compares pictures of 1 or 3 channels"):
             lpips.features(torch.zeros(shape))
+
+
+def test_a_download_is_checked_against_the_hash_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def answer(url: str, **settings: object) -> dict[str, Tensor]:
+        asked.update(settings, url=url)
+        return {"features.0.weight": torch.ones(1), "features.0.bias": torch.zeros(1)}
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", answer)
+    ((weight, bias),) = _download("alex")
+    assert (weight.tolist(), bias.tolist()) == ([1], [0])
+    assert asked["check_hash"] is True and str(asked["url"]).endswith("alexnet-owt-7be5be79.pth")
 
 
 def test_the_heads_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
