@@ -35,6 +35,7 @@ class Square(Term):
 def test_a_term_gives_its_value_and_its_weighted_gradient_without_a_graph() -> None:
     x_hat, x = torch.randn(2, 1, 3, 3, requires_grad=True), torch.randn(2, 1, 3, 3)
     value, gradient = Square(3.0).at(x_hat * 1, x)
+    assert x_hat.grad is None
     assert not value.requires_grad and not gradient.requires_grad
     assert float(value) == pytest.approx((x_hat - x).square().mean().item())
     torch.testing.assert_close(gradient, (3 * 2 * (x_hat - x) / x.numel()).detach())

@@ -18,6 +18,9 @@ def test_psnr_is_that_of_its_formula():
     error = ((x[1].numpy().astype(float) - y[1].numpy()) ** 2).mean()
     assert float(psnr(x, y)[1]) == pytest.approx(10 * math.log10(255**2 / error), abs=1e-9)
     assert float(psnr(x, x)[0]) == 100
+    one = x.clone()
+    one[0, 0, 0, 0] = x[0, 0, 0, 0] ^ 1  # the least that two pictures can differ by
+    assert float(psnr(x, one)[0]) == pytest.approx(10 * math.log10(255**2 * 64))
 
 
 def test_ssim_is_that_of_its_formula():

@@ -117,6 +117,39 @@ def test_dead_codes_come_back_from_the_batch() -> None:
     assert (torch.cdist(after[dead], rows).min(1).values < 1e-6).all()
 
 
+def in_rows(codes: Tensor, rows: Tensor) -> bool:
+    return {tuple(code) for code in codes.tolist()} <= {tuple(row) for row in rows.tolist()}
+
+
+def test_a_revived_code_of_a_moving_average_begins_with_one_use() -> None:
+    quantizer = trained(replace(AVERAGE, start="uniform"), steps=2)
+    state = quantizer.statistics
+    assert state.share_K is not None and state.sum_KD is not None
+    dead = state.used_K == 0
+    assert 0 < int(dead.sum()) < 32
+    share, total = state.share_K.clone(), state.sum_KD.clone()
+    rows = latents(5).movedim(1, -1).flatten(0, -2)
+    quantizer.revive(rows)
+    assert in_rows(quantizer.embedding.weight[dead], rows)
+    assert torch.equal(state.share_K, torch.where(dead, 1.0, share))
+    assert torch.equal(state.sum_KD, torch.where(dead[:, None], quantizer.embedding.weight, total))
+    assert not state.used_K.any(), "uses are counted anew"
+
+
+@pytest.mark.parametrize("start", ["batch", "kmeans"])
+def test_the_first_codes_are_rows_of_the_batch_or_its_centres(start: str) -> None:
+    quantizer = VectorQuantizer(replace(AVERAGE, start=start)).train()
+    rows = latents(5).movedim(1, -1).flatten(0, -2)
+    quantizer.revive(rows)
+    codes = quantizer.embedding.weight
+    assert in_rows(codes, rows) == (start == "batch")
+    if start == "kmeans":
+        torch.testing.assert_close(codes, search.kmeans(rows, 32, seed=0))
+    state = quantizer.statistics
+    assert state.share_K is not None and state.sum_KD is not None
+    assert (state.share_K == 1).all() and not state.sum_KD.any()
+
+
 def test_evaluation_changes_nothing() -> None:
     for config in KINDS:
         quantizer = trained(config).eval()
