@@ -111,7 +111,7 @@ class MaskedPrior(Prior):
         generator = torch.Generator().manual_seed(0)
         mean_2B = torch.zeros(2, batch, device=code_BN.device)
         for number in range(SHARES):
-            count = min(positions, 1 + int(positions * (number + 0.5) / SHARES))
+            count = 1 + int(positions * (number + 0.5) / SHARES)
             masked_N = torch.zeros(positions, dtype=torch.bool)
             masked_N[torch.randperm(positions, generator=generator)[:count]] = True
             masked_BN = masked_N.to(code_BN.device).expand(batch, -1)
@@ -155,7 +155,7 @@ class MaskedPrior(Prior):
 
 def still_masked(step: int, steps: int) -> float:
     """Share of the codes that is still masked after `step` of `steps` steps: cos(π/2 · step/steps)."""
-    return max(0.0, math.cos(math.pi / 2 * step / steps)) if step < steps else 0.0
+    return math.cos(math.pi / 2 * step / steps) if step < steps else 0.0
 
 
 def confidence(logits_BNK: Tensor, drawn_BN: Tensor, uniform_BN: Tensor, drawing: Drawing, step: int) -> Tensor:

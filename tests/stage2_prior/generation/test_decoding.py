@@ -70,6 +70,16 @@ def test_draws_follow_the_distribution():
     torch.testing.assert_close(share_K, (logits_K / 2).softmax(0), atol=2e-4, rtol=0)
 
 
+def test_top_p_is_a_share_of_what_min_p_left() -> None:
+    """Of 0.5, 0.3, 0.15 and 0.05, min_p 0.2 leaves 0.95: the first two are 0.84 of it, and enough for 0.82."""
+    logits_K, uniform_B = torch.tensor([0.5, 0.3, 0.15, 0.05]).log(), (torch.arange(1000) + 0.5) / 1000
+    drawn_B = draw_codes(logits_K.expand(1000, -1), uniform_B, Drawing(top_p=0.82, min_p=0.2))
+    share_K = torch.bincount(drawn_B, minlength=4) / 1000
+    torch.testing.assert_close(share_K, torch.tensor([0.625, 0.375, 0.0, 0.0]), atol=2e-3, rtol=0)
+    drawn_B = draw_codes(logits_K.expand(1000, -1), uniform_B, Drawing(min_p=0.09))
+    assert set(drawn_B.tolist()) == {0, 1, 2, 3}, "0.05 is a tenth of the likeliest"
+
+
 @pytest.mark.parametrize(
     ("drawing", "kept"),
     [

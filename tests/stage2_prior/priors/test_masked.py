@@ -10,7 +10,7 @@ import torch
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.base import code_losses
 from stage2_prior.priors.build import load_prior
-from stage2_prior.priors.masked import MaskedPrior, halton_order, rank, still_masked
+from stage2_prior.priors.masked import MaskedPrior, confidence, halton_order, rank, still_masked
 from stage2_prior.sampling.pictures import Picture, sample_codes, uniforms
 from tests.stage2_prior.tiny import CODES, GRID, SOURCE, random_codes, tiny_prior
 
@@ -146,6 +146,52 @@ def test_the_halton_order_visits_every_position_once(grid: tuple[int, int]):
 def test_the_halton_order_begins_with_its_sequence():
     # (1/2, 1/3), (1/4, 2/3), (3/4, 1/9), (1/8, 4/9) on a 6×6 grid
     assert halton_order(6, 6)[:4].tolist() == [3 * 6 + 2, 1 * 6 + 4, 4 * 6 + 0, 0 * 6 + 2]
+
+
+def test_latent_tokens_without_a_place_are_one_row():
+    # thirds, two thirds, ninths of 12: 1/3, 2/3, 1/9, 4/9
+    assert halton_order(12)[:4].tolist() == [4, 8, 1, 5]
+    assert sorted(halton_order(12).tolist()) == list(range(12))
+
+
+def test_confidence_is_the_log_probability_with_gumbel_noise_that_ends_at_the_last_step():
+    logits_BNK = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    drawn_BN = torch.tensor([[0, 4, 2], [1, 1, 3]])
+    uniform_BN = torch.tensor([[0.5, 0.1, 0.9], [0.3, 0.0, 0.7]])
+    log_BN = torch.stack([
+        torch.stack([logits_BNK[b, n].log_softmax(0)[drawn_BN[b, n]] for n in range(3)]) for b in range(2)
+    ])  # fmt: skip
+    gumbel_BN = -torch.log(-torch.log(uniform_BN.clamp(min=1e-7)))
+    drawing = Drawing(choice_temperature=2.0, steps=4)
+    for step, share in enumerate((0.75, 0.5, 0.25, 0.0)):
+        found_BN = confidence(logits_BNK, drawn_BN, uniform_BN, drawing, step)
+        torch.testing.assert_close(found_BN, log_BN + 2.0 * share * gumbel_BN)
+    largest = torch.full_like(uniform_BN, 1 - 2**-24)
+    assert confidence(logits_BNK, drawn_BN, largest, drawing, 0).isfinite().all()
+
+
+def test_the_score_is_a_mean_over_eight_numbers_of_masked_codes(monkeypatch: pytest.MonkeyPatch):
+    """Of 12 codes the middles of eight stretches are masked, 1 + 12 (n + 1/2) / 8 rounded down."""
+    prior, seen, generator = masked_prior(), [], torch.Generator().manual_seed(1)
+
+    def masked_logits(code_BN: torch.Tensor, token_B: torch.Tensor, masked_BN: torch.Tensor) -> torch.Tensor:
+        seen.append((masked_BN, torch.randn(*code_BN.shape, CODES, generator=generator)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(prior, "masked_logits", masked_logits)
+    code_BN = random_codes(3)
+    nats_BN, right_BN = prior.score(code_BN, prior.vocabulary.class_tokens(torch.tensor([0, 1, 2])))
+    assert [masked_BN.sum(1).tolist() for masked_BN, _ in seen] == [[count] * 3 for count in (1, 3, 4, 6, 7, 9, 10, 12)]
+    assert len({tuple(masked_BN[0].tolist()) for masked_BN, _ in seen}) == 8
+    nats_B, right_B = torch.zeros(3), torch.zeros(3)
+    for masked_BN, logits_BNK in seen:
+        for row in range(3):
+            where = masked_BN[row]
+            picked = logits_BNK[row].log_softmax(-1)[torch.arange(12), code_BN[row]]
+            nats_B[row] -= picked[where].mean() / 8
+            right_B[row] += (logits_BNK[row].argmax(-1) == code_BN[row])[where].float().mean() / 8
+    torch.testing.assert_close(nats_BN, nats_B[:, None].expand(-1, 12))
+    torch.testing.assert_close(right_BN, right_B[:, None].expand(-1, 12))
 
 
 def test_ranks_count_from_the_highest():
