@@ -22,7 +22,10 @@ SOURCE = CodeSource("f" * 64, CODES, GRID, {"size": 12, "channels": 1})
 
 
 def tiny_prior(seed: int = 0, spread: float = 6.0, source: CodeSource = SOURCE, **settings: object) -> Prior:
-    """A prior of two layers; `spread` scales its matrices, so that its choices are far from uniform."""
+    """A prior of two layers; `spread` scales its matrices, so that its choices are far from uniform.
+
+    The weights of its norms differ from 1, so that it matters where they are.
+    """
     torch.manual_seed(seed)
     defaults = {"layers": 2, "width": 32, "heads": 4} | settings
     prior = build_prior(PriorModelConfig(**defaults), source, CLASSES).eval()  # type: ignore[arg-type]
@@ -30,6 +33,8 @@ def tiny_prior(seed: int = 0, spread: float = 6.0, source: CodeSource = SOURCE, 
         for weight in prior.parameters():
             if weight.ndim == 2:
                 weight.mul_(spread)
+            elif bool((weight == 1).all()):
+                weight.copy_(torch.linspace(0.8, 1.2, len(weight)))
     return prior
 
 
