@@ -13,10 +13,10 @@ it) or `visible` (a test could, but none here does).
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
-import random
 import subprocess
 import sys
 import time
@@ -111,17 +111,19 @@ def main() -> int:
 
 
 def draw(only: str, sample: int | None, seed: int) -> list[Mutant]:
-    """The mutants of a run: all, or a sample that takes from each module in proportion, at least five."""
+    """The mutants of a run: all, or a sample that takes from each module in proportion, at least five.
+
+    A mutant is drawn by a hash of its name, so that a sample stays what it is where the code stays.
+    """
     paths = [path for pattern in MODULES for path in sorted(ROOT.glob(pattern)) if only in str(path.relative_to(ROOT))]
     found = {path: mutants(path, ROOT) for path in paths}
     total = sum(map(len, found.values()))
     if sample is None or sample >= total:
         return [mutant for group in found.values() for mutant in group]
     drawn: list[Mutant] = []
-    for path, group in found.items():
+    for group in found.values():
         count = min(len(group), max(5, round(sample * len(group) / total)))
-        generator = random.Random(f"{seed} {path.relative_to(ROOT)}")
-        drawn += sorted(generator.sample(group, count), key=lambda mutant: mutant.line)
+        drawn += sorted(group, key=lambda mutant: hashlib.sha256(f"{seed} {mutant.key}".encode()).digest())[:count]
     return drawn
 
 

@@ -172,7 +172,7 @@ def _mutable(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, str, bool]
             for child in node.body:
                 yield from visit(child, (*names, node.name), inner)
             return
-        if isinstance(node, ast.Assign | ast.AnnAssign | ast.Call) and _declares(node):
+        if _declares(node):
             return
         skipped = ("annotation", "returns", "type_params")
         for field, value in ast.iter_fields(node):
@@ -191,7 +191,9 @@ def _speaks(value: ast.Constant | ast.Call) -> bool:
 
 
 def _declares(node: ast.AST) -> bool:
-    """Names of types and of what a module exports."""
+    """Names of types and of what a module exports, and checks of our own."""
+    if isinstance(node, ast.keyword):
+        return node.arg == "strict"  # a check of our own, as an assertion
     if isinstance(node, ast.Assign):
         return any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("cast", "TypeVar")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.model import PriorModelConfig, TextConfig
 from stage2_prior.priors.base import Prior, weights_hash
 from stage2_prior.priors.sample_noise import SampleNoise
 from stage2_prior.priors.stock import Work
@@ -77,6 +77,22 @@ def test_a_prior_works_once_a_code_unless_it_says_otherwise() -> None:
     assert Prior.draws(prior, None) == SOURCE.positions  # type: ignore[arg-type]
     assert Prior.layers_per_code(PriorModelConfig(layers=7), SOURCE) == 7
     assert "text/" in Prior.usage(prior, "ours") and 'from_pretrained("ours")' in Prior.usage(prior, "ours")
+
+
+def amounts(prior: Prior) -> list[tuple[float, float, int]]:
+    return [(work.tokens, work.attended, work.idle) for work in prior.work()]
+
+
+def test_what_each_kind_does_for_a_code() -> None:
+    """Tokens for each code, tokens that each attends to on average, and weights of the head that it leaves out."""
+    assert amounts(tiny_prior()) == [(1, 6, 0)], "half of twelve"
+    assert amounts(tiny_prior(kind="masked")) == [(1, 12, 0)], "all of them"
+    text = TextConfig(tokens=6, layers=1)
+    with_text = tiny_prior(condition="text", text=text)
+    head = with_text.lm.get_output_embeddings().weight.numel()
+    assert amounts(with_text) == [(1, 12, 0), (0.5, 3, head), (0.5, 6, 0)], "no output after a text, and its encoder"
+    depth = tiny_prior(kind="depth", source=replace(SOURCE, codebooks=3))
+    assert amounts(depth) == [(1 / 3, 6, 0), (1, 1.5, 2 * CODES * 32)], "each codebook has its own head"
 
 
 def test_sampling_weights_are_laid_out_again_when_they_change() -> None:
