@@ -4,9 +4,8 @@
     python -m tests.mutation --only quantizers    # all mutants of the modules whose path has this word
     python -m tests.mutation --show               # what survived so far
 
-`--out` is a folder: `reach.jsonl` has which tests run which lines (delete it, or pass --record, after changing tests),
-`results.jsonl` one line a mutant. A mutant is tried again when its source line, or a test, has changed and it had
-survived: pass --again. survivors.json names the mutants that survive, with the reason: `equivalent` (no test can see
+`--out` is a folder: `reach.jsonl` has which tests run which lines, recorded anew for test files that have changed, and
+`results.jsonl` one line a mutant. With --again those that had survived are tried once more. survivors.json names the mutants that survive, with the reason: `equivalent` (no test can see
 it) or `visible` (a test could, but none here does).
 """
 
@@ -63,15 +62,15 @@ MODULES = (
     "launch/run/schedule.py",
     "launch/checkpoints/*.py",
 )
-TESTS = (
-    "tests/data",
-    "tests/launch/checkpoints",
-    "tests/launch/run",
-    "tests/launch/strategies",
-    *(f"tests/stage1_tokenizer/{room}" for room in ("kernels", "losses", "measuring", "networks", "quantizers")),
-    *(f"tests/stage1_tokenizer/{room}" for room in ("discriminators", "tokenizer", "training")),
-    *(f"tests/stage2_prior/{room}" for room in ("codes", "commands", "generation", "measuring", "priors")),
-    *(f"tests/stage2_prior/{room}" for room in ("sampling", "training")),
+TESTS = tuple(
+    f"tests/{package}/{room}"
+    for package, rooms in {
+        "data": ("order", "packing", "pictures", "reading"),
+        "launch": ("checkpoints", "run", "strategies"),
+        "stage1_tokenizer": ("discriminators", "losses", "measuring", "quantizers", "tokenizer", "training"),
+        "stage2_prior": ("config", "codes", "commands", "generation", "measuring", "priors", "sampling", "training"),
+    }.items()
+    for room in rooms
 )
 LIBRARIES = (
     "torch, torchvision, transformers, numpy, PIL.Image, scipy.linalg, accelerate, safetensors.torch, sklearn, "
@@ -90,7 +89,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "mutation", help="folder of what was found")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--budget", type=float, default=30.0, help="most seconds of tests for one mutant")
-    parser.add_argument("--record", action="store_true", help="record anew which tests reach which lines")
     parser.add_argument("--again", action="store_true", help="try again those that survived")
     parser.add_argument("--show", action="store_true", help="only print what is known")
     options = parser.parse_args()
@@ -102,10 +100,8 @@ def main() -> int:
         for library in LIBRARIES.split(", "):
             __import__(library)
         reached = options.out / "reach.jsonl"
-        if options.record or not reached.exists():
-            reached.unlink(missing_ok=True)
-            paths = {mutant.path for mutant in draw("", None, 0)}
-            apart(lambda: in_session(lambda items: record(items, ROOT, paths, reached, options.workers, 300.0)))
+        paths = {mutant.path for mutant in draw("", None, 0)}
+        apart(lambda: in_session(lambda items: record(items, ROOT, paths, reached, options.workers, 300.0)))
         try_all(wanted, options)
     return report(wanted, options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing.util
 import os
@@ -92,9 +93,28 @@ class Recorder:
         by_file: dict[str, list[int]] = {}
         for name, line in sorted(self.lines):
             by_file.setdefault(name, []).append(line)
-        record = {"test": item.nodeid, "seconds": round(seconds, 3), "passed": self.passed, "lines": by_file}
+        record = {
+            "test": item.nodeid,
+            "version": version(item.path),
+            "seconds": round(seconds, 3),
+            "passed": self.passed,
+            "lines": by_file,
+        }
         with self.out.open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def version(path: Path) -> str:
+    """Changes when a test file does."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def forget_changed(out: Path, versions: set[tuple[str, str]]) -> set[str]:
+    """Drop the records of test files that are not among these (names and versions); the names of those left."""
+    records = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    kept = [one for one in records if (one["test"].partition("::")[0], one["version"]) in versions]
+    out.write_text("".join(json.dumps(one) + "\n" for one in kept))
+    return {one["test"].partition("::")[0] for one in kept}
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.mutation.mutants import Mutant, mutated
-from tests.mutation.reach import Recorder, read
+from tests.mutation.reach import Recorder, forget_changed, read, version
 
 OPTIONS = ("-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "-W", "ignore")
 PATIENCE = 20.0
@@ -125,10 +125,11 @@ class Failing:
 
 
 def record(items: list[pytest.Item], root: Path, paths: set[str], out: Path, workers: int, patience: float) -> None:
-    """Record which tests reach which lines, a test file in a process; a file that takes too long is cut short."""
+    """Record which tests reach which lines, for files that have changed since; each in a process, at most `patience`."""
     files: dict[str, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    known = forget_changed(out, {(name, version(chosen[0].path)) for name, chosen in files.items()})
     ranks = Path(tempfile.mkdtemp(prefix="ranks-"))
 
     def recording(chosen: list[pytest.Item]) -> Callable[[], int]:
@@ -142,7 +143,7 @@ def record(items: list[pytest.Item], root: Path, paths: set[str], out: Path, wor
 
         return run
 
-    jobs = [(name, recording(chosen), patience) for name, chosen in files.items()]
+    jobs = [(name, recording(chosen), patience) for name, chosen in files.items() if name not in known]
     for name, code, word, seconds in in_children(jobs, workers):
         print(f"recorded {name} in {seconds:.0f} s" + ("" if code == 0 else f" (exit {code} {word})"), flush=True)
     shutil.rmtree(ranks)
