@@ -5,8 +5,8 @@
     python -m tests.mutation --show               # what survived so far
 
 `--out` is a folder: `reach.jsonl` has which tests run which lines, recorded anew for test files that have changed, and
-`results.jsonl` one line a mutant. With --again those that had survived are tried once more. survivors.json names the mutants that survive, with the reason: `equivalent` (no test can see
-it) or `visible` (a test could, but none here does).
+`results.jsonl` one line a mutant. With --again those that had survived are tried once more. survivors.json names the
+mutants that survive, with the reason: `equivalent` (no test can see it) or `visible` (a test could, but none does).
 """
 
 from __future__ import annotations

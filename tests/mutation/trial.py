@@ -125,7 +125,7 @@ class Failing:
 
 
 def record(items: list[pytest.Item], root: Path, paths: set[str], out: Path, workers: int, patience: float) -> None:
-    """Record which tests reach which lines, for files that have changed since; each in a process, at most `patience`."""
+    """Record which tests reach which lines, for test files that have changed; each in a process."""
     files: dict[str, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.nodeid.partition("::")[0], []).append(item)

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.order.mixture import PATTERN, MixtureOrder
+from data.order.mixture import PATTERN, MixtureOrder, _apportioned, _spread
 from data.order.sample_order import SampleOrder
 
 
@@ -50,6 +50,32 @@ def test_neighbours_number_the_shards_through() -> None:
         shard, place, _ = order.at(np.array([3]), np.array([position]))[0].tolist()
         _, runs = order.neighbours(3, position)
         assert any(shard == s and start <= place < stop for s, start, stop in runs)
+
+
+def test_the_mixture_is_pinned() -> None:
+    """A change of these numbers breaks the resuming of every run in progress."""
+    orders = [
+        SampleOrder([40, 60], seed=3, batch_size=4, lanes=4, window=7),
+        SampleOrder([500], seed=4, batch_size=4, lanes=4, window=7),
+    ]
+    order = MixtureOrder(orders, [3.0, 1.0], seed=9)
+    assert [order.batch(step).tolist() for step in (0, 1, 700, 10**6)] == [
+        [[1, 45], [2, 327], [0, 33], [2, 81]],
+        [[2, 203], [0, 7], [0, 35], [1, 16]],
+        [[1, 16], [2, 455], [0, 10], [2, 200]],
+        [[1, 39], [2, 456], [0, 24], [2, 207]],
+    ]
+
+
+def test_slots_are_shared_out_to_the_last_one_and_spread_evenly() -> None:
+    assert _apportioned([1, 1, 1]) == [342, 341, 341]
+    assert _apportioned([0.5, 0.3, 0.2]) == [512, 307, 205]
+    assert _apportioned([1023, 1]) == [1023, 1]
+    pattern = _spread([768, 256])
+    assert np.bincount(pattern).tolist() == [768, 256]
+    assert pattern[:12].tolist() == [0, 0, 1, 0] * 3
+    orders = [SampleOrder([10], seed=i, batch_size=2) for i in range(2)]
+    assert MixtureOrder(orders, [1023, 1], seed=0).slots_of == [1023, 1], "one slot is enough"
 
 
 def test_a_weight_too_small_to_be_kept_is_refused() -> None:

@@ -120,6 +120,13 @@ def test_the_order_is_pinned() -> None:
     assert order.batch(0).tolist() == PINNED[0]
     assert order.batch(1000).tolist() == PINNED[1]
 
+    order = SampleOrder([50, 70, 40], seed=2**65 + 7, batch_size=6, lanes=3, window=30)
+    assert [order.batch(step).tolist() for step in (0, 20, 10**9)] == [
+        [[1, 7], [1, 8], [1, 59], [1, 58], [0, 2], [0, 4]],
+        [[1, 27], [1, 32], [1, 65], [2, 15], [0, 15], [0, 23]],
+        [[1, 28], [1, 14], [2, 8], [1, 63], [0, 22], [2, 38]],
+    ]
+
 
 PINNED = [
     [[0, 29], [1, 30], [1, 67], [2, 27]],

@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.media import read_transform
 from data.pictures.config import TransformConfig
-from data.pictures.geometry import crop_box, draw
+from data.pictures.geometry import Draw, crop_box, draw, target_size
 from data.pictures.transforms import apply, to_float, to_uint8
 
 
@@ -84,6 +84,66 @@ def test_flip_depends_on_key_and_epoch_alone() -> None:
     assert kinds == {picture.tobytes(), picture[:, ::-1].tobytes()}
     assert draw(1, 2, "a") == draw(1, 2, "a") != draw(1, 3, "a")
     assert transformed(picture, config).tobytes() == picture.tobytes()
+
+
+def test_the_augmentation_is_pinned() -> None:
+    """A change of these numbers changes what every run in progress sees next."""
+    found = [draw(1, 2, "a"), draw(0, 0, "s00-0001")]
+    assert [(one.flip, one.x, one.y, one.scale) for one in found] == [
+        (0.46791538808600996, 0.7781412851876601, 0.8020383063072221, 0.7610291831431395),
+        (0.739874845548138, 0.6357265540907435, 0.03686904625846682, 0.06704393515856728),
+    ]
+
+
+def test_half_of_the_draws_flip() -> None:
+    config, picture = TransformConfig(size=8, flip=True), photo(8, 8)
+    for chance, flipped in ((0.0, True), (0.4999, True), (0.5, False), (0.9999, False)):
+        out = np.empty((8, 8, 3), np.uint8)
+        apply(picture, config, Draw(flip=chance, x=0, y=0, scale=0), out)
+        np.testing.assert_array_equal(out, picture[:, ::-1] if flipped else picture)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "box"),
+    [(7, 4, (1, 0, 5, 4)), (4, 7, (0, 1, 4, 5)), (5, 5, (0, 0, 5, 5)), (1, 9, (0, 4, 1, 5))],
+)
+def test_the_middle_square(width: int, height: int, box: tuple[int, ...]) -> None:
+    random = Draw(flip=0.9, x=0.9, y=0.9, scale=0.1)
+    assert crop_box(width, height, TransformConfig(size=8), None) == box
+    assert crop_box(width, height, TransformConfig(size=8), random) == box, "only random_crop draws the place"
+    assert crop_box(width, height, TransformConfig(size=8, random_crop=True), None) == box, "as in evaluation"
+    assert crop_box(width, height, TransformConfig(size=8, fit="pad"), None) == (0, 0, width, height)
+
+
+def test_a_random_square_is_drawn_by_its_numbers() -> None:
+    """The side between min_scale and 1 of the shorter one, and the place among all that the square can have."""
+    config = TransformConfig(size=8, random_crop=True, min_scale=0.5)
+    for scale, x, y, box in (
+        (0.0, 0.0, 0.0, (0, 0, 10, 10)),
+        (0.999, 0.999, 0.999, (10, 0, 30, 20)),
+        (0.5, 0.5, 0.25, (8, 1, 23, 16)),
+        (0.2, 0.999, 0.999, (18, 8, 30, 20)),
+    ):
+        assert crop_box(30, 20, config, Draw(flip=0, x=x, y=y, scale=scale)) == box
+    tiny = TransformConfig(size=8, random_crop=True, min_scale=0.01)
+    assert crop_box(3, 3, tiny, Draw(flip=0, x=0.5, y=0.5, scale=0)) == (1, 1, 2, 2), "a pixel at least"
+
+
+def test_the_size_before_padding() -> None:
+    config = TransformConfig(size=40, fit="pad")
+    for size, target in (((80, 20), (40, 10)), ((20, 80), (10, 40)), ((30, 20), (30, 20)), ((400, 1), (40, 1))):
+        assert target_size(*size, config) == target
+    assert target_size(80, 20, TransformConfig(size=40)) == (40, 40)
+
+
+def test_padding_puts_the_picture_in_the_middle() -> None:
+    for size in (7, 8):
+        out = transformed(photo(3, 2), TransformConfig(size=size, fit="pad", background=9))
+        inside = (out != 9).any(2)
+        top, left = (size - 3) // 2, (size - 2) // 2
+        np.testing.assert_array_equal(out[top : top + 3, left : left + 2], photo(3, 2))
+        assert inside.sum() <= 6 and not inside[:top].any() and not inside[top + 3 :].any()
+        assert not inside[:, :left].any() and not inside[:, left + 2 :].any()
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.floats(0.05, 1.0), st.text(max_size=5))
