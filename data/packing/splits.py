@@ -63,6 +63,9 @@ def chosen_splits(source: Source, held_out: float, seed: int, *, shuffle: bool) 
             way_out = f"set it to {share}, or leave it out" if len(train) > 1 else "leave it out"
             raise UserError(f"held_out={held_out} of {len(train)} samples of train holds out {which} sample: {way_out}")
         splits |= {"train": train[kept], "held_out": train[out]}
+    for name, numbers in splits.items():
+        if not len(numbers):
+            source.tally.noted("a split without a sample", name)
     ordered = {name: _mixed(source, numbers, seed) if shuffle else numbers for name, numbers in splits.items()}
     return {name: numbers for name, numbers in ordered.items() if len(numbers)}
 

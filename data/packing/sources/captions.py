@@ -131,6 +131,9 @@ def _captions(
         lacks = "file_name" if place is None else "text or caption; --caption_column names another"
         tally.ignored(f"a list without {lacks} (columns {', '.join(columns[:8])})", file)
         return
+    read = (place, column) if column else (place, "text" if "text" in columns else "caption")
+    if unread := [name for name in columns if name not in read]:
+        tally.noted(f"columns of a list that aren't read ({', '.join(unread[:8])})", file)
     for row in rows:
         value = row.get(column) if column else row.get("text", row.get("caption"))
         if row.get(place) and (texts := first_text(value)):

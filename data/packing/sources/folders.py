@@ -81,10 +81,19 @@ class FolderSource(FileSource):
         listing = Listing(self.root, self.tally)
         self.captions = Captions(listing, caption_column)
         self.captioned = len(self.captions)
+        if caption_column and not self.captioned:
+            raise UserError(
+                f"caption_column={caption_column} is in no metadata.csv, .jsonl or .parquet below source={root}, nor in "
+                "a .json beside a picture: leave it out"
+            )
         names = SplitNames(splits)
         with_pictures = {path.split("/")[0] for path, _ in listing.pictures if "/" in path}
         tops = split_folders(self.root, names, with_pictures)
         self._must_be_classes(tops, names, listing)
+        own = names.of_folder(self.root.resolve().name)
+        if names.whole is None and "" in tops and own not in (None, "", "train"):
+            self.tally.noted(f"the source's name says {own}, but all of it is train; "
+                             f"--splits '{{\"*\": \"{own}\"}}' makes it {own}", str(root))  # fmt: skip
         files = []
         for path, size in listing.pictures:
             split, rest = _split_of(path, tops)

@@ -1,7 +1,7 @@
 """Parquet files with a column of pictures, as the Hub's data sets have them."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class ParquetSource(Source):
         self.columns = choose_columns(list(zip(self.files, schemas, strict=True)), image_column, label_column,
                                       caption_column, self.tally)  # fmt: skip
         self._places([split_of[name] for name in names if name in split_of])
-        self._fill_labels(schemas[0])
+        self._fill_labels(schemas)
         self.captioned = int(self.starts[-1]) if self.columns.caption else 0
         self._opened.cache_clear()  # processes that are forked open their own
         self._group = lru_cache(2)(self._read_group)
@@ -77,6 +77,9 @@ class ParquetSource(Source):
             (file, group) for file in range(len(self.files)) for group in range(self._opened(file).num_row_groups)
         ]
         counts = [self._opened(file).metadata.row_group(group).num_rows for file, group in self.group_of]
+        for file, path in enumerate(self.files):
+            if not self._opened(file).metadata.num_rows:
+                self.tally.noted("a file without rows", str(path))
         self.per_row: np.ndarray | None = None
         """Pictures in each row, where rows have lists of them."""
         if self.columns.listed:
@@ -91,16 +94,30 @@ class ParquetSource(Source):
         split_of = np.repeat(np.array(splits), counts)
         self.splits = {str(name): np.flatnonzero(split_of == name) for name in dict.fromkeys(splits)}
 
-    def _fill_labels(self, schema: Any) -> None:
+    def _fill_labels(self, schemas: Sequence[Any]) -> None:
         self.labels = np.full(int(self.starts[-1]), -1, dtype=np.int64)
         label = self.columns.label
         if label is None:
             return
         values = [value for file in range(len(self.files)) for value in self._column(file, label)]
         numbers, self.classes = class_numbers(
-            values, f"column {label}", _hub_names(schema, label), "name another --label_column, or '' for no classes"
+            values,
+            f"column {label}",
+            self._class_names(schemas, label),
+            "name another --label_column, or '' for no classes",
         )
         self.labels = numbers if self.per_row is None else np.repeat(numbers, self.per_row)
+
+    def _class_names(self, schemas: Sequence[Any], column: str) -> list[str]:
+        """Class names in the Hub's metadata, or none; UserError where files have other ones."""
+        first: tuple[Path, list[str]] | None = None
+        for file, schema in zip(self.files, schemas, strict=True):
+            names = _hub_names(schema, column)
+            if names and first and names != first[1]:
+                raise UserError(f"source: {file} has other classes in column {column} than {first[0]}: pack them one "
+                                "by one, or make their classes the same")  # fmt: skip
+            first = first or ((file, names) if names else None)
+        return first[1] if first else []
 
     def _column(self, file: int, name: str) -> list[Any]:
         """All values of a column; UserError where they can't be read."""

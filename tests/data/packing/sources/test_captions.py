@@ -179,11 +179,15 @@ def test_the_column_of_captions_can_be_named(tmp_path: Path) -> None:
     root = pictures(tmp_path / "in")
     (root / "metadata.csv").write_text("file_name,prompt,n\n0.jpg,a cat,1\n1.jpg,,2\n")
     assert "a list without text or caption; --caption_column names another (columns file_name, prompt" in told(root)
+    assert "columns of a list that aren't read (n)" in told(root, caption_column="prompt")
     assert captions(root, caption_column="prompt") == {"0": "a cat", "1": "", "2": ""}
     with pytest.raises(
         UserError, match=r"caption_column=title isn't in metadata\.csv: choose one of file_name, prompt, n"
     ):
         told(root, caption_column="title")
+    (root / "metadata.csv").unlink()
+    with pytest.raises(UserError, match=r"caption_column=prompt is in no metadata\.csv"):
+        told(root, caption_column="prompt")
 
 
 def test_of_several_captions_the_first_is_kept_with_a_word(tmp_path: Path) -> None:

@@ -109,6 +109,16 @@ def test_what_may_be_splits_is_never_guessed_into_train(tmp_path: Path, folders:
     assert everything.classes == sorted({folder.split("/")[0] for folder in folders})
 
 
+def test_a_source_that_is_called_as_a_split_is_train_with_a_word(tmp_path: Path) -> None:
+    root = made(tmp_path / "val", "cat/1.jpg")
+    assert set(source(root).splits) == {"train"}
+    assert "the source's name says val, but all of it is train" in told(source(root))
+    assert set(source(root, splits={"*": "val"}).splits) == {"val"}
+    (tmp_path / "Train/x").mkdir(parents=True)
+    made(tmp_path / "Train", "cat/1.jpg")
+    assert "source's name" not in told(source(tmp_path / "Train"))
+
+
 def test_the_setting_says_what_odd_folders_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = made(tmp_path / "in", "train/a/1.jpg", "extra/a/2.jpg", "old/a/3.jpg")
     words = [str(root), str(tmp_path / "out"), "--kind", "folder", "--processes", "1"]

@@ -198,6 +198,23 @@ def test_names_of_the_hubs_classes(tmp_path: Path, names: Any) -> None:
         source(tmp_path / "b.parquet")
 
 
+def test_files_of_other_classes_or_without_rows(tmp_path: Path) -> None:
+    import json
+
+    def write_named(name: str, names: list[str], rows: int) -> None:
+        table = pyarrow.table({"image": [image(i) for i in range(2)], "label": [0, 1]}).slice(0, rows)
+        about = json.dumps({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}})
+        parquet.write_table(table.replace_schema_metadata({"huggingface": about}), tmp_path / name)
+
+    write_named("train-0.parquet", ["cat", "dog"], 2)
+    write_named("val-0.parquet", ["cat", "dog"], 0)
+    found = source(tmp_path)
+    assert "note: a file without rows" in "\n".join(found.tally.lines()) and len(found) == 2
+    write_named("val-0.parquet", ["dog", "cat"], 2)
+    with pytest.raises(UserError, match=r"val-0\.parquet has other classes in column label than .*train-0\.parquet"):
+        source(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["binary", "large_binary", "list", "list of bytes", "struct of bytes"])
 def test_forms_of_picture_columns(tmp_path: Path, kind: str) -> None:
     raw = [jpeg(i, 8, 8) for i in range(3)]
