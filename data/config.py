@@ -28,8 +28,8 @@ class CodeDataConfig:
     """Lanes R that the sample sequence is cut into (ranks | R | B). None: B for local shards, at most 64 for remote."""
     window: int | None = None
     """Neighbouring samples of a lane that are shuffled together. None: 4096 for local shards, 256 for remote ones."""
-    threads: int = 2
-    """Reading and decoding threads of each rank; they don't change the batches."""
+    threads: int | None = None
+    """Reading and decoding threads of each rank; null: its share of the cores, at most 8. The batches stay."""
     read_ahead: int = 3
     """Batches prepared ahead of the one in use; limits the memory."""
     max_damaged: float = 0.01

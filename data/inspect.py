@@ -6,7 +6,6 @@
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from data.shards.loading import load_index
 from data.shards.tally import Tally
 from launch.command.checks import at_least
 from launch.command.cli import parse, run
+from launch.command.cores import cores
 
 FOUND = 1
 """Exit code when verification found something wrong."""
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(describe(index))
     findings = None
     if config.verify:
-        findings = verify(index, processes=config.processes or os.cpu_count() or 1, max_pixels=config.max_pixels)
+        findings = verify(index, processes=config.processes or cores(), max_pixels=config.max_pixels)
         print(findings_text(findings))
         _write(findings, config)
     if config.contact_sheet:

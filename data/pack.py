@@ -24,6 +24,7 @@ from data.shards.tally import ALLOWED
 from data.shards.writer import ShardRecord
 from launch.command.checks import check
 from launch.command.cli import parse, run
+from launch.command.cores import cores
 from launch.command.progress import Progress
 
 FREE = ("out", "processes", "allow_left_out", "overwrite")
@@ -123,7 +124,7 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
     if kept and show_progress:
         print(f"resuming {config.out}: {len(done)} of {len(jobs)} shards are finished", file=sys.stderr)
     left = [job for job in jobs if job.shard not in done]
-    processes = config.processes or (16 if source.remote else os.cpu_count() or 1)
+    processes = config.processes or (16 if source.remote else cores())
     with Progress("pack", total, unit="samples", start=kept, enabled=show_progress) as bar:
         for job, record in pack_shards(source, left, str(shards.folder), config.convert, processes):
             shards.keep(record)

@@ -28,4 +28,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, computes=False)

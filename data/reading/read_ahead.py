@@ -22,8 +22,12 @@ from data.reading.remote_reader import RemoteReader
 from data.shards.quarantine import QuarantinedError, quarantined
 from data.shards.sample import DamagedSampleError, Sample, caption, read_sample
 from launch.command.cli import UserError
+from launch.command.cores import share
 
 _log = logging.getLogger(__name__)
+MOST_THREADS = 8
+"""Of a rank, where data.threads doesn't say."""
+
 _MAX_TRIES = 1000
 _MIN_SAMPLES = 1000
 _WARNINGS = 5
@@ -96,7 +100,8 @@ class ReadAhead:
         self.reader = RemoteReader(shards, config) if shards.remote else LocalReader(shards)
         self._decoder: Decoder = handler(config.kind, "decoder")(shards.indexes[0], seed, **config.decoding)
         self._quarantine = quarantined(shards.indexes)
-        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="data")
+        self._threads = config.threads or share(most=MOST_THREADS)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="data")
         self.tally = Tally()
 
     def run(self, requests: Iterator[Request]) -> Iterator[Any]:
@@ -123,7 +128,7 @@ class ReadAhead:
         count = len(request.fetches)
         buffer = self._decoder.allocate(count)
         # Small pieces keep the threads level at a batch's end; of one digit each, they would cost more than the digits.
-        size = max(1, min(64, -(-count // (4 * self._config.threads))))
+        size = max(1, min(64, -(-count // (4 * self._threads))))
         pieces = [range(first, min(first + size, count)) for first in range(0, count, size)]
         return request, buffer, [self._pool.submit(self._rows, request, buffer, piece) for piece in pieces]
 

@@ -71,7 +71,7 @@ def every_sample(
     transform: Transform,
     *,
     batch_size: int,
-    threads: int = 2,
+    threads: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     limit: int | None = None,

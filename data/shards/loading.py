@@ -17,6 +17,7 @@ from data.shards.offsets import SUFFIX, ShardOffsets
 from data.shards.scanning import scan_all
 from launch.command.checks import named
 from launch.command.cli import UserError
+from launch.command.cores import cores
 from launch.files.places import place_name
 
 _log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def _with_local_offsets(index: ShardIndex, stored: Path) -> ShardIndex:
         return index
     check_present(index)
     tars = [index.location(i) for i in range(len(index.shards))]
-    scans = scan_all(tars, index.layout, threads=min(8, os.cpu_count() or 1))
+    scans = scan_all(tars, index.layout, threads=min(8, cores()))
     damaged = [f"{tar} ({scan.damage})" for tar, scan in zip(tars, scans, strict=True) if scan.damage]
     if damaged:
         raise UserError(f"damaged tars: {named(damaged)}; repair them, or index the others with `python -m data.index`")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from launch.command import interrupts
+from launch.command.cores import settle
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED
 from launch.command.values import form, inner
 from launch.command.words import Words
@@ -116,12 +117,15 @@ def _told(error: Exception, positional: Sequence[str]) -> str:
     return f"{key} is missing: {where} --{key} VALUE; --help says more"
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
+def run(main: Callable[[], int | None], *, computes: bool = True) -> NoReturn:
     """Run a command's main function: exit 0 or what it returns; a UserError is one line on stderr and exit 2.
 
-    Ctrl-C is one line and exit 130 (launch.command.interrupts).
+    Ctrl-C is one line and exit 130 (launch.command.interrupts). `computes=False` is for commands that only start
+    others, whose threads it leaves to them.
     """
     interrupts.listen()
+    if computes:
+        settle()
     try:
         _leave(main() or 0)
     except UserError as error:

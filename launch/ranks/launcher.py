@@ -14,6 +14,7 @@ from types import FrameType
 
 from launch.command import interrupts
 from launch.command.cli import ERRORS_FOLDER, INTERRUPTION, first_to_tell
+from launch.command.cores import cores
 from launch.command.exit_codes import BAD_INPUT, HUNG, INTERRUPTED, SIGNALLED, STOPPED
 
 CONFIGS = Path(__file__).resolve().parents[1] / "accelerate"
@@ -95,8 +96,3 @@ def _forward_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, forward)
-
-
-def cores() -> int:
-    """Cores this process may run on (an affinity mask or a container's share counts)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from launch.ranks.launcher import cores
+from launch.command.cores import cores
 
 PACKAGES = ("torch", "accelerate", "transformers", "webdataset", "numpy", "lpips", "torch-fidelity", "deepspeed")
 """The packages whose versions are kept with every run."""

@@ -14,10 +14,10 @@ import torch
 from accelerate import Accelerator
 
 from launch.command import interrupts
+from launch.command.cores import cores
 from launch.command.exit_codes import INTERRUPTED
 from launch.config import FREE_KEYS, RunConfig
 from launch.ranks import start as distributed
-from launch.ranks.launcher import cores
 from launch.ranks.vote import on_main
 from launch.run import folder
 from launch.run.bad_updates import NotFiniteError

@@ -88,4 +88,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    run(main)
+    run(main, computes=False)

@@ -49,8 +49,8 @@ class EvaluateConfig(DistanceConfig):
     """Number of pictures to measure, evenly spaced over the set; null: all."""
     batch_size: int = 64
     """Batch size of each rank."""
-    threads: int = 2
-    """Reading and decoding threads of each rank."""
+    threads: int | None = None
+    """Reading and decoding threads of each rank; null: its share of the cores, at most 8."""
     lpips: bool = True
     """Measure LPIPS (it takes most of the time)."""
     lpips_net: Literal["vgg", "alex"] = "vgg"

@@ -26,8 +26,8 @@ class EncodeConfig:
     """Number of pictures to encode again and compare at the end; OUT/verify.png shows them decoded."""
     batch_size: int | None = None
     """Pictures that each rank encodes at once; null: as many as fit on the GPU, found by trying; 64 on CPUs."""
-    threads: int = 2
-    """Reading and decoding threads of each rank."""
+    threads: int | None = None
+    """Reading and decoding threads of each rank; null: its share of the cores, at most 8."""
     allow_left_out: float = 0.1
     """Share of the pictures that may have no codes because they can't be decoded. Those of the index's quarantine list
     are left out anyway."""

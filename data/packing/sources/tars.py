@@ -21,6 +21,7 @@ from data.shards.locations import is_remote
 from data.shards.patterns import find_tars
 from data.shards.sample import DamagedSampleError, picture_member, read_sample
 from data.shards.scanning import build_index, index_pictures
+from launch.command.cores import cores
 
 _CONNECTIONS = 16
 
@@ -88,7 +89,7 @@ class TarSource(Source):
                 return replace(index, offsets=build_index(tars, threads=_CONNECTIONS).offsets)
             about = {"classes": index.classes, "name": index.name, "licence": index.licence}
         tars = tars or find_tars(source, key="source")
-        threads = _CONNECTIONS if any(map(is_remote, tars)) else os.cpu_count() or 1
+        threads = _CONNECTIONS if any(map(is_remote, tars)) else cores()
         index, tally = index_pictures(tars, layout=layout, threads=threads, **about)
         self.foreseen = Counter({what: tally.taken.pop(what, 0) for what in ("labels", "captions")})
         tally.taken.clear()  # packing counts what it packs
