@@ -9,8 +9,13 @@ from pathlib import Path, PurePosixPath
 
 CONTROL_GROUPS = "sys/fs/cgroup"
 
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-"""Variables by which a user says how the threads of OpenMP wait."""
+WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
+"""How the threads of OpenMP wait, unless the user says otherwise by either: asleep, after a tenth of a millisecond.
+
+libgomp spins for 3 ms where nothing is said. A thread that spins while the one it waits for has lost its core to
+another process takes that one's time; one that sleeps at once is woken too late between the short parts of a step, even
+on an idle machine (tests/benchmarks/busy_machine.py).
+"""
 
 
 def cores(system: Path = Path("/")) -> int:
@@ -25,11 +30,10 @@ def cores(system: Path = Path("/")) -> int:
 def settle() -> None:
     """Say how the threads of OpenMP wait and how many there are, unless the user did. Before torch is imported.
 
-    They wait passively: a thread that spins while another process has the other one's core takes that thread's time
-    away. OpenMP knows the affinity mask, but not the control groups.
+    OpenMP counts the affinity mask by itself, but not what the control groups allow.
     """
-    if not any(name in os.environ for name in WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+    if not WAITING.keys() & os.environ.keys():
+        os.environ |= WAITING
     if "OMP_NUM_THREADS" not in os.environ and (number := cores()) < _masked():
         os.environ["OMP_NUM_THREADS"] = str(number)
 

@@ -25,6 +25,15 @@ def all_sum(tensor: Tensor) -> Tensor:
     return total
 
 
+def all_rows(tensor: Tensor) -> Tensor:
+    """The tensors of all ranks, which have one shape, one after the other along their first axis; without gradient."""
+    if world()[1] == 1:
+        return tensor.detach()
+    rows = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world()[1])]
+    dist.all_gather(rows, tensor.detach().contiguous())
+    return torch.cat(rows)
+
+
 def all_mean(tensor: Tensor) -> Tensor:
     """The mean of a tensor over ranks, without gradient."""
     return all_sum(tensor) / world()[1]

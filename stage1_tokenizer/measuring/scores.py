@@ -15,6 +15,7 @@ from data.pictures.batches import PictureBatch
 from data.pictures.config import TransformConfig
 from data.pictures.transforms import to_float, to_uint8
 from launch.ranks.joined import Ranks
+from launch.ranks.reduce import all_rows
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.measuring.distances import KEPT, SetStatistics, SetSums, figures
 from stage1_tokenizer.measuring.features import FeatureNetwork, Vgg16
@@ -90,12 +91,13 @@ def code_statistics(count_GK: Tensor) -> dict[str, float]:
 
 
 def batch_use(idx_Bhw: Tensor, codebook_size: int, codebooks: int = 1) -> dict[str, Tensor]:
-    """How many codes one rank's part of a batch uses, and their perplexity, without waiting for the device.
+    """How many codes the global batch uses, and their perplexity, without waiting for the device; every rank calls it.
 
     Empty for codebooks of more than COUNTED codes.
     """
     if codebook_size > COUNTED:
         return {}
+    idx_Bhw = all_rows(idx_Bhw)  # a batch has fewer codes than a large codebook has counts
     count_GK = count_codes(idx_Bhw, codebook_size, codebooks)
     share_GK = count_GK.float() / (idx_Bhw.numel() / codebooks)
     entropy = -torch.special.xlogy(share_GK, share_GK).sum(1).mean()

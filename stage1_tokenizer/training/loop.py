@@ -29,7 +29,7 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
         run.say(f"{run.folder} is finished: it holds step {step}, nothing is left to do")
         return 0
     began, held_out, medium = step, config.data.held_out, MEDIA[config.data.kind]
-    monitor = Monitor.of(config, trained.tokenizer, run.world_size)
+    monitor = Monitor.of(config, trained.tokenizer)
     with (
         Stream(config.data, seed=run.data_seed, rank=run.rank, world_size=run.world_size) as samples,
         run.progress("train tokenizer", config.steps, unit="steps", start=step) as bar,

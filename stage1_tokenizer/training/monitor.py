@@ -60,12 +60,12 @@ class Monitor:
         self._active: set[str] = set()
 
     @classmethod
-    def of(cls, config: TokenizerTrainConfig, tokenizer: Tokenizer, world_size: int) -> Self:
+    def of(cls, config: TokenizerTrainConfig, tokenizer: Tokenizer) -> Self:
         """The monitor of a run."""
         most: dict[str, float] = {}
         if tokenizer.codebook_size:
             codes = math.prod(tokenizer.codes_shape(config.data.transform.size)) // tokenizer.codebooks
-            perplexity = min(tokenizer.codebook_size, codes * (config.data.batch_size // world_size))
+            perplexity = min(tokenizer.codebook_size, codes * config.data.batch_size)
             most = {"codes/perplexity": perplexity, "codes/used": perplexity * tokenizer.codebooks}
         limits = {
             suffix: adversarial.weight * adversarial.adaptive_limit

@@ -34,7 +34,7 @@ WAYS = {
     "spin30000": {"GOMP_SPINCOUNT": "30000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
-"""What the environment says. libgomp spins 300,000 turns (about a millisecond) where nothing is said: `before`."""
+"""What the environment says. libgomp spins 300,000 turns, some 3 ms, where nothing is said: `before`."""
 
 FIRST = 4
 """Steps that aren't counted."""

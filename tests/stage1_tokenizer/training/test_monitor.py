@@ -122,7 +122,7 @@ def test_a_run_says_it_once_and_the_metrics_keep_it(tmp_path: Path) -> None:
 
 
 def test_the_monitor_knows_what_is_possible(tmp_path: Path) -> None:
-    of = Monitor.of(configured(tmp_path, data__batch_size=4), tiny.tokenizer(), 4)
+    of = Monitor.of(configured(tmp_path, data__batch_size=4), tiny.tokenizer())
     assert of.most == {"codes/perplexity": 32, "codes/used": 32}
     assert of.limits == {"": 0.8 * 1e4}
-    assert Monitor.of(configured(tmp_path), tiny.tokenizer("gaussian"), 1).most == {}
+    assert Monitor.of(configured(tmp_path), tiny.tokenizer("gaussian")).most == {}
