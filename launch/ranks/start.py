@@ -18,6 +18,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from launch.command.cli import UserError, one_line
 from launch.config import RunConfig
+from launch.ranks import trackers
 
 RIGHT_WAY = (
     "start with `python -m launch.local --processes N MODULE …` or "
@@ -33,10 +34,11 @@ def start(run: RunConfig, strategies: Sequence[str] = ("ddp",)) -> Accelerator:
     """Build the Accelerator, on gloo where there is no GPU, and check that its ranks are the requested ones.
 
     `accelerate launch` without the right flags silently runs every process as rank 0 of 1, or one process instead of
-    several. Raises UserError for that, where the launcher's mixed precision contradicts run.precision, and for
-    a strategy that isn't among `strategies`.
+    several. Raises UserError for that, where the launcher's mixed precision contradicts run.precision, for a tracker
+    that isn't installed, and for a strategy that isn't among `strategies`.
     """
     _check_environment(run)
+    trackers.check(run)
     if (requested := strategy(run)) not in strategies:
         known = " or ".join(strategies)
         raise UserError(f"run.strategy={requested} is not supported by this command: set it to {known}")
@@ -132,8 +134,7 @@ def _check_ranks(accelerator: Accelerator, run: RunConfig) -> None:
 
 def end(accelerator: Accelerator, *, close_group: bool) -> None:
     """Close the trackers, and the process group if start created it."""
-    for tracker in accelerator.trackers:
-        tracker.finish()
+    trackers.finish(accelerator)
     if close_group and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

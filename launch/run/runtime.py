@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from launch.command.cli import reason
 from launch.command.exit_codes import STOPPED
 from launch.command.progress import Progress
 from launch.config import RunConfig
@@ -41,7 +42,7 @@ class Run(Ranks):
         self.folder = place
         self._asked, self._agreed = 0, 0  # exit codes
         self._means, self._metrics = Means(), MetricFile(place) if self.is_main else None
-        self._samples, self._since = 0, time.monotonic()
+        self._samples, self._since, self._untracked = 0, time.monotonic(), False
         self.strategy = distributed.strategy(config)
         """How the ranks share the model: run.strategy, or what the accelerate file says."""
         self.background_vote = (
@@ -164,8 +165,15 @@ class Run(Ranks):
         if self._metrics is not None:
             numbers = {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
             self._metrics.write(step, numbers, kind)
-            if self.config.trackers:
-                self.accelerator.log(numbers, step=step)
+            self._track(step, numbers)
+
+    def _track(self, step: int, numbers: Mapping[str, float]) -> None:
+        try:
+            self.accelerator.log(dict(numbers), step=step)
+        except Exception as error:  # a full disk, a network that is gone: metrics.jsonl has the line
+            if not self._untracked:
+                self.say(f"warning: run.trackers={self.config.trackers} can't take step {step} ({reason(error)})")
+            self._untracked = True
 
     def note(self, step: int, events: Mapping[str, str]) -> None:
         """Say what happened at a step, by name, and write it into metrics.jsonl (kind "event"), on rank 0."""

@@ -18,6 +18,7 @@ from launch.command.cores import cores
 from launch.command.exit_codes import INTERRUPTED
 from launch.config import FREE_KEYS, RunConfig
 from launch.ranks import start as distributed
+from launch.ranks import trackers
 from launch.ranks.vote import on_main
 from launch.run import folder
 from launch.run.bad_updates import NotFiniteError
@@ -52,8 +53,7 @@ def start_run(
         accelerator, lambda: _open_folder(place, config, run, (*FREE_KEYS, *free), accelerator, data or {})
     )
     _seed(run, accelerator)
-    if run.trackers:
-        accelerator.init_trackers(run.project)
+    on_main(accelerator, lambda: trackers.start(accelerator, run))
     started = Run(run, accelerator, place)
     _warn_of_idle_cores(started)
     for note in opened[1] if opened else ():
