@@ -23,6 +23,7 @@ from launch.command.cli import UserError, reason
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
+_LARGE_CHUNK = 1 << 24
 _RANGE = 1 << 23
 _LONGEST_PAUSE = 30.0
 _jitter = random.Random()
@@ -65,8 +66,8 @@ class RemoteFile:
     """A remote file that can be read and sought in; failed reads resume where they stopped.
 
     UserError, naming the file, when it isn't there, is of another size than `index_size`, changed, or `patience` is
-    exhausted. `size` is None where the server doesn't tell. Bytes from `stop` on are not requested. `stopped`, set by
-    another thread, ends the waiting.
+    exhausted. `size` is None where the server doesn't tell. Bytes from `stop` on are not requested; without it, `chunk`
+    bytes are taken at once. `stopped`, set by another thread, ends the waiting.
     """
 
     def __init__(
@@ -79,12 +80,14 @@ class RemoteFile:
         stopped: threading.Event | None = None,
         versions: Versions | None = None,
         index_size: int | None = None,
+        chunk: int = _CHUNK,
     ):
         self.url, self.offset, self.stop = url, start, stop
         self.size: int | None = None
         self._patience, self._stopped = patience, stopped or threading.Event()
         self._versions, self._index_size = versions or Versions(), index_size
         self._pieces: Iterator[bytes] | None = None
+        self._chunk = chunk
         self._rest = memoryview(b"")
         self._failures = 0
 
@@ -103,7 +106,8 @@ class RemoteFile:
         while left > 0 and (piece := self._some(left)):
             pieces.append(piece)
             left -= len(piece)
-        return b"".join(pieces)
+        one = pieces[0].obj if len(pieces) == 1 else b""
+        return one if isinstance(one, bytes) and len(one) == count - left else b"".join(pieces)
 
     def seek(self, offset: int) -> int:
         """Go to an offset: a short way forward by reading, else by opening the file again."""
@@ -153,7 +157,9 @@ class RemoteFile:
         if self._pieces is None:
             seconds = self._patience.stall_seconds
             opener = open_range if in_store(self.url) else _pipe if self.url.startswith("pipe:") else _fsspec
-            self._pieces, version = opener(self.url, self.offset, self.stop, seconds)
+            # A range that is wanted whole comes in one piece, copied once; after a failure what has come is kept.
+            chunk = self._chunk if self.stop is None or self._failures else _LARGE_CHUNK
+            self._pieces, version = opener(self.url, self.offset, self.stop, seconds, chunk)
             self.size = version.size
             self._versions.check(self.url, version, self._index_size)
         return self._pieces
@@ -186,7 +192,7 @@ def whole(file: RemoteFile) -> bytes:
     return contents
 
 
-def _pipe(url: str, start: int, stop: int | None, seconds: float) -> tuple[Iterator[bytes], Version]:
+def _pipe(url: str, start: int, stop: int | None, seconds: float, chunk: int) -> tuple[Iterator[bytes], Version]:
     """What a command prints, from byte `start` on."""
     import webdataset
 
@@ -195,7 +201,7 @@ def _pipe(url: str, start: int, stop: int | None, seconds: float) -> tuple[Itera
     def pieces() -> Iterator[bytes]:
         left = start
         try:
-            while piece := within(seconds, lambda: stream.read(_CHUNK)):
+            while piece := within(seconds, lambda: stream.read(chunk)):
                 if left < len(piece):
                     yield piece[left:]
                 left = max(0, left - len(piece))
@@ -205,7 +211,7 @@ def _pipe(url: str, start: int, stop: int | None, seconds: float) -> tuple[Itera
     return pieces(), Version(None)
 
 
-def _fsspec(url: str, start: int, stop: int | None, seconds: float) -> tuple[Iterator[bytes], Version]:
+def _fsspec(url: str, start: int, stop: int | None, seconds: float, chunk: int) -> tuple[Iterator[bytes], Version]:
     """Ranges of a few megabytes: file objects of some schemes are shared between threads."""
     files, path = filesystem(url)
     try:

@@ -77,8 +77,12 @@ def in_bucket(url: str) -> bool:
     return in_store(url) and not url.startswith(("http://", "https://"))
 
 
-def open_range(url: str, start: int, stop: int | None, seconds: float) -> tuple[Iterator[bytes], Version]:
-    """Bytes `start` to `stop` - 1 (None: to the end) in pieces, and the object's version; one request.
+def open_range(
+    url: str, start: int, stop: int | None, seconds: float, chunk: int = _CHUNK
+) -> tuple[Iterator[bytes], Version]:
+    """Bytes `start` to `stop` - 1 (None: to the end) in pieces of `chunk` bytes or more, and the object's version.
+
+    One request.
 
     FinalError, TimeoutError (nothing came for so many seconds) or ConnectionError, here or from the iterator.
     """
@@ -93,7 +97,7 @@ def open_range(url: str, start: int, stop: int | None, seconds: float) -> tuple[
         version = _version(result.meta)
     except Exception as error:
         raise translated(error) from None
-    return _pieces(result, skipped), version
+    return _pieces(result, skipped, chunk), version
 
 
 def listed(url: str, *, deep: bool = True) -> dict[str, Version]:
@@ -193,8 +197,8 @@ def _version(meta: Any) -> Version:
     return Version(meta["size"], tag)
 
 
-def _pieces(result: Any, skipped: int) -> Iterator[bytes]:
-    stream = iter(result.stream(min_chunk_size=_CHUNK))
+def _pieces(result: Any, skipped: int, chunk: int) -> Iterator[bytes]:
+    stream = iter(result.stream(min_chunk_size=chunk))
     while True:
         try:
             piece = next(stream, b"")

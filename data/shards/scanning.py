@@ -23,6 +23,9 @@ from launch.command.checks import named
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 
+_HEADERS = 1 << 16
+"""Bytes of a remote tar that are read at once for its headers."""
+
 
 def build_index(
     sources: Sequence[str | os.PathLike[str]],
@@ -112,7 +115,7 @@ def scan_all(tars: Sequence[str], layout: Layout, threads: int, show_progress: b
 def _scan_location(layout: Layout, location: str) -> Scan:
     try:
         if is_remote(location):
-            with contextlib.closing(RemoteFile(location, Patience())) as remote:
+            with contextlib.closing(RemoteFile(location, Patience(), chunk=_HEADERS)) as remote:
                 result = scan(remote, layout)  # jumps over contents where that saves more than a request costs
                 result.size = remote.size
             return result
