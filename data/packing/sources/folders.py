@@ -83,8 +83,8 @@ class FolderSource(FileSource):
         self.captioned = len(self.captions)
         if caption_column and not self.captioned:
             raise UserError(
-                f"caption_column={caption_column} is in no metadata.csv, .jsonl or .parquet below source={root}, nor in "
-                "a .json beside a picture: leave it out"
+                f"caption_column={caption_column} is in no metadata.csv, .jsonl or .parquet below source={root} nor "
+                "in a .json beside a picture: leave it out"
             )
         names = SplitNames(splits)
         with_pictures = {path.split("/")[0] for path, _ in listing.pictures if "/" in path}
