@@ -11,7 +11,8 @@ import simplejpeg
 from PIL import Image
 
 from data.pictures.config import TransformConfig
-from data.pictures.decode import decode_picture, picture_bytes
+from data.pictures.decode import Workspace, decode_picture, picture_bytes
+from data.pictures.geometry import Draw
 from data.shards.sample import DamagedSampleError
 from tests.data.making import bomb, encoded, sample
 
@@ -147,6 +148,68 @@ def test_bombs_are_refused_before_decoding() -> None:
     large = simplejpeg.encode_jpeg(np.zeros((1001, 1000, 3), np.uint8))
     with pytest.raises(DamagedSampleError, match="1000x1001 pixels"):
         decoded(large)
+
+
+def test_a_picture_of_as_many_pixels_as_are_allowed_is_decoded() -> None:
+    for kind in ("JPEG", "PNG"):
+        data = encoded(scene(), kind)
+        assert decoded(data, max_pixels=24 * 40).shape == (24, 40, 3)
+        with pytest.raises(DamagedSampleError, match="40x24 pixels are more than max_pixels=959"):
+            decoded(data, max_pixels=24 * 40 - 1)
+
+
+def segment(marker: int, contents: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(contents) + 2) + contents
+
+
+def exif(entries: list[tuple[int, int]], order: str = "<") -> bytes:
+    """An EXIF block with short entries (tag, value)."""
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    rows = b"".join(struct.pack(order + "HHIHH", tag, 3, 1, value, 0) for tag, value in entries)
+    return b"Exif\0\0" + head + struct.pack(order + "IH", 8, len(entries)) + rows + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_is_found_behind_other_segments_and_entries(order: str) -> None:
+    plain = encoded(scene(), "JPEG", quality=95)
+    turned = exif([(0x0100, 6), (0x0101, 8), (0x0112, 3)], order)
+    for before in (b"", segment(0xFE, b"a comment" * 40), segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0") * 2):
+        data = plain[:2] + before + segment(0xE1, turned) + plain[2:]
+        assert close(decoded(data), scene()[::-1, ::-1]), "orientation 3: half a turn"
+    for harmless in (exif([(0x0112, 9)]), exif([(0x0112, 0)]), exif([]), exif([(0x0111, 3)]), b"Exif\0\0"):
+        assert close(decoded(plain[:2] + segment(0xE1, harmless) + plain[2:]), scene())
+
+
+def test_memory_that_is_given_is_used_again_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace()
+    first = workspace.memory(100)
+    assert first is not None and len(first) == 100
+    again = workspace.memory(60)
+    assert again is not None and np.shares_memory(first, again)
+    monkeypatch.setattr("data.pictures.decode._MOST_KEPT", 1000)
+    assert workspace.memory(1001) is None
+    larger = workspace.memory(1000)
+    assert larger is not None and len(larger) >= 1000
+    data = encoded(scene(), "JPEG", quality=95)
+    pixels = decode_picture(data, RGB, max_pixels=10**6, workspace=Workspace())
+    assert np.array_equal(pixels, decoded(data))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_jpeg_is_decoded_smaller_only_if_what_is_kept_of_it_still_covers_the_target(fit: str) -> None:
+    photo = np.asarray(Image.fromarray(scene()).resize((400, 240)))
+    data = simplejpeg.encode_jpeg(np.ascontiguousarray(photo), quality=95)
+    wanted = {"crop": {120: (120, 200), 121: (240, 400)}, "pad": {200: (120, 200), 201: (240, 400)}}
+    wanted["stretch"] = {120: (120, 200), 121: (240, 400)}
+    for size, shape in wanted[fit].items():
+        config = TransformConfig(size=size, resize="area", fit=fit)  # type: ignore[arg-type]
+        assert decode_picture(data, config, max_pixels=10**6).shape[:2] == shape, size
+        bicubic = TransformConfig(size=size, fit=fit)  # type: ignore[arg-type]
+        assert decode_picture(data, bicubic, max_pixels=10**6).shape[:2] == (240, 400)
+    drawn = Draw(flip=0.0, x=0.0, y=0.0, scale=0.0)  # a square of 120 of the 240 rows
+    for size, shape in ((60, (120, 200)), (61, (240, 400))):
+        config = TransformConfig(size=size, resize="area", random_crop=True, min_scale=0.5)
+        assert decode_picture(data, config, max_pixels=10**6, random=drawn).shape[:2] == shape
 
 
 def test_a_jpeg_with_odd_bytes_behind_it_is_still_read() -> None:

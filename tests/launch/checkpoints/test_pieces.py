@@ -43,6 +43,37 @@ def test_any_stretch_is_found_in_files_cut_elsewhere(tmp_path: Path) -> None:
         reader("v", 0, 1)
 
 
+@pytest.mark.parametrize("cuts", [(), (1,), (3, 11), (3, 3, 11), (5, 10, 15), (19,)])
+def test_every_stretch_is_found(cuts: tuple[int, ...], tmp_path: Path) -> None:
+    for number, piece in enumerate(reversed(pieces(*cuts))):
+        with (tmp_path / f"w.part{number}.safetensors").open("wb") as file:
+            write_pieces([piece], file)
+    files = [path for path in sorted(tmp_path.iterdir()) if load_file(path)]  # a part may be empty
+    reader = Reader(files)
+    for start in range(20):
+        for count in range(1, 21 - start):
+            assert reader("w", start, count).tolist() == list(range(start, start + count))
+        with pytest.raises(UserError, match="lacks values of w"):
+            reader("w", start, 21 - start)
+
+
+def test_stretches_that_overlap_are_read_once(tmp_path: Path) -> None:
+    values = torch.arange(20.0)
+    with (tmp_path / "w.part0.safetensors").open("wb") as file:
+        write_pieces([Piece("w", (20,), a, values[a:b]) for a, b in ((0, 8), (2, 3), (4, 12), (12, 20))], file)
+    assert Reader([tmp_path / "w.part0.safetensors"])("w", 1, 18).tolist() == list(range(1, 19))
+
+
+def test_a_files_header_ends_at_a_multiple_of_eight_bytes(tmp_path: Path) -> None:
+    for name in ("w", "ww", "www", "wwwwwww"):
+        with (tmp_path / name).open("wb") as file:
+            write_pieces([Piece(name, (2, 1), 0, torch.tensor([1.0, 2.0]))], file)
+        contents = (tmp_path / name).read_bytes()
+        length = int.from_bytes(contents[:8], "little")
+        assert length % 8 == 0 and len(contents) == 8 + length + 8
+        assert Reader([tmp_path / name]).whole(name).tolist() == [[1.0], [2.0]]
+
+
 def test_the_files_are_plain_safetensors(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file:
         write_pieces([*pieces(7), Piece("steps", (1,), 0, torch.tensor([3.0], dtype=torch.float64))], file)
