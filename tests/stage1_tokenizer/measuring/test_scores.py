@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from stage1_tokenizer.measuring.scores import Scores, batch_use, code_statistics, psnr, ssim
+from stage1_tokenizer.measuring import scores
+from stage1_tokenizer.measuring.scores import Scores, batch_use, code_statistics, count_codes, psnr, ssim
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
@@ -49,6 +50,44 @@ def test_code_statistics():
     assert found == {"codes_used": 2, "codebook_usage": 0.5, "entropy_bits": 1.0, "perplexity": 2.0}
     in_batch = batch_use(torch.tensor([[[0, 0], [3, 3]]]), 5)
     assert int(in_batch["codes/used"]) == 2 and float(in_batch["codes/perplexity"]) == pytest.approx(2)
+
+
+def test_codes_of_several_codebooks_are_counted_apart():
+    idx_BGhw = torch.tensor([[[[0, 1]], [[2, 2]]], [[[1, 1]], [[0, 2]]]])  # two pictures, two codebooks, 1×2
+    count_GK = count_codes(idx_BGhw, 4, 2)
+    assert count_GK.tolist() == [[1, 3, 0, 0], [1, 0, 3, 0]]
+    found = code_statistics(count_GK)
+    entropy = -(0.25 * math.log2(0.25) + 0.75 * math.log2(0.75))
+    assert found["codes_used"] == 4 and found["codebook_usage"] == 0.5
+    assert found["entropy_bits"] == pytest.approx(entropy) and found["perplexity"] == pytest.approx(2**entropy)
+    in_batch = batch_use(idx_BGhw, 4, 2)
+    assert int(in_batch["codes/used"]) == 4
+    assert float(in_batch["codes/perplexity"]) == pytest.approx(2**entropy)
+
+
+def test_codebooks_too_large_to_count_have_no_use(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scores, "COUNTED", 8)
+    idx = torch.zeros(1, 2, 2, dtype=torch.int64)
+    assert batch_use(idx, 8) and batch_use(idx, 9) == {}
+    for size in (8, 9):
+        found = Scores(size, torch.device("cpu"))
+        found.add({"psnr": torch.ones(1)}, idx, torch.zeros(1, 1, 4, 4))
+        result = found.result(("psnr",))
+        assert ("codes_used" in result) == (size == 8)
+        assert result["bits_per_pixel"] == pytest.approx(4 * math.log2(size) / 16)
+
+
+def test_scores_without_codes_or_pictures():
+    found = Scores(0, torch.device("cpu"))
+    assert found.result(("psnr",)) == {"psnr": 0, "samples": 0}
+    found.add({"psnr": torch.tensor([3.0, 5.0])}, None, torch.zeros(2, 3, 4, 4))
+    assert found.result(("psnr",)) == {"psnr": 4, "samples": 2}
+
+
+def test_the_pixels_of_a_colour_are_one():
+    found = Scores(16, torch.device("cpu"))
+    found.add({"psnr": torch.ones(2)}, torch.zeros(2, 2, 2, dtype=torch.int64), torch.zeros(2, 3, 4, 8))
+    assert found.result(("psnr",))["bits_per_pixel"] == pytest.approx(4 * 4 / 32)
 
 
 def test_scores_of_parts_add_up_to_those_of_the_whole():

@@ -55,6 +55,18 @@ def test_orders_are_permutations_and_give_way_to_rows():
     assert shares == pytest.approx({0.0: 1.0, 0.49: 1.0, 0.625: 0.5, 0.75: 0.0, 1.0: 0.0}, abs=0.05)
 
 
+def test_an_aim_starts_small_in_random_orders_with_a_row_for_each_place_and_for_the_class():
+    torch.manual_seed(0)
+    aim = Aim(300, 64, 0.5, 0.75)
+    assert aim.embedding.weight.shape == (301, 64)
+    assert aim.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    place_BN = aim.orders(torch.rand(5, 301))
+    assert (place_BN != torch.arange(300)).any(1).all()
+    at_BN = torch.tensor([[0, 4]])
+    wanted = aim.embedding.weight[[3, 7]] - aim.embedding.weight[[0, 4]]
+    torch.testing.assert_close(aim(at_BN, torch.tensor([[3, 7]]))[0], wanted)
+
+
 def test_the_loss_is_of_each_code_once_in_its_order():
     prior = random_prior(class_dropout=0.0)
     code_BN, label_B = random_codes(4), torch.tensor([0, 1, 2, 0])

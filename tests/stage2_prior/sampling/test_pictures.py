@@ -21,7 +21,7 @@ from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.priors.build import load_prior
 from stage2_prior.sample import sample
 from stage2_prior.sampling.conditions import Classes, folder_names
-from stage2_prior.sampling.pictures import Picture, Sampling, sample_codes, uniforms
+from stage2_prior.sampling.pictures import Picture, Sampling, picture_grid, sample_codes, uniforms
 from tests.stage2_prior.conftest import Coded, Trained
 from tests.stage2_prior.tiny import CLASSES, tiny_prior, write_tokenizer
 
@@ -152,6 +152,80 @@ def test_another_tokenizer_and_another_samplings_folder_are_refused(coded: Coded
     with pytest.raises(UserError, match="holds samples with another settings"):
         sample(replace(sampling(coded, trained.prior), out=str(trained.samples), seed=4))
     assert pictures(trained.samples) == before
+
+
+def test_a_grid_has_gaps_of_two_pixels_and_none_around() -> None:
+    rows = [[Image.new("L", (3, 4), 10 * y + x) for x in range(3)] for y in range(2)]
+    grid = picture_grid(rows)
+    assert grid.size == (3 * 3 + 2 * 2, 2 * 4 + 2) and grid.mode == "L"
+    pixels_HW = np.asarray(grid)
+    for y in range(2):
+        for x in range(3):
+            assert (pixels_HW[6 * y : 6 * y + 4, 5 * x : 5 * x + 3] == 10 * y + x).all()
+    assert (pixels_HW[4:6] == 255).all() and (pixels_HW[:, 3:5] == 255).all() and (pixels_HW[:, 8:10] == 255).all()
+
+
+def fresh(tmp_path: Path, **changes: Any) -> Sampling:
+    config = SampleConfig(
+        prior="", tokenizer="", **({"out": str(tmp_path / "out"), "count": 3, "batch_size": 4} | changes)
+    )
+    prior = tiny_prior()
+    return Sampling(config, prior, Classes(prior, None))
+
+
+def test_pictures_are_shared_out_to_batches_and_parts(tmp_path: Path) -> None:
+    sampling = fresh(tmp_path)
+    assert [[(picture.label, picture.number) for picture in batch] for batch in sampling.batches] == [
+        [(0, 0), (1, 0), (2, 0), (0, 1)],
+        [(1, 1), (2, 1), (0, 2), (1, 2)],
+        [(2, 2)],
+    ]
+    assert sampling.missing() == [0, 1, 2]
+    assert [sampling.missing(part, 2) for part in range(2)] == [[0, 2], [1]]
+    assert sampling.path(Picture(2, 1)) == tmp_path / "out" / "star" / "00001.png"
+    assert sampling.codes_path(2) == tmp_path / "out" / "codes" / "000002.npy"
+
+
+def test_a_batch_is_done_when_its_codes_and_all_its_pictures_are_there(tmp_path: Path) -> None:
+    sampling = fresh(tmp_path)
+    sampling.begin()
+    for picture in sampling.batches[0]:
+        assert not sampling.done(0)
+        sampling.path(picture).touch()
+    assert not sampling.done(0)
+    sampling.codes_path(0).touch()
+    assert sampling.done(0) and sampling.missing() == [1, 2]
+
+
+def test_a_folder_of_something_else_is_refused_and_one_of_the_same_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    fresh(tmp_path).begin()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "circle",
+        "codes",
+        "samples.json",
+        "square",
+        "star",
+    ]
+    before = (tmp_path / "out" / "samples.json").read_bytes()
+    fresh(tmp_path).begin()
+    assert (tmp_path / "out" / "samples.json").read_bytes() == before
+    for changes in ({"seed": 5}, {"count": 4}, {"temperature": 0.5}):
+        with pytest.raises(UserError, match="holds samples with another"):
+            fresh(tmp_path, **changes).begin()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.pdf").touch()
+    with pytest.raises(UserError, match=r"other isn't empty and holds no samples\.json: choose another folder"):
+        fresh(tmp_path, out=str(tmp_path / "other")).begin()
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.pdf"]
+
+
+def test_guidance_without_a_condition_is_refused(tmp_path: Path) -> None:
+    prior = tiny_prior(condition="none")
+    config = SampleConfig(prior="", tokenizer="", out=str(tmp_path), guidance=2.0)
+    with pytest.raises(UserError, match="guidance=2 needs classes, and there are none: leave it at 1"):
+        Sampling(config, prior, Classes(prior, None))
+    assert Sampling(replace(config, guidance=1.0), prior, Classes(prior, None)).labels == [-1]
 
 
 def test_folders_are_the_classes_names_where_file_systems_take_them():
