@@ -103,7 +103,7 @@ class FolderSource(FileSource):
                 files.append((path, size, rest, split))
             else:
                 self.tally.ignored("left out by the setting splits", path)
-        number = self._number_classes(listing, tops)
+        number = self._number_classes(listing, tops, {_class_of(rest) for _, _, rest, _ in files})
         self.fill([(path, size, number[_class_of(rest)], split) for path, size, rest, split in files])
         empty = set(tops.values()) - set(self.splits) - {""}
         for name in sorted(empty & {split for folder, split in tops.items() if folder}):
@@ -118,12 +118,11 @@ class FolderSource(FileSource):
         tops = split_folders(root, SplitNames(splits), None)
         return sorted({split for folder, split in tops.items() if split and has_picture(root / folder)})
 
-    def _number_classes(self, listing: Listing, tops: Mapping[str, str]) -> dict[str, int]:
-        """Set the classes, sorted; number of each class folder's name, -1 of none."""
+    def _number_classes(self, listing: Listing, tops: Mapping[str, str], used: set[str]) -> dict[str, int]:
+        """Set the classes, sorted; number of each class folder's name, -1 of none. `used` are those with pictures."""
         folders = (_split_of(folder, tops) for folder in listing.folders)
         names = {rest for split, rest in folders if split and rest and "/" not in rest}
-        used = (_split_of(path, tops) for path, _ in listing.pictures)
-        filled = {_class_of(rest) for split, rest in used if split} - {""}
+        filled = used - {""}
         if not filled:
             return {"": -1}
         self.classes = sorted({composed(name) for name in names | filled})
