@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 
+from tests.mutation.forks import in_children
 from tests.mutation.mutants import Mutant, mutants
 from tests.mutation.trial import (
     CAUGHT,
@@ -35,7 +36,6 @@ from tests.mutation.trial import (
     UNREACHED,
     Session,
     Trials,
-    in_children,
     record,
     save,
 )

@@ -65,8 +65,6 @@ DROPPED = (
 SPOKEN = ("info", "warning", "error", "debug", "print", "say", "warn", "log", "tqdm", "manual_seed")
 """Statements that only report, or seed what draws anyway, aren't removed."""
 
-Number = (ast.Add, ast.Sub, ast.Mult, ast.Div)
-
 
 @dataclass(frozen=True)
 class Mutant:
