@@ -31,6 +31,8 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
     and for a missing shard.
     """
     path, _, split = os.fspath(source).partition("#")
+    if split and Path(source).exists():  # a name with a # of its own
+        path, split = os.fspath(source), ""
     remote = is_remote(path)
     try:
         values = json.loads(whole(RemoteFile(path, Patience())) if remote else Path(path).read_bytes())

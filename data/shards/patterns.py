@@ -20,7 +20,8 @@ def find_tars(pattern: str, *, key: str = "") -> list[str]:
     of the setting, where there are none. A URL without `*` is assumed to exist.
     """
     tars: set[str] = set()
-    for part in [pattern] if pattern.startswith("pipe:") or Path(pattern).exists() else pattern.split("::"):
+    whole = pattern.startswith("pipe:") or "::" not in _existing_part(pattern)[1]
+    for part in [pattern] if whole else pattern.split("::"):
         tars.update(_remote(part) if is_remote(part) else _local(part))
     if not tars:
         before = f"{key}={pattern}" if key else pattern

@@ -27,9 +27,9 @@ def settled(scans: Sequence[Scan], layout: Layout, classes: Sequence[str]) -> tu
     """
     forms, examples, formats = _seen(scans)
     layout = replace(layout, picture=_pictures(forms, examples, formats, layout), pieces=any(s.pieces for s in scans))
+    if not layout.picture or not any(layout.is_sample(form) for form in forms):
+        raise _nothing(forms, layout, sum((scan.tally for scan in scans), Tally()))
     tally = told(scans, layout)
-    if not any(layout.is_sample(form) for form in forms):
-        raise _nothing(forms, layout, tally)
     labels = Counter[str]()
     for scan in scans:
         for contents, count in scan.labels.items():
@@ -177,7 +177,8 @@ def _classes(labels: Counter[str], classes: Sequence[str], tally: Tally) -> tupl
     if by_name and not classes:
         tally.noted(f"labels are words: they make {len(names)} classes in alphabetical order", _few(names))
     elif numbers and not classes:
-        tally.noted("labels are numbers, without names of classes: give these with --classes to train on classes",
+        tally.noted("labels are numbers, without names of classes, which a prior on classes needs: "
+                    "`python -m data.index … --classes FILE`",
                     f"{min(map(int, numbers))} to {max(map(int, numbers))}", count=count["numbers"])  # fmt: skip
     for text in sorted(labels):
         in_range = text in numbers and 0 <= int(text) < (len(names) or int(text) + 1)

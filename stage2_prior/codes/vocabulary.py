@@ -99,7 +99,8 @@ class Vocabulary:
             allowed = f"0 to {len(self.classes) - 1}" if self.classes else "none"
             raise UserError(
                 f"class id {label} is outside the {len(self.classes)} classes of this index (allowed: {allowed}; "
-                "or -1 for no class): pack the pictures again with the right class list"
+                "or -1 for no class): name all classes, one a line, with "
+                "`python -m data.index INDEX.json NEW.json --classes FILE`"
             )
 
     def to_dict(self) -> dict[str, Any]:
