@@ -102,7 +102,8 @@ def main() -> int:
         reached = options.out / "reach.jsonl"
         paths = {mutant.path for mutant in draw("", None, 0)}
         apart(lambda: in_session(lambda items: record(items, ROOT, paths, reached, options.workers, 300.0)))
-        try_all(wanted, options)
+        while try_all(wanted, options):
+            pass
     return report(wanted, options)
 
 
@@ -123,8 +124,8 @@ def draw(only: str, sample: int | None, seed: int) -> list[Mutant]:
     return drawn
 
 
-def try_all(wanted: list[Mutant], options: argparse.Namespace) -> None:
-    """Try those without a result: in functions, then what runs at import."""
+def try_all(wanted: list[Mutant], options: argparse.Namespace) -> bool:
+    """Try those without a result: in functions, then what runs at import. Whether some must be tried again."""
     results = options.out / "results.jsonl"
     known = read_results(results)
     if options.again:
@@ -146,6 +147,25 @@ def try_all(wanted: list[Mutant], options: argparse.Namespace) -> None:
         apart(lambda: in_session(lambda items: [tell(result) for result in trials.inside(items, inside)]))
     for result in trials.at_import([mutant for mutant in left if mutant.at_import]):
         tell(result)
+    options.again = False
+    return drop_false(wanted, trials, results)
+
+
+def drop_false(wanted: list[Mutant], trials: Trials, results: Path) -> bool:
+    """Drop what was caught by tests that fail without a change too; whether there was any."""
+    keys = {mutant.key for mutant in wanted}
+    caught = [
+        one for one in read_results(results).values() if one["key"] in keys and one["result"] in (CAUGHT, TIMEOUT)
+    ]
+    caught_by: dict[str, set[str]] = {}
+    for one in caught:
+        caught_by.setdefault(one["path"], set()).add(one["by"])
+    apart(lambda: in_session(lambda items: trials.control(items, caught_by)))
+    broken = set(json.loads(trials.broken_file.read_text()))
+    false = {one["key"] for one in caught if one["by"] in broken}
+    lines = [line for line in results.read_text().splitlines() if json.loads(line)["key"] not in false]
+    results.write_text("\n".join(lines) + "\n")
+    return bool(false)
 
 
 def apart(work: Callable[[], Any]) -> None:

@@ -92,9 +92,8 @@ class Trials:
     def __init__(self, root: Path, reached: Path, workers: int, budget: float) -> None:
         self.root, self.workers, self.budget = root, workers, budget
         self.records = read(reached)
-        self.controlled = reached.with_name("controlled.json")
-        known = json.loads(self.controlled.read_text()) if self.controlled.exists() else {}
-        self.paths, self.broken = set(known.get("paths", ())), set(known.get("broken", ()))
+        self.broken_file = reached.with_name("broken.json")
+        self.broken = set(json.loads(self.broken_file.read_text())) if self.broken_file.exists() else set()
 
     @lru_cache(1)  # noqa: B019
     def _of(self, path: str) -> list[tuple[str, float, set[int]]]:
@@ -147,9 +146,6 @@ class Trials:
         yield from self._all(wanted, trial)
 
     def _all(self, wanted: list[Mutant], trial: Callable[[Mutant | None, list[str]], int]) -> Iterator[dict[str, Any]]:
-        self._control(
-            {mutant.path for mutant in wanted}, partial(trial, None), wanted[0].at_import if wanted else False
-        )
         jobs, alone = [], []
         for mutant in wanted:
             names, seconds = self.tests(mutant.path, mutant)
@@ -163,21 +159,21 @@ class Trials:
             result = {None: TIMEOUT, 0: SURVIVED, NOT_APPLIED: "not applied"}.get(code, CAUGHT)
             yield _result(mutant, result, "" if result == SURVIVED else word, seconds)
 
-    def _control(self, paths: set[str], trial: Callable[[list[str]], int], at_import: bool) -> None:
-        """Leave out tests that fail in a trial without any change, as they would catch every mutant."""
-        kind = "at import" if at_import else "inside"
-        while left := sorted(path for path in paths if f"{path} {kind}" not in self.paths):
-            jobs = [(path, partial(trial, self.tests(path)[0]), 10 * self.budget + PATIENCE) for path in left]
-            for path, code, word, _ in in_children(jobs, self.workers):
-                if code != 0 and word:
-                    print(f"left out, as it fails without a change: {word}", flush=True)
-                    self.broken.add(word)
-                elif code is None or code > 1:
-                    raise SystemExit(f"the tests of {path} failed without a change (exit code {code})")
-                else:
-                    self.paths.add(f"{path} {kind}")
-            self._of.cache_clear()
-            self.controlled.write_text(json.dumps({"paths": sorted(self.paths), "broken": sorted(self.broken)}))
+    def control(self, items: list[pytest.Item], caught_by: dict[str, set[str]]) -> None:
+        """Run the tests that caught mutants of a module with nothing changed; those that fail are left out from now on.
+
+        They are added to broken.json: what they caught must be tried again.
+        """
+        by_name = {item.nodeid: item for item in items}
+        jobs = []
+        for path, names in caught_by.items():
+            chosen = [by_name[name] for name, *_ in self._of(path) if name in names and name in by_name]
+            jobs.append((path, partial(run_items, chosen), 10 * self.budget + PATIENCE))
+        for path, code, word, _ in in_children([job for job in jobs if caught_by[job[0]]], self.workers):
+            if code:
+                print(f"{word} fails without a change (exit code {code}): what it caught of {path} is tried again")
+                self.broken.add(word)
+        self.broken_file.write_text(json.dumps(sorted(self.broken)))
 
     def _functions(self, paths: set[str]) -> dict[str, list[FunctionType]]:
         found: dict[str, list[FunctionType]] = {path: [] for path in paths}
@@ -206,7 +202,7 @@ def _result(mutant: Mutant, result: str, word: str, seconds: float) -> dict[str,
 def run_items(items: list[pytest.Item]) -> int:
     """Run tests until the first fails: 1 then, else 0. The name of the last one run is left in the file `word`."""
     if not items:
-        return 1
+        return 0
     fork_ranks()
     random.seed(0)
     failing = Failing()
