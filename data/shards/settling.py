@@ -49,6 +49,10 @@ def told(scans: Sequence[Scan], layout: Layout) -> Tally:
         tally.noted("members that are not side by side: they are read in pieces, which is slow; "
                     "`python -m data.pack --kind tars` puts them together", key)  # fmt: skip
     _tell_lost(scans, layout, formats, tally)
+    for what in ("labels", "captions"):
+        if without := tally.taken["pictures"] - tally.taken[what] if tally.taken[what] else 0:
+            form = next(f for f in forms if layout.is_sample(f) and {"labels": "cls", "captions": "txt"}[what] not in f)
+            tally.noted(f"pictures without {what}", examples[form], count=without)
     return tally
 
 
