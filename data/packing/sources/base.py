@@ -14,6 +14,10 @@ from data.shards.tally import Tally
 from launch.command.cli import UserError
 
 
+LFS_POINTER = b"version https://git-lfs"
+"""Beginning of a file that Git LFS has not fetched."""
+
+
 @dataclass(frozen=True)
 class Raw:
     """One sample as the source holds it: encoded bytes or an array."""

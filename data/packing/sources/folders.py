@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.packing.sources.base import Raw, Source, existing
+from data.packing.sources.base import LFS_POINTER, Raw, Source, existing
 from data.packing.sources.captions import Captions, composed
 from data.packing.sources.listing import EXTENSIONS, Listing, is_system, is_true, walk
 from data.packing.sources.split_names import SplitNames, unknown_splits
+from data.shards.sample import DamagedSampleError
 from data.shards.tally import extension_in
 from launch.command.checks import named
 from launch.command.cli import UserError
@@ -38,6 +39,8 @@ class FileSource(Source):
         """The file's bytes; its key is its path without the extension."""
         path = self.paths[number]
         contents = (self.root / path).read_bytes()
+        if contents.startswith(LFS_POINTER):
+            raise DamagedSampleError("a Git LFS pointer, not the file itself: run `git lfs pull`")
         text, how = self.captions.of(path) if self.captions else (None, "")
         members = {} if text is None else {"txt": text}
         return Raw(

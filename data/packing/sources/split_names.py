@@ -5,7 +5,7 @@ is. Only where nothing in a source names a split is all of it `train`, and the c
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
@@ -80,7 +80,8 @@ class SplitNames:
         found = {path: self.of_path(path) for path in paths}
         odd = [path for path, split in found.items() if split is None]
         prefixes = {match[1] for path in odd if (match := _NUMBERED.match(PurePosixPath(path).name))}
-        if odd and (len(odd) < len(paths) or len(prefixes) > 1 or any(map(self._doubtful, odd))):
+        stems = [PurePosixPath(path).name.split(".")[0] for path in odd]
+        if odd and (len(odd) < len(paths) or len(prefixes) > 1 or any(map(self._several, odd)) or self.doubtful(stems)):
             raise unknown_splits(source, odd)
         if odd:
             tally.noted("no name says a split, so all of it is train", source)
@@ -89,16 +90,15 @@ class SplitNames:
                 tally.ignored("left out by the setting splits", path)
         return {path: "train" if split is None else split for path, split in found.items() if split != ""}
 
-    def doubtful(self, folders: Iterable[str]) -> list[str]:
-        """Folders that name no split, but look like it: `trainval`, or `trainA` beside `testA`."""
-        alike: dict[tuple[str, ...], dict[str, str]] = {}
-        for name in folders:
-            words = _words(name)
-            for split in {WORDS[word] for word in words if word in WORDS}:
-                rest = tuple(word for word in words if word not in WORDS)
+    def doubtful(self, names: Iterable[str]) -> list[str]:
+        """Names of no known split that look like it: `trainval`, `trainA` beside `testA`, `mytrain` beside `mytest`."""
+        names = list(names)
+        alike: dict[str, dict[str, str]] = {}
+        for name in names:
+            for split, rest in _inside(name):
                 alike.setdefault(rest, {})[name] = split
-        pairs = [name for names in alike.values() if len(set(names.values())) > 1 for name in names]
-        return sorted({*pairs, *(name for name in folders if _MIXED.intersection(_words(name)))})
+        pairs = [name for found in alike.values() if len(set(found.values())) > 1 for name in found]
+        return sorted({*pairs, *(name for name in names if _MIXED.intersection(_words(name)))})
 
     def _given(self, names: Iterable[str]) -> str | None:
         for key, value in self.given.items():
@@ -106,7 +106,7 @@ class SplitNames:
                 return value
         return None
 
-    def _doubtful(self, path: str) -> bool:
+    def _several(self, path: str) -> bool:
         """Whether a path that names no split names several, or one that isn't known."""
         *folders, name = PurePosixPath(path).parts
         words = {word for part in (*folders, name.split(".")[0]) for word in _words(part)}
@@ -123,6 +123,16 @@ def unknown_splits(source: str, odd: Sequence[str]) -> UserError:
         f'or several: say which by --splits \'{{"{key}": "train"}}\' ("" leaves it out; {{"*": "train"}}: '
         "no name says a split)"
     )
+
+
+def _inside(name: str) -> Iterator[tuple[str, str]]:
+    """Each split whose word a name has, alone or at an end of a longer one, and what is left of the name."""
+    words = _words(name)
+    for i, word in enumerate(words):
+        for known, split in WORDS.items():
+            if word.startswith(known) or word.endswith(known):
+                rest = word.removesuffix(known) if word.endswith(known) else word.removeprefix(known)
+                yield split, " ".join([*words[:i], rest, *words[i + 1 :]])
 
 
 def _words(name: str) -> list[str]:

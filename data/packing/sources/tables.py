@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.packing.sources.base import Raw, Source, existing
+from data.packing.sources.base import LFS_POINTER, Raw, Source, existing
 from data.packing.sources.captions import first_text
 from data.packing.sources.columns import choose_columns
 from data.packing.sources.labels import class_numbers
@@ -20,7 +20,6 @@ from launch.command.cli import UserError, reason
 SUFFIXES = (".parquet", ".pq", ".parq")
 OPENED = 8
 """Files kept open for reading."""
-_POINTER = b"version https://git-lfs"
 
 
 class ParquetSource(Source):
@@ -186,8 +185,8 @@ def open_parquet(file: Path) -> Any:
         raise UserError("kind=parquet needs pyarrow: pip install 'vqloom[parquet]'") from error
     try:
         with file.open("rb") as opened:
-            beginning = opened.read(len(_POINTER))
-        if beginning == _POINTER:
+            beginning = opened.read(len(LFS_POINTER))
+        if beginning == LFS_POINTER:
             raise UserError(
                 f"source: {file} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder"
             )

@@ -17,6 +17,7 @@ from data.packing.indexes import refuse_overlap
 from data.packing.sources import open_source
 from data.packing.sources.base import Source
 from data.shards.loading import load_index
+from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 from tests.data.archives import members
 from tests.data.making import jpeg
@@ -71,6 +72,7 @@ def test_system_files_are_no_classes_and_no_pictures(tmp_path: Path) -> None:
         (("train_1", "train_2"), {"train"}),
         (("cat", "dog"), {"train"}),
         (("train_station", "test_tube"), {"train"}),
+        (("carnival", "medieval", "interval", "contest", "latest"), {"train"}),
         (("data/train", "data/test"), {"train", "test"}),
         (("set/images/train", "set/images/test"), {"train", "test"}),
         (("train/train", "test/test"), {"train", "test"}),
@@ -95,6 +97,7 @@ def test_layouts_of_splits(tmp_path: Path, folders: tuple[str, ...], expected: s
         (("bus", "car", "train"), "bus, car name no known split"),
         (("trainA", "trainB", "testA", "testB"), "testA, testB, trainA, trainB"),
         (("trainval", "minival"), "minival, trainval"),
+        (("catstrain", "catsval"), "catstrain, catsval"),
         (("cat/train", "cat/test", "dog/train"), r"folders of splits \(test, train\) below cat/"),
         (("images/train", "images/val", "labels/x"), r"below images/: name .*/images as the source"),
     ],
@@ -175,6 +178,12 @@ def test_a_folder_without_one_usable_picture_says_why(tmp_path: Path) -> None:
         UserError, match=r"no samples of kind=folder \(left out of the pictures: 1, heic isn't supported"
     ):
         source(tmp_path)
+
+
+def test_pointers_of_git_lfs_are_named(tmp_path: Path) -> None:
+    (made(tmp_path, "a/1.jpg") / "a/2.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(DamagedSampleError, match="Git LFS pointer"):
+        source(tmp_path).read(1)
 
 
 def test_links(tmp_path: Path) -> None:

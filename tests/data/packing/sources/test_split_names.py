@@ -66,6 +66,8 @@ def test_what_is_given_has_the_last_word() -> None:
         (["trainval.parquet"], "trainval"),
         (["trainval/0.parquet", "minival/0.parquet"], "minival"),
         (["train_test.parquet"], "or several"),
+        (["mytrain.parquet", "mytest.parquet"], "mytrain.parquet, mytest.parquet name no known split"),
+        (["setval_0.parquet", "settrain_0.parquet", "settrain_1.parquet"], "setval"),
         (["test/train-0.parquet", "test/train-1.parquet"], "or several"),
     ],
 )
