@@ -13,7 +13,6 @@ from data.shards.locations import is_remote
 from data.shards.tally import Tally
 from launch.command.cli import UserError
 
-
 LFS_POINTER = b"version https://git-lfs"
 """Beginning of a file that Git LFS has not fetched."""
 
