@@ -14,7 +14,7 @@ from data.remote.stores import printable
 from data.shards.index import ShardIndex, offsets_path
 from data.shards.locations import beside, folder_of, is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
-from data.shards.scanning import scan_all
+from data.shards.scanning import build_index, find_tars, scan_all
 from launch.command.checks import named
 from launch.command.cli import UserError
 from launch.command.cores import cores
@@ -34,6 +34,10 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
     if split and Path(source).exists():  # a name with a # of its own
         path, split = os.fspath(source), ""
     remote = is_remote(path)
+    if names_tars(path):
+        return _of_tars(path)
+    if not remote and Path(path).is_dir():
+        return _of_folder(Path(path), with_offsets=with_offsets)
     try:
         values = json.loads(whole(RemoteFile(path, Patience())) if remote else Path(path).read_bytes())
     except FileNotFoundError as error:
@@ -56,6 +60,42 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
     if remote:
         return replace(index, offsets=_remote_offsets(path, index))
     return _with_local_offsets(index, offsets_path(Path(f"{path}#{split}" if split else path)))
+
+
+def names_tars(source: str) -> bool:
+    """Whether it is the path, URL or pattern of tars rather than that of an index."""
+    return source.startswith("pipe:") or source.partition("?")[0].endswith((".tar", ".tar.gz", ".tgz"))
+
+
+def _of_tars(pattern: str) -> ShardIndex:
+    """An index of tars, from their headers; it isn't written anywhere."""
+    several = any(mark in pattern for mark in "*?[{")
+    name = place_name(os.path.dirname(pattern) if several else pattern)  # noqa: PTH120
+    return build_index(find_tars(pattern), threads=min(8, os.cpu_count() or 1), name=name)
+
+
+def _of_folder(folder: Path, *, with_offsets: bool) -> ShardIndex:
+    """The index in a folder, or one of its tars where it has none; UserError where that isn't clear."""
+    indexes = sorted(path for path in folder.glob("*.json") if _is_index(path))
+    if len(indexes) == 1:
+        return load_index(indexes[0], with_offsets=with_offsets)
+    if indexes:
+        raise UserError(f"{folder} holds several indexes, {named([path.name for path in indexes])}: give one of them")
+    tars = sorted(str(path) for path in folder.iterdir() if names_tars(path.name))
+    if not tars:
+        raise UserError(
+            f"{folder} is a folder without an index and without tars: give an index, or pack its pictures with "
+            "`python -m data.pack`"
+        )
+    return build_index(tars, threads=min(8, os.cpu_count() or 1), name=place_name(str(folder)))
+
+
+def _is_index(path: Path) -> bool:
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and ("shardlist" in values or isinstance(values.get("splits"), dict))
 
 
 def check_present(index: ShardIndex, part: int = 0, parts: int = 1) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.command.checks import at_least
+from launch.command.checks import at_least, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +22,17 @@ class DistanceConfig:
     written by `save_reference`, or ADM's)."""
     save_reference: str | None = None
     """An .npz file to write the reference's statistics to, for a later `reference`."""
+    resize: bool = False
+    """Crop and resize finished pictures of the reference (a folder, an .npz) as the tokenizer's transform does.
+    Otherwise a reference of another size than the measured pictures' is refused."""
+    allow_left_out: float = 0.1
+    """Share of the pictures of a set that may be left out because they can't be read."""
     kept: int = 10_000
     """Pictures of each set for kid, precision and recall, chosen by their keys; other distances use all pictures."""
 
     def __post_init__(self) -> None:
         at_least(4, self, "kept")
+        check("allow_left_out", self.allow_left_out, 0 <= self.allow_left_out <= 1, "a share from 0 to 1")
         if self.features == "none" and (self.reference or self.save_reference):
             raise ValueError("reference and save_reference need features: set features to vgg16 or inception")
 
@@ -38,7 +44,8 @@ class EvaluateConfig(DistanceConfig):
     tokenizer: str
     """Folder of a released tokenizer, or of a run (measures the averaged weights of its newest checkpoint)."""
     data: str
-    """Path or URL of the index of the pictures."""
+    """The pictures: an index (path or URL), tars (a.tar, 'shards/*.tar'), a folder of pictures, or picture files
+    ('photos/*.jpg'). All are prepared as the tokenizer's transform says."""
     out: str
     """JSON file for the figures."""
     pictures: str | None = None

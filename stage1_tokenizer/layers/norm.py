@@ -5,6 +5,7 @@ Legend: B batch, C channels, H W pixels.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from stage1_tokenizer.config.model import norm_groups
 class Norm(nn.GroupNorm):
     """Group normalization with at most 32 groups (fewer if 32 does not divide the channels), by default with swish.
 
-    Statistics are float32 under mixed precision.
+    Statistics are float32 under mixed precision. A group of a single value becomes its bias, in a batch of any size.
     """
 
     def __init__(self, channels: int, *, swish: bool = True):
@@ -23,5 +24,12 @@ class Norm(nn.GroupNorm):
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """Same shape and type as the input."""
-        normed_BCHW = super().forward(h_BCHW)
+        normed_BCHW = group_norm(h_BCHW, self.num_groups, self.weight, self.bias, self.eps)
         return F.silu(normed_BCHW) if self.swish else normed_BCHW
+
+
+def group_norm(
+    h_BCHW: Tensor, groups: int, weight_C: Tensor | None = None, bias_C: Tensor | None = None, eps: float = 1e-6
+) -> Tensor:
+    """torch's, without its refusal of a single picture whose groups have one value each."""
+    return torch.group_norm(h_BCHW, groups, weight_C, bias_C, eps, torch.backends.cudnn.enabled)

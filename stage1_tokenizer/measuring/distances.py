@@ -189,6 +189,9 @@ def figures(network: FeatureNetwork, measured: SetStatistics, reference: SetStat
     return {network.names[name]: value for name, value in values.items()}
 
 
+NEEDED = f"frechet and kid need 2 pictures in each set, precision and recall {NEIGHBOURS + 1}"
+"""How many pictures distances need, in words."""
+
 METHOD = {
     "frechet": "Gaussians of all pictures, covariance over N - 1, float64",
     "kid": f"polynomial kernel, {KID_SUBSETS} subsets of at most {KID_SUBSET}, seed {SEED} (torch-fidelity)",

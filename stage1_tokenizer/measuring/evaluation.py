@@ -4,15 +4,14 @@
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from data.pictures.batches import PictureBatch
 from data.pictures.config import TransformConfig
-from data.reading.stream import every_sample
-from data.shards.identity import Identity
-from data.shards.loading import load_index
+from data.shards.tally import Tally
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 from launch.files.atomic import write_file
@@ -21,9 +20,10 @@ from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.layers.precision import TYPES, Precision, at_precision
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
-from stage1_tokenizer.measuring.distances import METHOD, SetStatistics, figures
+from stage1_tokenizer.measuring.distances import METHOD, NEEDED, SetStatistics, figures
 from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
-from stage1_tokenizer.measuring.references import MeasuredSet, reference_of, save_reference
+from stage1_tokenizer.measuring.picture_sets import brief_of, count_of, every_picture
+from stage1_tokenizer.measuring.references import MeasuredSet, reference_of, save_reference, settle
 from stage1_tokenizer.measuring.results import conditions
 from stage1_tokenizer.measuring.scores import EvaluationSums, measure
 from stage1_tokenizer.measuring.side_by_side import save_pictures
@@ -48,10 +48,20 @@ class Evaluation:
     def add_distances(
         self, network: FeatureNetwork, samples: SetStatistics, reference: MeasuredSet, *, kept: int
     ) -> None:
-        """Add a set's distances from a reference, computed on rank 0; every rank must call it."""
+        """Add a set's distances from a reference, computed on rank 0; every rank must call it.
+
+        A line names those for which a set has too few pictures.
+        """
         values = figures(network, samples, reference.statistics) if self.ranks.rank == 0 else None
+        values = self.ranks.gather(values)[0]
         features = {**network.about, **METHOD, "kept": kept}
-        self.add(self.ranks.gather(values)[0], features=features, reference=reference.about)
+        self.add(values, features=features, reference=reference.about)
+        missing = [
+            name for kind, name in network.names.items() if name not in values and kind not in ("spatial", "score")
+        ]
+        if missing and self.ranks.rank == 0:
+            counts = f"the set has {samples.count} and the reference {reference.statistics.count}"
+            print(f"note: not measured: {', '.join(missing)}; {NEEDED}, {counts}", file=sys.stderr, flush=True)
 
     def result(self) -> dict[str, Any]:
         """The JSON file's content."""
@@ -112,19 +122,24 @@ def _measure(
     options: dict[str, Any] = {"batch_size": config.batch_size, "threads": config.threads, "limit": config.samples}
     reference = None
     if network is not None and config.reference:
-        settings = {**options, "limit": None, "kept": config.kept}
+        sizes = {"size": (transform.size,) * 2, "resize": config.resize, "allow_left_out": config.allow_left_out}
+        settings = {**options, "limit": None, "kept": config.kept, **sizes}
         reference = reference_of(config.reference, transform, network, ranks, **settings)
     sums = EvaluationSums(network, ranks.device, kept=config.kept, originals=reference is None)
-    index = load_index(config.data)
-    rows = min(config.batch_size, config.samples or config.batch_size, len(index))
+    rows, tally = min(config.batch_size, config.samples or config.batch_size, count_of(config.data)), Tally()
+    options |= {"rank": ranks.rank, "world_size": ranks.world_size, "tally": tally}
     with Progress("evaluate tokenizer", None, unit="pictures", enabled=ranks.rank == 0) as bar:
-        batches = every_sample(config.data, transform, rank=ranks.rank, world_size=ranks.world_size, **options)
+        batches = every_picture(config.data, transform, prepare=True, allow_left_out=config.allow_left_out, **options)
         counted = _counted(batches, bar.advance)
         scores = measure(tokenizer, counted, lpips, device=ranks.device, total=ranks.sum, sums=sums, rows=rows)
+    if lost := settle(tally, ranks, config.allow_left_out):
+        evaluation.add({}, left_out=lost)
+    if not scores["samples"]:
+        raise UserError(f"data={config.data} holds no picture that can be read: give another set")
     data_hash = sums.hash.result(ranks.sum)
     evaluation.add(
         scores,
-        data=Identity.of(index).brief(),
+        data=brief_of(config.data),
         data_hash=data_hash,
         samples=scores["samples"],
         transform=transform.to_dict(),

@@ -1,4 +1,4 @@
-"""Sets of pictures to measure: an index of shards, a folder of picture files, or an `.npz` as in ADM's suite.
+"""Sets of pictures to measure: shards, a folder of picture files, or an `.npz` as in ADM's suite.
 
 Legend: B batch, C channels, H W pixels.
 """
@@ -6,11 +6,8 @@ Legend: B batch, C channels, H W pixels.
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,37 +16,87 @@ from torch import Tensor
 from data.pictures.batches import PictureBatch
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
+from data.shards.identity import Identity
+from data.shards.index import ShardIndex
+from data.shards.loading import load_index
+from data.shards.quarantine import quarantined
+from data.shards.sample import DamagedSampleError
+from data.shards.tally import ALLOWED, Tally
 from launch.command.cli import UserError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+from launch.files.places import place_name
+from stage1_tokenizer.measuring.picture_files import Array, Files, Size, finished
 
 
 def every_picture(
-    source: str, transform: TransformConfig, *, batch_size: int, rank: int = 0, world_size: int = 1, **options: Any
+    source: ShardIndex | str,
+    transform: TransformConfig,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    prepare: bool = False,
+    tally: Tally | None = None,
+    allow_left_out: float = ALLOWED,
+    limit: int | None = None,
+    threads: int = 2,
 ) -> Iterator[PictureBatch]:
-    """Each picture of rank q's contiguous slice of a set once, uint8; those of an index are prepared by `transform`.
+    """Each picture of rank q's contiguous slice of a set once, uint8; of `limit` that many, evenly spaced.
 
-    Folders and `.npz` files (arr_0, uint8 NHWC) are finished pictures of one size. `options`: `threads` and `limit`
-    (that many, evenly spaced) of data.reading.stream.every_sample. UserError for an empty source or another kind of
-    file.
+    Those of shards (an index, tars) are prepared by `transform`. Folders, picture files and `.npz` files (arr_0, uint8
+    NHWC) are finished pictures of one size, unless `prepare` is set. What is taken and left out goes into `tally`.
+    UserError for an empty source or another kind of file.
     """
-    pictures = _finished(source)
-    if pictures is None:
-        return every_sample(source, transform, batch_size=batch_size, rank=rank, world_size=world_size, **options)
-    numbers = np.arange(len(pictures))
-    limit = options.get("limit")
-    if limit is not None and limit < len(numbers):
-        numbers = numbers[:limit] * len(pictures) // limit
+    tally = Tally() if tally is None else tally
+    pictures = None if isinstance(source, ShardIndex) else finished(source, tally if rank == 0 else None)
+    index = None if pictures is not None else shards_of(source)
+    total = len(pictures if index is None else index)  # type: ignore[arg-type]
+    if not total:
+        raise UserError(f"{source} holds no pictures: give another set")
+    numbers = np.arange(total)
+    if limit is not None and limit < total:
+        numbers = numbers[:limit] * total // limit
     numbers = numbers[len(numbers) * rank // world_size : len(numbers) * (rank + 1) // world_size]
-    return _batches(pictures, numbers, batch_size)
+    if index is None:
+        assert pictures is not None
+        return _batches(pictures, numbers, batch_size, transform if prepare else None, tally)
+    ranks: dict[str, int] = {"rank": rank, "world_size": world_size}
+    options: dict[str, Any] = {"limit": limit, "threads": threads, "max_damaged": allow_left_out}
+    return _tallied(every_sample(index, transform, batch_size=batch_size, **ranks, **options), index, numbers, tally)
 
 
-def _batches(pictures: _Files | _Array, numbers: np.ndarray, batch_size: int) -> Iterator[PictureBatch]:
+def _batches(
+    pictures: Files | Array, numbers: np.ndarray, batch_size: int, transform: TransformConfig | None, tally: Tally
+) -> Iterator[PictureBatch]:
     for step, first in enumerate(range(0, len(numbers), batch_size)):
-        chosen = numbers[first : first + batch_size].tolist()
-        pixels_BHWC, keys = pictures.read(chosen)
-        pixels_BCHW = torch.from_numpy(np.ascontiguousarray(pixels_BHWC.transpose(0, 3, 1, 2)))
-        yield PictureBatch(step, pixels_BCHW, torch.full((len(keys),), -1), keys)
+        rows, keys = [], []
+        for number in numbers[first : first + batch_size].tolist():
+            key = str(pictures.names[number])
+            try:
+                rows.append(pictures.read(number, transform))
+            except DamagedSampleError as error:
+                tally.left_out(str(error), key)
+                continue
+            keys.append(key)
+        tally.took("pictures", len(keys))
+        if keys:
+            pixels_BCHW = torch.from_numpy(np.ascontiguousarray(np.stack(rows)))
+            yield PictureBatch(step, pixels_BCHW, torch.full((len(keys),), -1), keys)
+
+
+def _tallied(
+    batches: Iterator[PictureBatch], index: ShardIndex, numbers: np.ndarray, tally: Tally
+) -> Iterator[PictureBatch]:
+    taken, listed, reasons = 0, 0, quarantined([index])
+    for batch in batches:
+        taken += len(batch.keys)
+        tally.took("pictures", len(batch.keys))
+        yield batch
+    for shard, place in zip(*(part.tolist() for part in index.places(numbers)), strict=True) if any(reasons) else ():
+        if place in reasons[shard]:
+            listed += 1
+            tally.ignored(f"in the quarantine list ({reasons[shard][place]})", f"{index.shards[shard].url} {place}")
+    if lost := len(numbers) - taken - listed:
+        tally.left_out("damaged, see the warnings above", index.name, count=lost)
 
 
 def filled(pixels_BCHW: Tensor, rows: int) -> Tensor:
@@ -62,88 +109,37 @@ def filled(pixels_BCHW: Tensor, rows: int) -> Tensor:
     return pixels_BCHW if count >= rows else pixels_BCHW[torch.arange(rows) % count]
 
 
-def side_of(source: str) -> int | None:
-    """Side in pixels of the pictures in a folder or `.npz`; None for an index, whose transform sets it."""
-    pictures = _finished(source)
-    return None if pictures is None else int(pictures.read([0])[0].shape[1])
+def shards_of(source: ShardIndex | str) -> ShardIndex:
+    """The index of a set of shards; UserError for anything else."""
+    return source if isinstance(source, ShardIndex) else load_index(source)
 
 
-def _finished(source: str) -> _Files | _Array | None:
-    """The pictures of a folder or `.npz`; None for an index."""
-    path = Path(source)
-    if path.is_dir():
-        return _Files(path)
-    return _Array(path) if path.suffix == ".npz" else None
+def brief_of(source: str) -> dict[str, Any]:
+    """What a result says a set is (JSON values), without its place."""
+    return {"name": place_name(source)} if finished(source) is not None else Identity.of(load_index(source)).brief()
 
 
-class _Files:
-    """Picture files under a folder, sorted by path; for samples, the classes' pictures."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        described = folder / "samples.json"
-        if described.exists():
-            values = json.loads(described.read_text())
-            if not values.get("complete"):
-                raise UserError(f"{folder} holds no finished samples: run stage2_prior.sample there first, to its end")
-            every = [(one["folder"], number) for one in values["classes"] for number in range(one["count"])]
-            self._files = [folder / place / f"{number:05d}.png" for place, number in every]
-        else:
-            self._files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not self._files:
-            raise UserError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}): give another folder")
-        self._size: tuple[int, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def read(self, chosen: Sequence[int]) -> tuple[np.ndarray, list[str]]:
-        """pixels_BHWC as RGB, and their names."""
-        from PIL import Image
-
-        rows = []
-        for number in chosen:
-            try:
-                with Image.open(self._files[number]) as image:
-                    rows.append(np.asarray(image.convert("RGB")))
-            except OSError as error:
-                raise UserError(f"{self._files[number]} can't be read ({error}): repair or remove it") from error
-            self._size = self._size or rows[-1].shape
-            if rows[-1].shape != self._size:
-                raise UserError(
-                    f"{self._files[number]} has another size than the pictures before it: resize all to one size"
-                )
-        return np.stack(rows), [str(self._files[number].relative_to(self._folder)) for number in chosen]
+def classes_of(source: str) -> tuple[str, ...]:
+    """Names of a set's classes, as far as they are known."""
+    return () if finished(source) is not None else tuple(load_index(source).classes)
 
 
-class _Array:
-    """arr_0 of an `.npz`, read in pieces, as it may be larger than memory."""
-
-    def __init__(self, path: Path):
-        self._path = path
+def size_of(source: str) -> Size | None:
+    """Height and width of a set's first readable picture; None for shards, whose transform sets the size."""
+    pictures = finished(source)
+    for number in range(len(pictures)) if pictures is not None else ():
         try:
-            self._archive = zipfile.ZipFile(path)
-            self._file: IO[bytes] = self._archive.open("arr_0.npy")
-            version = np.lib.format.read_magic(self._file)
-            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-            self._shape, fortran, kind = read(self._file)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is not an .npz with pictures in arr_0 ({error}): give another file") from error
-        self._start = self._file.tell()
-        if fortran or kind != np.uint8 or len(self._shape) != 4 or self._shape[3] not in (1, 3) or not self._shape[0]:
-            raise UserError(f"arr_0 of {path} is {kind} {self._shape}: it must be uint8 (N, H, W, 1 or 3), N above 0")
+            _, height, width = pictures.read(number, None).shape  # type: ignore[union-attr]
+        except DamagedSampleError:
+            continue
+        return height, width
+    return None
 
-    def __len__(self) -> int:
-        return int(self._shape[0])
 
-    def read(self, chosen: Sequence[int]) -> tuple[np.ndarray, list[str]]:
-        """pixels_BHWC, and their numbers."""
-        size = int(np.prod(self._shape[1:]))
-        rows = []
-        for number in chosen:
-            self._file.seek(self._start + number * size)
-            rows.append(np.frombuffer(self._file.read(size), np.uint8).reshape(self._shape[1:]))
-        return np.stack(rows), [str(number) for number in chosen]
+def count_of(source: str) -> int:
+    """Number of pictures of a set, damaged ones included."""
+    pictures = finished(source)
+    return len(load_index(source) if pictures is None else pictures)
 
 
 class PictureHash:

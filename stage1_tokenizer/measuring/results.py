@@ -11,6 +11,7 @@ from typing import Any
 from launch.command.cli import UserError
 from launch.run.folder import differences
 from launch.run.provenance import facts
+from stage1_tokenizer.measuring.references import with_size
 
 VERSION = 1
 """Version of the metrics: raised by any change that moves a figure."""
@@ -26,7 +27,9 @@ PARTS = {
 """Conditions that only some figures depend on: if they differ, only these figures can't be compared."""
 PLACES = ("data", "transform", "reference.set", "reference.transform", "codes.set", "codes.name", "classifier.data")
 """Names of sets and how they were prepared. Whether they are the same, hashes and digests say."""
-LATER = ("codes.digest", "classifier.digest")
+SIZES = ("measured_set.size", "reference.size")
+"""Height and width of the pictures of sets: they must agree, also of the set that is measured."""
+LATER = ("codes.digest", "classifier.digest", *SIZES)
 """Conditions that older results don't state, so that they may be absent."""
 
 DIFFERENT = 1
@@ -45,7 +48,9 @@ def conditions(ranks: int) -> dict[str, Any]:
 
 def must_agree(key: str) -> bool:
     """Whether two results must agree on this key of `measured` to be comparable."""
-    return not any(key == free or key.startswith(f"{free}.") for free in (*SUBJECT, *CIRCUMSTANTIAL, *PLACES))
+    return key in SIZES or not any(
+        key == free or key.startswith(f"{free}.") for free in (*SUBJECT, *CIRCUMSTANTIAL, *PLACES)
+    )
 
 
 def load(path: str) -> dict[str, Any]:
@@ -61,6 +66,9 @@ def load(path: str) -> dict[str, Any]:
     # Results of before precision was kept: torch's own settings multiply convolutions as TF32 on GPUs.
     on_cpu = "CPU core" in str(result["measured"].get("hardware"))
     result["measured"].setdefault("precision", "fp32" if on_cpu else "not kept (convolutions as TF32, if torch's own)")
+    for name in ("reference", "measured_set"):
+        if isinstance(result["measured"].get(name), dict):
+            result["measured"][name] = with_size(result["measured"][name])
     return result
 
 

@@ -184,7 +184,7 @@ class EvaluationSums:
         """The originals over all ranks, as the reference; every rank must call it."""
         assert self._originals is not None
         statistics = self._originals.result(ranks.sum, ranks.gather)
-        return MeasuredSet(statistics, describe(source, digest, statistics, transform))
+        return MeasuredSet(statistics, describe(source, digest, statistics, transform, (transform.size,) * 2))
 
     def reconstructions(self, ranks: Ranks) -> SetStatistics:
         """The reconstructions over all ranks; every rank must call it."""

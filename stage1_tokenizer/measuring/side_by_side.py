@@ -11,19 +11,19 @@ from PIL import Image
 from torch import Tensor
 
 from data.pictures.transforms import to_float, to_uint8
-from data.reading.stream import every_sample
 from data.shards.index import ShardIndex
 from launch.files.atomic import writing
+from stage1_tokenizer.measuring.picture_sets import every_picture
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
 
-def save_pictures(path: Path, tokenizer: Tokenizer, index: ShardIndex | str, count: int) -> None:
+def save_pictures(path: Path, tokenizer: Tokenizer, source: ShardIndex | str, count: int) -> None:
     """Write `count` pictures of a set, evenly spaced, each next to its reconstruction."""
     device = next(tokenizer.parameters()).device
     transform = tokenizer.transform
     assert transform is not None, "trained and released tokenizers have a transform"
     originals, reconstructions = [], []
-    for batch in every_sample(index, transform, batch_size=min(count, 16), limit=count):
+    for batch in every_picture(source, transform, batch_size=min(count, 16), limit=count, prepare=True):
         originals.append(batch.pixels_BCHW)
         reconstructions.append(to_uint8(tokenizer.reconstruct(to_float(batch.pixels_BCHW.to(device)))[0]).cpu())
     page_HWC = side_by_side(torch.cat(originals), torch.cat(reconstructions))

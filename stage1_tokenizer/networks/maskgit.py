@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import ModelConfig, norm_groups
 from stage1_tokenizer.layers.convolution import Upsample, convolution, depth_to_space
-from stage1_tokenizer.layers.norm import Norm
+from stage1_tokenizer.layers.norm import Norm, group_norm
 from stage1_tokenizer.layers.precision import as_weights_of, at_least_float32
 from stage1_tokenizer.layers.recompute import Recomputable
 from stage1_tokenizer.networks.base import PictureDecoder, refuse_odd_sizes
@@ -103,7 +103,7 @@ class AdaptiveNorm(nn.Module):
         shape = (*h_BCHW.shape[:2], *[1] * (h_BCHW.ndim - 2))
         gamma = self.gamma(as_weights_of(self.gamma, deviation_BD)).view(shape)
         beta = self.beta(as_weights_of(self.beta, z_BDN.mean(2))).view(shape)
-        return gamma * F.group_norm(h_BCHW, self.groups, eps=1e-6) + beta
+        return gamma * group_norm(h_BCHW, self.groups) + beta
 
 
 class Level(nn.Module):

@@ -17,9 +17,11 @@ from launch.files.places import place_name, without_places
 from launch.ranks.joined import Ranks, joined
 from launch.ranks.vote import on_main
 from stage1_tokenizer import Tokenizer
+from stage1_tokenizer.measuring.distances import NEEDED
 from stage1_tokenizer.measuring.evaluation import Evaluation
 from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
-from stage1_tokenizer.measuring.picture_sets import side_of
+from stage1_tokenizer.measuring.picture_files import Size, shown
+from stage1_tokenizer.measuring.picture_sets import count_of, size_of
 from stage1_tokenizer.measuring.references import measure_set, reference_of, save_reference
 from stage2_prior.codes.matching import matched
 from stage2_prior.config.evaluation import EvaluateConfig
@@ -76,21 +78,33 @@ def add_prior(config: EvaluateConfig, prior: Prior, ranks: Ranks, evaluation: Ev
         evaluation.add(figures, classifier=classifier)
 
 
+def checked_size(samples: str) -> Size:
+    """Height and width of the samples; UserError for another kind of set, and for fewer than distances need."""
+    size = size_of(samples)
+    if size is None:
+        raise UserError(f"samples={samples} is neither a folder of pictures nor an .npz: give one of the two")
+    if (count := count_of(samples)) < 2:
+        raise UserError(f"samples={samples} holds {count} picture, and a distance is between sets: {NEEDED}")
+    return size
+
+
 def add_distances(config: EvaluateConfig, prior: Prior | None, network: FeatureNetwork, evaluation: Evaluation) -> None:
     """Add the samples' distances from the reference."""
     assert config.samples is not None and config.reference is not None
-    side, ranks = side_of(config.samples), evaluation.ranks
-    if side is None:
-        raise UserError(f"samples={config.samples} is neither a folder of pictures nor an .npz: give one of the two")
-    transform = read_transform(prior.source.transform) if prior else TransformConfig(size=side)
-    if side != transform.size:
+    size, ranks = checked_size(config.samples), evaluation.ranks
+    transform = read_transform(prior.source.transform) if prior else TransformConfig(size=size[0])
+    if prior and size != (transform.size,) * 2:
         raise UserError(
-            f"samples={config.samples} have {side} pixels a side, the prior's pictures {transform.size}: give samples "
-            "of this prior, or leave out prior"
+            f"samples={config.samples} are of {shown(size)} pixels, the prior's pictures of "
+            f"{shown((transform.size,) * 2)}: give samples of this prior, or leave out prior"
         )
+    if config.resize and size[0] != size[1]:
+        raise UserError(f"resize=true makes squares, and samples={config.samples} are of {shown(size)}: leave it out")
     with Progress("evaluate samples", None, unit="pictures", enabled=ranks.rank == 0) as bar:
         settings: dict[str, Any] = {"batch_size": config.batch_size, "kept": config.kept, "advance": bar.advance}
-        reference = reference_of(config.reference, transform, network, ranks, **settings)
+        settings["allow_left_out"] = config.allow_left_out
+        how: dict[str, Any] = {"size": size, "resize": config.resize}
+        reference = reference_of(config.reference, transform, network, ranks, **how, **settings)
         samples = measure_set(config.samples, transform, network, ranks, **settings)
     if prior and ranks.rank == 0 and (note := other_classes(prior.vocabulary.classes, reference.classes)):
         print(f"note: reference={config.reference} {note}", flush=True)

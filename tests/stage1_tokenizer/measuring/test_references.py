@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from data.reading.stream import every_sample
 from launch.command.cli import UserError
 from stage1_tokenizer.measuring.distances import figures
 from stage1_tokenizer.measuring.features import FeatureNetwork
-from stage1_tokenizer.measuring.picture_sets import PictureHash, every_picture, side_of
+from stage1_tokenizer.measuring.picture_sets import PictureHash, every_picture, size_of
 from stage1_tokenizer.measuring.references import MeasuredSet, measure_set, reference_of, save_reference
 from tests.stage1_tokenizer import tiny
 
 INDEX = str(tiny.ROOT / tiny.HELD_OUT)
+OPTIONS: dict[str, Any] = {"batch_size": 8, "size": (16, 16)}
 TRANSFORM = TransformConfig(size=16, channels=1, fit="stretch", background=0)
 
 
@@ -69,7 +71,7 @@ def test_the_same_pictures_are_the_same_set_in_any_container(sets: dict[str, str
         )
     fewer = measure_set(sets["folder"], TRANSFORM, Means(), Alone(), batch_size=5, limit=22)
     assert fewer.about["hash"] != found[0].about["hash"] and fewer.about["pictures"] == 22
-    assert [side_of(source) for source in sets.values()] == [None, 16, 16, 16]
+    assert [size_of(source) for source in sets.values()] == [None, *[(16, 16)] * 3]
 
 
 def test_uneven_ranks_read_every_picture_once(sets: dict[str, str]):
@@ -90,12 +92,12 @@ def test_saved_statistics_replace_their_pictures(sets: dict[str, str], tmp_path:
     network = Means()
     reference = measure_set(sets["folder"], TRANSFORM, network, Alone(), batch_size=8)
     save_reference(tmp_path / "new" / "reference.npz", reference, network)
-    again = reference_of(str(tmp_path / "new" / "reference.npz"), TRANSFORM, network, Alone(), batch_size=8)
+    again = reference_of(str(tmp_path / "new" / "reference.npz"), TRANSFORM, network, Alone(), **OPTIONS)
     assert again.about == reference.about
     measured = measure_set(INDEX, TRANSFORM, network, Alone(), batch_size=8, limit=31).statistics
     assert figures(network, measured, again.statistics) == figures(network, measured, reference.statistics)
     with pytest.raises(UserError, match=r"was measured with means \(aaaaaaaaaaaa…\), not with means \(bbbb"):
-        reference_of(str(tmp_path / "new" / "reference.npz"), TRANSFORM, Means(sha256="b" * 64), Alone(), batch_size=8)
+        reference_of(str(tmp_path / "new" / "reference.npz"), TRANSFORM, Means(sha256="b" * 64), Alone(), **OPTIONS)
 
 
 def test_adms_files_are_read(sets: dict[str, str], tmp_path: Path):
@@ -107,7 +109,7 @@ def test_adms_files_are_read(sets: dict[str, str], tmp_path: Path):
     np.savez(tmp_path / "virtual.npz", np.load(sets["pictures.npz"])["arr_0"], **both)
 
     def read(name: str, network: FeatureNetwork) -> MeasuredSet:
-        return reference_of(str(tmp_path / name), TRANSFORM, network, Alone(), batch_size=8)
+        return reference_of(str(tmp_path / name), TRANSFORM, network, Alone(), **OPTIONS)
 
     bare, virtual = read("statistics.npz", wide), read("virtual.npz", wide)
     assert bare.about["hash"] == virtual.about["hash"] and bare.statistics.count is None
@@ -120,7 +122,7 @@ def test_adms_files_are_read(sets: dict[str, str], tmp_path: Path):
 
 def test_other_files_are_refused(tmp_path: Path):
     def read(name: str) -> None:
-        reference_of(str(tmp_path / name), TRANSFORM, Means(), Alone(), batch_size=8)
+        reference_of(str(tmp_path / name), TRANSFORM, Means(), Alone(), **OPTIONS | {"size": (4, 4)})
 
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.npz").write_text("no zip")
@@ -128,18 +130,18 @@ def test_other_files_are_refused(tmp_path: Path):
     np.savez(tmp_path / "float.npz", np.zeros((2, 4, 4, 3)))
     np.savez(tmp_path / "objects.npz", np.array([{}], dtype=object))
     (tmp_path / "mixed").mkdir()
-    for side in (16, 17):
+    for side in (4, 5):
         Image.new("RGB", (side, side)).save(tmp_path / "mixed" / f"{side}.png")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
     wanted = {
-        "empty": "holds no pictures",
+        "empty": "is a folder without an index and without tars",
         "text.npz": "can't be read",
         "other.npz": "is not an .npz with pictures",
         "float.npz": "it must be uint8",
         "objects.npz": "it must be uint8",
         "mixed": "another size",
-        "broken": "can't be read",
+        "broken": "allow_left_out=0.1 is exceeded: 1 of 1 pictures",
     }
     for name, message in wanted.items():
         with pytest.raises(UserError, match=message):
