@@ -7,14 +7,18 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from data.remote.files import Patience, RemoteFile, whole
 from data.remote.listing import in_buckets
 from data.remote.stores import printable
 from data.shards.index import ShardIndex, offsets_path
+from data.shards.layout import Layout
 from data.shards.locations import beside, folder_of, is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
-from data.shards.scanning import build_index, find_tars, scan_all
+from data.shards.patterns import SUFFIXES as TARS
+from data.shards.patterns import find_tars
+from data.shards.scanning import index_pictures, scan_all
 from launch.command.checks import named
 from launch.command.cli import UserError
 from launch.command.cores import cores
@@ -64,14 +68,18 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
 
 def names_tars(source: str) -> bool:
     """Whether it is the path, URL or pattern of tars rather than that of an index."""
-    return source.startswith("pipe:") or source.partition("?")[0].endswith((".tar", ".tar.gz", ".tgz"))
+    return source.startswith("pipe:") or (urlsplit(source).path if is_remote(source) else source).endswith(TARS)
 
 
 def _of_tars(pattern: str) -> ShardIndex:
-    """An index of tars, from their headers; it isn't written anywhere."""
-    several = any(mark in pattern for mark in "*?[{")
+    """An index of tars of pictures, from their headers; it isn't written anywhere."""
+    several = any(mark in pattern for mark in "*?[{:") and not Path(pattern).exists()
     name = place_name(os.path.dirname(pattern) if several else pattern)  # noqa: PTH120
-    return build_index(find_tars(pattern), threads=min(8, os.cpu_count() or 1), name=name)
+    threads = min(8, os.cpu_count() or 1)
+    index, tally = index_pictures(find_tars(pattern), layout=Layout(), threads=threads, name=name)
+    for line in tally.settle(allow=True):
+        _log.warning("%s: %s", pattern, line.removeprefix("warning: "))
+    return index
 
 
 def _of_folder(folder: Path, *, with_offsets: bool) -> ShardIndex:
@@ -81,13 +89,12 @@ def _of_folder(folder: Path, *, with_offsets: bool) -> ShardIndex:
         return load_index(indexes[0], with_offsets=with_offsets)
     if indexes:
         raise UserError(f"{folder} holds several indexes, {named([path.name for path in indexes])}: give one of them")
-    tars = sorted(str(path) for path in folder.iterdir() if names_tars(path.name))
-    if not tars:
+    if not any(names_tars(path.name) for path in folder.iterdir()):
         raise UserError(
             f"{folder} is a folder without an index and without tars: give an index, or pack its pictures with "
             "`python -m data.pack`"
         )
-    return build_index(tars, threads=min(8, os.cpu_count() or 1), name=place_name(str(folder)))
+    return _of_tars(str(folder))
 
 
 def _is_index(path: Path) -> bool:

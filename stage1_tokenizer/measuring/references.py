@@ -22,10 +22,18 @@ from launch.command.cli import UserError
 from launch.files.atomic import writing
 from launch.files.places import place_name
 from launch.ranks.joined import Ranks
-from stage1_tokenizer.measuring.distances import KEPT, Gaussian, SetStatistics, SetSums
+from stage1_tokenizer.measuring.distances import KEPT, NEEDED, Gaussian, SetStatistics, SetSums
 from stage1_tokenizer.measuring.features import FeatureNetwork
 from stage1_tokenizer.measuring.picture_files import Size, finished, shown
-from stage1_tokenizer.measuring.picture_sets import PictureHash, brief_of, classes_of, every_picture, filled, size_of
+from stage1_tokenizer.measuring.picture_sets import (
+    PictureHash,
+    brief_of,
+    classes_of,
+    count_of,
+    every_picture,
+    filled,
+    size_of,
+)
 
 _NAMES = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
@@ -137,9 +145,13 @@ def reference_of(
             f"reference={source} holds statistics of {len(arrays['mu'])} features, not of {network.about['network']}: "
             "set features to inception, or give the reference's pictures"
         )
-    found = None if resize else size_of(source)
-    way = "set resize=true to prepare them as the tokenizer's transform does, or give pictures of that size"
-    _check_size(source, found or (transform.size,) * 2, size, ranks, way)
+    count = count_of(source)
+    if count < 2:
+        raise UserError(f"reference={source} holds {count} picture, and a distance is between sets: {NEEDED}")
+    found = (transform.size,) * 2 if resize or finished(source) is None else size_of(source)
+    if found is not None:  # else none can be read, which measuring them says
+        way = "set resize=true to prepare them as the tokenizer's transform does, or give pictures of that size"
+        _check_size(source, found, size, ranks, way)
     return measure_set(source, transform, network, ranks, **options)
 
 

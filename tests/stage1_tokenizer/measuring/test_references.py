@@ -133,7 +133,10 @@ def test_other_files_are_refused(tmp_path: Path):
     for side in (4, 5):
         Image.new("RGB", (side, side)).save(tmp_path / "mixed" / f"{side}.png")
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    for name in "ab":
+        (tmp_path / "broken" / f"{name}.png").write_bytes(b"no picture")
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "one" / "a.png")
     wanted = {
         "empty": "is a folder without an index and without tars",
         "text.npz": "can't be read",
@@ -141,7 +144,8 @@ def test_other_files_are_refused(tmp_path: Path):
         "float.npz": "it must be uint8",
         "objects.npz": "it must be uint8",
         "mixed": "another size",
-        "broken": "allow_left_out=0.1 is exceeded: 1 of 1 pictures",
+        "broken": "allow_left_out=0.1 is exceeded: 2 of 2 pictures",
+        "one": "holds 1 picture, and a distance is between sets",
     }
     for name, message in wanted.items():
         with pytest.raises(UserError, match=message):
