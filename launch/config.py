@@ -66,8 +66,8 @@ class RunConfig:
 
     allow_changes: list[str] = field(default_factory=list)
     """Settings, by dotted name, that this start may change although the result depends on them: [data.transform.size]
-    resumes at another resolution, [optimizer.learning_rate] at another rate. The change is reported and recorded in
-    run.json. With another data.batch_size some samples are repeated or skipped."""
+    resumes at another resolution, [optimizer.learning_rate] at another rate, [data.index] on other data. The change is
+    reported and recorded in run.json. With another data.batch_size some samples are repeated or skipped."""
 
     def __post_init__(self) -> None:
         fixed = [name for name in self.allow_changes if name.split(".")[0] in FIXED]

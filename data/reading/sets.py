@@ -25,7 +25,12 @@ def training_sets(
     for key, path in places.items():
         index = load_index(path)
         if index.kind != config.kind:
-            raise UserError(f"{key}={path} holds {index.kind}, not {config.kind}: give an index of {config.kind}")
+            way = (
+                ": encode them with stage2_prior.encode"
+                if config.kind == "codes"
+                else f": give an index of {config.kind}"
+            )
+            raise UserError(f"{key}={path} holds {index.kind}, not {config.kind}{way}")
         check_present(index, rank, ranks)
         if key.startswith("data.mixture"):
             held_to(index, found["data.index"].classes, key, "data.index", say if rank == 0 else None)

@@ -52,8 +52,5 @@ def held_to(
     if not labels:
         return index
     if say is not None:
-        say(
-            f"{what}: its {len(index.classes)} classes ({named(index.classes)}) are matched by name with the "
-            f"{len(classes)} of {of}"
-        )
+        say(f"{what}: its classes ({named(index.classes)}) are matched by name with the {len(classes)} of {of}")
     return replace(index, classes=list(classes), labels=labels)

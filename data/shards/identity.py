@@ -111,7 +111,7 @@ class Identity:
 def set_name(index: ShardIndex) -> str:
     """The name of a set as others may see it: the index's own, else its file's; never a path."""
     own = index.name.strip()
-    if own and not is_place(own):
+    if own and own.count("/") < 2 and not is_place(own):  # ORG/NAME is a name
         return own
     return place_name(own or index.path or index.base)
 
@@ -120,7 +120,7 @@ def name_of(recorded: Any) -> str:
     """The name of a set as a result keeps it: an identity's `brief`, or a path in results from before."""
     if isinstance(recorded, Mapping):
         return str(recorded.get("name", "unnamed"))
-    return place_name(str(recorded)) if is_place(str(recorded)) else str(recorded)
+    return place_name(str(recorded))
 
 
 def file_name(url: str) -> str:

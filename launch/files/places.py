@@ -31,9 +31,9 @@ def is_place(text: str) -> bool:
     """Whether a text is a path or a URL; `A/B`, which may be a name, if it ends as a file or something is there."""
     if re.match(r"^(/|~|\.\.?[/\\]|[A-Za-z]:[/\\]|[\w+.-]+://|pipe:)", text):
         return len(text) > 1
-    if ("/" not in text and "\\" not in text) or "\n" in text:
+    if "/" not in text or "\n" in text:
         return False
-    return text.count("/") > 1 or "\\" in text or bool(_FILE.search(text)) or os.path.exists(text)  # noqa: PTH110
+    return bool(_FILE.search(text)) or os.path.exists(text)  # noqa: PTH110
 
 
 def without_places(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from data.shards.identity import Identity, name_of
-from launch.files.places import place_name
+from launch.files.places import place_name, without_places
 from launch.files.templates import render
 from stage1_tokenizer.publishing.sets import index_of, set_of
 from stage1_tokenizer.publishing.standalone import snippet
@@ -187,7 +187,9 @@ def _trained_on(run: Path, config: Mapping[str, Any]) -> str:
     elif Identity.of(index).digest != data.get("digest"):
         licence = "Its licence isn't known: the index held other data when this card was written"
     else:
-        licence = f"Licence: {index.licence or 'not stated'}"
+        licence = (
+            f"Licence: {index.licence if '://' in index.licence else without_places(index.licence) or 'not stated'}"
+        )
     size = f", {data['samples']} {data['kind']}" if "samples" in data else ""
     identity = f", identity `{data['digest']}`" if "digest" in data else ""
     more = f", mixed with {', '.join(map(place_name, mixture))}" if (mixture := config["data"].get("mixture")) else ""

@@ -17,6 +17,7 @@ from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from data.shards.writer import ShardWriter
 from launch.files.places import place_name
+from tests.data.serving import served
 
 
 def write_set(
@@ -146,3 +147,11 @@ def test_a_nameless_index_gets_its_files_name(tmp_path: Path) -> None:
     path = write_set(tmp_path / "birds")
     path.write_text(path.read_text().replace('"name": "noise"', '"name": ""'))
     assert load_index(path).name == "birds"
+
+
+def test_a_set_read_from_a_server_is_the_same_set(tmp_path: Path) -> None:
+    local = identity(write_set(tmp_path))
+    with served(tmp_path) as server:
+        remote = Identity.of(load_index(f"{server.url}/index.json"))
+    assert (remote.digest, remote.difference(local.to_dict())) == (local.digest, "")
+    assert server.url not in json.dumps(remote.to_dict())

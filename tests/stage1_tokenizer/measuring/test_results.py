@@ -94,6 +94,20 @@ def test_figures_with_different_conditions_are_left_out():
     assert "  bits_per_code: 3.5 | 3.5" in report(one, one)[1]
 
 
+@pytest.mark.parametrize(("part", "figure"), [("codes", "bits_per_code"), ("classifier", "class_agreement")])
+def test_figures_of_other_data_are_left_out_by_its_digest(part: str, figure: str):
+    def result(digest: str | None, name: str) -> dict[str, Any]:
+        one = copy.deepcopy(RESULT) | {figure: 3.5}
+        place = {"codes": {"set": {"name": name}}, "classifier": {"data": {"name": name}}}[part]
+        one["measured"][part] = place | ({"digest": digest} if digest else {})
+        return one
+
+    one = result("1" * 16, "birds")
+    assert f"not comparable, because their conditions differ: {figure}" in report(one, result("2" * 16, "birds"))[1]
+    for other in (result("1" * 16, "the same, renamed"), result(None, "birds")):  # an older one states no digest
+        assert f"  {figure}: 3.5 | 3.5" in report(one, other)[1]
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     files = []
     for name, result in (("a", RESULT), ("b", changed("samples", 7)), ("c", {"psnr": 3})):

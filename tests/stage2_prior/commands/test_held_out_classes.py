@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from data.media import read_transform
 from data.reading.stream import every_code
 from data.shards.loading import load_index
 from data.shards.writer import ShardWriter
@@ -21,9 +23,11 @@ from stage2_prior.codes.encoding import npy
 from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.evaluation import EvaluateConfig
 from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.sampling import InpaintConfig
 from stage2_prior.measuring.evaluation import evaluate
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.build import load_prior
+from stage2_prior.sampling.holes import read as read_given
 from stage2_prior.train import checked_codes, train
 from tests.stage2_prior.commands.test_train import settings
 from tests.stage2_prior.conftest import Coded, Trained
@@ -172,6 +176,24 @@ def _turned(source: str, folder: Path) -> str:
     record = writer.write("pictures-000000.tar", samples)
     writer.finish({"index.json": writer.index([record], name="turned", classes=list(CLASSES)[::-1])})
     return str(folder / "index.json")
+
+
+def test_given_pictures_keep_the_class_of_their_name(coded: Coded, trained: Trained, tmp_path: Path) -> None:
+    prior = load_prior(trained.prior)
+    transform = read_transform(prior.source.transform)
+
+    def labels(given: str, **settings: Any) -> list[int]:
+        return read_given(
+            InpaintConfig(prior="", tokenizer="", out="", given=given, limit=9, **settings), transform, prior
+        )[2]
+
+    turned = _turned(coded.held_out, tmp_path / "turned")
+    assert labels(turned) == labels(coded.held_out)
+    file = Path(turned)
+    file.write_text(file.read_text().replace('"star"', '"comet"'))
+    with pytest.raises(UserError, match=r"given=.* has classes that the prior has not: comet"):
+        labels(turned)
+    assert labels(turned, classes=["star"]) == [-1] * 9
 
 
 def test_samples_of_another_prior_are_not_measured_for_this_one(coded: Coded, trained: Trained, tmp_path: Path) -> None:

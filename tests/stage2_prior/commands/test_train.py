@@ -34,7 +34,7 @@ from stage2_prior.train import train
 from stage2_prior.training import loop as training
 from stage2_prior.training.optimizer import PriorEma, build_optimizer
 from tests.stage2_prior.conftest import Coded
-from tests.stage2_prior.tiny import tiny_prior, write_tokenizer
+from tests.stage2_prior.tiny import CLASSES, tiny_prior, write_tokenizer
 
 
 def settings(coded: Coded, folder: Path, **changes: Any) -> PriorTrainConfig:
@@ -187,14 +187,14 @@ def test_another_tokenizers_codes_are_refused_in_one_line(coded: Coded, tmp_path
 
 def test_pictures_are_no_codes(coded: Coded, tmp_path: Path):
     config = settings(coded, tmp_path / "run")
-    with pytest.raises(UserError, match="holds no codes"):
+    with pytest.raises(UserError, match="holds pictures, not codes: encode them"):
         train(replace(config, data=replace(config.data, index=coded.pictures)))
 
 
 def test_a_uniform_prior_is_evaluated_at_log2_k_bits(coded: Coded):
 
     source = CodeSource.of_index(load_index(coded.codes), coded.codes)
-    prior = build_prior(PriorModelConfig(layers=1, width=16, heads=2), source, ["a", "b", "c"]).eval()
+    prior = build_prior(PriorModelConfig(layers=1, width=16, heads=2), source, CLASSES).eval()
     torch.nn.init.zeros_(prior.lm.lm_head.weight)
     assert held_out_figures(prior, coded.held_out_codes, batch_size=4)["bits_per_code"] == pytest.approx(
         math.log2(24), rel=1e-6
