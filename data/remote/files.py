@@ -223,7 +223,7 @@ def _fsspec(url: str, start: int, stop: int | None, seconds: float, chunk: int) 
     def pieces() -> Iterator[bytes]:
         for first in range(start, end, _RANGE):
             last = min(first + _RANGE, end)
-            yield within(seconds, partial(files.cat_file, path, first, last))
+            yield within(seconds, partial(files.cat_file, path, start=first, end=last))
 
     return pieces(), Version(size)
 

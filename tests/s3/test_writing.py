@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from data import index as indexing
 from data import inspect as inspecting
 from data.pack import PackConfig, pack
 from data.pictures.config import TransformConfig
-from data.reading.stream import every_sample
+from data.reading.stream import every_code, every_sample
 from data.remote import stores
 from data.remote.files import Patience, RemoteFile, whole
 from data.shards.check import check_readable
 from data.shards.loading import load_index
 from launch.command.cli import UserError
+from stage2_prior.codes.shares import join
+from stage2_prior.config.encoding import EncodeConfig
+from stage2_prior.encode import encode
 from tests.s3.proxy import Proxy
+from tests.stage2_prior.tiny import write_pictures, write_tokenizer
 
 SMALL = TransformConfig(size=8)
 
@@ -165,3 +170,31 @@ def test_inspect_and_check_read_a_bucket(bucket: str, pictures: Path, tmp_path: 
     stores.delete(f"{bucket}/set/train-000000.tar")
     with pytest.raises(UserError, match=r"train-000000\.tar"):
         check_readable(f"{bucket}/set/train.json")
+
+
+def test_codes_are_written_to_a_bucket_and_read_from_it(bucket: str, tmp_path: Path) -> None:
+    pictures, tokenizer = (
+        write_pictures(tmp_path / "pictures", shards=2, each=9),
+        write_tokenizer(tmp_path / "tokenizer"),
+    )
+    for out in (str(tmp_path / "codes"), f"{bucket}/codes"):
+        assert encode(EncodeConfig(tokenizer=tokenizer, data=pictures, out=out, batch_size=7, verify=2)) == 0
+    ours, theirs = objects(f"{bucket}/codes"), contents(tmp_path / "codes")
+    assert ours == theirs and "verify.png" in ours
+    keys = [key for batch in every_code(f"{bucket}/codes/index.json", batch_size=5) for key in batch.keys]
+    assert len(set(keys)) == 18
+    with pytest.raises(UserError, match="holds a finished set"):
+        encode(EncodeConfig(tokenizer=tokenizer, data=pictures, out=f"{bucket}/codes", batch_size=7))
+
+
+def test_parts_of_an_encoding_are_joined_in_a_bucket(bucket: str, tmp_path: Path) -> None:
+    pictures, tokenizer = (
+        write_pictures(tmp_path / "pictures", shards=2, each=9),
+        write_tokenizer(tmp_path / "tokenizer"),
+    )
+    config = EncodeConfig(tokenizer=tokenizer, data=pictures, out=f"{bucket}/codes", batch_size=7, parts=2, part=0)
+    assert encode(config) == 0
+    with pytest.raises(UserError, match="finish part 1 of 2 first"):
+        join(config.out, 2)
+    assert encode(replace(config, part=1)) == 0
+    assert len(join(config.out, 2)) == len(load_index(f"{bucket}/codes/index.json")) == 18
