@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.pictures.transforms import to_float, to_uint8
 from launch.command.cli import UserError
-from stage2_prior.codes.encoding import Encoding
+from stage2_prior.codes.encoding import Encoding, names_of
 
 PICTURES = "verify.png"
 LEAST_EQUAL = 0.98
@@ -50,7 +50,7 @@ def verify(encoding: Encoding, count: int) -> str:
             continue
         path = encoding.out.local(encoding.names[shard])
         for variant in encoding.variants:
-            codes_Bhw, labels = stored(path, [key + variant.suffix for key in batch.keys])
+            codes_Bhw, labels = stored(path, [name + variant.suffix for name in names_of(batch.keys, set())])
             if labels != batch.label_B.tolist():
                 raise UserError(f"{path} has other labels than the pictures: encode again with overwrite=true")
             equal += int((encoding.codes(batch, variant) == codes_Bhw).sum())

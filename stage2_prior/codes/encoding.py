@@ -18,7 +18,7 @@ from data.shards.identity import Identity
 from data.shards.index import ShardIndex
 from data.shards.quarantine import quarantined
 from data.shards.tally import Tally
-from data.shards.writer import Sample
+from data.shards.writer import Sample, fit_key
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 from stage1_tokenizer import Tokenizer
@@ -106,17 +106,19 @@ class Encoding:
 
     def _samples(self, shard: int, notes: dict[str, Any], bar: Progress) -> Iterator[Sample]:
         histogram_K, captions = np.zeros(self.vocabulary.codes, dtype=np.int64), 0
+        seen: set[str] = set()
         for batch in self.pictures(shard, self.batch_size):
+            names = names_of(batch.keys, seen)
             for variant in self.variants:
                 codes_Bhw = self.codes(batch, variant)
                 histogram_K += np.bincount(self.tokens(codes_Bhw).ravel(), minlength=len(histogram_K))
                 labels = batch.label_B.tolist()
-                for key, label, text, codes_hw in zip(batch.keys, labels, batch.captions, codes_Bhw, strict=True):
+                for name, label, text, codes_hw in zip(names, labels, batch.captions, codes_Bhw, strict=True):
                     self.vocabulary.check_label(label)
                     members = {"codes.npy": npy(codes_hw)} | ({"cls": str(label).encode()} if label >= 0 else {})
                     members |= {"txt": text.encode()} if text else {}
                     captions += bool(text)
-                    yield key + variant.suffix, members
+                    yield name + variant.suffix, members
             bar.advance(len(batch.keys))
         notes["histogram"] = histogram_K.tolist()
         if captions:
@@ -176,6 +178,16 @@ class Encoding:
             if damaged := shard.nsamples - count - len(listed):
                 tally.left_out("damaged, see the warnings above", shard.url, count=damaged)
         return tally
+
+
+def names_of(keys: Sequence[str], seen: set[str]) -> list[str]:
+    """The samples' keys in their code shard, after those `seen` in it: in tars of other tools keys may have dots, or
+    occur twice."""
+    names = []
+    for key in map(fit_key, keys):
+        names.append(f"{key}-{len(seen)}" if key in seen else key)
+        seen.add(names[-1])
+    return names
 
 
 def npy(array: np.ndarray) -> bytes:
