@@ -22,6 +22,7 @@ from data.shards.tally import ALLOWED, Tally
 from data.shards.text import text_lines
 from launch.command.checks import check
 from launch.command.cli import UserError, parse, run
+from launch.files.outputs import try_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out, remote = config.out, is_remote(config.out)
     if (there(out) if remote else Path(out).exists()) and not config.overwrite:
         raise UserError(f"{out} exists already: give another name, or pass --overwrite")
+    try_file("out", out, inputs=(config.classes, config.pattern.partition("#")[0]))
     base = folder_of(out) if remote else str(Path(out).parent)
     index, tally = make_index(config, base)
     here = [place for place in map(index.location, range(len(index.shards))) if not is_remote(place)]

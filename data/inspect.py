@@ -18,6 +18,8 @@ from data.shards.tally import Tally
 from launch.command.checks import at_least
 from launch.command.cli import parse, run
 from launch.command.cores import cores
+from launch.files.atomic import write_file, writing
+from launch.files.outputs import try_file
 
 FOUND = 1
 """Exit code when verification found something wrong."""
@@ -60,6 +62,10 @@ class InspectConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the options, print what the index says, and do what else is requested."""
     config = parse(InspectConfig, argv, prog="python -m data.inspect INDEX", positional=("index",))
+    for key in ("report", "contact_sheet"):
+        try_file(key, getattr(config, key), inputs=(config.index,))
+    if config.quarantine:
+        try_file("quarantine", quarantine.quarantine_path(Path(config.index)))
     index = load_index(config.index, with_offsets=False)
     print(describe(index))
     findings = None
@@ -70,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.contact_sheet:
         from data.inspecting.contact_sheet import contact_sheet
 
-        contact_sheet(load_index(config.index), config.count, config.side, config.seed).save(config.contact_sheet)
+        sheet = contact_sheet(load_index(config.index), config.count, config.side, config.seed)
+        with writing(Path(config.contact_sheet)) as file:
+            sheet.save(file, format="PNG")
         print(f"contact sheet: {config.contact_sheet}")
     return FOUND if findings is not None and not findings.sound else 0
 
@@ -94,7 +102,7 @@ def describe(index: ShardIndex) -> str:
 
 def _write(findings: Findings, config: InspectConfig) -> None:
     if config.report:
-        Path(config.report).write_text(json.dumps(findings.to_json(), indent=1, ensure_ascii=False) + "\n")
+        write_file(Path(config.report), json.dumps(findings.to_json(), indent=1, ensure_ascii=False) + "\n")
         print(f"report: {config.report}")
     if config.quarantine:
         path = quarantine.quarantine_path(Path(config.index))

@@ -26,6 +26,7 @@ from launch.command.checks import check
 from launch.command.cli import parse, run
 from launch.command.cores import cores
 from launch.command.progress import Progress
+from launch.files.outputs import try_folder
 
 FREE = ("out", "processes", "allow_left_out", "overwrite")
 """Settings that may change when a pack is resumed."""
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[ShardRecord]]:
     """Pack, and return the shards of each split. UserError for what the user can correct."""
+    try_folder("out", config.out)
     shards, kind = set_writer(config.out), SOURCES[config.kind]
     if not config.overwrite:
         # Listing a large source takes long: refuse first what can be refused without it.

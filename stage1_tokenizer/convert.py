@@ -48,6 +48,9 @@ class ConvertConfig:
         names = ", ".join(LAYOUTS)
         if self.from_ is None and self.to != "diffusers":
             raise ValueError(f"--from is missing: give the checkpoint's layout, one of {names}")
+        given = [name for name in ("config", "size", "licence", "origin", "model") if getattr(self, name)]
+        if self.from_ is None and given:
+            raise ValueError(f"{given[0]} is for a foreign checkpoint: give its layout by --from, or leave it out")
         if self.from_ is not None and self.from_ not in LAYOUTS:
             raise ValueError(f"from={self.from_} is not known: choose among {names}")
         if self.licence is not None:

@@ -11,6 +11,7 @@ import sys
 from data.shards.index import ShardIndex
 from launch.command.checks import named
 from launch.command.cli import UserError, parse, run
+from launch.files.outputs import try_folder
 from stage1_tokenizer.config.training import TokenizerTrainConfig, init_of
 
 FREE = (
@@ -34,6 +35,7 @@ def train(config: TokenizerTrainConfig) -> int:
 
     Raises UserError for missing data or weights, before any device is taken.
     """
+    try_folder("run.folder", config.run.folder)
     sets = check(config)
     from data.shards.identity import Identity
     from launch.checkpoints import store as checkpoint

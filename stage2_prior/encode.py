@@ -29,6 +29,7 @@ def encode(config: EncodeConfig) -> int:
     """Encode as configured, on all ranks; the exit code."""
     from data.shards.loading import load_index
     from launch.command.progress import Progress
+    from launch.files.outputs import try_folder
     from launch.ranks.joined import joined
     from launch.ranks.vote import Vote, on_main
     from stage1_tokenizer import Tokenizer
@@ -37,6 +38,7 @@ def encode(config: EncodeConfig) -> int:
     from stage2_prior.codes.encoding import Encoding
     from stage2_prior.codes.shares import part_folder, shards_of, share
 
+    try_folder("out", config.out)
     whole = index = load_index(config.data)
     if config.parts > 1:
         index = share(index, config.part, config.parts)
@@ -44,6 +46,8 @@ def encode(config: EncodeConfig) -> int:
     tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
     if not tokenizer.codebook_size or tokenizer.transform is None:
         raise UserError(f"tokenizer={config.tokenizer} has no codes or no preprocessor_config.json: give one with both")
+    if whole.kind != tokenizer.transform.kind:
+        raise UserError(f"data={config.data} holds {whole.kind}, not {tokenizer.transform.kind}: give their index")
     encoding = Encoding(config, tokenizer, tokenizer.transform, index, whole)
     with joined() as accelerator, at_precision(config.precision):
         tokenizer.to(accelerator.device, TYPES[config.precision])

@@ -25,6 +25,7 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
     import torch
 
     from launch.command.progress import Progress
+    from launch.files.outputs import try_folder
     from launch.ranks.joined import joined
     from launch.ranks.vote import on_main
     from stage1_tokenizer import Tokenizer
@@ -33,6 +34,8 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
     from stage2_prior.sampling.conditions import requested
     from stage2_prior.sampling.pictures import Sampling
 
+    if not config.dry_run:
+        try_folder("out", config.out)
     prior = load_prior(config.prior, text_encoder=config.text_encoder)
     if config.compile and not (prior.one_by_one and torch.cuda.is_available()):
         raise UserError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from launch.command.cli import UserError, parse, run
+from launch.files.outputs import try_folder
 from stage2_prior.config.training import PriorTrainConfig
 
 FREE = (
@@ -30,6 +31,7 @@ def train(config: PriorTrainConfig) -> int:
     """Train, or resume training, to `config.steps` and export RUN/prior; the exit code (0, or STOPPED by a signal)."""
     if config.dry_run:
         return print_cost(config)
+    try_folder("run.folder", config.run.folder)
     if config.run.precision == "fp16":
         raise UserError("run.precision=fp16 is not supported for priors: set it to bf16 or fp32")
     sets = checked_codes(config)

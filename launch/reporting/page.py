@@ -7,7 +7,6 @@ there is left out.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import yaml
 
 from launch.command.cli import UserError
 from launch.files.atomic import write_file
+from launch.files.inputs import settings_of
+from launch.files.outputs import try_file
 from launch.files.places import without_folder, without_places, word_without_places
 from launch.files.templates import render
 from launch.reporting.charts import Line, line_chart, number, use_chart
@@ -44,6 +45,8 @@ def write(source: Path, out: Path | None = None) -> Path:
 
     The page may be given away: it names files and folders, but not where they lie.
     """
+    target = out or source / "report.html"
+    try_file("out", target)
     folders = {source: source.resolve().name} | {source / name: title for name, title in RUNS.items()}
     runs = [run_facts(path, title) for path, title in folders.items() if (path / metrics.FILE).exists()]
     if not runs:
@@ -65,7 +68,6 @@ def write(source: Path, out: Path | None = None) -> Path:
         duration=duration,
         use_chart=use_chart,
     )
-    target = out or source / "report.html"
     write_file(target, without_folder(page, source))
     return target
 
@@ -93,7 +95,7 @@ def run_facts(path: Path, title: str) -> dict[str, Any]:
 
 def settings(config: Path) -> str:
     """A configuration as the page shows it."""
-    return yaml.safe_dump(without_places(yaml.safe_load(config.read_text())), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(without_places(settings_of(config)), sort_keys=False, allow_unicode=True)
 
 
 def charts(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -178,4 +180,4 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's object; empty where there is no file."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return settings_of(path) if path.is_file() else {}

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from launch.command.cli import UserError
 from launch.files.atomic import write_file
+from launch.files.inputs import settings_of
 from launch.run.folder import CONFIG, is_under, plain, within
 
 DATA = "data.json"
@@ -44,7 +43,7 @@ def check_data(
         return [], [f"{folder} doesn't say which data this run began on; from now on it does ({DATA})"]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder / DATA} can't be read ({error}): restore it, or delete it to resume") from error
-    before, now = yaml.safe_load((folder / CONFIG).read_text()), plain(config)
+    before, now = settings_of(folder / CONFIG), plain(config)
     same, notes = [], []
     for key, one in data.items():
         if key not in saved:

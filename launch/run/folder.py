@@ -24,6 +24,7 @@ from launch.command.cli import UserError
 from launch.command.renamed import with_new_keys
 from launch.config import FIXED
 from launch.files.atomic import write_file
+from launch.files.inputs import settings_of
 from launch.run.provenance import facts
 
 CONFIG, ORIGIN, LOG, LOCK = "config.yaml", "run.json", "log.txt", ".lock"
@@ -73,7 +74,7 @@ def adopt(folder: Path, config: Any, free: Sequence[str], allow_changes: Sequenc
     changed: dict[str, list[Any]] = {}
     path = folder / CONFIG
     if path.exists():
-        old = with_defaults(with_new_keys(yaml.safe_load(path.read_text()), type(config)), config)
+        old = with_defaults(with_new_keys(settings_of(path), type(config)), config)
         for key, before, after in differences(old, new):
             if is_under(key, free):
                 continue
@@ -124,7 +125,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any
 def add_to_start(folder: Path, **extra: Any) -> None:
     """Add to the newest start in run.json what is known only now."""
     path = folder / ORIGIN
-    starts = json.loads(path.read_text())["starts"]
+    starts = settings_of(path)["starts"]
     starts[-1] |= extra
     write_file(path, json.dumps({**starts[-1], "starts": starts}, indent=2) + "\n")
 
@@ -132,6 +133,6 @@ def add_to_start(folder: Path, **extra: Any) -> None:
 def record_start(folder: Path, **extra: Any) -> None:
     """Append this start's facts to run.json, whose top level tells of the newest one."""
     path = folder / ORIGIN
-    starts = json.loads(path.read_text())["starts"] if path.exists() else []
+    starts = settings_of(path).get("starts", []) if path.exists() else []
     starts.append({**facts(), **extra})
     write_file(path, json.dumps({**starts[-1], "starts": starts}, indent=2) + "\n")

@@ -53,13 +53,17 @@ RENAMED = {"gradient_norm": "optimizer/gradient_norm", "learning_rate": "optimiz
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file in order of their steps; of lines with the same step and kind the last one counts.
 
-    A resumed run writes the steps since its checkpoint a second time. Lines that aren't whole JSON are skipped.
+    A resumed run writes the steps since its checkpoint a second time. Lines that aren't whole or ours are skipped.
     """
     latest: dict[tuple[int, str], dict[str, Any]] = {}
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            line = json.loads(text)
+            line: Any = json.loads(text)
         except json.JSONDecodeError:
             continue
-        latest[(line["step"], line["kind"])] = {RENAMED.get(name, name): value for name, value in line.items()}
+        if not isinstance(line, dict) or not {"step", "kind"} <= line.keys():
+            continue
+        latest[(line["step"], line["kind"])] = {
+            RENAMED.get(str(name), str(name)): value for name, value in line.items()
+        }
     return sorted(latest.values(), key=lambda line: line["step"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.command.cli import parse, run
+from launch.files.outputs import try_file
 from launch.reporting import page
 from launch.stages import figures
 from launch.stages.jobs import configured
@@ -26,6 +27,7 @@ class FinishConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     options = parse(FinishConfig, argv, prog="python -m launch.slurm.finish")
+    try_file("out", options.out / figures.FILE)
     config = configured(options.recipe, options.out)
     figures.write(config, stages(config))
     print(f"report at {page.write(options.out)}")

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from launch.command.cli import UserError, one_line, parse, run
 from launch.files.atomic import write_file
+from launch.files.outputs import try_folder
 from launch.run.provenance import commit, versions
 from launch.stages import jobs as chain
 
@@ -157,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog = "python -m launch.slurm.preflight begin|look|compare"
     options = parse(PreflightConfig, argv, prog=prog, positional=("action",))
     if options.action == "begin":
+        try_folder("folder", options.folder)
         begin(options.folder)
     elif options.action == "compare":
         compare(options.folder, options.nodes.split(","))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.files.atomic import write_file
+from launch.files.inputs import settings_of
 from launch.files.places import without_places
 from launch.run import provenance
 from launch.stages import records
@@ -25,12 +26,12 @@ OF_SAMPLES = (
 def write(config: PipelineConfig, done: Sequence[Stage]) -> None:
     """Write OUT/metrics.json."""
     out = config.folder
-    tokenizer = json.loads((out / "evaluation" / "tokenizer.json").read_text())
-    prior = json.loads((out / "evaluation" / "prior.json").read_text())
+    tokenizer = settings_of(out / "evaluation" / "tokenizer.json")
+    prior = settings_of(out / "evaluation" / "prior.json")
     samples = {name: prior.pop(name) for name in OF_SAMPLES if name in prior}
     samples["count"] = prior.pop("samples", None)
     seconds = {stage.name: records.read(out, stage.name).get("seconds") for stage in done}
-    masked = {"masked": json.loads((out / "evaluation" / "prior-masked.json").read_text())} if config.masked else {}
+    masked = {"masked": settings_of(out / "evaluation" / "prior-masked.json")} if config.masked else {}
     figures = {
         "tokenizer": tokenizer,
         "prior": prior,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from launch.command.cli import UserError
+from launch.files.inputs import settings_of
 from launch.stages.listing import PipelineConfig, Stage, stages
 from launch.stages.resources import ClusterConfig, Resources, load
 
@@ -97,7 +96,8 @@ def read(recipe: Path, out: Path, *, shared: bool = True, processes: int = 1, no
 def configured(recipe: Path, out: Path, processes: int = 1) -> PipelineConfig:
     """The pipeline over the recipe's own data."""
     file = recipe / "tokenizer.yaml"
-    block = (yaml.safe_load(file.read_text()) or {}).get("data") or {} if file.exists() else {}
+    block = settings_of(file).get("data") if file.exists() else None
+    block = block if isinstance(block, dict) else {}
     index, held_out = block.get("index"), block.get("held_out")
     if not index or not held_out:
         raise UserError(f"{file} must name data.index and data.held_out: the chain trains and evaluates on them")

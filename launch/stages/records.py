@@ -26,6 +26,7 @@ from launch.checkpoints import folders
 from launch.command.cli import UserError, parse, run
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED, STOPPED
 from launch.files.atomic import write_file
+from launch.files.outputs import try_folder
 from launch.run import provenance
 
 JOBS = "jobs.json"
@@ -146,7 +147,6 @@ def _write(out: Path, stage: str, part: int | None, state: dict[str, Any]) -> No
     place = path(out, stage, part)
     worked = sum(attempt["ended"] - attempt["began"] for attempt in state["attempts"] if "ended" in attempt)
     state |= {"done": state["state"] == "done", "seconds": round(state.get("earlier_seconds", 0.0) + worked, 1)}
-    place.parent.mkdir(parents=True, exist_ok=True)
     write_file(place, json.dumps(state, indent=1) + "\n")
 
 
@@ -154,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command that the batch scripts call."""
     prog = "python -m launch.stages.records begin|end"
     options = parse(RecordConfig, argv, prog=prog, positional=("action",))
+    try_folder("out", options.out)
     if options.action == "begin":
         begin(options.out, options.stage, options.part, int(os.environ.get("VQLOOM_MOST_IDLE", MOST_IDLE)))
     else:

@@ -16,6 +16,7 @@ from types import FrameType
 from launch.command import interrupts
 from launch.command.cli import UserError
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED, SIGNALLED
+from launch.files.outputs import try_folder
 from launch.run.folder import lock
 from launch.stages import records
 from launch.stages.listing import Stage
@@ -33,6 +34,7 @@ class Runner:
         """Whether any stage had to be run."""
 
     def __enter__(self) -> Runner:
+        try_folder("out", self.out)
         self._lock = lock(self.out)
         return self
 
@@ -100,7 +102,10 @@ def key(stage: Stage, out: Path, before: str) -> str:
 
 def _content(path: Path) -> bytes:
     """A file's bytes; a recipe's settings under their former names, so that results from before are still reused."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): check the path") from error
     if path.suffix == ".yaml":
         content = re.sub(rb"beta1: (\S+)\n +beta2: (\S+)", rb"betas: [\1, \2]", content)
     if path.name == "prior.yaml":

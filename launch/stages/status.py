@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from launch.checkpoints import folders
 from launch.command.cli import UserError
+from launch.files.inputs import settings_of
 from launch.run import metrics
 from launch.stages import records
 from launch.stages.jobs import NEEDS
@@ -56,7 +54,7 @@ def training(folder: Path, now: float | None = None) -> Training | None:
     """Read a run folder; None where there is none."""
     if not (folder / "config.yaml").exists():
         return None
-    config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
+    config = settings_of(folder / "config.yaml")
     lines = [line for line in metrics.read(folder / metrics.FILE) if line["kind"] == "train"]
     saved = next(iter(folders.steps(folder)), 0)
     last = lines[-1] if lines else None
@@ -68,7 +66,7 @@ def training(folder: Path, now: float | None = None) -> Training | None:
         per_second=_rate(lines),
         loss=_loss(last) if last else "",
         age=(now or time.time()) - last["time"] if last else None,
-        starts=len(json.loads(starts.read_text())["starts"]) if starts.exists() else 0,
+        starts=len(settings_of(starts).get("starts", ())) if starts.exists() else 0,
     )
 
 

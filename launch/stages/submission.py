@@ -13,6 +13,7 @@ from typing import Any
 
 from launch.command.cli import UserError, one_line
 from launch.files.atomic import write_file
+from launch.files.outputs import try_folder
 from launch.run import provenance as facts
 from launch.stages import records
 from launch.stages.jobs import Chain
@@ -116,6 +117,7 @@ def plan(chosen: Chain, recipe: Path, out: Path, first: str | None, live: dict[s
 
 def submit(rows: Sequence[Row], out: Path) -> None:
     """Submit the planned jobs, each after those it needs, and record every one as soon as it is there."""
+    try_folder("out", out)
     (out / "logs").mkdir(parents=True, exist_ok=True)
     known = records.jobs(out)
     jobs = {row.stage.name: row.job for row in rows}

@@ -18,7 +18,8 @@ from data.reading.stream import every_sample
 from data.shards.identity import Identity, name_of
 from data.shards.loading import load_index
 from launch.command.cli import UserError, parse
-from launch.files.atomic import write_file
+from launch.files.atomic import write_file, writing
+from launch.files.outputs import try_folder
 from stage1_tokenizer.config.comparison import PLAIN, VARIANTS, CompareConfig
 from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.config.training import TokenizerTrainConfig
@@ -135,11 +136,13 @@ def picture(config: CompareConfig, folders: dict[str, Path], path: Path) -> None
             pixels_HWC = np.ascontiguousarray(x_CHW.expand(3, -1, -1).permute(1, 2, 0).numpy())
             shown = Image.fromarray(pixels_HWC).resize((width * scale, height * scale), Image.Resampling.NEAREST)
             page.paste(shown, (column * step_x, top + row * step_y))
-    page.save(path, format="PNG")
+    with writing(path) as file:
+        page.save(file, format="PNG")
 
 
 def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
     """Train, measure and show all variants; the figures by name. The table is rewritten after each variant."""
+    try_folder("out", config.out)
     grid = latent_grid(config)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from data.shards.tally import Tally
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 from launch.files.atomic import write_file
+from launch.files.outputs import try_file
 from launch.ranks.joined import Ranks, joined
 from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.kernels.install import install
@@ -69,7 +70,6 @@ class Evaluation:
 
     def write(self, out: Path) -> None:
         """Write the result and print its figures; for rank 0."""
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_file(out, json.dumps(self.result(), indent=2) + "\n")
         print(json.dumps({name: value for name, value in self.figures.items() if isinstance(value, (int, float))}))
 
@@ -79,7 +79,9 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
 
     The distances are those of the reconstructions from `reference`, or from the originals if there is none.
     """
-    for path in (config.out, config.pictures, config.save_reference):
+    for key in ("out", "pictures", "save_reference"):
+        path = getattr(config, key)
+        try_file(key, path, inputs=(config.data, config.reference))
         if path and Path(path).exists() and not config.overwrite:
             raise UserError(f"{path} exists: choose another file, delete it, or set --overwrite true")
     tokenizer = open_tokenizer(config.tokenizer)

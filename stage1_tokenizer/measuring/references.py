@@ -235,6 +235,5 @@ def save_reference(path: Path, reference: MeasuredSet, network: FeatureNetwork) 
         arrays |= {mean: gaussian.mean_D.numpy(), covariance: gaussian.covariance_DD.numpy()}
     classes = {"classes": list(reference.classes)} if reference.classes else {}
     about = json.dumps({"network": network.about, "reference": reference.about, **classes})
-    path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path) as file:
         np.savez(file, about=np.array(about), **arrays)

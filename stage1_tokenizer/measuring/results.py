@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.command.cli import UserError
+from launch.command.cli import UserError, reason
 from launch.run.folder import differences
 from launch.run.provenance import facts
 from stage1_tokenizer.measuring.references import with_size
@@ -61,7 +61,8 @@ def load(path: str) -> dict[str, Any]:
             raise KeyError("measured.version")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not a result of stage1_tokenizer.evaluate or stage2_prior.evaluate ({error!r}): measure again"
+            f"{path} is not a result of stage1_tokenizer.evaluate or stage2_prior.evaluate ({reason(error)}): measure "
+            "again"
         ) from error
     # Results of before precision was kept: torch's own settings multiply convolutions as TF32 on GPUs.
     on_cpu = "CPU core" in str(result["measured"].get("hardware"))

@@ -27,7 +27,6 @@ def save_pictures(path: Path, tokenizer: Tokenizer, source: ShardIndex | str, co
         originals.append(batch.pixels_BCHW)
         reconstructions.append(to_uint8(tokenizer.reconstruct(to_float(batch.pixels_BCHW.to(device)))[0]).cpu())
     page_HWC = side_by_side(torch.cat(originals), torch.cat(reconstructions))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path) as file:
         Image.fromarray(page_HWC).save(file, format="PNG")
 

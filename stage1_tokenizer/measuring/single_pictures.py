@@ -21,6 +21,7 @@ from data.pictures.transforms import to_float, to_uint8
 from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 from launch.files.atomic import new_folder
+from launch.files.outputs import try_new_folder
 from launch.files.places import place_name
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.layers.precision import TYPES, Precision, at_precision
@@ -52,6 +53,7 @@ def reconstruct_files(
     `trained_size` crops and resizes as in training. Raises UserError for a picture that can't be read; then nothing is
     written.
     """
+    try_new_folder("out", out)
     opened = open_tokenizer(tokenizer)
     if opened.transform is None or opened.config.spatial_dims != 2:
         raise UserError(f"tokenizer={tokenizer} is not one of pictures with a transform: choose another")

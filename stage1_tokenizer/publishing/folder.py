@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launch.command.cli import UserError
+from launch.command.cli import UserError, reason
 from launch.run.metrics import FILE, read
 
 METRICS, CARD = "metrics.json", "README.md"
@@ -61,7 +61,7 @@ def given_figures(path: str, weights_of: Callable[[dict[str, Any]], str], weight
         metrics: dict[str, Any] = json.loads(Path(path).read_text())
         measured = weights_of(metrics)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"metrics={path} is not a result of {module} ({error!r}): measure again") from error
+        raise UserError(f"metrics={path} is not a result of {module} ({reason(error)}): measure again") from error
     if measured != weights:
         raise UserError(
             f"metrics={path} was measured on other weights than the newest checkpoint's: run {command} again"

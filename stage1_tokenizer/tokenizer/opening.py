@@ -1,18 +1,17 @@
 """A tokenizer from a released folder or from a run's newest checkpoint."""
 
-import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from data.media import read_transform
 from launch.checkpoints import folders
 from launch.checkpoints.names import unwrapped
 from launch.command.cli import UserError, one_line
+from launch.files.inputs import settings_of
 from launch.run.folder import CONFIG, ORIGIN
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.tokenizer.folder import model_config
@@ -44,8 +43,8 @@ def open_run(folder: Path) -> OpenedRun:
     """Load the averaged weights of the newest whole checkpoint; UserError if the folder has none."""
     if not (folder / CONFIG).exists():
         raise UserError(f"run={folder} is not a run folder, it has no {CONFIG}: give the run.folder of a training run")
-    config = yaml.safe_load((folder / CONFIG).read_text())
-    if "model" not in config or "transform" not in config.get("data", {}):
+    config = settings_of(folder / CONFIG)
+    if "model" not in config or "transform" not in (config.get("data") or {}):
         raise UserError(f"run={folder} is not a tokenizer's run: give a run of stage1_tokenizer.train")
     transform = read_transform(config["data"]["transform"])
     tokenizer = Tokenizer(model_config(config["model"], folder / CONFIG), transform)
@@ -54,7 +53,7 @@ def open_run(folder: Path) -> OpenedRun:
         if folders.verify(place) is None:
             tokenizer.load_state_dict(read_state(place / "ema.pt"))
             install(tokenizer, "cpu")
-            origin = json.loads((folder / ORIGIN).read_text()) if (folder / ORIGIN).exists() else {}
+            origin = settings_of(folder / ORIGIN) if (folder / ORIGIN).exists() else {}
             return OpenedRun(folder, tokenizer.eval(), step, place, config, origin)
     raise UserError(f"run={folder} has no whole checkpoint: let it train until its first one, or resume it")
 

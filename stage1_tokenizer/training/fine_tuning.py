@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from launch.checkpoints import folders
 from launch.command.cli import UserError
+from launch.files.inputs import settings_of
 from launch.run.folder import add_to_start, differences, plain
 from launch.run.runtime import Run
 from stage1_tokenizer.config.training import ModelConfig, TokenizerTrainConfig, init_of
@@ -45,8 +44,8 @@ def _config_file(folder: str) -> Path | None:
 def model_of(folder: str) -> ModelConfig:
     """The model of a released folder or of a run, without its weights; UserError where it is neither."""
     place = _config_file(folder)
-    values = yaml.safe_load(place.read_text()) if place else None
-    if place is None or not isinstance(values, dict) or "model" not in values:
+    values = settings_of(place) if place else {}
+    if place is None or "model" not in values:
         raise UserError(f"init={folder} is no tokenizer: name a folder that stage1_tokenizer.release or .convert made")
     return model_config(values["model"], place)
 

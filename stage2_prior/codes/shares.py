@@ -18,6 +18,7 @@ from data.shards.index import Shard, ShardIndex
 from data.shards.loading import load_index
 from data.shards.locations import is_remote
 from launch.command.cli import UserError, parse, run
+from launch.files.outputs import try_file
 
 INDEX, NUMBERS = "index.json", "picture_shards"
 
@@ -61,6 +62,7 @@ def share(index: ShardIndex, part: int, parts: int) -> ShardIndex:
 
 def join(out: str, parts: int) -> ShardIndex:
     """Join the parts' indexes to OUT/index.json and return it. UserError if a part is unfinished or differs."""
+    try_file("out", Path(out) / INDEX)
     shards: dict[int, Shard] = {}
     histogram_K, captions, first = np.zeros(0, dtype=np.int64), 0, None
     for part in range(parts):

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from launch.command.cli import UserError
 from launch.files.atomic import new_folder
+from launch.files.inputs import settings_of
 from launch.files.places import without_places
 from launch.run.folder import CONFIG, ORIGIN
 from stage1_tokenizer.publishing.card import Publication
@@ -49,10 +48,10 @@ def _about_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A finished run's configuration and origin (run.json)."""
     if not (folder / CONFIG).exists():
         raise UserError(f"prior={folder} is not a run folder, it has no {CONFIG}: give a training run's run.folder")
-    config = yaml.safe_load((folder / CONFIG).read_text())
-    if "kind" not in config.get("model", {}):
+    config = settings_of(folder / CONFIG)
+    if "kind" not in (config.get("model") or {}):
         raise UserError(f"prior={folder} is not a prior's run: give a run of stage2_prior.train")
     if not (folder / "prior" / DESCRIPTION).exists():
         raise UserError(f"prior={folder} isn't finished: resume its training until its last step")
-    origin = json.loads((folder / ORIGIN).read_text()) if (folder / ORIGIN).exists() else {}
+    origin = settings_of(folder / ORIGIN) if (folder / ORIGIN).exists() else {}
     return config, origin

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from launch.command.cli import UserError
 from launch.files.atomic import write_file, writing
+from launch.files.outputs import output
 from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.source import code_type
 from stage2_prior.config.drawing import Drawing
@@ -148,13 +149,24 @@ class Sampling:
         padded = [pictures[i % len(pictures)] for i in range(self.config.batch_size)]
         idx_Bhw = sample_codes(self.prior, padded, self.config.seed, self.config, self.subjects)
         idx_Bhw = idx_Bhw[: len(pictures)]
-        for picture, image in zip(pictures, decode_pictures(tokenizer, idx_Bhw, self.config.decode_batch), strict=True):
-            image.save(self.path(picture))
+        images = decode_pictures(tokenizer, idx_Bhw, self.config.decode_batch)
+        with output(self.out):
+            for picture, image in zip(pictures, images, strict=True):
+                image.save(self.path(picture))
         with writing(self.codes_path(batch)) as file:
             np.save(file, idx_Bhw.cpu().numpy().astype(code_type(self.prior.vocabulary.codebook_size)))
 
     def finish(self, seconds: float, drawn: int) -> None:
         """Write grid.png, the subjects' pictures, the results and, if requested, samples.npz."""
+        with output(self.out):
+            self._show()
+        results: dict[str, Any] = {"pictures": sum(map(len, self.batches)), "complete": True}
+        if drawn:
+            results |= {"seconds": round(seconds, 3), "pictures_per_second": round(drawn / seconds, 3)}
+        write_file(self.out / "samples.json", json.dumps(self.describe() | results, indent=1) + "\n")
+
+    def _show(self) -> None:
+        """Write the subjects' pictures, grid.png and, if requested, samples.npz."""
         for label, folder in self.folders.items():
             for name, image in self.subjects.shown(label).items():
                 image.save(self.out / folder / f"{name}.png")
@@ -168,10 +180,6 @@ class Sampling:
             files = [self.path(picture) for batch in self.batches for picture in batch]
             pixels = [np.asarray(Image.open(file).convert("RGB")) for file in files]
             np.savez(self.out / "samples.npz", np.stack(pixels))
-        results: dict[str, Any] = {"pictures": sum(map(len, self.batches)), "complete": True}
-        if drawn:
-            results |= {"seconds": round(seconds, 3), "pictures_per_second": round(drawn / seconds, 3)}
-        write_file(self.out / "samples.json", json.dumps(self.describe() | results, indent=1) + "\n")
 
 
 def picture_grid(images: Sequence[Sequence[Image.Image]]) -> Image.Image:

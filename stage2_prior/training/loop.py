@@ -16,6 +16,7 @@ from data.shards.index import ShardIndex
 from launch.checkpoints import store as checkpoint
 from launch.checkpoints.ending import ending
 from launch.command.cli import UserError
+from launch.files.outputs import output
 from launch.run.runtime import Run
 from launch.run.schedule import due, learning_rate
 from launch.run.seeding import seed_step
@@ -183,5 +184,6 @@ def export(ema: PriorEma, strategy: Strategy, config: PriorTrainConfig, index: S
         prior = fresh(config, index)
         assert weights.keys() == dict(prior.named_parameters()).keys()
         prior.load_state_dict(weights, strict=False)  # buffers and tied weights are already in place
-        prior.eval().save_pretrained(run.folder / "prior", steps=config.steps, data=Identity.of(index).brief())
+        with output(run.folder / "prior"):
+            prior.eval().save_pretrained(run.folder / "prior", steps=config.steps, data=Identity.of(index).brief())
     run.say(f"prior exported to {run.folder / 'prior'}")
