@@ -104,9 +104,14 @@ def _least_size(width: int, height: int, config: TransformConfig, random: Draw |
     return math.ceil(width * target_w / (right - left)), math.ceil(height * target_h / (lower - upper))
 
 
+def opened(data: bytes | memoryview) -> Image.Image:
+    """The picture as PIL opens it, of a format that runs no program; PIL's own exceptions where it can't."""
+    return Image.open(io.BytesIO(without_large_texts(data)), formats=_FORMATS)
+
+
 def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(without_large_texts(data)), formats=_FORMATS) as image:
+        with opened(data) as image:
             check_pixels(*image.size, max_pixels)
             return pixels_of(image, config)
     except DamagedSampleError:

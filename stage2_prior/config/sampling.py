@@ -69,7 +69,8 @@ class InpaintConfig(SampleConfig):
     share: float = 0.5
     """How much stays, as a share of the height or width (middle, border: of both)."""
     mask: str | None = None
-    """A picture whose light parts are redrawn, instead of `keep`; it is stretched to the pictures' size."""
+    """A black-and-white picture whose white parts are redrawn, instead of `keep`: a square one for the prepared
+    pictures, or one of the given pictures' own size."""
     count: int = 4
     """Results for each given picture."""
     classes: list[str] | None = None
@@ -80,4 +81,7 @@ class InpaintConfig(SampleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("share", self.share, 0 < self.share < 1, "a number in (0, 1), such as 0.5")
+        for name, default in (("keep", "top"), ("share", 0.5)):
+            if self.mask is not None and getattr(self, name) != default:
+                raise ValueError(f"mask and {name} are both set: leave one of them out")
         at_least(1, self, "limit")

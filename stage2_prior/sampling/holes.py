@@ -7,24 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from data.media import read_transform
 from data.pictures.config import TransformConfig
+from data.pictures.decode import opened
 from data.pictures.transforms import to_float
 from data.reading.stream import every_sample
 from data.shards.classes import held_to
 from data.shards.loading import load_index
 from data.shards.signature import PICTURES
-from launch.command.cli import UserError
+from launch.command.cli import UserError, reason
 from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.tokenizer.pil import as_batch, to_pil
 from stage2_prior.config.sampling import InpaintConfig
 from stage2_prior.priors.base import Prior
 from stage2_prior.sampling.conditions import Subjects, numbered, prompts_of, say_cut
+from stage2_prior.sampling.masks import read_mask
 
 HOLE = 0.5
 """Brightness of the hole where it is shown, in [-1, 1]."""
@@ -38,7 +39,7 @@ class Given(Subjects):
     def __init__(self, config: InpaintConfig, prior: Prior, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         transform = read_transform(prior.source.transform)
-        self.x_BCHW, names, labels, captions = read(config, transform, prior)
+        self.x_BCHW, names, labels, captions, sizes = read(config, transform, prior)
         super().__init__(prior, range(len(names)), names, numbered(names))
         self.classes = requested_classes(config.classes, labels, prior)
         texts = requested_texts(config, captions) if prior.condition.prefix else []
@@ -46,7 +47,7 @@ class Given(Subjects):
         self._tokens = condition.of_texts(texts) if texts else condition.of_labels(torch.tensor(self.classes))
         say_cut(prior, texts)
         self.guidable = any(texts) or any(label >= 0 for label in self.classes)
-        self.hole_HW = hole(config, transform.size)
+        self.hole_HW = read_mask(config.mask, transform, sizes) if config.mask else hole(config, transform.size)
         self.open_N = open_codes(self.hole_HW, prior)
         check_hole(prior, self.open_N, config)
         self._codes: dict[int, Tensor] = {}
@@ -82,8 +83,11 @@ class Given(Subjects):
 
 def read(
     config: InpaintConfig, transform: TransformConfig, prior: Prior
-) -> tuple[Tensor, list[str], list[int], list[str]]:
-    """The given pictures as prepared for the tokenizer, x_BCHW; names, labels (-1: none) and captions ("": none)."""
+) -> tuple[Tensor, list[str], list[int], list[str], set[tuple[int, int]]]:
+    """The given pictures as prepared for the tokenizer, x_BCHW; names, labels (-1: none) and captions ("": none).
+
+    Last the sizes (width, height) of picture files; of an index they aren't known.
+    """
     path, names = Path(config.given), prior.vocabulary.classes
     if config.given.endswith(".json"):
         index, ours = load_index(config.given), bool(names) and config.classes is None
@@ -93,16 +97,20 @@ def read(
         keys = [key for batch in batches for key in batch.keys]
         labels = [label if ours and index.classes else -1 for batch in batches for label in batch.label_B.tolist()]
         captions = [text for batch in batches for text in batch.captions]
-        return to_float(torch.cat([batch.pixels_BCHW for batch in batches])), keys, labels, captions
+        return to_float(torch.cat([batch.pixels_BCHW for batch in batches])), keys, labels, captions, set()
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     files = [file for file in files if file.suffix.lower().lstrip(".") in PICTURES and file.is_file()][: config.limit]
     if not files:
         raise UserError(f"given={config.given} is no picture and holds none: give a file, a folder or an index")
-    try:
-        parts = [as_batch(Image.open(file), transform) for file in files]
-    except (OSError, ValueError) as error:
-        raise UserError(f"given={config.given}: a picture can't be used ({error}): leave it out") from error
-    return torch.cat(parts), [file.stem for file in files], [-1] * len(files), [""] * len(files)
+    parts, sizes = [], set()
+    for file in files:
+        try:
+            with opened(file.read_bytes()) as image:
+                parts.append(as_batch(image, transform))
+                sizes.add(ImageOps.exif_transpose(image).size)
+        except Exception as error:  # PIL raises all kinds of exceptions on damaged input
+            raise UserError(f"given={file} can't be used ({reason(error)}): leave it out") from error
+    return torch.cat(parts), [file.stem for file in files], [-1] * len(files), [""] * len(files), sizes
 
 
 def requested_classes(classes: Sequence[str] | None, own: list[int], prior: Prior) -> list[int]:
@@ -125,13 +133,6 @@ def requested_texts(config: InpaintConfig, own: list[str]) -> list[str]:
 
 def hole(config: InpaintConfig, size: int) -> Tensor:
     """The part of the prepared pictures to redraw, hole_HW bool."""
-    if config.mask is not None:
-        try:
-            with Image.open(config.mask) as image:
-                grey = image.convert("L").resize((size, size), Image.Resampling.NEAREST)
-        except OSError as error:
-            raise UserError(f"mask={config.mask} can't be read ({error}): give a picture") from error
-        return torch.from_numpy(np.array(grey)) > 127
     inside_HW = torch.zeros(size, size, dtype=torch.bool)
     kept = round(size * config.share)
     first = (size - kept) // 2
@@ -158,11 +159,13 @@ def check_hole(prior: Prior, open_N: Tensor, config: InpaintConfig) -> None:
     """UserError for an empty or full hole, and for kept codes after the hole that the prior can't attend to."""
     what = f"mask={config.mask}" if config.mask else f"keep={config.keep} with share={config.share:g}"
     if open_N.all() or not open_N.any():
-        raise UserError(f"{what} leaves {'no code' if open_N.all() else 'all codes'} in place: choose another share")
+        way = "paint other parts white" if config.mask else "choose another share"
+        raise UserError(f"{what} leaves {'no code' if open_N.all() else 'all codes'} in place: {way}")
     if prior.in_order:
         place_P = open_N[: len(open_N) // prior.source.codebooks]
         if not place_P[int(place_P.int().argmax()) :].all():
             raise UserError(
                 f"{what} keeps codes after the hole, but a prior of kind {prior.kind} draws row by row and doesn't "
-                "attend to them: set keep to top, or use a masked or multiscale prior"
+                f"attend to them: {'paint only the lower rows white' if config.mask else 'set keep to top'}, or use a "
+                "masked or multiscale prior"
             )
