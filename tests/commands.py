@@ -184,7 +184,7 @@ TABLE: dict[str, Command] = {
         {"1": "@recipe", "--out": ">chain", "--local": "true"}, {"1": "recipe"}, {"--out": "folder"}, first=False
     ),
     "launch.status": Command({"1": "@run"}, {"1": "other"}),
-    "launch.report": Command({"1": "@run", "--out": ">r.html"}, {"1": "run"}, {"--out": "file"}),
+    "launch.report": Command({"1": "@run", "--out": ">r.html"}, {"1": "shown run"}, {"--out": "file"}),
     "launch.checkpoint": Command(
         {"1": "@run", "--export": ">weights"}, {"1": "run folder"}, {"--export": "folder"}, first=False
     ),

@@ -182,6 +182,7 @@ SOUND = {
     "picture": ("a picture",),
     "pictures": (),
     "text": tuple(FILES),
+    "shown run": ("an object",),
     "tar": ("empty",),
 }
 """Contents that are right for a kind, or that its own tests judge."""
@@ -190,13 +191,20 @@ FOLDERS = {
     "tokenizer": ("empty", "prior", "pictures", "recipe", "source"),
     "prior": ("empty", "tokenizer", "run", "pictures", "recipe"),
     "run": ("empty", "tokenizer", "prior", "pictures", "recipe"),
+    "shown run": ("empty", "tokenizer", "prior", "pictures", "recipe"),
     "run folder": ("empty", "tokenizer", "prior", "pictures", "recipe"),
     "recipe folder": ("empty", "tokenizer", "pictures"),
     "released": ("empty", "tokenizer", "run", "pictures"),
     "recipe": ("empty", "tokenizer", "pictures"),
 }
 """Kinds of folders, and folders of other kinds in the world."""
-CONFIGS = {"tokenizer": "config.json", "prior": "prior.json", "run": "config.yaml", "recipe": "tokenizer.yaml"}
+CONFIGS = {
+    "tokenizer": "config.json",
+    "prior": "prior.json",
+    "run": "config.yaml",
+    "shown run": "config.yaml",
+    "recipe": "tokenizer.yaml",
+}
 """What describes a folder of each kind."""
 OTHERS = {
     "any index": ("tokenizer/config.json", "result.json"),
@@ -212,7 +220,7 @@ def wrongs(kind: str) -> list[str]:
     if kind in ("other", "path"):
         return ["not there", "a link to nothing", "below a file", *(["unreadable"] if kind == "path" else [])]
     if kind in FOLDERS:
-        inside = [f"config {name}" for name in FILES if kind in CONFIGS]
+        inside = [f"config {name}" for name in FILES if kind in CONFIGS and name not in SOUND.get(kind, ())]
         return [*PLACED[:3], "a file", "below a file", *(f"folder {name}" for name in FOLDERS[kind]), *inside]
     contents = [name for name in FILES if name not in SOUND.get(kind, ())]
     placed = [name for name in PLACED if (kind, name) not in (("pictures", "a folder"), ("pictures", "unreadable"))]
@@ -245,7 +253,7 @@ def spoiled(wrong: str, kind: str, world: Path, place: Path) -> Path:
     elif how in ("folder", "file"):
         return world / name
     elif how == "config":
-        shutil.copytree(world / kind, path)
+        shutil.copytree(world / kind.split()[-1], path)
         (path / CONFIGS[kind]).write_bytes(FILES[name] or b"")
     elif wrong != "not there":
         path.write_bytes(FILES[wrong] or b"")
