@@ -18,8 +18,10 @@ from data.shards.locations import is_remote
 from launch.command.checks import named
 from launch.files.places import is_place, place_name
 
-MADE_FROM = ("tokenizer", "transform", "variants", "crop_range", "precision", "data")
-"""What of an index's meta belongs to its identity, where it is there: codes have it."""
+MADE_FROM = ("tokenizer", "transform", "variants", "crop_range", "precision", "data", "members")
+"""What of an index's meta belongs to its identity, where it is there: codes have it. `members` are those of tars that
+are the pictures (data.shards.layout)."""
+_WORDS = {"data": "set of pictures", "members": "choice of the tars' members"}
 
 
 class ShardFacts(NamedTuple):
@@ -54,6 +56,8 @@ class Identity:
             for number, shard in enumerate(index.shards)
         )
         made_from = {key: index.meta[key] for key in MADE_FROM if key in index.meta}
+        if index.layout.picture:  # another choice makes other pictures of the same tars
+            made_from["members"] = {"keys": index.layout.keys, "picture": list(index.layout.picture)}
         return cls(set_name(index), index.kind, tuple(map(str, index.classes)), shards, made_from)
 
     @property
@@ -104,7 +108,7 @@ class Identity:
             words.append(f"its classes are {_listed(self.classes)}, they were {_listed(before.classes)}")
         for key in MADE_FROM:
             if {key} <= self.made_from.keys() & before.made_from.keys() and not _same(self, before, key):
-                words.append(f"it is of another {'set of pictures' if key == 'data' else key}")
+                words.append(f"it is of another {_WORDS.get(key, key)}")
         return "; ".join([*words, *_shard_differences(self.shards, before.shards)])
 
 

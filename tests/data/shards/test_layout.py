@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from data.shards.identity import Identity
 from data.shards.layout import GENERAL, Layout, no_data, picture_among
 from data.shards.sample import DamagedSampleError, picture_member
+from data.shards.scanning import index_pictures
 from data.shards.settling import settled
 from data.shards.tally import Tally
 from launch.command.cli import UserError
 from tests.data.making import encoded, jpeg, sample
-from tests.data.shards.tars import scanned, tar_bytes
+from tests.data.shards.tars import scanned, tar_bytes, tar_file
 
 PICTURE = jpeg(1)
 FORMER = Layout(former=True)
@@ -132,6 +135,18 @@ def encoded_mask() -> bytes:
     import numpy as np
 
     return encoded(np.zeros((4, 4), np.uint8), "PNG")
+
+
+def test_another_choice_of_members_is_another_set(tmp_path: Path) -> None:
+    tar = tar_file(tmp_path / "a.tar", [(name, PICTURE) for name in spread("jpg", "depth.png")])
+    pictures, depths = (
+        Identity.of(index_pictures([tar], layout=Layout(picture=picture))[0]) for picture in ((), ("depth.png",))
+    )
+    assert pictures.digest != depths.digest
+    assert depths.difference(pictures.to_dict()) == "it is of another choice of the tars' members"
+    assert pictures.difference(pictures.to_dict()) == ""
+    before = {**pictures.to_dict(), "made_from": {}}  # of a run begun before indexes said it
+    assert pictures.difference(before) == ""
 
 
 def test_layouts_survive_json() -> None:
