@@ -15,7 +15,7 @@ from data.shards.locations import is_remote
 from data.shards.runs import Samples, Scan, scan
 from data.shards.sample import DamagedSampleError, read_sample, unsettled
 from data.shards.settling import told
-from data.shards.tally import Tally
+from data.shards.tally import Tally, printable
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 from launch.command.workers import workers
@@ -163,7 +163,7 @@ def findings_text(findings: Findings) -> str:
         ("equal pictures", [" = ".join(group) for group in findings.duplicates]),
     ):
         lines.append(f"{title}: {len(entries) or 'none'}")
-        lines += [f"  {entry}" for entry in entries[:_SHOWN]]
+        lines += [f"  {printable(entry)}" for entry in entries[:_SHOWN]]
         if len(entries) > _SHOWN:
             lines.append(f"  … and {len(entries) - _SHOWN} more")
     return "\n".join([*lines, *findings.tally.lines()])

@@ -76,7 +76,7 @@ class Tally:
         """`count` things were left out, of which `name` (a path or a key) is one."""
         reasons = self._left.setdefault(of, {})
         entry = reasons.setdefault(re.sub(r"\d+", "#", reason), _Reason(reason))
-        entry.add(count, {extension_in(name): count}, [name])
+        entry.add(count, {extension_in(name): count}, [printable(name)])
 
     def ignored(self, reason: str, name: str, *, count: int = 1) -> None:
         """`count` files were passed over that are no data: system files, a README, a list that was read."""
@@ -155,6 +155,11 @@ class Tally:
         for of, reasons in values.get("left_out", {}).items():
             tally._left[of] = {re.sub(r"\d+", "#", r["text"]): _Reason(**r) for r in reasons}
         return tally
+
+
+def printable(name: str) -> str:
+    """The name on one line, also where it has control characters or isn't Unicode."""
+    return name if name.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
 NO_EXTENSION = "without extension"

@@ -277,7 +277,12 @@ def _number(field: bytes, offset: int) -> int:
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+    """A name: in UTF-8, else in Latin-1, as older systems wrote it."""
+    name = field.split(b"\0", 1)[0]
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
 
 
 def _pax(contents: bytes) -> dict[str, str]:
@@ -288,6 +293,6 @@ def _pax(contents: bytes) -> dict[str, str]:
         if not length.isdigit() or not 0 < int(length) <= len(contents):
             break
         key, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
-        values[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        values[key.decode("utf-8", "replace")] = _text(value)
         contents = contents[int(length) :]
     return values

@@ -37,7 +37,7 @@ def writing(path: Path, *, part: Path | None = None) -> Iterator[BinaryIO]:
 def write_file(path: Path, content: str | bytes, *, part: Path | None = None) -> None:
     """Replace a small file as a whole, or leave it as it was."""
     with writing(path, part=part) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 def move_folder(temporary: Path, path: Path) -> None:

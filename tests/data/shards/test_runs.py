@@ -207,6 +207,19 @@ def test_long_names_and_links_to_them(tmp_path: Path, form: int) -> None:
     assert [(s.key, bytes(s.files["jpg"])) for s in read_all(index)] == expected
 
 
+def test_names_in_latin_1_and_with_line_breaks(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        for name in ("Möwe/größe.jpg", "two\nlines.jpg", "lost\nö.txt"):
+            archive.addfile(tarfile.TarInfo(name))
+    index, tally = index_pictures([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
+    index.meta["tally"] = tally.to_json()
+    index.save(tmp_path / "a.json")
+    again = load_index(tmp_path / "a.json")
+    assert [sample.key for sample in read_all(again)] == ["Möwe/größe", "two\nlines"]
+    assert Tally.from_json(again.meta["tally"]).lines() == tally.lines()
+    assert any("lost\ufffdö.txt" in line for line in tally.lines())
+
+
 def test_archives_one_after_the_other_are_read_whole(tmp_path: Path) -> None:
     raw = tar_bytes([("0.jpg", A)]) + tar_bytes([("1.jpg", B), ("2.jpg", C)])
     (tmp_path / "a.tar").write_bytes(raw)
