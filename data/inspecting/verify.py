@@ -14,6 +14,7 @@ from data.shards.index import ShardIndex
 from data.shards.locations import is_remote
 from data.shards.runs import Samples, Scan, scan
 from data.shards.sample import DamagedSampleError, read_sample, unsettled
+from data.shards.scanning import sha256_of
 from data.shards.settling import told
 from data.shards.tally import Tally, printable
 from launch.command.cli import UserError
@@ -124,6 +125,9 @@ def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> tuple[Findi
         of.tally = told([tar], index.layout)
     if not tar.damage and len(samples.keys) != expected:
         tar.damage = f"{len(samples.keys)} samples, but the index says {expected}: make the index again"
+    stated = index.shards[shard].sha256
+    if not tar.damage and stated not in (None, sha256_of(index.location(shard))):
+        tar.damage = "its content is another than when its index was made"
     if tar.damage:
         of.damaged_tars[url] = tar.damage
     lost = range(len(samples.keys), expected)

@@ -93,7 +93,7 @@ def _index(
     if not filled:
         raise UserError(f"no samples in {named(list(tars))}: a sample is a file with an extension")
     with ThreadPoolExecutor(threads) as pool:
-        digests = list(pool.map(_digest, [tars[i] for i in filled])) if hashes else [None] * len(filled)
+        digests = list(pool.map(sha256_of, [tars[i] for i in filled])) if hashes else [None] * len(filled)
     shards = tuple(
         Shard(relative(tars[i], base), len(found[i].keys), scans[i].size, digest)
         for i, digest in zip(filled, digests, strict=True)
@@ -127,7 +127,7 @@ def _scan_location(layout: Layout, location: str) -> Scan:
         return Scan(damage=getattr(error, "strerror", None) or str(error))
 
 
-def _digest(location: str) -> str | None:
+def sha256_of(location: str) -> str | None:
     """The sha256 of a local tar; None of a remote one."""
     if is_remote(location):
         return None

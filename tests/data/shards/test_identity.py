@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from data import index as index_command
+from data.inspecting.verify import verify
 from data.shards.identity import Identity, set_name
 from data.shards.index import ShardIndex
 from data.shards.loading import load_index
@@ -155,3 +156,13 @@ def test_a_set_read_from_a_server_is_the_same_set(tmp_path: Path) -> None:
         remote = Identity.of(load_index(f"{server.url}/index.json"))
     assert (remote.digest, remote.difference(local.to_dict())) == (local.digest, "")
     assert server.url not in json.dumps(remote.to_dict())
+
+
+def test_verification_finds_a_shard_of_the_same_size_with_other_contents(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        write_set(tmp_path / name, seed=seed)
+    assert verify(load_index(tmp_path / "a" / "index.json")).sound
+    (tmp_path / "b" / "pictures-000001.tar").replace(tmp_path / "a" / "pictures-000001.tar")
+    findings = verify(load_index(tmp_path / "a" / "index.json"))
+    assert list(findings.damaged_tars) == ["pictures-000001.tar"] and not findings.sound
+    assert "another than when its index was made" in findings.damaged_tars["pictures-000001.tar"]
