@@ -101,7 +101,7 @@ def main() -> int:
             __import__(library)
         reached = options.out / "reach.jsonl"
         paths = {mutant.path for mutant in draw("", None, 0)}
-        apart(lambda: in_session(lambda items: record(items, ROOT, paths, reached, options.workers, 300.0)))
+        apart(lambda: in_session(lambda items: record(items, ROOT, paths, reached, options.workers, 150.0)))
         while try_all(wanted, options):
             pass
     return report(wanted, options)

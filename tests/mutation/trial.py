@@ -80,6 +80,9 @@ def record(items: list[pytest.Item], root: Path, paths: set[str], out: Path, wor
     jobs = [(name, recording(chosen), patience) for name, chosen in files.items() if name not in known]
     for name, code, word, seconds in in_children(jobs, workers):
         print(f"recorded {name} in {seconds:.0f} s" + ("" if code == 0 else f" (exit {code} {word})"), flush=True)
+        if code != 0:  # cut short: what was recorded of it is all there will be
+            note = {"test": f"{name}::", "version": version(files[name][0].path), "seconds": seconds}
+            save(out, note | {"passed": False, "lines": {}})
     shutil.rmtree(ranks)
 
 
