@@ -18,6 +18,10 @@ def test_pixel_distances() -> None:
     assert {name: float(PIXEL[name](zero, zero)) for name in PIXEL} == {name: pytest.approx(0) for name in PIXEL}
     assert float(PIXEL["huber"](x, zero)) == pytest.approx((0.125 + 2.5 + 199.5) / 4)
     torch.testing.assert_close(PIXEL["log_cosh"](x[:3], zero[:3]), x[:3].cosh().log().mean())
+    y = torch.tensor([1.0, -2.0, 0.5, 7.0], dtype=torch.float64)
+    for name, distance in PIXEL.items():
+        torch.testing.assert_close(distance(x, y), distance(x - y, zero), msg=name)
+        torch.testing.assert_close(distance(x, y), distance(y, x), msg=name)
     assert float(PIXEL["log_cosh"](x[3:], zero[3:])) == pytest.approx(200 - float(torch.tensor(2.0).log()))
 
 

@@ -48,6 +48,8 @@ def test_ssim_is_that_of_its_formula():
 def test_code_statistics():
     found = code_statistics(torch.tensor([2, 2, 0, 0]))
     assert found == {"codes_used": 2, "codebook_usage": 0.5, "entropy_bits": 1.0, "perplexity": 2.0}
+    nothing = {"codes_used": 0, "codebook_usage": 0.0, "entropy_bits": 0.0, "perplexity": 1.0}
+    assert code_statistics(torch.zeros(4, dtype=torch.int64)) == nothing
     in_batch = batch_use(torch.tensor([[[0, 0], [3, 3]]]), 5)
     assert int(in_batch["codes/used"]) == 2 and float(in_batch["codes/perplexity"]) == pytest.approx(2)
 

@@ -150,6 +150,27 @@ def test_the_first_codes_are_rows_of_the_batch_or_its_centres(start: str) -> Non
     assert (state.share_K == 1).all() and not state.sum_KD.any()
 
 
+def test_codes_start_small_or_normal_where_a_matrix_moves_them() -> None:
+    torch.manual_seed(0)
+    small = VectorQuantizer(QuantizerConfig(codebook_size=64, code_dim=16)).embedding.weight
+    assert 0.9 / 64 < small.max().item() <= 1 / 64 and -1 / 64 <= small.min().item() < -0.9 / 64
+    config = QuantizerConfig(codebook_size=64, code_dim=16, reparametrise="linear")
+    assert VectorQuantizer(config).embedding.weight.std().item() == pytest.approx(16**-0.5, rel=0.1)
+
+
+def test_a_step_with_latents_that_are_not_finite_moves_no_code_and_counts_no_use() -> None:
+    quantizer = trained(replace(AVERAGE, revive_after=0))
+    state = quantizer.statistics
+    assert state.share_K is not None and state.sum_KD is not None
+    before = quantizer.embedding.weight.clone(), state.used_K.clone(), state.sum_KD / state.share_K[:, None]
+    z = latents(9)
+    z[0, 0, 0, 0] = torch.nan
+    quantizer(z)
+    assert torch.equal(quantizer.embedding.weight, before[0]) and torch.equal(state.used_K, before[1])
+    torch.testing.assert_close(state.sum_KD / state.share_K[:, None], before[2])
+    assert state.steps == 4
+
+
 def test_evaluation_changes_nothing() -> None:
     for config in KINDS:
         quantizer = trained(config).eval()

@@ -23,6 +23,8 @@ def test_it_doubles_after_the_last_of_many_good_updates(monkeypatch: pytest.Monk
     scale = LossScale(torch.device("cpu"))
     assert float(scale.value) == 65536
     assert [updated(scale, GOOD) for _ in range(7)] == [65536, 65536, 131072, 131072, 131072, 262144, 262144]
+    monkeypatch.setattr(loss_scale, "GROW_AFTER", 4)
+    assert updated(LossScale(torch.device("cpu")), GOOD, GOOD, GOOD) == 65536
 
 
 def test_a_bad_update_halves_it_and_starts_the_count_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,4 +41,5 @@ def test_it_is_saved_with_its_count(monkeypatch: pytest.MonkeyPatch) -> None:
     scale, other = LossScale(torch.device("cpu")), LossScale(torch.device("cpu"))
     updated(scale, BAD, GOOD, GOOD)
     other.load_state_dict(scale.state_dict())
+    assert other.good.item() == 2
     assert float(other.value) == 32768 and updated(other, GOOD) == 65536

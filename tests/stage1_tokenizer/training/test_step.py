@@ -93,6 +93,11 @@ def test_gradients_equal_the_textbook_step(adversarial: AdversarialConfig, step:
     assert_same_gradients(discriminator, plain_discriminator)
     for name, value in values.items():
         assert float(result.metrics[name]) == pytest.approx(value, rel=1e-9)
+    with torch.no_grad():
+        quantizer = plain_generator(x).losses
+    assert quantizer, "the quantizer's losses are logged too"
+    for name, loss in quantizer.items():
+        assert float(result.metrics[f"loss/{name}"]) == pytest.approx(float(loss), rel=1e-9)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -70,6 +70,19 @@ def test_draws_follow_the_distribution():
     torch.testing.assert_close(share_K, (logits_K / 2).softmax(0), atol=2e-4, rtol=0)
 
 
+def test_a_code_that_was_cut_off_is_never_drawn_not_even_by_zero():
+    logits_BK = torch.tensor([[-9.0, 0.0, 0.0, -9.0]])
+    for uniform, code in ((0.0, 1), (0.4999, 1), (0.5, 2), (1 - 2**-24, 2)):
+        assert draw_codes(logits_BK, torch.tensor([uniform]), Drawing(min_p=0.1)).tolist() == [code]
+
+
+def test_top_k_goes_by_the_number_of_codes_not_of_rows():
+    logits_BK = torch.tensor([[0.0, 2.0, 1.0]])
+    for uniform in (0.0, 0.99):
+        assert draw_codes(logits_BK, torch.tensor([uniform]), Drawing(top_k=1)).tolist() == [1]
+    assert {draw_codes(logits_BK, torch.tensor([u / 100]), Drawing(top_k=2)).item() for u in range(100)} == {1, 2}
+
+
 def test_top_p_is_a_share_of_what_min_p_left() -> None:
     """Of 0.5, 0.3, 0.15 and 0.05, min_p 0.2 leaves 0.95: the first two are 0.84 of it, and enough for 0.82."""
     logits_K, uniform_B = torch.tensor([0.5, 0.3, 0.15, 0.05]).log(), (torch.arange(1000) + 0.5) / 1000
