@@ -7,10 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.quantizers.multiscale import MultiscaleQuantizer
 from stage2_prior.config.model import PriorModelConfig, TextConfig
 from stage2_prior.priors.base import Prior, weights_hash
+from stage2_prior.priors.pyramid import Pyramid
 from stage2_prior.priors.sample_noise import SampleNoise
 from stage2_prior.priors.stock import Work
+from stage2_prior.priors.text_prefix import TextPrefix
 from tests.stage2_prior.tiny import CODES, SOURCE, random_codes, tiny_prior
 
 
@@ -47,6 +51,52 @@ def test_a_share_of_the_conditions_is_dropped() -> None:
     prior.class_dropout = 0.5
     text_BL = prior.dropped(token_B[:200, None].expand(-1, 3))
     assert ((text_BL == prior.condition.null).all(1) | (text_BL != prior.condition.null).all(1)).all(), "whole texts"
+
+
+def test_without_noise_and_dropout_no_random_number_is_taken() -> None:
+    """So a prior trained without them draws the same otherwise."""
+    prior = in_training(class_dropout=0.0, code_noise=0.0)
+    before = torch.get_rng_state()
+    prior.noisy(random_codes(2))
+    prior.dropped(torch.tensor([CODES]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_depth_priors_scores_are_in_the_order_of_the_codes() -> None:
+    prior = tiny_prior(kind="depth", source=replace(SOURCE, codebooks=3))
+    code_BN = torch.randint(CODES, (2, 36), generator=torch.Generator().manual_seed(2))
+    token_B = prior.vocabulary.class_tokens(torch.tensor([0, 1]))
+    with torch.no_grad():
+        nats_BN, right_BN = prior.score(code_BN, token_B)
+        logits_BPGK = prior.logits(code_BN, token_B)
+    for book in range(3):
+        for place in range(12):
+            at = 12 * book + place  # codes come codebook by codebook
+            log_BK = logits_BPGK[:, place, book].log_softmax(-1)
+            torch.testing.assert_close(nats_BN[:, at], -log_BK.gather(1, code_BN[:, at, None])[:, 0])
+            assert torch.equal(right_BN[:, at].bool(), log_BK.argmax(1) == code_BN[:, at])
+
+
+def test_every_kind_has_positions_for_its_tokens() -> None:
+    for kind in ("autoregressive", "masked"):
+        assert tiny_prior(kind=kind).lm.config.max_position_embeddings == SOURCE.positions + 1
+        text = tiny_prior(kind=kind, condition="text", text=TextConfig(tokens=6, layers=1))
+        assert text.lm.config.max_position_embeddings == 6 + SOURCE.positions + 1
+
+
+def test_stock_shapes_are_those_of_the_settings() -> None:
+    assert tiny_prior().lm.config.num_key_value_heads == 4
+    assert tiny_prior(key_value_heads=2).lm.config.num_key_value_heads == 2
+    text = tiny_prior(condition="text", text=TextConfig(tokens=6, layers=1)).condition.modules["text"]
+    assert len(text.bytes.get_input_embeddings().weight) == 256  # type: ignore[union-attr, operator]
+
+
+def test_embeddings_of_places_start_small() -> None:
+    torch.manual_seed(0)
+    quantizer = MultiscaleQuantizer(QuantizerConfig(kind="multiscale", codebook_size=8, code_dim=3, scales=[1, 2, 8]))
+    text = TextPrefix(TextConfig(tokens=40, layers=1), 64, 2)
+    for weight in (Pyramid(quantizer, 64).place.weight, text.place.weight, text.project.weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_training_settings_are_taken_over() -> None:

@@ -41,6 +41,8 @@ def prior_of(kind: str, spread: float = 4.0, **settings: Any) -> Prior:
         for weight in prior.parameters():
             if weight.ndim == 2:
                 weight.mul_(spread)
+            elif bool((weight == 1).all()):  # norms whose weights matter
+                weight.copy_(torch.linspace(0.8, 1.2, len(weight)))
     return prior
 
 
