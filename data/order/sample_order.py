@@ -17,6 +17,22 @@ _SMALL = 16
 _KEPT_EPOCHS = 4
 
 
+class Part(NamedTuple):
+    """One rank's share of a step's batch, in order."""
+
+    lanes: np.ndarray
+    """Int64 (B / W,): the lane that each sample comes from."""
+    positions: np.ndarray
+    """Int64 (B / W,): its position in that lane's endless sequence."""
+    places: np.ndarray
+    """Int64 (B / W, 3): its shard, position in the shard and epoch."""
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Int64 (B / W, 2): shard and position in the shard."""
+        return self.places[:, :2]
+
+
 class Order(Protocol):
     """What a stream needs to know of an order: SampleOrder for one set, MixtureOrder for several."""
 
@@ -27,14 +43,10 @@ class Order(Protocol):
 
     def batch(self, step: int) -> np.ndarray:
         """Int64 (B, 2): shard and position in the shard of each sample of the global batch."""
-        return self.part(step, 0, 1)
+        return self.part(step).samples
 
-    def part(self, step: int, rank: int, world_size: int) -> np.ndarray:
-        """Int64 (B / W, 2): one rank's share of the batch; the shares of all ranks, in order, are the batch."""
-        return self.at(*self.slots(step, rank, world_size))[:, :2]
-
-    def slots(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Lanes and positions in them, int64 (B / W,) each, of one rank's share of the step. O(1) in the step.
+    def part(self, step: int, rank: int = 0, world_size: int = 1) -> Part:
+        """One rank's share of the batch; the shares of all ranks, in order, are the batch. O(1) in the step.
 
         ValueError unless the ranks divide the lanes.
         """
@@ -52,7 +64,7 @@ class Order(Protocol):
         own = self.lanes // world_size
         lane = np.repeat(np.arange(rank * own, (rank + 1) * own, dtype=np.int64), self.per_lane)
         position = np.tile(step * self.per_lane + np.arange(self.per_lane, dtype=np.int64), own)
-        return lane, position
+        return Part(lane, position, self.at(lane, position))
 
     def at(self, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Int64 (n, 3): shard, position in the shard and epoch of each (lane, position in the lane's sequence)."""

@@ -39,7 +39,7 @@ class Stream:
         self.index = self.shards.indexes[0]
         self.order = make_order(config, self.shards, seed)
         try:
-            self.order.slots(0, rank, world_size)
+            self.order.part(0, rank, world_size)
         except ValueError as error:
             raise UserError(str(error)) from error
         self._read_ahead = ReadAhead(config, self.shards, seed=seed, order=self.order)
@@ -50,8 +50,7 @@ class Stream:
         return self._read_ahead.run(self._request(step) for step in count(start))
 
     def _request(self, step: int) -> Request:
-        lanes, positions = self.order.slots(step, self.rank, self.world_size)
-        places = self.order.at(lanes, positions)
+        lanes, positions, places = self.order.part(step, self.rank, self.world_size)
         fetches = self._read_ahead.reader.fetchers(self.order, lanes, positions, places)
         return Request(step, fetches, places, list(zip(lanes.tolist(), positions.tolist(), strict=True)))
 

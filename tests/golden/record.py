@@ -191,7 +191,7 @@ def order() -> list[Record]:
         given = SampleOrder(**case)
         case["batches"] = {step: given.batch(step).tolist() for step in (0, 1, 31, 1000)}
         ranks = 2 if given.lanes % 2 == 0 else 3
-        case["last_rank"] = given.part(3, ranks - 1, ranks).tolist()
+        case["last_rank"] = given.part(3, ranks - 1, ranks).samples.tolist()
     return json.loads(json.dumps(cases))
 
 

@@ -81,7 +81,7 @@ def train(config: ToyConfig) -> int:
                 if stop or last:
                     break
                 seed_step(config.run.seed, this.rank, step)
-                part = order.part(step, this.rank, this.world_size)
+                part = order.part(step, this.rank, this.world_size).samples
                 index = torch.from_numpy(part[:, 0] * (SAMPLES // 4) + part[:, 1])
                 seen.write(f"{step} {' '.join(map(str, index.tolist()))}\n")
                 seen.flush()

@@ -46,7 +46,7 @@ def test_ranks_together_are_the_batch_for_every_allowed_world_size(order: Sample
     whole = order.batch(step)
     assert whole.shape == (order.batch_size, 2)
     for world_size in divisors(order.lanes):
-        parts = [order.part(step, rank, world_size) for rank in range(world_size)]
+        parts = [order.part(step, rank, world_size).samples for rank in range(world_size)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
