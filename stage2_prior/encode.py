@@ -52,7 +52,7 @@ def encode(config: EncodeConfig) -> int:
     with joined() as accelerator, at_precision(config.precision):
         tokenizer.to(accelerator.device, TYPES[config.precision])
         measured = on_main(accelerator, encoding.begin)
-        encoding.batch_size = Vote(accelerator.num_processes, accelerator.device).broadcast(measured)
+        encoding.batch_size = Vote(accelerator).broadcast(measured)
         mine = shards_of(accelerator.process_index, accelerator.num_processes, index.sizes)
         encoding.out.refresh()
         todo = [shard for shard in mine if encoding.out.finished(encoding.names[shard]) is None]

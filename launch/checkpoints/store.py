@@ -66,7 +66,7 @@ def save(
         thread = writing.Background(lambda: _write_checkpoint(folder, step, copies, keep, vote, run.config))
         run.unfinished = lambda: _told(folder, step, thread.wait(), run)
         return final
-    vote = run.vote if run else Vote(1, None)
+    vote = run.vote if run else Vote()
     problem = _write_checkpoint(folder, step, parts, keep, vote, run.config if run else None)
     return final if _told(folder, step, problem, run) else None
 

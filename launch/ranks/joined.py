@@ -27,7 +27,7 @@ class Ranks:
         """Whether this is rank 0, which writes."""
         self.device = accelerator.device
         """Where it computes."""
-        self.vote = Vote(self.world_size, self.device, self.rank)
+        self.vote = Vote(accelerator)
         """Agreement of the ranks over the CPU."""
 
     def heartbeat(self) -> None:

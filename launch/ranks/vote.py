@@ -13,16 +13,24 @@ from launch.command.cli import UserError, mended_by_user
 Result = TypeVar("Result")
 
 
+_shared: tuple[Any, Any] | None = None
+"""The default group of the ranks, and the gloo group that their votes share."""
+
+
 class Vote:
     """Agreement of the ranks over the CPU, without waiting for the GPU: a gloo group besides NCCL's.
 
-    With `apart` it always has its own group, for use in another thread than the training's.
+    All votes of a process share one group, which waits as long as the ranks' other groups do (run.timeout). With
+    `apart` it has its own, for use in another thread than the training's. Without an accelerator it is of this process
+    alone. All ranks make their votes in the same order.
     """
 
-    def __init__(self, world_size: int, device: torch.device | None, rank: int = 0, *, apart: bool = False):
-        self.rank, self._world_size, self._group = rank, world_size, None
-        if world_size > 1 and (apart or device is None or device.type != "cpu"):
-            self._group = torch.distributed.new_group(backend="gloo")
+    def __init__(self, accelerator: Accelerator | None = None, *, apart: bool = False):
+        self.rank, self._world_size, self._group = 0, 1, None
+        if accelerator is not None:
+            self.rank, self._world_size = accelerator.process_index, accelerator.num_processes
+            if self._world_size > 1 and (apart or accelerator.device.type != "cpu"):
+                self._group = _new_group(accelerator) if apart else _shared_group(accelerator)
 
     def largest(self, mine: int) -> int:
         """The largest number that any rank says; every rank must call it."""
@@ -53,6 +61,18 @@ class Vote:
         return boxes
 
 
+def _shared_group(accelerator: Accelerator) -> Any:
+    global _shared
+    if _shared is None or _shared[0] is not torch.distributed.group.WORLD:
+        _shared = (torch.distributed.group.WORLD, _new_group(accelerator))
+    return _shared[1]
+
+
+def _new_group(accelerator: Accelerator) -> Any:
+    handler = accelerator.init_handler
+    return torch.distributed.new_group(backend="gloo", timeout=handler.timeout if handler else None)
+
+
 def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result | None:
     """Do something on rank 0; what the user can mend there is a UserError on every rank, so that all end at once."""
     result, problem = None, None
@@ -62,7 +82,7 @@ def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result | No
         except (UserError, OSError) as error:
             if (problem := mended_by_user(error)) is None:
                 raise
-    problem = Vote(accelerator.num_processes, accelerator.device).broadcast(problem)
+    problem = Vote(accelerator).broadcast(problem)
     if problem is not None:
         raise UserError(problem)
     return result

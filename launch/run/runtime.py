@@ -45,9 +45,7 @@ class Run(Ranks):
         self._samples, self._since, self._untracked = 0, time.monotonic(), False
         self.strategy = distributed.strategy(config)
         """How the ranks share the model: run.strategy, or what the accelerate file says."""
-        self.background_vote = (
-            Vote(self.world_size, self.device, self.rank, apart=True) if config.save_in_background else None
-        )
+        self.background_vote = Vote(accelerator, apart=True) if config.save_in_background else None
         """Agreement for the thread that writes checkpoints, where run.save_in_background."""
         self.unfinished: Callable[[], object] | None = None
         """Waits for the checkpoint that is being written, and reports how it went."""

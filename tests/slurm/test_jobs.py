@@ -51,6 +51,7 @@ def test_a_training_told_to_stop_saves_is_requeued_and_goes_on(toy: Toy) -> None
     assert (state["state"], state["attempts"][0]["code"], state["attempts"][0]["to"]) == ("waiting", 85, saved)
     assert toy.wait(300) == "COMPLETED"
     assert f"2 ranks, from step {saved}" in toy.text()
+    assert "preflight: all-reduce over 2 nodes: " in toy.text() and "slowest n1-n2 " in toy.text()
     assert toy.orders() == all_samples(60)
     assert attempts.read(toy.out, "tokenizer")["state"] == "done"
     assert toy.cluster.job(toy.job)["Restarts"] == "1"
