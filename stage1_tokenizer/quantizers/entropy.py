@@ -33,8 +33,8 @@ def mean_code(p_NL: Tensor) -> Tensor:
 
 
 def over_ranks(mean_K: Tensor) -> Tensor:
-    """The mean over ranks, with gradient."""
-    return differentiable_sum(mean_K) / world()[1]
+    """The mean over ranks, with gradient; in evaluation, where ranks go their own ways, this rank's own."""
+    return differentiable_sum(mean_K) / world()[1] if torch.is_grad_enabled() else mean_K
 
 
 def binary_entropies(logit_NL: Tensor, group: int) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ def trained(folder: str) -> dict[str, list[dict[str, Any]]]:
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[dict[str, Any]]]]:
     """Of one rank, and of two."""
     folder = tmp_path_factory.mktemp("figures")
-    return [trained(str(folder / "one")), run_distributed_test(trained, 2, [str(folder / "two")], timeout=400)[0]]
+    return [trained(str(folder / "one")), run_distributed_test(trained, 2, [str(folder / "two")], timeout=300)[0]]
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
