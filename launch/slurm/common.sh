@@ -43,14 +43,15 @@ settle() {
     . "${VQLOOM_NCCL:-launch/slurm/nccl.env}" || die "VQLOOM_NCCL=${VQLOOM_NCCL:-launch/slurm/nccl.env} failed"
     set +a
     VQLOOM_PROCESSES=${VQLOOM_PROCESSES:-${SLURM_GPUS_ON_NODE:-1}}
-    VQLOOM_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    VQLOOM_NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)
+    VQLOOM_ADDRESS=${VQLOOM_NODES%%,*}
     # Two jobs may share a node, and a requeued one may find its old port still closing.
     VQLOOM_PORT=$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0}) % 20000))
     VQLOOM_LOGS=$VQLOOM_OUT/logs/$stage-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
     mkdir -p "$VQLOOM_LOGS" || die "can't write to $VQLOOM_OUT"
     # Ranks report one mistake once (launch.command.cli); srun takes no --cpus-per-task from sbatch.
     VQLOOM_ERRORS=$VQLOOM_LOGS
-    export VQLOOM_PROCESSES VQLOOM_ADDRESS VQLOOM_PORT VQLOOM_LOGS VQLOOM_ERRORS
+    export VQLOOM_PROCESSES VQLOOM_NODES VQLOOM_ADDRESS VQLOOM_PORT VQLOOM_LOGS VQLOOM_ERRORS
     export SRUN_CPUS_PER_TASK=${SLURM_CPUS_ON_NODE:-1} PYTHONUNBUFFERED=1
     part=()
     [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || part=(--part "$SLURM_ARRAY_TASK_ID")
@@ -101,9 +102,13 @@ preflight() {
     code=0
     each_node python -m launch.slurm.preflight look --folder "$folder" --gpus "${SLURM_GPUS_ON_NODE:-0}" \
         --recipe "$VQLOOM_RECIPE" --out "$VQLOOM_OUT" --stage "$stage"
-    python -m launch.slurm.preflight compare --folder "$folder" \
-        --nodes "$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)" || finish "$BAD_INPUT" "preflight"
+    python -m launch.slurm.preflight compare --folder "$folder" --nodes "$VQLOOM_NODES" ||
+        finish "$BAD_INPUT" "preflight"
     [ "$code" -eq 0 ] || finish "$code" "preflight could not run on every node"
+    [ "$SLURM_JOB_NUM_NODES" -gt 1 ] && [ "$signals" -eq 0 ] || return 0
+    each_node python -m launch.slurm.speeds --nodes "$VQLOOM_NODES"
+    [ "$code" -eq 0 ] || [ "$signals" -gt 0 ] || finish "$code" "the nodes do not reach each other"
+    code=0
 }
 
 # What the nodes' launchers reported: a user's mistake, a stop by signal, or else srun's own code.

@@ -14,6 +14,7 @@ from pathlib import Path
 from launch.command.cli import parse, run
 from launch.command.exit_codes import STOPPED
 from launch.ranks.launcher import launch_arguments, supervise, threads
+from launch.slurm.network import settle
 from launch.stages import jobs as chain
 
 
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [*stage.arguments_of(part, parts), *options.arguments]
     if stage.trains:
         arguments += ["--run.processes", str(nodes * processes)]
+    settle(environ.get("VQLOOM_NODES", "").split(","), node)
     # Seconds that the launcher gives the other ranks of a node to end by themselves once one has failed.
     environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "10")
     flags = accelerate_flags(
