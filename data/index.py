@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     here = [place for place in map(index.location, range(len(index.shards))) if not is_remote(place)]
     if remote and here:
         raise UserError(f"out={out} would name {here[0]}, which is only on this machine: copy the tars to the bucket")
-    lines = []
+    lines = ["taken as it is listed; the tars were not opened"]
     if tally is not None:
         lines = [*tally.lines(), *tally.settle(config.allow_left_out)]
         index.meta["tally"] = tally.to_json()
@@ -92,7 +92,11 @@ def make_index(config: IndexConfig, base: str) -> tuple[ShardIndex, Tally | None
         about = {key: value or getattr(listed, key) for key, value in about.items()} | {"meta": listed.meta}
         classes = classes or listed.classes
         settled = bool(listed.layout.picture) and layout == Layout()
-        if listed.remote or listed.kind != "pictures" or settled:
+        if listed.kind != "pictures" and layout != Layout():
+            raise UserError(
+                f"picture and keys are for pictures, and {config.pattern} lists {listed.kind}: leave them out"
+            )
+        if listed.kind != "pictures" or settled or (listed.remote and layout == Layout()):
             listed = load_index(config.pattern)
             shards = tuple(replace(shard, url=relative(tar, base))
                            for shard, tar in zip(listed.shards, tars, strict=True))  # fmt: skip
@@ -110,7 +114,7 @@ def make_index(config: IndexConfig, base: str) -> tuple[ShardIndex, Tally | None
         **about,
     )
     if listed is not None and len(listed) != len(index):
-        tally.noted(f"the list says {len(listed)} samples", config.pattern)
+        tally.noted(f"the list says {len(listed)} samples", config.pattern.rpartition("/")[2])
     return index, tally
 
 

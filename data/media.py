@@ -1,8 +1,7 @@
 """Kinds of samples: which room decodes, checks, shows and packs each. To add one, add its room and its entry here.
 
 An index names the kind of its samples (`ShardIndex.kind`), a configuration that of its transform (`transform.kind`).
-Order, shards and reading know no kind. Handlers are named, and imported on first use: settings and `--help` need no
-torch.
+Order and reading know no kind. Handlers are named, and imported on first use: settings and `--help` need no torch.
 """
 
 import pkgutil

@@ -129,6 +129,11 @@ def _tell_members(
                         "set `picture` to take another", key, count=count)  # fmt: skip
         if len(set(form)) < len(form):
             tally.noted("samples with two members of one name, of which the last is taken", key, count=count)
+        dotted = (chosen or "").rpartition(".")[0]
+        for what, end in (("labels", "cls"), ("captions", "txt")) if dotted else ():
+            if f"{dotted}.{end}" in form and end not in form:
+                tally.left_out(f"{what} called .{dotted}.{end} (if names have dots, set keys=last_dot)",
+                               f"{key}.{dotted}.{end}", of=what, count=count)  # fmt: skip
         for extension in sorted({*form} - {chosen or "", "cls", "txt", *pictures}):
             tally.ignored("members that are not read", f"{key}.{extension.lstrip(NO_PICTURE)}", count=count)
 

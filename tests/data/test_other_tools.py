@@ -101,6 +101,22 @@ def test_the_list_of_a_hub_repository(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(read(out)) == 5 and "taken: 5 pictures, 5 labels" in capsys.readouterr().out
 
 
+def test_a_list_of_remote_tars_is_opened_only_for_a_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    things = [(f"{i}", {"depth.png": MASK, "jpg": jpeg(i)}) for i in range(3)]
+    write_tar(tmp_path / "a/a.tar", things)
+    info = {"splits": {"train": {"filenames": ["a.tar"], "shard_lengths": [3]}}}
+    (tmp_path / "a/_info.json").write_text(json.dumps(info))
+    out = tmp_path / "a.json"
+    with served(tmp_path / "a") as server:
+        assert index_main([f"{server.url}/_info.json", str(out)]) == 0
+        assert "the tars were not opened" in capsys.readouterr().out
+        assert load_index(out).layout.picture == ()
+        assert index_main([f"{server.url}/_info.json", str(out), "--overwrite", "--picture", "depth.png"]) == 0
+        assert "taken: 3 pictures" in capsys.readouterr().out
+        assert load_index(out).layout.picture == ("depth.png",)
+        assert len(read(out)) == 3
+
+
 def test_a_picture_is_never_replaced_by_its_mask(tmp_path: Path) -> None:
     pictures = [encoded(np.full((8, 8, 3), i, np.uint8), "PNG") for i in range(4)]
     things = [(f"{i}", {"jpg": pictures[i], "png": MASK, "depth.png": MASK}) for i in range(4)]

@@ -103,6 +103,17 @@ def test_names_with_dots_are_refused_and_a_setting_reads_them(names: list[str]) 
     assert not tally.lost() and layout.keys == "last_dot"
 
 
+def test_labels_lost_by_dots_in_names_are_told() -> None:
+    names = [f"{i}.v2.{end}" for i in range(4) for end in ("jpg", "cls", "txt")]
+    layout, tally = settle(names)
+    assert layout.picture == ("v2.jpg",) and tally.lost("labels") == tally.lost("captions") == 4
+    with pytest.raises(UserError, match=r"labels called \.v2\.cls .*keys=last_dot"):
+        tally.settle()
+    _, tally = settle(names, keys="last_dot")
+    assert not tally.lost("labels") and (tally.taken["labels"], tally.taken["captions"]) == (4, 4)
+    assert settle(spread("image.jpg", "cls", "txt"))[1].taken["labels"] == 4
+
+
 def test_a_few_names_with_dots_are_told() -> None:
     _, tally = settle([*spread("jpg", count=30), "odd.1.jpg", "odd.2.jpg"])
     assert tally.lost() == 1
