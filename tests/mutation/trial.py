@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.machinery
 import json
 import os
@@ -122,6 +123,8 @@ class Trials:
     def inside(self, items: list[pytest.Item], wanted: list[Mutant]) -> Iterator[dict[str, Any]]:
         """Mutants of functions: the collected functions get the changed code."""
         by_name = {item.nodeid: item for item in items}
+        for path in {mutant.path for mutant in wanted}:  # commands import some of them late
+            importlib.import_module(path.removesuffix(".py").replace("/", "."))
         functions = self._functions({mutant.path for mutant in wanted})
         gc.collect()
         gc.freeze()
@@ -129,8 +132,10 @@ class Trials:
         def trial(mutant: Mutant | None, names: list[str]) -> int:
             if mutant is not None:
                 try:
-                    swap(functions[mutant.path], mutated(mutant, self.root))
+                    swapped = swap(functions[mutant.path], mutated(mutant, self.root))
                 except ValueError:
+                    swapped = 0
+                if not swapped:
                     return NOT_APPLIED
             return run_items([by_name[name] for name in names if name in by_name])
 
@@ -220,14 +225,17 @@ def run_items(items: list[pytest.Item]) -> int:
     return 0
 
 
-def swap(functions: list[FunctionType], module: CodeType) -> None:
-    """Give the functions of a module the code of the same names and lines in a changed one."""
+def swap(functions: list[FunctionType], module: CodeType) -> int:
+    """Give the functions of a module the code of the same names and lines in a changed one; how many are other ones."""
+    swapped = 0
     codes = {(code.co_qualname, code.co_firstlineno): code for code in _codes(module)}
     for function in functions:
         old = function.__code__
         new = codes.get((old.co_qualname, old.co_firstlineno))
         if new is not None and new != old:
             function.__code__ = new  # ValueError where the change takes other variables of an outer function
+            swapped += 1
+    return swapped
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

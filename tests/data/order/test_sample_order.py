@@ -146,6 +146,11 @@ def test_wrong_lanes_are_answered_with_those_that_would_do(lanes: int, batch: in
         SampleOrder([samples], seed=0, batch_size=batch, lanes=lanes)
 
 
+def test_more_ranks_than_samples_of_a_batch_have_a_way_out_too() -> None:
+    with pytest.raises(ValueError, match=r"set data\.lanes and data\.batch_size to 5$"):
+        SampleOrder([1000], seed=0, batch_size=2).part(0, 0, 5)
+
+
 def test_numbers_out_of_range_are_refused() -> None:
     for changes in ({"batch_size": 0}, {"window": 0}, {"lanes": 0}, {"batch_size": -2}):
         with pytest.raises(ValueError, match="must be 1 or more"):

@@ -101,6 +101,20 @@ def test_figures_are_those_of_counting_by_hand(ranks: int, lanes: int, seed: int
     assert found["memory_per_rank_megabytes"] == 2 * own * 5
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_what_ranks_read_is_counted_wherever_they_begin(seed: int) -> None:
+    """Shards of one to three samples, so that a rank often begins with a shard, and with the first one."""
+    sizes, weight = np.array([1, 3, 2, 1, 3]), np.array([10.0, 20.0, 35.0, 1.0, 3.0])
+    order = SampleOrder(sizes, seed=seed, batch_size=3, window=5)
+    ring, length = plain_ring(order), order.lane_length
+    loads = [sum(weight[shard] for shard, _ in ring[rank * length : (rank + 1) * length]) for rank in range(3)]
+    assert simulation._rank_bytes(order, weight, 3) == pytest.approx(loads)
+    shared = [ring[rank * length] for rank in range(3)]
+    again = sum(sizes[shard] * weight[shard] for shard, place in shared if place)
+    found = simulation._streamed(order, sizes, weight, 3, 1)
+    assert found["reread_share_with_whole_shards"] == pytest.approx(again / (sizes * weight).sum())
+
+
 def test_what_is_simulated_is_what_was_asked_for() -> None:
     figures = simulate(shards=300, samples=100, sample_bytes=1000, ranks=4, window=8, batch_size=24, lanes=12, seed=3)
     assert figures["batch"] == 24 and figures["samples"] == pytest.approx(300 * 100, rel=0.02)
@@ -113,7 +127,7 @@ def test_what_is_simulated_is_what_was_asked_for() -> None:
         assert part["steps_per_epoch"] == of_lane / (24 // lanes)
         assert 1 <= part["shards_open_mean"] <= part["shards_open_most"]
         assert 0 <= part["neighbours_in_one_batch_share"] <= 1
-    assert figures["local"]["page_share"] == 4.096
+    assert figures["local"]["page_share"] == 4.096 and figures["local"]["reread_share"] == 0
     text = table(figures)
     for words in ("24, 4096", "12, 8", f"{figures['samples']:,} samples", "global batch 24", "409.60%"):
         assert words in text, words

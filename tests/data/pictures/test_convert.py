@@ -73,6 +73,12 @@ def test_sizes_and_what_is_in_them(fit: str, size: int, expected: tuple[int, int
     assert np.abs(np.asarray(found).astype(int) - np.asarray(whole)).max() <= 1
 
 
+def test_the_shorter_side_of_a_tall_picture_is_its_width() -> None:
+    for size, expected in ((8, (8, 12)), (7, (7, 10))):
+        _, contents = convert(None, noise(30, 20), ConvertConfig(size=size, fit="shorter"))
+        assert opened(contents).size == expected
+
+
 def test_a_tall_picture_keeps_its_middle_too() -> None:
     pixels = np.zeros((10, 4, 3), np.uint8)
     pixels[3:7] = 200

@@ -89,7 +89,7 @@ def test_sixteen_bits_keep_their_upper_eight() -> None:
 
 
 def test_more_than_sixteen_bits_and_fractions_are_refused() -> None:
-    for deep in (np.full((2, 2), 70_000, np.int32), np.full((2, 2), -1, np.int32)):
+    for deep in (np.full((2, 2), 0x10000, np.int32), np.full((2, 2), -1, np.int32)):
         with pytest.raises(DamagedSampleError, match="more than 16 bits"):
             decode_picture(encoded(deep, "TIFF"), TransformConfig(channels=1), max_pixels=100)
     most = decode_picture(encoded(np.array([[0, 0xFFFF]], np.int32), "TIFF"), TransformConfig(channels=1), max_pixels=9)
@@ -210,6 +210,15 @@ def test_a_jpeg_is_decoded_smaller_only_if_what_is_kept_of_it_still_covers_the_t
     for size, shape in ((60, (120, 200)), (61, (240, 400))):
         config = TransformConfig(size=size, resize="area", random_crop=True, min_scale=0.5)
         assert decode_picture(data, config, max_pixels=10**6, random=drawn).shape[:2] == shape
+
+
+def test_only_upright_jpegs_are_decoded_smaller() -> None:
+    photo = np.asarray(Image.fromarray(scene()).resize((400, 240)))
+    plain = simplejpeg.encode_jpeg(np.ascontiguousarray(photo), quality=95)
+    config = TransformConfig(size=30, resize="area")
+    for block, smaller in ((exif([]), True), (exif([(0x0112, 1)]), True), (exif([(0x0112, 6)]), False)):
+        found = decode_picture(plain[:2] + segment(0xE1, block) + plain[2:], config, max_pixels=10**6)
+        assert (max(found.shape) < 400) == smaller
 
 
 def test_a_jpeg_with_odd_bytes_behind_it_is_still_read() -> None:

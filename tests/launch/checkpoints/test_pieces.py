@@ -57,6 +57,14 @@ def test_every_stretch_is_found(cuts: tuple[int, ...], tmp_path: Path) -> None:
             reader("w", start, 21 - start)
 
 
+def test_a_frozen_piece_is_a_copy_without_a_graph() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    (piece,) = PieceState(lambda: [Piece("w", (3,), 0, weight)], everywhere=True).frozen().pieces()
+    with torch.no_grad():
+        weight += 1
+    assert piece.values.tolist() == [1, 1, 1] and not piece.values.requires_grad
+
+
 def test_stretches_that_overlap_are_read_once(tmp_path: Path) -> None:
     values = torch.arange(20.0)
     with (tmp_path / "w.part0.safetensors").open("wb") as file:

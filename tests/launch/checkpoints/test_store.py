@@ -121,6 +121,8 @@ def test_another_format_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_checkpoint_is_described_in_a_line(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 1, {"model": torch.nn.Linear(1000, 500)})
     assert folders.described(path) == "2.0 MB, 1 ranks: model.pt"
+    many = checkpoint.save(tmp_path, 2, {name: torch.nn.Linear(1, 1) for name in "hbfadgce"})
+    assert folders.described(many).endswith(": a.pt, b.pt, c.pt, d.pt, e.pt, f.pt, g.pt, h.pt")
     (path / "manifest.json").unlink()
     assert folders.described(path) == "manifest.json is missing or can't be read"
 
@@ -158,7 +160,7 @@ def test_other_failures_of_a_part_are_raised(tmp_path: Path) -> None:
 
 
 def test_a_frozen_state_is_a_copy_all_the_way_down() -> None:
-    weight = torch.ones(2)
+    weight = torch.ones(2, requires_grad=True)
     state = {"list": [weight, {"pair": (weight, 3)}], "word": "x", "none": None}
 
     class Part:
@@ -166,7 +168,9 @@ def test_a_frozen_state_is_a_copy_all_the_way_down() -> None:
             return state
 
     copied = writing.frozen({"part": Part()})["part"].state_dict()
-    weight += 1
+    with torch.no_grad():
+        weight += 1
+    assert not copied["list"][0].requires_grad
     assert copied["list"][0].tolist() == copied["list"][1]["pair"][0].tolist() == [1.0, 1.0]
     assert isinstance(copied["list"][1]["pair"], tuple) and copied["list"][1]["pair"][1] == 3
     assert (copied["word"], copied["none"]) == ("x", None)

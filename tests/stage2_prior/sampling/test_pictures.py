@@ -220,6 +220,37 @@ def test_a_folder_of_something_else_is_refused_and_one_of_the_same_goes_on(tmp_p
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.pdf"]
 
 
+def test_a_finished_sampling_says_how_long_it_took_for_what_was_drawn(tmp_path: Path) -> None:
+    sampling = fresh(tmp_path, count=2, npz=True)
+    sampling.begin()
+    for number, picture in enumerate(picture for batch in sampling.batches for picture in batch):
+        Image.new("L", (4, 4), number).save(sampling.path(picture))
+    sampling.finish(2.0, 0)
+    described = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert described["pictures"] == 6 and described["complete"] and "seconds" not in described
+    sampling.finish(2.00049, 5)
+    described = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert (described["seconds"], described["pictures_per_second"]) == (2.0, 2.499)
+    assert Image.open(tmp_path / "out" / "grid.png").size == (2 * 4 + 2, 3 * 4 + 2 * 2)
+    pixels = np.load(tmp_path / "out" / "samples.npz")["arr_0"]
+    assert pixels.shape == (6, 4, 4, 3) and pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_plan_names_what_costs(tmp_path: Path) -> None:
+    told = fresh(tmp_path).plan()
+    assert told.startswith(
+        "3 classes × 3 pictures in 3 batches of 4, 9 of them not there yet; autoregressive prior, 12 "
+    )
+    assert "both guidance halves" not in told and "both guidance halves" in fresh(tmp_path, guidance=2.0).plan()
+
+
+def test_a_pictures_numbers_are_pinned() -> None:
+    """A change of these numbers changes the pictures of every seed."""
+    found = uniforms(3, [Picture(-1, 0), Picture(2, 5)], 3)
+    rows = [[0.6572666, 0.0452931, 0.2701735], [0.93234, 0.4130576, 0.253365]]
+    assert found.tolist() == [pytest.approx(row, abs=1e-7) for row in rows]
+
+
 def test_guidance_without_a_condition_is_refused(tmp_path: Path) -> None:
     prior = tiny_prior(condition="none")
     config = SampleConfig(prior="", tokenizer="", out=str(tmp_path), guidance=2.0)
