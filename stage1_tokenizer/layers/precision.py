@@ -7,14 +7,17 @@ with 10 bits instead of 23; `ieee` keeps that out of codes and figures.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Result = TypeVar("Result")
 
 HALF = (torch.bfloat16, torch.float16)
 """Types that are widened."""
@@ -57,6 +60,17 @@ def as_weights_of(module: nn.Module, h: Tensor) -> Tensor:
     """A tensor in the type of the module's weights, which its layers need; as it is if the module has none."""
     weight = next((weight for weight in module.parameters() if weight.is_floating_point()), None)
     return h if weight is None else h.to(weight.dtype)
+
+
+def without_autocast(method: Callable[..., Result]) -> Callable[..., Result]:
+    """A method that computes in the types of its weights, whatever autocast says; its first argument is a tensor."""
+
+    @functools.wraps(method)
+    def plain(self: Any, first: Tensor, *others: Any, **named: Any) -> Result:
+        with torch.autocast(first.device.type, enabled=False):
+            return method(self, first, *others, **named)
+
+    return plain
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM
 
+from stage1_tokenizer.layers.precision import without_autocast
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
@@ -124,6 +125,7 @@ It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; se
         loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
         return loss_BN.mean(), nats_BN.mean()
 
+    @without_autocast
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN one after the other; see Prior.sample."""
         positions = self.condition.prefix + self.source.positions

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM, LlamaModel
 
 from stage1_tokenizer.kernels.cpu.linear import Product
+from stage1_tokenizer.layers.precision import without_autocast
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
@@ -96,6 +97,7 @@ class DepthPrior(Prior):
         nats_BPG, right_BPG = super().score(code_BN, token_B)
         return nats_BPG.transpose(1, 2).flatten(1), right_BPG.transpose(1, 2).flatten(1)
 
+    @without_autocast
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN place by place, which are the steps of schedules; see Prior.sample."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import ModernBertForMaskedLM
 
+from stage1_tokenizer.layers.precision import without_autocast
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
@@ -125,6 +126,7 @@ class MaskedPrior(Prior):
         """In each step a number to draw each code, and with order=confidence another to choose which to keep."""
         return drawing.steps * self.source.positions * (2 if drawing.order == "confidence" else 1)
 
+    @without_autocast
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN in `drawing.steps` steps; see Prior.sample. The steps divide up the codes that aren't given."""

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
 from stage1_tokenizer.kernels.cpu.linear import Product
+from stage1_tokenizer.layers.precision import without_autocast
 from stage1_tokenizer.quantizers import MultiscaleQuantizer, Quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
@@ -77,6 +78,7 @@ class MultiscalePrior(Prior):
         logits_BNV = self.lm(inputs_embeds=x_BND, attention_mask=visible_11NN, use_cache=False).logits
         return logits_BNV[..., : self.vocabulary.codebook_size].float()
 
+    @without_autocast
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN scale by scale, which are the steps of schedules; see Prior.sample."""

@@ -125,3 +125,15 @@ def test_the_caches_angles_are_exact_where_the_stock_model_was_cast_alone(dtype:
     lm = PRIORS["autoregressive"]().lm.to(dtype)
     assert lm.model.rotary_emb.inv_freq.dtype == dtype
     assert torch.equal(CachedBody(lm.model, 300).turn_T1d2, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@names
+def test_autocast_changes_no_drawn_code(name: str, dtype: torch.dtype) -> None:
+    """Codes are drawn in the weights' type; the cache's float32 kernels have no other."""
+    prior, drawing = PRIORS[name]().to(dtype), Drawing(guidance=2.0)
+    uniform_BU = torch.rand(3, prior.draws(drawing))
+    plain_BN = prior.sample(conditions(prior), uniform_BU, drawing)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(prior.sample(conditions(prior), uniform_BU, drawing), plain_BN)
+        assert prior.score(codes_of(prior), conditions(prior))[0].isfinite().all()
