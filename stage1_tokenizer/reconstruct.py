@@ -20,7 +20,7 @@ class ReconstructConfig:
     """Show how a tokenizer reconstructs some pictures, and in how many bytes."""
 
     files: list[str]
-    """Pictures in any readable format; the first arguments."""
+    """Pictures in any readable format, or folders of them; the first arguments."""
     tokenizer: str
     """Folder of a released tokenizer or of a run, or a name on the Hub."""
     out: str

@@ -26,6 +26,7 @@ from launch.files.places import place_name
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.layers.precision import TYPES, Precision, at_precision
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
+from stage1_tokenizer.measuring.picture_files import Files, finished
 from stage1_tokenizer.measuring.scores import psnr
 from stage1_tokenizer.measuring.side_by_side import side_by_side
 from stage1_tokenizer.tokenizer.model import Tokenizer
@@ -57,6 +58,7 @@ def reconstruct_files(
     opened = open_tokenizer(tokenizer)
     if opened.transform is None or opened.config.spatial_dims != 2:
         raise UserError(f"tokenizer={tokenizer} is not one of pictures with a transform: choose another")
+    files = [each for file in files for each in _picture_files(file)]
     network, rows = load_lpips() if lpips else None, []
     install(network, "cpu")
     fingerprint = opened.fingerprint
@@ -152,6 +154,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['file_bytes']:>8} B {row['code_bytes']:>7} B {row['bits_per_pixel']:6.3f} {row['smaller']:>7.1f}×"
         )
     return "\n".join(lines)
+
+
+def _picture_files(place: str) -> list[str]:
+    """The pictures below a folder; a file, or what isn't there, as it is. UserError for a folder without pictures."""
+    if not Path(place).is_dir():
+        return [place]
+    pictures = finished(place)
+    if not isinstance(pictures, Files) or not pictures.names:
+        raise UserError(f"files={place} is a folder without pictures: name another, or picture files")
+    return [str(pictures.folder / name) for name in pictures.names]
 
 
 def _names(files: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from data.pictures.decode import opened
 from data.pictures.transforms import to_float
 from data.reading.stream import every_sample
 from data.shards.classes import held_to
-from data.shards.loading import load_index
+from data.shards.loading import load_index, names_tars
 from data.shards.signature import PICTURES
 from launch.command.cli import UserError, reason
 from stage1_tokenizer import Tokenizer
@@ -89,7 +89,7 @@ def read(
     Last the sizes (width, height) of picture files; of an index they aren't known.
     """
     path, names = Path(config.given), prior.vocabulary.classes
-    if config.given.endswith(".json"):
+    if config.given.endswith(".json") or names_tars(config.given):
         index, ours = load_index(config.given), bool(names) and config.classes is None
         if ours and index.classes:
             index = held_to(index, names, f"given={config.given}", "the prior", print)

@@ -19,6 +19,7 @@ from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.measuring import evaluation, results
 from stage1_tokenizer.measuring.evaluation import evaluate_tokenizer
 from stage1_tokenizer.measuring.references import measure_set, reference_of, save_reference
+from stage1_tokenizer.measuring.single_pictures import reconstruct_files
 from stage2_prior.config.evaluation import EvaluateConfig as PriorEvaluateConfig
 from stage2_prior.measuring import evaluation as of_priors
 from tests.stage1_tokenizer import tiny
@@ -169,6 +170,20 @@ def test_a_tokenizer_is_evaluated_on_pictures_of_any_form(tokenizer: str, tmp_pa
     assert shown["samples"] == 5 and Image.open(tmp_path / "shown.png").size[0] > 60
     single = evaluated(tokenizer, f"{folder}/00.png", tmp_path, "single")
     assert single["samples"] == 1
+
+
+def test_a_folder_of_pictures_is_reconstructed_whole(tokenizer: str, tmp_path: Path) -> None:
+    """Also in bf16; pictures of one name in several folders get names of their own."""
+    for place in ("a", "b"):
+        folder_of(tmp_path / "set" / place, 16, 2)
+    options: dict[str, Any] = {"trained_size": False, "lpips": False, "tile": 0, "max_pixels": 10_000}
+    rows = reconstruct_files([str(tmp_path / "set")], tokenizer, str(tmp_path / "out"), precision="bf16", **options)
+    assert len({row["picture"] for row in rows}) == 4 == len(list((tmp_path / "out").glob("*.png")))
+    about = json.loads((tmp_path / "out" / "reconstructions.json").read_text())
+    assert about["precision"] == "bf16" and about["fingerprint"] == tiny.tokenizer().fingerprint
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="is a folder without pictures"):
+        reconstruct_files([str(tmp_path / "none")], tokenizer, str(tmp_path / "other"), **options)
 
 
 @pytest.mark.parametrize("kind", ["nothing", "several indexes", "empty"])
