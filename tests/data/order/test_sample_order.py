@@ -128,6 +128,17 @@ def test_the_order_is_pinned() -> None:
     ]
 
 
+def test_permutations_are_pinned_below_and_above_the_size_where_their_way_changes() -> None:
+    wanted = {
+        15: [4, 13, 5, 10, 11, 0, 2, 9, 14, 6, 8, 3, 7, 1, 12],
+        16: [5, 14, 6, 11, 12, 0, 3, 10, 15, 7, 9, 4, 8, 1, 13, 2],
+        17: [8, 11, 6, 14, 13, 10, 3, 15, 5, 4, 12, 7, 1, 9, 2, 0, 16],
+    }
+    for count, image in wanted.items():
+        found = permute(np.arange(count), np.full(count, count), np.full(count, 5, dtype=np.uint64))
+        assert found.tolist() == image
+
+
 PINNED = [
     [[0, 29], [1, 30], [1, 67], [2, 27]],
     [[1, 67], [0, 39], [2, 23], [1, 18]],

@@ -38,6 +38,7 @@ class Square(Term):
 
 def test_a_term_gives_its_value_and_its_weighted_gradient_without_a_graph() -> None:
     x_hat, x = torch.randn(2, 1, 3, 3, requires_grad=True), torch.randn(2, 1, 3, 3)
+    assert Term().weight == 1
     value, gradient = Square(3.0).at(x_hat * 1, x)
     assert x_hat.grad is None
     assert not value.requires_grad and not gradient.requires_grad

@@ -145,6 +145,13 @@ def _part(rank_sizes: list[int]) -> list[np.ndarray]:
     return _plain(sums.result(all_sum, gather))
 
 
+def test_the_settings_are_the_published_ones():
+    """Salimans et al. 2016: 10 splits; Bińkowski et al. 2018: 100 subsets of 1000; Kynkäänniemi et al. 2019: k = 3."""
+    assert (distances.SPLITS, distances.KID_SUBSETS, distances.KID_SUBSET, distances.NEIGHBOURS) == (10, 100, 1000, 3)
+    assert (distances.KEPT, distances.SEED) == (10_000, 2020)
+    assert distances.METHOD["score"].startswith("10 splits")
+
+
 def test_uneven_ranks_agree_with_one_process():
     one = _plain(statistics(features(45, 7), kept=30))
     for found in run_distributed_test(_part, 2, [[38, 7]]):

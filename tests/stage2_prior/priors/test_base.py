@@ -11,6 +11,7 @@ from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers.multiscale import MultiscaleQuantizer
 from stage2_prior.config.model import PriorModelConfig, TextConfig
 from stage2_prior.priors.base import Prior, weights_hash
+from stage2_prior.priors.build import KINDS
 from stage2_prior.priors.pyramid import Pyramid
 from stage2_prior.priors.sample_noise import SampleNoise
 from stage2_prior.priors.stock import Work
@@ -97,6 +98,25 @@ def test_embeddings_of_places_start_small() -> None:
     text = TextPrefix(TextConfig(tokens=40, layers=1), 64, 2)
     for weight in (Pyramid(quantizer, 64).place.weight, text.place.weight, text.project.weight):
         assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_what_each_kind_can_do() -> None:
+    """In order (no kept code behind a hole), one by one (steps can be compiled), and whether it needs a mask token."""
+    found = {name: (kind.in_order, kind.one_by_one, kind.mask_token, kind.form) for name, kind in KINDS.items()}
+    assert found == {
+        "autoregressive": (True, True, False, "grid"),
+        "depth": (True, True, False, "levels"),
+        "masked": (False, False, True, "grid"),
+        "multiscale": (False, False, False, "scales"),
+    }
+    # the pyramid of the published tokenizer for 256 pixels (Tian et al. 2024, VAR)
+    assert KINDS["multiscale"].assumed_codes == {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)}
+
+
+def test_a_loaded_prior_has_no_noise_of_its_own() -> None:
+    prior = Prior(torch.nn.Identity(), tiny_prior().vocabulary, SOURCE)
+    assert (prior.class_dropout, prior.code_noise, prior.label_smoothing, prior.z_loss) == (0, 0, 0, 0)
+    assert not prior.compiled_steps and prior.forward_methods == ("score",) and prior.loaders == {}
 
 
 def test_training_settings_are_taken_over() -> None:

@@ -234,6 +234,12 @@ def test_a_finished_sampling_says_how_long_it_took_for_what_was_drawn(tmp_path: 
     assert Image.open(tmp_path / "out" / "grid.png").size == (2 * 4 + 2, 3 * 4 + 2 * 2)
     pixels = np.load(tmp_path / "out" / "samples.npz")["arr_0"]
     assert pixels.shape == (6, 4, 4, 3) and pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    many = fresh(tmp_path, count=12, out=str(tmp_path / "many"))
+    many.begin()
+    for picture in (picture for batch in many.batches for picture in batch):
+        Image.new("L", (4, 4)).save(many.path(picture))
+    many.finish(1.0, 36)
+    assert Image.open(tmp_path / "many" / "grid.png").size == (10 * 4 + 9 * 2, 3 * 4 + 2 * 2), "ten in a row at most"
 
 
 def test_a_plan_names_what_costs(tmp_path: Path) -> None:
