@@ -26,11 +26,9 @@ def training_sets(
         index = load_index(path)
         if index.kind != config.kind:
             way = (
-                ": encode them with stage2_prior.encode"
-                if config.kind == "codes"
-                else f": give an index of {config.kind}"
+                "encode them with stage2_prior.encode" if config.kind == "codes" else f"give an index of {config.kind}"
             )
-            raise UserError(f"{key}={path} holds {index.kind}, not {config.kind}{way}")
+            raise UserError(f"{key}={path} holds {index.kind}, not {config.kind}: {way}")
         check_present(index, rank, ranks)
         if key.startswith("data.mixture"):
             held_to(index, found["data.index"].classes, key, "data.index", say if rank == 0 else None)

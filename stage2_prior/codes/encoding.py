@@ -2,6 +2,7 @@
 
 Shapes: B batch, C channels, H W pixels, h w latent grid, K codes."""
 
+import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -73,8 +74,10 @@ class Encoding:
             known = self.out.unfinished_plan().get("batch_size")
             self.batch_size = known or batch_size(self.tokenizer, self.reading.size)
         plan = {**self.about, "pictures": self._pictures_planned(), "batch_size": self.batch_size}
-        if isinstance(plan["pictures"], list):
-            del plan["data"]
+        del plan["data"]  # which `pictures` say in full
+        listed = [sorted(of) for of in quarantined([self.index])]
+        if count := sum(map(len, listed)):
+            plan["quarantine"] = f"{count} samples, {hashlib.sha256(str(listed).encode()).hexdigest()[:8]}"
         self.out.begin(plan, [INDEX], overwrite=self.config.overwrite)
         return self.batch_size
 
@@ -175,7 +178,7 @@ class Encoding:
             tally.took("pictures", count)
             for number, why in listed.items():
                 tally.ignored(f"in the quarantine list ({why})", f"{shard.url} sample {number}")
-            if damaged := shard.nsamples - count - len(listed):
+            if (damaged := shard.nsamples - count - len(listed)) > 0:
                 tally.left_out("damaged, see the warnings above", shard.url, count=damaged)
         return tally
 

@@ -93,7 +93,6 @@ def test_an_encoding_begun_by_an_older_version_goes_on(
     stopped(config, monkeypatch)
     file = tmp_path / "codes" / STATE / "plan.json"
     plan = json.loads(file.read_text())
-    del plan["data"]
     shards = load_index(config.data).shards
     plan["pictures"] = [{"url": s.url, "nsamples": s.nsamples, "filesize": s.filesize} for s in shards]
     file.write_text(json.dumps(plan))
@@ -133,3 +132,24 @@ def test_damaged_pictures_are_counted_and_too_many_refused(
     assert not (tmp_path / "codes" / "index.json").exists()
     assert encode(replace(config, allow_left_out=0.2)) == 0
     assert "2, damaged, see the warnings above (2 .tar): pictures-000000.tar" in capsys.readouterr().out
+
+
+def test_an_encoding_does_not_go_on_with_another_quarantine_list(
+    config: EncodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(config, monkeypatch)
+    listed = {"pictures-000000.tar": {2: "it looks wrong"}}
+    quarantine.save(quarantine.quarantine_path(Path(config.data)), listed)
+    with pytest.raises(UserError, match=r"made with another quarantine .* '1 samples, "):
+        encode(config)
+
+
+def test_an_index_made_again_without_hashes_is_of_the_same_pictures(
+    config: EncodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(config, monkeypatch)
+    values = json.loads(Path(config.data).read_text())
+    for shard in values["shardlist"]:
+        del shard["sha256"]
+    Path(config.data).write_text(json.dumps(values))
+    assert encode(config) == 0
