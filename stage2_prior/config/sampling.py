@@ -74,7 +74,7 @@ class InpaintConfig(SampleConfig):
     count: int = 4
     """Results for each given picture."""
     classes: list[str] | None = None
-    """A class for all pictures, or one for each; null: their labels, if `given` is an index of the prior's classes."""
+    """A class for all pictures, or one for each; null: their labels, by the classes' names, if `given` is an index."""
     prompts: str | None = None
     """A file with a line of text for each picture (or `prompt`, one for all); null: the captions of an index."""
 

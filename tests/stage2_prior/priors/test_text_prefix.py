@@ -25,7 +25,7 @@ from stage2_prior.encode import encode
 from stage2_prior.generation.autoregressive import CachedLlama
 from stage2_prior.inpaint import inpaint
 from stage2_prior.priors.autoregressive import AutoregressivePrior
-from stage2_prior.priors.build import load_prior
+from stage2_prior.priors.build import build_prior, load_prior
 from stage2_prior.priors.text_prefix import TextPrefix
 from stage2_prior.release import ReleaseConfig, release
 from stage2_prior.sample import sample
@@ -322,3 +322,15 @@ def test_what_does_not_fit_is_one_line(captioned: Captioned, coded: Coded, tmp_p
         requested(SampleConfig(prior="", tokenizer="", out="", prompt="a"), tiny_prior())
     with pytest.raises(UserError, match="text_encoder=x needs a prior with a frozen encoder"):
         load_prior(captioned.run, text_encoder="x")
+
+
+def test_a_release_names_the_encoder_without_its_folder(tmp_path: Path):
+    encoder = write_encoder(tmp_path / "alex-at-work" / "clip", "clip")
+    config = PriorModelConfig(layers=1, width=16, heads=2, condition="text", text=TextConfig(encoder, tokens=8))
+    prior = build_prior(config, SOURCE, ())
+    prior.condition.forget_places()
+    prior.save_pretrained(tmp_path / "released")
+    files = [path for path in (tmp_path / "released").rglob("*") if path.is_file()]
+    assert not [path for path in files if b"alex-at-work" in path.read_bytes()]
+    assert "frozen encoder `clip`" in str(prior.condition)
+    assert load_prior(tmp_path / "released", text_encoder=encoder).condition.prefix == 8
