@@ -19,7 +19,9 @@ _STRAY = 0.1
 Form = tuple[str, ...]
 
 
-def settled(scans: Sequence[Scan], layout: Layout, classes: Sequence[str]) -> tuple[Layout, list[str], Tally]:
+def settled(
+    scans: Sequence[Scan], layout: Layout, classes: Sequence[str], where: str = "these tars"
+) -> tuple[Layout, list[str], Tally]:
     """The layout with the pictures' extensions and the meaning of labels, the classes, and what is taken and left out.
 
     `layout` has the user's settings; its `picture`, if any, is kept. Without `classes`, labels that are words become
@@ -28,7 +30,7 @@ def settled(scans: Sequence[Scan], layout: Layout, classes: Sequence[str]) -> tu
     forms, examples, formats = _seen(scans)
     layout = replace(layout, picture=_pictures(forms, examples, formats, layout), pieces=any(s.pieces for s in scans))
     if not layout.picture or not any(layout.is_sample(form) for form in forms):
-        raise _nothing(forms, layout, sum((scan.tally for scan in scans), Tally()))
+        raise _nothing(forms, layout, sum((scan.tally for scan in scans), Tally()), where)
     tally = told(scans, layout)
     labels = Counter[str]()
     for scan in scans:
@@ -102,14 +104,14 @@ def _shows(extension: str, formats: dict[str, str]) -> bool:
     return not extension.startswith(NO_PICTURE) and (is_picture(extension) or extension in formats)
 
 
-def _nothing(forms: Counter[Form], layout: Layout, tally: Tally) -> UserError:
+def _nothing(forms: Counter[Form], layout: Layout, tally: Tally, where: str) -> UserError:
     there = Counter[str]()
     for form, count in forms.items():
         there.update({extension.lstrip(NO_PICTURE) or "none": count for extension in form})
     listed = ", ".join(f"{count} {extension}" for extension, count in there.most_common(8)) or "none"
     wanted = f" with the extension {', '.join(layout.picture)}" if layout.picture else ""
     lost = "".join(f"; {line}" for line in tally.lines()[1:])
-    return UserError(f"no samples: no pictures{wanted} in these tars; extensions there: {listed}{lost}")
+    return UserError(f"no samples: no pictures{wanted} in {where}; extensions there: {listed}{lost}")
 
 
 def _tell_members(

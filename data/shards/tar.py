@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 BLOCK = 512
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _PAX_SOLARIS = b"L", b"K", b"x", b"g", b"X"
 _EXTENSIONS = _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _PAX_SOLARIS
-_SPARSE, _FILE, _LINK, _SYMLINK, _DIRECTORY = b"S", b"0", b"1", b"2", b"5"
+_SPARSE = b"S"
 _KINDS = {
     b"0": "file",
     b"\0": "file",
@@ -102,11 +102,13 @@ def walk(
     is walked too, and `notes` gets a line for what follows.
     """
     header, first = _Header(), offset
+    notes = [] if notes is None else notes
     file.seek(offset)
     while True:
         block = file.read(BLOCK)
         if len(block) < BLOCK:
-            raise TarError(f"the archive's end marker is missing at byte {offset}")
+            missing = f"the archive's end marker is missing at byte {offset}"
+            raise TarError((offset == 0 and _what(block)) or missing)
         if not block.rstrip(b"\0"):
             following = _after_end(file, offset + BLOCK)
             if following is None:
@@ -115,9 +117,9 @@ def walk(
             try:
                 header.feed(block, offset)
             except TarError:
-                _note(notes, f"what follows the archive's end, at byte {offset}, is no archive")
+                notes.append(f"what follows the archive's end, at byte {offset}, is no archive")
                 return
-            _note(notes, f"another archive follows the end of the first, at byte {offset}: its members are taken too")
+            notes.append(f"another archive follows the end of the first, at byte {offset}: its members are taken too")
             header, first = _Header(), offset
         header.feed(block, offset)
         while header.sparse_goes_on:  # old GNU sparse files have further blocks of their map
@@ -237,11 +239,6 @@ def _after_end(file: Seekable, offset: int) -> tuple[bytes, int] | None:
     return None
 
 
-def _note(notes: list[str] | None, line: str) -> None:
-    if notes is not None:
-        notes.append(line)
-
-
 def _checksum(block: bytes) -> bytes:
     """The checksum as nearly all tars write it."""
     return b"%06o\0 " % (sum(block) - sum(block[148:156]) + 256)
@@ -255,15 +252,17 @@ def _sums(block: bytes) -> tuple[int, int]:
 
 
 def _no_header(block: bytes, offset: int) -> TarError:
-    if offset == 0:
-        for beginning, name in _COMPRESSED.items():
-            if block.startswith(beginning):
-                return TarError(f"it is compressed by {name}: unpack it, or name it .tar.gz if it is gzip's")
-        if block.startswith(b"version https://git-lfs"):
-            return TarError("it is a pointer of Git LFS, not the file: run `git lfs pull`")
-        if block.lstrip()[:1] == b"<":
-            return TarError("it is a web page, not an archive: download it again")
-    return TarError(f"no tar header at byte {offset}")
+    return TarError((offset == 0 and _what(block)) or f"no tar header at byte {offset}")
+
+
+def _what(beginning: bytes) -> str:
+    """What a file is that begins so and is no tar; empty where it isn't known."""
+    for first, name in _COMPRESSED.items():
+        if beginning.startswith(first):
+            return f"it is compressed by {name}: unpack it, or name it .tar.gz if it is gzip's"
+    if beginning.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file: run `git lfs pull`"
+    return "it is a web page, not an archive: download it again" if beginning.lstrip()[:1] == b"<" else ""
 
 
 def _number(field: bytes, offset: int) -> int:

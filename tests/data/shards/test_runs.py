@@ -241,6 +241,8 @@ def test_what_follows_the_end_and_is_no_archive_is_told(tmp_path: Path) -> None:
         (b"\x28\xb5\x2f\xfd" + bytes(600), "compressed by zstd"),
         (b"PK\3\4" + bytes(600), "compressed by zip"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n" + b" " * 500, "pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        (tar_bytes([]), r"no pictures in .*a\.tar; extensions there: none"),
         (b"<!DOCTYPE html><html>" + b" " * 600, "web page"),
         (tar_bytes([("0.jpg", A)])[:900], "ends within a member"),
         (tar_bytes([("0.jpg", A)])[: 512 + 1024], "end"),
