@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from data.media import handler
+from data.remote.stores import without_secrets
 from data.shards.compressed import open_plain
 from data.shards.index import ShardIndex
 from data.shards.locations import is_remote
@@ -72,7 +73,8 @@ def verify(index: ShardIndex, *, processes: int = 1, max_pixels: int = 100_000_0
     locations = [index.location(i) for i in range(len(index.shards))]
     remote = next((location for location in locations if is_remote(location)), None)
     if remote is not None:
-        raise UserError(f"{remote} is remote, and verification reads all of it: copy the set to this machine first")
+        name = without_secrets(remote)
+        raise UserError(f"{name} is remote, and verification reads all of it: copy the set to this machine first")
     findings = Findings(shards=len(index.shards))
     by_hash: dict[bytes, list[tuple[str, int]]] = collections.defaultdict(list)
     work = partial(_verify_shard, dataclasses.replace(index, offsets=None), max_pixels)

@@ -165,7 +165,7 @@ class ReadAhead:
                 return self._decode(shard, place, epoch, partial(self.reader.read, shard, place), buffer, row)
             except DamagedSampleError:
                 continue
-        names = ", ".join(self._shards.location(shard) for shard in sorted(tried)[:5])
+        names = ", ".join(self._shards.name(shard) for shard in sorted(tried)[:5])
         raise UserError(
             f"{_MAX_TRIES} neighbouring samples are damaged, in {names}: "
             "check them with `python -m data.inspect INDEX --verify`"
@@ -177,7 +177,7 @@ class ReadAhead:
         self.tally.requested += len(rows)
         for row, (shard, position, _) in zip(rows, request.places.tolist(), strict=True):
             if row.damage is not None:
-                self._count(self._shards.location(shard), position, row.damage)
+                self._count(self._shards.name(shard), position, row.damage)
         kept = [i for i, row in enumerate(rows) if row.key is not None]
         if not kept:
             return

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from data.remote.stores import without_secrets
 from data.shards.compressed import open_shard
 from data.shards.index import ShardIndex
 from launch.command.cli import UserError
@@ -43,6 +44,10 @@ class NumberedShards:
         index, local = self.part(shard)
         return index.location(local)
 
+    def name(self, shard: int) -> str:
+        """Its path or URL for messages, without secrets."""
+        return without_secrets(self.location(shard))
+
     @property
     def remote(self) -> bool:
         """Whether any shard is behind a URL."""
@@ -75,7 +80,7 @@ class LocalReader:
                 file = self._open(shard)
             return file.read(first, last)
         except OSError as error:
-            location = self._shards.location(shard)
+            location = self._shards.name(shard)
             raise UserError(f"shard {location} can't be read ({error.strerror}): restore it and resume") from error
 
     def fetchers(self, order: Windows, lanes: np.ndarray, positions: np.ndarray, places: np.ndarray) -> list[Fetch]:

@@ -17,7 +17,7 @@ from data.config import CodeDataConfig
 from data.reading.readers import Fetch, LocalReader, NumberedShards, Windows
 from data.remote.cache import ShardCache
 from data.remote.files import Patience, RemoteFile, Versions, whole
-from data.remote.stores import printable
+from data.remote.stores import without_secrets
 from data.shards.locations import is_remote
 from data.shards.offsets import Pieces
 from data.shards.runs import samples, scan
@@ -119,8 +119,8 @@ class RemoteReader(LocalReader):
         index, local = self._shards.part(shard)
         location = index.location(local)
         if index.layout.pieces and index.offsets is None:
-            raise UserError(f"members of samples lie apart in {printable(location)}, and the index's offsets file, "
-                            "which says where, is missing: put it beside the index")  # fmt: skip
+            raise UserError(f"members of samples lie apart in {without_secrets(location)}, and the index's offsets "
+                            "file, which says where, is missing: put it beside the index")  # fmt: skip
         if not is_remote(location):
             return self._from(partial(self.stretch, shard), shard, start, stop)
         if self._cache is not None:

@@ -15,6 +15,7 @@ from data.order.mixture import MixtureOrder
 from data.order.sample_order import SampleOrder, divisors
 from data.reading.read_ahead import ReadAhead, Request
 from data.reading.readers import NumberedShards
+from data.remote.stores import without_secrets
 from data.shards.classes import held_to
 from data.shards.index import ShardIndex
 from data.shards.loading import check_present, load_index
@@ -160,7 +161,7 @@ def _open(sources: Sequence[ShardIndex | str], kind: str, rank: int = 0, world_s
     for source in sources:
         index = source if isinstance(source, ShardIndex) else load_index(source)
         if index.kind != kind:
-            place = index.path if isinstance(source, ShardIndex) else source
+            place = index.path if isinstance(source, ShardIndex) else without_secrets(source)
             raise UserError(f"data.index={place} holds {index.kind}, not {kind}: give an index of {kind}")
         check_present(index, rank, world_size)
         if indexes:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from data.remote.stores import FinalError, Version, in_store, open_range, printable
+from data.remote.stores import FinalError, Version, in_store, open_range, without_secrets
 from launch.command.cli import UserError, reason
 
 _log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class RemoteFile:
             try:
                 pieces.close()
             except Exception as error:  # a connection that fails to close is closed all the same
-                _log.debug("closing %s: %s", printable(self.url), reason(error))
+                _log.debug("closing %s: %s", without_secrets(self.url), reason(error))
 
     def _some(self, most: int) -> memoryview:
         """At most so many of the next bytes; none only at the end."""
@@ -141,10 +141,10 @@ class RemoteFile:
                 if not self._rest and self.offset < min(self.size or 0, self.stop or sys.maxsize):
                     raise ConnectionError(f"the connection ended at byte {self.offset}")
             except ChangedError as error:
-                raise UserError(f"shard {printable(self.url)} {error}") from None
+                raise UserError(f"shard {without_secrets(self.url)} {error}") from None
             except FinalError as error:
                 raise UserError(
-                    f"{printable(self.url)} can't be read ({error}): check the address and the rights"
+                    f"{without_secrets(self.url)} can't be read ({error}): check the address and the rights"
                 ) from None
             except Exception as error:  # every transport has its own exceptions; all others are worth a retry
                 self._failed(error)
@@ -168,7 +168,7 @@ class RemoteFile:
         """Wait before the next attempt; UserError after the last."""
         self.close()
         self._failures += 1
-        name, patience = printable(self.url), self._patience
+        name, patience = without_secrets(self.url), self._patience
         what = f"nothing came for {patience.stall_seconds:g} s" if isinstance(error, TimeoutError) else reason(error)
         if self._failures >= patience.retries:
             raise UserError(
@@ -188,7 +188,7 @@ def whole(file: RemoteFile) -> bytes:
     with closing(file):
         contents = file.read(sys.maxsize)
     if file.stop is not None and file.offset < file.stop:
-        raise UserError(f"{printable(file.url)} ends at byte {file.offset}: its index is of another file")
+        raise UserError(f"{without_secrets(file.url)} ends at byte {file.offset}: its index is of another file")
     return contents
 
 

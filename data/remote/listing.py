@@ -36,7 +36,7 @@ def matching(pattern: str) -> list[str]:
 
     UserError where the place can't be listed.
     """
-    name = stores.printable(pattern)
+    name = stores.without_secrets(pattern)
     if pattern.startswith(("http://", "https://")):
         raise UserError(f"{name} can't be listed over HTTP: write the names with braces, such as {{000..127}}")
     try:

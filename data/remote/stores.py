@@ -59,7 +59,7 @@ class Version(NamedTuple):
     """Its ETag, or else the time of its last change."""
 
 
-def printable(url: str) -> str:
+def without_secrets(url: str) -> str:
     """The URL without user, password and query: those may hold secrets, and messages are logged. Paths stay."""
     if "://" not in url or url.startswith("pipe:"):
         return url
@@ -182,7 +182,7 @@ def translated(error: Exception) -> Exception:
         if sign in text:
             return ConnectionError(words)
     first = re.sub(r"Error performing .*? in \S+ - |^Generic \w+ error: ", "", text.split("\n")[0])
-    first = re.sub(r"\w+://\S+", lambda match: printable(match[0]), first)[:200] or type(error).__name__
+    first = re.sub(r"\w+://\S+", lambda match: without_secrets(match[0]), first)[:200] or type(error).__name__
     # Without a status the request was never sent, or the answer broke off: what the library names by a type is final.
     final = (FileNotFoundError, PermissionDeniedError, UnauthenticatedError, ValueError, ImportError)
     unsent = ("must be specified", "Invalid", "Unable to", "Missing", "missing", "StartTooLarge")

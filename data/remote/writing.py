@@ -11,9 +11,8 @@ from launch.command.cli import UserError
 def refuse_read_only(out: str) -> None:
     """UserError where `out` is a URL that can only be read."""
     if not stores.in_bucket(out):
-        raise UserError(
-            f"out={stores.printable(out)} can't be written to: give a local path, or one in a bucket (s3://, gs://, az://)"
-        )
+        name = stores.without_secrets(out)
+        raise UserError(f"out={name} can't be written to: give a local path, or one in a bucket (s3://, gs://, az://)")
 
 
 @contextlib.contextmanager
@@ -23,7 +22,9 @@ def reaching(url: str) -> Iterator[None]:
         yield
     except (stores.FinalError, ConnectionError, TimeoutError) as error:
         what = str(error) or "no answer"
-        raise UserError(f"{stores.printable(url)} can't be used ({what}): check the address and the rights") from None
+        raise UserError(
+            f"{stores.without_secrets(url)} can't be used ({what}): check the address and the rights"
+        ) from None
 
 
 def there(url: str) -> bool:

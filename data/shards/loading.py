@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from data.remote.files import Patience, RemoteFile, whole
 from data.remote.listing import in_buckets
-from data.remote.stores import printable
+from data.remote.stores import without_secrets
 from data.shards.index import ShardIndex, offsets_path
 from data.shards.layout import Layout
 from data.shards.locations import beside, folder_of, is_remote
@@ -46,15 +46,17 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
         values = json.loads(whole(RemoteFile(path, Patience())) if remote else Path(path).read_bytes())
     except FileNotFoundError as error:
         raise UserError(
-            f"the index {printable(path)} is missing: check data.index, or make it by data.pack or data.index"
+            f"the index {without_secrets(path)} is missing: check data.index, or make it by data.pack or data.index"
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"the index {printable(path)} can't be read ({error}): check data.index") from error
+        raise UserError(f"the index {without_secrets(path)} can't be read ({error}): check data.index") from error
     base = folder_of(path) if remote else str(Path(path).parent)
-    index = ShardIndex.from_json(_from_info(values, split, path), base, path)
+    index = ShardIndex.from_json(_from_info(values, split, without_secrets(path)), base, without_secrets(path))
     index = replace(index, name=index.name or place_name(os.fspath(source)))
     if not len(index):
-        raise UserError(f"the index {printable(path)} holds no samples: make it again with `python -m data.index`")
+        raise UserError(
+            f"the index {without_secrets(path)} holds no samples: make it again with `python -m data.index`"
+        )
     if remote:
         _refuse_local(path, index)
     else:
@@ -168,7 +170,8 @@ def _refuse_local(url: str, index: ShardIndex) -> None:
     for i, shard in enumerate(index.shards):
         if index.location(i).startswith("pipe:") or not is_remote(index.location(i)):
             raise UserError(
-                f"the remote index {printable(url)} names {shard.url!r}: only an index on this machine may do that"
+                f"the remote index {without_secrets(url)} names {shard.url!r}: "
+                "only an index on this machine may do that"
             )
 
 
@@ -181,7 +184,9 @@ def _remote_offsets(url: str, index: ShardIndex) -> ShardOffsets | None:
             return offsets
     except (UserError, ValueError) as error:
         why = str(error)
-    _log.warning("%s has no offsets beside it (%s): each lane reads its shards from their start", printable(url), why)
+    _log.warning(
+        "%s has no offsets beside it (%s): each lane reads its shards from their start", without_secrets(url), why
+    )
     return None
 
 

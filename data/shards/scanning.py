@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from data.remote.files import Patience, RemoteFile
-from data.remote.stores import printable
+from data.remote.stores import without_secrets
 from data.shards.compressed import open_plain
 from data.shards.index import Shard, ShardIndex
 from data.shards.layout import Layout
@@ -73,7 +73,7 @@ def _sound_scans(tars: Sequence[str], layout: Layout, threads: int, show_progres
     if not tars:
         raise UserError("no tars to index: check the pattern")
     scans = scan_all(tars, layout, threads, show_progress)
-    damaged = [f"{printable(tar)} ({scan.damage})" for tar, scan in zip(tars, scans, strict=True) if scan.damage]
+    damaged = [f"{without_secrets(tar)} ({scan.damage})" for tar, scan in zip(tars, scans, strict=True) if scan.damage]
     if damaged:
         raise UserError(f"damaged or missing tars: {named(damaged)}; repair them or leave them out")
     return scans

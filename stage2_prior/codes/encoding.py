@@ -14,6 +14,7 @@ from data.pictures.batches import PictureBatch
 from data.pictures.config import TransformConfig
 from data.pictures.transforms import to_float
 from data.reading.stream import every_sample
+from data.remote.stores import without_secrets
 from data.shards.bucket import set_writer
 from data.shards.identity import Identity
 from data.shards.index import ShardIndex
@@ -177,9 +178,9 @@ class Encoding:
         for shard, count, listed in zip(self.index.shards, encoded, quarantined([self.index]), strict=True):
             tally.took("pictures", count)
             for number, why in listed.items():
-                tally.ignored(f"in the quarantine list ({why})", f"{shard.url} sample {number}")
+                tally.ignored(f"in the quarantine list ({why})", f"{without_secrets(shard.url)} sample {number}")
             if (damaged := shard.nsamples - count - len(listed)) > 0:
-                tally.left_out("damaged, see the warnings above", shard.url, count=damaged)
+                tally.left_out("damaged, see the warnings above", without_secrets(shard.url), count=damaged)
         return tally
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from data.config import DataConfig
 from data.pictures.config import TransformConfig
-from data.reading.stream import Stream, every_sample
+from data.reading.stream import Stream, every_code, every_sample
 from data.shards.loading import load_index
 from launch.command.cli import UserError
 from tests.data.making import picture_set
@@ -141,3 +141,31 @@ def test_pipes_and_fsspec(folder: Path, healthy: list, tmp_path: Path) -> None:
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps({"shardlist": shards, "classes": classes}))
         assert batches(str(path)) == healthy, name
+
+
+def test_signed_addresses_of_shards_are_never_shown(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither where samples are damaged nor where the server fails or the index is of another kind."""
+    for path in folder.iterdir():
+        contents = path.read_bytes()
+        at = contents.find(b"\xff\xd8") if path.name == "set-00.tar" else -1
+        (tmp_path / path.name).write_bytes(contents if at < 0 else contents[: at + 2] + bytes(40) + contents[at + 42 :])
+    values = json.loads((tmp_path / "set.json").read_text())
+    shown = []
+    with served(tmp_path, lambda path, number: "503" if number % 5 == 0 and ".tar" in path else "") as server:
+        for shard in values["shardlist"]:
+            shard["url"] = f"{server.url}/{shard['url']}?X-Amz-Signature=SECRET"
+        (tmp_path / "set.json").write_text(json.dumps(values))
+        index = f"{server.url}/set.json?X-Amz-Signature=SECRET"
+        with caplog.at_level(logging.INFO):
+            batches(index, count=6, retries=30)
+            with pytest.raises(UserError) as caught:
+                batches(index, count=6, max_damaged=0.0)
+            shown.append(str(caught.value))
+            with pytest.raises(UserError) as caught:
+                next(iter(every_code(index, batch_size=4)))
+            shown.append(str(caught.value))
+    assert "set-00.tar" in shown[0] and "set.json" in shown[1]
+    assert any("damaged" in line for line in caplog.messages) and any("503" in line for line in caplog.messages)
+    assert not any("SECRET" in text for text in (*shown, *caplog.messages))
