@@ -64,7 +64,7 @@ def index_pictures(
     """
     tars = [os.fspath(tar) for tar in sources]
     scans = _sound_scans(tars, replace(layout, pieces=True), threads, show_progress)
-    layout, names, tally = settled(scans, layout, classes, named([printable(tar) for tar in tars]))
+    layout, names, tally = settled(scans, layout, classes, named([without_secrets(tar) for tar in tars]))
     about = {**about, "classes": names}
     return _index(tars, scans, layout, os.fspath(base), hashes, threads, about), tally
 
