@@ -17,6 +17,7 @@ from data.shards.layout import Layout
 from data.shards.loading import load_index
 from data.shards.locations import folder_of, is_remote, relative
 from data.shards.patterns import find_tars
+from data.shards.quarantine import set_aside
 from data.shards.scanning import index_pictures
 from data.shards.tally import ALLOWED, Tally
 from data.shards.text import text_lines
@@ -76,8 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if tally is not None:
         lines = [*tally.lines(), *tally.settle(config.allow_left_out)]
         index.meta["tally"] = tally.to_json()
+    aside = "" if remote else set_aside(Path(out), index)
     index.save(out)
-    print("\n".join([*lines, f"{out}: {len(index)} samples in {len(index.shards)} shards"]))
+    print("\n".join([*lines, *filter(None, [aside]), f"{out}: {len(index)} samples in {len(index.shards)} shards"]))
     return 0
 
 

@@ -4,7 +4,11 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from data.shards.index import ShardIndex
+import numpy as np
+
+from data.shards.index import ShardIndex, offsets_path
+from data.shards.loading import load_index
+from data.shards.offsets import ShardOffsets
 from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 from launch.files.atomic import write_file
@@ -37,6 +41,31 @@ def load(path: Path) -> dict[str, dict[int, str]]:
         raise UserError(
             f"{path} is no quarantine list ({error}): write it again with `python -m data.inspect`"
         ) from error
+
+
+def set_aside(index_path: Path, now: ShardIndex) -> str:
+    """Rename the list of an index that is about to be replaced by one of other samples; a line that says so.
+
+    Its positions would mean others. Empty where there is no list, or the samples are the same.
+    """
+    path = quarantine_path(index_path)
+    if not path.exists():
+        return ""
+    if _same_places(index_path, now):
+        return ""
+    kept = path.with_name(f"{path.name}.before")
+    path.replace(kept)
+    return f"warning: {path} was of the former index, and is now {kept}: verify the set again"
+
+
+def _same_places(index_path: Path, now: ShardIndex) -> bool:
+    """Whether an index on disk has its samples where another one has them."""
+    try:
+        before, places = load_index(index_path, with_offsets=False), ShardOffsets.load(offsets_path(index_path))
+    except (OSError, ValueError):  # UserError is a ValueError
+        return False
+    shards = [[(shard.url, shard.nsamples) for shard in index.shards] for index in (before, now)]
+    return shards[0] == shards[1] and now.offsets is not None and np.array_equal(places.blocks, now.offsets.blocks)
 
 
 class QuarantinedError(DamagedSampleError):

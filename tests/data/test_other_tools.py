@@ -213,6 +213,21 @@ def test_what_is_left_out_is_weighed(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "left out of the pictures: 20, no picture" in capsys.readouterr().out
 
 
+def test_a_quarantine_list_is_not_taken_for_other_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    things: list[Member] = [(f"{i}.jpg", jpeg(i)) for i in range(4)]
+    tar = tar_file(tmp_path / "a.tar", [*things, ("x.png", b"no picture"), ("x.png", b"no picture")])
+    index, listed = tmp_path / "a.json", tmp_path / "a.quarantine.json"
+    index_main([str(tar), str(index), "--hashes", "false"])
+    assert inspect_main([str(index), "--verify", "--quarantine", "--processes", "1"]) == FOUND and listed.exists()
+    index_main([str(tar), str(index), "--hashes", "false", "--overwrite"])
+    assert listed.exists(), "the samples are the same"
+    tar_file(tar, things[::-1])
+    capsys.readouterr()
+    index_main([str(tar), str(index), "--hashes", "false", "--overwrite"])
+    assert not listed.exists() and listed.with_name("a.quarantine.json.before").exists()
+    assert "a.quarantine.json was of the former index" in capsys.readouterr().out
+
+
 def test_labels_that_are_words_train_and_numbers_get_names(tmp_path: Path) -> None:
     words = write_tar(
         tmp_path / "a.tar", [(str(i), {"jpg": jpeg(i), "cls": b"cat" if i % 2 else b"ant"}) for i in range(6)]

@@ -12,6 +12,7 @@ import pytest
 
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
+from data.shards.classes import held_to
 from data.shards.index import ShardIndex
 from data.shards.layout import GENERAL, Layout
 from data.shards.loading import load_index
@@ -277,6 +278,12 @@ def test_labels_that_are_words_become_classes(tmp_path: Path) -> None:
     assert index.classes == ["7", "cat", "dog"] and index.layout.labels == "names"
     assert [index.label_of(sample) for sample in read_all(index)] == [2, 1, 2, 0]
     assert any("make 3 classes in alphabetical order" in line for line in tally.lines())
+
+
+def test_names_are_held_to_the_classes_of_another_set(tmp_path: Path) -> None:
+    index, _ = indexed(tmp_path, [("0.jpg", A), ("0.cls", b"dog"), ("1.jpg", B), ("1.cls", b"cat")])
+    other = held_to(index, ["fox", "dog", "cat"], "a mixture")
+    assert [other.label_of(sample) for sample in read_all(other)] == [1, 2]
 
 
 def test_labels_with_a_list_of_classes(tmp_path: Path) -> None:
