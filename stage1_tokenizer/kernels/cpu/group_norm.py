@@ -36,6 +36,7 @@ def _pays(x_BCHW: Tensor, weight_C: Tensor) -> bool:
         x_BCHW.device.type == "cpu"
         and x_BCHW.ndim == 4
         and x_BCHW.dtype == weight_C.dtype
+        and x_BCHW.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and x_BCHW.numel() >= LEAST_VALUES
