@@ -33,7 +33,7 @@ class RunConfig:
     deterministic: bool = False
     """On GPUs, use deterministic kernels, so that a resumed run is bit-identical; slower. CPUs always do."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Where metrics go, too: any of tensorboard, wandb; [] for none. One that isn't installed or can't
+    """Where metrics go besides metrics.jsonl: any of tensorboard, wandb; [] for none. One that isn't installed or can't
     start ends the run at once."""
     project: str = "vqloom"
     """The trackers' name of the project."""
