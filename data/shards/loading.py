@@ -79,8 +79,9 @@ def _of_tars(pattern: str) -> ShardIndex:
     name = place_name(os.path.dirname(pattern) if several else pattern)  # noqa: PTH120
     threads = min(8, os.cpu_count() or 1)
     index, tally = index_pictures(find_tars(pattern), layout=Layout(), threads=threads, name=name)
-    for line in tally.settle(allow=True):
-        _log.warning("%s: %s", pattern, line.removeprefix("warning: "))
+    told = [line for line in tally.lines()[1:] if not line.startswith("ignored")]
+    for line in [*told, *tally.settle(allow=True)]:
+        _log.warning("%s: %s", without_secrets(pattern), line.removeprefix("warning: "))
     return index
 
 

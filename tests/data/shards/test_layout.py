@@ -9,6 +9,7 @@ import pytest
 
 from data.shards.identity import Identity
 from data.shards.layout import GENERAL, Layout, no_data, picture_among
+from data.shards.loading import load_index
 from data.shards.sample import DamagedSampleError, picture_member
 from data.shards.scanning import index_pictures
 from data.shards.settling import settled
@@ -189,3 +190,10 @@ def test_what_systems_and_archivers_add_is_no_data(name: str, what: str) -> None
 @pytest.mark.parametrize("name", ["000.jpg", "a.b/000.jpg", "a_.jpg", "db.ini/x.jpg", "x/PaxHeaderless.jpg"])
 def test_all_else_is_data(name: str) -> None:
     assert no_data(name) == ""
+
+
+def test_tars_that_are_read_without_an_index_tell_it_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tar = tar_file(tmp_path / "a.tar", [(name, PICTURE) for name in [*spread("png", "jpg"), "x.depth.png"]])
+    assert load_index(tar).layout.picture == ("jpg",)
+    told = "\n".join(caplog.messages)
+    assert "several pictures (jpg, png), of which jpg is taken" in told and "x.depth.png" in told
