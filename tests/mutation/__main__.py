@@ -41,6 +41,7 @@ from tests.mutation.trial import (
 )
 
 ROOT = Path(__file__).parents[2]
+REASONS = ROOT / "tests" / "mutation" / "survivors.json"
 MODULES = (
     "stage1_tokenizer/quantizers/*.py",
     "stage1_tokenizer/losses/*.py",
@@ -89,7 +90,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "mutation", help="folder of what was found")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--budget", type=float, default=30.0, help="most seconds of tests for one mutant")
-    parser.add_argument("--again", action="store_true", help="try again those that survived")
+    parser.add_argument("--again", action="store_true", help="try those again that survived and could be seen")
     parser.add_argument("--show", action="store_true", help="only print what is known")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,10 @@ def try_all(wanted: list[Mutant], options: argparse.Namespace) -> bool:
     results = options.out / "results.jsonl"
     known = read_results(results)
     if options.again:
-        known = {key: result for key, result in known.items() if result["result"] not in (SURVIVED, UNREACHED)}
+        entries = json.loads(REASONS.read_text())
+        seen = {mutant.key for mutant in wanted if known_reason(mutant, entries).get("kind") != "equivalent"}
+        missed = {key for key, result in known.items() if result["result"] in (SURVIVED, UNREACHED)}
+        known = {key: result for key, result in known.items() if key not in missed & seen}
     left = [mutant for mutant in wanted if mutant.key not in known]
     trials = Trials(ROOT, options.out / "reach.jsonl", options.workers, options.budget)
     done, started = 0, time.monotonic()
@@ -213,7 +217,7 @@ def known_reason(mutant: Mutant, entries: list[dict[str, str]]) -> dict[str, str
 def report(wanted: list[Mutant], options: argparse.Namespace) -> int:
     """Print the survivors without a reason and the score; write summary.json. 1 where a survivor has no reason."""
     known = read_results(options.out / "results.jsonl")
-    entries = json.loads((ROOT / "tests/mutation/survivors.json").read_text())
+    entries = json.loads(REASONS.read_text())
     rows: dict[str, Counter[str]] = {}
     unexplained = []
     for mutant in wanted:

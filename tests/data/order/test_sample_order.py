@@ -157,6 +157,11 @@ def test_wrong_lanes_are_answered_with_those_that_would_do(lanes: int, batch: in
         SampleOrder([samples], seed=0, batch_size=batch, lanes=lanes)
 
 
+def test_lanes_that_fit_the_ranks_are_named() -> None:
+    with pytest.raises(ValueError, match=r"run on 1, 2 or 4 ranks, or set data\.lanes to one of 3, 6 or 12$"):
+        SampleOrder([1000], seed=0, batch_size=12, lanes=4).part(0, 0, 3)
+
+
 def test_more_ranks_than_samples_of_a_batch_have_a_way_out_too() -> None:
     with pytest.raises(ValueError, match=r"set data\.lanes and data\.batch_size to 5$"):
         SampleOrder([1000], seed=0, batch_size=2).part(0, 0, 5)

@@ -50,6 +50,8 @@ SAME: dict[str, Callable[[Path], str]] = {
     "opaque RGBA": lambda place: saved(Image.fromarray(half()).convert("RGBA"), place),
     "a palette": lambda place: saved(palette(), place),
     "16 bits": lambda place: saved(Image.fromarray(half(kind=np.uint16, white=65535)), place),
+    "bytes in 32 bits": lambda place: saved(half(kind=np.int32), place, "mask.tif"),
+    "fractions": lambda place: saved(half(kind=np.float32), place, "mask.tif"),
     "a JPEG": lambda place: saved(half(64, 64), place, "mask.jpg"),
     "a larger square": lambda place: saved(half(100, 100), place),
     "a smaller square": lambda place: saved(half(4, 4), place),
@@ -69,6 +71,14 @@ def test_a_mask_of_the_pictures_size_lies_where_they_do(tmp_path: Path) -> None:
     padded = read_mask(mask, replace(TRANSFORM, size=64, fit="pad"), {(32, 16)})
     assert padded[24:40, 16:32].all() and padded.sum() == 16 * 16
     assert torch.equal(read_mask(mask, replace(TRANSFORM, fit="stretch"), {(32, 16)}), LEFT)
+
+
+def test_soft_edges_are_white_above_the_middle(tmp_path: Path) -> None:
+    pixels_HW = half()
+    pixels_HW[0, :3] = (127, 128, 126)
+    wanted = LEFT.clone()
+    wanted[0, :3] = torch.tensor([False, True, False])
+    assert torch.equal(read_mask(saved(pixels_HW, tmp_path), TRANSFORM, set()), wanted)
 
 
 def test_a_turned_mask_is_upright(tmp_path: Path) -> None:
