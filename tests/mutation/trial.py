@@ -99,19 +99,20 @@ class Trials:
         self.broken_file = reached.with_name("broken.json")
         self.broken = set(json.loads(self.broken_file.read_text())) if self.broken_file.exists() else set()
 
-    @lru_cache(1)  # noqa: B019
+    @lru_cache(2)  # noqa: B019
     def _of(self, path: str) -> list[tuple[str, float, set[int]]]:
-        """The tests that run a line of a module: names, seconds and lines, in the order in which they are tried."""
+        """The tests of files that have some which run a line of a module: names, seconds and lines, as they are tried."""
         mirrored = f"tests/{Path(path).parent}/"
+        files = {record["test"].partition("::")[0] for record in self.records if path in record["lines"]}
         found = [
-            (record["test"], record["seconds"], set(record["lines"][path]))
+            (record["test"], record["seconds"], set(record["lines"].get(path, ())))
             for record in self.records
-            if path in record["lines"] and record["test"] not in self.broken
+            if record["test"].partition("::")[0] in files and record["test"] not in self.broken
         ]
         return sorted(found, key=lambda test: not test[0].startswith(mirrored))
 
     def tests(self, path: str, mutant: Mutant | None = None) -> tuple[list[str], float]:
-        """The tests that run a line of the mutant (of its module, for what runs at import), and their seconds."""
+        """The tests that run a line of the mutant, and their seconds; what runs at import can be seen by any."""
         chosen, total = [], 0.0
         lines = None if mutant is None or mutant.at_import else {*range(mutant.line, mutant.last_line + 1)}
         for name, seconds, seen in self._of(path):
