@@ -101,7 +101,7 @@ class Trials:
 
     @lru_cache(2)  # noqa: B019
     def _of(self, path: str) -> list[tuple[str, float, set[int]]]:
-        """The tests of files that have some which run a line of a module: names, seconds and lines, as they are tried."""
+        """The tests in files that run some line of a module: names, seconds and lines, in the order of trials."""
         mirrored = f"tests/{Path(path).parent}/"
         files = {record["test"].partition("::")[0] for record in self.records if path in record["lines"]}
         found = [

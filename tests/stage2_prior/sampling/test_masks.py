@@ -81,6 +81,41 @@ def test_soft_edges_are_white_above_the_middle(tmp_path: Path) -> None:
     assert torch.equal(read_mask(saved(pixels_HW, tmp_path), TRANSFORM, set()), wanted)
 
 
+@pytest.mark.parametrize(
+    ("value", "grey"), [(63, False), (64, False), (65, True), (190, True), (191, False), (192, False)]
+)
+def test_where_black_and_white_end(value: int, grey: bool, tmp_path: Path) -> None:
+    """Up to 64 is black, from 191 on white; a tenth of the pixels may lie between them."""
+    pixels_HW = half(20, 20)
+    pixels_HW.flat[:41] = value  # 41 of 400 are more than a tenth
+    place = saved(pixels_HW, tmp_path)
+    if grey:
+        with pytest.raises(UserError, match="10% of its pixels are neither black"):
+            read_mask(place, TRANSFORM, set())
+    else:
+        read_mask(place, TRANSFORM, set())
+    pixels_HW = half(20, 20)
+    pixels_HW.flat[:40] = value
+    read_mask(saved(pixels_HW, tmp_path), TRANSFORM, set())
+
+
+def test_where_colour_begins(tmp_path: Path) -> None:
+    """A difference of 48 between channels is a JPEG's noise; of more pixels than one in a thousand it is colour."""
+    pixels_HWC = half(50, 50)[:, :, None].repeat(3, 2)
+    for count, difference, coloured in ((2500, 48, False), (2, 49, False), (3, 49, True), (3, 48, False)):
+        tinted = pixels_HWC.copy()
+        dark = np.argwhere(tinted[:, :, 0] == 0)
+        bright = np.argwhere(tinted[:, :, 0] == 255)
+        for y, x in np.concatenate([dark, bright])[:count]:
+            tinted[y, x, 1] = difference if tinted[y, x, 1] == 0 else 255 - difference
+        place = saved(tinted, tmp_path)
+        if coloured:
+            with pytest.raises(UserError, match="is in colour"):
+                read_mask(place, TRANSFORM, set())
+        else:
+            read_mask(place, TRANSFORM, set())
+
+
 def test_a_turned_mask_is_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # 90 degrees clockwise: left becomes top
