@@ -146,6 +146,19 @@ def test_training_goes_on_while_the_disk_is_slow(tmp_path: Path, monkeypatch: py
     assert torch.equal(model.weight, before)
 
 
+def test_a_save_waits_for_the_one_before_and_says_where_it_writes(tmp_path: Path) -> None:
+    config = RunConfig(str(tmp_path), trackers=[], save_in_background=True)
+    state = {"model": torch.nn.Linear(2, 2)}
+    waited = []
+    with start_run(config, config) as run:
+        assert checkpoint.save(run.folder, 1, state, run) == tmp_path / "checkpoints" / "step-000000001"
+        first = run.unfinished
+        assert first is not None
+        run.unfinished = lambda: waited.append(first())
+        assert checkpoint.save(run.folder, 2, state, run) == tmp_path / "checkpoints" / "step-000000002"
+        assert waited == [True] and 1 in folders.steps(tmp_path)
+
+
 def full(*arguments: Any) -> Any:
     raise OSError(28, "No space left on device")
 
