@@ -90,7 +90,7 @@ def record(items: list[pytest.Item], root: Path, paths: set[str], out: Path, wor
 class Trials:
     """Trials of mutants against the tests that reach them, with at most `budget` seconds of tests each.
 
-    The tests of the module's own folder come first, then the fastest.
+    The tests of the module's own folder come first, and of these those that run the fewest lines: they look closest.
     """
 
     def __init__(self, root: Path, reached: Path, workers: int, budget: float) -> None:
@@ -109,7 +109,8 @@ class Trials:
             for record in self.records
             if record["test"].partition("::")[0] in files and record["test"] not in self.broken
         ]
-        return sorted(found, key=lambda test: not test[0].startswith(mirrored))
+        extent = {record["test"]: sum(map(len, record["lines"].values())) for record in self.records}
+        return sorted(found, key=lambda test: (not test[0].startswith(mirrored), extent[test[0]]))
 
     def tests(self, path: str, mutant: Mutant | None = None) -> tuple[list[str], float]:
         """The tests that run a line of the mutant, and their seconds; what runs at import can be seen by any."""
