@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from launch.command.exit_codes import BAD_INPUT
+from launch.command.exit_codes import BAD_INPUT, SIGNALLED
 from tests.commands import NOT_HERE, TABLE, call, make_world, words
 from tests.data.making import jpeg
 from tests.imports import MODULES, ROOT
+from tests.stage1_tokenizer import tiny
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -276,3 +281,67 @@ def test_the_table_is_right_about_sound_files(world: Path, tmp_path: Path) -> No
         code, said = call(module, words(TABLE[module], world, tmp_path / module))
         assert code == 0, (module, said)
     assert json.loads((tmp_path / "data.pack" / "set" / "train.json").read_text())["shardlist"]
+
+
+# During the work
+
+
+def checked(run: Path) -> int:
+    return call("launch.checkpoint", [str(run), "--verify"])[0]
+
+
+def test_a_training_that_fills_the_disk_keeps_its_last_checkpoint_and_goes_on_later(
+    world: Path, full_disk: Callable[[int], Path], tmp_path: Path
+) -> None:
+    disk = full_disk(600_000)
+    line = [*words(TABLE["stage1_tokenizer.train"], world, disk), "--steps=6", "--run.save_every=2"]
+    code, said = call("stage1_tokenizer.train", line)
+    assert code == BAD_INPUT
+    assert [text for text in said if text.startswith("error: ")] == said[-1:]
+    assert re.search(
+        rf"the checkpoint of step 4 in {disk}/run can't be written \(No space left .*that of step 2", said[-1]
+    )
+    assert [path.name for path in (disk / "run" / "checkpoints").iterdir()] == ["step-000000002"]
+    assert checked(disk / "run") == 0
+    subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
+    assert call("stage1_tokenizer.train", line)[0] == 0
+    assert checked(disk / "run") == 0
+
+
+def test_pictures_that_do_not_fit_do_not_end_a_training(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "pictures").write_text("a file where their folder should be")
+    code, said = call("stage1_tokenizer.train", words(TABLE["stage1_tokenizer.train"], world, tmp_path))
+    assert code == 0
+    (warning,) = [text for text in said if text.startswith("warning: ")]
+    assert re.search(r"pictures/step-000000002\.png can't be .*; the run goes on", warning)
+
+
+@pytest.mark.slow
+def test_two_ranks_end_together_with_one_line(world: Path, full_disk: Callable[[int], Path], tmp_path: Path) -> None:
+    disk = full_disk(8192)
+    line = words(TABLE["stage2_prior.encode"], world, disk)
+    done = tiny.call("stage2_prior.encode", line, processes=2)
+    assert done.returncode == BAD_INPUT, done.stderr
+    errors = [text for text in done.stderr.splitlines() if "encode: " not in text and text.strip()]
+    assert len(errors) == 1 and "No space left on device" in errors[0] and str(disk) in errors[0], errors
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_reads_the_output_may_be_full_or_gone(unbuffered: str, world: Path) -> None:
+    environment = {**tiny.environment(), "PYTHONUNBUFFERED": unbuffered}
+    line = [sys.executable, "-m", "launch.status", str(world / "run")]
+    options: Any = {"stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": environment, "check": False}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(line, stdout=full, **options)
+    assert done.returncode == BAD_INPUT
+    (told,) = done.stderr.splitlines()
+    assert told.startswith("error: ") and "can't be written (No space left on device)" in told
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(line, stdout=writer, **options)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (SIGNALLED + signal.SIGPIPE, "")

@@ -104,7 +104,7 @@ def _on_main(vote: Vote, work: Callable[[], None]) -> str | None:
         try:
             work()
         except OSError as error:
-            problem = str(error)
+            problem = error.strerror or str(error)
     return vote.broadcast(problem)
 
 
@@ -134,7 +134,7 @@ def _told(folder: Path, step: int, problem: str | None, run: Run | None) -> bool
     if problem is None:
         return True
     kept = folders.steps(folder)
-    text = f"the checkpoint of step {step} can't be written ({problem}); "
+    text = f"the checkpoint of step {step} in {folder} can't be written ({problem}); "
     text += f"that of step {kept[0]} is the newest" if kept else "there is no older one"
     if run is None or run.config.on_save_error == "stop":
         raise UserError(f"{text}: free some space and rerun the command, or set run.on_save_error=continue")

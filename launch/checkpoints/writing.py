@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from launch.checkpoints.pieces import PieceState, write_pieces
+from launch.files.outputs import output
 
 
 class HashingFile:
@@ -53,13 +54,10 @@ def write(path: Path, part: Any) -> dict[str, Any]:
 def write_all(folder: Path, parts: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     """Write files into a folder; their entries by name, and what was wrong with the disk."""
     try:
-        return {name: write(folder / name, part) for name, part in parts.items()}, None
+        with output(folder):  # torch's zip writer hides the file's OSError in its own
+            return {name: write(folder / name, part) for name, part in parts.items()}, None
     except OSError as error:
-        return {}, str(error)
-    except RuntimeError as error:  # torch's zip writer hides the file's OSError in its own
-        if isinstance(error.__context__, OSError):
-            return {}, str(error.__context__)
-        raise
+        return {}, error.strerror or str(error)
 
 
 class Frozen:

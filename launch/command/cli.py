@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from launch.command import interrupts
 from launch.command.cores import settle
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED, SIGNALLED
-from launch.command.file_errors import told
+from launch.command.file_errors import OutputError, told
 from launch.command.values import form, inner
 from launch.command.words import Words
 
@@ -132,7 +132,7 @@ def run(main: Callable[[], int | None], *, computes: bool = True) -> NoReturn:
         settle()
     try:
         code = main() or 0
-        sys.stdout.flush()
+        _flush()
         _leave(code)
     except (KeyboardInterrupt, Exception) as error:
         line = None if interrupts.raised() and not isinstance(error, UserError) else mended_by_user(error)
@@ -158,6 +158,15 @@ def mended_by_user(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     return one_line(line) if isinstance(error, OSError) and (line := told(error)) else None
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror, "standard output") from error
 
 
 def _forget_stdout() -> None:

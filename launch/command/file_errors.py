@@ -43,7 +43,8 @@ def told(error: OSError) -> str | None:
         what = "can't be written" if error.errno in DISK else "can't be used"
         return f"{_name(error)} {what} ({reason}): {way_out(error)}"
     if error.errno in DISK:
-        return f"a file can't be {'used' if error.errno == errno.EIO else 'written'} ({reason}): {way_out(error)}"
+        what = "a file can't be used" if error.errno == errno.EIO else "the output (stdout or a file) can't be written"
+        return f"{what} ({reason}): {way_out(error)}"
     return None
 
 

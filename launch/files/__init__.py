@@ -1,1 +1,1 @@
-"""Atomic writes, patient downloads, folders and templates. Rests on `command`."""
+"""Atomic writes, outputs that are tried first, inputs, patient downloads and templates. Rests on `command`."""

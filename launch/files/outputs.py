@@ -44,7 +44,11 @@ def output(path: Path | str, *, part: Path | None = None) -> Iterator[None]:
 
 
 def _within(name: str | bytes | int, path: Path | str) -> bool:
-    return not isinstance(name, int) and Path(os.fsdecode(name)).is_relative_to(path)
+    """Whether an error's file is the output, within it, or a folder above it that can't be made."""
+    if isinstance(name, int):
+        return False
+    named = Path(os.fsdecode(name))
+    return named.is_relative_to(path) or Path(path).is_relative_to(named)
 
 
 def _hidden(error: BaseException) -> int | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from data.reading.stream import Stream, every_sample
 from launch.checkpoints import store as checkpoint
 from launch.checkpoints.ending import ending
+from launch.command.file_errors import OutputError, told
 from launch.ranks.reduce import all_finite
 from launch.run.runtime import Run
 from launch.run.schedule import due, learning_rate
@@ -97,7 +98,10 @@ def evaluate(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int
     tokenizer = trained.ema.tokenizer
     figures = medium.measure(tokenizer, heartbeat(batches, run), trained.gradients.terms, config.evaluate_features, run)
     if run.is_main:
-        medium.show(run.folder / medium.shown / f"step-{step:09d}", tokenizer, held_out)
+        try:
+            medium.show(run.folder / medium.shown / f"step-{step:09d}", tokenizer, held_out)
+        except OutputError as error:  # a full disk is the checkpoints' to judge (run.on_save_error)
+            run.say(f"warning: {told(error)}; the run goes on without these {medium.shown}")
     return {f"eval/{name}": value for name, value in figures.items()}
 
 
