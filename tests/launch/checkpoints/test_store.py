@@ -145,7 +145,9 @@ class Full:
 @pytest.mark.parametrize("hidden", [True, False])
 def test_a_full_disk_is_one_line_and_leaves_the_older_one(tmp_path: Path, hidden: bool) -> None:
     checkpoint.save(tmp_path, 1, parts(0))
-    with pytest.raises(UserError, match=r"step 2 can't be written \(.*No space left.*\); that of step 1 is the newest"):
+    with pytest.raises(
+        UserError, match=r"step 2 in .* can't be written \(No space left.*\); that of step 1 is the newest"
+    ):
         checkpoint.save(tmp_path, 2, {"model": Full(hidden)})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001"]
 
