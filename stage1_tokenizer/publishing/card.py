@@ -11,10 +11,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from data.shards.identity import Identity, name_of
+from data.shards.identity import name_of
 from launch.files.places import place_name, without_places
 from launch.files.templates import render
-from stage1_tokenizer.publishing.sets import index_of, set_of
+from stage1_tokenizer.publishing.sets import index_of, is_recorded, set_of
 from stage1_tokenizer.publishing.standalone import snippet
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import OpenedRun
@@ -181,16 +181,15 @@ def _metadata(publication: Publication, opened: OpenedRun, metrics: dict[str, An
 
 def _trained_on(run: Path, config: Mapping[str, Any]) -> str:
     """Name, size, identity and licence of the training data, as far as they are known."""
-    data, index = set_of(run, config, "index") or {}, index_of(config, "index")
+    known, index = set_of(run, config, "index") or {}, index_of(config, "index")
     if index is None:
         licence = "Its licence isn't known: the index could not be read when this card was written"
-    elif Identity.of(index).digest != data.get("digest"):
+    elif not is_recorded(run, index, "index"):
         licence = "Its licence isn't known: the index held other data when this card was written"
     else:
-        licence = (
-            f"Licence: {index.licence if '://' in index.licence else without_places(index.licence) or 'not stated'}"
-        )
-    size = f", {data['samples']} {data['kind']}" if "samples" in data else ""
-    identity = f", identity `{data['digest']}`" if "digest" in data else ""
+        stated = index.licence if "://" in index.licence else without_places(index.licence)
+        licence = f"Licence: {stated or 'not stated'}"
+    size = f", {known['samples']} {known['kind']}" if "samples" in known else ""
+    identity = f", identity `{known['digest']}`" if "digest" in known else ""
     more = f", mixed with {', '.join(map(place_name, mixture))}" if (mixture := config["data"].get("mixture")) else ""
-    return f"Trained on {data.get('name', 'unknown data')}{size}{identity}{more}. {licence}"
+    return f"Trained on {known.get('name', 'unknown data')}{size}{identity}{more}. {licence}"

@@ -21,6 +21,14 @@ def index_of(config: Mapping[str, Any], name: str) -> ShardIndex | None:
         return None
 
 
+def is_recorded(run: Path, index: ShardIndex, name: str) -> bool:
+    """Whether an index is what `data.index` or `data.held_out` of a run was; true of runs that don't say."""
+    try:
+        return not Identity.of(index).difference(json.loads((run / DATA).read_text())[f"data.{name}"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
 def set_of(run: Path, config: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     """The set (Identity.brief) that a run's `data.index` or `data.held_out` was; None where none was set.
 
