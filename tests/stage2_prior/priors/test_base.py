@@ -109,8 +109,6 @@ def test_what_each_kind_can_do() -> None:
         "masked": (False, False, True, "grid"),
         "multiscale": (False, False, False, "scales"),
     }
-    # the pyramid of the published tokenizer for 256 pixels (Tian et al. 2024, VAR)
-    assert KINDS["multiscale"].assumed_codes == {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)}
 
 
 def test_a_loaded_prior_has_no_noise_of_its_own() -> None:

@@ -255,3 +255,8 @@ def test_a_uniform_depth_prior_pays_log2_k_bits_per_code():
     torch.nn.init.zeros_(prior.depth.lm_head.weight)
     nats_BN = prior.score(codes_of(prior, 3), prior.vocabulary.class_tokens(torch.tensor([0, 1, -1])))[0]
     assert nats_BN.mean().item() / math.log(2) == pytest.approx(math.log2(CODES), rel=1e-6)
+
+
+def test_a_dry_run_assumes_the_published_pyramid():
+    """Of 256 pixels. (Tian et al. 2024, VAR)"""
+    assert MultiscalePrior.assumed_codes == {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)}

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from data.pictures.config import TransformConfig
 from launch.command.cli import UserError
 from stage2_prior.config.sampling import InpaintConfig
 from stage2_prior.sampling.conditions import Classes, folder_names, numbered, prompts_of
-from stage2_prior.sampling.holes import check_hole, hole, requested_classes, requested_texts
+from stage2_prior.sampling.holes import check_hole, hole, read, requested_classes, requested_texts
 from tests.stage2_prior.tiny import SOURCE, tiny_prior
 
 
@@ -81,6 +83,18 @@ def test_a_wrong_number_of_texts_is_refused(tmp_path: Path) -> None:
 def test_what_of_a_picture_is_kept(keep: str, kept: set[tuple[int, int]]) -> None:
     config = InpaintConfig(prior="", tokenizer="", out="", given="x", keep=keep, share=0.25)  # type: ignore[arg-type]
     assert {tuple(place) for place in (~hole(config, 8)).nonzero().tolist()} == kept
+
+
+def test_given_files_have_the_sizes_of_upright_pictures(tmp_path: Path) -> None:
+    Image.new("L", (24, 20)).save(tmp_path / "one.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # by a quarter
+    Image.new("L", (30, 10)).save(tmp_path / "two.jpg", exif=turned)
+    config = InpaintConfig(prior="", tokenizer="", out="", given=str(tmp_path))
+    x_BCHW, names, labels, captions, sizes = read(config, TransformConfig(size=12, channels=1), tiny_prior())
+    assert x_BCHW.shape == (2, 1, 12, 12) and names == ["one", "two"]
+    assert (labels, captions) == ([-1, -1], ["", ""])
+    assert sizes == {(24, 20), (10, 30)}
 
 
 def test_a_hole_of_nothing_or_of_all_is_refused() -> None:
