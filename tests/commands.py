@@ -198,6 +198,7 @@ TABLE: dict[str, Command] = {
 }
 
 NOT_HERE = {
+    "launch.slurm.speeds": "measures the network between the nodes of a SLURM job; reads and writes no files",
     "launch.slurm.node": "starts ranks by accelerate; launch.local has the same launcher",
     "launch.command.exit_codes": "reads and writes nothing",
     "launch.setup_env": "writes into the environment that the tests run in",
