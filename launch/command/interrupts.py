@@ -58,14 +58,16 @@ _presses = _Presses()
 
 def listen() -> None:
     """Handle Ctrl-C from now on as described above, until the process ends. In the main thread."""
+    _presses.ask = None
     if not _presses.listening:
         _presses.listening = True
         _handle(_presses.came)
 
 
 def leave() -> None:
-    """The process is about to end: a press that is handed on to it from now on doesn't kill it."""
+    """The process is about to end, and its exit code is known: only a second press ends it earlier from now on."""
     signal.signal(HANDED_ON, signal.SIG_IGN)
+    _presses.ask = _pass
 
 
 def asked() -> bool:
@@ -76,6 +78,10 @@ def asked() -> bool:
 def raised() -> bool:
     """Whether Ctrl-C raised KeyboardInterrupt, which libraries may turn into errors of their own."""
     return _presses.raised
+
+
+def _pass() -> None:
+    """What a first press does when nothing is left to interrupt."""
 
 
 @contextlib.contextmanager

@@ -121,3 +121,18 @@ def test_outside_a_command_the_handlers_are_put_back() -> None:
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+ENDS = "import atexit\natexit.register(lambda: (print('ready', flush=True), time.sleep(2)))\nreturn 0"
+
+
+def test_a_press_after_the_work_is_done_changes_nothing_and_a_second_one_ends_at_once() -> None:
+    """While the interpreter cleans up, its finalizers met KeyboardInterrupt."""
+    done = started(ENDS)
+    done.send_signal(signal.SIGINT)
+    assert (done.communicate(timeout=30)[1], done.returncode) == ("", 0)
+    hurried = started(ENDS.replace("sleep(2)", "sleep(100)"))
+    hurried.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    hurried.send_signal(signal.SIGINT)
+    assert hurried.wait(timeout=10) == INTERRUPTED
