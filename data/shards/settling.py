@@ -169,7 +169,7 @@ def _tell_run(key: str, form: Form, present: set[str], layout: Layout, formats: 
         tally.left_out(f"{undecoded} pictures can't be decoded", name)
     elif others:
         tally.left_out(f"no picture called {' or '.join(layout.picture[:3])} (if names have dots, set keys=last_dot)",
-                       f"{key}.{others[0]}")  # fmt: skip
+                       f"{key}.{others[0]}", count=len(others))  # fmt: skip
     elif key in present and {*form} & {"cls", "txt"}:
         tally.left_out("in another tar than the picture", name, of="labels" if "cls" in form else "captions")
     elif about_the_set(key):

@@ -194,6 +194,15 @@ def test_members_apart_behind_a_url(tmp_path: Path, cache: bool) -> None:
             next(stream.batches())
 
 
+def test_pictures_that_dots_in_names_hide_are_counted_one_by_one(tmp_path: Path) -> None:
+    """Once hidden they are one sample: 60 frames of a clip among 240 other pictures are a fifth, not 1 of 241."""
+    others = [(f"{i:03d}", {"jpg": jpeg(i)}) for i in range(240)]
+    clip = [(f"clip.{i:02d}", {"jpg": jpeg(i)}) for i in range(60)]
+    tar = write_tar(tmp_path / "a.tar", [*others, *clip])
+    with pytest.raises(UserError, match=r"60 of 300 pictures \(20.0%\) are left out.*keys=last_dot"):
+        index_main([str(tar), str(tmp_path / "a.json")])
+
+
 def test_what_is_left_out_is_weighed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def some(lost: int) -> Path:
         names = [(f"{i:03d}", {"jpg": jpeg(i)}) for i in range(100 - lost)]
