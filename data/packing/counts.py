@@ -53,4 +53,16 @@ def _labels(source: Source, splits: Mapping[str, np.ndarray]) -> Tally:
             example = int(without.min())
             key = source.paths[example] if source.paths else f"sample {example}"
             tally.left_out("no label", key, of="labels", count=len(without))
+    for label in _untrained(source, splits):
+        tally.noted("classes of other splits without a picture in train", source.classes[label])
     return tally
+
+
+def _untrained(source: Source, splits: Mapping[str, np.ndarray]) -> list[int]:
+    """Labels that occur, but not in a labelled `train`: a prior on it can't learn them."""
+    if "train" not in splits or not (source.labels[splits["train"]] >= 0).any():
+        return []
+    found = np.setdiff1d(
+        np.concatenate([source.labels[numbers] for numbers in splits.values()]), source.labels[splits["train"]]
+    )
+    return [int(label) for label in found if label >= 0]

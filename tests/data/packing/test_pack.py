@@ -292,3 +292,13 @@ def test_killed_twenty_times_at_random_and_restarted(tmp_path: Path, monkeypatch
         rounds += 1
     assert kills >= 20
     assert kept > 0
+
+
+def test_classes_that_only_other_splits_have_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder_of_pictures(tmp_path / "in/train", 3, ("cat", "dog"))
+    folder_of_pictures(tmp_path / "in/val", 3, ("cat", "emu"))
+    main([str(tmp_path / "in"), str(tmp_path / "out"), "--kind", "folder", "--processes", "1"])
+    told = capsys.readouterr().err
+    assert "note: classes of other splits without a picture in train: emu" in told
+    main([str(tmp_path / "in/val"), str(tmp_path / "val"), "--kind", "folder", "--processes", "1"])
+    assert "without a picture in train" not in capsys.readouterr().err
