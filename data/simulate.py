@@ -37,7 +37,8 @@ class SimulateConfig:
     """Print one JSON object instead of the table."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "shards", "samples", "sample_bytes", "ranks")
+        at_least(1, self, "shards", "samples", "sample_bytes", "ranks", "batch_size", "lanes", "window")
+        at_least(0, self, "seed")
         if self.batch_size is not None and self.batch_size % self.ranks:
             raise ValueError(
                 f"batch_size={self.batch_size} is not a multiple of ranks={self.ranks}: change one of them"

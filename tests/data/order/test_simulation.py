@@ -146,3 +146,10 @@ def test_a_hundred_thousand_shards_take_under_a_minute() -> None:
 def test_wrong_numbers_are_one_line() -> None:
     with pytest.raises(ValueError, match="batch_size=10 is not a multiple of ranks=4"):
         SimulateConfig(ranks=4, batch_size=10)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "lanes", "window", "seed"])
+def test_a_number_out_of_range_is_named(name: str) -> None:
+    value = -1 if name == "seed" else 0
+    with pytest.raises(ValueError, match=f"{name}={value} is out of range"):
+        SimulateConfig(ranks=2, **{name: value})
