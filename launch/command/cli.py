@@ -112,7 +112,7 @@ def _show_forms(parser: Any, config_class: type) -> None:
 
 def _parsing_told(error: Exception, positional: Sequence[str]) -> str:
     """What the parser found wrong, as a line."""
-    missing = re.search(r'Key "([\w.]+)" is required', str(error))
+    missing = re.search(r'(?:Key "|arguments are required: )([\w.]+)', str(error))
     if missing is None:
         return one_line(error)
     key = missing[1].removesuffix("_")

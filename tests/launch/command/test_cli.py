@@ -83,6 +83,7 @@ def test_everything_after_the_last_word_may_be_anothers() -> None:
         (["A", "--optimizer.learning_rate"], "learning_rate"),
         (["A", "--optimizer.learning_rate", "x"], "learning_rate"),
         (["--dry-run"], "source"),
+        (["--dry-run"], "source is missing: give it as word 1 of the command, or as --source VALUE"),
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], message: str) -> None:
