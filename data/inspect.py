@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.inspecting.verify import Findings, findings_text, verify
+from data.media import media_of
 from data.shards import quarantine
 from data.shards.index import ShardIndex
 from data.shards.loading import load_index
+from data.shards.locations import is_remote
 from data.shards.tally import Tally
 from launch.command.checks import at_least
-from launch.command.cli import parse, run
+from launch.command.cli import UserError, parse, run
 from launch.command.cores import cores
 from launch.files.atomic import write_file, writing
-from launch.files.outputs import try_file
+from launch.files.outputs import try_files
 
 FOUND = 1
 """Exit code when verification found something wrong."""
@@ -62,11 +64,14 @@ class InspectConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the options, print what the index says, and do what else is requested."""
     config = parse(InspectConfig, argv, prog="python -m data.inspect INDEX", positional=("index",))
-    for key in ("report", "contact_sheet"):
-        try_file(key, getattr(config, key), inputs=(config.index,))
-    if config.quarantine:
-        try_file("quarantine", quarantine.quarantine_path(Path(config.index)))
+    aside = quarantine.quarantine_path(Path(config.index)) if config.quarantine else None
+    outputs = {"report": config.report, "contact_sheet": config.contact_sheet, "quarantine": aside}
+    try_files(outputs, inputs=(config.index,))
     index = load_index(config.index, with_offsets=False)
+    shards = [place for place in map(index.location, range(len(index.shards))) if not is_remote(place)]
+    try_files(outputs, inputs=tuple(shards))
+    if config.contact_sheet and not media_of(index.kind).thumbnail:
+        raise UserError(f"contact_sheet shows pictures, and {config.index} holds {index.kind}: leave it out")
     print(describe(index))
     findings = None
     if config.verify:

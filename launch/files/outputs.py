@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from launch.command.cli import UserError
@@ -102,6 +102,15 @@ def try_file(key: str, path: Path | str | None, *, inputs: tuple[Path | str | No
                 raise UserError(f"{key}={file} is a file that this command reads: give another name")
             file.open("r+b").close()
         _try(key, file, _nearest(file.absolute().parent))
+
+
+def try_files(outputs: Mapping[str, Path | str | None], *, inputs: tuple[Path | str | None, ...] = ()) -> None:
+    """As try_file, for all files that a command writes, by their settings: no two may be the same."""
+    keys: dict[str, str] = {}
+    for key, path in outputs.items():
+        try_file(key, path, inputs=inputs)
+        if path is not None and (first := keys.setdefault(os.path.realpath(path), key)) != key:
+            raise UserError(f"{first} and {key} are the same file, {path}: give another name for one of them")
 
 
 @contextlib.contextmanager

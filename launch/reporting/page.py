@@ -46,8 +46,9 @@ def write(source: Path, out: Path | None = None) -> Path:
     The page may be given away: it names files and folders, but not where they lie.
     """
     target = out or source / "report.html"
-    try_file("out", target)
     folders = {source: source.resolve().name} | {source / name: title for name, title in RUNS.items()}
+    read = [path / name for path in folders for name in (metrics.FILE, folder.CONFIG, folder.ORIGIN)]
+    try_file("out", target, inputs=(*read, source / "metrics.json", source / "codes" / "train" / "index.json"))
     runs = [run_facts(path, title) for path, title in folders.items() if (path / metrics.FILE).exists()]
     if not runs:
         raise UserError(f"folder={source} holds no run (metrics.jsonl): name a run's folder or a pipeline's --out")

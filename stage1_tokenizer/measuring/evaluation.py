@@ -15,7 +15,7 @@ from data.shards.tally import Tally
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 from launch.files.atomic import write_file
-from launch.files.outputs import try_file
+from launch.files.outputs import try_files
 from launch.ranks.joined import Ranks, joined
 from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.kernels.install import install
@@ -79,9 +79,9 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
 
     The distances are those of the reconstructions from `reference`, or from the originals if there is none.
     """
-    for key in ("out", "pictures", "save_reference"):
-        path = getattr(config, key)
-        try_file(key, path, inputs=(config.data, config.reference))
+    outputs = {key: getattr(config, key) for key in ("out", "pictures", "save_reference")}
+    try_files(outputs, inputs=(config.data, config.reference))
+    for path in outputs.values():
         if path and Path(path).exists() and not config.overwrite:
             raise UserError(f"{path} exists: choose another file, delete it, or set --overwrite true")
     tokenizer = open_tokenizer(config.tokenizer)

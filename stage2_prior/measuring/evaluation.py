@@ -13,7 +13,7 @@ from data.shards.loading import load_index
 from launch.command.checks import named
 from launch.command.cli import UserError
 from launch.command.progress import Progress
-from launch.files.outputs import try_file
+from launch.files.outputs import try_files
 from launch.files.places import place_name, without_places
 from launch.ranks.joined import Ranks, joined
 from launch.ranks.vote import on_main
@@ -34,8 +34,8 @@ from stage2_prior.priors.build import load_prior
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure what is configured, write it to config.out, and return it (the same on every rank)."""
-    for key in ("out", "save_reference"):
-        try_file(key, getattr(config, key), inputs=(config.codes, config.data, config.held_out, config.samples))
+    inputs = (config.codes, config.data, config.held_out, config.samples, config.reference)
+    try_files({"out": config.out, "save_reference": config.save_reference}, inputs=inputs)
     if config.save_reference and Path(config.save_reference).exists():
         raise UserError(f"save_reference={config.save_reference} exists: choose another file, or delete it")
     network = None

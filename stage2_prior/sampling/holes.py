@@ -91,6 +91,8 @@ def read(
     path, names = Path(config.given), prior.vocabulary.classes
     if config.given.endswith(".json") or names_tars(config.given):
         index, ours = load_index(config.given), bool(names) and config.classes is None
+        if index.kind != "pictures":
+            raise UserError(f"given={config.given} holds {index.kind}, not pictures: give an index of pictures")
         if ours and index.classes:
             index = held_to(index, names, f"given={config.given}", "the prior", print)
         batches = list(every_sample(index, transform, batch_size=64, limit=config.limit))

@@ -105,7 +105,7 @@ def test_codes(tmp_path: Path) -> None:
     index = code_set(tmp_path, [4, 3])
     assert verify(load_index(index, with_offsets=False)).sound
     assert main([str(index), "--verify", "--processes", "1"]) == 0
-    with pytest.raises(UserError, match="thumbnail is not supported with samples of kind=codes: it is with pictures"):
+    with pytest.raises(UserError, match=r"contact_sheet shows pictures, and .* holds codes: leave it out"):
         main([str(index), "--contact_sheet", str(tmp_path / "sheet.png")])
 
 
@@ -129,3 +129,17 @@ def test_bad_options_are_one_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=told):
             main(words)
+
+
+def test_outputs_never_replace_what_is_inspected_or_each_other(tmp_path: Path) -> None:
+    index = picture_set(tmp_path / "set", [3])
+    tar = Path(load_index(index).location(0))
+    before = tar.read_bytes()
+    for words, told in (
+        (["--contact_sheet", str(tar)], "contact_sheet=.* is a file that this command reads"),
+        (["--verify", "--report", str(tar)], "report=.* is a file that this command reads"),
+        (["--verify", "--report", "x.png", "--contact_sheet", "./x.png"], "report and contact_sheet are the same file"),
+    ):
+        with pytest.raises(UserError, match=told):
+            main([str(index), *words])
+    assert tar.read_bytes() == before

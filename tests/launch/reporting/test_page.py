@@ -91,6 +91,14 @@ def test_a_single_run_has_a_page_too(outcome: Path, tmp_path: Path) -> None:
     assert "loss/nll_bits" in page.read_text()
 
 
+def test_a_page_never_replaces_what_it_is_made_of(outcome: Path) -> None:
+    for file in (outcome / "prior-run" / "metrics.jsonl", outcome / "metrics.json"):
+        before = file.read_bytes()
+        with pytest.raises(UserError, match=r"out=.* is a file that this command reads"):
+            report.write(outcome, file)
+        assert file.read_bytes() == before
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run"):
         report.write(tmp_path)

@@ -181,6 +181,11 @@ def test_wrong_options_are_one_line_and_leave_nothing(
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
+def test_an_index_of_codes_is_no_set_of_given_pictures(coded: Coded, tmp_path: Path):
+    with pytest.raises(UserError, match=r"given=.* holds codes, not pictures"):
+        inpaint(prepared(coded, tmp_path, "masked", given=coded.held_out_codes))
+
+
 def test_codes_without_a_place_are_refused():
     config = InpaintConfig(prior="", tokenizer="", out="", given="x")
     with pytest.raises(UserError, match="have no place in the picture"):
