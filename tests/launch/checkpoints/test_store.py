@@ -152,6 +152,20 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_one(tmp_path: Path, hidden
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001"]
 
 
+@pytest.mark.parametrize(
+    ("error", "told"), [(OSError(28, "No space left on device"), "No space left"), (OSError("quota"), "quota")]
+)
+def test_a_disk_that_takes_no_folder_is_told_by_its_own_words(
+    tmp_path: Path, error: OSError, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoint, "_make_empty", fail)
+    with pytest.raises(UserError, match=rf"step 1 .*can't be written .*{told}.*there is no older one"):
+        checkpoint.save(tmp_path, 1, parts())
+
+
 def test_other_failures_of_a_part_are_raised(tmp_path: Path) -> None:
     class Broken:
         def state_dict(self) -> dict[str, Any]:
