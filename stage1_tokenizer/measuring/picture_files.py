@@ -52,21 +52,21 @@ class Files:
         return len(self.names)
 
     def read(self, number: int, transform: TransformConfig | None) -> np.ndarray:
-        """A picture's pixels_CHW, RGB as they are, or prepared by `transform`; DamagedSampleError for no picture."""
+        """A picture's pixels_CHW, RGB of its own size, or prepared by `transform`; DamagedSampleError for no picture.
+
+        Either way upright, of 16 bits the upper 8, transparent parts on a background, as in training.
+        """
         path = self.folder / self.names[number]
         try:
-            if transform is not None:
-                return transformed(
-                    decode_picture(path.read_bytes(), transform, max_pixels=MAX_PIXELS), transform
-                ).numpy()
-            with Image.open(path) as image:
-                pixels_CHW = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-        except (OSError, SyntaxError, ValueError) as error:
+            decoded_HWC = decode_picture(path.read_bytes(), transform or TransformConfig(), max_pixels=MAX_PIXELS)
+        except (OSError, DamagedSampleError) as error:
             if self.complete:
                 raise UserError(f"{path} can't be read ({error}): sample it again") from error
             raise DamagedSampleError(str(error).replace(str(path), "it")) from error
-        self._check_size(path, pixels_CHW.shape[1:])
-        return pixels_CHW
+        if transform is not None:
+            return transformed(decoded_HWC, transform).numpy()
+        self._check_size(path, decoded_HWC.shape[:2])
+        return decoded_HWC.transpose(2, 0, 1)
 
     def _check_size(self, path: Path, size: Sequence[int]) -> None:
         self._size = self._size or (size[0], size[1])

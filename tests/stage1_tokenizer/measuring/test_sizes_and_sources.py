@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from data.shards.scanning import build_index
 from launch.command.cli import UserError
 from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.measuring import evaluation, results
 from stage1_tokenizer.measuring.evaluation import evaluate_tokenizer
+from stage1_tokenizer.measuring.picture_files import Files
 from stage1_tokenizer.measuring.references import measure_set, reference_of, save_reference
 from stage1_tokenizer.measuring.single_pictures import reconstruct_files
 from stage2_prior.config.evaluation import EvaluateConfig as PriorEvaluateConfig
@@ -265,3 +266,25 @@ def test_a_picture_of_one_latent_is_encoded_alone_as_in_a_batch(backbone: str) -
     alone_BCHW, code = tokenizer.reconstruct(x_BCHW[:1])
     assert codes is not None and code is not None and code.shape[1:] == (1, 1) and torch.equal(code, codes[:1])
     torch.testing.assert_close(alone_BCHW, both_BCHW[:1], atol=1e-3, rtol=1e-3)
+
+
+def test_files_are_read_as_training_reads_them(tmp_path: Path) -> None:
+    deep = np.array([[0x1000, 0x8000], [0xFF00, 0x00FF]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "0.png")
+    clear = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
+    clear.save(tmp_path / "1.png", pnginfo=large_text())
+    turned = waves(0, 2, 2).getexif()
+    turned[0x0112] = 3  # upside down
+    marked = Image.new("RGB", (16, 16), "white")
+    marked.paste("black", (0, 0, 16, 8))
+    marked.save(tmp_path / "marked.jpg", exif=turned, quality=100)
+    files = Files(tmp_path, ["0.png", "1.png"])
+    assert files.read(0, None).tolist() == [[[0x10, 0x80], [0xFF, 0]]] * 3
+    assert files.read(1, None).tolist() == [[[255, 255]] * 2] * 3
+    assert Files(tmp_path, ["marked.jpg"]).read(0, None)[:, 15].max() < 8
+
+
+def large_text() -> PngImagePlugin.PngInfo:
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("prompt", "x" * (1 << 21), zip=True)
+    return text
