@@ -76,7 +76,7 @@ def test_the_perceptual_term_is_a_mean_over_its_share_of_the_batch(micro_batch: 
     value, gradient = term.at(x_hat, x, micro_batch)
     chosen = x_hat.detach()[1::2].requires_grad_()
     wanted = (chosen - x[1::2]).square().mean()
-    assert not value.requires_grad and float(value) == pytest.approx(float(wanted))
+    assert not value.requires_grad and float(value) == pytest.approx(wanted.item())
     torch.testing.assert_close(gradient[1::2], 1.5 * torch.autograd.grad(wanted, chosen)[0])
     assert not gradient[::2].any(), "the others have no part in it"
 
