@@ -15,7 +15,7 @@ from data.packing.sources.base import Raw, Source
 from data.shards.layout import is_picture
 from data.shards.sample import DamagedSampleError
 from data.shards.tally import Tally
-from data.shards.writer import Sample, ShardRecord, ShardWriter, fit_key
+from data.shards.writer import Sample, ShardRecord, ShardWriter, fit_key, free_key
 from launch.command.cli import UserError
 from launch.command.workers import workers
 
@@ -51,8 +51,7 @@ def _samples(source: Source, numbers: np.ndarray, config: Any, notes: dict[str, 
         key = source.paths[number] if source.paths else f"sample {number}"
         try:
             raw = source.read(number)
-            key = fit_key(raw.key)
-            key = f"{key}-{number}" if key in keys else key
+            key = free_key(fit_key(raw.key), keys, number)
             extension, contents = convert(raw.encoded, raw.array, config)
         except (DamagedSampleError, OSError) as error:
             why = f"can't be read: {error.strerror}" if isinstance(error, OSError) else str(error)

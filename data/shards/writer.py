@@ -20,7 +20,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,6 +74,13 @@ def fit_key(name: str) -> str:
         return "_"
     parts[-1] = parts[-1].replace(".", "_")
     return "/".join(parts)
+
+
+def free_key(key: str, taken: Container[str], number: int) -> str:
+    """The key, with `-number` behind it as often as it takes until it is none of those taken in the shard."""
+    while key in taken:
+        key = f"{key}-{number}"
+    return key
 
 
 class _Hashed(io.RawIOBase):

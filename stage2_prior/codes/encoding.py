@@ -20,7 +20,7 @@ from data.shards.identity import Identity
 from data.shards.index import ShardIndex
 from data.shards.quarantine import quarantined
 from data.shards.tally import Tally
-from data.shards.writer import Sample, fit_key
+from data.shards.writer import Sample, fit_key, free_key
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 from stage1_tokenizer import Tokenizer
@@ -189,7 +189,7 @@ def names_of(keys: Sequence[str], seen: set[str]) -> list[str]:
     occur twice."""
     names = []
     for key in map(fit_key, keys):
-        names.append(f"{key}-{len(seen)}" if key in seen else key)
+        names.append(free_key(key, seen, len(seen)))
         seen.add(names[-1])
     return names
 

@@ -249,6 +249,16 @@ def test_keys_are_made_fit(name: str, key: str) -> None:
     assert fit_key(name) == key
 
 
+def test_keys_that_become_equal_stay_apart(tmp_path: Path) -> None:
+    """Two samples of one key are one sample to every reader of WebDataset tars: a picture would be lost."""
+    (tmp_path / "in").mkdir()
+    for i, name in enumerate(("a.b", "a_b", "a_b-2")):
+        (tmp_path / "in" / f"{name}.jpg").write_bytes(jpeg(i))
+    packed(tmp_path / "in", tmp_path / "out", shuffle=False)
+    (batch,) = every_sample(str(tmp_path / "out/train.json"), TransformConfig(size=8), batch_size=4)
+    assert len(set(batch.keys)) == 3
+
+
 def test_killed_twenty_times_at_random_and_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 of the packing process (its workers end themselves) at 20 random moments: the same bytes in the end."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # For power cuts; a kill loses nothing of a file.

@@ -32,6 +32,11 @@ def test_names_with_dots_and_a_key_twice(coded: Coded, tmp_path: Path) -> None:
     assert list(found) == ["frame_0001", "frame_0002", "other/frame_1", "frame_0001-3"]
 
 
+def test_a_name_made_for_a_key_twice_may_be_there_already(coded: Coded, tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", [(name, {"jpg": jpeg(i)}) for i, name in enumerate(["b-3", "b", "c", "b"])])
+    assert list(encoded(coded, tar)) == ["b-3", "b", "c", "b-3-3"]
+
+
 def test_labels_by_name(coded: Coded, tmp_path: Path) -> None:
     things = [(str(i), {"jpg": jpeg(i), "cls": name}) for i, name in enumerate([b"dog", b"cat", b"dog"])]
     assert encoded(coded, write_tar(tmp_path / "a.tar", things)) == {"0": 1, "1": 0, "2": 1}
