@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = read(recipe, out, shared=not options.local, processes=options.processes, nodes=options.nodes)
     live = {} if options.local else submission.live_jobs(needed=not options.dry_run)
     rows = submission.plan(chosen, recipe, out, options.from_, live)
+    for warning in submission.changed_inputs(rows, out):
+        print(warning, file=sys.stderr)
     if options.local and not options.dry_run:
         with Runner(out, "submit", keyed=False) as runner:
+            submission.keep_inputs(rows, out)
             return runner.run([row.stage for row in rows], len(rows))
     if not options.dry_run:
         submission.submit(rows, out)

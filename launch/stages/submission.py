@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -20,6 +21,9 @@ from launch.stages.jobs import Chain
 from launch.stages.listing import ROOT, Stage
 from launch.stages.resources import ClusterConfig
 from launch.stages.status import aligned
+
+INPUTS = "inputs.json"
+"""In OUT: digests of the files that each stage read, by stage."""
 
 
 @dataclass
@@ -115,10 +119,39 @@ def plan(chosen: Chain, recipe: Path, out: Path, first: str | None, live: dict[s
     return rows
 
 
+def changed_inputs(rows: Sequence[Row], out: Path) -> list[str]:
+    """A warning for each finished stage whose recipe or index isn't what it was when the stage was handed out."""
+    known = _inputs_before(out)
+    warnings = []
+    for row in (row for row in rows if row.what == "done"):
+        now, before = _inputs(row.stage), known.get(row.stage.name, {})
+        if changed := [name for name, digest in now.items() if before and before.get(name) != digest]:
+            warnings.append(
+                f"warning: {row.stage.name} was done before {', '.join(changed)} changed, and is kept as it is: "
+                f"choose another --out to make it anew"
+            )
+    return warnings
+
+
+def keep_inputs(rows: Sequence[Row], out: Path) -> None:
+    """Note what the stages that are to be done read, for `changed_inputs`."""
+    now = {row.stage.name: _inputs(row.stage) for row in rows if row.command}
+    write_file(out / INPUTS, json.dumps(_inputs_before(out) | now, indent=1) + "\n")
+
+
+def _inputs(stage: Stage) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in stage.reads if path.is_file()}
+
+
+def _inputs_before(out: Path) -> dict[str, dict[str, str]]:
+    return json.loads((out / INPUTS).read_text()) if (out / INPUTS).exists() else {}
+
+
 def submit(rows: Sequence[Row], out: Path) -> None:
     """Submit the planned jobs, each after those it needs, and record every one as soon as it is there."""
     try_folder("out", out)
     (out / "logs").mkdir(parents=True, exist_ok=True)
+    keep_inputs(rows, out)
     known = records.jobs(out)
     jobs = {row.stage.name: row.job for row in rows}
     for row in rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,25 @@ def test_only_what_is_missing_is_submitted(recipe: Path, tmp_path: Path) -> None
     assert (planned["release"].what, planned["release"].job) == ("running as job 12", "12")
     assert "--array=1" in planned["codes-train"].command
     assert planned["prior"].command, "job 13 is gone and its stage isn't done"
+
+
+def test_finished_stages_of_other_inputs_are_named(recipe: Path, tmp_path: Path) -> None:
+    index = tmp_path / "train.json"
+    index.write_text("{}")
+    settings = (recipe / "tokenizer.yaml").read_text()
+    (recipe / "tokenizer.yaml").write_text(re.sub(r"(?m)^(  index:).*", rf"\1 {index}", settings))
+    first = list(rows(recipe, tmp_path).values())
+    submission.keep_inputs(first, tmp_path)
+    for name in ("tokenizer", "release"):
+        attempts.begin(tmp_path, name)
+        attempts.end(tmp_path, name, 0)
+    assert submission.changed_inputs(list(rows(recipe, tmp_path).values()), tmp_path) == []
+    index.write_text('{"other": 1}')
+    again = list(rows(recipe, tmp_path).values())
+    (warning,) = submission.changed_inputs(again, tmp_path)
+    assert f"tokenizer was done before {index} changed" in warning
+    submission.keep_inputs(again, tmp_path)  # of what is still to be done only
+    assert submission.changed_inputs(again, tmp_path) == [warning]
 
 
 def test_from_wants_what_the_stage_needs(recipe: Path, tmp_path: Path) -> None:
