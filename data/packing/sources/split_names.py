@@ -88,7 +88,19 @@ class SplitNames:
         for path, split in found.items():
             if split == "":
                 tally.ignored("left out by the setting splits", path)
-        return {path: "train" if split is None else split for path, split in found.items() if split != ""}
+        assigned = {path: "train" if split is None else split for path, split in found.items() if split != ""}
+        self._tell_folders(assigned, tally)
+        return assigned
+
+    def _tell_folders(self, assigned: Mapping[str, str], tally: Tally) -> None:
+        """Note folders, such as the configurations of a set of the Hub, whose files become one split."""
+        folders: dict[str, dict[str, None]] = {}
+        for path, split in assigned.items():
+            parts = [part for part in PurePosixPath(path).parent.parts if self.of_folder(part) is None]
+            folders.setdefault(split, {})["/".join(parts) or "."] = None
+        for split, names in folders.items():
+            for name in names if len(names) > 1 else ():
+                tally.noted(f"folders that make up {split} together; for one of them alone name it as the source", name)
 
     def doubtful(self, names: Iterable[str]) -> list[str]:
         """Names of no known split that look like it: `trainval`, `trainA` beside `testA`, `mytrain` beside `mytest`."""

@@ -82,3 +82,13 @@ def test_where_no_name_says_a_split_all_is_train_and_this_is_said() -> None:
         found = SplitNames().assign(paths, tally := Tally(), "in")
         assert set(found.values()) == {"train"}
         assert tally.lines()[1:] == ["note: no name says a split, so all of it is train: in"]
+
+
+def test_folders_that_become_one_split_are_named() -> None:
+    """The Hub's Parquet copies lie in CONFIGURATION/SPLIT/NUMBER.parquet: two configurations double the pictures."""
+    paths = ["plain/train/0.parquet", "plain/train/1.parquet", "plain/test/0.parquet", "augmented/train/0.parquet"]
+    SplitNames().assign(paths, tally := Tally(), "in")
+    (line,) = [line for line in tally.lines() if "together" in line]
+    assert line.endswith("name it as the source (2): plain, augmented") and "make up train together" in line
+    SplitNames().assign(["data/train/0.parquet", "data/test/0.parquet"], tally := Tally(), "in")
+    assert "together" not in "\n".join(tally.lines())
