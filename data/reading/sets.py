@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from data.config import CodeDataConfig
 from data.shards.classes import held_to
+from data.shards.identity import Identity
 from data.shards.index import ShardIndex
 from data.shards.loading import check_present, load_index
 from launch.command.cli import UserError
@@ -33,4 +34,18 @@ def training_sets(
         if key.startswith("data.mixture"):
             held_to(index, found["data.index"].classes, key, "data.index", say if rank == 0 else None)
         found[key] = index
+    if rank == 0 and config.held_out:
+        _tell_same(found, say)
     return found
+
+
+def _tell_same(sets: dict[str, ShardIndex], say: Callable[[str], None]) -> None:
+    """A note if the held-out set is one of the training's, by its place or by the hashes of its shards."""
+    held_out = sets["data.held_out"]
+    identity = Identity.of(held_out)
+    hashed = all(shard.sha256 for shard in identity.shards)
+    for key, index in sets.items():
+        if key == "data.held_out":
+            continue
+        if index.path == held_out.path or (hashed and Identity.of(index).digest == identity.digest):
+            say(f"note: data.held_out is the same set as {key}: its figures are those of training samples")
