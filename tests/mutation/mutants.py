@@ -40,24 +40,11 @@ COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd,
     ast.BitXor: ast.BitAnd,
 }
-SWAPPED = {
-    first: second
-    for pair in (
-        ("min", "max"),
-        ("amin", "amax"),
-        ("argmin", "argmax"),
-        ("minimum", "maximum"),
-        ("any", "all"),
-        ("sum", "mean"),
-        ("zeros", "ones"),
-        ("zeros_like", "ones_like"),
-        ("sin", "cos"),
-        ("floor", "ceil"),
-        ("exp", "log"),
-        ("softmax", "log_softmax"),
-    )
-    for first, second in (pair, pair[::-1])
-}
+PAIRS = (
+    "min max, amin amax, argmin argmax, minimum maximum, any all, sum mean, zeros ones, zeros_like ones_like, sin cos, "
+    "floor ceil, exp log, softmax log_softmax"
+)
+SWAPPED = {first: second for pair in PAIRS.split(", ") for first, second in (pair.split(), pair.split()[::-1])}
 DROPPED = (
     *("detach", "abs", "square", "sqrt", "rsqrt", "sigmoid", "tanh", "relu", "softplus", "clamp", "clamp_min"),
     *("flip", "sort", "sorted", "reversed", "normalize", "round"),
