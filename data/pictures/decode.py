@@ -6,6 +6,7 @@ others through PIL. Shapes: H W pixels, C channels.
 
 import io
 import math
+import re
 import threading
 from typing import Literal
 
@@ -117,7 +118,8 @@ def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels:
     except DamagedSampleError:
         raise
     except Exception as error:  # PIL raises all kinds of exceptions on damaged input
-        raise DamagedSampleError(f"can't be decoded: {type(error).__name__}: {error}"[:200]) from error
+        words = re.sub(r" <[^>]* at 0x[0-9a-f]+>", "", str(error))  # PIL names the buffer, each time another one
+        raise DamagedSampleError(f"can't be decoded: {type(error).__name__}: {words}"[:200]) from error
 
 
 def pixels_of(image: Image.Image, config: TransformConfig) -> np.ndarray:

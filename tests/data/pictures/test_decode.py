@@ -239,3 +239,14 @@ def test_the_picture_member_is_found_by_its_last_extension() -> None:
     assert bytes(picture_bytes(sample(cls=b"1", photo_png=b"x"))) == b"x"
     with pytest.raises(DamagedSampleError, match="no picture among cls, txt"):
         picture_bytes(sample(cls=b"1", txt=b""))
+
+
+def test_the_same_fault_is_told_in_the_same_words() -> None:
+    """So that a tally counts it as one reason."""
+    told = set()
+    for size in (40, 50, 60):
+        with pytest.raises(DamagedSampleError) as error:
+            decode_picture(b"no picture" + bytes(size), TransformConfig(size=8), max_pixels=100)
+        told.add(str(error.value))
+    (words,) = told
+    assert "UnidentifiedImageError" in words and "0x" not in words
