@@ -126,6 +126,7 @@ def _signals(run: Run) -> Iterator[None]:
         signal.signal(number, ask)
     with interrupts.asking(interrupt):
         yield
+    interrupts.leave()
     # SLURM signals the ranks and their launcher, which passes it on: the second one must not kill a rank that is
     # leaving. Python's own ending puts back the default of every handler but started.
     for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -7,6 +7,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,3 +191,32 @@ def test_a_run_begun_before_a_setting_came_goes_on_at_its_default(tmp_path: Path
     assert yaml.safe_load((tmp_path / folder.CONFIG).read_text())["run"]["skip_limit"] == config.run.skip_limit
     with pytest.raises(UserError, match=r"run\.seed=5 differs from 0"):
         folder.adopt(tmp_path, JobConfig(run=RunConfig(folder=str(tmp_path), seed=5)), ())
+
+
+FINISHED = """
+import time
+from launch.command import cli
+from launch.config import RunConfig
+from launch.run.starting import start_run
+from tests.launch.run.test_starting import JobConfig
+def main():
+    config = JobConfig(RunConfig(folder={folder!r}, trackers=[]))
+    with start_run(config, config.run):
+        pass
+    print("ready", flush=True)
+    time.sleep(1)
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR2, signal.SIGTERM])
+def test_a_signal_to_a_run_that_is_finished_changes_nothing(tmp_path: Path, number: int) -> None:
+    """As to a rank that has nothing left to do, while the launcher waits for another one that saves."""
+    code = FINISHED.format(folder=str(tmp_path / "run"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, env=environment)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, "interrupted" in told) == (0, False), told
