@@ -6,7 +6,6 @@ others through PIL. Shapes: H W pixels, C channels.
 
 import io
 import math
-import re
 import threading
 from typing import Literal
 
@@ -18,6 +17,7 @@ from data.pictures.config import TransformConfig
 from data.pictures.geometry import Draw, crop_box, target_size
 from data.pictures.png import without_large_texts
 from data.shards.sample import DamagedSampleError, Sample, picture_member
+from launch.command.cli import reason
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _ORIENTATION = 0x0112
@@ -118,8 +118,7 @@ def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels:
     except DamagedSampleError:
         raise
     except Exception as error:  # PIL raises all kinds of exceptions on damaged input
-        words = re.sub(r" <[^>]* at 0x[0-9a-f]+>", "", str(error))  # PIL names the buffer, each time another one
-        raise DamagedSampleError(f"can't be decoded: {type(error).__name__}: {words}"[:200]) from error
+        raise DamagedSampleError(f"can't be decoded: {reason(error)}"[:200]) from error
 
 
 def pixels_of(image: Image.Image, config: TransformConfig) -> np.ndarray:

@@ -46,10 +46,10 @@ def load_index(source: str | os.PathLike[str], *, with_offsets: bool = True) -> 
         values = json.loads(whole(RemoteFile(path, Patience())) if remote else Path(path).read_bytes())
     except FileNotFoundError as error:
         raise UserError(
-            f"the index {without_secrets(path)} is missing: check data.index, or make it by data.pack or data.index"
+            f"the index {without_secrets(path)} is missing: check the path, or make it by data.pack or data.index"
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"the index {without_secrets(path)} can't be read ({error}): check data.index") from error
+        raise UserError(f"the index {without_secrets(path)} can't be read ({error}): check the path") from error
     base = folder_of(path) if remote else str(Path(path).parent)
     index = ShardIndex.from_json(_from_info(values, split, without_secrets(path)), base, without_secrets(path))
     index = replace(index, name=index.name or place_name(os.fspath(source)))

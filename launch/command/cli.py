@@ -42,8 +42,9 @@ def one_line(error: BaseException | str, most: int | None = None) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The type of a library's error and the first line of its message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The type of a library's error and the first line of its message, without the addresses of objects in it."""
+    words = re.sub(r" <[^<>]* at 0x[0-9a-f]+>", "", str(error))
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:300].rstrip(".:")
 
 
