@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from launch.command import interrupts
 from launch.command.cores import settle
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED, SIGNALLED
-from launch.command.file_errors import OutputError, told
+from launch.command.file_errors import DISK, OutputError, told
 from launch.command.values import form, inner
 from launch.command.words import Words
 
@@ -138,7 +138,9 @@ def run(main: Callable[[], int | None], *, computes: bool = True) -> NoReturn:
     except (KeyboardInterrupt, Exception) as error:
         line = None if interrupts.raised() and not isinstance(error, UserError) else mended_by_user(error)
         if line is not None:
-            if first_to_tell(line):
+            # Ranks that write files of their own meet a full disk at once.
+            subject = f"disk error {error.errno}" if isinstance(error, OSError) and error.errno in DISK else line
+            if first_to_tell(subject):
                 print(f"error: {line}", file=sys.stderr, flush=True)
             _forget_stdout()
             sys.exit(BAD_INPUT)
