@@ -74,7 +74,9 @@ def test_a_full_disk_stops_the_run_and_leaves_the_older_checkpoint(
 ) -> None:
     config = settings(tmp_path / "run")
     with (
-        pytest.raises(UserError, match=r"step 2 can't be written \(.*No space.*\); that of step 1 is the newest"),
+        pytest.raises(
+            UserError, match=r"step 2 in .*run can't be written \(.*No space.*\); that of step 1 is the newest"
+        ),
         start_run(config, config) as run,
     ):
         save_twice(run, request)
@@ -87,5 +89,5 @@ def test_a_full_disk_is_warned_of_where_the_run_may_go_on(
     config = settings(tmp_path / "run", on_save_error="continue")
     with start_run(config, config) as run:
         assert save_twice(run, request) is None
-    assert "warning: the checkpoint of step 2 can't be written" in capsys.readouterr().err
+    assert f"warning: the checkpoint of step 2 in {run.folder} can't be written" in capsys.readouterr().err
     assert folders.steps(tmp_path / "run") == [1]

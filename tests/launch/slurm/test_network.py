@@ -47,7 +47,8 @@ def test_each_node_asks_the_way_to_another_one(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(network, "interface_to", lambda host: asked.append(host) or "eth7")
-    monkeypatch.delenv(INTERFACE, raising=False)
+    monkeypatch.setenv(INTERFACE, "")  # so that it is unset again after the test
+    monkeypatch.delenv(INTERFACE)
     settle(names, node)
     assert asked == ([peer] if peer else [])
     assert os.environ.get(INTERFACE) == ("eth7" if peer else None)

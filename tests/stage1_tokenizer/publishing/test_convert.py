@@ -270,7 +270,7 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
     ),
     "other": (lambda w: w, ["--from", "maskgit"], r"isn't in maskgit's layout, .* it looks like --from taming$"),
     "nothing": (lambda w: w.clear(), [], r"holds no weights of a model \(its keys: state_dict\)"),
-    "option": (lambda w: w, ["--codes", "5"], r"[Uu]nrecognized arguments: --codes"),
+    "option": (lambda w: w, ["--codes", "5"], r"--codes is not a known setting: did you mean \w+"),
     "setting": (lambda w: w, ["--model.quantizer.kinds", "vq"], r"model can't be read .*kinds"),
     "licence": (
         lambda w: w,

@@ -108,7 +108,7 @@ def test_there_are_six_recipes():
 
 
 def one_line(text: str) -> str:
-    (line,) = [line for line in text.splitlines() if line.strip()]
+    (line,) = [line for line in text.splitlines() if line.strip() and not line.startswith("note: ")]
     return line
 
 
