@@ -113,7 +113,8 @@ with workers.workers(2) as pool:
 
 
 def test_outside_a_command_the_handlers_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.default_int_handler  # a shell's background jobs begin with SIGINT ignored
+    signal.signal(signal.SIGINT, before)
     pressed = []
     with interrupts.asking(lambda: pressed.append(1)):
         signal.raise_signal(signal.SIGINT)
