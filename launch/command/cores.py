@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+import psutil
+
 CONTROL_GROUPS = "sys/fs/cgroup"
 
-WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
-"""How the threads of OpenMP wait, unless the user says otherwise by either: asleep, after a tenth of a millisecond.
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""What a user says of how the threads of OpenMP wait for each other.
 
-libgomp spins for 3 ms where nothing is said. A thread that spins while the one it waits for has lost its core to
-another process takes that one's time; one that sleeps at once is woken too late between the short parts of a step, even
-on an idle machine (tests/benchmarks/busy_machine.py).
+libgomp lets them spin for 3 ms. Where another process has one of their cores, spinning takes time from the thread that
+all wait for: asleep, they train a third faster. Where none has, threads that sleep are woken too late between the short
+parts of a step: a third slower (tests/benchmarks/busy_machine.py).
 """
+LOOKED = 0.1
+"""Seconds for which the cores are watched before a command computes."""
 
 
 def cores(system: Path = Path("/")) -> int:
@@ -30,12 +35,33 @@ def cores(system: Path = Path("/")) -> int:
 def settle() -> None:
     """Say how the threads of OpenMP wait and how many there are, unless the user did. Before torch is imported.
 
-    OpenMP counts the affinity mask by itself, but not what the control groups allow.
+    They wait asleep where other processes use their cores; how they wait changes no result. OpenMP counts the affinity
+    mask by itself, but not what the control groups allow.
     """
-    if not WAITING.keys() & os.environ.keys():
-        os.environ |= WAITING
     if "OMP_NUM_THREADS" not in os.environ and (number := cores()) < _masked():
         os.environ["OMP_NUM_THREADS"] = str(number)
+    alone = os.environ.get("OMP_NUM_THREADS", str(_masked())) == "1"
+    if not alone and not any(name in os.environ for name in WAITING) and contested():
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+def contested() -> bool:
+    """Whether other processes take half a core or more of this one's; False for one of several ranks.
+
+    Those start together, and would take each other for others.
+    """
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1 or not hasattr(os, "sched_getaffinity"):
+        return False
+    began, before = time.monotonic(), _idle_seconds()
+    time.sleep(LOOKED)
+    idle, seconds = _idle_seconds() - before, time.monotonic() - began
+    return _masked() * seconds - idle > seconds / 2
+
+
+def _idle_seconds() -> float:
+    """Time that the cores of the affinity mask had nothing to do, since the machine started."""
+    times = psutil.cpu_times(percpu=True)
+    return sum(times[core].idle + times[core].iowait for core in os.sched_getaffinity(0) if core < len(times))
 
 
 def share(most: int | None = None) -> int:

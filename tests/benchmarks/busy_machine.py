@@ -3,7 +3,7 @@
 Ways to wait and to count threads take turns, each in a process of its own that trains the MNIST tokenizer, on the
 machine as it is and beside one process that never rests. Steps per second are the median over the steps after the
 first few; the table has the best turn of each way, as other work on the machine only ever slows one down, and the
-quotients over `before` are medians of the turns. The last line is one JSON object.
+quotients over `spinning` are medians of the turns. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from launch.run import metrics
 from tests.imports import ROOT
 
 WAYS = {
-    "before": {"GOMP_SPINCOUNT": "300000"},
+    "spinning": {"GOMP_SPINCOUNT": "300000"},
     "default": {},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "spin1000": {"GOMP_SPINCOUNT": "1000"},
@@ -34,7 +34,7 @@ WAYS = {
     "spin30000": {"GOMP_SPINCOUNT": "30000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
-"""What the environment says. libgomp spins 300,000 turns, some 3 ms, where nothing is said: `before`."""
+"""What the environment says. libgomp spins 300,000 turns, some 3 ms, where nothing is said: `spinning`."""
 
 FIRST = 4
 """Steps that aren't counted."""
@@ -85,11 +85,11 @@ def main() -> None:
                 found.setdefault(beside, {}).setdefault(way, []).append(steps)
                 load = os.getloadavg()[0]
                 print(f"turn {turn}, {beside} busy, {way}: {steps:.3f} steps/s (load {load:.1f})", flush=True)
-    print(f"\n{cores()} cores | " + " | ".join(f"beside {beside} | against before" for beside in found))
+    print(f"\n{cores()} cores | " + " | ".join(f"beside {beside} | against spinning" for beside in found))
     for way in options.ways.split(","):
         cells = []
         for rates in found.values():
-            base = rates.get("before", rates[way])
+            base = rates.get("spinning", rates[way])
             times = statistics.median(mine / other for mine, other in zip(rates[way], base, strict=True))
             cells.append(f"{max(rates[way]):.2f} | {times:.2f}")
         print(f"{way} | " + " | ".join(cells))

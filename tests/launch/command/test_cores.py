@@ -88,14 +88,40 @@ def started(limit: str = "cores._masked()", **said: str) -> tuple[dict[str, str]
     return {name.strip(): value.strip("' ") for name, value in pairs}, int(done.stdout)
 
 
-def test_threads_wait_passively_unless_the_user_says_otherwise() -> None:
-    said, number = started()
-    assert (said["OMP_WAIT_POLICY"], said["GOMP_SPINCOUNT"]) == ("PASSIVE", "10000")
-    assert number == started(OMP_WAIT_POLICY="active")[1], "the number of threads is torch's own"
-    said, _ = started(OMP_WAIT_POLICY="active")
-    assert said["OMP_WAIT_POLICY"] == "ACTIVE"
-    said, _ = started(GOMP_SPINCOUNT="77")
-    assert said["GOMP_SPINCOUNT"] == "77"
+def test_threads_wait_asleep_beside_others_unless_the_user_says_otherwise() -> None:
+    if command_cores._masked() == 1:
+        pytest.skip("threads that wait need two cores")
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(command_cores._masked())]
+    try:
+        said, number = started()
+        assert said["OMP_WAIT_POLICY"] == "PASSIVE"
+        said, others = started(OMP_WAIT_POLICY="active")
+        assert (said["OMP_WAIT_POLICY"], others) == ("ACTIVE", number), "the number of threads is torch's own"
+        said, _ = started(GOMP_SPINCOUNT="77")
+        assert said["GOMP_SPINCOUNT"] == "77"
+    finally:
+        for one in busy:
+            one.kill()
+
+
+@pytest.mark.parametrize(("idle", "expected"), [(2.0, False), (1.6, False), (1.0, True), (0.0, True)])
+def test_cores_are_contested_where_others_use_half_a_core(
+    monkeypatch: pytest.MonkeyPatch, idle: float, expected: bool
+) -> None:
+    """Of two cores that are watched for a second."""
+    clock, seen = iter([5.0, 6.0]), iter([100.0, 100.0 + idle])
+    monkeypatch.setattr(command_cores.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(command_cores.time, "sleep", lambda _: None)
+    monkeypatch.setattr(command_cores, "_idle_seconds", lambda: next(seen))
+    monkeypatch.setattr(command_cores, "_masked", lambda: 2)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert command_cores.contested() == expected
+
+
+def test_ranks_do_not_take_each_other_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(command_cores, "_idle_seconds", lambda: 0.0)
+    assert not command_cores.contested()
 
 
 def test_a_limited_process_starts_no_more_threads_than_it_has_cores() -> None:
