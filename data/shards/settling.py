@@ -17,6 +17,7 @@ from launch.command.cli import UserError
 _STRAY = 0.1
 """Words among so many times as many numbers are mistakes, not names."""
 Form = tuple[str, ...]
+Seen = tuple[Counter[Form], dict[Form, str], dict[str, str]]
 
 
 def settled(
@@ -27,11 +28,11 @@ def settled(
     `layout` has the user's settings; its `picture`, if any, is kept. Without `classes`, labels that are words become
     classes in alphabetical order. UserError where there are no pictures, or names don't tell which members they are.
     """
-    forms, examples, formats = _seen(scans)
+    seen = forms, examples, formats = _seen(scans)
     layout = replace(layout, picture=_pictures(forms, examples, formats, layout), pieces=any(s.pieces for s in scans))
     if not layout.picture or not any(layout.is_sample(form) for form in forms):
         raise _nothing(forms, layout, sum((scan.tally for scan in scans), Tally()), where)
-    tally = told(scans, layout)
+    tally = _told(scans, seen, layout)
     labels = Counter[str]()
     for scan in scans:
         for contents, count in scan.labels.items():
@@ -42,7 +43,11 @@ def settled(
 
 def told(scans: Sequence[Scan], layout: Layout) -> Tally:
     """What is taken and what is left out of some archives of pictures under a layout."""
-    forms, examples, formats = _seen(scans)
+    return _told(scans, _seen(scans), layout)
+
+
+def _told(scans: Sequence[Scan], seen: Seen, layout: Layout) -> Tally:
+    forms, examples, formats = seen
     tally = sum((scan.tally for scan in scans), Tally())
     for note in (note for scan in scans for note in scan.notes):
         tally.noted(note, "")
@@ -58,7 +63,7 @@ def told(scans: Sequence[Scan], layout: Layout) -> Tally:
     return tally
 
 
-def _seen(scans: Sequence[Scan]) -> tuple[Counter[Form], dict[Form, str], dict[str, str]]:
+def _seen(scans: Sequence[Scan]) -> Seen:
     """How often each form occurs, a key of each, and the formats found in members without a usual extension."""
     forms, examples = Counter[Form](), dict[Form, str]()
     for scan in scans:

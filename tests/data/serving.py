@@ -22,15 +22,37 @@ class Served:
     bytes_sent: int = 0
 
 
+class QuietHandler(http.server.BaseHTTPRequestHandler):
+    """Keeps connections open and prints nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def listening(handler: type[QuietHandler]) -> Iterator[str]:
+    """A server on the loopback; its address."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    server.handle_error = lambda *arguments: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @contextmanager
 def served(folder: Path, fault: Fault = lambda path, number: "", ranges: bool = True) -> Iterator[Served]:
     state = Served("")
     released = threading.Event()
     lock = threading.Lock()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             with lock:
                 state.requests.append(self.path)
@@ -64,18 +86,8 @@ def served(folder: Path, fault: Fault = lambda path, number: "", ranges: bool = 
             if how in ("drop", "stall"):
                 self.close_connection = True
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *arguments: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield state
-    finally:
-        released.set()
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as state.url:
+        try:
+            yield state
+        finally:
+            released.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import http.server
 import socket
 import struct
 import threading
@@ -11,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from tests.data.serving import QuietHandler, listening
 
 Fault = Callable[[str, str, int], str]
 """(method, path, number of the request) → "", or one of FAULTS."""
@@ -40,9 +41,7 @@ def proxied(address: str) -> Iterator[Proxy]:
     """A proxy of the server at HOST:PORT."""
     state, released, lock = Proxy(), threading.Event(), threading.Lock()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with lock:
@@ -92,18 +91,8 @@ def proxied(address: str) -> Iterator[Proxy]:
             if how in ("truncated", "stall"):
                 self.close_connection = True
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *arguments: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield state
-    finally:
-        released.set()
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as state.url:
+        try:
+            yield state
+        finally:
+            released.set()

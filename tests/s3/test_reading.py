@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data.config import DataConfig
-from data.pictures.config import TransformConfig
 from data.reading.stream import Stream, every_sample
 from data.remote import stores
 from launch.command.cli import UserError
 from tests.data.making import picture_set
+from tests.data.streaming import SMALL, batches
 from tests.s3.proxy import Proxy
-
-SMALL = TransformConfig(size=8)
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +28,6 @@ def index(folder: Path, bucket: str) -> str:
     for path in folder.iterdir():
         stores.put(f"{bucket}/deep/er/{path.name}", path)
     return f"{bucket}/deep/er/set.json"
-
-
-def batches(index: str, start: int = 0, count: int = 14, **values: Any) -> list[tuple[list[str], bytes]]:
-    """Two epochs and more."""
-    values = {"batch_size": 8, "lanes": 4, "window": 6, "retry_pause": 0.001, "stall_seconds": 10.0, **values}
-    with Stream(DataConfig(index=index, transform=SMALL, **values), seed=3) as stream:
-        return [(b.keys, b.pixels_BCHW.numpy().tobytes()) for b in islice(stream.batches(start), count)]
 
 
 @pytest.fixture(scope="module")

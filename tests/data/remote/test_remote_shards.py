@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from data.config import DataConfig
-from data.pictures.config import TransformConfig
-from data.reading.stream import Stream, every_code, every_sample
+from data.reading.stream import every_code, every_sample
 from data.shards.loading import load_index
 from launch.command.cli import UserError
 from tests.data.making import picture_set
 from tests.data.serving import served
-
-SMALL = TransformConfig(size=8)
+from tests.data.streaming import SMALL, batches
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = picture_set(tmp_path_factory.mktemp("remote"), [10, 17, 21])
     return path.parent
-
-
-def batches(index: str, start: int = 0, count: int = 14, **values: Any) -> list[tuple[list[str], bytes]]:
-    """Two epochs and more, of which the order must not depend on where the shards lie."""
-    values = {"batch_size": 8, "lanes": 4, "window": 6, "retry_pause": 0.001, "stall_seconds": 10.0, **values}
-    with Stream(DataConfig(index=index, transform=SMALL, **values), seed=3) as stream:
-        return [(b.keys, b.pixels_BCHW.numpy().tobytes()) for b in islice(stream.batches(start), count)]
 
 
 @pytest.fixture(scope="module")
