@@ -135,4 +135,4 @@ def _class_names(path: str | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, computes=False)

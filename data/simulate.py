@@ -59,4 +59,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, computes=False)

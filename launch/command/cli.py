@@ -125,8 +125,8 @@ def run(main: Callable[[], int | None], *, computes: bool = True) -> NoReturn:
     """Run a command's main function: exit 0 or what it returns; what the user can mend is one line and exit 2.
 
     That is a UserError, or an OSError of a file: a full disk, a folder that can't be written or read. Ctrl-C is one
-    line and exit 130 (launch.command.interrupts). `computes=False` is for commands that only start others, whose
-    threads it leaves to them.
+    line and exit 130 (launch.command.interrupts). `computes=False` is for commands that start others, whose threads it
+    leaves to them, or only read and write files: they needn't look at the cores first.
     """
     interrupts.listen()
     if computes:
