@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import DistributedDataParallelKwargs
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from launch.checkpoints.pieces import Piece, PieceState
 from launch.command.cli import UserError
@@ -40,6 +43,7 @@ class Strategy:
         self.run = run
         self.adamw = make_optimizer(self.model)
         fill_moments(self.adamw)
+        run.accelerator.ddp_handler = _DdpOptions()
         self.module = run.accelerator.prepare(self.model)
 
     def part(self, *, last: bool) -> AbstractContextManager:
@@ -105,6 +109,23 @@ class Strategy:
     def _same_steps(self) -> None:
         for step in self._steps()[1:]:
             step.copy_(self._steps()[0])
+
+
+def ddp_options() -> dict[str, Any]:
+    """How DDP wraps a model: gradients lie in its buckets, and buffers stay each rank's own.
+
+    Else it would keep every gradient twice, and broadcast rank 0's buffers before each forward.
+    """
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return {"gradient_as_bucket_view": True, sync: False}
+
+
+class _DdpOptions(DistributedDataParallelKwargs):
+    """`ddp_options` for accelerate, which doesn't know newer ones by name."""
+
+    def to_kwargs(self) -> dict[str, Any]:
+        return ddp_options()
 
 
 def fill_moments(optimizer: torch.optim.AdamW) -> None:

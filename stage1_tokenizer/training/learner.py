@@ -1,10 +1,9 @@
 """A network with its optimizer, and the wrapper that trains it on several ranks."""
 
-import inspect
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from launch.config import OptimizerConfig
 from launch.run.runtime import Run
 from launch.run.schedule import descend
+from launch.strategies.base import ddp_options
 from stage1_tokenizer.config.losses import DiscriminatorOptimizerConfig
 from stage1_tokenizer.config.training import TokenizerOptimizerConfig
 
@@ -45,11 +45,8 @@ def joined_with_other_ranks(module: nn.Module, run: Run) -> nn.Module:
     if run.world_size == 1:
         return module
     devices = [run.device] if run.device.type == "cuda" else None
-    known = inspect.signature(DistributedDataParallel.__init__).parameters
-    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {sync: False}
     _fix_strides(module)
-    return DistributedDataParallel(module, devices, gradient_as_bucket_view=True, **options)
+    return DistributedDataParallel(module, devices, **ddp_options())
 
 
 def _fix_strides(module: nn.Module) -> None:

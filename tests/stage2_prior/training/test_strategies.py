@@ -92,6 +92,8 @@ def few_steps(kind: str, strategy: str, place: Path) -> list[float]:
     with start_run(config, config, strategies=STRATEGIES) as this:
         prior = prior_of(kind, spread=1.0)
         shared = share_out(prior, lambda model: build_optimizer(model, PriorOptimizerConfig()), this, clip=1.0)
+        if strategy == "ddp":
+            assert shared.module.gradient_as_bucket_view and not shared.module.broadcast_buffers
         ema, found = PriorEma(shared, 0.5), []
         code_BN, label_B = codes_of(prior, 4), torch.tensor([0, 1, 2, 0])
         rows = slice(this.rank * 2, this.rank * 2 + 2)
