@@ -5,10 +5,10 @@ Legend: B batch, D code dimension, h w latent grid, N positions (B·h·w), K cod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,10 @@ class Quantizer(nn.Module):
     """Channels of the latents: the input channels of post_quant_conv."""
     unit: Tensor
     """A 1 in the type of the weights, also where there are none."""
+    led: bool = False
+    """Whether the training calls `begin` before each step, so that the step itself can be compiled or captured."""
+    starting: bool = False
+    """Whether the step that `begin` prepared chooses the first codes, which a compiled step cannot."""
 
     def __init__(self, config: QuantizerConfig):
         """Take size and channels from `codebook_size` and `code_dim`; a subclass with others overwrites them."""
@@ -58,6 +62,15 @@ class Quantizer(nn.Module):
         self.codebook_size = config.codebook_size
         self.input_channels = self.latent_channels = config.code_dim
         self.register_buffer("unit", torch.ones(()), persistent=False)
+
+    def __call__(self, z_BDhw: Tensor) -> Quantized:
+        """Forward; in training mode it is a training step, which `begin` prepares."""
+        if self.training and not self.led:
+            self.begin(z_BDhw.numel() // z_BDhw.shape[1])
+        return super().__call__(z_BDhw)
+
+    def begin(self, positions: int) -> None:
+        """What Python has to do before a training step on so many positions: count it, and set what depends on it."""
 
     def forward(self, z_BDhw: Tensor) -> Quantized:
         """Latents, codes and losses of (B, input_channels, h, w)."""
@@ -125,11 +138,31 @@ class RowQuantizer(Quantizer):
 
 
 class Counter(nn.Module):
-    """The number of training steps, saved with the weights: annealed weights and temperatures depend on it."""
+    """The number of training steps, saved with the weights: annealed weights and temperatures depend on it.
+
+    `annealed` is the weight or temperature of the step that has begun, as a tensor, which a compiled step reads anew.
+    Tensors stay float32 or float64 where the weights become bf16 or fp16, which can't count.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.steps = 0
+        self.annealed = torch.zeros((), dtype=torch.float64)  # no buffer: averaged weights would average it
+
+    def begin(self, annealed: float) -> None:
+        """Begin a training step with this weight or temperature."""
+        self.annealed.fill_(annealed)
+        self.steps += 1
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As of any module, but never to bf16 or fp16."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in HALF else moved
+
+        self.annealed = kept(self.annealed).to(torch.float64)
+        return super()._apply(kept, recurse)
 
     def get_extra_state(self) -> Tensor:
         """The number of training steps."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
-from stage1_tokenizer.quantizers.entropy import binary_entropies, weighted
+from stage1_tokenizer.quantizers.entropy import annealed_weight, binary_entropies, weighted
 from stage1_tokenizer.quantizers.gradients import straight_through
 
 
@@ -33,6 +33,10 @@ class LookupFreeQuantizer(RowQuantizer):
         self.register_buffer("bit_L", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
         self.statistics = Counter()
 
+    def begin(self, positions: int) -> None:
+        """Count the step, with the weight of its entropy term."""
+        self.statistics.begin(annealed_weight(self.config, self.statistics.steps))
+
     def quantize(self, z_NL: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents, codes, and the losses `commitment` (MSE to sg[q(z)]) and `entropy`."""
         z_NL = self._prepared(z_NL)
@@ -42,9 +46,7 @@ class LookupFreeQuantizer(RowQuantizer):
         if self.config.entropy_weight:
             logit_NL = 4 * self.size / self.config.entropy_softness * z_NL
             entropies = binary_entropies(logit_NL, self.config.entropy_bits)
-            losses["entropy"] = weighted(self.config, entropies, self.statistics.steps)
-        if self.training:
-            self.statistics.steps += 1
+            losses["entropy"] = weighted(self.config, entropies, self.statistics, self.training)
         return straight_through(z_NL, e_NL), self.search(z_NL), losses
 
     def rows(self, idx_N: Tensor) -> Tensor:

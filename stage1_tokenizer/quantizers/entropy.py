@@ -11,6 +11,7 @@ from torch import Tensor
 
 from launch.ranks.reduce import differentiable_sum, world
 from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.quantizers.base import Counter
 
 
 def entropy(p_K: Tensor) -> Tensor:
@@ -56,11 +57,15 @@ def soft_entropies(logit_NK: Tensor) -> tuple[Tensor, Tensor]:
     return each, entropy(over_ranks(p_NK.mean(0)))
 
 
-def weighted(config: QuantizerConfig, entropies: tuple[Tensor, Tensor], steps: int) -> Tensor:
-    """The entropy loss: weight · (E[H] − γ H[E]).
-
-    The weight falls linearly from entropy_boost · entropy_weight to entropy_weight over `anneal` steps.
-    """
+def annealed_weight(config: QuantizerConfig, steps: int) -> float:
+    """From entropy_boost · entropy_weight linearly to entropy_weight, over `anneal` steps."""
     left = max(0.0, 1 - steps / config.anneal) if config.anneal else 0.0
-    weight = config.entropy_weight * (1 + (config.entropy_boost - 1) * left)
-    return weight * (entropies[0] - config.entropy_diversity * entropies[1])
+    return config.entropy_weight * (1 + (config.entropy_boost - 1) * left)
+
+
+def weighted(config: QuantizerConfig, entropies: tuple[Tensor, Tensor], counter: Counter, training: bool) -> Tensor:
+    """The entropy loss: weight · (E[H] − γ H[E]), with the weight of the training step that has begun."""
+    loss = entropies[0] - config.entropy_diversity * entropies[1]
+    if not training:
+        return annealed_weight(config, counter.steps) * loss
+    return counter.annealed.to(loss.dtype) * loss

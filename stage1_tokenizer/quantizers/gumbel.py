@@ -39,6 +39,10 @@ class GumbelQuantizer(RowQuantizer):
         done = min(1.0, self.statistics.steps / steps)
         return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
 
+    def begin(self, positions: int) -> None:
+        """Count the step, with its temperature."""
+        self.statistics.begin(self.temperature)
+
     def quantize(self, z_ND: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents, codes and the loss `kl`."""
         logit_NK = widened(self.proj, z_ND)
@@ -46,11 +50,10 @@ class GumbelQuantizer(RowQuantizer):
         kl = (log_p_NK.exp() * (log_p_NK + math.log(self.codebook_size))).sum(1).mean()
         if self.training:
             noise_NK = -torch.empty_like(logit_NK).exponential_().log()
-            drawn_NK = (logit_NK + noise_NK) / self.temperature
+            drawn_NK = (logit_NK + noise_NK) / self.statistics.annealed.to(logit_NK.dtype)
             idx_N = drawn_NK.detach().argmax(1)
             e_ND = one_hot_through(drawn_NK.softmax(1), idx_N) @ at_least_float32(self.embedding.weight)
             e_ND = self.rows(idx_N).detach() + (e_ND - e_ND.detach())
-            self.statistics.steps += 1
         else:
             idx_N = logit_NK.argmax(1)
             e_ND = self.rows(idx_N)

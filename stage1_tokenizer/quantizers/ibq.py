@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
-from stage1_tokenizer.quantizers.entropy import soft_entropies, weighted
+from stage1_tokenizer.quantizers.entropy import annealed_weight, soft_entropies, weighted
 from stage1_tokenizer.quantizers.gradients import one_hot_through
 from stage1_tokenizer.quantizers.nearest import nearest_code
 
@@ -29,6 +29,10 @@ class IndexBackpropagationQuantizer(RowQuantizer):
         nn.init.uniform_(self.embedding.weight, -1 / config.codebook_size, 1 / config.codebook_size)
         self.statistics = Counter()
 
+    def begin(self, positions: int) -> None:
+        """Count the step, with the weight of its entropy term."""
+        self.statistics.begin(annealed_weight(self.config, self.statistics.steps))
+
     def quantize(self, z_ND: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents, codes, and the losses `codebook`, `commitment` and `entropy`."""
         z_ND, code_KD = self._scaled(z_ND), self._scaled(at_least_float32(self.embedding.weight))
@@ -40,9 +44,7 @@ class IndexBackpropagationQuantizer(RowQuantizer):
         losses = {"codebook": codebook, "commitment": F.mse_loss(z_ND, e_ND.detach())}
         if self.config.entropy_weight:
             entropies = soft_entropies(logit_NK / self.config.entropy_softness)
-            losses["entropy"] = weighted(self.config, entropies, self.statistics.steps)
-        if self.training:
-            self.statistics.steps += 1
+            losses["entropy"] = weighted(self.config, entropies, self.statistics, self.training)
         return e_ND.detach() + (through_ND - through_ND.detach()), idx_N, losses
 
     def rows(self, idx_N: Tensor) -> Tensor:

@@ -34,6 +34,13 @@ class MultiscaleQuantizer(Quantizer):
         self.scales = list(config.scales)
         self.codebook = VectorQuantizer(config)
         self.phi = nn.ModuleList(_Phi(config.code_dim) for _ in range(min(4, len(self.scales))))
+        places = [number / max(len(self.scales) - 1, 1) for number in range(len(self.scales))]
+        self._phi_of = [_nearest_tick(place, len(self.phi)) for place in places]
+
+    def begin(self, positions: int) -> None:
+        """Begin a training step of the codebook."""
+        self.codebook.begin(positions)
+        self.starting = self.codebook.starting
 
     def codes_shape(self, grid: Sequence[int]) -> tuple[int, ...]:
         """(N,). ValueError unless the grid is the last scale."""
@@ -100,8 +107,7 @@ class MultiscaleQuantizer(Quantizer):
         e = self.codebook.rows(idx_N).unflatten(0, (-1, scale, scale)).movedim(-1, 1)
         if scale != full:
             e = F.interpolate(e, size=(full, full), mode="bicubic")
-        phis = cast("list[_Phi]", list(self.phi))
-        return phis[_nearest_tick(number / max(len(self.scales) - 1, 1), len(phis))](e)
+        return cast("list[_Phi]", list(self.phi))[self._phi_of[number]](e)
 
 
 class _Phi(nn.Module):

@@ -54,10 +54,18 @@ def draw_rows(z_ND: Tensor, count: int, *, seed: int) -> Tensor:
 
     Rows repeat only if there are fewer than `count`. Every rank must hold the same number of rows.
     """
-    rank, ranks = world()
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(z_ND) * ranks, generator=generator)
-    chosen = order.repeat(-(-count // len(order)))[:count].to(z_ND.device) - rank * len(z_ND)
+    return rows_in_order(z_ND, order_of_rows(len(z_ND), count, seed=seed).to(z_ND.device))
+
+
+def order_of_rows(rows: int, count: int, *, seed: int) -> Tensor:
+    """Which rows of the global batch `draw_rows` takes, (count,) int64 on the CPU, of `rows` on every rank."""
+    order = torch.randperm(rows * world()[1], generator=torch.Generator().manual_seed(seed))
+    return order.repeat(-(-count // len(order)))[:count]
+
+
+def rows_in_order(z_ND: Tensor, order_K: Tensor) -> Tensor:
+    """These rows of the global batch, (K, D), the same on every rank."""
+    chosen = order_K - world()[0] * len(z_ND)
     mine = (chosen >= 0) & (chosen < len(z_ND))
     return all_sum(torch.where(mine[:, None], z_ND[chosen.clamp(0, len(z_ND) - 1)], 0.0))
 

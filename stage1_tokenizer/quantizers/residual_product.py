@@ -30,6 +30,12 @@ class _SeveralCodebooks(Quantizer):
         one = replace(config, kind="vq", code_dim=code_dim)
         self.parts = nn.ModuleList(VectorQuantizer(one) for _ in range(config.codebooks))
 
+    def begin(self, positions: int) -> None:
+        """Begin a training step of each codebook."""
+        for book in self.books:
+            book.begin(positions)
+        self.starting = any(book.starting for book in self.books)
+
     @property
     def books(self) -> list[VectorQuantizer]:
         """The codebooks, in the order of their codes."""

@@ -5,8 +5,7 @@ Legend: D code dimension, N positions, K codes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,37 +13,31 @@ from torch import Tensor, nn
 
 from launch.ranks.reduce import all_sum
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.layers.precision import HALF, at_least_float32, widened
+from stage1_tokenizer.layers.precision import at_least_float32, widened
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.gradients import GRADIENTS
-from stage1_tokenizer.quantizers.nearest import draw_rows, kmeans, nearest_code, sums_by_code
+from stage1_tokenizer.quantizers.nearest import kmeans, nearest_code, order_of_rows, rows_in_order, sums_by_code
 
 
 class Statistics(Counter):
     """Training statistics of a codebook: use counts and moving averages. Not needed to encode or decode.
 
-    A state_dict without them can be loaded (a released or foreign codebook): its codes are not initialised again. They
-    stay float32 where the weights become bf16 or fp16, which can't count.
+    A state_dict without them can be loaded (a released or foreign codebook): its codes are not initialised again.
+    `first`, `reviving` and `order_K` describe the step that has begun: whether it is the first one, whether it replaces
+    codes, and by which rows of the global batch.
     """
 
     def __init__(self, codebook_size: int, code_dim: int, *, averages: bool):
         super().__init__()
         self.drawn = False
+        self.first = self.reviving = False
+        self.order_K: Tensor | None = None
         self.register_buffer("used_K", torch.zeros(codebook_size, dtype=torch.int64))
         self.register_buffer("share_K", torch.ones(codebook_size) if averages else None)
         self.register_buffer("sum_KD", torch.zeros(codebook_size, code_dim) if averages else None)
         self.used_K: Tensor
         self.share_K: Tensor | None
         self.sum_KD: Tensor | None
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """As of any module, but never to bf16 or fp16."""
-
-        def kept(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return tensor.to(moved.device) if moved.dtype in HALF else moved
-
-        return super()._apply(kept, recurse)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the number of steps."""
@@ -76,6 +69,17 @@ class VectorQuantizer(RowQuantizer):
         averages = config.learning == "moving_average"
         self.embedding.weight.requires_grad_(not averages and config.reparametrise == "none")
         self.statistics = Statistics(config.codebook_size, config.code_dim, averages=averages)
+
+    def begin(self, positions: int) -> None:
+        """Count the step, and decide whether and by which rows of the global batch it replaces unused codes."""
+        state, every = self.statistics, self.config.revive_after
+        state.first, self.starting = state.steps == 0, self.config.start != "uniform" and not state.drawn
+        state.reviving = self.starting or bool(every and state.steps and state.steps % every == 0)
+        state.drawn = True
+        if state.reviving:
+            order_K = order_of_rows(positions, self.codebook_size, seed=state.steps)
+            state.order_K = order_K.to(self.embedding.weight.device)
+        state.steps += 1
 
     def quantize(self, z_ND: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents, codes, and the losses `commitment` and, with learning=gradient, `codebook`."""
@@ -123,7 +127,6 @@ class VectorQuantizer(RowQuantizer):
     def count(self, z_ND: Tensor, idx_N: Tensor) -> None:
         """Count uses over all ranks; update moving-average codes (van den Oord et al. 2017, app. A.1)."""
         state, size = self.statistics, self.codebook_size
-        state.steps += 1
         if state.share_K is None or state.sum_KD is None:
             state.used_K += all_sum(torch.bincount(idx_N, minlength=size))
             return
@@ -131,7 +134,7 @@ class VectorQuantizer(RowQuantizer):
         good = sum_KD.isfinite().all()  # NaN or Inf latents: the update of this step is skipped, and so are they
         count_K, sum_KD = torch.where(good, count_K, 0), torch.where(good, sum_KD, 0.0)
         state.used_K += count_K
-        if state.steps == 1:
+        if state.first:
             state.sum_KD.copy_(self.embedding.weight)
         state.share_K.lerp_(count_K.to(state.share_K.dtype), 1 - self.config.decay)
         state.sum_KD.lerp_(sum_KD.to(state.sum_KD.dtype), 1 - self.config.decay)
@@ -140,23 +143,22 @@ class VectorQuantizer(RowQuantizer):
 
     @torch.no_grad()
     def revive(self, z_ND: Tensor) -> None:
-        """Every `revive_after` steps, replace unused codes by vectors of the global batch, the same on every rank."""
-        state, every = self.statistics, self.config.revive_after
-        first = self.config.start != "uniform" and not state.drawn
-        state.drawn = True
-        if not first and not (every and state.steps and state.steps % every == 0):
+        """In a step that does so, replace unused codes by vectors of the global batch, the same on every rank."""
+        state = self.statistics
+        if not state.reviving:
             return
         dead_K1 = (state.used_K == 0)[:, None]
-        drawn_KD = self._drawn(z_ND, first).to(self.embedding.weight.dtype)
+        drawn_KD = self._drawn(z_ND).to(self.embedding.weight.dtype)
         dead_K1 &= drawn_KD.isfinite().all(1, keepdim=True)
         self.embedding.weight.copy_(torch.where(dead_K1, drawn_KD, self.embedding.weight))
-        if state.share_K is not None and state.sum_KD is not None and not first:
+        if state.share_K is not None and state.sum_KD is not None and not self.starting:
             state.share_K.copy_(torch.where(dead_K1[:, 0], 1.0, state.share_K))
             state.sum_KD.copy_(torch.where(dead_K1, drawn_KD, state.sum_KD))
         state.used_K.zero_()
 
-    def _drawn(self, z_ND: Tensor, first: bool) -> Tensor:
+    def _drawn(self, z_ND: Tensor) -> Tensor:
         """New code vectors (K, D): rows of the global batch, or with start=kmeans its centres in the first step."""
-        if first and self.config.start == "kmeans":
+        if self.starting and self.config.start == "kmeans":
             return kmeans(z_ND, self.codebook_size, seed=0, sphere=self.config.l2_normalise)
-        return draw_rows(z_ND, self.codebook_size, seed=self.statistics.steps)
+        assert self.statistics.order_K is not None
+        return rows_in_order(z_ND, self.statistics.order_K)

@@ -129,6 +129,7 @@ def test_a_revived_code_of_a_moving_average_begins_with_one_use() -> None:
     assert 0 < int(dead.sum()) < 32
     share, total = state.share_K.clone(), state.sum_KD.clone()
     rows = latents(5).movedim(1, -1).flatten(0, -2)
+    quantizer.begin(len(rows))
     quantizer.revive(rows)
     assert in_rows(quantizer.embedding.weight[dead], rows)
     assert torch.equal(state.share_K, torch.where(dead, 1.0, share))
@@ -140,6 +141,7 @@ def test_a_revived_code_of_a_moving_average_begins_with_one_use() -> None:
 def test_the_first_codes_are_rows_of_the_batch_or_its_centres(start: str) -> None:
     quantizer = VectorQuantizer(replace(AVERAGE, start=start)).train()
     rows = latents(5).movedim(1, -1).flatten(0, -2)
+    quantizer.begin(len(rows))
     quantizer.revive(rows)
     codes = quantizer.embedding.weight
     assert in_rows(codes, rows) == (start == "batch")
