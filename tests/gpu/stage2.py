@@ -1,0 +1,108 @@
+"""Steps of stage two on fake CUDA tensors, by the training's own code, and the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from unittest import mock
+
+import torch
+
+from data.codes.batches import CodeBatch
+from launch.command.cli import parse
+from launch.run.seeding import seed_step
+from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.quantizers import Quantizer, build_quantizer
+from stage2_prior.codes.source import CodeSource
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.training import PriorTrainConfig
+from stage2_prior.priors.base import Prior
+from stage2_prior.priors.build import build_prior
+from stage2_prior.training.loop import build, train_step
+from tests.gpu.stage1 import QUIET, run_of_one
+from tests.gpu.watch import CUDA
+
+CLASSES = tuple(f"class {number}" for number in range(10))
+SOURCES = {
+    "autoregressive": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}),
+    "depth": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, codebooks=2),
+    "multiscale": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, scales=(1, 2)),
+}
+"""Small codes for each kind of prior; a masked one takes the autoregressive one's."""
+
+
+def source_of(kind: str) -> CodeSource:
+    """Small codes for a kind of prior."""
+    return SOURCES.get(kind, SOURCES["autoregressive"])
+
+
+def quantizer_of(source: CodeSource, dim: int = 4) -> Quantizer | None:
+    """The tokenizer's quantizer, where codes have scales."""
+    if not source.scales:
+        return None
+    settings = {"codebook_size": source.codebook_size, "code_dim": dim, "scales": list(source.scales)}
+    return build_quantizer(QuantizerConfig(kind="multiscale", **settings))  # type: ignore[arg-type]
+
+
+class Stage2:
+    """A training of stage two; on the fake device, make it and call `step` inside `pretend()`."""
+
+    def __init__(
+        self,
+        options: Sequence[str],
+        samples: int | None = None,
+        source: CodeSource | None = None,
+        classes: Sequence[str] = CLASSES,
+        dim: int = 4,
+        device: torch.device = CUDA,
+    ):
+        """`options` are the command's; `samples` a step has, by default data.batch_size."""
+        self.config: PriorTrainConfig = parse(PriorTrainConfig, [*options, *QUIET], prog="")
+        self.samples = samples or self.config.data.batch_size
+        self.source = source or source_of(self.config.model.kind)
+        self.run = run_of_one(self.config.run, device)
+
+        def fresh(config: PriorTrainConfig, _: Any) -> Prior:
+            return build_prior(config.model, self.source, classes, quantizer_of(self.source, dim))
+
+        with mock.patch("stage2_prior.training.loop.fresh", fresh):
+            index: Any = None
+            self.prior, self.strategy, self.ema, _ = build(self.config, index, self.run)
+        self.number = 0
+
+    def batch(self) -> CodeBatch:
+        """Pinned, as the stream's batches are where there is a GPU."""
+        idx_Bhw = torch.zeros(self.samples, *self.source.shape, dtype=torch.int64)
+        idx_Bhw = idx_Bhw.pin_memory() if self.run.device.type == "cuda" else idx_Bhw
+        label_B = torch.zeros(self.samples, dtype=torch.int64)
+        return CodeBatch(self.number, idx_Bhw, label_B, [], ["a text"] * self.samples)
+
+    def step(self) -> None:
+        """One step with all that the loop does in it."""
+        batch = self.batch()
+        seed_step(self.config.run.seed, 0, self.number)
+        self.prior.set_progress(self.number / self.config.steps)
+        scalars, good = train_step(self.prior, self.strategy, batch, self.config, self.number, self.run)
+        self.ema.update(self.number)
+        self.run.record(scalars, step=self.number, samples=self.config.data.batch_size, good=good)
+        self.number += 1
+
+
+class Sampler:
+    """A prior that draws codes; make it and call `step` inside `pretend()`."""
+
+    def __init__(self, prior: Prior, drawing: Drawing, *, given: bool, device: torch.device, rows: int = 2):
+        """`given`: half of the codes are given, as for inpainting."""
+        self.prior, self.drawing = prior.to(device).eval(), drawing
+        self.uniform_BU = torch.rand(rows, prior.draws(drawing), device=device)
+        tokens = prior.condition.of_texts(["a text"] * rows) if prior.condition.prefix else None
+        self.token_B = torch.zeros(rows, dtype=torch.int64) if tokens is None else tokens
+        self.token_B = self.token_B.to(device)
+        self.given_BN = None
+        if given:
+            place_N = torch.arange(prior.source.positions)
+            self.given_BN = torch.where(place_N % 2 == 0, 0, -1).expand(rows, -1).to(device)
+
+    def step(self) -> None:
+        """Draw one batch."""
+        self.prior.sample(self.token_B, self.uniform_BU, self.drawing, self.given_BN)

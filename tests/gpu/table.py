@@ -1,0 +1,169 @@
+"""The rows of tests/gpu/test_no_waits.py: small trainings, each with one setting that isn't the default, and samplers.
+
+Settings that have choices come from the configurations themselves: a new quantizer, discriminator, kind of prior or
+switch is a row by itself, which fails until NEEDS has what it needs, or NOT_HERE the reason why it is no row. Settings
+that are numbers or names are listed here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage2_prior.config.drawing import Drawing
+from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.training import PriorTrainConfig
+
+CONFIGS: dict[str, type] = {"tokenizer": TokenizerTrainConfig, "prior": PriorTrainConfig, "sampler": Drawing}
+"""What has settings, by the first word of its rows."""
+
+NOT_HERE = {
+    "compile": "compiled code isn't met operation by operation; graph breaks have tests of their own",
+    "data.transform": "is done on the CPU",
+    "dry_run": "takes no steps",
+    "evaluate_features": "is for evaluations, not for steps",
+    "loss.perceptual.net=squeeze": "needs a file of weights, and is no other code than alex",
+    "model.double_z": "is for published weights",
+    "model.preset": "is a size",
+    "model.spatial_dims": "is 2 for pictures",
+    "run.deterministic": "chooses among a library's kernels",
+    "run.on_save_error": "is about checkpoints",
+    "run.save_in_background": "is about checkpoints",
+    "run.strategy": "is for several ranks",
+}
+"""Settings, or values of theirs, that are no rows, and why."""
+
+FURTHER = {
+    "tokenizer": """
+        data.micro_batch=2 freeze=[encoder,quantizer] loss.adversarial.lecam=0.1 loss.adversarial.penalty=10
+        loss.adversarial.penalty_fake=10 loss.adversarial.ramp=10 loss.adversarial.weight=0 loss.discriminators=further
+        loss.perceptual.fraction=0.5 loss.perceptual.weight=1 model.dropout=0.1 model.quantizer.anneal=5
+        model.quantizer.revive_after=1 model.vit.latent_tokens=5 optimizer.clip=0 optimizer.ema_decay=0 run.log_every=1
+    """,
+    "prior": """
+        data.micro_batch=2 model.attention_dropout=0.1 model.class_dropout=0 model.code_noise=0.1
+        model.key_value_heads=2 model.label_smoothing=0.1 model.z_loss=0.0001 optimizer.accumulate=2 optimizer.clip=0
+        run.log_every=1
+    """,
+    "sampler": "temperature=0 top_k=5 top_p=0.9 min_p=0.1 guidance=3 guidance_until=0.5 final_temperature=0.5",
+}
+"""Settings without listed choices that change what a step does."""
+
+SMALL = {
+    "tokenizer": "data.index=none data.batch_size=4 data.transform.size=32 model.z_channels=8 "
+    "model.quantizer.codebook_size=32 model.quantizer.code_dim=4 loss.perceptual.weight=0 loss.adversarial.layers=1 "
+    "loss.adversarial.channels=8 optimizer.warmup=10",
+    "prior": "tokenizer=none data.index=none data.batch_size=4 model.layers=1 model.width=32 model.depth_layers=1 "
+    "model.text.layers=1 model.text.tokens=4",
+}
+"""What the rows of a stage share."""
+
+CONVOLUTIONS = "model.res_blocks=1 model.channels=8 model.channel_multipliers=[1,2]"
+VIT = "model.backbone=vit model.vit.size=32 model.vit.patch=8 " + " ".join(
+    f"model.vit.{half}.width=16 model.vit.{half}.depth=1 model.vit.{half}.heads=2" for half in ("encoder", "decoder")
+)
+NEEDS = {
+    "loss.adversarial.discriminator=dino": "loss.adversarial.weights=DINO loss.adversarial.resize=32",
+    "loss.adversarial.discriminator=stylegan": "loss.adversarial.layers=3",
+    "loss.adversarial.penalty": "loss.adversarial.penalty_every=1",
+    "loss.adversarial.penalty_fake": "loss.adversarial.penalty_every=1",
+    "loss.perceptual": "loss.perceptual.weight=1",
+    "model.conv_plus": "model.backbone=conv_plus",
+    "model.quant_conv_kernel=0": "model.quantizer.code_dim=8",
+    "model.quantizer.anneal": "model.quantizer.kind=gumbel",
+    "model.quantizer.kind=fsq": "model.quantizer.levels=[3,4,5]",
+    "model.quantizer.kind=multiscale": "model.quantizer.scales=[1,2,16]",
+    "model.vit": VIT,
+    "model.vit.latent_tokens": "model.vit.head=linear",
+}
+"""What a setting, or one value of it, needs besides."""
+
+
+def choices(config: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting that has choices, by its dotted name, with each value that isn't its default."""
+    kinds = get_type_hints(config)
+    for field in fields(config):
+        name, kind = prefix + field.name, kinds[field.name]
+        parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        for part in (part for part in parts if part is not NoneType):
+            if is_dataclass(part):
+                yield from choices(part, f"{name}.")  # type: ignore[arg-type]
+            for value in _values(part):
+                if value != field.default:
+                    yield name, str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _values(kind: Any) -> tuple[Any, ...]:
+    if kind is bool:
+        return (False, True)
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    if get_origin(kind) is list:
+        return tuple(f"[{value}]" for value in _values(get_args(kind)[0]))
+    return ()
+
+
+def settings_of(stage: str) -> list[str]:
+    """NAME=VALUE of each row of a stage that changes one setting."""
+    found = [(name, f"{name}={value}") for name, value in choices(CONFIGS[stage])]
+    kept = [row for name, row in found if not _known(name, row, NOT_HERE)]
+    return kept + FURTHER[stage].split()
+
+
+def _known(name: str, row: str, where: Any) -> list[str]:
+    """The keys of a table that are this setting, a block that has it, or this value of it."""
+    return [key for key in where if row == key or f"{name}.".startswith(f"{key}.")]
+
+
+KINDS: tuple[str, ...] = get_args(get_type_hints(PriorModelConfig)["kind"])
+QUANTIZERS: tuple[str, ...] = get_args(get_type_hints(QuantizerConfig)["kind"])
+
+
+def _pairs(*parts: Iterable[str]) -> list[str]:
+    return [" ".join(pair) for pair in itertools.product(*parts)]
+
+
+ROWS = {
+    "tokenizer": [
+        "",
+        *settings_of("tokenizer"),
+        *_pairs(
+            ["run.precision=bf16", "run.precision=fp16"],
+            ["loss.adversarial.adaptive=false", "activation_checkpointing=true", "model.quantizer.kind=vq"],
+        ),
+        *_pairs((f"model.quantizer.kind={kind}" for kind in QUANTIZERS[1:]), ["run.precision=bf16"]),
+        "model.quantizer.kind=ibq model.quantizer.anneal=5",
+        "model.quantizer.learning=moving_average model.quantizer.revive_after=1",
+    ],
+    "prior": [
+        "",
+        *settings_of("prior"),
+        *_pairs(
+            (f"model.kind={kind}" for kind in KINDS),
+            ["model.condition=none", "run.precision=bf16", "activation_checkpointing=true", "data.micro_batch=2"],
+        ),
+        *_pairs(["model.kind=masked", "model.order=random"], ["model.condition=text", "model.code_noise=0.1"]),
+    ],
+    "sampler": [
+        *_pairs((f"model.kind={kind}" for kind in KINDS), ["", "given", "guidance=3 top_k=5", "guidance=3 bf16"]),
+        *settings_of("sampler"),
+        "model.kind=masked order=halton",
+        "model.condition=text guidance=3",
+    ],
+}
+"""Every row by its stage: settings NAME=VALUE; of samplers also `given` (half of the codes) and `bf16` (weights)."""
+
+
+def options(stage: str, row: str) -> list[str]:
+    """The options of a training that are a row, with what it needs."""
+    own = row.split()
+    needed = [NEEDS[key] for one in own for key in _known(one.partition("=")[0], one, NEEDS)]
+    every = " ".join([SMALL[stage], *needed, *own]).split()
+    if stage == "tokenizer" and "model.backbone=vit" not in every:
+        every = [*CONVOLUTIONS.split(), *every]
+    return [part for one in every for part in (f"--{one.partition('=')[0]}", one.partition("=")[2])]
