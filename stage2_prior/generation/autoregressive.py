@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from stage1_tokenizer.kernels.cpu.linear import Product
 from stage2_prior.config.drawing import Drawing
+from stage2_prior.generation.graphs import Capture, Kept, Steps, capture_for
 from stage2_prior.generation.llama_cache import CachedBody
-from stage2_prior.generation.logits import draw_codes, guide
+from stage2_prior.generation.logits import cut_offs, draw_codes, guide
 
 MOST_PROJECTED = 1 << 28
 """Bytes that the table of each token's first-layer q, k and v may take; the table saves that product in each step."""
@@ -28,19 +29,52 @@ class CachedLlama(CachedBody):
     embedding_VD: Tensor
 
     def __init__(self, lm: Any, codebook_size: int, positions: int, compiled: bool = False):
-        super().__init__(lm.model, positions, compiled)
+        """For sequences of up to `positions` tokens; `compiled` is for captured steps."""
+        super().__init__(lm.model, positions)
         self.register_buffer("embedding_VD", lm.model.embed_tokens.weight.detach())
         self.head_KD = Product(lm.lm_head.weight.detach()[:codebook_size] * self.norm_D)
         self.projected_VE: Tensor | None = None
         width = len(self.layers[0].qkv_ED.weight)
         if len(self.embedding_VD) * width * self.embedding_VD.element_size() <= MOST_PROJECTED:
             self.projected_VE = self.first_projections(self.embedding_VD)
+        self.compiled, self.kept = compiled, Kept()
+
+    def embedded(self, token_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The tokens' embeddings x_BD, and their projections in the first layer where there is a table of these."""
+        projected_BE = None if self.projected_VE is None else F.embedding(token_B, self.projected_VE)
+        return F.embedding(token_B, self.embedding_VD), projected_BE
 
     def output(self, token_B: Tensor, position: int) -> Tensor:
         """The normed output y_BD for `token_B` at `position`; all positions before it are in the cache."""
-        projected_BE = None if self.projected_VE is None else F.embedding(token_B, self.projected_VE)
-        x_B1D = F.embedding(token_B, self.embedding_VD)[:, None]
-        return self.extend(x_B1D, position, projected_RE=projected_BE)[:, 0]
+        x_BD, projected_BE = self.embedded(token_B)
+        return self.extend(x_BD[:, None], position, projected_RE=projected_BE)[:, 0]
+
+
+class TokenSteps(Steps):
+    """The codes of an autoregressive prior, one to a step."""
+
+    def __init__(self, llama: CachedLlama, batch: int, positions: int, before: int, rules: Drawing, capture: Capture):
+        """`before` counts the embeddings in front of the codes but one."""
+        super().__init__(llama, batch, positions, rules, capture, llama.compiled)
+        self.llama, self.before = llama, before
+        self.code_BN = torch.zeros(batch, positions, dtype=torch.int64, device=self.position_1.device)
+
+    def step(self, guided: bool, visible: int) -> None:
+        """See Steps; the code before is the token."""
+        token_B = self.code_BN.index_select(1, self.position_1 - 1)[:, 0]
+        x_XD, projected_XE = self.llama.embedded(token_B.repeat(2) if guided else token_B)
+        self.place(self.one_token(x_XD, self.position_1 + self.before, visible, projected_BE=projected_XE), guided)
+
+    def place(self, y_XD: Tensor, guided: bool) -> None:
+        """Draw the codes at `position_1` from the outputs before them."""
+        assert self.uniform is not None, "begin() comes first"
+        uniform_B, given_B = (
+            None if x_BN is None else x_BN.index_select(1, self.position_1)[:, 0] for x_BN in (self.uniform, self.given)
+        )
+        assert uniform_B is not None
+        code_B = self.choose(y_XD, self.llama.head_KD, guided, uniform_B, given_B)
+        self.code_BN.index_copy_(1, self.position_1, code_B[:, None])
+        self.go_on()
 
 
 @torch.inference_mode()
@@ -58,14 +92,10 @@ def decode(
 
     `null` is the token that guidance compares with. `given_BN` fixes the codes where it isn't negative. `embedded`
     gives the embeddings in front of the codes, x_BTD (null: the tokens' own). These and the first codes, as far as all
-    are given, enter the cache in one step.
+    are given, enter the cache in one step. Where steps can be captured (stage2_prior.generation.graphs), they are.
     """
     batch, positions = uniform_BN.shape
-    code_BN = torch.empty(batch, positions, dtype=torch.int64, device=token_B.device)
-    begun = 0
-    if given_BN is not None:
-        begun = int((given_BN >= 0).all(0).int().cumprod(0).sum())
-        code_BN[:, :begun] = given_BN[:, :begun]
+    begun = 0 if given_BN is None else int((given_BN >= 0).all(0).int().cumprod(0).sum())
     guided_positions = drawing.guided_steps(positions)
     if guided_positions <= begun:
         guided_positions = 0
@@ -73,25 +103,54 @@ def decode(
     x_BTD = embedded(input_B) if embedded else F.embedding(input_B, llama.embedding_VD)[:, None]
     before = x_BTD.shape[1] - 1
     if begun:
-        given_BTD = F.embedding(code_BN[:, :begun], llama.embedding_VD)
+        assert given_BN is not None
+        given_BTD = F.embedding(given_BN[:, :begun], llama.embedding_VD)
         x_BTD = torch.cat([x_BTD, given_BTD.repeat(len(input_B) // batch, 1, 1)], dim=1)
+    if begun == positions:
+        assert given_BN is not None
+        return given_BN.clone()
     llama.start(len(input_B))
+    if (capture := capture_for(token_B.device)) is None:
+        return _one_by_one(llama, x_BTD, uniform_BN, drawing, guided_positions, given_BN, begun)
+    kind = batch, len(input_B), positions, before, given_BN is None, cut_offs(drawing)
+    steps = llama.kept.steps(kind, lambda: TokenSteps(llama, batch, positions, before, drawing, capture))
+    steps.begin(begun + 1, guided_positions, uniform_BN, drawing, given_BN)
+    steps.position_1.fill_(begun)
+    if given_BN is not None:
+        steps.code_BN.copy_(given_BN)
+    llama.keep(len(input_B))
+    steps.place(llama.extend(x_BTD, 0, causal=True)[:, -1], begun < guided_positions)
+    steps.replay(begun + 1)
+    return steps.code_BN.clone()
+
+
+def _one_by_one(
+    llama: CachedLlama,
+    x_BTD: Tensor,
+    uniform_BN: Tensor,
+    drawing: Drawing,
+    guided_positions: int,
+    given_BN: Tensor | None,
+    begun: int,
+) -> Tensor:
+    """The codes of `decode`, from the embeddings x_BTD of what is known, without captured steps."""
+    batch, positions = uniform_BN.shape
+    code_BN = torch.empty(batch, positions, dtype=torch.int64, device=uniform_BN.device)
+    if given_BN is not None:
+        code_BN[:, :begun] = given_BN[:, :begun]
+    y_XD = llama.extend(x_BTD, 0, causal=True)[:, -1]
     for position in range(begun, positions):
-        guided = position < guided_positions
-        if not guided and len(input_B) > batch:
-            input_B = input_B[:batch]
-            llama.keep(batch)
-        if position == begun:
-            y_BD = llama.extend(x_BTD, 0, causal=True)[:, -1]
-        else:
-            y_BD = llama.output(input_B, before + position)
-        if guided:
-            y_BD = guide(y_BD, drawing.guidance_at(position, positions))
-        logits_BK = llama.head_KD(y_BD).float()
+        if position < guided_positions:
+            y_XD = guide(y_XD, drawing.guidance_at(position, positions))
+        logits_BK = llama.head_KD(y_XD).float()
         temperature = drawing.temperature_at(position, positions)
         code_B = draw_codes(logits_BK, uniform_BN[:, position], drawing, temperature)
         if given_BN is not None:
             code_B = torch.where(given_BN[:, position] >= 0, given_BN[:, position], code_B)
         code_BN[:, position] = code_B
-        input_B = code_B.repeat(2) if guided else code_B
+        if position + 1 < positions:
+            if position + 1 == guided_positions:
+                llama.keep(batch)
+            token_X = code_B.repeat(2) if position + 1 < guided_positions else code_B
+            y_XD = llama.output(token_X, x_BTD.shape[1] + position - begun)
     return code_BN

@@ -7,7 +7,7 @@ Shapes: B sequences, n new tokens each, T tokens in the cache, D width, H heads,
 A = H + 2G, d head width, E = A·d, F inner width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +17,9 @@ from torch.nn import functional as F
 
 from stage1_tokenizer.kernels.cpu.linear import Product, on_cpu
 from stage1_tokenizer.layers.precision import HALF
+
+ALIGNED = 16
+"""On GPUs the number of places in a cache is a multiple of this."""
 
 
 class _Layer(nn.Module):
@@ -37,28 +40,25 @@ class CachedBody(nn.Module):
 
     norm_D: Tensor
     epsilon: Tensor
-    place_T: Tensor
     turn_T1d2: Tensor
     cache_L2CTd: Tensor | None
 
-    def __init__(self, model: Any, positions: int, compiled: bool = False):
-        """For sequences of up to `positions` tokens; `compiled` makes steps of one token a CUDA graph."""
+    def __init__(self, model: Any, positions: int):
+        """For sequences of up to `positions` tokens."""
         super().__init__()
         config = model.config
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
-        self.head_width, self.positions = config.head_dim, positions
         self.register_buffer("norm_D", model.norm.weight.detach())
         device = self.norm_D.device
+        # Masks of attention on GPUs are read in units of 16 places; torch would copy others in every layer.
+        self.positions = positions if device.type == "cpu" else -(-positions // ALIGNED) * ALIGNED
+        self.head_width = config.head_dim
         self.register_buffer("epsilon", torch.tensor(config.rms_norm_eps, device=device))
         self.layers = cast("Sequence[_Layer]", nn.ModuleList(self._join(layer) for layer in model.layers))
-        self.register_buffer("place_T", torch.arange(positions, device=device))
-        angle_T1d = self.place_T[:, None, None] * _frequencies(model.rotary_emb)
+        angle_T1d = torch.arange(self.positions, device=device)[:, None, None] * _frequencies(model.rotary_emb)
         self.register_buffer("turn_T1d2", torch.stack([angle_T1d.cos(), angle_T1d.sin()], dim=-1))
         self.register_buffer("cache_L2CTd", None)
         self._rows = 0
-        self._step: Callable[..., Tensor] | None = None
-        if compiled:
-            self._step = torch.compile(self._extend_by_one, fullgraph=True, dynamic=False, mode="reduce-overhead")
         self._places: tuple[tuple[int, int], Tensor, Tensor] | None = None
 
     @torch.no_grad()
@@ -83,7 +83,7 @@ class CachedBody(nn.Module):
         """Start `batch` new sequences; the cache's memory is kept between calls of the same size."""
         shape = (len(self.layers), 2, batch * self.groups, self.positions, self.head_width)
         if self.cache_L2CTd is None or self.cache_L2CTd.shape != shape:
-            self.cache_L2CTd = _roomy(shape, self.norm_D).zero_()  # a compiled step multiplies by 0 what it masks
+            self.cache_L2CTd = _roomy(shape, self.norm_D).zero_()  # OneToken multiplies by 0 what it masks
         self._rows = batch
 
     def keep(self, rows: int) -> None:
@@ -92,7 +92,7 @@ class CachedBody(nn.Module):
 
     def first_projections(self, x_VD: Tensor) -> Tensor:
         """The first layer's joined q, k and v of embedded tokens, before rotary positions: (V, E)."""
-        return self.layers[0].qkv_ED(self._normed(x_VD))
+        return self.layers[0].qkv_ED(normed(x_VD, self.epsilon))
 
     def extend(self, x_BnD: Tensor, first: int, causal: bool = False, projected_RE: Tensor | None = None) -> Tensor:
         """The normed output y_BnD of embedded tokens at `first` and after; all before them are in the cache.
@@ -102,55 +102,16 @@ class CachedBody(nn.Module):
         """
         assert not causal or first == 0, "causal is for the first tokens"
         batch, tokens, width = x_BnD.shape
-        x_RD = x_BnD.reshape(-1, width)
-        if self._step is not None and tokens == 1 and not causal:
-            # Copies, as a view's address differs from place to place and a graph overwrites its last output.
-            y_RD = self._step(x_RD, self.place_T[first : first + 1].clone(), projected_RE).clone()
-        else:
-
-            def attend(qkv_RE: Tensor, cache_2CTd: Tensor) -> Tensor:
-                qkv_BnAd = qkv_RE.view(batch, tokens, -1, self.head_width)
-                return self._attend(qkv_BnAd, cache_2CTd, first, causal)
-
-            y_RD = self._through(x_RD, projected_RE, attend)
-        return y_RD.view(batch, tokens, width)
-
-    def _through(self, x_RD: Tensor, projected_RE: Tensor | None, attend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """The normed output; `attend` gives a layer's attention of q, k and v, and writes k and v to its cache."""
+        x_RD = x_BnD.reshape(-1, width).clone()
         assert self.cache_L2CTd is not None, "start() comes first"
-        x_RD = x_RD.clone()
         for layer, cache_2CTd in zip(self.layers, self.cache_L2CTd[:, :, : self._rows * self.groups], strict=True):
-            qkv_RE = layer.qkv_ED(self._normed(x_RD)) if projected_RE is None else projected_RE
+            qkv_RE = layer.qkv_ED(normed(x_RD, self.epsilon)) if projected_RE is None else projected_RE
             projected_RE = None  # of the first layer alone
-            x_RD += layer.out_DD(attend(qkv_RE, cache_2CTd))
-            gate_RF, up_RF = layer.gated_2FD(self._normed(x_RD)).chunk(2, dim=-1)
+            qkv_BnAd = qkv_RE.view(batch, tokens, -1, self.head_width)
+            x_RD += layer.out_DD(self._attend(qkv_BnAd, cache_2CTd, first, causal))
+            gate_RF, up_RF = layer.gated_2FD(normed(x_RD, self.epsilon)).chunk(2, dim=-1)
             x_RD += layer.down_DF(F.silu(gate_RF).mul_(up_RF))
-        return self._normed(x_RD)
-
-    def _extend_by_one(self, x_BD: Tensor, place_1: Tensor, projected_BE: Tensor | None) -> Tensor:
-        """The normed output y_BD of one token of each sequence; its place is a tensor, so one graph serves all."""
-        batch, width = len(x_BD), self.head_width
-        cos_d, sin_d = self.turn_T1d2.index_select(0, place_1)[0, 0].unbind(-1)
-        visible_1T = (self.place_T <= place_1)[None]
-
-        def attend(qkv_BE: Tensor, cache_2CTd: Tensor) -> Tensor:
-            qkv_BAd = qkv_BE.view(batch, -1, width)
-            query_BHd, key_BGd, value_BGd = qkv_BAd.split([self.heads, self.groups, self.groups], dim=1)
-            key_BGTd, value_BGTd = cache_2CTd.view(2, batch, self.groups, self.positions, width)
-            key_BGTd.index_copy_(2, place_1, _turned(key_BGd, cos_d, sin_d)[:, :, None])
-            value_BGTd.index_copy_(2, place_1, value_BGd[:, :, None])
-            query_BH1d = _turned(query_BHd, cos_d, sin_d)[:, :, None]
-            how: dict[str, Any] = {"attn_mask": visible_1T, "scale": 1.0, "enable_gqa": self.heads != self.groups}
-            return F.scaled_dot_product_attention(query_BH1d, key_BGTd, value_BGTd, **how).reshape(batch, -1)
-
-        return self._through(x_BD, projected_BE, attend)
-
-    def _normed(self, x_RD: Tensor) -> Tensor:
-        """x / sqrt(mean(x²) + ε), in float32; the norm's weight is folded into the layer after it."""
-        wide_RD = x_RD.float()
-        length_R1 = torch.linalg.vector_norm(wide_RD, dim=-1, keepdim=True)
-        share = 1 / x_RD.shape[-1]
-        return (wide_RD * torch.addcmul(self.epsilon, length_R1, length_R1, value=share).rsqrt_()).to(x_RD.dtype)
+        return normed(x_RD, self.epsilon).view(batch, tokens, width)
 
     def _attend(self, qkv_BnAd: Tensor, cache_2CTd: Tensor, first: int, causal: bool) -> Tensor:
         batch, tokens, width = *qkv_BnAd.shape[:2], self.head_width
@@ -193,6 +154,14 @@ class CachedBody(nn.Module):
         return F.embedding_bag(place_X, value_CTd.view(-1, width), begin_C, mode="sum", per_sample_weights=share_X)
 
 
+def normed(x_RD: Tensor, epsilon: Tensor) -> Tensor:
+    """x / sqrt(mean(x²) + ε), in float32; the norm's weight is folded into the layer after it."""
+    wide_RD = x_RD.float()
+    length_R1 = torch.linalg.vector_norm(wide_RD, dim=-1, keepdim=True)
+    share = 1 / x_RD.shape[-1]
+    return (wide_RD * torch.addcmul(epsilon, length_R1, length_R1, value=share).rsqrt_()).to(x_RD.dtype)
+
+
 def _frequencies(rotary: Any) -> Tensor:
     """The rotary frequencies, at least float32; made anew where a cast of the whole model has rounded them."""
     frequencies: Tensor = rotary.inv_freq
@@ -209,13 +178,3 @@ def _roomy(shape: Sequence[int], like: Tensor) -> Tensor:
     if on_cpu(like):
         return torch.from_numpy(np.empty(tuple(shape), dtype=np.float32))
     return torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
-
-
-def _turned(x_BAd: Tensor, cos_d: Tensor, sin_d: Tensor) -> Tensor:
-    """Neighbouring pairs rotated by their angles, in float32; d in cos_d and sin_d is half the head's width.
-
-    Without the complex numbers of `_attend`, which torch.compile doesn't fuse.
-    """
-    even_BAd, odd_BAd = x_BAd.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned_BAd2 = torch.stack([even_BAd * cos_d - odd_BAd * sin_d, even_BAd * sin_d + odd_BAd * cos_d], dim=-1)
-    return turned_BAd2.flatten(-2).to(x_BAd.dtype)

@@ -58,7 +58,7 @@ class Prior(nn.Module):
     forward_methods: ClassVar[tuple[str, ...]] = ("score",)
     """Methods besides forward that use the weights: a strategy that shards them gathers them for these too."""
     compiled_steps: bool = False
-    """Whether sampling compiles such steps; for GPUs."""
+    """Whether sampling compiles the pieces of such steps; for GPUs."""
     code_noise: float = 0.0
     """Share of the codes read in training that are replaced by random ones."""
     class_dropout: float = 0.0

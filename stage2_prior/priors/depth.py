@@ -14,18 +14,15 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import LlamaForCausalLM, LlamaModel
 
-from stage1_tokenizer.kernels.cpu.linear import Product
 from stage1_tokenizer.layers.precision import without_autocast
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
-from stage2_prior.generation.llama_cache import CachedBody
-from stage2_prior.generation.logits import draw_codes, guide
+from stage2_prior.generation.depth import CachedDepth, decode_places
 from stage2_prior.priors.base import Prior, needs_vqloom
 from stage2_prior.priors.stock import Work, llama_settings, stock_model
 
@@ -98,70 +95,8 @@ class DepthPrior(Prior):
         return nats_BPG.transpose(1, 2).flatten(1), right_BPG.transpose(1, 2).flatten(1)
 
     @without_autocast
-    @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN place by place, which are the steps of schedules; see Prior.sample."""
-        cached, guided = self.laid_out(lambda: CachedDepth(self)), drawing.guided_steps(self.places)
-        input_B = torch.cat([token_B, torch.full_like(token_B, self.condition.null)]) if guided else token_B
-        cached.start(len(input_B))
-        uniform_BPG, code_BN = self.arranged(uniform_BU), torch.empty_like(uniform_BU, dtype=torch.int64)
-        code_BPG = self.arranged(code_BN)  # a view: filled place by place
-        given_BPG = None if given_BN is None else self.arranged(given_BN)
-        x_BD = F.embedding(input_B, cached.embedding_VD)
-        for place in range(self.places):
-            if place == guided:
-                x_BD = x_BD[: len(token_B)]
-                cached.keep(len(token_B))
-            strength = drawing.guidance_at(place, self.places) if place < guided else None
-            temperature = drawing.temperature_at(place, self.places)
-            y_BD, x_BD = cached.place(x_BD, place), torch.zeros_like(x_BD)
-            for level in range(self.source.codebooks):
-                logits_BK = cached.level(y_BD, level, strength)
-                code_B = draw_codes(logits_BK, uniform_BPG[:, place, level], drawing, temperature)
-                if given_BPG is not None:
-                    code_B = torch.where(given_BPG[:, place, level] >= 0, given_BPG[:, place, level], code_B)
-                code_BPG[:, place, level] = code_B
-                summand_BD, y_BD = cached.embedded(code_B if strength is None else code_B.repeat(2), level)
-                x_BD += summand_BD
-        return code_BN
-
-
-class CachedDepth:
-    """Both Llamas with key-value caches; the one over a place's codes starts again at each place."""
-
-    def __init__(self, prior: DepthPrior):
-        books = prior.source.codebooks
-        self.over_places = CachedBody(prior.lm, prior.places, prior.compiled_steps)
-        self.over_codes = CachedBody(prior.depth.model, books, prior.compiled_steps)
-        self.embedding_VD = prior.lm.embed_tokens.weight.detach()
-        self.code_VD = prior.depth.model.embed_tokens.weight.detach()
-        head_VD = prior.depth.lm_head.weight.detach() * self.over_codes.norm_D
-        self.heads = [Product(head_KD) for head_KD in head_VD.chunk(books)]
-        self.first_tokens = prior.vocabulary.first_tokens
-
-    def start(self, rows: int) -> None:
-        """Start `rows` new sequences (both guidance halves)."""
-        self.over_places.start(rows)
-        self.over_codes.start(rows)
-
-    def keep(self, rows: int) -> None:
-        """Continue with the first `rows` sequences only."""
-        self.over_places.keep(rows)
-        self.over_codes.keep(rows)
-
-    def place(self, x_BD: Tensor, place: int) -> Tensor:
-        """The small Llama's first input at a place; x_BD embeds the class token or the place before."""
-        return self.over_places.extend(x_BD[:, None], place)[:, 0] * self.over_places.norm_D
-
-    def level(self, x_BD: Tensor, level: int, strength: float | None) -> Tensor:
-        """Logits_BK of a place's code number `level`; x_BD is from `place`, or from `embedded` of the code before.
-
-        With a guidance strength x_BD has both guidance halves, and the logits are guided.
-        """
-        y_BD = self.over_codes.extend(x_BD[:, None], level)[:, 0]
-        return self.heads[level](y_BD if strength is None else guide(y_BD, strength)).float()
-
-    def embedded(self, code_B: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """What a code adds to its place's input, and the small Llama's input for it."""
-        token_B = code_B + self.first_tokens[level]
-        return F.embedding(token_B, self.embedding_VD), F.embedding(token_B, self.code_VD)
+        first, compiled = self.vocabulary.first_tokens, self.compiled_steps
+        cached = self.laid_out(lambda: CachedDepth(self.lm, self.depth, self.places, first, compiled))
+        return decode_places(cached, token_B, uniform_BU, drawing, null=self.condition.null, given_BN=given_BN)

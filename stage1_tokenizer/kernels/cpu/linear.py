@@ -41,7 +41,12 @@ class Product(nn.Module):
 
     def forward(self, x_BI: Tensor) -> Tensor:
         """The product."""
-        if not self.weight.is_mkldnn:
-            return F.linear(x_BI, self.weight)
-        y_BO: Tensor = torch.ops.mkldnn._linear_pointwise(x_BI, self.weight, None, "none", [], "")
-        return y_BO
+        return product(x_BI, self.weight)
+
+
+def product(x_BI: Tensor, weight_OI: Tensor) -> Tensor:
+    """x_BI · weight_OIᵀ, with a `Product`'s weight."""
+    if not weight_OI.is_mkldnn:
+        return F.linear(x_BI, weight_OI)
+    y_BO: Tensor = torch.ops.mkldnn._linear_pointwise(x_BI, weight_OI, None, "none", [], "")
+    return y_BO

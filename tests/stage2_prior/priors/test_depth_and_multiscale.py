@@ -14,9 +14,10 @@ from stage1_tokenizer.quantizers import MultiscaleQuantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.generation.depth import CachedDepth
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior, load_prior
-from stage2_prior.priors.depth import CachedDepth, DepthPrior
+from stage2_prior.priors.depth import DepthPrior
 from stage2_prior.priors.multiscale import CachedScales, MultiscalePrior
 from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.training.cost import cost
@@ -126,7 +127,8 @@ def test_cached_logits_equal_uncached_ones_at_every_step_of_places_and_levels():
         prior = depth_prior(**settings)
         code_BN, token_B = codes_of(prior, 5), prior.vocabulary.class_tokens(torch.tensor([0, 1, 2, -1, 0]))
         with torch.inference_mode():
-            whole_BPGK, code_BPG, cached = prior.logits(code_BN, token_B), prior.arranged(code_BN), CachedDepth(prior)
+            whole_BPGK, code_BPG = prior.logits(code_BN, token_B), prior.arranged(code_BN)
+            cached = CachedDepth(prior.lm, prior.depth, prior.places, prior.vocabulary.first_tokens)
             for _ in range(2):  # a second use of the same caches must not see the first
                 cached.start(5)
                 x_BD = cached.embedding_VD[token_B]
