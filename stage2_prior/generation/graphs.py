@@ -112,18 +112,21 @@ class Steps(ABC):
         The first `guided` positions are drawn with both guidance halves. `uniform` are the random numbers, `given` the
         fixed codes, each as `step` reads them. Captures run steps: what is in the cache and the codes is lost.
         """
-        device, steps = self.position_1.device, range(self.positions)
-        strengths = [drawing.guidance_at(position, self.positions) for position in steps]
-        temperatures = [drawing.temperature_at(position, self.positions) for position in steps]
+        steps = range(self.positions)
         self.uniform, self.given = _kept(self.uniform, uniform), _kept(self.given, given)
-        self.strength_N = _kept(self.strength_N, uploaded(torch.tensor(strengths), device))
-        self.temperature_N = _kept(self.temperature_N, uploaded(torch.tensor(temperatures), device))
+        self.strength_N = _kept(self.strength_N, self._table(drawing.guidance_at))
+        self.temperature_N = _kept(self.temperature_N, self._table(drawing.temperature_at))
         self._keys = [(position < guided, self.visible(position)) for position in steps]
         for position in range(first, self.positions):
             if (key := self._keys[position]) not in self._replays:
                 self.position_1.fill_(position)
                 self._replays[key] = self._capture(partial(self.step, *key))
         self.position_1.fill_(first)
+
+    def _table(self, of: Callable[[int, int], float]) -> Tensor:
+        """A number for each position, float32 on the device."""
+        numbers = [of(position, self.positions) for position in range(self.positions)]
+        return uploaded(torch.tensor(numbers, dtype=torch.float32), self.position_1.device)
 
     def visible(self, position: int) -> int:
         """Places of the cache that a step at a position reads: all that are filled, rounded up to a bucket."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 from unittest import mock
@@ -16,6 +17,7 @@ from stage1_tokenizer.quantizers import Quantizer, build_quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.training import PriorTrainConfig
+from stage2_prior.generation import autoregressive, depth
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior
 from stage2_prior.training.loop import build, train_step
@@ -91,9 +93,18 @@ class Stage2:
 class Sampler:
     """A prior that draws codes; make it and call `step` inside `pretend()`."""
 
-    def __init__(self, prior: Prior, drawing: Drawing, *, given: bool, device: torch.device, rows: int = 2):
-        """`given`: half of the codes are given, as for inpainting."""
-        self.prior, self.drawing = prior.to(device).eval(), drawing
+    def __init__(
+        self,
+        prior: Prior,
+        drawing: Drawing,
+        *,
+        given: bool,
+        device: torch.device,
+        rows: int = 2,
+        graph: bool = False,
+    ):
+        """`given`: half of the codes are given, as for inpainting; `graph`: by the steps that graphs are made of."""
+        self.prior, self.drawing, self.graph = prior.to(device).eval(), drawing, graph
         self.uniform_BU = torch.rand(rows, prior.draws(drawing), device=device)
         tokens = prior.condition.of_texts(["a text"] * rows) if prior.condition.prefix else None
         self.token_B = torch.zeros(rows, dtype=torch.int64) if tokens is None else tokens
@@ -105,4 +116,8 @@ class Sampler:
 
     def step(self) -> None:
         """Draw one batch."""
-        self.prior.sample(self.token_B, self.uniform_BU, self.drawing, self.given_BN)
+        capture = (lambda step: step) if self.graph else None
+        with contextlib.ExitStack() as patched:
+            for module in (autoregressive, depth):
+                patched.enter_context(mock.patch.object(module, "capture_for", lambda _: capture))
+            self.prior.sample(self.token_B, self.uniform_BU, self.drawing, self.given_BN)

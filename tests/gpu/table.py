@@ -154,9 +154,11 @@ ROWS = {
         *settings_of("sampler"),
         "model.kind=masked order=halton",
         "model.condition=text guidance=3",
+        *_pairs(["graph", "graph model.kind=depth"], ["given", "guidance=3 top_k=5 bf16", "top_p=0.9 temperature=0.5"]),
     ],
 }
-"""Every row by its stage: settings NAME=VALUE; of samplers also `given` (half of the codes) and `bf16` (weights)."""
+"""Every row by its stage: settings NAME=VALUE; of samplers also `given` (half of the codes), `bf16` (weights) and
+`graph` (by the steps that CUDA graphs are made of)."""
 
 
 def options(stage: str, row: str) -> list[str]:

@@ -55,7 +55,7 @@ def _sampler(words: list[str]) -> Any:
     source = source_of(config.kind)
     prior = build_prior(config, source, CLASSES, quantizer_of(source))
     prior = prior.to(torch.bfloat16) if "bf16" in words else prior
-    return Sampler(prior, drawing, given="given" in words, device=CUDA)
+    return Sampler(prior, drawing, given="given" in words, device=CUDA, graph="graph" in words)
 
 
 def watched(stage: str, row: str, folder: Path, dino: Path) -> dict[str, Any]:

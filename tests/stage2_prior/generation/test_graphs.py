@@ -22,7 +22,7 @@ SOURCES = {"autoregressive": SOURCE, "depth": CodeSource("f" * 64, CODES, (3, 4)
 DRAWINGS = {
     "plain": Drawing(),
     "greedy": Drawing(temperature=0),
-    "guided": Drawing(guidance=2.0),
+    "guided by a whole number": Drawing(guidance=2),
     "first half guided": Drawing(guidance=2.0, guidance_until=0.5),
     "guided later": Drawing(guidance=2.5, guidance_from=0.3, guidance_until=0.8, guidance_schedule="cosine"),
     "cooling": Drawing(temperature=1.3, final_temperature=0.4, guidance=3.0, guidance_schedule="linear"),
