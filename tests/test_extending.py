@@ -153,7 +153,7 @@ from transformers import LlamaForCausalLM
 from stage2_prior.generation.logits import draw_codes
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.stock import llama_settings
-from stage2_prior.priors.base import code_losses
+from stage2_prior.priors.losses import code_losses
 
 
 class ToyPrior(Prior):

@@ -19,7 +19,9 @@ from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.autoregressive import CachedLlama, decode
-from stage2_prior.priors.base import Prior, code_losses
+from stage2_prior.priors.base import Prior
+from stage2_prior.priors.llama import through_layers
+from stage2_prior.priors.predicted import Predicted
 from stage2_prior.priors.random_order import Aim
 from stage2_prior.priors.stock import Work, llama_settings
 
@@ -82,17 +84,20 @@ code_BN = prior.generate(torch.tensor([[{self.vocabulary.codes}]]), do_sample=Fa
 
 It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; send token ids."""
 
-    def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
-        """Logits of every code, logits_BNK float32, given the condition and the codes before it."""
-        x_BTD = torch.cat([self.embedded(token_B), self.lm.model.embed_tokens(code_BN[:, :-1])], dim=1)
-        out = self.lm(inputs_embeds=x_BTD, use_cache=False, logits_to_keep=code_BN.shape[1])
-        return out.logits[..., : self.vocabulary.codebook_size].float()
+    def predicted(self, code_BN: Tensor, token_B: Tensor, place_BN: Tensor | None = None) -> Predicted:
+        """What is predicted of every code, given the condition and the codes before it.
 
-    def ordered_logits(self, code_BN: Tensor, token_B: Tensor, place_BN: Tensor) -> Tensor:
-        """Logits of every code, logits_BNK float32, where codes come in another order; in raster order as `logits`.
-
-        place_BN are the codes' places on the grid, in the order in which code_BN come.
+        place_BN are the codes' places on the grid, in the order in which code_BN come; by default row by row.
         """
+        if place_BN is None:
+            x_BTD, at_BT = torch.cat([self.embedded(token_B), self.lm.model.embed_tokens(code_BN[:, :-1])], dim=1), None
+        else:
+            x_BTD, at_BT = self._in_order(code_BN, token_B, place_BN)
+        y_BTD = through_layers(self.lm.model, x_BTD, at_BT)
+        return Predicted(y_BTD[:, -code_BN.shape[1] :], self.lm.lm_head, self.vocabulary.codebook_size)
+
+    def _in_order(self, code_BN: Tensor, token_B: Tensor, place_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedded tokens x_BTD where codes come in another order, and their places, at_BT."""
         assert self.aim is not None, "only priors trained with order=random know other orders"
         at_BN = torch.cat([torch.zeros_like(place_BN[:, :1]), place_BN[:, :-1] + 1], dim=1)
         first_BTD, text = self.embedded(token_B), self.condition.prefix
@@ -102,27 +107,29 @@ It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; se
             x_BND = torch.cat([first_BTD[:, :text], x_BND], dim=1)
             before_BL = torch.arange(text, device=at_BN.device).expand(len(at_BN), -1)
             at_BN = torch.cat([before_BL, at_BN + text], dim=1)
-        # Without the mask of ones transformers takes positions that don't rise for several packed sequences.
-        places = {"position_ids": at_BN, "attention_mask": torch.ones_like(at_BN)}
-        out = self.lm(inputs_embeds=x_BND, **places, use_cache=False, logits_to_keep=code_BN.shape[1])
-        return out.logits[..., : self.vocabulary.codebook_size].float()
+        return x_BND, at_BN
 
     def set_progress(self, done: float) -> None:
         """Set the share of the training steps that are done: it decides how many samples come in a random order."""
         if self.aim is not None:
             self.aim.set_progress(done)
 
+    def losses(
+        self, read_BN: Tensor, token_B: Tensor, code_BN: Tensor, place_BN: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As of any prior; all in the order of place_BN."""
+        predicted = self.predicted(read_BN, token_B, place_BN)
+        return predicted.losses(code_BN, self.label_smoothing, self.z_loss)
+
     def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """The training loss and the mean nats per code; conditions, noise and orders are random."""
-        token_B, read_BN = self.dropped(token_B), self.noisy(code_BN)
         if self.aim is None:
-            logits_BNK = self.logits(read_BN, token_B)
-        else:
-            uniform_BT = self.sample_noise.uniform(len(code_BN), self.source.positions + 1, device=code_BN.device)
-            place_BN = self.aim.orders(uniform_BT)
-            code_BN, read_BN = code_BN.gather(1, place_BN), read_BN.gather(1, place_BN)
-            logits_BNK = self.ordered_logits(read_BN, token_B, place_BN)
-        loss_BN, nats_BN = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
+            return super().forward(code_BN, token_B)
+        token_B, read_BN = self.dropped(token_B), self.noisy(code_BN)
+        uniform_BT = self.sample_noise.uniform(len(code_BN), self.source.positions + 1, device=code_BN.device)
+        place_BN = self.aim.orders(uniform_BT)
+        code_BN, read_BN = code_BN.gather(1, place_BN), read_BN.gather(1, place_BN)
+        loss_BN, nats_BN = self.losses(read_BN, token_B, code_BN, place_BN)
         return loss_BN.mean(), nats_BN.mean()
 
     @without_autocast

@@ -21,6 +21,7 @@ from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.condition import ClassCondition, Condition
+from stage2_prior.priors.predicted import Predicted, PredictedLogits
 from stage2_prior.priors.sample_noise import SampleNoise
 from stage2_prior.priors.stock import Work, stock_model
 
@@ -165,18 +166,35 @@ class Prior(nn.Module):
         other_BN = (other_BN * self.vocabulary.codebook_size).long().clamp(max=self.vocabulary.codebook_size - 1)
         return torch.where(which_BN < self.code_noise, other_BN, code_BN)
 
+    def predicted(self, code_BN: Tensor, token_B: Tensor) -> Predicted | PredictedLogits:
+        """What is predicted of every code, given the condition and the codes that it depends on; of one's `logits`.
+
+        A prior whose head is a linear layer returns its inputs, so that many logits need not exist at once.
+        """
+        return PredictedLogits(self.logits(code_BN, token_B))
+
     def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
-        """Logits of every code, logits_BNK float32, given the condition and the codes that it depends on."""
-        raise NotImplementedError
+        """Logits of every code, logits_BNK float32; every kind has this or `predicted`."""
+        if type(self).predicted is Prior.predicted:
+            raise NotImplementedError
+        return self.predicted(code_BN, token_B).logits()
+
+    def losses(self, read_BN: Tensor, token_B: Tensor, code_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """loss_BN and nats_BN (code_losses) of the codes, where read_BN are read; nothing but dropout is random.
+
+        This is what `compile` compiles.
+        """
+        predicted = self.predicted(read_BN, token_B)
+        return predicted.losses(self.arranged(code_BN), self.label_smoothing, self.z_loss)
 
     def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """The training loss, and the mean nats per predicted code (no gradients); random by `sample_noise` alone.
 
         Both are means over the samples given: those of micro-batches, weighted by their sizes, add up to the batch's.
-        By default they come from `logits` of noisy codes.
+        By default they come from `losses` of noisy codes.
         """
-        logits_BNK = self.logits(self.noisy(code_BN), self.dropped(token_B))
-        loss_BN, nats_BN = code_losses(logits_BNK, self.arranged(code_BN), self.label_smoothing, self.z_loss)
+        token_B, read_BN = self.dropped(token_B), self.noisy(code_BN)
+        loss_BN, nats_BN = self.losses(read_BN, token_B, code_BN)
         return loss_BN.mean(), nats_BN.mean()
 
     def arranged(self, code_BN: Tensor) -> Tensor:
@@ -186,10 +204,9 @@ class Prior(nn.Module):
     def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """-ln p of each code in nats (or an upper bound), and whether (0, 1 or a share) it is the likeliest one.
 
-        nats_BN and right_BN are float32; nothing is random. By default they come from `logits`.
+        nats_BN and right_BN are float32; nothing is random. By default they come from `predicted`.
         """
-        logits_BNK, code_BN = self.logits(code_BN, token_B), self.arranged(code_BN)
-        return code_losses(logits_BNK, code_BN, 0, 0)[1], (logits_BNK.argmax(-1) == code_BN).float()
+        return self.predicted(code_BN, token_B).figures(self.arranged(code_BN))
 
     def draws(self, drawing: Drawing) -> int:
         """Random numbers that one picture takes: by default one for each code."""
@@ -239,22 +256,6 @@ class Prior(nn.Module):
             **notes,
         }
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
-
-
-def code_losses(logits_BNK: Tensor, code_BN: Tensor, smoothing: float, z_weight: float) -> tuple[Tensor, Tensor]:
-    """The training loss of each code, loss_BN, and its -ln p in nats, nats_BN without gradients; float32.
-
-    loss = (1 - s)·(-ln p(code)) + s·mean over all codes of -ln p + z·ln²Z, with label smoothing s (Szegedy et al. 2016,
-    section 7) and z_weight z (Chowdhery et al. 2022, section 5), ln Z the logits' log-sum-exp.
-    """
-    log_z_BN = logits_BNK.logsumexp(-1)
-    nats_BN = log_z_BN - logits_BNK.gather(-1, code_BN[..., None])[..., 0]
-    loss_BN = nats_BN
-    if smoothing > 0:
-        loss_BN = (1 - smoothing) * nats_BN + smoothing * (log_z_BN - logits_BNK.mean(-1))
-    if z_weight > 0:
-        loss_BN = loss_BN + z_weight * log_z_BN.square()
-    return loss_BN, nats_BN.detach()
 
 
 def needs_vqloom(why: str, stock: str) -> str:

@@ -24,6 +24,8 @@ from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.depth import CachedDepth, decode_places
 from stage2_prior.priors.base import Prior, needs_vqloom
+from stage2_prior.priors.llama import through_layers
+from stage2_prior.priors.predicted import Predicted
 from stage2_prior.priors.stock import Work, llama_settings, stock_model
 
 
@@ -73,21 +75,21 @@ class DepthPrior(Prior):
         return needs_vqloom(why, stock)
 
     def arranged(self, code_BN: Tensor) -> Tensor:
-        """The codes of each place, code_BPG, as `logits` has them."""
+        """The codes of each place, code_BPG, as `predicted` has them."""
         return code_BN.unflatten(1, (self.source.codebooks, -1)).transpose(1, 2)
 
-    def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
-        """Logits of every code, logits_BPGK float32, given the condition and the codes before it."""
-        first_G = torch.tensor(self.vocabulary.first_tokens, device=code_BN.device)
+    def predicted(self, code_BN: Tensor, token_B: Tensor) -> Predicted:
+        """What is predicted of every code, y_BPGD, given the condition and the codes before it."""
+        books, codes = self.source.codebooks, self.vocabulary.codebook_size
+        first_G = torch.arange(books, device=code_BN.device) * codes  # vocabulary.first_tokens
         token_BPG = self.arranged(code_BN) + first_G
         embed = self.lm.get_input_embeddings()
         x_BPD = torch.cat([self.embedded(token_B), embed(token_BPG[:, :-1]).sum(2)], dim=1)
-        y_BPD = self.lm(inputs_embeds=x_BPD, use_cache=False).last_hidden_state
+        y_BPD = through_layers(self.lm, x_BPD)
         codes_BPgD = self.depth.get_input_embeddings()(token_BPG[..., :-1])
         x_RGD = torch.cat([y_BPD[:, :, None], codes_BPgD], dim=2).flatten(0, 1)
-        y_RGD = self.depth.model(inputs_embeds=x_RGD, use_cache=False).last_hidden_state
-        head_GKD = self.depth.lm_head.weight.unflatten(0, (self.source.codebooks, -1))
-        return torch.einsum("rgd,gkd->rgk", y_RGD, head_GKD).unflatten(0, y_BPD.shape[:2]).float()
+        y_RGD = through_layers(self.depth.model, x_RGD)
+        return Predicted(y_RGD.unflatten(0, y_BPD.shape[:2]), self.depth.lm_head, codes, books)
 
     def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """-ln p of each code given those before it, and whether it is the likeliest."""

@@ -23,7 +23,8 @@ from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.logits import draw_codes, guide
-from stage2_prior.priors.base import Prior, code_losses
+from stage2_prior.priors.base import Prior
+from stage2_prior.priors.predicted import Predicted
 from stage2_prior.priors.stock import Work, bert_settings
 
 SHARES = 8
@@ -55,15 +56,16 @@ class MaskedPrior(Prior):
         )
         return cls(ModernBertForMaskedLM(settings), vocabulary, source)
 
-    def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
-        """Logits of the code at every position, logits_BNK float32, given the codes (or mask tokens) at all of them."""
+    def predicted(self, code_BN: Tensor, token_B: Tensor) -> Predicted:
+        """What is predicted of the code at every position, given the codes (or mask tokens) at all of them."""
         x_BTD = torch.cat([self.embedded(token_B), self.lm.get_input_embeddings()(code_BN)], dim=1)
-        logits_BTV = self.lm(inputs_embeds=x_BTD).logits
-        return logits_BTV[:, -code_BN.shape[1] :, : self.vocabulary.codebook_size].float()
+        y_BTD = self.lm.head(self.lm.model(inputs_embeds=x_BTD).last_hidden_state)
+        before = y_BTD.shape[1] - code_BN.shape[1]
+        return Predicted(y_BTD, self.lm.decoder, self.vocabulary.codebook_size, before=before)
 
-    def masked_logits(self, code_BN: Tensor, token_B: Tensor, masked_BN: Tensor) -> Tensor:
-        """The logits where the codes of masked_BN are masked."""
-        return self.logits(torch.where(masked_BN, self.vocabulary.mask, code_BN), token_B)
+    def masked(self, code_BN: Tensor, masked_BN: Tensor) -> Tensor:
+        """The codes, with the mask token where masked_BN is true."""
+        return torch.where(masked_BN, self.vocabulary.mask, code_BN)
 
     def guided_logits(self, code_BN: Tensor, token_B: Tensor, strength: float) -> Tensor:
         """The logits with classifier-free guidance: both halves in one batch; strength 1 is no guidance."""
@@ -96,8 +98,7 @@ class MaskedPrior(Prior):
         count_X1 = (share_X1 * positions).ceil().clamp(min=1)
         rank_BN = self.sample_noise.uniform(batch, positions, device=code_BN.device).argsort(1).argsort(1)
         masked_BN = rank_BN < self.sample_noise.own(count_X1)
-        logits_BNK = self.masked_logits(code_BN, token_B, masked_BN)
-        losses = code_losses(logits_BNK, code_BN, self.label_smoothing, self.z_loss)
+        losses = self.losses(self.masked(code_BN, masked_BN), token_B, code_BN)
         loss, nats = ((each_BN * masked_BN).sum() / (batch * count_X1.mean()) for each_BN in losses)
         return loss, nats
 
@@ -116,8 +117,7 @@ class MaskedPrior(Prior):
             masked_N = torch.zeros(positions, dtype=torch.bool)
             masked_N[torch.randperm(positions, generator=generator)[:count]] = True
             masked_BN = masked_N.to(code_BN.device).expand(batch, -1)
-            logits_BNK = self.masked_logits(code_BN, token_B, masked_BN)
-            scores = (code_losses(logits_BNK, code_BN, 0, 0)[1], logits_BNK.argmax(-1) == code_BN)
+            scores = self.predicted(self.masked(code_BN, masked_BN), token_B).figures(code_BN)
             mean_2B += torch.stack([(each_BN * masked_BN).sum(1) / count / SHARES for each_BN in scores])
         nats_B, right_B = mean_2B
         return nats_B[:, None].expand(-1, positions), right_B[:, None].expand(-1, positions)

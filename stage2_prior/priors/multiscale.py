@@ -30,6 +30,8 @@ from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.llama_cache import CachedBody
 from stage2_prior.generation.logits import draw_codes, guide
 from stage2_prior.priors.base import Prior, needs_vqloom
+from stage2_prior.priors.llama import through_layers
+from stage2_prior.priors.predicted import Predicted
 from stage2_prior.priors.pyramid import Pyramid
 from stage2_prior.priors.stock import Work, llama_settings
 
@@ -70,20 +72,19 @@ class MultiscalePrior(Prior):
         hole_11HW = hole_HW.float()[None, None]
         return torch.cat([F.adaptive_avg_pool2d(hole_11HW, side).flatten() > 0.5 for side in self.source.scales])
 
-    def logits(self, code_BN: Tensor, token_B: Tensor) -> Tensor:
-        """Logits of every code, logits_BNK float32, given the condition and the coarser scales' codes."""
+    def predicted(self, code_BN: Tensor, token_B: Tensor) -> Predicted:
+        """What is predicted of every code, given the condition and the coarser scales' codes."""
         x_BND = self.pyramid(code_BN) + self.embedded(token_B)
-        scale_N = torch.arange(len(self.pyramid.sizes)).repeat_interleave(torch.tensor(self.pyramid.sizes))
-        visible_11NN = (scale_N[:, None] >= scale_N).to(code_BN.device)[None, None]
-        logits_BNV = self.lm(inputs_embeds=x_BND, attention_mask=visible_11NN, use_cache=False).logits
-        return logits_BNV[..., : self.vocabulary.codebook_size].float()
+        visible_11NN = (self.pyramid.scale_N[:, None] >= self.pyramid.scale_N)[None, None]
+        y_BND = through_layers(self.lm.model, x_BND, mask_11TT=visible_11NN)
+        return Predicted(y_BND, self.lm.lm_head, self.vocabulary.codebook_size)
 
     @without_autocast
     @torch.inference_mode()
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN scale by scale, which are the steps of schedules; see Prior.sample."""
         cached, batch, sizes = self.laid_out(lambda: CachedScales(self)), len(token_B), self.pyramid.sizes
-        guided, first, total = drawing.guided_steps(len(sizes)), 0, torch.zeros(())
+        guided, first, total = drawing.guided_steps(len(sizes)), 0, torch.zeros((), device=token_B.device)
         input_B = torch.cat([token_B, torch.full_like(token_B, self.condition.null)]) if guided else token_B
         cached.start(input_B)
         codes: list[Tensor] = []

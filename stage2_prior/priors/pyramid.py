@@ -27,18 +27,23 @@ class Pyramid(nn.Module):
     It has a copy of the tokenizer's codebook and convolutions, which isn't trained: they are buffers.
     """
 
+    scale_N: Tensor
+    """Each place's scale."""
+
     def __init__(self, quantizer: MultiscaleQuantizer, width: int):
         """A copy of `quantizer`, and fresh weights for a transformer of `width`."""
         super().__init__()
         self.quantizer = frozen(quantizer)
         self.sizes = [side**2 for side in quantizer.scales]
+        scale_N = torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes))
+        self.register_buffer("scale_N", scale_N, persistent=False)
         self.project = nn.Linear(quantizer.latent_channels, width)
         self.place = nn.Embedding(sum(self.sizes), width)
         nn.init.normal_(self.place.weight, std=0.02)
 
     def forward(self, code_BN: Tensor) -> Tensor:
         """x_BND for every place; those of a scale depend on the codes of coarser scales only."""
-        total, scales = torch.zeros(()), [self.at(None, 0, len(code_BN))]
+        total, scales = torch.zeros((), device=code_BN.device), [self.at(None, 0, len(code_BN))]
         for number, idx_BM in enumerate(code_BN.split(self.sizes, dim=1)[:-1]):
             total = self.add(total, number, idx_BM)
             scales.append(self.at(total, number + 1, len(code_BN)))

@@ -60,6 +60,12 @@ def bert_settings(layers: int, rope_theta: float, **shape: Any) -> Any:
     )
 
 
+def checkpoint_layers(transformer: Any, *, reentrant: bool) -> None:
+    """Let a stock model keep its layers' inputs only, and recompute the rest for the backward pass."""
+    known = getattr(transformer, "activation_checkpointing_enable", None)  # its newer name
+    (known or transformer.gradient_checkpointing_enable)({"use_reentrant": reentrant})
+
+
 def stock_model(name: str, folder: Path) -> Any:
     """What the transformers class `name` loads from a folder, float32, on the CPU; safetensors only, never a pickle.
 

@@ -152,7 +152,9 @@ class TextPrefix(nn.Module):
         if self.frozen is not None:
             x_BLE = self.frozen.features(id_BL, attended_BL)
         else:
-            x_BLE = self.bytes(input_ids=id_BL, attention_mask=attended_BL.long()).last_hidden_state
+            # Of a mask of all pairs transformers doesn't ask whether it masks anything, for which a GPU would wait.
+            attended_B1LL = attended_BL[:, None, None].expand(-1, -1, attended_BL.shape[1], -1)
+            x_BLE = self.bytes(input_ids=id_BL, attention_mask=attended_B1LL).last_hidden_state
         x_BLD = self.project(self.norm(x_BLE.to(self.project.weight.dtype)))
         place_LD = self.place(torch.arange(token_BL.shape[1], device=token_BL.device))
         return torch.where(there_BL[..., None], x_BLD, place_LD.to(x_BLD.dtype))

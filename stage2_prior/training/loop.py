@@ -29,6 +29,7 @@ from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior
+from stage2_prior.priors.stock import checkpoint_layers
 from stage2_prior.training.cost import Cost, Utilisation, cost, peak_flops
 from stage2_prior.training.optimizer import PriorEma, build_optimizer
 
@@ -93,13 +94,15 @@ def build(config: PriorTrainConfig, index: ShardIndex, run: Run) -> tuple[Prior,
     sharded = run.strategy if run.world_size > 1 else "ddp"
     if config.activation_checkpointing:
         for transformer in raw.transformers:
-            transformer.activation_checkpointing_enable({"use_reentrant": sharded == "zero3"})  # type: ignore[operator]
+            checkpoint_layers(transformer, reentrant=sharded == "zero3")
     if config.compile and sharded == "zero3":
         raise UserError("compile=true is not supported with run.strategy=zero3: remove it, or use fsdp2 or zero2")
     if config.compile:
-        for transformer in raw.transformers:
-            for module in blocks(transformer) if sharded == "fsdp2" else [transformer]:
-                module.compile()
+        if sharded == "fsdp2":  # whose hooks are between the blocks
+            for block in [block for transformer in raw.transformers for block in blocks(transformer)]:
+                block.compile()
+        else:
+            raw.losses = torch.compile(raw.losses)  # type: ignore[method-assign]
     optimizer, parts = config.optimizer, config.micro_batches(run.world_size)
     strategy = share_out(raw, partial(build_optimizer, config=optimizer), run, clip=optimizer.clip, parts=parts)
     strategy.module.train()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from stage2_prior.priors.base import code_losses
+from stage2_prior.priors.losses import code_losses
 
 
 def test_smoothing_and_z_loss_are_the_formulas():

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from stage2_prior.config.drawing import Drawing
-from stage2_prior.priors.base import code_losses
 from stage2_prior.priors.build import load_prior
+from stage2_prior.priors.losses import code_losses
 from stage2_prior.priors.masked import MaskedPrior, confidence, halton_order, rank, still_masked
+from stage2_prior.priors.predicted import PredictedLogits
 from stage2_prior.sampling.pictures import Picture, sample_codes, uniforms
 from tests.stage2_prior.tiny import CODES, GRID, SOURCE, random_codes, tiny_prior
 
@@ -41,7 +42,7 @@ def test_a_masked_code_is_not_seen():
     other_BN = one_BN.clone()
     other_BN[0, 7] = (one_BN[0, 7] + 1) % CODES
     one, other = (
-        code_losses(prior.masked_logits(code_BN, token_B, masked_BN), code_BN, 0, 0)[1]
+        code_losses(prior.logits(prior.masked(code_BN, masked_BN), token_B), code_BN, 0, 0)[1]
         for code_BN in (one_BN, other_BN)
     )
     assert torch.equal(one[0, :7], other[0, :7])
@@ -64,11 +65,11 @@ def test_the_share_of_masked_codes_follows_the_cosine(monkeypatch: pytest.Monkey
     """P(share of masked codes <= x) = 2/π · asin(x) for x = cos(π/2 · u), u uniform. (Chang et al. 2022, section 3)"""
     prior, batch, seen = masked_prior(), 20_000, []
 
-    def masked_logits(code_BN: torch.Tensor, token_B: torch.Tensor, masked_BN: torch.Tensor) -> torch.Tensor:
-        seen.append(masked_BN)
-        return torch.zeros(*code_BN.shape, CODES)
+    def predicted(code_BN: torch.Tensor, token_B: torch.Tensor) -> PredictedLogits:
+        seen.append(code_BN == prior.vocabulary.mask)
+        return PredictedLogits(torch.zeros(*code_BN.shape, CODES))
 
-    monkeypatch.setattr(prior, "masked_logits", masked_logits)
+    monkeypatch.setattr(prior, "predicted", predicted)
     torch.manual_seed(3)
     loss, nats = prior(random_codes(batch), torch.full((batch,), prior.vocabulary.null))
     (masked_BN,) = seen
@@ -174,11 +175,11 @@ def test_the_score_is_a_mean_over_eight_numbers_of_masked_codes(monkeypatch: pyt
     """Of 12 codes the middles of eight stretches are masked, 1 + 12 (n + 1/2) / 8 rounded down."""
     prior, seen, generator = masked_prior(), [], torch.Generator().manual_seed(1)
 
-    def masked_logits(code_BN: torch.Tensor, token_B: torch.Tensor, masked_BN: torch.Tensor) -> torch.Tensor:
-        seen.append((masked_BN, torch.randn(*code_BN.shape, CODES, generator=generator)))
-        return seen[-1][1]
+    def predicted(code_BN: torch.Tensor, token_B: torch.Tensor) -> PredictedLogits:
+        seen.append((code_BN == prior.vocabulary.mask, torch.randn(*code_BN.shape, CODES, generator=generator)))
+        return PredictedLogits(seen[-1][1])
 
-    monkeypatch.setattr(prior, "masked_logits", masked_logits)
+    monkeypatch.setattr(prior, "predicted", predicted)
     code_BN = random_codes(3)
     nats_BN, right_BN = prior.score(code_BN, prior.vocabulary.class_tokens(torch.tensor([0, 1, 2])))
     assert [masked_BN.sum(1).tolist() for masked_BN, _ in seen] == [[count] * 3 for count in (1, 3, 4, 6, 7, 9, 10, 12)]

@@ -20,8 +20,9 @@ from stage2_prior.config.sampling import InpaintConfig, SampleConfig
 from stage2_prior.generation.logits import draw_codes
 from stage2_prior.inpaint import inpaint
 from stage2_prior.measuring.evaluation import evaluate
-from stage2_prior.priors.base import Prior, code_losses
+from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import KINDS, load_prior
+from stage2_prior.priors.losses import code_losses
 from stage2_prior.priors.stock import llama_settings
 from stage2_prior.release import ReleaseConfig, release
 from stage2_prior.sample import sample

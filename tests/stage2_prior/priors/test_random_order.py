@@ -19,7 +19,7 @@ def test_in_raster_order_it_is_the_stock_model():
     prior = random_prior()
     token_B, code_BN = prior.vocabulary.class_tokens(torch.tensor([0, 1, -1])), random_codes(3)
     raster_BN = torch.arange(SOURCE.positions).expand(3, -1)
-    ordered_BNK = prior.ordered_logits(code_BN, token_B, raster_BN)
+    ordered_BNK = prior.predicted(code_BN, token_B, raster_BN).logits()
     torch.testing.assert_close(ordered_BNK, prior.logits(code_BN, token_B), atol=1e-5, rtol=1e-5)
 
 
@@ -28,17 +28,17 @@ def test_every_step_reads_only_the_codes_before_it_in_its_order_and_knows_what_i
     place_1N = torch.randperm(SOURCE.positions, generator=torch.Generator().manual_seed(3))[None]
     code_1N, token_1 = random_codes(1).gather(1, place_1N), prior.vocabulary.class_tokens(torch.tensor([1]))
     with torch.no_grad():
-        before_TK = prior.ordered_logits(code_1N, token_1, place_1N)[0]
+        before_TK = prior.predicted(code_1N, token_1, place_1N).logits()[0]
         for changed in range(1, SOURCE.positions):
             other_1N = code_1N.clone()
             other_1N[0, changed - 1] = (other_1N[0, changed - 1] + 1) % CODES
-            after_TK = prior.ordered_logits(other_1N, token_1, place_1N)[0]
+            after_TK = prior.predicted(other_1N, token_1, place_1N).logits()[0]
             differs_T = (after_TK - before_TK).abs().amax(-1) > 1e-6
             assert not differs_T[:changed].any() and differs_T[changed:].all()
         # The same codes read, another place asked for: the last step alone can tell.
         swapped_1N = place_1N.clone()
         swapped_1N[0, -1] = place_1N[0, 0]
-        after_TK = prior.ordered_logits(code_1N, token_1, swapped_1N)[0]
+        after_TK = prior.predicted(code_1N, token_1, swapped_1N).logits()[0]
     differs_T = (after_TK - before_TK).abs().amax(-1) > 1e-6
     assert differs_T.tolist() == [False] * (SOURCE.positions - 1) + [True]
 

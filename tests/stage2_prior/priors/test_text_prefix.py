@@ -135,7 +135,7 @@ def test_random_orders_go_with_texts():
     assert isinstance(prior, AutoregressivePrior)
     code_BN, token_BL = random_codes(3), prior.condition.of_texts(REQUESTED)
     raster_BN = torch.arange(SOURCE.positions).expand(3, -1)
-    rows_BNK = prior.ordered_logits(code_BN, token_BL, raster_BN)
+    rows_BNK = prior.predicted(code_BN, token_BL, raster_BN).logits()
     torch.testing.assert_close(rows_BNK, prior.logits(code_BN, token_BL), atol=1e-4, rtol=1e-4)
 
 

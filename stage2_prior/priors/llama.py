@@ -1,0 +1,29 @@
+"""Our own loop over the layers of a stock Llama, which computes what its `forward` computes.
+
+transformers first makes a mask, for which it reads positions and padding on the host: the GPU waits in every step, and
+orders other than row by row may lose flash attention. There is no padding here, and positions enter by the rotary
+embedding alone, so no mask is needed. Layers are called as modules: sharding, activation checkpointing and compiled
+blocks hook into that.
+
+Shapes: B batch, T tokens, D width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def through_layers(llama: Any, x_BTD: Tensor, at_BT: Tensor | None = None, mask_11TT: Tensor | None = None) -> Tensor:
+    """The normed output, y_BTD, of a stock LlamaModel over embedded tokens.
+
+    at_BT are the tokens' places for the rotary embedding, by default 0, 1, …. Each token attends to itself and to those
+    before it, or to where mask_11TT is true.
+    """
+    if at_BT is None:
+        at_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device)[None]
+    turn = llama.rotary_emb(x_BTD, at_BT)
+    for layer in llama.layers:
+        x_BTD = layer(x_BTD, attention_mask=mask_11TT, position_embeddings=turn)
+    y_BTD: Tensor = llama.norm(x_BTD)
+    return y_BTD

@@ -1,0 +1,98 @@
+"""What a prior predicts of every code, from which logits, losses and figures are made.
+
+Shapes: B batch, N codes of a picture, P places of G codes each, K codes, D width, R rows.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stage2_prior.priors.losses import (
+    Heads,
+    code_losses,
+    code_losses_in_chunks,
+    figures,
+    figures_in_chunks,
+    too_many,
+)
+
+
+@dataclass
+class PredictedLogits:
+    """Logits that a prior has made, logits_BNK float32."""
+
+    logits_BNK: Tensor
+
+    def logits(self) -> Tensor:
+        """These."""
+        return self.logits_BNK
+
+    def losses(self, code_BN: Tensor, smoothing: float, z_weight: float) -> tuple[Tensor, Tensor]:
+        """The training loss of each code, loss_BN, and its -ln p in nats, nats_BN: `code_losses`."""
+        return code_losses(self.logits_BNK, code_BN, smoothing, z_weight)
+
+    def figures(self, code_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """-ln p of each code in nats, and whether it is the likeliest one: `losses.figures`."""
+        return figures(self.logits_BNK, code_BN)
+
+
+@dataclass
+class Predicted:
+    """A transformer's outputs and the stock head over them, so that not all logits need exist at once.
+
+    Of priors with several codebooks (G > 1) N codes are P·G, and everything has their shape: logits_BPGK, loss_BPG.
+    """
+
+    y_BND: Tensor
+    """The normed outputs, or y_BPGD."""
+    head: nn.Linear
+    """The first rows of its weight are the codes'; those of several codebooks follow each other."""
+    codes: int
+    """K."""
+    books: int = 1
+    """G."""
+    before: int = 0
+    """Outputs in front of the codes': the head multiplies them, but their logits are not used."""
+
+    def logits(self) -> Tensor:
+        """Logits of every code, logits_BNK float32."""
+        if self.books == 1:
+            logits_BNV: Tensor = self.head(self.y_BND)
+            return logits_BNV[:, self.before :, : self.codes].float()
+        head_GKD = self.head.weight.unflatten(0, (self.books, -1))
+        y_RGD = self.y_BND.flatten(0, 1)
+        return torch.einsum("rgd,gkd->rgk", y_RGD, head_GKD).unflatten(0, self.y_BND.shape[:2]).float()
+
+    def losses(self, code_BN: Tensor, smoothing: float, z_weight: float) -> tuple[Tensor, Tensor]:
+        """The training loss of each code, loss_BN, and its -ln p in nats, nats_BN: `code_losses`."""
+        if not too_many(code_BN.numel() * self.codes):
+            return code_losses(self.logits(), code_BN, smoothing, z_weight)
+        found = code_losses_in_chunks(self._heads(), self._by_head(code_BN), smoothing, z_weight)
+        return self._as(code_BN, *found)
+
+    def figures(self, code_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """-ln p of each code in nats, and whether it is the likeliest one: `losses.figures`."""
+        if not too_many(code_BN.numel() * self.codes):
+            return figures(self.logits(), code_BN)
+        return self._as(code_BN, *figures_in_chunks(self._heads(), self._by_head(code_BN)))
+
+    def _heads(self) -> Heads:
+        """In the type in which autocast would multiply, as it leaves the inside of a function of our own alone."""
+        kind = self.y_BND.device.type
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.head.weight.dtype
+        y_GRD = self._by_head(self.y_BND[:, self.before :])
+        bias_V = None if self.head.bias is None else self.head.bias.to(low)
+        return Heads(y_GRD.to(low), self.head.weight.to(low), bias_V, self.codes)
+
+    def _by_head(self, x_BN: Tensor) -> Tensor:
+        """(G, R) of numbers of each code, or (G, R, D) of features."""
+        if self.books == 1:
+            return x_BN.flatten(0, 1)[None]
+        return x_BN.flatten(0, 1).transpose(0, 1)
+
+    def _as(self, code_BN: Tensor, first_GR: Tensor, second_GR: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of each code in the shape of code_BN."""
+        if self.books == 1:
+            return first_GR.view(code_BN.shape), second_GR.view(code_BN.shape)
+        return first_GR.t().reshape(code_BN.shape), second_GR.t().reshape(code_BN.shape)
