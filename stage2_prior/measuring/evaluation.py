@@ -30,6 +30,7 @@ from stage2_prior.measuring.classifier import agreement
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.base import Prior, weights_hash
 from stage2_prior.priors.build import load_prior
+from stage2_prior.priors.fused import install
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def add_prior(config: EvaluateConfig, prior: Prior, ranks: Ranks, evaluation: Ev
         index, say = load_index(config.codes), print if ranks.rank == 0 else None
         identity, condition = Identity.of(index), prior.condition.name
         index = matched(index, prior.source, condition, prior.vocabulary.classes, "codes", say)
-        prior.to(ranks.device)
+        install(prior.to(ranks.device), ranks.device)
         figures = held_out_figures(prior, index, ranks, batch_size=config.batch_size)
         codes = {"set": identity.brief(), "digest": identity.digest, "count": len(index), **prior.source.to_dict()}
         evaluation.add({**figures, "codes": len(index)}, codes=codes)

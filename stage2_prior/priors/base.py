@@ -21,7 +21,7 @@ from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.condition import ClassCondition, Condition
-from stage2_prior.priors.predicted import Predicted, PredictedLogits
+from stage2_prior.priors.predicted import Head, Predicted, PredictedLogits
 from stage2_prior.priors.sample_noise import SampleNoise
 from stage2_prior.priors.stock import Work, stock_model
 
@@ -75,6 +75,9 @@ class Prior(nn.Module):
         self.lm = lm
         for name, module in modules.items():
             self.add_module(name, module)
+        for transformer in self.children():
+            if isinstance(transformer, PreTrainedModel):
+                Head.of(transformer.get_output_embeddings())
         self.vocabulary = vocabulary
         self.source = source
         self.condition: Condition = ClassCondition(vocabulary)

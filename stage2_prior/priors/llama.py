@@ -8,22 +8,33 @@ blocks hook into that.
 Shapes: B batch, T tokens, D width.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from stage2_prior.priors.fused import Attention
 
-def through_layers(llama: Any, x_BTD: Tensor, at_BT: Tensor | None = None, mask_11TT: Tensor | None = None) -> Tensor:
+
+def through_layers(
+    llama: Any, x_BTD: Tensor, at_BT: Tensor | None = None, stretch_T: Tensor | None = None, ends: Sequence[int] = ()
+) -> Tensor:
     """The normed output, y_BTD, of a stock LlamaModel over embedded tokens.
 
     at_BT are the tokens' places for the rotary embedding, by default 0, 1, …. Each token attends to itself and to those
-    before it, or to where mask_11TT is true.
+    before it; where stretches of tokens come in parallel, to all of its own and earlier ones: stretch_T numbers each
+    token's, and `ends` are the numbers of tokens up to the end of each.
     """
+    how: dict[str, Any] = {}
+    if ends and isinstance(llama.layers[0].self_attn, Attention):
+        how = {"ends": ends}
+    elif stretch_T is not None:
+        how = {"attention_mask": (stretch_T[:, None] >= stretch_T)[None, None]}
     if at_BT is None:
         at_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device)[None]
     turn = llama.rotary_emb(x_BTD, at_BT)
     for layer in llama.layers:
-        x_BTD = layer(x_BTD, attention_mask=mask_11TT, position_embeddings=turn)
+        x_BTD = layer(x_BTD, position_embeddings=turn, **how)
     y_BTD: Tensor = llama.norm(x_BTD)
     return y_BTD

@@ -112,7 +112,7 @@ class _Chunked(torch.autograd.Function):
         return loss_GR, nats_GR
 
     @staticmethod
-    def backward(ctx: Any, above_GR: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, above_GR: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         y_GRD, weight_VD, bias_V, code_GR, log_z_GR = ctx.saved_tensors
         codes, smoothing, z_weight = ctx.settings
         heads, sums = Heads(y_GRD, weight_VD, bias_V, codes), at_least_float32(weight_VD[:0]).dtype

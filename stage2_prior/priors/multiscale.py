@@ -13,6 +13,7 @@ Shapes: B batch, S scales, M codes of one, N of all, K codes of the codebook, D 
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -74,9 +75,22 @@ class MultiscalePrior(Prior):
 
     def predicted(self, code_BN: Tensor, token_B: Tensor) -> Predicted:
         """What is predicted of every code, given the condition and the coarser scales' codes."""
-        x_BND = self.pyramid(code_BN) + self.embedded(token_B)
-        visible_11NN = (self.pyramid.scale_N[:, None] >= self.pyramid.scale_N)[None, None]
-        y_BND = through_layers(self.lm.model, x_BND, mask_11TT=visible_11NN)
+        return self._predicted(self.pyramid.seen(code_BN), token_B)
+
+    def losses(self, read: Sequence[Tensor], token_B: Tensor, code_BN: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """As of any prior, where `read` is what the pyramid has seen of the codes."""
+        return self._predicted(read, token_B).losses(code_BN, self.label_smoothing, self.z_loss)
+
+    def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
+        """As of any prior. The tokenizer's own sums, which take IEEE float32, are no part of what is compiled."""
+        token_B, read_BN = self.dropped(token_B), self.noisy(code_BN)
+        loss_BN, nats_BN = self.losses(self.pyramid.seen(read_BN), token_B, code_BN)
+        return loss_BN.mean(), nats_BN.mean()
+
+    def _predicted(self, read: Sequence[Tensor], token_B: Tensor) -> Predicted:
+        x_BND = self.pyramid.embedded(read, len(token_B)) + self.embedded(token_B)
+        ends = tuple(itertools.accumulate(self.pyramid.sizes))
+        y_BND = through_layers(self.lm.model, x_BND, stretch_T=self.pyramid.scale_N, ends=ends)
         return Predicted(y_BND, self.lm.lm_head, self.vocabulary.codebook_size)
 
     @without_autocast

@@ -3,7 +3,10 @@
 Shapes: B batch, N codes of a picture, P places of G codes each, K codes, D width, R rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,20 @@ from stage2_prior.priors.losses import (
     figures_in_chunks,
     too_many,
 )
+
+
+class Head(nn.Linear):
+    """A stock head that lends its weights within its forward, where a strategy that shards them has gathered them."""
+
+    @classmethod
+    def of(cls, layer: nn.Module | None) -> None:
+        """Make a stock head one of these."""
+        if type(layer) is nn.Linear:
+            layer.__class__ = cls
+
+    def forward(self, y: Tensor, within: Callable[[Tensor, Tensor, Tensor | None], Any] | None = None) -> Any:
+        """The product with y, or what `within` makes of y, the weight and the bias."""
+        return super().forward(y) if within is None else within(y, self.weight, self.bias)
 
 
 @dataclass
@@ -46,7 +63,7 @@ class Predicted:
 
     y_BND: Tensor
     """The normed outputs, or y_BPGD."""
-    head: nn.Linear
+    head: Head
     """The first rows of its weight are the codes'; those of several codebooks follow each other."""
     codes: int
     """K."""
@@ -60,39 +77,45 @@ class Predicted:
         if self.books == 1:
             logits_BNV: Tensor = self.head(self.y_BND)
             return logits_BNV[:, self.before :, : self.codes].float()
-        head_GKD = self.head.weight.unflatten(0, (self.books, -1))
-        y_RGD = self.y_BND.flatten(0, 1)
-        return torch.einsum("rgd,gkd->rgk", y_RGD, head_GKD).unflatten(0, self.y_BND.shape[:2]).float()
+
+        def products(y_RGD: Tensor, weight_VD: Tensor, _: Any) -> Tensor:
+            return torch.einsum("rgd,gkd->rgk", y_RGD, weight_VD.unflatten(0, (self.books, -1)))
+
+        logits_RGK: Tensor = self.head(self.y_BND.flatten(0, 1), products)
+        return logits_RGK.unflatten(0, self.y_BND.shape[:2]).float()
 
     def losses(self, code_BN: Tensor, smoothing: float, z_weight: float) -> tuple[Tensor, Tensor]:
         """The training loss of each code, loss_BN, and its -ln p in nats, nats_BN: `code_losses`."""
         if not too_many(code_BN.numel() * self.codes):
             return code_losses(self.logits(), code_BN, smoothing, z_weight)
-        found = code_losses_in_chunks(self._heads(), self._by_head(code_BN), smoothing, z_weight)
-        return self._as(code_BN, *found)
+        return self._in_chunks(code_BN, partial(code_losses_in_chunks, smoothing=smoothing, z_weight=z_weight))
 
     def figures(self, code_BN: Tensor) -> tuple[Tensor, Tensor]:
         """-ln p of each code in nats, and whether it is the likeliest one: `losses.figures`."""
         if not too_many(code_BN.numel() * self.codes):
             return figures(self.logits(), code_BN)
-        return self._as(code_BN, *figures_in_chunks(self._heads(), self._by_head(code_BN)))
+        return self._in_chunks(code_BN, figures_in_chunks)
 
-    def _heads(self) -> Heads:
-        """In the type in which autocast would multiply, as it leaves the inside of a function of our own alone."""
-        kind = self.y_BND.device.type
-        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.head.weight.dtype
-        y_GRD = self._by_head(self.y_BND[:, self.before :])
-        bias_V = None if self.head.bias is None else self.head.bias.to(low)
-        return Heads(y_GRD.to(low), self.head.weight.to(low), bias_V, self.codes)
+    def _in_chunks(
+        self, code_BN: Tensor, of: Callable[[Heads, Tensor], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """What `of` gives for the heads and their codes, in the shape of code_BN."""
+        code_GR = self._by_head(code_BN)
+
+        def within(y_GRD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> tuple[Tensor, Tensor]:
+            # In the type in which autocast would multiply, as it leaves the inside of a function of our own alone.
+            kind = y_GRD.device.type
+            low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight_VD.dtype
+            bias_V = None if bias_V is None else bias_V.to(low)
+            return of(Heads(y_GRD.to(low), weight_VD.to(low), bias_V, self.codes), code_GR)
+
+        first_GR, second_GR = self.head(self._by_head(self.y_BND[:, self.before :]), within)
+        if self.books == 1:
+            return first_GR.view(code_BN.shape), second_GR.view(code_BN.shape)
+        return first_GR.t().reshape(code_BN.shape), second_GR.t().reshape(code_BN.shape)
 
     def _by_head(self, x_BN: Tensor) -> Tensor:
         """(G, R) of numbers of each code, or (G, R, D) of features."""
         if self.books == 1:
             return x_BN.flatten(0, 1)[None]
         return x_BN.flatten(0, 1).transpose(0, 1)
-
-    def _as(self, code_BN: Tensor, first_GR: Tensor, second_GR: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers of each code in the shape of code_BN."""
-        if self.books == 1:
-            return first_GR.view(code_BN.shape), second_GR.view(code_BN.shape)
-        return first_GR.t().reshape(code_BN.shape), second_GR.t().reshape(code_BN.shape)

@@ -5,6 +5,7 @@ Shapes: B batch, N codes of all scales, M codes of one, D width, E the tokenizer
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Self
@@ -43,11 +44,19 @@ class Pyramid(nn.Module):
 
     def forward(self, code_BN: Tensor) -> Tensor:
         """x_BND for every place; those of a scale depend on the codes of coarser scales only."""
-        total, scales = torch.zeros((), device=code_BN.device), [self.at(None, 0, len(code_BN))]
+        return self.embedded(self.seen(code_BN), len(code_BN))
+
+    def seen(self, code_BN: Tensor) -> list[Tensor]:
+        """The latents that each scale but the first sees: of all coarser ones, resized to it; without gradients."""
+        total, seen = torch.zeros((), device=code_BN.device), []
         for number, idx_BM in enumerate(code_BN.split(self.sizes, dim=1)[:-1]):
             total = self.add(total, number, idx_BM)
-            scales.append(self.at(total, number + 1, len(code_BN)))
-        return torch.cat(scales, dim=1)
+            seen.append(self.resized(total, number + 1))
+        return seen
+
+    def embedded(self, seen: Sequence[Tensor], batch: int) -> Tensor:
+        """x_BND of what `seen` gives."""
+        return torch.cat([self._at(one, number, batch) for number, one in enumerate([None, *seen])], dim=1)
 
     @torch.no_grad()
     def add(self, total_BEhw: Tensor, number: int, idx_BM: Tensor) -> Tensor:
@@ -57,13 +66,19 @@ class Pyramid(nn.Module):
 
     def at(self, total_BEhw: Tensor | None, number: int, batch: int) -> Tensor:
         """x_BMD of one scale's places, from the latents of all coarser ones (None: there are none)."""
+        return self._at(None if total_BEhw is None else self.resized(total_BEhw, number), number, batch)
+
+    def resized(self, total_BEhw: Tensor, number: int) -> Tensor:
+        """Latents at the size of a scale, (B, E, s, s)."""
+        side = self.quantizer.scales[number]
+        return F.interpolate(total_BEhw, size=(side, side), mode="area")
+
+    def _at(self, seen_BEss: Tensor | None, number: int, batch: int) -> Tensor:
         first = sum(self.sizes[:number])
         place_M = torch.arange(first, first + self.sizes[number], device=self.project.weight.device)
         x_1MD = self.place(place_M)[None]
-        if total_BEhw is None:
+        if seen_BEss is None:
             return x_1MD.expand(batch, -1, -1)
-        side = self.quantizer.scales[number]
-        seen_BEss = F.interpolate(total_BEhw, size=(side, side), mode="area")
         return self.project(seen_BEss.flatten(2).transpose(1, 2).to(self.project.weight.dtype)) + x_1MD
 
     def save_pretrained(self, folder: Path) -> None:

@@ -29,6 +29,7 @@ from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior
+from stage2_prior.priors.fused import install
 from stage2_prior.priors.stock import checkpoint_layers
 from stage2_prior.training.cost import Cost, Utilisation, cost, peak_flops
 from stage2_prior.training.optimizer import PriorEma, build_optimizer
@@ -91,6 +92,7 @@ def build(config: PriorTrainConfig, index: ShardIndex, run: Run) -> tuple[Prior,
     """The prior, the strategy with which the ranks train it, its averaged weights, and its cost."""
     raw = fresh(config, index)
     size = cost(raw)  # while every rank still has the whole model
+    install(raw, run.device)
     sharded = run.strategy if run.world_size > 1 else "ddp"
     if config.activation_checkpointing:
         for transformer in raw.transformers:

@@ -79,9 +79,9 @@ def test_the_loop_is_the_stock_model_bit_by_bit(settings: dict[str, Any]):
     with torch.no_grad():
         assert torch.equal(through_layers(llama, x_BTD), llama(inputs_embeds=x_BTD, use_cache=False).last_hidden_state)
         at_BT = torch.rand(3, 9).argsort(1)
-        mask_11TT = torch.rand(1, 1, 9, 9) < 0.7
-        mask_11TT[..., 0] = True
-        for mask, ours in ((torch.ones(3, 9), None), (mask_11TT, mask_11TT)):
+        stretch_T = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2])
+        mask_11TT = (stretch_T[:, None] >= stretch_T)[None, None]
+        for mask, ours in ((torch.ones(3, 9), None), (mask_11TT, stretch_T)):
             stock = llama(inputs_embeds=x_BTD, position_ids=at_BT, attention_mask=mask, use_cache=False)
             assert torch.equal(through_layers(llama, x_BTD, at_BT, ours), stock.last_hidden_state)
 

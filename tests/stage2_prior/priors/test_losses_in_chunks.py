@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stage2_prior.priors import losses
-from stage2_prior.priors.predicted import Predicted
+from stage2_prior.priors.predicted import Head, Predicted
 from tests.stage2_prior.priors.test_llama import prior_and_batch
 
 CODES, WIDTH, LARGEST = 50, 8, 150
@@ -29,7 +29,7 @@ def predicted(case: str, dtype: torch.dtype = torch.float64) -> tuple[Predicted,
     torch.manual_seed(0)
     books = BOOKS[case]
     rows = (CODES + 5) if books == 1 else CODES * books
-    head = nn.Linear(WIDTH, rows, bias=case == "bias", dtype=dtype)
+    head = Head(WIDTH, rows, bias=case == "bias", dtype=dtype)
     shape = (2, 7) if books == 1 else (2, 7, books)
     y = torch.randn(2, 9, WIDTH, dtype=dtype) if case == "bias" else torch.randn(*shape, WIDTH, dtype=dtype)
     made = Predicted(y.requires_grad_(), head, CODES, books, before=2 if case == "bias" else 0)

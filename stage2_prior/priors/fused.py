@@ -1,0 +1,126 @@
+"""A stock Llama's norms, attention and feed-forward layers in fewer kernels, for GPUs.
+
+Installing swaps the classes of these modules in place; weights, names and configuration do not change. On CPUs the
+stock ones stay. Each computes what the stock one does: norms as one kernel, rotary positions in four and without copies
+of halves, and under autocast one cast of what several linear layers read. transformers looks each of them up by name
+for other kernels; here it is plain torch.
+
+Shapes: B batch, T tokens, D width, H heads (of queries, or of keys), d their width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+
+
+def install(module: nn.Module, device: torch.device) -> None:
+    """Install what is fast on a device in all stock Llamas of a module; idempotent."""
+    if device.type != "cuda":
+        return
+    swapped: dict[type[nn.Module], type[nn.Module]] = {LlamaRMSNorm: Norm, LlamaAttention: Attention, LlamaMLP: Mlp}
+    for part in module.modules():
+        if type(part) in swapped:
+            part.__class__ = swapped[type(part)]
+
+
+class Norm(LlamaRMSNorm):
+    """x / sqrt(mean(x²) + ε) · w, at least in float32 inside."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """The normed tensor, in the input's type."""
+        weight_D = self.weight.to(hidden_states.dtype)  # one type for both, else torch takes the norm apart
+        return F.rms_norm(hidden_states, weight_D.shape, weight_D, self.variance_epsilon)
+
+
+class Mlp(LlamaMLP):
+    """down(SiLU(gate(x)) · up(x))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output, (B, T, D)."""
+        x_BTD = as_multiplied(x)
+        y_BTD: Tensor = self.down_proj(self.act_fn(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        return y_BTD
+
+
+class Attention(LlamaAttention):
+    """Causal attention; with a mask where it is true; or by `ends`, in whole stretches of tokens."""
+
+    def forward(  # type: ignore[override]  # of its arguments, those that our loop gives
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: None = None,
+        ends: Sequence[int] | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        """The output, (B, T, D). With `ends`, tokens up to each of them attend to all up to it."""
+        assert position_embeddings is not None and past_key_values is None, "it has no cache: sampling has its own"
+        x_BTD, shape = as_multiplied(hidden_states), (*hidden_states.shape[:2], -1, self.head_dim)
+        q_BHTd, k_BHTd, v_BHTd = (
+            project(x_BTD).view(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        cos_B1Td, sin_B1Td = (each_BTd[:, None] for each_BTd in position_embeddings)
+        q_BHTd, k_BHTd = (_Turned.apply(x_BHTd, cos_B1Td, sin_B1Td) for x_BHTd in (q_BHTd, k_BHTd))
+        how = {
+            "dropout_p": self.attention_dropout if self.training else 0.0,
+            "scale": self.scaling,
+            "enable_gqa": self.num_key_value_groups > 1,
+        }
+        if ends is not None:
+            y_BHTd = by_prefixes(q_BHTd, k_BHTd, v_BHTd, ends, **how)
+        else:
+            causal = attention_mask is None
+            y_BHTd = F.scaled_dot_product_attention(
+                q_BHTd, k_BHTd, v_BHTd, attn_mask=attention_mask, is_causal=causal, **how
+            )
+        y_BTD: Tensor = self.o_proj(y_BHTd.transpose(1, 2).flatten(2))
+        return y_BTD, None
+
+
+def by_prefixes(q_BHTd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, ends: Sequence[int], **how: Any) -> Tensor:
+    """Attention where tokens up to each of `ends` attend to all up to it: one product without a mask for each stretch.
+
+    Each prefix is cut from the next longer one, so that gradients are summed in pieces that grow with the stretches.
+    """
+    found, first = [], [0, *ends[:-1]]
+    for start, end in zip(reversed(first), reversed(ends), strict=True):
+        k_BHTd, v_BHTd = k_BHTd[:, :, :end], v_BHTd[:, :, :end]
+        found.append(F.scaled_dot_product_attention(q_BHTd[:, :, start:end], k_BHTd, v_BHTd, **how))
+    return torch.cat(found[::-1], dim=2)
+
+
+def as_multiplied(x: Tensor) -> Tensor:
+    """A tensor in the type in which autocast multiplies, cast once for all linear layers that read it."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+class _Turned(torch.autograd.Function):
+    """Pairs (i, i + d/2) of features turned by their angles; its gradient is turned back.
+
+    (x₁, x₂) become (x₁ cos - x₂ sin, x₂ cos + x₁ sin), in the type of the angles, rounded to the input's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BHTd: Tensor, cos_B1Td: Tensor, sin_B1Td: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_B1Td, sin_B1Td)
+        return _turned(x_BHTd, cos_B1Td, sin_B1Td, 1)
+
+    @staticmethod
+    def backward(ctx: Any, above_BHTd: Tensor) -> tuple[Tensor, None, None]:
+        cos_B1Td, sin_B1Td = ctx.saved_tensors
+        return _turned(above_BHTd, cos_B1Td, sin_B1Td, -1), None, None
+
+
+def _turned(x_BHTd: Tensor, cos_B1Td: Tensor, sin_B1Td: Tensor, sign: int) -> Tensor:
+    (x1, x2), (sin1, sin2) = x_BHTd.chunk(2, dim=-1), sin_B1Td.chunk(2, dim=-1)
+    y_BHTd = x_BHTd * cos_B1Td
+    y1, y2 = y_BHTd.chunk(2, dim=-1)
+    y1.addcmul_(x2, sin1, value=-sign)
+    y2.addcmul_(x1, sin2, value=sign)
+    return y_BHTd.to(x_BHTd.dtype)
