@@ -18,6 +18,7 @@ from stage2_prior.generation.depth import CachedDepth
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior, load_prior
 from stage2_prior.priors.depth import DepthPrior
+from stage2_prior.priors.fused import install
 from stage2_prior.priors.multiscale import CachedScales, MultiscalePrior
 from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.training.cost import cost
@@ -93,15 +94,17 @@ def test_a_depth_prior_attends_to_places_before_and_codes_before_at_its_own_plac
             assert (beside[0, others] == 0).all(), "other places' codes pass through the first transformer only"
 
 
-def test_a_multiscale_prior_attends_to_its_own_and_coarser_scales_only():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_multiscale_prior_attends_to_its_own_and_coarser_scales_only(device: str):
     prior = multiscale_prior(spread=3.0)
-    embedded_BND, real = [], prior.pyramid.forward
+    install(prior, torch.device(device))
+    embedded_BND, real = [], prior.pyramid.embedded
 
-    def keep(code_BN: torch.Tensor) -> torch.Tensor:
-        embedded_BND.append(real(code_BN).detach().requires_grad_())
+    def keep(*given: Any) -> torch.Tensor:
+        embedded_BND.append(real(*given).detach().requires_grad_())
         return embedded_BND[-1]
 
-    prior.pyramid.forward = keep  # type: ignore[method-assign]
+    prior.pyramid.embedded = keep  # type: ignore[method-assign]
     logits_BNK = prior.logits(codes_of(prior, 1), torch.tensor([prior.vocabulary.null]))
     ends = [1, 5, 21]
     for position in range(21):
