@@ -24,6 +24,7 @@ FREE = (
     "data.micro_batch",
     "activation_checkpointing",
     "compile",
+    "compile_fallback",
     "channels_last",
     "monitor.",
 )
@@ -41,6 +42,7 @@ def train(config: TokenizerTrainConfig) -> int:
     from launch.checkpoints import store as checkpoint
     from launch.run.starting import start_run, until_done
     from stage1_tokenizer.media import MEDIA
+    from stage1_tokenizer.training.compiling import or_uncompiled
     from stage1_tokenizer.training.fine_tuning import begin
     from stage1_tokenizer.training.loop import fit
     from stage1_tokenizer.training.trained import build
@@ -49,14 +51,14 @@ def train(config: TokenizerTrainConfig) -> int:
     data = {key: Identity.of(index) for key, index in sets.items()}
     with start_run(config, config.run, free=free(config), data=data) as started:
 
-        def attempt() -> int:
+        def attempt(config: TokenizerTrainConfig) -> int:
             trained = build(config, terms, started)
             step = checkpoint.load_latest(started.folder, trained.state, started)
             if step is None:
                 begin(config, trained, started)
             return fit(config, trained, started, step or 0)
 
-        return until_done(started, attempt)
+        return until_done(started, lambda: or_uncompiled(config, started, attempt))
 
 
 def check(config: TokenizerTrainConfig) -> dict[str, ShardIndex]:

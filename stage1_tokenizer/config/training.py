@@ -60,8 +60,10 @@ class TokenizerTrainConfig:
     activation_checkpointing: bool = False
     """Keep only the blocks' inputs for the backward pass and recompute the rest: less memory, a third more work."""
     compile: bool = False
-    """Compile encoder, decoder and discriminators with torch.compile: faster steps on GPUs after minutes of compiling.
+    """Compile generator, discriminators and LPIPS with torch.compile: faster steps on GPUs after minutes of compiling.
     On CPUs it needs a C++ compiler."""
+    compile_fallback: bool = False
+    """Where compiling fails, train without it instead of ending."""
     channels_last: bool = False
     """On GPUs, keep weights of 2-D convolutions, and so what they give, in channels-last layout (CPUs choose it
     themselves where it is faster)."""

@@ -39,6 +39,9 @@ TYPES: dict[Precision, torch.dtype] = {
 IN_TRAINING: dict[str, Float32 | None] = {"torch": None, "never": "ieee", "always": "tf32"}
 """What the values of run.tf32 mean."""
 
+EXACT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
+"""Operators that stay IEEE in compiled graphs; stage1_tokenizer.layers.exact, which training imports, fills it."""
+
 _in_force: ContextVar[Float32 | Literal["torch's"] | None] = ContextVar("_in_force", default=None)
 """What `float32_as` has chosen around this point; None where nothing is chosen."""
 
@@ -48,9 +51,22 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
+def product(a_MN: Tensor, b_NP: Tensor) -> Tensor:
+    """a @ b of two matrices, which in a compiled graph too is what `float32_as` says in quantizers: IEEE."""
+    exact = EXACT.get("product") if torch.compiler.is_compiling() else None
+    return exact(a_MN, b_NP) if exact else a_MN @ b_NP
+
+
 def widened(layer: nn.Module, h: Tensor) -> Tensor:
-    """layer(h) of a linear layer, a 2-D convolution or an identity, with weights of at least float32."""
-    if not isinstance(layer, (nn.Linear, nn.Conv2d)) or layer.weight.dtype not in HALF:
+    """layer(h) of a linear layer, a 2-D convolution that keeps the size, or an identity; weights at least float32."""
+    if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+        return layer(h)
+    if torch.compiler.is_compiling() and EXACT:
+        weight = at_least_float32(layer.weight)
+        linear = isinstance(layer, nn.Linear)
+        made = EXACT["product"](h, weight.T) if linear else EXACT["convolution"](h, weight)
+        return made if layer.bias is None else made + layer.bias.to(made.dtype).view(-1, *[1] * (made.ndim - 2))
+    if layer.weight.dtype not in HALF:
         return layer(h)
     weight, bias = layer.weight.float(), None if layer.bias is None else layer.bias.float()
     return F.linear(h, weight, bias) if isinstance(layer, nn.Linear) else layer._conv_forward(h, weight, bias)
@@ -73,12 +89,17 @@ def without_autocast(method: Callable[..., Result]) -> Callable[..., Result]:
     return plain
 
 
-@contextmanager
-def float32_as(how: Float32 | None) -> Iterator[None]:
+def float32_as(how: Float32 | None) -> AbstractContextManager[None]:
     """Inside, float32 is multiplied this way, also where `ieee` is asked for; None leaves torch's settings.
 
-    The settings are torch's, of the whole process, and are what they were before afterwards.
+    The settings are torch's, of the whole process, and are what they were before afterwards. A compiled graph can't
+    change them in its middle: there `product` and `widened` keep what has to be IEEE, the rest is as set around it.
     """
+    return nullcontext() if torch.compiler.is_compiling() else _float32_as(how)
+
+
+@contextmanager
+def _float32_as(how: Float32 | None) -> Iterator[None]:
     before = None if how in (None, _in_force.get()) else _settings()
     outside = _in_force.set(how or "torch's")
     try:
@@ -94,7 +115,7 @@ def float32_as(how: Float32 | None) -> Iterator[None]:
 @contextmanager
 def ieee() -> Iterator[None]:
     """Inside, float32 is multiplied as IEEE says, unless `float32_as` has chosen otherwise around it."""
-    with nullcontext() if _in_force.get() else float32_as("ieee"):
+    with nullcontext() if torch.compiler.is_compiling() or _in_force.get() else float32_as("ieee"):
         yield
 
 

@@ -53,7 +53,7 @@ class Quantizer(nn.Module):
     led: bool = False
     """Whether the training calls `begin` before each step, so that the step itself can be compiled or captured."""
     starting: bool = False
-    """Whether the step that `begin` prepared chooses the first codes, which a compiled step cannot."""
+    """Whether the step that `begin` prepared is one that comes once, at the start: it needn't be compiled."""
 
     def __init__(self, config: QuantizerConfig):
         """Take size and channels from `codebook_size` and `code_dim`; a subclass with others overwrites them."""

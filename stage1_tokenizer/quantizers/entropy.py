@@ -11,6 +11,7 @@ from torch import Tensor
 
 from launch.ranks.reduce import differentiable_sum, world
 from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.layers.precision import product
 from stage1_tokenizer.quantizers.base import Counter
 
 
@@ -30,7 +31,7 @@ def outer(p_NL: Tensor) -> Tensor:
 def mean_code(p_NL: Tensor) -> Tensor:
     """Mean over N of `outer`, (2^L,), without an N × 2^L tensor: the outer products of both halves, then one matmul."""
     half = p_NL.shape[1] // 2
-    return (outer(p_NL[:, :half]).T @ outer(p_NL[:, half:])).flatten() / len(p_NL)
+    return product(outer(p_NL[:, :half]).T, outer(p_NL[:, half:])).flatten() / len(p_NL)
 
 
 def over_ranks(mean_K: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.layers.precision import at_least_float32, widened
+from stage1_tokenizer.layers.precision import at_least_float32, product, widened
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.gradients import one_hot_through
 from stage1_tokenizer.quantizers.nearest import nearest_code
@@ -52,7 +52,7 @@ class GumbelQuantizer(RowQuantizer):
             noise_NK = -torch.empty_like(logit_NK).exponential_().log()
             drawn_NK = (logit_NK + noise_NK) / self.statistics.annealed.to(logit_NK.dtype)
             idx_N = drawn_NK.detach().argmax(1)
-            e_ND = one_hot_through(drawn_NK.softmax(1), idx_N) @ at_least_float32(self.embedding.weight)
+            e_ND = product(one_hot_through(drawn_NK.softmax(1), idx_N), at_least_float32(self.embedding.weight))
             e_ND = self.rows(idx_N).detach() + (e_ND - e_ND.detach())
         else:
             idx_N = logit_NK.argmax(1)

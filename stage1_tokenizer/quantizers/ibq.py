@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.layers.precision import at_least_float32
+from stage1_tokenizer.layers.precision import at_least_float32, product
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.entropy import annealed_weight, soft_entropies, weighted
 from stage1_tokenizer.quantizers.gradients import one_hot_through
@@ -36,10 +36,10 @@ class IndexBackpropagationQuantizer(RowQuantizer):
     def quantize(self, z_ND: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents, codes, and the losses `codebook`, `commitment` and `entropy`."""
         z_ND, code_KD = self._scaled(z_ND), self._scaled(at_least_float32(self.embedding.weight))
-        logit_NK = z_ND @ code_KD.T
+        logit_NK = product(z_ND, code_KD.T)
         idx_N = logit_NK.detach().argmax(1)
         e_ND = self.rows(idx_N)
-        through_ND = one_hot_through(logit_NK.softmax(1), idx_N) @ code_KD
+        through_ND = product(one_hot_through(logit_NK.softmax(1), idx_N), code_KD)
         codebook = F.mse_loss(through_ND, z_ND) + self.config.commitment * F.mse_loss(e_ND, z_ND.detach())
         losses = {"codebook": codebook, "commitment": F.mse_loss(z_ND, e_ND.detach())}
         if self.config.entropy_weight:

@@ -16,21 +16,21 @@ from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.layers.precision import at_least_float32, widened
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.gradients import GRADIENTS
-from stage1_tokenizer.quantizers.nearest import kmeans, nearest_code, order_of_rows, rows_in_order, sums_by_code
+from stage1_tokenizer.quantizers.nearest import kmeans, nearest_code, order_of_rows, rows_in_order, sums_by_code, uses
 
 
 class Statistics(Counter):
     """Training statistics of a codebook: use counts and moving averages. Not needed to encode or decode.
 
     A state_dict without them can be loaded (a released or foreign codebook): its codes are not initialised again.
-    `first`, `reviving` and `order_K` describe the step that has begun: whether it is the first one, whether it replaces
-    codes, and by which rows of the global batch.
+    `first`, `drawing`, `reviving` and `order_K` describe the step that has begun: whether it is the first one, draws
+    the first codes, replaces codes, and by which rows of the global batch.
     """
 
     def __init__(self, codebook_size: int, code_dim: int, *, averages: bool):
         super().__init__()
         self.drawn = False
-        self.first = self.reviving = False
+        self.first = self.drawing = self.reviving = False
         self.order_K: Tensor | None = None
         self.register_buffer("used_K", torch.zeros(codebook_size, dtype=torch.int64))
         self.register_buffer("share_K", torch.ones(codebook_size) if averages else None)
@@ -73,9 +73,9 @@ class VectorQuantizer(RowQuantizer):
     def begin(self, positions: int) -> None:
         """Count the step, and decide whether and by which rows of the global batch it replaces unused codes."""
         state, every = self.statistics, self.config.revive_after
-        state.first, self.starting = state.steps == 0, self.config.start != "uniform" and not state.drawn
-        state.reviving = self.starting or bool(every and state.steps and state.steps % every == 0)
-        state.drawn = True
+        state.first, state.drawing = state.steps == 0, self.config.start != "uniform" and not state.drawn
+        state.reviving = state.drawing or bool(every and state.steps and state.steps % every == 0)
+        state.drawn, self.starting = True, state.first or state.drawing
         if state.reviving:
             order_K = order_of_rows(positions, self.codebook_size, seed=state.steps)
             state.order_K = order_K.to(self.embedding.weight.device)
@@ -128,7 +128,7 @@ class VectorQuantizer(RowQuantizer):
         """Count uses over all ranks; update moving-average codes (van den Oord et al. 2017, app. A.1)."""
         state, size = self.statistics, self.codebook_size
         if state.share_K is None or state.sum_KD is None:
-            state.used_K += all_sum(torch.bincount(idx_N, minlength=size))
+            state.used_K += all_sum(uses(idx_N, size))
             return
         count_K, sum_KD = sums_by_code(z_ND, idx_N, size)
         good = sum_KD.isfinite().all()  # NaN or Inf latents: the update of this step is skipped, and so are they
@@ -151,14 +151,14 @@ class VectorQuantizer(RowQuantizer):
         drawn_KD = self._drawn(z_ND).to(self.embedding.weight.dtype)
         dead_K1 &= drawn_KD.isfinite().all(1, keepdim=True)
         self.embedding.weight.copy_(torch.where(dead_K1, drawn_KD, self.embedding.weight))
-        if state.share_K is not None and state.sum_KD is not None and not self.starting:
+        if state.share_K is not None and state.sum_KD is not None and not state.drawing:
             state.share_K.copy_(torch.where(dead_K1[:, 0], 1.0, state.share_K))
             state.sum_KD.copy_(torch.where(dead_K1, drawn_KD, state.sum_KD))
         state.used_K.zero_()
 
     def _drawn(self, z_ND: Tensor) -> Tensor:
         """New code vectors (K, D): rows of the global batch, or with start=kmeans its centres in the first step."""
-        if self.starting and self.config.start == "kmeans":
+        if self.statistics.drawing and self.config.start == "kmeans":
             return kmeans(z_ND, self.codebook_size, seed=0, sphere=self.config.l2_normalise)
         assert self.statistics.order_K is not None
         return rows_in_order(z_ND, self.statistics.order_K)

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch._functorch.config as functorch
 from torch import Tensor, nn
 
 from launch.checkpoints.store import Stateful
@@ -19,6 +17,7 @@ from stage1_tokenizer.layers.recompute import recompute_activations
 from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.training.adversary import Adversary
+from stage1_tokenizer.training.compiling import compile_networks
 from stage1_tokenizer.training.learner import Learner, discriminator_settings
 from stage1_tokenizer.training.loss_scale import LossScale
 from stage1_tokenizer.training.step import OneForwardStep
@@ -100,7 +99,7 @@ def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trai
     ema = TokenizerEma(tokenizer, config.optimizer.ema_decay)
     networks = [learner.raw for learner in discriminators]
     if config.compile:
-        compile_networks(tokenizer, networks)
+        compile_networks(tokenizer, networks, terms, in_parts=config.data.micro_batch is not None)
     sizes = [sum(weight.numel() for weight in network.parameters()) / 1e6 for network in (tokenizer, *networks)]
     run.say(f"tokenizer: {sizes[0]:.2f} M parameters, discriminator: {sum(sizes[1:]):.2f} M")
     return Trained(tokenizer, generator, discriminators, ema, gradients)
@@ -123,12 +122,3 @@ def freeze(tokenizer: Tokenizer, names: Sequence[str]) -> None:
         for module in (getattr(tokenizer, name), *beside.get(name, [])):
             module.requires_grad_(False)
     tokenizer.frozen = tuple(names)
-
-
-def compile_networks(tokenizer: Tokenizer, discriminators: Sequence[nn.Module], backend: str = "inductor") -> None:
-    """Compile what is costly with torch.compile: encoder, decoder, discriminators. Quantizers count in Python."""
-    functorch.donated_buffer = False  # the step goes back through a discriminator twice
-    tokenizer.encoder.compile(backend=backend)
-    tokenizer.decoder.features = torch.compile(tokenizer.decoder.features, backend=backend)  # type: ignore[method-assign]
-    for discriminator in discriminators:
-        discriminator.compile(backend=backend)

@@ -25,9 +25,10 @@ from stage1_tokenizer.discriminators import build_discriminator
 from stage1_tokenizer.media import MEDIA
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.training import trained as training_parts
+from stage1_tokenizer.training.compiling import compile_networks
 from stage1_tokenizer.training.learner import _fix_strides, build_optimizer
 from stage1_tokenizer.training.loop import train_step
-from stage1_tokenizer.training.trained import compile_networks, freeze
+from stage1_tokenizer.training.trained import freeze
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
 from tests.stage1_tokenizer.small_backbones import BACKBONES

@@ -1,0 +1,102 @@
+"""Stage one's networks through torch.compile: each is one graph, the whole generator with its quantizer too.
+
+What Python does in a step stays outside: a quantizer's `begin`. The step that chooses the first codes isn't compiled,
+as it comes once; the steps that revive codes are a second graph.
+
+Legend: B batch, C channels, H W pixels.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch._functorch.config as functorch
+from torch import Tensor, nn
+
+import stage1_tokenizer.layers.exact  # noqa: F401  # products that stay IEEE in compiled graphs
+from launch.command.cli import UserError, one_line
+from launch.run.runtime import Run
+from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.losses.lpips import LPIPS
+from stage1_tokenizer.losses.term import Term
+from stage1_tokenizer.tokenizer.codec import Reconstruction
+from stage1_tokenizer.tokenizer.model import Tokenizer
+
+
+def compile_networks(
+    tokenizer: Tokenizer,
+    discriminators: Sequence[nn.Module],
+    terms: Sequence[Term] = (),
+    *,
+    in_parts: bool = False,
+    backend: str = "inductor",
+) -> None:
+    """Compile the generator, the discriminators and the terms' LPIPS, at their first calls.
+
+    `in_parts` is for data.micro_batch: encoder and decoder are then compiled alone, once for all parts of a batch.
+    """
+    functorch.donated_buffer = False  # the step goes back through a discriminator twice
+    if in_parts:
+        tokenizer.encoder.compile(backend=backend)
+        features = torch.compile(tokenizer.decoder.features, backend=backend)
+        tokenizer.decoder.features = features  # type: ignore[method-assign]
+    else:
+        _compile_whole(tokenizer, backend)
+    networks = [part for term in terms for part in term.modules() if isinstance(part, LPIPS)]
+    for network in (*discriminators, *networks):
+        network.compile(backend=backend)
+
+
+def _compile_whole(tokenizer: Tokenizer, backend: str) -> None:
+    plain, quantizer = tokenizer.forward, tokenizer.quantizer
+    compiled = torch.compile(plain, backend=backend)
+    quantizer.led = True
+
+    def forward(x_BCHW: Tensor, micro_batch: int | None = None) -> Reconstruction:
+        if quantizer.training:
+            quantizer.begin(len(x_BCHW) * math.prod(tokenizer.grid(x_BCHW.shape[2:])))
+            if quantizer.starting:
+                return plain(x_BCHW, micro_batch)
+        return compiled(x_BCHW, micro_batch)
+
+    tokenizer.forward = forward  # type: ignore[method-assign]
+
+
+class CannotCompileError(RuntimeError):
+    """There is no compiler."""
+
+
+def or_uncompiled(config: TokenizerTrainConfig, run: Run, train: Callable[[TokenizerTrainConfig], int]) -> int:
+    """What `train`, which begins with the newest checkpoint, returns; where compiling fails, without compiling.
+
+    Raises UserError instead, unless config.compile_fallback allows it.
+    """
+    if not config.compile:
+        return train(config)
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        _need_compiler(run)
+        return train(config)
+    except (TorchDynamoException, CannotCompileError) as error:
+        said = one_line(error, 300)
+        if not config.compile_fallback:
+            raise UserError(
+                f"compile=true can't be done here ({said}): set compile=false, or compile_fallback=true to go on "
+                "without compiling where it fails"
+            ) from error
+        run.say(f"warning: compile=true can't be done here, the run goes on without it ({said})")
+    torch.compiler.reset()
+    return train(replace(config, compile=False))
+
+
+def _need_compiler(run: Run) -> None:
+    if run.device.type != "cpu":
+        return
+    name = os.environ.get("CXX", "g++")
+    if shutil.which(name) is None:
+        raise CannotCompileError(f"on CPUs it needs a C++ compiler, and there is no {name}")
+    run.say("note: on a CPU, compile=true takes minutes to compile and makes few networks faster")
