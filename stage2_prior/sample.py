@@ -29,10 +29,11 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
     from launch.ranks.joined import joined
     from launch.ranks.vote import on_main
     from stage1_tokenizer import Tokenizer
-    from stage1_tokenizer.layers.precision import TYPES
+    from stage1_tokenizer.layers.precision import TYPES, ieee
     from stage2_prior.priors.build import load_prior
     from stage2_prior.sampling.conditions import requested
     from stage2_prior.sampling.pictures import Sampling
+    from stage2_prior.sampling.writing import Writers, as_decoder
 
     if not config.dry_run:
         try_folder("out", config.out)
@@ -49,18 +50,19 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
     if config.dry_run:
         print(sampling.plan())
         return 0
-    with joined() as accelerator:
+    with joined() as accelerator, ieee():
         on_main(accelerator, sampling.begin)
         prior.to(accelerator.device, TYPES[config.precision])
-        tokenizer.to(accelerator.device)
+        decoder = as_decoder(tokenizer.to(accelerator.device), accelerator.device, config.precision)
         todo = sampling.missing(config.part, config.parts)
         accelerator.wait_for_everyone()  # all ranks have listed what is missing before any of them writes
         began, rank, ranks = time.monotonic(), accelerator.process_index, accelerator.num_processes
         total = sum(len(sampling.batches[batch]) for batch in todo)
-        with Progress("sample", total, unit="pictures", enabled=accelerator.is_main_process) as bar:
+        progress = Progress("sample", total, unit="pictures", enabled=accelerator.is_main_process)
+        with progress as bar, Writers(decoder, config.decode_batch, accelerator.device) as writers:
             for turn in range(0, len(todo), ranks):
                 for batch in todo[turn + rank : turn + rank + 1]:
-                    sampling.draw(batch, tokenizer)
+                    sampling.draw(batch, writers)
                 bar.advance(sum(len(sampling.batches[batch]) for batch in todo[turn : turn + ranks]))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process and config.parts == 1:

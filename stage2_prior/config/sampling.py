@@ -34,7 +34,7 @@ class SampleConfig(Drawing):
     decode_batch: int = 16
     """Pictures decoded at once."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the prior; its weights are cast to this type."""
+    """Arithmetic of the prior; its weights are cast to this type. On GPUs, bf16 is also the decoder's."""
     compile: bool = False
     """Compile the pieces of a token's CUDA graph, which takes a minute or so; for autoregressive and depth on GPUs."""
     npz: bool = False

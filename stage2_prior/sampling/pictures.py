@@ -14,14 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from launch.command.cli import UserError
-from launch.files.atomic import write_file, writing
+from launch.files.atomic import write_file
 from launch.files.outputs import output
-from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.source import code_type
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.sampling import SampleConfig
+from stage2_prior.generation.uploads import uploaded
 from stage2_prior.priors.base import Prior, weights_hash
 from stage2_prior.sampling.conditions import Classes, Subjects
+from stage2_prior.sampling.writing import Files, Writers
 
 GRID_ROWS, GRID_COLUMNS, GRID_GAP = 50, 10, 2
 
@@ -54,18 +55,9 @@ def sample_codes(
     The pictures' labels are those of `subjects`, by default classes.
     """
     subjects, labels = subjects or Classes(prior, None), [picture.label for picture in pictures]
-    uniform_BU = uniforms(seed, pictures, prior.draws(drawing)).to(next(prior.parameters()).device)
+    uniform_BU = uploaded(uniforms(seed, pictures, prior.draws(drawing)), next(prior.parameters()).device)
     code_BN = prior.sample(subjects.tokens(labels), uniform_BU, drawing, subjects.given(labels))
     return code_BN.unflatten(1, prior.source.shape)
-
-
-@torch.inference_mode()
-def decode_pictures(tokenizer: Tokenizer, idx_Bhw: Tensor, batch: int) -> list[Image.Image]:
-    """The pictures of some code grids."""
-    pictures: list[Image.Image] = []
-    for part_Bhw in idx_Bhw.split(batch):
-        pictures += tokenizer.to_pil(tokenizer.decode(part_Bhw))
-    return pictures
 
 
 class Sampling:
@@ -143,18 +135,14 @@ class Sampling:
         for folder in (*self.folders.values(), "codes"):
             (self.out / folder).mkdir(exist_ok=True)
 
-    def draw(self, batch: int, tokenizer: Tokenizer) -> None:
-        """Sample and write one batch; it is padded to the full size, as rounding depends on it."""
+    def draw(self, batch: int, writers: Writers) -> None:
+        """Sample one batch and let it be written; it is padded to the full size, as rounding depends on it."""
         pictures = self.batches[batch]
         padded = [pictures[i % len(pictures)] for i in range(self.config.batch_size)]
         idx_Bhw = sample_codes(self.prior, padded, self.config.seed, self.config, self.subjects)
-        idx_Bhw = idx_Bhw[: len(pictures)]
-        images = decode_pictures(tokenizer, idx_Bhw, self.config.decode_batch)
-        with output(self.out):
-            for picture, image in zip(pictures, images, strict=True):
-                image.save(self.path(picture))
-        with writing(self.codes_path(batch)) as file:
-            np.save(file, idx_Bhw.cpu().numpy().astype(code_type(self.prior.vocabulary.codebook_size)))
+        kind = np.dtype(code_type(self.prior.vocabulary.codebook_size))
+        files = Files(self.out, [self.path(picture) for picture in pictures], self.codes_path(batch), kind)
+        writers.put(idx_Bhw[: len(pictures)], files)
 
     def finish(self, seconds: float, drawn: int) -> None:
         """Write grid.png, the subjects' pictures, the results and, if requested, samples.npz."""

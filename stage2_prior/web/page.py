@@ -13,7 +13,8 @@ from stage1_tokenizer.tokenizer.code_maps import has_neighbours, heat_map, neigh
 from stage1_tokenizer.tokenizer.pil import as_batch
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.base import Prior
-from stage2_prior.sampling.pictures import Picture, decode_pictures, sample_codes
+from stage2_prior.sampling.pictures import Picture, sample_codes
+from stage2_prior.sampling.writing import decode_pictures
 
 NONE = "no class"
 SIDE = 384

@@ -98,7 +98,7 @@ def test_killed_and_continued_gives_the_same_pictures(coded: Coded, trained: Tra
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "codes").iterdir()}
-    assert len(before) == 3
+    assert 1 <= len(before) <= 3, "the last ones may not have been written yet"
     assert sample(config) == 0
     assert all(path.stat().st_mtime_ns == at for path, at in before.items()), "what was there isn't drawn again"
     assert pictures(tmp_path / "out") == pictures(trained.samples)
