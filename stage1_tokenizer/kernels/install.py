@@ -18,6 +18,9 @@ from stage1_tokenizer.discriminators.stylegan import ResidualDiscriminator
 from stage1_tokenizer.kernels.cpu.convolution import FastConv2d
 from stage1_tokenizer.kernels.cpu.frozen import FastFrozenConv2d
 from stage1_tokenizer.kernels.cpu.group_norm import FastNorm
+from stage1_tokenizer.kernels.gpu.adaptive_norm import FusedAdaptiveNorm
+from stage1_tokenizer.kernels.gpu.group_norm import FusedNorm
+from stage1_tokenizer.kernels.gpu.loading import available
 from stage1_tokenizer.layers.frozen import FrozenConv2d
 from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.networks import maskgit, vqgan
@@ -33,10 +36,37 @@ CPU: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: FastConv2d, Norm: Fast
 """Layers and the kernels that replace them on CPUs."""
 
 
+class AnyNorm(FusedNorm, FastNorm):
+    """A norm of a network that was opened on a CPU, with its kernels, and may be moved to a GPU."""
+
+
+GPU: dict[type[nn.Module], type[nn.Module]] = {
+    Norm: FusedNorm,
+    FastNorm: AnyNorm,
+    maskgit.AdaptiveNorm: FusedAdaptiveNorm,
+}
+"""Layers and the kernels that replace them on GPUs, where triton is installed."""
+
+
+def install_for_all(module: nn.Module) -> None:
+    """For a network on the CPU that may be moved to a GPU, if there is one."""
+    install(module, "cpu")
+    if torch.cuda.is_available():
+        install(module, "cuda")
+
+
 def install(module: nn.Module | None, device: torch.device | str) -> None:
     """Install the kernels for a device in a network or a module that has networks. Idempotent."""
-    if module is None or torch.device(device).type != "cpu":
-        return
+    kind = torch.device(device).type
+    if module is not None and kind == "cpu":
+        _install_for_cpu(module)
+    elif module is not None and kind == "cuda" and available():
+        for part in list(_parts(module)):
+            if (fast := GPU.get(type(part))) is not None:
+                part.__class__ = fast
+
+
+def _install_for_cpu(module: nn.Module) -> None:
     for part in list(_parts(module)):
         if isinstance(part, NETWORKS):
             _enter_channels_last(part)

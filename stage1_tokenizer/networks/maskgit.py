@@ -97,13 +97,17 @@ class AdaptiveNorm(nn.Module):
 
     def forward(self, h_BCHW: Tensor, z_BDhw: Tensor) -> Tensor:
         """Same shape as h; statistics are at least float32."""
+        shape = (*h_BCHW.shape[:2], *[1] * (h_BCHW.ndim - 2))
+        gamma, beta = (given_BC.view(shape) for given_BC in self.gamma_and_beta(z_BDhw))
+        return gamma * group_norm(h_BCHW, self.groups) + beta
+
+    def gamma_and_beta(self, z_BDhw: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each picture and channel, (B, C)."""
         z_BDN = at_least_float32(z_BDhw).flatten(2)
         # As published: N - 1 in the denominator, epsilon inside the root; a single position has deviation 0.
         deviation_BD = (z_BDN.var(2, correction=min(1, z_BDN.shape[2] - 1)) + 1e-6).sqrt()
-        shape = (*h_BCHW.shape[:2], *[1] * (h_BCHW.ndim - 2))
-        gamma = self.gamma(as_weights_of(self.gamma, deviation_BD)).view(shape)
-        beta = self.beta(as_weights_of(self.beta, z_BDN.mean(2))).view(shape)
-        return gamma * group_norm(h_BCHW, self.groups) + beta
+        gamma_BC = self.gamma(as_weights_of(self.gamma, deviation_BD))
+        return gamma_BC, self.beta(as_weights_of(self.beta, z_BDN.mean(2)))
 
 
 class Level(nn.Module):

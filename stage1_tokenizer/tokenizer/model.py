@@ -12,7 +12,7 @@ from torch import Tensor
 from data.pictures.config import TransformConfig
 from launch.files.downloads import fetched
 from stage1_tokenizer.config.model import ModelConfig
-from stage1_tokenizer.kernels.install import install
+from stage1_tokenizer.kernels.install import install_for_all
 from stage1_tokenizer.tokenizer import folder as stock
 from stage1_tokenizer.tokenizer.codec import Codec, Pictures
 from stage1_tokenizer.tokenizer.pil import as_batch, to_pil
@@ -57,5 +57,5 @@ class Tokenizer(Codec):
         config, transform, stated = stock.read_settings(place)
         tokenizer = cls(config, transform)
         stock.load_weights(place, tokenizer, stated)
-        install(tokenizer, "cpu")
+        install_for_all(tokenizer)
         return tokenizer.eval()

@@ -13,7 +13,7 @@ from launch.checkpoints.names import unwrapped
 from launch.command.cli import UserError, one_line
 from launch.files.inputs import settings_of
 from launch.run.folder import CONFIG, ORIGIN
-from stage1_tokenizer.kernels.install import install
+from stage1_tokenizer.kernels.install import install_for_all
 from stage1_tokenizer.tokenizer.folder import model_config
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
@@ -52,7 +52,7 @@ def open_run(folder: Path) -> OpenedRun:
         place = folder / folders.FOLDER / f"{folders.PREFIX}{step:09d}"
         if folders.verify(place) is None:
             tokenizer.load_state_dict(read_state(place / "ema.pt"))
-            install(tokenizer, "cpu")
+            install_for_all(tokenizer)
             origin = settings_of(folder / ORIGIN) if (folder / ORIGIN).exists() else {}
             return OpenedRun(folder, tokenizer.eval(), step, place, config, origin)
     raise UserError(f"run={folder} has no whole checkpoint: let it train until its first one, or resume it")
