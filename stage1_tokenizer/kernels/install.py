@@ -21,6 +21,7 @@ from stage1_tokenizer.kernels.cpu.group_norm import FastNorm
 from stage1_tokenizer.kernels.gpu.adaptive_norm import FusedAdaptiveNorm
 from stage1_tokenizer.kernels.gpu.group_norm import FusedNorm
 from stage1_tokenizer.kernels.gpu.loading import available
+from stage1_tokenizer.kernels.gpu.nearest import enable
 from stage1_tokenizer.layers.frozen import FrozenConv2d
 from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.networks import maskgit, vqgan
@@ -61,6 +62,7 @@ def install(module: nn.Module | None, device: torch.device | str) -> None:
     if module is not None and kind == "cpu":
         _install_for_cpu(module)
     elif module is not None and kind == "cuda" and available():
+        enable()
         for part in list(_parts(module)):
             if (fast := GPU.get(type(part))) is not None:
                 part.__class__ = fast

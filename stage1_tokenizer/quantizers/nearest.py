@@ -5,6 +5,8 @@ Legend: D code dimension, N rows of latents, K codes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,15 +14,15 @@ from torch import Tensor
 from launch.ranks.reduce import all_sum, world
 from stage1_tokenizer.layers.precision import float32_as
 
-TILE = 1024
-"""Rows of latents, and of codes, in one tile of the distance matrix: it fits the cache of a core."""
+operator: Callable[[Tensor, Tensor], Tensor] | None = None
+"""The search as one operator of torch, where this is installed."""
 
 
 @torch.no_grad()
 def nearest_code(z_ND: Tensor, code_KD: Tensor) -> Tensor:
     """Index of the closest code, idx_N int64 in [0, K), the lowest on a tie. (van den Oord et al. 2017, eq. 1)
 
-    ‖z − e‖² is compared as ‖e‖² − 2 z·e, tile by tile: at most TILE² distances are in memory. Whatever torch's
+    ‖z − e‖² is compared as ‖e‖² − 2 z·e, tile by tile, so that the distances are never all in memory. Whatever torch's
     settings are, float32 is multiplied as IEEE says, as TF32 would choose other codes. Raises ValueError unless both
     have the same D and the same type, float32 or float64.
     """
@@ -28,24 +30,27 @@ def nearest_code(z_ND: Tensor, code_KD: Tensor) -> Tensor:
         raise ValueError(f"latents are {z_ND.dtype} and codes {code_KD.dtype}: give both as float32")
     if z_ND.shape[1] != code_KD.shape[1]:
         raise ValueError(f"latents have {z_ND.shape[1]} channels and codes {code_KD.shape[1]}: they must agree")
+    if operator is not None and (z_ND.is_cuda or torch.compiler.is_compiling()):
+        return operator(z_ND, code_KD)
     with float32_as("ieee"):
-        return _searched(z_ND, code_KD)
+        return plain_search(z_ND, code_KD)
 
 
-def _searched(z_ND: Tensor, code_KD: Tensor) -> Tensor:
-    half_K = torch.cat([part.square().sum(1) for part in code_KD.split(TILE)]) / 2
+def plain_search(z_ND: Tensor, code_KD: Tensor) -> Tensor:
+    """By torch, under `float32_as("ieee")`; a tile of distances fits a core's cache, or has 256 MiB on a GPU."""
+    rows, codes = (1 << 10, 1 << 10) if z_ND.device.type == "cpu" else (1 << 12, 1 << 14)
+    half_K = torch.cat([part.square().sum(1) for part in code_KD.split(codes)]) / 2
     idx_N = torch.empty(len(z_ND), dtype=torch.int64, device=z_ND.device)
-    for first in range(0, len(z_ND), TILE):
-        rows = z_ND[first : first + TILE]
-        best = rows.new_full((len(rows),), torch.inf)
-        where = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        for start in range(0, len(code_KD), TILE):
-            tile = slice(start, start + TILE)
-            low, index = torch.addmm(half_K[tile], rows, code_KD[tile].T, alpha=-1).min(dim=1)
+    for z_nD, idx_n in zip(z_ND.split(rows), idx_N.split(rows), strict=True):
+        best = z_nD.new_full((len(z_nD),), torch.inf)
+        where = torch.zeros(len(z_nD), dtype=torch.int64, device=z_nD.device)
+        for start in range(0, len(code_KD), codes):
+            tile = slice(start, start + codes)
+            low, index = torch.addmm(half_K[tile], z_nD, code_KD[tile].T, alpha=-1).min(dim=1)
             better = low < best
             where = torch.where(better, index + start, where)
             best = torch.where(better, low, best)
-        idx_N[first : first + TILE] = where
+        idx_n.copy_(where)
     return idx_N
 
 

@@ -258,7 +258,7 @@ def _second_gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
     """Gradients of the backward pass, for gradient penalties: those of the plain form's."""
     if torch.is_grad_enabled():
         raise RuntimeError("group normalization on GPUs has no third derivative: set run.kernels=plain")
-    given = [None if h is None else h.detach().requires_grad_() for h in ctx.saved_tensors]
+    given: list[Any] = [None if h is None else h.detach().requires_grad_() for h in ctx.saved_tensors]
     with torch.enable_grad():
         y_BCN = plain(*given[1:], *ctx.settings)
         inputs = [h for h in given[1:] if h is not None]

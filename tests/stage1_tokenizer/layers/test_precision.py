@@ -132,17 +132,20 @@ def test_lpips_and_features_multiply_as_ieee_says_but_follow_the_choice_of_train
 
 
 def test_the_search_pins_ieee_whatever_is_chosen_around_it(settings: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, searched = [], nearest._searched
+    seen, searched = [], nearest.plain_search
 
     def watched(z_ND: Tensor, code_KD: Tensor) -> Tensor:
         seen.append((in_force(), on_cpus()))
         return searched(z_ND, code_KD)
 
-    monkeypatch.setattr(nearest, "_searched", watched)
+    monkeypatch.setattr(nearest, "plain_search", watched)
     with float32_as("tf32"):
         nearest_code(torch.randn(5, 4), torch.randn(7, 4))
     nearest_code(torch.randn(5, 4), torch.randn(7, 4))
     tiny.tokenizer().quantizer(torch.randn(1, 4, 8, 8))
+    operator = nearest.operator
+    assert operator is not None and len(operator(torch.randn(5, 4), torch.randn(7, 4))) == 5
+    assert len(seen) == 4
     assert {products for (products, _), _ in seen} == {"ieee"}
     assert {how for _, how in seen} <= {"ieee", "highest"}
 
