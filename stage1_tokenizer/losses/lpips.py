@@ -5,6 +5,9 @@ VGG16, AlexNet or SqueezeNet 1.1; the linear heads are those that the `lpips` pa
 Legend: B batch, C channels, H W pixels.
 """
 
+from __future__ import annotations
+
+import copy
 import functools
 from typing import Any
 
@@ -36,14 +39,14 @@ class LPIPS(nn.Module):
     """LPIPS distance; a frozen module whose tensors are not part of any state_dict().
 
     float32 is multiplied as IEEE says, unless training or an evaluation's precision has chosen otherwise
-    (stage1_tokenizer.layers.precision).
+    (stage1_tokenizer.layers.precision). `in_bf16` gives a faster one for training on GPUs.
 
     `kernels` are the trunk's convolutions in order, (weight, bias) each; `heads` the weights of the layers' channels.
     """
 
     def __init__(self, net: str, kernels: list[tuple[Tensor, Tensor]], heads: list[Tensor]):
         super().__init__()
-        self.net = net
+        self.net, self.halved = net, False
         self.shift: Tensor
         self.scale: Tensor
         self.layers = nn.ModuleList(
@@ -55,6 +58,13 @@ class LPIPS(nn.Module):
         # The trunk was trained on pictures in [0, 1] less ImageNet's mean, over its deviation; ours are in [-1, 1].
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
+
+    def in_bf16(self) -> LPIPS:
+        """A copy whose convolutions are bf16 and channels-last; pictures, distances and heads stay float32."""
+        other = copy.deepcopy(self)
+        other.layers.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        other.halved = True
+        return other
 
     @ieee()
     def forward(self, x_BCHW: Tensor, reference_BCHW: Tensor) -> Tensor:
@@ -69,7 +79,7 @@ class LPIPS(nn.Module):
 
     def distance(self, features: list[Tensor], reference: list[Tensor]) -> Tensor:
         """The distance of each picture, (B,), from what `features` gave for it and for its reference."""
-        total = features[0].new_zeros(len(features[0]))
+        total = at_least_float32(features[0].new_zeros(len(features[0])))
         for number, (x_BCHW, reference_BCHW) in enumerate(zip(features, reference, strict=True)):
             head = getattr(self, f"head{number}").view(1, -1, 1, 1)
             total = total + (head * (_unit(x_BCHW) - _unit(reference_BCHW)).square()).sum(1).mean((1, 2))
@@ -83,6 +93,8 @@ class LPIPS(nn.Module):
                 f"LPIPS compares pictures of 1 or 3 channels, not {tuple(x_BCHW.shape)}: set its weight to 0"
             )
         h = (at_least_float32(x_BCHW) - self.shift) / self.scale
+        if self.halved:
+            h = h.to(torch.bfloat16, memory_format=torch.channels_last)
         taps, layers = [], iter(self.layers)
         for layer in _TRUNKS[self.net]:
             if layer == "tap":
@@ -98,7 +110,11 @@ class LPIPS(nn.Module):
 
 
 def _unit(h_BCHW: Tensor) -> Tensor:
-    """Channels scaled to length 1 at each position; where all are 0, so is the result and its gradient's factor."""
+    """Channels scaled to length 1 at each position; where all are 0, so is the result and its gradient's factor.
+
+    At least float32.
+    """
+    h_BCHW = at_least_float32(h_BCHW)
     return h_BCHW * torch.rsqrt(h_BCHW.square().sum(1, keepdim=True) + 1e-20)
 
 
@@ -137,18 +153,42 @@ class PerceptualTerm(Term):
     def __init__(self, config: PerceptualConfig, lpips: LPIPS):
         super().__init__(config.weight)
         self.fraction = config.fraction
+        self.precision = config.precision
         self.lpips = lpips
+        self.fast: LPIPS | None = None
+
+    def settle(self, device: torch.device, precision: str) -> str:
+        """Take bf16 convolutions where that is chosen, and say by how much they change the value."""
+        automatic = device.type == "cuda" and precision == "bf16"
+        self.fast = (
+            self.lpips.in_bf16() if self.precision == "bf16" or (self.precision == "auto" and automatic) else None
+        )
+        if self.fast is None:
+            return ""
+        pair = [picture_BCHW.to(device) for picture_BCHW in _noise()]
+        with torch.no_grad():
+            exact, fast = (float(lpips(*pair).mean()) for lpips in (self.lpips, self.fast))
+        return f"LPIPS has bf16 convolutions: {fast:.5f} instead of {exact:.5f} in float32 between pictures of noise"
 
     def at(self, x_hat_BCHW: Tensor, x_BCHW: Tensor, micro_batch: int | None = None) -> tuple[Tensor, Tensor]:
         """Value and weighted gradient, from `micro_batch` pictures at a time."""
+        lpips = self.fast or self.lpips
         chosen_B = evenly_spread(len(x_hat_BCHW), self.fraction, x_hat_BCHW.device)
         gradient, total = torch.zeros_like(x_hat_BCHW), x_hat_BCHW.new_zeros(())
         for part_B in chosen_B.split(micro_batch or len(chosen_B)):
             part_BCHW = x_hat_BCHW.detach()[part_B].requires_grad_()
-            share = self.lpips(part_BCHW, x_BCHW[part_B]).sum() / len(chosen_B)
+            share = lpips(part_BCHW, x_BCHW[part_B]).sum() / len(chosen_B)
             gradient[part_B] = self.weight * torch.autograd.grad(share, part_BCHW)[0]
             total = total + share.detach()
         return total, gradient
+
+
+def _noise() -> tuple[Tensor, Tensor]:
+    """Two smooth pictures of 64 pixels, always the same, and two rougher ones near to them."""
+    coarse = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    smooth_BCHW = F.interpolate(coarse, size=(64, 64), mode="bilinear")
+    noise_BCHW = torch.randn(smooth_BCHW.shape, generator=torch.Generator().manual_seed(1))
+    return (smooth_BCHW + 0.2 * noise_BCHW).clamp(-1, 1), smooth_BCHW
 
 
 @functools.cache  # a copy to a GPU would wait for it in every step

@@ -37,6 +37,10 @@ class Term(nn.Module):
         (gradient,) = torch.autograd.grad(self.weight * value, leaf)
         return value.detach(), gradient
 
+    def settle(self, device: torch.device, precision: str) -> str:
+        """Choose what depends on the run's device, where the term is by now, and run.precision; a line for the log."""
+        return ""
+
 
 def further_terms(settings: Mapping[str, Any], table: Mapping[str, Callable[..., Term]]) -> list[Term]:
     """The terms that loss.terms names, each with a weight or with its settings; those with weight 0 are left out.

@@ -96,6 +96,8 @@ def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trai
         micro_batch=config.data.micro_batch,
         scale=LossScale(run.device) if config.run.precision == "fp16" else None,
     )
+    for line in filter(None, [term.settle(run.device, config.run.precision) for term in terms]):
+        run.say(line)
     ema = TokenizerEma(tokenizer, config.optimizer.ema_decay)
     networks = [learner.raw for learner in discriminators]
     if config.compile:

@@ -6,16 +6,20 @@ import importlib.util
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from launch.command.cli import UserError
-from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
+from stage1_tokenizer.config.losses import PerceptualConfig
+from stage1_tokenizer.losses.lpips import LPIPS, PerceptualTerm, load_lpips
 from stage1_tokenizer.losses.lpips_weights import _download, find_heads
+from tests.stage1_tokenizer.losses.random_lpips import random_lpips
 
 PICTURES = Path(__file__).parents[2] / "golden" / "lpips"
 
@@ -130,6 +134,70 @@ def test_stays_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         under = lpips(x, reference)
     assert torch.equal(under, lpips(x, reference))
+
+
+def like_pictures(size: int = 64) -> tuple[Tensor, Tensor]:
+    """Four smooth pictures, and the same blurred and noisy: what a tokenizer makes of them."""
+    generator = torch.Generator().manual_seed(3)
+    octaves = [
+        F.interpolate(torch.randn(4, 3, side, side, generator=generator) * 2 / side**0.5, (size, size), mode="bicubic")
+        for side in (4, 8, 16, 32, size)
+    ]
+    x_BCHW = torch.stack(octaves).sum(0).tanh()
+    blurred = F.avg_pool2d(x_BCHW, 3, 1, 1, count_include_pad=False)
+    return blurred + 0.05 * torch.randn(x_BCHW.shape, generator=generator), x_BCHW
+
+
+@pytest.mark.parametrize("net", ["random", "alex", "vgg"])
+def test_bf16_convolutions_give_the_value_and_gradient_of_float32(net: str) -> None:
+    exact = random_lpips() if net == "random" else load_lpips(net)
+    fast = exact.in_bf16()
+    x, reference = like_pictures()
+    x.requires_grad_()
+    values = [lpips(x, reference) for lpips in (exact, fast)]
+    assert values[1].dtype == torch.float32
+    torch.testing.assert_close(values[1], values[0], rtol=5e-3, atol=0)
+    torch.testing.assert_close(values[1].mean(), values[0].mean(), rtol=1.5e-3, atol=0)
+    one, other = (torch.autograd.grad(value.sum(), x)[0] for value in values)
+    assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+    assert float(other.norm()) == pytest.approx(float(one.norm()), rel=0.01)
+    assert {tap.dtype for tap in fast.features(x)} == {torch.bfloat16}
+    assert {tap.dtype for tap in exact.features(x)} == {torch.float32}, "the original is as before"
+
+
+def test_bf16_convolutions_are_within_a_thousandth_on_pictures(lpips: LPIPS) -> None:
+    pair, reference = torch.cat([picture("p0"), picture("p1")]), picture("ref").expand(2, -1, -1, -1)
+    torch.testing.assert_close(lpips.in_bf16()(pair, reference), lpips(pair, reference), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "run", "own", "halved"),
+    [
+        ("cuda", "bf16", "auto", True),
+        ("cuda", "fp16", "auto", False),
+        ("cuda", "fp32", "auto", False),
+        ("cuda", "bf16", "fp32", False),
+        ("cpu", "bf16", "auto", False),
+        ("cpu", "fp32", "bf16", True),
+    ],
+)
+def test_bf16_is_for_gpus_in_bf16_unless_told(
+    device: str, run: str, own: Any, halved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    term = PerceptualTerm(PerceptualConfig(precision=own), random_lpips(narrow=32))
+    monkeypatch.setattr(Tensor, "to", lambda tensor, *given, to=Tensor.to, **named: _to(to, tensor, *given, **named))
+    said = term.settle(torch.device(device), run)
+    assert (term.fast is not None) == halved == ("bf16" in said)
+    x, reference = like_pictures(32)
+    value, gradient = term.at(x, reference)
+    assert value.dtype == gradient.dtype == torch.float32
+    assert torch.equal(value, (term.fast or term.lpips)(x, reference).mean())
+    assert not term.lpips.halved, "evaluations stay float32"
+
+
+def _to(to: Any, tensor: Tensor, *given: Any, **named: Any) -> Tensor:
+    """As Tensor.to, but what goes to a GPU stays here."""
+    return tensor if given and given[0] == torch.device("cuda") else to(tensor, *given, **named)
 
 
 def torchvision_file(folder: Path, number_of_layers: int = 13) -> Path:
