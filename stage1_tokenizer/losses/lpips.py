@@ -159,10 +159,9 @@ class PerceptualTerm(Term):
 
     def settle(self, device: torch.device, precision: str) -> str:
         """Take bf16 convolutions where that is chosen, and say by how much they change the value."""
-        automatic = device.type == "cuda" and precision == "bf16"
-        self.fast = (
-            self.lpips.in_bf16() if self.precision == "bf16" or (self.precision == "auto" and automatic) else None
-        )
+        on_gpu = device.type == "cuda" and precision == "bf16"
+        halved = self.precision == "bf16" or (self.precision == "auto" and on_gpu)
+        self.fast = self.lpips.in_bf16() if halved else None
         if self.fast is None:
             return ""
         pair = [picture_BCHW.to(device) for picture_BCHW in _noise()]
