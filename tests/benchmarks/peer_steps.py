@@ -46,8 +46,8 @@ def give_lpips(theirs: nn.Module, ours: LPIPS) -> None:
     """Put our trunk and heads into their LPIPS."""
     convolutions = [part for part in theirs.net.modules() if isinstance(part, nn.Conv2d)]
     for number, conv in enumerate(convolutions):
-        conv.weight.data.copy_(getattr(ours, f"weight{number}"))
-        conv.bias.data.copy_(getattr(ours, f"bias{number}"))
+        conv.weight.data.copy_(ours.layers[number].weight)
+        conv.bias.data.copy_(ours.layers[number].bias)
     for number in range(5):
         getattr(theirs, f"lin{number}").model[-1].weight.data.view(-1).copy_(getattr(ours, f"head{number}"))
     theirs.eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""The sections of tests/gpu/evidence.py, each a function that takes a Bench and writes rows."""
