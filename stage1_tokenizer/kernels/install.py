@@ -22,6 +22,8 @@ from stage1_tokenizer.kernels.gpu.adaptive_norm import FusedAdaptiveNorm
 from stage1_tokenizer.kernels.gpu.group_norm import FusedNorm
 from stage1_tokenizer.kernels.gpu.loading import available
 from stage1_tokenizer.kernels.gpu.nearest import enable
+from stage1_tokenizer.kernels.gpu.upsampling import NarrowUpsample
+from stage1_tokenizer.layers.convolution import Upsample
 from stage1_tokenizer.layers.frozen import FrozenConv2d
 from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.networks import maskgit, vqgan
@@ -45,8 +47,9 @@ GPU: dict[type[nn.Module], type[nn.Module]] = {
     Norm: FusedNorm,
     FastNorm: AnyNorm,
     maskgit.AdaptiveNorm: FusedAdaptiveNorm,
+    Upsample: NarrowUpsample,
 }
-"""Layers and the kernels that replace them on GPUs, where triton is installed."""
+"""Layers and the kernels that replace them on GPUs; where triton isn't installed, none does."""
 
 
 def install_for_all(module: nn.Module) -> None:
