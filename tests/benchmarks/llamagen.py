@@ -74,4 +74,4 @@ def _transformer(prior: AutoregressivePrior) -> Any:
     with torch.no_grad():
         for theirs_weight, weight in pairs:
             theirs_weight.copy_(weight)
-    return model.to(embedding_VD.device)
+    return model.to(embedding_VD.device, embedding_VD.dtype)
