@@ -60,6 +60,7 @@ class CodeDecoder:
 
     def __init__(self, index: ShardIndex, seed: int | None = None):
         """Nothing random is done to codes, so `seed` has no effect."""
+        self._pin = torch.cuda.is_available()
         try:
             self._shape = tuple(int(side) for side in index.meta.get("shape", index.meta["grid"]))
             self._codebook_size = int(index.meta["codebook_size"])
@@ -70,8 +71,8 @@ class CodeDecoder:
             ) from error
 
     def allocate(self, rows: int) -> torch.Tensor:
-        """idx_Bhw, int64; of codes of several levels or scales in their own form."""
-        return torch.empty((rows, *self._shape), dtype=torch.int64)
+        """idx_Bhw, int64, pinned where there is a GPU; of codes of several levels or scales in their own form."""
+        return torch.empty((rows, *self._shape), dtype=torch.int64, pin_memory=self._pin)
 
     def fill(self, sample: Sample, epoch: int, buffer: torch.Tensor, row: int) -> None:
         """Read one sample's codes into a row; DamagedSampleError unless they are as the index says."""

@@ -25,7 +25,7 @@ class Means:
             return
         exact = torch.float64 if device.type == "cpu" else torch.float32
         names = tuple(sorted(values))
-        row = torch.stack([torch.as_tensor(values[name]).detach().to(device, exact).reshape(()) for name in names])
+        row = torch.stack([_element(values[name], device).to(device, exact) for name in names])
         finite = torch.isfinite(row)
         sums = torch.stack([torch.where(finite, row, 0.0), finite.to(exact)])
         self._sums[names] = self._sums[names] + sums if names in self._sums else sums
@@ -53,3 +53,10 @@ class Means:
             torch.distributed.all_reduce(total)
         self._sums, self._steps = {}, {}
         return dict(zip(names, (total[0] / total[1]).tolist(), strict=True))
+
+
+def _element(value: Tensor | float, device: Any) -> Tensor:
+    """A scalar as a tensor without axes; a number is made on the device, as a copy would wait for it."""
+    if isinstance(value, Tensor):
+        return value.detach().reshape(())
+    return torch.full((), value, device=device)

@@ -21,6 +21,7 @@ from stage1_tokenizer.measuring.distances import KEPT, SetStatistics, SetSums, f
 from stage1_tokenizer.measuring.features import FeatureNetwork, Vgg16
 from stage1_tokenizer.measuring.picture_sets import PictureHash, filled
 from stage1_tokenizer.measuring.references import MeasuredSet, describe
+from stage1_tokenizer.quantizers.usage import count_codes
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
 WINDOW = 11
@@ -62,14 +63,6 @@ def ssim(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
 
 COUNTED = 2**24
 """Use and perplexity of larger codebooks are not measured."""
-
-
-def count_codes(idx_Bhw: Tensor, codebook_size: int, codebooks: int = 1) -> Tensor:
-    """How often each code occurs in each codebook, count_GK int64. With several codebooks, axis 1 of the codes is G."""
-    idx_GN = (idx_Bhw.movedim(1, 0) if codebooks > 1 else idx_Bhw).reshape(codebooks, -1)
-    shifted_GN = idx_GN + torch.arange(codebooks, device=idx_GN.device)[:, None] * codebook_size
-    count = torch.zeros(codebooks * codebook_size, dtype=torch.int64, device=idx_Bhw.device)
-    return count.scatter_add_(0, shifted_GN.flatten(), torch.ones_like(shifted_GN.flatten())).view(codebooks, -1)
 
 
 def code_statistics(count_GK: Tensor) -> dict[str, float]:

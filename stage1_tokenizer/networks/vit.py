@@ -80,6 +80,10 @@ class Transformer(nn.Module):
         self.class_embedding = _drawn(1, width) if tokens else None
         learned = self.config.positions == "learned"
         self.positional_embedding = _drawn(side * side + bool(tokens), width) if learned else None
+        # A buffer, as a copy of what is computed in each step would wait for a GPU.
+        self.register_buffer(
+            "sines_ME", None if learned else sines(self.trained, self.trained, width), persistent=False
+        )
         self.latent_token_positional_embedding = _drawn(tokens, width) if tokens else None
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
         blocks = (TransformerBlock(width, shape.heads, config.dropout) for _ in range(shape.depth))
@@ -106,7 +110,7 @@ class Transformer(nn.Module):
         Learned positions are interpolated bicubically; sines are evaluated at evenly spaced points of the trained grid.
         """
         if self.positional_embedding is None:
-            sines_ME = sines(grid, self.trained, self.width)
+            sines_ME = self.sines_ME if grid == self.trained else sines(grid, self.trained, self.width)
             return F.pad(sines_ME, (0, 0, first, 0))
         if grid == self.trained:
             return self.positional_embedding

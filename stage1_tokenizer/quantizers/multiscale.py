@@ -99,7 +99,8 @@ class MultiscaleQuantizer(Quantizer):
         """
         with exactly(idx_BM):
             h_BDhw = self._enlarged(number, idx_BM.flatten())
-        return total_BDhw.to(h_BDhw) + h_BDhw
+        total_BDhw = total_BDhw.to(h_BDhw) if total_BDhw.ndim else total_BDhw  # a number goes along with the kernel
+        return total_BDhw + h_BDhw
 
     def _enlarged(self, number: int, idx_N: Tensor) -> Tensor:
         """φ of the scale's upsampled code vectors, (B, D, h, w)."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from launch.ranks.reduce import all_sum, world
 from stage1_tokenizer.layers.precision import float32_as
+from stage1_tokenizer.quantizers.usage import count_codes
 
 operator: Callable[[Tensor, Tensor], Tensor] | None = None
 """The search as one operator of torch, where this is installed."""
@@ -75,14 +76,9 @@ def rows_in_order(z_ND: Tensor, order_K: Tensor) -> Tensor:
     return all_sum(torch.where(mine[:, None], z_ND[chosen.clamp(0, len(z_ND) - 1)], 0.0))
 
 
-def uses(idx_N: Tensor, size: int) -> Tensor:
-    """How often each code occurs here, (K,) int64; torch.bincount would wait for a GPU."""
-    return torch.zeros(size, dtype=torch.int64, device=idx_N.device).scatter_add_(0, idx_N, torch.ones_like(idx_N))
-
-
 def sums_by_code(z_ND: Tensor, idx_N: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Number of rows of the global batch with each code, (K,) int64, and their sum, (K, D)."""
-    count_K = all_sum(uses(idx_N, size))
+    count_K = all_sum(count_codes(idx_N, size)[0])
     # The embedding's backward is the sum by code, and unlike index_add_ it is deterministic on a GPU.
     return count_K, all_sum(torch.ops.aten.embedding_dense_backward(z_ND, idx_N, size, -1, False))
 

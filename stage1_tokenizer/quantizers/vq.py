@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launch.ranks.reduce import all_sum
+from launch.run.transfer import to_device
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.layers.precision import at_least_float32, widened
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.gradients import GRADIENTS
-from stage1_tokenizer.quantizers.nearest import kmeans, nearest_code, order_of_rows, rows_in_order, sums_by_code, uses
+from stage1_tokenizer.quantizers.nearest import kmeans, nearest_code, order_of_rows, rows_in_order, sums_by_code
+from stage1_tokenizer.quantizers.usage import count_codes
 
 
 class Statistics(Counter):
@@ -78,7 +80,7 @@ class VectorQuantizer(RowQuantizer):
         state.drawn, self.starting = True, state.first or state.drawing
         if state.reviving:
             order_K = order_of_rows(positions, self.codebook_size, seed=state.steps)
-            state.order_K = order_K.to(self.embedding.weight.device)
+            state.order_K = to_device(order_K, self.embedding.weight.device)
         state.steps += 1
 
     def quantize(self, z_ND: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -128,7 +130,7 @@ class VectorQuantizer(RowQuantizer):
         """Count uses over all ranks; update moving-average codes (van den Oord et al. 2017, app. A.1)."""
         state, size = self.statistics, self.codebook_size
         if state.share_K is None or state.sum_KD is None:
-            state.used_K += all_sum(uses(idx_N, size))
+            state.used_K += all_sum(count_codes(idx_N, size)[0])
             return
         count_K, sum_KD = sums_by_code(z_ND, idx_N, size)
         good = sum_KD.isfinite().all()  # NaN or Inf latents: the update of this step is skipped, and so are they

@@ -29,7 +29,7 @@ class Adversary:
     def weight(self, layer: LastLayer, features_BCHW: Tensor, grad_rec: Tensor, grad_adv: Tensor) -> Tensor:
         """The weight of the generator's loss before the ramp; arguments as `adaptive_weight` has them."""
         if not self.config.adaptive:
-            return grad_rec.new_tensor(self.config.weight)
+            return grad_rec.new_full((), self.config.weight)
         ratio = adaptive_weight(layer, features_BCHW, grad_rec, grad_adv)
         return self.config.weight * ratio.clamp(max=self.config.adaptive_limit)
 

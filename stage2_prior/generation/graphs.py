@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from launch.run.transfer import to_device
 from stage1_tokenizer.kernels.cpu.linear import Product, product
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.generation.llama_cache import ALIGNED, CachedBody
 from stage2_prior.generation.logits import draw_codes_at, guide_at
 from stage2_prior.generation.one_token import OneToken, fused
-from stage2_prior.generation.uploads import uploaded
 
 BUCKETS = 4
 """Lengths of the cache that graphs are made for."""
@@ -126,7 +126,7 @@ class Steps(ABC):
     def _table(self, of: Callable[[int, int], float]) -> Tensor:
         """A number for each position, float32 on the device."""
         numbers = [of(position, self.positions) for position in range(self.positions)]
-        return uploaded(torch.tensor(numbers, dtype=torch.float32), self.position_1.device)
+        return to_device(torch.tensor(numbers, dtype=torch.float32), self.position_1.device)
 
     def visible(self, position: int) -> int:
         """Places of the cache that a step at a position reads: all that are filled, rounded up to a bucket."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import ModernBertForMaskedLM
 
+from launch.run.transfer import to_device
 from stage1_tokenizer.layers.precision import without_autocast
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
@@ -116,7 +117,7 @@ class MaskedPrior(Prior):
             count = 1 + int(positions * (number + 0.5) / SHARES)
             masked_N = torch.zeros(positions, dtype=torch.bool)
             masked_N[torch.randperm(positions, generator=generator)[:count]] = True
-            masked_BN = masked_N.to(code_BN.device).expand(batch, -1)
+            masked_BN = to_device(masked_N, code_BN.device).expand(batch, -1)
             scores = self.predicted(self.masked(code_BN, masked_BN), token_B).figures(code_BN)
             mean_2B += torch.stack([(each_BN * masked_BN).sum(1) / count / SHARES for each_BN in scores])
         nats_B, right_B = mean_2B
@@ -137,7 +138,9 @@ class MaskedPrior(Prior):
         if given_BN is not None:
             open_BN, code_BN = given_BN < 0, torch.where(given_BN < 0, code_BN, given_BN)
         start_B1 = open_BN.sum(1, keepdim=True)
-        at_N = halton_order(*self.source.grid).argsort().to(token_B.device) if drawing.order == "halton" else None
+        at_N = None
+        if drawing.order == "halton":
+            at_N = to_device(halton_order(*self.source.grid).argsort(), token_B.device)
         for step, uniform_BXN in enumerate(uniform_SBXN):
             strength, temperature = (at(step, drawing.steps) for at in (drawing.guidance_at, drawing.temperature_at))
             logits_BNK = self.guided_logits(code_BN, token_B, strength)

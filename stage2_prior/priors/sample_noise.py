@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from launch.run.transfer import to_device
+
 SALT = 0x6368616E
 """Keeps these draws apart from launch.run.seeding.seed_step's."""
 
@@ -38,7 +40,7 @@ class SampleNoise:
         """Numbers in [0, 1) for every sample of the global batch, float32; `own` takes the rows of these `samples`."""
         if self._generator is None:
             return torch.rand(samples, *shape, device=device)
-        return torch.rand(self._batch, *shape, generator=self._generator).to(device)
+        return to_device(self._drawn(*shape), device)
 
     def own(self, all_X: Tensor) -> Tensor:
         """The rows of the samples at hand."""
@@ -46,4 +48,9 @@ class SampleNoise:
 
     def uniform(self, samples: int, *shape: int, device: torch.device) -> Tensor:
         """Numbers in [0, 1) for these samples."""
-        return self.own(self.for_all(samples, *shape, device=device))
+        if self._generator is None:
+            return torch.rand(samples, *shape, device=device)
+        return to_device(self.own(self._drawn(*shape)), device)
+
+    def _drawn(self, *shape: int) -> Tensor:
+        return torch.rand(self._batch, *shape, generator=self._generator)

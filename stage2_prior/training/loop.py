@@ -20,6 +20,7 @@ from launch.files.outputs import output
 from launch.run.runtime import Run
 from launch.run.schedule import due, learning_rate
 from launch.run.seeding import seed_step
+from launch.run.transfer import to_device
 from launch.strategies.base import Strategy, blocks
 from launch.strategies.choose import share_out
 from stage1_tokenizer import Tokenizer
@@ -115,8 +116,8 @@ def train_step(
     raw: Prior, strategy: Strategy, batch: CodeBatch, config: PriorTrainConfig, step: int, run: Run
 ) -> tuple[dict[str, Tensor | float], Tensor | None]:
     """One step on this rank's samples of a batch; its scalars, still on the device, and whether it was done."""
-    code_BN = batch.idx_Bhw.flatten(1).to(run.device, non_blocking=True)
-    token_B = raw.condition.of_batch(batch).to(run.device, non_blocking=True)
+    code_BN = to_device(batch.idx_Bhw.flatten(1), run.device)
+    token_B = to_device(raw.condition.of_batch(batch), run.device)
     own, count = len(code_BN), config.micro_batches(run.world_size)
     sums = torch.zeros(2, device=run.device)
     for number in range(count):

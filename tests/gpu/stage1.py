@@ -68,7 +68,8 @@ class Stage1:
         lpips.evenly_spread.cache_clear()  # fakes of one `pretend` are no tensors of the next
         with mock.patch("stage1_tokenizer.media.pictures.load_lpips", random_lpips):
             terms = self.medium.terms(self.config.loss)
-        self.trained: Trained = build(self.config, terms, self.run)
+        with _vit_without_file() if _has_dino(self.config) else contextlib.nullcontext():
+            self.trained: Trained = build(self.config, terms, self.run)
         self.monitor = Monitor.of(self.config, self.trained.tokenizer)
         self.number = 0
 
@@ -88,3 +89,18 @@ class Stage1:
         logged = self.run.record(scalars, step=self.number, samples=self.config.data.batch_size, good=good)
         self.run.note(self.number, self.monitor.look(logged or {}))
         self.number += 1
+
+
+def _has_dino(config: TokenizerTrainConfig) -> bool:
+    return any(adversary.discriminator == "dino" for adversary in config.loss.adversaries.values())
+
+
+def _vit_without_file() -> contextlib.AbstractContextManager[Any]:
+    """transformers loads weights in threads, which fakes don't reach: inside, they are drawn."""
+    from transformers import ViTModel
+
+    def drawn(_: Any, config: Any, attn_implementation: str, **__: Any) -> ViTModel:
+        config._attn_implementation = attn_implementation
+        return ViTModel(config, add_pooling_layer=False)
+
+    return mock.patch.object(ViTModel, "from_pretrained", drawn)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
@@ -50,7 +50,6 @@ FURTHER = {
         model.key_value_heads=2 model.label_smoothing=0.1 model.z_loss=0.0001 optimizer.accumulate=2 optimizer.clip=0
         run.log_every=1
     """,
-    "sampler": "temperature=0 top_k=5 top_p=0.9 min_p=0.1 guidance=3 guidance_until=0.5 final_temperature=0.5",
 }
 """Settings without listed choices that change what a step does."""
 
@@ -84,18 +83,24 @@ NEEDS = {
 """What a setting, or one value of it, needs besides."""
 
 
-def choices(config: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every setting that has choices, by its dotted name, with each value that isn't its default."""
+def settings(config: type, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every setting by its dotted name, with its type (each, if there are several) and its default."""
     kinds = get_type_hints(config)
     for field in fields(config):
         name, kind = prefix + field.name, kinds[field.name]
         parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-        for part in (part for part in parts if part is not NoneType):
+        for part in parts:
             if is_dataclass(part):
-                yield from choices(part, f"{name}.")  # type: ignore[arg-type]
-            for value in _values(part):
-                if value != field.default:
-                    yield name, str(value).lower() if isinstance(value, bool) else str(value)
+                yield from settings(part, f"{name}.")  # type: ignore[arg-type]
+            yield name, part, field.default
+
+
+def choices(config: type) -> Iterator[tuple[str, str]]:
+    """Every setting that has choices, by its dotted name, with each value that isn't its default."""
+    for name, kind, default in settings(config):
+        for value in _values(kind):
+            if value != default:
+                yield name, str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _values(kind: Any) -> tuple[Any, ...]:
@@ -111,47 +116,97 @@ def _values(kind: Any) -> tuple[Any, ...]:
 def settings_of(stage: str) -> list[str]:
     """NAME=VALUE of each row of a stage that changes one setting."""
     found = [(name, f"{name}={value}") for name, value in choices(CONFIGS[stage])]
-    kept = [row for name, row in found if not _known(name, row, NOT_HERE)]
+    kept = [row for name, row in found if not known(name, row, NOT_HERE)]
     return kept + FURTHER[stage].split()
 
 
-def _known(name: str, row: str, where: Any) -> list[str]:
+def known(name: str, row: str, where: Any) -> list[str]:
     """The keys of a table that are this setting, a block that has it, or this value of it."""
     return [key for key in where if row == key or f"{name}.".startswith(f"{key}.")]
 
 
-KINDS: tuple[str, ...] = get_args(get_type_hints(PriorModelConfig)["kind"])
-QUANTIZERS: tuple[str, ...] = get_args(get_type_hints(QuantizerConfig)["kind"])
+RIDERS = (
+    "loss.adversarial.blur",
+    "loss.adversarial.lecam",
+    "loss.adversarial.loss",
+    "loss.adversarial.norm",
+    "loss.adversarial.ramp",
+    "loss.adversarial.spectral_norm",
+    "loss.pixel",
+    "model.attention",
+    "model.attention_dropout",
+    "model.attention_middle",
+    "model.dropout",
+    "model.key_value_heads",
+    "model.label_smoothing",
+    "model.pixel_range",
+    "model.tied",
+    "model.z_loss",
+    "optimizer.clip",
+    "optimizer.decay",
+    "optimizer.ema_decay",
+    "run.kernels",
+    "run.tf32",
+)
+"""Settings that go with any other: they ride on rows that are there anyway, to save time."""
+
+
+def _rows(stage: str, alone: Iterable[str], carriers: Iterable[str]) -> list[str]:
+    """Rows of their own, rows that carry the riders, and one for each setting that is in none of these."""
+    settings, carrying = settings_of(stage), list(carriers)
+    riders = [one for one in settings if one.partition("=")[0] in RIDERS]
+    for number, rider in enumerate(riders):
+        place = number % len(carrying)
+        if rider.partition("=")[0] + "=" in carrying[place]:
+            place = (place + 1) % len(carrying)
+        carrying[place] += f" {rider}"
+    rows = [*alone, *carrying]
+    there = {one for row in rows for one in row.split()}
+    return [*rows, *(one for one in settings if one not in there)]
 
 
 def _pairs(*parts: Iterable[str]) -> list[str]:
     return [" ".join(pair) for pair in itertools.product(*parts)]
 
 
+KINDS: tuple[str, ...] = get_args(get_type_hints(PriorModelConfig)["kind"])
+QUANTIZERS: tuple[str, ...] = get_args(get_type_hints(QuantizerConfig)["kind"])
+
 ROWS = {
-    "tokenizer": [
-        "",
-        *settings_of("tokenizer"),
-        *_pairs(
-            ["run.precision=bf16", "run.precision=fp16"],
-            ["loss.adversarial.adaptive=false", "activation_checkpointing=true", "model.quantizer.kind=vq"],
-        ),
-        *_pairs((f"model.quantizer.kind={kind}" for kind in QUANTIZERS[1:]), ["run.precision=bf16"]),
-        "model.quantizer.kind=ibq model.quantizer.anneal=5",
-        "model.quantizer.learning=moving_average model.quantizer.revive_after=1",
-    ],
-    "prior": [
-        "",
-        *settings_of("prior"),
-        *_pairs(
+    "tokenizer": _rows(
+        "tokenizer",
+        alone=[
+            *_pairs(["run.precision=bf16", "run.precision=fp16"], ["activation_checkpointing=true"]),
+            "model.quantizer.kind=ibq model.quantizer.anneal=5 freeze=[encoder]",
+            "model.quantizer.learning=moving_average model.quantizer.revive_after=1 model.quantizer.start=batch "
+            "model.quantizer.gradient=rotation freeze=[decoder]",
+            "model.quantizer.l2_normalise=true model.quantizer.start=kmeans model.quantizer.beta_placement=legacy",
+            "model.quantizer.reparametrise=affine freeze=[quantizer]",
+            "model.conv_plus.downsample=pool model.conv_plus.upsample=nearest model.conv_plus.adaptive_norm=false "
+            "model.conv_plus.shortcut=inner loss.discriminators=further",
+            "model.vit.positions=sincos model.vit.head=linear data.micro_batch=2",
+            "loss.adversarial.penalty=10 loss.adversarial.penalty_fake=10 channels_last=true",
+            "loss.perceptual.fraction=0.5 model.quant_conv_kernel=0 loss.adversarial.adaptive=false",
+            "loss.perceptual.net=alex model.quant_conv_kernel=3 loss.adversarial.weight=0",
+        ],
+        carriers=[
+            *(f"model.quantizer.kind={kind} run.precision=bf16" for kind in QUANTIZERS),
+            *_pairs(["run.precision=bf16", "run.precision=fp16"], ["loss.adversarial.adaptive=false"]),
+        ],
+    ),
+    "prior": _rows(
+        "prior",
+        alone=_pairs(["model.kind=masked", "model.order=random"], ["model.condition=text", "model.code_noise=0.1"]),
+        carriers=_pairs(
             (f"model.kind={kind}" for kind in KINDS),
-            ["model.condition=none", "run.precision=bf16", "activation_checkpointing=true", "data.micro_batch=2"],
+            ["run.precision=bf16", "model.condition=none activation_checkpointing=true data.micro_batch=2"],
         ),
-        *_pairs(["model.kind=masked", "model.order=random"], ["model.condition=text", "model.code_noise=0.1"]),
-    ],
+    ),
     "sampler": [
-        *_pairs((f"model.kind={kind}" for kind in KINDS), ["", "given", "guidance=3 top_k=5", "guidance=3 bf16"]),
-        *settings_of("sampler"),
+        *_pairs((f"model.kind={kind}" for kind in KINDS), ["given", "guidance=3 top_k=5 bf16"]),
+        "guidance=3 guidance_schedule=linear min_p=0.1",
+        "guidance=3 guidance_schedule=cosine guidance_until=0.5 top_p=0.9 final_temperature=0.5",
+        "temperature=0",
         "model.kind=masked order=halton",
         "model.condition=text guidance=3",
         *_pairs(["graph", "graph model.kind=depth"], ["given", "guidance=3 top_k=5 bf16", "top_p=0.9 temperature=0.5"]),
@@ -164,7 +219,7 @@ ROWS = {
 def options(stage: str, row: str) -> list[str]:
     """The options of a training that are a row, with what it needs."""
     own = row.split()
-    needed = [NEEDS[key] for one in own for key in _known(one.partition("=")[0], one, NEEDS)]
+    needed = [NEEDS[key] for one in own for key in known(one.partition("=")[0], one, NEEDS)]
     every = " ".join([SMALL[stage], *needed, *own]).split()
     if stage == "tokenizer" and "model.backbone=vit" not in every:
         every = [*CONVOLUTIONS.split(), *every]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from stage1_tokenizer.measuring import scores
-from stage1_tokenizer.measuring.scores import Scores, batch_use, code_statistics, count_codes, psnr, ssim
+from stage1_tokenizer.measuring.scores import Scores, batch_use, code_statistics, psnr, ssim
+from stage1_tokenizer.quantizers.usage import count_codes
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from stage1_tokenizer.config.training import QuantizerConfig
-from stage1_tokenizer.measuring.scores import COUNTED, Scores, batch_use, code_statistics, count_codes
+from stage1_tokenizer.measuring.scores import COUNTED, Scores, batch_use, code_statistics
 from stage1_tokenizer.quantizers.multiscale import _nearest_tick
+from stage1_tokenizer.quantizers.usage import count_codes
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer import tiny
 
