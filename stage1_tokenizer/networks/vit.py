@@ -72,6 +72,8 @@ class TransformerBlock(Recomputable):
 class Transformer(nn.Module):
     """The base of encoder and decoder: positions, class token (only with latent tokens), blocks, norms."""
 
+    sines_ME: Tensor | None
+
     def __init__(self, config: ModelConfig, shape: TransformerConfig):
         super().__init__()
         self.config, width, tokens = config.vit, shape.width, config.latent_tokens
@@ -110,8 +112,8 @@ class Transformer(nn.Module):
         Learned positions are interpolated bicubically; sines are evaluated at evenly spaced points of the trained grid.
         """
         if self.positional_embedding is None:
-            sines_ME = self.sines_ME if grid == self.trained else sines(grid, self.trained, self.width)
-            return F.pad(sines_ME, (0, 0, first, 0))
+            kept = self.sines_ME if grid == self.trained else None
+            return F.pad(sines(grid, self.trained, self.width) if kept is None else kept, (0, 0, first, 0))
         if grid == self.trained:
             return self.positional_embedding
         places_1Ehw = self.positional_embedding.T.unflatten(1, self.trained)[None]

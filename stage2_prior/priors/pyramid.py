@@ -36,7 +36,8 @@ class Pyramid(nn.Module):
         super().__init__()
         self.quantizer = frozen(quantizer)
         self.sizes = [side**2 for side in quantizer.scales]
-        scale_N = torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes))
+        repeats = torch.tensor(self.sizes)
+        scale_N = torch.arange(len(repeats)).repeat_interleave(repeats, output_size=sum(self.sizes))
         self.register_buffer("scale_N", scale_N, persistent=False)
         self.project = nn.Linear(quantizer.latent_channels, width)
         self.place = nn.Embedding(sum(self.sizes), width)

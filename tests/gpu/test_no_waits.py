@@ -91,6 +91,15 @@ def test_libraries_do_not_wait_where_tensors_are_real(tmp_path: Path) -> None:
     assert not wrong, "\n" + "\n".join(wrong)
 
 
+def test_a_wait_in_a_library_is_named(tmp_path: Path) -> None:
+    training = Stage2([*options("prior", ""), "--run.folder", str(tmp_path)], device=CPU)
+    with Watch("cpu") as watch:
+        training.prior.lm(
+            inputs_embeds=torch.zeros(1, 3, 32), use_cache=False
+        )  # by transformers' own loop over the layers
+    assert [wait for wait in watch.waits if " in transformers/masking_utils.py:" in wait]
+
+
 def test_every_choice_has_a_row_or_a_reason() -> None:
     """A new choice is a row by itself; what is listed by hand must still be there."""
     names = {name for config in CONFIGS.values() for name, _, _ in settings(config)}

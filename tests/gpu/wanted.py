@@ -18,10 +18,8 @@ ON_SEVERAL_RANKS = {
 }
 """Those that no row meets, as the rows have one rank."""
 
-IN_LIBRARIES = {
-    "transformers/masking_utils.py": "stock models look for padding and packed sequences in their masks",
-}
+IN_LIBRARIES: dict[str, str] = {}
 """By a library's file: what it waits for only where tensors are real."""
 
-NOT_YET = {"model.kind=multiscale": "its mask is made anew on the CPU in each step"}
+NOT_YET: dict[str, str] = {}
 """Rows of trainings that fakes can't run yet."""

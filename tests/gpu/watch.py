@@ -127,9 +127,9 @@ def _line() -> str:
     main: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
     if not any(_ours(frame.filename) for frame in frames) and main is not None:
         frames = traceback.extract_stack(main)
-    own = [number for number, frame in enumerate(frames) if _ours(frame.filename)]
+    own = [number for number, frame in enumerate(frames) if _ours(frame.filename)] or [0]
     frame = frames[own[-1]]
-    place = f"{Path(frame.filename).relative_to(ROOT)}:{frame.lineno}"
+    place = f"{frame.filename.removeprefix(f'{ROOT}/')}:{frame.lineno}"
     inside = [frame for frame in frames[own[-1] + 1 :] if "/site-packages/" in frame.filename]
     inside = [frame for frame in inside if "/site-packages/torch/" not in frame.filename]
     if inside:
