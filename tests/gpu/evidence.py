@@ -21,11 +21,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -53,6 +54,8 @@ class Section:
     """What it may take; what earlier sections left is added."""
     run: str | Callable[[Bench], None]
     """The function, or its place as module:name."""
+    beside: Section | None = None
+    """What compiles beside it for later sections. Timed sections have none, and begin once it has ended."""
 
     def function(self) -> Callable[[Bench], None]:
         """The function."""
@@ -65,16 +68,14 @@ class Section:
 
 SECTIONS = (
     Section(0, "the machine and its ceilings", 15, "machine:ceilings"),
-    Section(1, "tests on the device", 60, "checks:checks"),
+    Section(1, "tests on the device", 60, "checks:checks", Section("warm-2", "compiling for 2", 60, "warm:steps")),
     Section(2, "stage-one step, beside peers", 120, "steps:steps"),
-    Section(5, "resume to the bit", 30, "resume:resume"),
+    Section(5, "resume to the bit", 30, "resume:resume", Section("warm-4", "compiling for 4", 30, "warm:sampling")),
     Section(4, "sampler and LlamaGen-B's training", 75, "sampling:sampling"),
     Section(6, "CIFAR-10 by the commands", 210, "cifar:cifar"),
     Section(3, "kernels beside their floors", 30, "kernels:kernels"),
 )
 """In the order that loses least. 7 is the table."""
-WARM = Section("warm", "compiling beforehand", 420, "warm:warm")
-"""Runs beside the first sections: what later ones compile is then in inductor's cache."""
 
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -94,10 +95,10 @@ def prepare(rehearse: bool, gathered: Path) -> None:
     """The environment of this process and of all that it starts; wheels that are missing here."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ |= {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTHONUNBUFFERED": "1"}  # asking for CUDA must not start it
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", "/tmp/vqloom-inductor")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/vqloom-inductor-{os.getuid()}")
     if rehearse:
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    place = Path("/tmp/vqloom-wheels")
+    place = Path(tempfile.gettempdir()) / f"vqloom-wheels-{os.getuid()}"
     for wheel in sorted((gathered / "wheels").glob("*.whl")):
         with contextlib.suppress(metadata.PackageNotFoundError):
             metadata.version(wheel.name.split("-")[0])
@@ -173,9 +174,14 @@ def start(section: Section, bench: Bench, fork: bool) -> int:
 
 
 def attempt(section: Section, bench: Bench, fork: bool) -> None:
-    """Run a section as a process until its deadline, then end all that it started. It always gets a closing line."""
-    began, before = time.monotonic(), len(closed(bench.out, section.number))
-    pid, status = start(section, bench, fork), None
+    """Run a section as a process until its deadline."""
+    before = len(closed(bench.out, section.number))
+    watch(section, start(section, bench, fork), bench, before)
+
+
+def watch(section: Section, pid: int, bench: Bench, before: int = 0) -> None:
+    """Wait for a section until its deadline, then end all that it started. It always gets a closing line."""
+    began, status = time.monotonic(), None
     while status is None and bench.left() > 0:
         done, code = os.waitpid(pid, os.WNOHANG)
         status = code if done else None
@@ -196,30 +202,37 @@ def end(pid: int, *, waited: bool) -> None:
             os.waitpid(pid, 0)
 
 
-def run(sections: Sequence[Section], base: Bench, seconds: float, warm: Section | None = None) -> bool:
+def run(sections: Sequence[Section], base: Bench, seconds: float) -> bool:
     """Run the sections one after the other; whether all went well."""
     began = planned = time.monotonic()
     stretch = 4 if base.rehearse else 1  # one core of any machine
-    fork, beside = True, None
+    fork = True
     for section in sections:
         planned += section.seconds * stretch
         deadline = min(planned, began + seconds * stretch)
-        bench = Bench(section.number, base.out, deadline, base.rehearse, base.gathered)
+        bench = replace(base, section=section.number, deadline=deadline)
         print(f"section {section.number}, {section.title}: {bench.left():.0f} s", flush=True)
         if bench.left() < WARNING:
             close(section, base.out, time.monotonic(), "no time was left for it")
             continue
-        attempt(section, bench, fork)
-        if section.number == 0:
-            if not ok(base.out, 0):  # perhaps some import had started CUDA, which then can't be used after a fork
-                fork = False
-                attempt(section, bench, fork)
-            if warm is not None:
-                until = began + warm.seconds * stretch
-                beside = start(warm, Bench(warm.number, base.out, until, base.rehearse, base.gathered), fork)
-    if beside is not None:
-        end(beside, waited=False)
+        with beside(section.beside, bench, fork):
+            attempt(section, bench, fork)
+        if section.number == 0 and not ok(base.out, 0):
+            fork = False  # perhaps an import had started CUDA, which then can't be used after a fork
+            attempt(section, bench, fork)
     return all(ok(base.out, section.number) for section in sections)
+
+
+@contextlib.contextmanager
+def beside(section: Section | None, bench: Bench, fork: bool) -> Iterator[None]:
+    """Run a section beside another one, at most until the other's deadline."""
+    if section is None:
+        yield
+        return
+    bench = replace(bench, section=section.number)
+    pid = start(section, bench, fork)
+    yield
+    watch(section, pid, bench)
 
 
 def closed(out: Path, number: int | str) -> list[dict[str, Any]]:
@@ -241,14 +254,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench = Bench("", args.out.resolve(), args.until, args.rehearse, gathered)
     bench.out.mkdir(parents=True, exist_ok=True)
     if args.inside is not None:
-        section = next(one for one in (*SECTIONS, WARM) if str(one.number) == args.inside)
+        every = [one for section in SECTIONS for one in (section, section.beside) if one is not None]
+        section = next(one for one in every if str(one.number) == args.inside)
         bench.section = section.number
         return inside(section, bench)
     for old in (bench.out / "evidence.jsonl", bench.out / "table.md"):
         old.unlink(missing_ok=True)
     preload()
     chosen = [one for one in SECTIONS if args.sections is None or one.number in (0, *args.sections)]
-    good = run(chosen, bench, args.seconds, WARM)
+    good = run(chosen, bench, args.seconds)
     text = table(read_lines(bench.out), [(one.number, one.title) for one in chosen], rehearsed=args.rehearse)
     (bench.out / "table.md").write_text(text)
     print(text)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -45,7 +48,7 @@ def failing(bench: Bench) -> None:
 
 
 def crashing(bench: Bench) -> None:
-    ctypes.string_at(0)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def slow(bench: Bench) -> None:
@@ -71,7 +74,7 @@ def test_a_section_loses_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(closed) == list(range(len(planted)))
     assert closed[0] == closed[5] == ""
     assert closed[1] == "ValueError: planted"
-    assert closed[2] == f"ended by signal {int(signal.SIGSEGV)}"
+    assert closed[2] == f"ended by signal {int(signal.SIGKILL)}"
     assert closed[3].startswith("cut short at its deadline")
     assert closed[4] == "killed at its deadline"
     assert [one["section"] for one in lines if "group" in one] == [0, 1, 3, 5], "rows are there at once"
@@ -101,3 +104,41 @@ def test_a_section_that_cannot_fork_runs_by_itself(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "tests.gpu.evidence", "--inside", "3", "--rehearse", "--out", str(tmp_path)]
     assert subprocess.run(line, cwd=ROOT, env=environ, timeout=300, capture_output=True, check=False).returncode == 0
     assert any(one.get("group") == "nearest code" for one in read_lines(tmp_path))
+
+
+def test_wheels_that_are_missing_are_taken_from_the_gathered_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]})
+    wheels = tmp_path / "gathered" / "wheels"
+    wheels.mkdir(parents=True)
+    for name in ("made_up_package", "pytest"):
+        with zipfile.ZipFile(wheels / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}.py", "FROM_A_WHEEL = True")
+            wheel.writestr(f"{name}-1.0.dist-info/METADATA", f"Name: {name}\nVersion: 1.0\n")
+    evidence.prepare(False, tmp_path / "gathered")
+    importlib.invalidate_caches()
+    assert metadata.version("made-up-package") == "1.0"
+    assert importlib.import_module("made_up_package").FROM_A_WHEEL
+    unpacked = Path(sys.path[-1])
+    assert os.environ["PYTHONPATH"] == str(unpacked)
+    assert not (unpacked / "pytest.py").exists(), "what is installed stays"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--cifar", "nowhere.tar.gz"], "is not a file"),
+        (["--taming", "."], "holds no taming/modules"),
+        (["--nonsense", "1"], "is not an option"),
+        (["--out"], "needs a value"),
+    ],
+)
+def test_gathering_refuses_what_is_wrong(words: list[str], why: str) -> None:
+    line = ["bash", str(ROOT / "tests" / "gpu" / "gather.sh"), *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -65,7 +65,7 @@ class Chain:
         prior, samples, began = self.path("prior-run"), self.path("samples"), time.monotonic()
         count = 1 if self.bench.rehearse else 100
         words = [f"--prior={prior}", f"--tokenizer={released}", f"--out={samples}", f"--count={count}", "--guidance=2"]
-        words += [] if self.bench.rehearse else ["--precision=bf16", "--compile=true", "--batch_size=250"]
+        words += [] if self.bench.rehearse else ["--precision=bf16", "--batch_size=250"]
         self.commands({"stage2_prior.sample": words})
         self.row("samples", pictures=10 * count, seconds=time.monotonic() - began)
         words = [f"--prior={prior}", f"--codes={self.path('codes-test')}/index.json", "--features=none"]

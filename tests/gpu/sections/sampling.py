@@ -30,6 +30,8 @@ TINY = PriorModelConfig(layers=2, width=32, heads=2)
 CODES = CodeSource("0" * 64, 16384, (16, 16), {})
 BATCHES = (8, 64, 1)
 """The one with a bar first."""
+SAMPLES = 32
+"""Of a training step."""
 GUIDANCE = 3.0
 OURS = {"ours, eager": "0", "ours, graphs": "1", "ours, graphs, compiled": "1"}
 """Our forms, each with its own prior, which keeps its graphs from turn to turn; VQLOOM_CUDA_GRAPHS for each."""
@@ -61,15 +63,15 @@ def tidy(bench: Bench) -> None:
         torch.cuda.empty_cache()
 
 
-def source_of(bench: Bench) -> CodeSource:
-    """16×16 of 16,384 codes; fewer in a rehearsal."""
-    return replace(CODES, codebook_size=64, grid=(2, 2)) if bench.rehearse else CODES
+def sizes(bench: Bench) -> tuple[PriorModelConfig, CodeSource]:
+    """The model, and 16×16 of 16,384 codes; a small model and fewer codes in a rehearsal."""
+    return (TINY, replace(CODES, codebook_size=64, grid=(2, 2))) if bench.rehearse else (B, CODES)
 
 
 def drawn_prior(bench: Bench, compiled: bool) -> Prior:
     """A prior with random weights in bf16, as samples are usually drawn on GPUs."""
     torch.manual_seed(0)
-    prior = build_prior(TINY if bench.rehearse else B, source_of(bench), tuple(map(str, range(1000)))).eval()
+    prior = build_prior(*sizes(bench), tuple(map(str, range(1000)))).eval()
     with torch.no_grad():
         for weight in prior.parameters():
             if weight.ndim == 2:
@@ -84,7 +86,7 @@ def measured(bench: Bench, priors: dict[str, Prior], batch: int, guidance: float
     group = group_of(batch, guidance)
     with torch.inference_mode():
         taken = in_turns(forms, bench.device, turns=2 if bench.rehearse else 3, steps=1, warm=2)
-    tokens = batch * source_of(bench).positions
+    tokens = batch * sizes(bench)[1].positions
     rates = {name: tokens / values.median for name, values in taken.items() if values.seconds}
     for name, values in taken.items():
         numbers = {"tokens_per_s": rates[name], "warming_s": values.warming_s} if name in rates else {}
@@ -137,15 +139,14 @@ def llamagen(prior: Prior, token_B: torch.Tensor, peers: Path, guidance: float) 
 
 def training(bench: Bench) -> None:
     """LlamaGen-B's training step, eager and compiled, in turns: samples a second, and the share of the card's peak."""
-    samples = 4 if bench.rehearse else 32
+    (model, source), samples = sizes(bench), SAMPLES
     group = "training step of LlamaGen-B, 32 samples, bf16"
     with bench.folder() as folder:
         made: dict[str, StageTwo] = {}
 
         def make(name: str) -> Callable[[], Any]:
             settings: dict[str, Any] = {"classes": 1000, "compile": name == "compiled"}
-            model = TINY if bench.rehearse else B
-            made[name] = StageTwo(model, source_of(bench), folder / name, bench.device, samples, **settings)
+            made[name] = StageTwo(model, source, folder / name, bench.device, samples, **settings)
             return made[name]
 
         names = ("eager", "compiled")
@@ -154,7 +155,7 @@ def training(bench: Bench) -> None:
             if values.error or not values.seconds:
                 bench.row(group, name, error=values.error)
                 continue
-            flop = made[name].cost.flops_per_code * source_of(bench).positions * samples
+            flop = made[name].cost.flops_per_code * source.positions * samples
             numbers = {"ms": values.median * 1e3, "samples_per_s": samples / values.median}
             numbers |= used(bench, flop / 1e12 / values.median)
             bench.row(group, name, **numbers, peak_gib=values.peak_gib, warming_s=values.warming_s)
