@@ -15,8 +15,8 @@ from torch import Tensor
 
 from data.shards.text import text_lines
 from launch.command.cli import UserError
+from launch.run.transfer import to_device
 from stage2_prior.config.sampling import SampleConfig
-from stage2_prior.generation.uploads import uploaded
 from stage2_prior.priors.base import Prior
 
 LONGEST = 60
@@ -57,7 +57,7 @@ class Subjects:
 
     def tokens(self, labels: Sequence[int]) -> Tensor:
         """Conditioning tokens of some subjects, token_B or token_BL, on the prior's device."""
-        return uploaded(self._tokens[list(labels)], next(self.prior.parameters()).device)
+        return to_device(self._tokens[list(labels)], next(self.prior.parameters()).device)
 
     def given(self, labels: Sequence[int]) -> Tensor | None:
         """Codes to keep, given_BN, negative where codes are to be drawn; None: all are drawn."""
@@ -88,7 +88,7 @@ class Classes(Subjects):
     def tokens(self, labels: Sequence[int]) -> Tensor:
         """The classes' tokens."""
         token_B = self.prior.condition.of_labels(torch.tensor(labels))  # checked on the CPU, without a wait
-        return uploaded(token_B, next(self.prior.parameters()).device)
+        return to_device(token_B, next(self.prior.parameters()).device)
 
 
 class Prompts(Subjects):

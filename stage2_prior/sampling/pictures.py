@@ -16,10 +16,10 @@ from torch import Tensor
 from launch.command.cli import UserError
 from launch.files.atomic import write_file
 from launch.files.outputs import output
+from launch.run.transfer import to_device
 from stage2_prior.codes.source import code_type
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.sampling import SampleConfig
-from stage2_prior.generation.uploads import uploaded
 from stage2_prior.priors.base import Prior, weights_hash
 from stage2_prior.sampling.conditions import Classes, Subjects
 from stage2_prior.sampling.writing import Files, Writers
@@ -55,7 +55,7 @@ def sample_codes(
     The pictures' labels are those of `subjects`, by default classes.
     """
     subjects, labels = subjects or Classes(prior, None), [picture.label for picture in pictures]
-    uniform_BU = uploaded(uniforms(seed, pictures, prior.draws(drawing)), next(prior.parameters()).device)
+    uniform_BU = to_device(uniforms(seed, pictures, prior.draws(drawing)), next(prior.parameters()).device)
     code_BN = prior.sample(subjects.tokens(labels), uniform_BU, drawing, subjects.given(labels))
     return code_BN.unflatten(1, prior.source.shape)
 
