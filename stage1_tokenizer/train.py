@@ -25,6 +25,7 @@ FREE = (
     "activation_checkpointing",
     "compile",
     "compile_fallback",
+    "cuda_graph",
     "channels_last",
     "monitor.",
 )

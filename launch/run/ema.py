@@ -18,12 +18,16 @@ class Ema:
     def __init__(self, decay: float, means: Callable[[], list[Tensor]], weights: Callable[[], list[Tensor]]):
         """`means` and `weights` give the tensors that there are now, in the same order."""
         self.decay = decay
+        self.dial: Tensor | None = None
         self._tensors = means, weights
+
+    def share(self, step: int) -> float:
+        """The share of the weights after `step` in the averages."""
+        return 1 - min(self.decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after `step`; nothing waits for the device."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        """Take in the weights after `step`, with the share on the device, `dial`, where it is set; nothing waits."""
         means, weights = (tensors() for tensors in self._tensors)
         averaged = []
         for mean, weight in zip(means, weights, strict=True):
@@ -31,4 +35,8 @@ class Ema:
                 averaged.append((mean, weight))
             else:
                 mean.copy_(weight)
-        torch._foreach_lerp_([mean for mean, _ in averaged], [weight for _, weight in averaged], 1 - decay)
+        if self.dial is not None:
+            for mean, weight in averaged:
+                mean.lerp_(weight, self.dial.to(mean.dtype))
+            return
+        torch._foreach_lerp_([mean for mean, _ in averaged], [weight for _, weight in averaged], self.share(step))

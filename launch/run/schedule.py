@@ -29,11 +29,18 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int, peak: float | 
     return peak * (config.final + (1 - config.final) * (1 + math.cos(math.pi * done)) / 2)
 
 
-def descend(optimizer: torch.optim.Optimizer, rate: float, good: Tensor) -> None:
-    """Step a fused optimizer, unless `good` is false; clear the gradients. Nothing waits for the device."""
+def descend(optimizer: torch.optim.Optimizer, rate: float | Tensor, good: Tensor) -> None:
+    """Step a fused optimizer, unless `good` is false; clear the gradients. Nothing waits for the device.
+
+    A rate that is a tensor on the device can be another one each time that a captured step is replayed.
+    """
+    before = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.grad_scale = None  # type: ignore[attr-defined]  # how torch's GradScaler tells fused optimizers
     optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
     optimizer.step()
+    if isinstance(rate, Tensor):  # it doesn't belong into checkpoints
+        for group, number in zip(optimizer.param_groups, before, strict=True):
+            group["lr"] = number
     optimizer.zero_grad(set_to_none=True)

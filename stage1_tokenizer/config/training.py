@@ -64,6 +64,9 @@ class TokenizerTrainConfig:
     On CPUs it needs a C++ compiler."""
     compile_fallback: bool = False
     """Where compiling fails, train without it instead of ending."""
+    cuda_graph: bool = False
+    """Replay whole steps as CUDA graphs: faster for small pictures, whose steps are thousands of short kernels. For one
+    GPU, without compile, data.micro_batch and activation_checkpointing."""
     channels_last: bool = False
     """On GPUs, keep weights of 2-D convolutions, and so what they give, in channels-last layout (CPUs choose it
     themselves where it is faster)."""
@@ -122,6 +125,10 @@ class TokenizerTrainConfig:
             raise ValueError(
                 f"channels_last=true is not supported with model.spatial_dims={self.model.spatial_dims}: remove it"
             )
+        beside = {"compile": self.compile, "activation_checkpointing": self.activation_checkpointing}
+        beside["data.micro_batch"] = self.data.micro_batch is not None
+        for name in [name for name, there in beside.items() if there and self.cuda_graph]:
+            raise ValueError(f"cuda_graph=true is not supported with {name}: set one of them only")
         for adversarial in self.loss.adversaries.values():
             if self.compile and (adversarial.penalty or adversarial.penalty_fake):
                 raise ValueError(

@@ -54,9 +54,17 @@ class LeCam:
         new = all_mean(torch.stack([real.detach().mean(), fake.detach().mean()]))
         old = torch.stack([self.real, self.fake]).to(new)
         new = torch.where(new.isfinite().all(), new, old)
-        self.real, self.fake = (old.lerp(new, 1 - self.decay) if self.known else new).unbind()
+        self._keep(old.lerp(new, 1 - self.decay) if self.known else new)
         self.known = True
         return (real - self.fake).square().mean() + (fake - self.real).square().mean()
+
+    def _keep(self, means: Tensor) -> None:
+        """In the tensors that there are, which a captured step reads again, from the second time on a device on."""
+        if self.real.device == means.device and self.real.dtype == means.dtype and self.known:
+            self.real.copy_(means[0])
+            self.fake.copy_(means[1])
+        else:
+            self.real, self.fake = means.clone().unbind()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages."""

@@ -54,6 +54,8 @@ class Quantizer(nn.Module):
     """Whether the training calls `begin` before each step, so that the step itself can be compiled or captured."""
     starting: bool = False
     """Whether the step that `begin` prepared is one that comes once, at the start: it needn't be compiled."""
+    reviving: bool = False
+    """Whether the step that `begin` prepared replaces codes."""
 
     def __init__(self, config: QuantizerConfig):
         """Take size and channels from `codebook_size` and `code_dim`; a subclass with others overwrites them."""

@@ -40,7 +40,7 @@ class MultiscaleQuantizer(Quantizer):
     def begin(self, positions: int) -> None:
         """Begin a training step of the codebook."""
         self.codebook.begin(positions)
-        self.starting = self.codebook.starting
+        self.starting, self.reviving = self.codebook.starting, self.codebook.reviving
 
     def codes_shape(self, grid: Sequence[int]) -> tuple[int, ...]:
         """(N,). ValueError unless the grid is the last scale."""

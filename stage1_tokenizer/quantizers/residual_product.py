@@ -35,6 +35,7 @@ class _SeveralCodebooks(Quantizer):
         for book in self.books:
             book.begin(positions)
         self.starting = any(book.starting for book in self.books)
+        self.reviving = any(book.reviving for book in self.books)
 
     @property
     def books(self) -> list[VectorQuantizer]:

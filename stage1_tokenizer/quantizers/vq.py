@@ -77,7 +77,7 @@ class VectorQuantizer(RowQuantizer):
         state, every = self.statistics, self.config.revive_after
         state.first, state.drawing = state.steps == 0, self.config.start != "uniform" and not state.drawn
         state.reviving = state.drawing or bool(every and state.steps and state.steps % every == 0)
-        state.drawn, self.starting = True, state.first or state.drawing
+        state.drawn, self.starting, self.reviving = True, state.first or state.drawing, state.reviving
         if state.reviving:
             order_K = order_of_rows(positions, self.codebook_size, seed=state.steps)
             state.order_K = to_device(order_K, self.embedding.weight.device)

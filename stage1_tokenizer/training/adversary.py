@@ -19,9 +19,17 @@ class Adversary:
         self.config = config
         self.suffix = suffix
         self.lecam = LeCam(config.lecam_decay)
+        self.dial: Tensor | None = None
 
-    def ramp(self, step: int) -> float | None:
-        """The factor in (0, 1] on the generator's term at this step; None before `start`."""
+    def ramp(self, step: int) -> float | Tensor | None:
+        """The factor in (0, 1] on the generator's term at this step; None before `start`.
+
+        It is the one on the device, `dial`, where that is set.
+        """
+        return self.ramp_at(step) if self.dial is None or step < self.config.start else self.dial
+
+    def ramp_at(self, step: int) -> float | None:
+        """The factor as a number."""
         if step < self.config.start:
             return None
         return min(1.0, (step - self.config.start + 1) / max(self.config.ramp, 1))

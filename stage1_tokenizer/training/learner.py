@@ -99,6 +99,6 @@ class Learner:
             torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], scale)
         return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip or math.inf)
 
-    def descend(self, share: float, good: Tensor) -> None:
+    def descend(self, share: float | Tensor, good: Tensor) -> None:
         """Step at `share` of the peak learning rate, unless `good` is false; clear the gradients."""
         descend(self.optimizer, share * self.settings.learning_rate, good)

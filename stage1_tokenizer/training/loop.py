@@ -3,7 +3,8 @@
 Legend: B batch (this rank's part), C channels, H W pixels, h w latent grid, K codes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.layers.precision import IN_TRAINING, float32_as
 from stage1_tokenizer.measuring.scores import batch_use
 from stage1_tokenizer.media import MEDIA
+from stage1_tokenizer.training.cuda_graph import CapturedStep, CudaGraphs, check_cuda_graph
 from stage1_tokenizer.training.monitor import Monitor
 from stage1_tokenizer.training.trained import Trained
 
@@ -30,7 +32,7 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
         run.say(f"{run.folder} is finished: it holds step {step}, nothing is left to do")
         return 0
     began, held_out, medium = step, config.data.held_out, MEDIA[config.data.kind]
-    monitor = Monitor.of(config, trained.tokenizer)
+    monitor, step_on = Monitor.of(config, trained.tokenizer), _step(config, trained, run)
     with (
         Stream(config.data, seed=run.data_seed, rank=run.rank, world_size=run.world_size) as samples,
         run.progress("train tokenizer", config.steps, unit="steps", start=step) as bar,
@@ -44,7 +46,7 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
             if last or stop:
                 break
             seed_step(config.run.seed, run.rank, step)
-            scalars, good = train_step(config, trained, medium.input(batch, run.device), step)
+            scalars, good = step_on(medium.input(batch, run.device), step)
             logged = run.record(scalars, step=step, samples=config.data.batch_size, good=good)
             run.note(step, monitor.look(logged or {}))
             step += 1
@@ -52,17 +54,27 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
     return ending(run, step, began, config.steps)
 
 
+def _step(
+    config: TokenizerTrainConfig, trained: Trained, run: Run
+) -> Callable[[Tensor, int], tuple[dict[str, Tensor | float], Tensor]]:
+    if not config.cuda_graph:
+        return partial(train_step, config, trained)
+    check_cuda_graph(run)
+    return CapturedStep(config, trained, train_step, CudaGraphs(run.device))
+
+
 def train_step(
-    config: TokenizerTrainConfig, trained: Trained, x_BCHW: Tensor, step: int
+    config: TokenizerTrainConfig, trained: Trained, x_BCHW: Tensor, step: int, share: float | Tensor | None = None
 ) -> tuple[dict[str, Tensor | float], Tensor]:
     """One step of all optimizers on this rank's part of a batch; its scalars, and whether it was done.
 
-    Both are still on the device. If a loss or a gradient of any network isn't finite on any rank, none is updated.
+    `share` of the peak learning rates: by default the step's. What is returned is still on the device. If a loss or a
+    gradient of any network isn't finite on any rank, none is updated.
     """
     gradients, generator = trained.gradients, trained.generator
     with float32_as(IN_TRAINING[config.run.tf32]):
         result = gradients(generator.module, [learner.module for learner in trained.discriminators], x_BCHW, step)
-    share = learning_rate(config.optimizer, step, config.steps, peak=1.0)
+    share = learning_rate(config.optimizer, step, config.steps, peak=1.0) if share is None else share
     scale = gradients.scale.value if gradients.scale else None
     norms, learners = {"optimizer/gradient_norm": generator.clip(scale)}, [generator]
     for adversary, learner, learns in zip(gradients.adversaries, trained.discriminators, result.trained, strict=True):

@@ -19,9 +19,9 @@ class LossScale:
 
     def update(self, good: Tensor) -> None:
         """Adjust the scale, given whether the update was done."""
-        self.good = torch.where(good, self.good + 1, 0)
+        self.good.copy_(torch.where(good, self.good + 1, 0))
         grown = torch.where(self.good % GROW_AFTER == 0, 2.0, 1.0)
-        self.value = self.value * torch.where(good, grown, 0.5)
+        self.value.mul_(torch.where(good, grown, 0.5))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The scale, and for how many updates the gradients have been finite."""
