@@ -72,7 +72,7 @@ class LeCam:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load the averages."""
-        self.real, self.fake, self.known = state["real"], state["fake"], bool(state["known"])
+        self.real, self.fake, self.known = state["real"].clone(), state["fake"].clone(), bool(state["known"])
 
 
 def gradient_penalty(logits: Tensor, x_BCHW: Tensor) -> Tensor:

@@ -29,4 +29,5 @@ class LossScale:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load both."""
-        self.value, self.good = state["value"].to(self.value.device), state["good"].to(self.good.device)
+        self.value.copy_(state["value"])
+        self.good.copy_(state["good"])
