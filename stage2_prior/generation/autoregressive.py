@@ -95,6 +95,7 @@ def decode(
     are given, enter the cache in one step. Where steps can be captured (stage2_prior.generation.graphs), they are.
     """
     batch, positions = uniform_BN.shape
+    # Where to begin decides what is launched: the one wait for the device, once for a batch with given codes.
     begun = 0 if given_BN is None else int((given_BN >= 0).all(0).int().cumprod(0).sum())
     guided_positions = drawing.guided_steps(positions)
     if guided_positions <= begun:
