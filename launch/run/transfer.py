@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU's on a device; a GPU copies it from pinned memory, in turn with the kernels before it.
+    """A tensor of the CPU's on a device; a GPU copies it from pinned memory, in turn with the work before it.
 
     `tensor.to(device)` would wait until the GPU has done everything that it was given so far. torch keeps the pinned
     memory until the copy is done.
