@@ -1,6 +1,7 @@
 """Settings of stage2_prior.evaluate."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from launch.command.checks import at_least
 from stage1_tokenizer.config.measuring import DistanceConfig
@@ -30,6 +31,9 @@ class EvaluateConfig(DistanceConfig):
     """Most pictures of `data` (and of `held_out`) to use, evenly spaced."""
     batch_size: int = 64
     """Codes or pictures that each rank reads at once."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of the prior for bits_per_code; fp32 is IEEE float32 on every device. tf32 and bf16 (products of
+    matrices in bfloat16) are faster on GPUs; results of different ones aren't comparable."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

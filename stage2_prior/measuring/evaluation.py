@@ -18,6 +18,7 @@ from launch.files.places import place_name, without_places
 from launch.ranks.joined import Ranks, joined
 from launch.ranks.vote import on_main
 from stage1_tokenizer import Tokenizer
+from stage1_tokenizer.layers.precision import at_precision
 from stage1_tokenizer.measuring.distances import NEEDED
 from stage1_tokenizer.measuring.evaluation import Evaluation
 from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
@@ -45,10 +46,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights
         )
     prior = load_prior(config.prior) if config.prior else None
-    with joined() as accelerator:
+    with joined() as accelerator, at_precision(config.precision):
         ranks = Ranks(accelerator)
         fingerprint = prior.source.tokenizer if prior else None
-        evaluation = Evaluation(ranks, fingerprint=fingerprint, prior=config.prior and place_name(config.prior))
+        name = config.prior and place_name(config.prior)
+        evaluation = Evaluation(ranks, fingerprint=fingerprint, prior=name, precision=config.precision)
         if prior is not None:
             weights = weights_hash(prior)
             evaluation.add({"tokenizer": fingerprint, "prior_weights": weights}, prior_weights=weights)
@@ -70,7 +72,8 @@ def add_prior(config: EvaluateConfig, prior: Prior, ranks: Ranks, evaluation: Ev
         identity, condition = Identity.of(index), prior.condition.name
         index = matched(index, prior.source, condition, prior.vocabulary.classes, "codes", say)
         install(prior.to(ranks.device), ranks.device)
-        figures = held_out_figures(prior, index, ranks, batch_size=config.batch_size)
+        how: dict[str, Any] = {"batch_size": config.batch_size, "precision": config.precision}
+        figures = held_out_figures(prior, index, ranks, **how)
         codes = {"set": identity.brief(), "digest": identity.digest, "count": len(index), **prior.source.to_dict()}
         evaluation.add({**figures, "codes": len(index)}, codes=codes)
     if config.data:

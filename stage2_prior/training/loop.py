@@ -24,7 +24,7 @@ from launch.run.transfer import to_device
 from launch.strategies.base import Strategy, blocks
 from launch.strategies.choose import share_out
 from stage1_tokenizer import Tokenizer
-from stage1_tokenizer.layers.precision import IN_TRAINING, float32_as
+from stage1_tokenizer.layers.precision import IN_TRAINING, Precision, float32_as
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.measuring.held_out import held_out_figures
@@ -144,10 +144,14 @@ def train_step(
 
 
 def evaluate(raw: Prior, ema: PriorEma, index: ShardIndex, run: Run) -> dict[str, float]:
-    """Figures of the averaged weights on held-out codes: eval/bits_per_code and eval/accuracy."""
+    """Figures of the averaged weights on held-out codes: eval/bits_per_code and eval/accuracy.
+
+    On GPUs they are computed in run.precision, on CPUs in float32.
+    """
+    precision: Precision = "bf16" if run.config.precision == "bf16" and run.device.type == "cuda" else "fp32"
     with ema.applied(), torch.compiler.set_stance("force_eager"):
         raw.eval()
-        figures = held_out_figures(raw, index, run, key="data.held_out")
+        figures = held_out_figures(raw, index, run, key="data.held_out", precision=precision)
         raw.train()
     return {f"eval/{name}": value for name, value in figures.items()}
 

@@ -47,6 +47,16 @@ def _on_a_rank(config: EvaluateConfig) -> dict[str, Any]:
     return evaluate(config)
 
 
+def test_bf16_is_another_arithmetic_and_the_result_says_so(coded: Coded, trained: Trained, tmp_path: Path):
+    found = {}
+    for precision in ("fp32", "bf16"):
+        config = EvaluateConfig(prior=trained.prior, codes=coded.held_out_codes, out=str(tmp_path / precision))
+        found[precision] = evaluate(replace(config, precision=precision))  # type: ignore[arg-type]
+        assert found[precision]["measured"]["precision"] == precision
+    exact, coarse = found["fp32"]["bits_per_code"], found["bf16"]["bits_per_code"]
+    assert coarse != exact and coarse == pytest.approx(exact, rel=0.01)
+
+
 def test_two_ranks_measure_codes_and_samples_as_one_does(coded: Coded, trained: Trained, tmp_path: Path):
     config = EvaluateConfig(
         prior=trained.prior,
