@@ -65,7 +65,7 @@ class Attention(LlamaAttention):
             project(x_BTD).view(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         cos_B1Td, sin_B1Td = (each_BTd[:, None] for each_BTd in position_embeddings)
-        q_BHTd, k_BHTd = (_Turned.apply(x_BHTd, cos_B1Td, sin_B1Td) for x_BHTd in (q_BHTd, k_BHTd))
+        q_BHTd, k_BHTd = turned(q_BHTd, cos_B1Td, sin_B1Td), turned(k_BHTd, cos_B1Td, sin_B1Td)
         how = {
             "dropout_p": self.attention_dropout if self.training else 0.0,
             "scale": self.scaling,
@@ -100,11 +100,20 @@ def as_multiplied(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-class _Turned(torch.autograd.Function):
-    """Pairs (i, i + d/2) of features turned by their angles; its gradient is turned back.
+def turned(x_BHTd: Tensor, cos_B1Td: Tensor, sin_B1Td: Tensor) -> Tensor:
+    """Pairs (i, i + d/2) of features turned by their angles, in the type of the angles, rounded to the input's.
 
-    (x₁, x₂) become (x₁ cos - x₂ sin, x₂ cos + x₁ sin), in the type of the angles, rounded to the input's.
+    (x₁, x₂) become (x₁ cos - x₂ sin, x₂ cos + x₁ sin).
     """
+    if torch.compiler.is_compiling():  # fuses it, and older versions don't split graphs with own functions for DDP
+        x1, x2 = x_BHTd.chunk(2, dim=-1)
+        return (x_BHTd * cos_B1Td + torch.cat([-x2, x1], dim=-1) * sin_B1Td).to(x_BHTd.dtype)
+    y_BHTd: Tensor = _Turned.apply(x_BHTd, cos_B1Td, sin_B1Td)
+    return y_BHTd
+
+
+class _Turned(torch.autograd.Function):
+    """Its gradient is turned back."""
 
     @staticmethod
     def forward(ctx: Any, x_BHTd: Tensor, cos_B1Td: Tensor, sin_B1Td: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stage1_tokenizer.layers.precision import at_least_float32
 from stage2_prior.priors.fused import Attention
 
 
@@ -27,13 +28,15 @@ def through_layers(
     token's, and `ends` are the numbers of tokens up to the end of each.
     """
     how: dict[str, Any] = {}
-    if ends and isinstance(llama.layers[0].self_attn, Attention):
+    own = isinstance(llama.layers[0].self_attn, Attention)
+    if ends and own:
         how = {"ends": ends}
     elif stretch_T is not None:
         how = {"attention_mask": (stretch_T[:, None] >= stretch_T)[None, None]}
     if at_BT is None:
         at_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device)[None]
-    turn = llama.rotary_emb(x_BTD, at_BT)
+    # The table has the type of the tokens: at least float32 where our attention takes that.
+    turn = llama.rotary_emb(at_least_float32(x_BTD[:1, :1]) if own else x_BTD, at_BT)
     for layer in llama.layers:
         x_BTD = layer(x_BTD, position_embeddings=turn, **how)
     y_BTD: Tensor = llama.norm(x_BTD)

@@ -98,18 +98,24 @@ def build(config: PriorTrainConfig, index: ShardIndex, run: Run) -> tuple[Prior,
     if config.activation_checkpointing:
         for transformer in raw.transformers:
             checkpoint_layers(transformer, reentrant=sharded == "zero3")
-    if config.compile and sharded == "zero3":
-        raise UserError("compile=true is not supported with run.strategy=zero3: remove it, or use fsdp2 or zero2")
     if config.compile:
-        if sharded == "fsdp2":  # whose hooks are between the blocks
-            for block in [block for transformer in raw.transformers for block in blocks(transformer)]:
-                block.compile()
-        else:
-            raw.losses = torch.compile(raw.losses)  # type: ignore[method-assign]
+        compile_losses(raw, sharded)
     optimizer, parts = config.optimizer, config.micro_batches(run.world_size)
     strategy = share_out(raw, partial(build_optimizer, config=optimizer), run, clip=optimizer.clip, parts=parts)
     strategy.module.train()
     return raw, strategy, PriorEma(strategy, optimizer.ema_decay), size
+
+
+def compile_losses(raw: Prior, strategy: str) -> None:
+    """Compile what a prior computes from its inputs to its losses; with fsdp2, which works between blocks, these."""
+    if strategy == "zero3":
+        raise UserError("compile=true is not supported with run.strategy=zero3: remove it, or use fsdp2 or zero2")
+    if strategy == "fsdp2":
+        for transformer in raw.transformers:
+            for block in blocks(transformer):
+                block.compile()
+    else:
+        raw.losses = torch.compile(raw.losses)  # type: ignore[method-assign]
 
 
 def train_step(

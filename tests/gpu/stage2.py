@@ -70,6 +70,7 @@ class Stage2:
         with mock.patch("stage2_prior.training.loop.fresh", fresh):
             index: Any = None
             self.prior, self.strategy, self.ema, _ = build(self.config, index, self.run)
+        self.prior.forward = self.run.autocast()(self.prior.forward)  # as accelerate does
         self.number = 0
 
     def batch(self) -> CodeBatch:

@@ -256,11 +256,19 @@ def test_random_orders_train_resume_and_export_a_stock_model(
     assert any(line.get("model/flops_per_code", 0) > 0 for line in lines)
 
 
-def test_compiling_is_asked_of_the_transformer_alone(coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_compiling_is_asked_of_the_losses_alone(coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     compiled: list[str] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
-    assert train(settings(coded, tmp_path / "run", steps=1, compile=True)) == 0
-    assert compiled == ["LlamaForCausalLM"]
+
+    def compile_(method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any) -> Any:
+            compiled.append(method.__qualname__)
+            return method(*given)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    assert train(settings(coded, tmp_path / "run", steps=2, compile=True)) == 0
+    assert compiled == ["AutoregressivePrior.losses"] * 2
 
 
 def test_bad_updates_are_skipped_then_turn_the_run_back(

@@ -22,6 +22,7 @@ from launch.strategies.choose import share_out
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.config.training import PriorOptimizerConfig, PriorTrainConfig
 from stage2_prior.priors import losses as losses_of_codes
+from stage2_prior.priors.fused import install
 from stage2_prior.train import train
 from stage2_prior.training import loop as training
 from stage2_prior.training.optimizer import PriorEma, build_optimizer
@@ -96,11 +97,13 @@ def on_a_rank(coded: Coded, place: Path) -> dict[str, list[list[float]]]:
 def few_steps(kind: str, strategy: str, place: Path) -> list[float]:
     """Losses of three steps of a prior of that kind, and then its bits on the averaged weights.
 
-    All but DDP make them in chunks of few logits, with the head's weights gathered outside of the head.
+    All but DDP make them in chunks of few logits, by the layers that GPUs have.
     """
     config = RunConfig(folder=str(place / f"{kind}-{strategy}"), trackers=[], strategy=strategy)  # type: ignore[arg-type]
     with start_run(config, config, strategies=STRATEGIES) as this:
         prior = prior_of(kind, spread=1.0)
+        if strategy != "ddp":
+            install(prior, torch.device("cuda"))
         shared = share_out(prior, lambda model: build_optimizer(model, PriorOptimizerConfig()), this, clip=1.0)
         if strategy == "ddp":
             assert shared.module.gradient_as_bucket_view and not shared.module.broadcast_buffers
