@@ -99,7 +99,7 @@ class MultiscaleQuantizer(Quantizer):
         """
         with exactly(idx_BM):
             h_BDhw = self._enlarged(number, idx_BM.flatten())
-        total_BDhw = total_BDhw.to(h_BDhw) if total_BDhw.ndim else total_BDhw  # a number goes along with the kernel
+        total_BDhw = total_BDhw.to(h_BDhw) if total_BDhw.ndim else total_BDhw  # a number needs no copy
         return total_BDhw + h_BDhw
 
     def _enlarged(self, number: int, idx_N: Tensor) -> Tensor:

@@ -15,6 +15,9 @@ from launch.ranks.reduce import all_sum, world
 from stage1_tokenizer.layers.precision import float32_as
 from stage1_tokenizer.quantizers.usage import count_codes
 
+CPU_TILE, GPU_TILE = (1 << 10, 1 << 10), (1 << 12, 1 << 14)
+"""Rows of latents, and of codes, in a tile of distances: it fits a core's cache, or has 256 MiB on a GPU."""
+
 operator: Callable[[Tensor, Tensor], Tensor] | None = None
 """The search as one operator of torch, where this is installed."""
 
@@ -38,8 +41,8 @@ def nearest_code(z_ND: Tensor, code_KD: Tensor) -> Tensor:
 
 
 def plain_search(z_ND: Tensor, code_KD: Tensor) -> Tensor:
-    """By torch, under `float32_as("ieee")`; a tile of distances fits a core's cache, or has 256 MiB on a GPU."""
-    rows, codes = (1 << 10, 1 << 10) if z_ND.device.type == "cpu" else (1 << 12, 1 << 14)
+    """By torch, under `float32_as("ieee")`."""
+    rows, codes = CPU_TILE if z_ND.device.type == "cpu" else GPU_TILE
     half_K = torch.cat([part.square().sum(1) for part in code_KD.split(codes)]) / 2
     idx_N = torch.empty(len(z_ND), dtype=torch.int64, device=z_ND.device)
     for z_nD, idx_n in zip(z_ND.split(rows), idx_N.split(rows), strict=True):

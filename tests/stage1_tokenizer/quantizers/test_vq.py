@@ -39,13 +39,13 @@ def trained(config: QuantizerConfig, steps: int = 3) -> VectorQuantizer:
 
 @pytest.mark.parametrize(("rows", "codes"), [(1, 1), (7, 5), (64, 16), (33, 49)])
 def test_search_by_tiles_equals_the_full_matrix(monkeypatch: pytest.MonkeyPatch, rows: int, codes: int) -> None:
-    monkeypatch.setattr(search, "TILE", 16)
+    monkeypatch.setattr(search, "CPU_TILE", (16, 16))
     z_ND, code_KD = torch.randn(rows, 3, dtype=torch.float64), torch.randn(codes, 3, dtype=torch.float64)
     assert torch.equal(nearest_code(z_ND, code_KD), torch.cdist(z_ND, code_KD).argmin(1))
 
 
 def test_search_takes_the_lowest_of_equal_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "TILE", 4)
+    monkeypatch.setattr(search, "CPU_TILE", (4, 4))
     code_KD = torch.tensor([[5.0], [1.0], [1.0], [7.0], [1.0], [1.0]])
     assert nearest_code(torch.tensor([[1.0]]), code_KD).tolist() == [1]
 
