@@ -32,6 +32,8 @@ class RunConfig:
     plain: torch's own only. Results agree up to rounding. A resumed run may change it."""
     deterministic: bool = False
     """On GPUs, use deterministic kernels, so that a resumed run is bit-identical; slower. CPUs always do."""
+    bind_cores: bool = True
+    """On machines with several NUMA nodes (sockets), run each rank on the cores near its GPU."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Where metrics go besides metrics.jsonl: any of tensorboard, wandb; [] for none. One that isn't installed or can't
     start ends the run at once."""

@@ -18,7 +18,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from launch.command.cli import UserError, mended_by_user, one_line
 from launch.config import RunConfig
-from launch.ranks import trackers
+from launch.ranks import numa, trackers
 
 RIGHT_WAY = (
     "start with `python -m launch.local --processes N MODULE …` or "
@@ -55,6 +55,8 @@ def start(run: RunConfig, strategies: Sequence[str] = ("ddp",)) -> Accelerator:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout))],
         )
     _check_ranks(accelerator, run)
+    if run.bind_cores and accelerator.device.type == "cuda":
+        numa.bind(torch.cuda.get_device_properties(accelerator.device))
     return accelerator
 
 

@@ -24,6 +24,7 @@ from launch.ranks.joined import Ranks
 from launch.ranks.vote import Vote
 from launch.run import bad_updates, folder
 from launch.run.bad_updates import NotFiniteError
+from launch.run.garbage import Garbage
 from launch.run.means import Means
 from launch.run.metrics import MetricFile
 from launch.run.waiting import Waits, summary
@@ -52,6 +53,7 @@ class Run(Ranks):
         self._watchdog = Watchdog(config.watchdog, self.rank)
         self._waits = Waits()
         self._guard = bad_updates.Guard()
+        self._garbage = Garbage()
 
     def finish_saving(self) -> None:
         """Wait until the checkpoint that is being written in the background is there, on every rank.
@@ -74,8 +76,9 @@ class Run(Ranks):
         return self.accelerator.autocast()
 
     def close(self) -> None:
-        """Stop the watchdog; start_run calls it."""
+        """Stop the watchdog, and leave the garbage to Python again; start_run calls it."""
         self._watchdog.close()
+        self._garbage.close()
 
     def request_stop(self, code: int = STOPPED) -> None:
         """What signals do on the rank that gets them: the run stops at the next step boundary, with this exit code."""
@@ -122,6 +125,7 @@ class Run(Ranks):
         self.barrier()
         self.say(f"{error}: rolling back to the newest checkpoint, with another order of samples")
         self._means, self._guard = Means(), bad_updates.Guard()
+        self._garbage.close()  # the networks of this attempt are garbage now
 
     def record(
         self,
@@ -138,6 +142,7 @@ class Run(Ranks):
         update was done or skipped (launch.run.bad_updates). Every rank calls it alike.
         """
         self._watchdog.step_done()
+        self._garbage.step_done()
         self._means.add(values, self.device)
         if good is not None:
             self._guard.add(good)

@@ -93,10 +93,12 @@ def _open_folder(
 def _seed(run: RunConfig, accelerator: Accelerator) -> None:
     """The same generators on every rank, so that initial weights agree; seed_step then differs by rank."""
     seed_step(run.seed, 0, 0)
-    if run.deterministic and accelerator.device.type == "cuda":
+    if accelerator.device.type != "cuda":
+        return
+    torch.backends.cudnn.benchmark = not run.deterministic  # shapes don't change: the fastest algorithm is looked for
+    if run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
 
 
 def _warn_of_idle_cores(run: Run) -> None:
