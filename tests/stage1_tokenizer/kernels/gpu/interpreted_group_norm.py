@@ -152,6 +152,12 @@ def test_inputs_of_other_layouts() -> None:
     assert y_BCN.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_weights_of_other_layouts() -> None:
+    x_BCN, both_C2 = torch.randn(2, 4, 3), torch.randn(4, 2)
+    y_BCN = fused.group_norm(x_BCN, 2, both_C2[:, 0], both_C2[:, 1])
+    close(y_BCN, fused.plain(x_BCN.double(), *both_C2.double().T, 2, 1e-6, False), 1e-5)
+
+
 def test_gradients_of_other_layouts() -> None:
     x_BCN = last(torch.randn(2, 4, 3, 5)).requires_grad_()
     results = []
