@@ -53,7 +53,8 @@ class CachedBody(nn.Module):
         # Masks of attention on GPUs are read in units of 16 places; torch would copy others in every layer.
         self.positions = positions if device.type == "cpu" else -(-positions // ALIGNED) * ALIGNED
         self.head_width = config.head_dim
-        self.register_buffer("epsilon", torch.tensor(config.rms_norm_eps, device=device))
+        self.rms_epsilon: float = config.rms_norm_eps
+        self.register_buffer("epsilon", torch.tensor(self.rms_epsilon, device=device))
         self.layers = cast("Sequence[_Layer]", nn.ModuleList(self._join(layer) for layer in model.layers))
         angle_T1d = torch.arange(self.positions, device=device)[:, None, None] * _frequencies(model.rotary_emb)
         self.register_buffer("turn_T1d2", torch.stack([angle_T1d.cos(), angle_T1d.sin()], dim=-1))

@@ -39,7 +39,7 @@ class OneToken:
     def __init__(self, body: CachedBody, compiled: bool = False):
         self.body = body
         self.place_T = torch.arange(body.positions, device=body.norm_D.device)
-        self._form = _Form(body.heads, body.groups, body.head_width, body.epsilon, compiled)
+        self._form = _Form(body.heads, body.groups, body.head_width, body.epsilon, body.rms_epsilon, compiled)
         pieces: list[Callable[..., Any]] = [_enter, _between, _leave]
         self._enter, self._between, self._leave = map(fused, pieces) if compiled else pieces
 
@@ -60,6 +60,7 @@ class OneToken:
             hidden_1T = (self.place_T[:visible] > place_1)[None]
             mask_1T = torch.zeros_like(hidden_1T, dtype=x_BD.dtype).masked_fill_(hidden_1T, -torch.inf)
         at = turn_d2, place_1, self._form
+        x_BD = x_BD.clone()  # the layers add to it
         query_BGMd = self._enter(x_BD, projected_BE, body.layers[0].qkv_ED.weight, cache_L2BGTd[0], *at)
         for number, layer in enumerate(body.layers):
             key_BGTd, value_BGTd = cache_L2BGTd[number, :, :, :, :visible]
@@ -79,7 +80,9 @@ class _Form(NamedTuple):
     groups: int
     head_width: int
     epsilon: Tensor
+    rms_epsilon: float
     compiled: bool
+    """Whether torch.compile makes few kernels of the operations; else they are chosen to be few themselves."""
 
 
 def _enter(
@@ -92,7 +95,7 @@ def _enter(
     form: _Form,
 ) -> Tensor:
     """A layer's query_BGMd from its input; writes its key and value to its cache."""
-    qkv_BE = product(normed(x_BD, form.epsilon), qkv_ED) if projected_BE is None else projected_BE
+    qkv_BE = product(_normed(x_BD, form), qkv_ED) if projected_BE is None else projected_BE
     qkv_BAd = qkv_BE.view(len(x_BD), -1, form.head_width)
     turned_BAd, value_BGd = qkv_BAd.split([form.heads + form.groups, form.groups], dim=1)
     turned_BAd = _turned(turned_BAd, turn_d2) if form.compiled else _turned_at_once(turned_BAd, turn_d2)
@@ -104,7 +107,7 @@ def _enter(
 
 def _leave(x_BD: Tensor, mixed_BGMd: Tensor, out_DD: Tensor, gated_2FD: Tensor, down_DF: Tensor, form: _Form) -> Tensor:
     """A layer's normed output, from its input and what its attention has mixed."""
-    return normed(_fed(x_BD, mixed_BGMd, out_DD, gated_2FD, down_DF, form), form.epsilon)
+    return _normed(_fed(x_BD, mixed_BGMd, out_DD, gated_2FD, down_DF, form), form)
 
 
 def _between(
@@ -126,9 +129,21 @@ def _between(
 
 def _fed(x_BD: Tensor, mixed_BGMd: Tensor, out_DD: Tensor, gated_2FD: Tensor, down_DF: Tensor, form: _Form) -> Tensor:
     """A layer's output, from its input and what its attention has mixed."""
-    x_BD = x_BD + product(mixed_BGMd.reshape(len(x_BD), -1), out_DD)
-    gate_BF, up_BF = product(normed(x_BD, form.epsilon), gated_2FD).chunk(2, dim=-1)
-    return x_BD + product(F.silu(gate_BF) * up_BF, down_DF)
+    x_BD = _added(x_BD, mixed_BGMd.reshape(len(x_BD), -1), out_DD, form)
+    gate_BF, up_BF = product(_normed(x_BD, form), gated_2FD).chunk(2, dim=-1)
+    return _added(x_BD, F.silu(gate_BF) * up_BF, down_DF, form)
+
+
+def _added(x_BO: Tensor, h_BI: Tensor, weight_OI: Tensor, form: _Form) -> Tensor:
+    """x_BO + h_BI · weight_OIᵀ; where nothing is compiled added to x_BO itself, by the product."""
+    if form.compiled or weight_OI.is_mkldnn:
+        return x_BO + product(h_BI, weight_OI)
+    return x_BO.addmm_(h_BI, weight_OI.t())
+
+
+def _normed(x_BD: Tensor, form: _Form) -> Tensor:
+    """As `normed`; torch's own norm, one kernel on a GPU, where nothing is compiled."""
+    return normed(x_BD, form.epsilon) if form.compiled else F.rms_norm(x_BD, x_BD.shape[-1:], eps=form.rms_epsilon)
 
 
 def _turned_at_once(x_BAd: Tensor, turn_d2: Tensor) -> Tensor:
