@@ -28,8 +28,9 @@ class RunConfig:
     """How the ranks share weights, gradients and optimizer (launch.strategies); null takes what the accelerate file
     says, else ddp. A resumed run may change it."""
     kernels: Literal["auto", "plain"] = "auto"
-    """auto: stage one's networks use kernels made for the device, where there are some (stage1_tokenizer.kernels);
-    plain: torch's own only. Results agree up to rounding. A resumed run may change it."""
+    """auto: stage one's networks use kernels made for the device, where there are some (stage1_tokenizer.kernels), and
+    Llamas of stage two layers of fewer kernels on GPUs; plain: torch's and transformers' own only. Results agree up to
+    rounding. A resumed run may change it."""
     deterministic: bool = False
     """On GPUs, use deterministic kernels, so that a resumed run is bit-identical; slower. CPUs always do."""
     bind_cores: bool = True

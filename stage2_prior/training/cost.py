@@ -18,6 +18,7 @@ from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import KINDS, build_prior
+from stage2_prior.priors.losses import MOST_LOGITS
 
 PEAK_TFLOPS = {
     "H200": 989.0,
@@ -94,7 +95,8 @@ def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int)
     """Bytes kept for the backward pass on each device; with activation checkpointing each layer's input only.
 
     A layer keeps its two normed inputs, q, k, v before and after rotation, attention's output, and gate, up, their
-    product and the gate's activation: about 10 D + 4 F numbers per code; the loss keeps the float32 logits twice.
+    product and the gate's activation: about 10 D + 4 F numbers per code; the loss keeps the float32 logits twice, of a
+    chunk where there are too many.
     """
     model = config.model
     tokens = (model.prefix + source.positions) * -(-config.data.batch_size // (devices * config.micro_batches(devices)))
@@ -102,7 +104,8 @@ def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int)
     layer = (10 * model.width + 4 * model.inner_width) * size
     layers = KINDS[model.kind].layers_per_code(model, source)
     kept = layers * model.width * 4 + layer if config.activation_checkpointing else layers * layer
-    return float(tokens * (kept + 2 * 4 * source.codebook_size))
+    logits = min(tokens * source.codebook_size, MOST_LOGITS)
+    return float(tokens * kept + 2 * 4 * logits)
 
 
 def dry_run(config: PriorTrainConfig, source: CodeSource, classes: Sequence[str], note: str = "") -> str:

@@ -93,7 +93,8 @@ def build(config: PriorTrainConfig, index: ShardIndex, run: Run) -> tuple[Prior,
     """The prior, the strategy with which the ranks train it, its averaged weights, and its cost."""
     raw = fresh(config, index)
     size = cost(raw)  # while every rank still has the whole model
-    install(raw, run.device)
+    if config.run.kernels == "auto":
+        install(raw, run.device)
     sharded = run.strategy if run.world_size > 1 else "ddp"
     if config.activation_checkpointing:
         for transformer in raw.transformers:
