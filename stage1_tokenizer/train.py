@@ -42,6 +42,7 @@ def train(config: TokenizerTrainConfig) -> int:
     from data.shards.identity import Identity
     from launch.checkpoints import store as checkpoint
     from launch.run.starting import start_run, until_done
+    from launch.strategies.base import STRATEGIES
     from stage1_tokenizer.media import MEDIA
     from stage1_tokenizer.training.compiling import or_uncompiled
     from stage1_tokenizer.training.fine_tuning import begin
@@ -50,7 +51,7 @@ def train(config: TokenizerTrainConfig) -> int:
 
     terms = MEDIA[config.data.kind].terms(config.loss)
     data = {key: Identity.of(index) for key, index in sets.items()}
-    with start_run(config, config.run, free=free(config), data=data) as started:
+    with start_run(config, config.run, free=free(config), strategies=STRATEGIES, data=data) as started:
 
         def attempt(config: TokenizerTrainConfig) -> int:
             trained = build(config, terms, started)
@@ -75,8 +76,10 @@ def check(config: TokenizerTrainConfig) -> dict[str, ShardIndex]:
     from stage1_tokenizer.measuring.features import load_network
     from stage1_tokenizer.media import MEDIA
     from stage1_tokenizer.training.fine_tuning import check_init
+    from stage1_tokenizer.training.shared import check_strategy
 
     check_init(config)
+    check_strategy(config)
     if config.evaluate_features != "none":
         load_network(config.evaluate_features)
     for adversarial in config.loss.adversaries.values():

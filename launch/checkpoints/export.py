@@ -47,4 +47,11 @@ def networks(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in sorted({file.partition(".part")[0] for file in manifest["files"] if file.endswith(SUFFIX)}):
         reader = pieces(path, manifest, name)
         if not any("/" in key for key in reader.shapes):  # an optimizer has its values under exp_avg/ and so on
-            yield name, {key: reader.whole(key) for key in sorted(reader.shapes)}
+            yield name, reader.all()
+
+
+def part_in_pieces(path: Path, name: str) -> dict[str, torch.Tensor] | None:
+    """All tensors of a network that a checkpoint holds in pieces, put together; None where it holds no such pieces."""
+    manifest = json.loads((path / folders.MANIFEST).read_text())
+    reader = pieces(path, manifest, name)
+    return reader.all() if reader.shapes else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,9 @@ from torch import Tensor
 from launch.command.cli import UserError
 
 SUFFIX = ".safetensors"
+
+TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
+"""Of values that a file of pieces holds, with their names in safetensors."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Piece:
     """Where in the flattened parameter the stretch begins."""
     values: Tensor
     """One-dimensional; writing into it changes the state it belongs to."""
+    everywhere: bool = False
+    """Whether every rank has it, so that rank 0 writes it for all."""
 
     def of(self, values: Tensor, prefix: str = "") -> Piece:
         """The same stretch of something else that has a value for each of the parameter's."""
@@ -47,12 +52,21 @@ class PieceState:
     """State of a checkpoint that each rank holds a part of (or all of: `everywhere`, then rank 0 writes it)."""
 
     def __init__(
-        self, pieces: Callable[[], list[Piece]], *, everywhere: bool, loaded: Callable[[], None] | None = None
+        self,
+        pieces: Callable[[], list[Piece]],
+        *,
+        everywhere: bool,
+        loaded: Callable[[], None] | None = None,
+        plain: Callable[[Any], Mapping[str, Tensor]] | None = None,
     ):
-        """`pieces` gives this rank's, as they are now; `loaded` is called once they have been read back."""
-        self.pieces, self.everywhere, self._loaded = pieces, everywhere, loaded
+        """`pieces` gives this rank's, as they are now; `loaded` is called once they have been read back.
 
-    def load(self, read: Reader) -> None:
+        `plain` gives the tensors, by the pieces' names, of a state_dict that a checkpoint without pieces has instead;
+        None where there is no such form.
+        """
+        self.pieces, self.everywhere, self._loaded, self.plain = pieces, everywhere, loaded, plain
+
+    def load(self, read: Callable[[str, int, int], Tensor]) -> None:
         """Read this rank's pieces from the files, whichever ranks wrote them."""
         with torch.no_grad():
             for piece in self.pieces():
@@ -60,6 +74,11 @@ class PieceState:
                     piece.values.copy_(read(piece.name, piece.start, piece.values.numel()))
         if self._loaded is not None:
             self._loaded()
+
+    def written_by(self, rank: int) -> PieceState:
+        """What this rank writes: its own pieces, on rank 0 also those that every rank has."""
+        own = [piece for piece in self.pieces() if rank == 0 or not piece.everywhere]
+        return PieceState(lambda: own, everywhere=self.everywhere)
 
     def frozen(self) -> PieceState:
         """A copy in the memory of the CPU, which training no longer changes."""
@@ -76,7 +95,7 @@ def write_pieces(pieces: Sequence[Piece], file: BinaryIO) -> None:
     for piece in pieces:
         begin, end = end, end + piece.values.numel() * piece.values.element_size()
         entries[f"{piece.name}:{piece.start}"] = {
-            "dtype": {"torch.float32": "F32", "torch.float64": "F64"}[str(piece.values.dtype)],
+            "dtype": TYPES[piece.values.dtype],
             "shape": [piece.values.numel()],
             "data_offsets": [begin, end],
         }
@@ -86,6 +105,29 @@ def write_pieces(pieces: Sequence[Piece], file: BinaryIO) -> None:
     file.write(struct.pack("<Q", len(header)) + header)
     for piece in pieces:
         file.write(piece.values.detach().cpu().contiguous().numpy().data.cast("B"))
+
+
+class Whole:
+    """Finds any stretch of any parameter in whole tensors, as a Reader does in files."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], place: Path | str):
+        """`place` is where they are from, for errors."""
+        self._tensors, self._place = tensors, place
+
+    def __call__(self, name: str, start: int, count: int) -> Tensor:
+        """Values [start, start + count) of a flattened tensor. UserError where they are not there."""
+        tensor = self._tensors.get(name)
+        if tensor is None or tensor.numel() < start + count:
+            raise lacks(self._place, name)
+        return tensor.reshape(-1)[start : start + count]
+
+
+def lacks(place: Path | str, name: str) -> UserError:
+    """The error for values that a checkpoint doesn't hold."""
+    return UserError(
+        f"{place} lacks values of {name}: it is a checkpoint of another model, so resume it with the configuration it "
+        "was saved with"
+    )
 
 
 class Reader:
@@ -113,12 +155,13 @@ class Reader:
                 out.append(file.get_slice(key)[at - begin : stop - begin])
                 at = stop
         if at < start + count:
-            raise UserError(
-                f"{self._paths[0].parent} lacks values of {name}: it is a checkpoint of another model, so resume it "
-                "with the configuration it was saved with"
-            )
+            raise lacks(self._paths[0].parent, name)
         return torch.cat(out) if len(out) != 1 else out[0]
 
     def whole(self, name: str) -> Tensor:
         """A whole parameter in its shape."""
         return self(name, 0, math.prod(self.shapes[name])).reshape(self.shapes[name])
+
+    def all(self) -> dict[str, Tensor]:
+        """All of them."""
+        return {name: self.whole(name) for name in sorted(self.shapes)}

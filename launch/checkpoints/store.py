@@ -17,7 +17,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from launch.checkpoints import folders, writing
-from launch.checkpoints.pieces import SUFFIX, PieceState, Reader
+from launch.checkpoints.pieces import SUFFIX, PieceState, Reader, Whole
 from launch.command.cli import UserError
 from launch.config import RunConfig
 from launch.files.atomic import move_folder, write_file
@@ -119,7 +119,7 @@ def _files(state: Mapping[str, Stateful | PieceState], rank: int) -> dict[str, A
     for name, part in state.items():
         if isinstance(part, PieceState):
             if rank == 0 or not part.everywhere:
-                found[_piece_file(name, rank)] = part
+                found[_piece_file(name, rank)] = part.written_by(rank)
         elif rank == 0:
             found[f"{name}.pt"] = _inner(part)
     return found
@@ -145,8 +145,8 @@ def _told(folder: Path, step: int, problem: str | None, run: Run | None) -> bool
 def load_latest(folder: Path, state: Mapping[str, Stateful | PieceState], run: Run | None = None) -> int | None:
     """Load the run's newest valid checkpoint into `state`, on every rank; its step, or None without one.
 
-    Damaged ones are skipped with a warning that says why. Raises UserError where the checkpoint holds other
-    parts than `state` names.
+    Damaged ones are skipped with a warning that says why. A part may have been saved in pieces and be loaded whole, or
+    the other way round. Raises UserError where the checkpoint holds other parts than `state` names.
     """
     if run is not None:
         run.finish_saving()
@@ -158,11 +158,27 @@ def load_latest(folder: Path, state: Mapping[str, Stateful | PieceState], run: R
     manifest = json.loads((path / folders.MANIFEST).read_text())
     _check_parts(path, manifest, state)
     for name, part in state.items():
-        if isinstance(part, PieceState):
-            part.load(pieces(path, manifest, name))
-        else:
-            _inner(part).load_state_dict(torch.load(path / f"{name}.pt", map_location="cpu", weights_only=True))
+        _load(path, manifest, name, part)
     return int(manifest["step"])
+
+
+def _load(path: Path, manifest: dict[str, Any], name: str, part: Stateful | PieceState) -> None:
+    """Load one part from a checkpoint, in whichever form it was saved."""
+    file = f"{name}.pt"
+    plain = torch.load(path / file, map_location="cpu", weights_only=True) if file in manifest["files"] else None
+    if not isinstance(part, PieceState):
+        _inner(part).load_state_dict(from_pieces(part, pieces(path, manifest, name)) if plain is None else plain)
+    elif plain is None:
+        part.load(pieces(path, manifest, name))
+    else:
+        assert part.plain is not None
+        part.load(Whole(part.plain(plain), path))
+
+
+def from_pieces(part: Any, read: Reader) -> dict[str, Any]:
+    """A part's state_dict where it was saved in pieces: what its own `from_pieces` makes of them, else all by name."""
+    own = getattr(part, "from_pieces", None)
+    return read.all() if own is None else own(read)
 
 
 def _newest(folder: Path, say: Callable[[str], None]) -> int | None:
@@ -198,11 +214,21 @@ def _finish(temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
 
 
 def _check_parts(path: Path, manifest: dict[str, Any], state: Mapping[str, Any]) -> None:
-    """UserError unless the checkpoint holds these parts, in the requested form."""
+    """UserError unless the checkpoint holds these parts, in a form that can be loaded."""
     held = {re.sub(r"\.part\d+\.", ".", name) for name in manifest["files"] if ".rank" not in name}
-    needed = {f"{name}{SUFFIX if isinstance(part, PieceState) else '.pt'}" for name, part in state.items()}
-    if held != needed:
+    needed = {f"{name}{SUFFIX if isinstance(part, PieceState) else '.pt'}": part for name, part in state.items()}
+    either = {
+        other: name
+        for name, part in needed.items()
+        if (other := _other_form(name)) in held and (not isinstance(part, PieceState) or part.plain is not None)
+    }
+    if {either.get(name, name) for name in held} != needed.keys():
         raise UserError(
             f"checkpoint {path} holds {', '.join(sorted(held))} but this run needs "
             f"{', '.join(sorted(needed))}: resume it with the configuration it was saved with"
         )
+
+
+def _other_form(name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.pt" if f".{suffix}" == SUFFIX else f"{stem}{SUFFIX}"

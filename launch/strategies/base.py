@@ -18,12 +18,10 @@ from launch.command.cli import UserError
 from launch.ranks.reduce import all_finite
 from launch.run.runtime import Run
 from launch.run.schedule import descend
+from launch.strategies.aside import MOMENTS, Aside, fill_moments
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 """All of them; docs/training.md compares them."""
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's two averages of each weight's gradient."""
 
 DEPRECATED = r".*is deprecated\. Please use `torch\.distributed"
 """What torch 2.13 warns of at every step, of its own and DeepSpeed's calls."""
@@ -37,6 +35,8 @@ class Strategy:
     """Whether every rank holds all weights and moments."""
     in_step = False
     """Whether the ranks must call the model equally often, in evaluation too, since they fetch weights together."""
+    aside: Aside | None = None
+    """Parts of the model that every rank keeps whole; DDP keeps all of it so."""
 
     def __init__(self, model: nn.Module, make_optimizer: Callable[[nn.Module], torch.optim.AdamW], run: Run):
         self.model = model.to(run.device)
@@ -60,24 +60,44 @@ class Strategy:
         Where it or one of `losses` isn't finite on any rank, there is no step. Also whether there was one; None where
         the strategy can't leave it out.
         """
-        norm = self.run.accelerator.clip_grad_norm_(self.module.parameters(), clip or math.inf)
-        good = all_finite([norm, *losses])
-        descend(self.adamw, rate, good)
+        before = self.clip(clip)
+        good = None if before is None else all_finite([before, *losses])
+        after = self.step(rate, good)
+        norm = after if before is None else before
+        assert norm is not None
         return norm, good
+
+    def clip(self, clip: float, scale: Tensor | None = None) -> Tensor | None:
+        """Divide the gradients by a loss scale and scale them down to the norm `clip` (0: not); their norm before.
+
+        None where only `step` finds it.
+        """
+        assert scale is None
+        return self.run.accelerator.clip_grad_norm_(self.module.parameters(), clip or math.inf)
+
+    def step(self, rate: float, good: Tensor | None) -> Tensor | None:
+        """One step with the gradients there are, unless `good` is false; their norm where `clip` can't give it."""
+        assert good is not None
+        descend(self.adamw, rate, good)
+        return None
 
     def _set(self, rate: float) -> None:
         for group in self.adamw.param_groups:
             group["lr"] = rate
 
     def weights(self) -> list[Piece]:
-        """What this rank holds of the weights that the optimizer moves, float32."""
+        """What this rank holds of the weights, float32."""
         return [
             Piece(name, tuple(weight.shape), 0, weight.detach().view(-1))
             for name, weight in self.model.named_parameters()
         ]
 
+    def trained(self) -> list[Piece]:
+        """Those of `weights()` that the optimizer moves."""
+        return self.weights()
+
     def moments(self, key: str) -> list[Tensor]:
-        """AdamW's averages, a tensor for each of `weights()`."""
+        """AdamW's averages, a tensor for each of `trained()`."""
         return [self.adamw.state[weight][key].view(-1) for weight in self.model.parameters()]
 
     def refresh(self) -> None:
@@ -88,25 +108,33 @@ class Strategy:
         for name, weight in self.model.named_parameters():
             yield name, weight.detach()
 
+    def gathered(self) -> AbstractContextManager[Any]:
+        """Inside, the weights are whole, to be read outside of a forward; all ranks must ask."""
+        return nullcontext()
+
     def state(self, named: str) -> dict[str, PieceState]:
         """What a checkpoint keeps: the weights under the given name, and the optimizer."""
         return {
             named: PieceState(self.weights, everywhere=self.everywhere, loaded=self.refresh),
-            "optimizer": PieceState(self._optimizer_pieces, everywhere=self.everywhere, loaded=self._same_steps),
+            "optimizer": PieceState(self.optimizer_pieces, everywhere=self.everywhere, loaded=self.same_steps),
         }
 
     def _steps(self) -> list[Tensor]:
-        return [state["step"] for state in self.adamw.state.values()]
+        own = self.aside.adamw if self.aside else None
+        return [state["step"] for adamw in (self.adamw, own) if adamw for state in adamw.state.values()]
 
-    def _optimizer_pieces(self) -> list[Piece]:
-        weights = self.weights()
+    def optimizer_pieces(self) -> list[Piece]:
+        """The optimizer's state; `same_steps` must be called after something was written into it."""
+        weights = self.trained()
         found = [Piece("steps", (1,), 0, self._steps()[0].view(1))] if self._steps() else []
         for key in MOMENTS:
             moments = self.moments(key)
             found += [weight.of(moment, f"{key}/") for weight, moment in zip(weights, moments, strict=True)]
+            found += self.aside.moments(key) if self.aside else []
         return found
 
-    def _same_steps(self) -> None:
+    def same_steps(self) -> None:
+        """Give every weight the number of steps of the first."""
         for step in self._steps()[1:]:
             step.copy_(self._steps()[0])
 
@@ -126,17 +154,6 @@ class _DdpOptions(DistributedDataParallelKwargs):
 
     def to_kwargs(self) -> dict[str, Any]:
         return ddp_options()
-
-
-def fill_moments(optimizer: torch.optim.AdamW) -> None:
-    """Give every weight the state that AdamW's first step would: checkpoints can then be read into it at once."""
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            where = weight.device if group["fused"] else "cpu"
-            optimizer.state[weight] = {
-                "step": torch.zeros((), dtype=torch.float32, device=where),
-                **{key: torch.zeros_like(weight, memory_format=torch.preserve_format) for key in MOMENTS},
-            }
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

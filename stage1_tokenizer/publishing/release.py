@@ -14,7 +14,7 @@ from stage1_tokenizer.publishing.card import PICTURES, Publication, write_card
 from stage1_tokenizer.publishing.folder import CARD, METRICS, check_release, given_figures, is_figure, own_figures
 from stage1_tokenizer.publishing.sets import index_of, set_of
 from stage1_tokenizer.publishing.standalone import try_out, write_model_files
-from stage1_tokenizer.tokenizer.opening import OpenedRun, open_run, read_state
+from stage1_tokenizer.tokenizer.opening import OpenedRun, open_run, saved_network
 
 SHOWN = 8
 """Pictures with their reconstructions in the card."""
@@ -49,10 +49,10 @@ def release_tokenizer(
 
 def _add_discriminator(part: Path, opened: OpenedRun) -> None:
     """discriminator.safetensors of the same checkpoint; UserError if the run has none."""
-    saved = opened.checkpoint / "discriminator.pt"
-    if not saved.is_file():
+    saved = saved_network(opened.checkpoint, "discriminator")
+    if saved is None:
         raise UserError(f"discriminator=true, but {opened.checkpoint} has none: leave it out")
-    carried.save(part, read_state(saved), opened.config["loss"]["adversarial"])
+    carried.save(part, saved, opened.config["loss"]["adversarial"])
 
 
 def _add_pictures(part: Path, opened: OpenedRun, metrics: dict[str, Any]) -> str | None:

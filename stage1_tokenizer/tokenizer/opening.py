@@ -9,6 +9,7 @@ import torch
 
 from data.media import read_transform
 from launch.checkpoints import folders
+from launch.checkpoints.export import part_in_pieces
 from launch.checkpoints.names import unwrapped
 from launch.command.cli import UserError, one_line
 from launch.files.inputs import settings_of
@@ -51,11 +52,22 @@ def open_run(folder: Path) -> OpenedRun:
     for step in folders.steps(folder):
         place = folder / folders.FOLDER / f"{folders.PREFIX}{step:09d}"
         if folders.verify(place) is None:
-            tokenizer.load_state_dict(read_state(place / "ema.pt"))
+            state = saved_network(place, "ema")
+            tokenizer.load_state_dict(read_state(place / "ema.pt") if state is None else state)
             install_for_all(tokenizer)
             origin = settings_of(folder / ORIGIN) if (folder / ORIGIN).exists() else {}
             return OpenedRun(folder, tokenizer.eval(), step, place, config, origin)
     raise UserError(f"run={folder} has no whole checkpoint: let it train until its first one, or resume it")
+
+
+def saved_network(place: Path, name: str) -> dict[str, Any] | None:
+    """A network's state in a checkpoint, saved whole or in pieces; None where it has no such network.
+
+    UserError for a file that holds more than tensors and plain values.
+    """
+    if (place / f"{name}.pt").is_file():
+        return read_state(place / f"{name}.pt")
+    return part_in_pieces(place, name)
 
 
 def read_state(path: Path) -> dict[str, Any]:

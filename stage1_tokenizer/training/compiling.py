@@ -20,6 +20,7 @@ import stage1_tokenizer.layers.exact  # noqa: F401  # products that stay IEEE in
 from launch.command.cli import UserError, one_line
 from launch.run.runtime import Run
 from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.layers.recompute import Recomputable
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.tokenizer.codec import Reconstruction
@@ -32,14 +33,20 @@ def compile_networks(
     terms: Sequence[Term] = (),
     *,
     in_parts: bool = False,
+    blocks: bool = False,
     backend: str = "inductor",
 ) -> None:
     """Compile the generator, the discriminators and the terms' LPIPS, at their first calls.
 
     `in_parts` is for data.micro_batch: encoder and decoder are then compiled alone, once for all parts of a batch.
+    `blocks` is for run.strategy=fsdp2, which gathers weights between blocks: each is then compiled for itself.
     """
     functorch.donated_buffer = False  # the step goes back through a discriminator twice
-    if in_parts:
+    if blocks:
+        for part in tokenizer.modules():
+            if isinstance(part, Recomputable):
+                part.compile(backend=backend)
+    elif in_parts:
         tokenizer.encoder.compile(backend=backend)
         features = torch.compile(tokenizer.decoder.features, backend=backend)
         tokenizer.decoder.features = features  # type: ignore[method-assign]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from launch.checkpoints import folders
 from launch.command.cli import UserError
 from launch.files.inputs import settings_of
@@ -72,8 +74,8 @@ def begin(config: TokenizerTrainConfig, trained: Trained, run: Run) -> None:
         return
     tokenizer = open_tokenizer(config.init)
     state = tokenizer.weights()
-    for into in (trained.tokenizer, trained.ema.tokenizer):
-        into.load_state_dict(state)
+    trained.generator.load(state)
+    trained.ema.load(state)
     origin = _begin_discriminator(config.init, trained)
     run.say(f"initialised from {config.init}, fingerprint {tokenizer.fingerprint}; discriminator: {origin}")
     if run.is_main:
@@ -89,8 +91,8 @@ def _begin_discriminator(folder: str, trained: Trained) -> str:
     weights = foreign.load(Path(folder))
     if weights is None:
         return f"new, {folder} has none"
-    network = trained.discriminators[0].raw
-    if odd := foreign.differing(network.state_dict(), weights):
+    expected = {name: torch.empty(shape, device="meta") for name, shape in trained.discriminators[0].shapes.items()}
+    if odd := foreign.differing(expected, weights):
         return f"new, the one in {folder} differs at {odd} (see loss.adversarial)"
-    network.load_state_dict(weights)
+    trained.discriminators[0].load(weights)
     return "from there too"

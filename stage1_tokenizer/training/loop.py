@@ -76,17 +76,20 @@ def train_step(
         result = gradients(generator.module, [learner.module for learner in trained.discriminators], x_BCHW, step)
     share = learning_rate(config.optimizer, step, config.steps, peak=1.0) if share is None else share
     scale = gradients.scale.value if gradients.scale else None
-    norms, learners = {"optimizer/gradient_norm": generator.clip(scale)}, [generator]
+    clipped = {"optimizer/gradient_norm": generator.clip(scale)}
+    learners = [generator]
     for adversary, learner, learns in zip(gradients.adversaries, trained.discriminators, result.trained, strict=True):
         if learns:
-            norms |= adversary.named({"optimizer/discriminator_gradient_norm": learner.clip(scale)})
+            clipped[f"optimizer/discriminator_gradient_norm{adversary.suffix}"] = learner.clip(scale)
             learners.append(learner)
+    norms = {name: norm for name, norm in clipped.items() if norm is not None}
     losses = [value for name, value in result.metrics.items() if name.startswith("loss/")]
     good = all_finite([*norms.values(), *losses])
     if gradients.scale:
         gradients.scale.update(good)
-    for learner in learners:
-        learner.descend(share, good)
+    for name, learner in zip(clipped, learners, strict=True):
+        norm = learner.descend(share, good)
+        norms |= {} if norm is None else {name: norm}
     trained.ema.update(step)
     scalars: dict[str, Tensor | float] = {**result.metrics, "optimizer/rate_share": share, **norms}
     if result.codes_Bhw is not None:
@@ -107,13 +110,14 @@ def evaluate(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int
         world_size=run.world_size,
         limit=config.evaluate_samples,
     )
-    tokenizer = trained.ema.tokenizer
-    figures = medium.measure(tokenizer, heartbeat(batches, run), trained.gradients.terms, config.evaluate_features, run)
-    if run.is_main:
-        try:
-            medium.show(run.folder / medium.shown / f"step-{step:09d}", tokenizer, held_out)
-        except OutputError as error:  # a full disk is the checkpoints' to judge (run.on_save_error)
-            run.say(f"warning: {told(error)}; the run goes on without these {medium.shown}")
+    terms, features = trained.gradients.terms, config.evaluate_features
+    with trained.ema.whole() as tokenizer:
+        figures = medium.measure(tokenizer, heartbeat(batches, run), terms, features, run)
+        if run.is_main:
+            try:
+                medium.show(run.folder / medium.shown / f"step-{step:09d}", tokenizer, held_out)
+            except OutputError as error:  # a full disk is the checkpoints' to judge (run.on_save_error)
+                run.say(f"warning: {told(error)}; the run goes on without these {medium.shown}")
     return {f"eval/{name}": value for name, value in figures.items()}
 
 

@@ -47,11 +47,12 @@ class OneForwardStep:
     """Computes the gradients of one step; the caller zeroes them before, clips and steps the optimizers after.
 
     `terms` are the terms at the reconstruction, `adversaries` the discriminators' parts. Generator and discriminators
-    may be wrapped by DDP. `generator(x)` returns a Reconstruction and, unwrapped, has `decoder.last_layer`. `autocast`
-    opens the mixed-precision region for their forwards (accelerator.autocast); `backward` is called once for each of
-    them (accelerator.backward). With `micro_batch`, the generator and the terms process at most so many samples at a
-    time; all that looks at the batch as a whole (quantizer, discriminators, adaptive weights) still does, so the
-    gradients are the same. With `scale`, all gradients are left multiplied by it.
+    may be wrapped, or shared out between ranks. `generator(x)` returns a Reconstruction and, unwrapped, has
+    `decoder.last_layer`. `autocast` opens the mixed-precision region for their forwards (accelerator.autocast);
+    `backward` is called once for each of them, with its loss and the network; `advance` prepares a discriminator's
+    weights for a step. With `micro_batch`, the generator and the terms process at most so many samples at a time; all
+    that looks at the batch as a whole (quantizer, discriminators, adaptive weights) still does, so the gradients are
+    the same. With `scale`, all gradients are left multiplied by it.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class OneForwardStep:
         *,
         quantizer_weight: float = 1.0,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
-        backward: Callable[[Tensor], None] = Tensor.backward,
+        backward: Callable[[Tensor, nn.Module], None] = lambda loss, network: loss.backward(),
+        advance: Callable[[nn.Module], None] = lambda network: advance(unwrapped(network)),
         micro_batch: int | None = None,
         scale: LossScale | None = None,
     ):
@@ -70,6 +72,7 @@ class OneForwardStep:
         self.quantizer_weight = quantizer_weight
         self.autocast = autocast
         self.backward = backward
+        self.advance = advance
         self.micro_batch = micro_batch
         self.scale = scale
 
@@ -100,7 +103,7 @@ class OneForwardStep:
             metrics |= adversary.named({"loss/adversarial": loss, "gan/weight": weight})
             started.append((adversary, network, fake))
         quantizer = sum(output.losses.values(), x_hat.new_zeros(()))
-        self.backward(self._scaled((x_hat * grad_x).sum() + self.quantizer_weight * quantizer))
+        self.backward(self._scaled((x_hat * grad_x).sum() + self.quantizer_weight * quantizer), generator)
         metrics |= {f"loss/{name}": value.detach() for name, value in output.losses.items()}
         for adversary, network, fake in started:
             metrics |= self._discriminate(adversary, network, fake, x_BCHW, leaf, step)
@@ -120,7 +123,7 @@ class OneForwardStep:
 
     def _adversarial(self, adversary: Adversary, network: nn.Module, leaf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The logits of x' with their graph, the generator's loss, and its gradient at x'."""
-        advance(unwrapped(network))
+        self.advance(network)
         with self.autocast():
             fake = unwrapped(network)(leaf)
         loss = generator_loss(adversary.config.loss, fake)
@@ -136,7 +139,7 @@ class OneForwardStep:
         with self.autocast():
             real = network(x_BCHW)
         loss, metrics = adversary.loss(real, fake, x_BCHW, leaf, step)
-        self.backward(self._scaled(loss))
+        self.backward(self._scaled(loss), network)
         return adversary.named(metrics)
 
 

@@ -1,13 +1,16 @@
 """All that a run of stage one trains: networks, their optimizers, averages, and what computes the gradients."""
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
+from launch.checkpoints.pieces import PieceState
 from launch.checkpoints.store import Stateful
+from launch.config import OptimizerConfig
 from launch.run.ema import Ema
 from launch.run.runtime import Run
 from stage1_tokenizer.config.training import TokenizerTrainConfig
@@ -20,6 +23,7 @@ from stage1_tokenizer.training.adversary import Adversary
 from stage1_tokenizer.training.compiling import compile_networks
 from stage1_tokenizer.training.learner import Learner, discriminator_settings
 from stage1_tokenizer.training.loss_scale import LossScale
+from stage1_tokenizer.training.shared import SharedLearner, SharedTokenizerEma, how_to_share, sharing
 from stage1_tokenizer.training.step import OneForwardStep
 
 
@@ -30,6 +34,20 @@ class TokenizerEma(Ema):
         self.tokenizer: Tokenizer = copy.deepcopy(tokenizer)
         self.tokenizer.eval().requires_grad_(False)
         super().__init__(decay, lambda: _tensors(self.tokenizer), lambda: _tensors(tokenizer))
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[Tokenizer]:
+        """The tokenizer with the averaged weights."""
+        yield self.tokenizer
+
+    @property
+    def state(self) -> Self:
+        """What a checkpoint keeps."""
+        return self
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin with these weights."""
+        self.tokenizer.load_state_dict(weights)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights."""
@@ -53,21 +71,16 @@ class Trained:
     """The tokenizer, with its optimizer."""
     discriminators: list[Learner]
     """The discriminators, each with its optimizer, in the order of `gradients.adversaries`."""
-    ema: TokenizerEma
+    ema: TokenizerEma | SharedTokenizerEma
     gradients: OneForwardStep
     """Leaves the gradients of a batch in all networks."""
 
     @property
-    def state(self) -> dict[str, Stateful]:
+    def state(self) -> dict[str, Stateful | PieceState]:
         """Everything stateful, by the name of its file in a checkpoint; codes' statistics are the tokenizer's."""
-        state: dict[str, Stateful] = {
-            "tokenizer": self.tokenizer,
-            "ema": self.ema,
-            "tokenizer_optimizer": self.generator.optimizer,
-        }
+        state = {"ema": self.ema.state, **self.generator.state("tokenizer")}
         for adversary, learner in zip(self.gradients.adversaries, self.discriminators, strict=True):
-            name = f"discriminator{adversary.suffix}"
-            state |= {name: learner.raw, f"{name}_optimizer": learner.optimizer}
+            state |= learner.state(f"discriminator{adversary.suffix}")
             if adversary.config.lecam:
                 state[f"lecam{adversary.suffix}"] = adversary.lecam
         if self.gradients.scale is not None:
@@ -81,35 +94,47 @@ def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trai
     freeze(tokenizer, config.freeze)
     if config.activation_checkpointing:
         recompute_activations(tokenizer)
-    generator = Learner.build(tokenizer, config.optimizer, run, channels_last=_channels_last(config, run))
     adversaries = [Adversary(adversarial, suffix) for suffix, adversarial in config.loss.adversaries.items()]
-    discriminators = [_discriminator(adversary, config, run) for adversary in adversaries]
+    networks = [_discriminator(adversary, config) for adversary in adversaries]
+    sizes = [sum(weight.numel() for weight in network.parameters()) / 1e6 for network in (tokenizer, *networks)]
+    generator = _learner(tokenizer, config.optimizer, config, run)
+    discriminators = [
+        _learner(network, discriminator_settings(config.optimizer, adversary.config.optimizer), config, run)
+        for adversary, network in zip(adversaries, networks, strict=True)
+    ]
     if config.run.kernels == "auto":
-        for module in (tokenizer, *(learner.raw for learner in discriminators), *terms):
+        for module in (tokenizer, *networks, *terms):
             install(module, run.device)
     gradients = OneForwardStep(
         [term.to(run.device) for term in terms],
         adversaries,
         quantizer_weight=config.loss.quantizer_weight,
         autocast=run.autocast,
-        backward=run.accelerator.backward,
+        **how_to_share([generator, *discriminators], run),
         micro_batch=config.data.micro_batch,
         scale=LossScale(run.device) if config.run.precision == "fp16" else None,
     )
     for line in filter(None, [term.settle(run.device, config.run.precision) for term in terms]):
         run.say(line)
-    ema = TokenizerEma(tokenizer, config.optimizer.ema_decay)
-    networks = [learner.raw for learner in discriminators]
+    ema: TokenizerEma | SharedTokenizerEma
+    if isinstance(generator, SharedLearner):
+        ema = SharedTokenizerEma(generator, config.optimizer.ema_decay)
+    else:
+        ema = TokenizerEma(tokenizer, config.optimizer.ema_decay)
     if config.compile:
-        compile_networks(tokenizer, networks, terms, in_parts=config.data.micro_batch is not None)
-    sizes = [sum(weight.numel() for weight in network.parameters()) / 1e6 for network in (tokenizer, *networks)]
+        blocks, in_parts = sharing(run) and run.strategy == "fsdp2", config.data.micro_batch is not None
+        compile_networks(tokenizer, networks, terms, blocks=blocks, in_parts=in_parts)
     run.say(f"tokenizer: {sizes[0]:.2f} M parameters, discriminator: {sum(sizes[1:]):.2f} M")
     return Trained(tokenizer, generator, discriminators, ema, gradients)
 
 
-def _discriminator(adversary: Adversary, config: TokenizerTrainConfig, run: Run) -> Learner:
-    network = build_discriminator(adversary.config, config.model.in_channels, config.model.spatial_dims)
-    settings = discriminator_settings(config.optimizer, adversary.config.optimizer)
+def _discriminator(adversary: Adversary, config: TokenizerTrainConfig) -> nn.Module:
+    return build_discriminator(adversary.config, config.model.in_channels, config.model.spatial_dims)
+
+
+def _learner(network: nn.Module, settings: OptimizerConfig, config: TokenizerTrainConfig, run: Run) -> Learner:
+    if sharing(run):
+        return SharedLearner(network, settings, run)
     return Learner.build(network, settings, run, channels_last=_channels_last(config, run))
 
 

@@ -1,15 +1,10 @@
 """The prior's optimizer, and its averaged weights."""
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
-from launch.checkpoints.pieces import Piece, PieceState
 from launch.config import OptimizerConfig
-from launch.run.ema import Ema
-from launch.strategies.base import Strategy
+from launch.strategies.averages import SharedEma
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -22,38 +17,5 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
 
 
-class PriorEma(Ema):
-    """Averaged weights of a prior: each rank averages the weights that it holds.
-
-    To use the averages, `applied` puts them in the weights' place.
-    """
-
-    def __init__(self, strategy: Strategy, decay: float):
-        self._strategy = strategy
-        self._means = [piece.values.clone() for piece in strategy.weights()]
-        super().__init__(decay, lambda: self._means, lambda: [piece.values for piece in strategy.weights()])
-
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """The model has the averaged weights inside the block, and its own again after it; all ranks together."""
-        self._exchange()
-        try:
-            yield
-        finally:
-            self._exchange()
-
-    @property
-    def state(self) -> PieceState:
-        """The averages, for a checkpoint."""
-        return PieceState(self._pieces, everywhere=self._strategy.everywhere)
-
-    def _pieces(self) -> list[Piece]:
-        return [piece.of(mean) for piece, mean in zip(self._strategy.weights(), self._means, strict=True)]
-
-    @torch.no_grad()
-    def _exchange(self) -> None:
-        for piece, mean in zip(self._strategy.weights(), self._means, strict=True):
-            own = piece.values.clone()
-            piece.values.copy_(mean)
-            mean.copy_(own)
-        self._strategy.refresh()
+class PriorEma(SharedEma):
+    """Averaged weights of a prior: each rank averages the weights that it holds."""
