@@ -28,6 +28,7 @@ FREE = (
     "cuda_graph",
     "channels_last",
     "monitor.",
+    "dry_run",
 )
 """Settings, beside launch.config.FREE_KEYS, on which the weights don't depend."""
 
@@ -37,6 +38,11 @@ def train(config: TokenizerTrainConfig) -> int:
 
     Raises UserError for missing data or weights, before any device is taken.
     """
+    if config.dry_run:
+        from stage1_tokenizer.training.cost import dry_run
+
+        print(dry_run(config))
+        return 0
     try_folder("run.folder", config.run.folder)
     sets = check(config)
     from data.shards.identity import Identity

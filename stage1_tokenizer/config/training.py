@@ -82,6 +82,9 @@ class TokenizerTrainConfig:
     """Network on whose features distances between the sets of held-out pictures and of their reconstructions are also
     measured; see stage1_tokenizer.evaluate."""
 
+    dry_run: bool = False
+    """Print parameters, operations and memory for each strategy, and train nothing. Needs neither GPU nor data."""
+
     def __post_init__(self) -> None:
         at_least(1, self, "steps", "evaluate_samples")
         at_least(0, self, "evaluate_every")

@@ -52,6 +52,7 @@ def check_strategy(config: TokenizerTrainConfig) -> None:
     if name == "ddp" or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
     gathers = name in ("fsdp2", "zero3")
+    spectral = any(one.spectral_norm for one in config.loss.adversaries.values())
     penalty = any(one.penalty or one.penalty_fake for one in config.loss.adversaries.values())
     recomputes = config.activation_checkpointing or config.data.micro_batch is not None
     for wrong, what, way_out in (
@@ -59,6 +60,7 @@ def check_strategy(config: TokenizerTrainConfig) -> None:
         (config.channels_last and torch.cuda.is_available(), "channels_last=true", "remove it, or use ddp"),
         (config.compile and name == "zero3", "compile=true", "remove it, or use fsdp2 or zero2"),
         (penalty and gathers, "a gradient penalty (loss.adversarial.penalty)", "set it to 0, or use zero2 or ddp"),
+        (spectral and name == "zero3", "loss.adversarial.spectral_norm=true", "remove it, or use fsdp2 or zero2"),
         (recomputes and name == "zero3", "activation_checkpointing or data.micro_batch", "use fsdp2 or zero2"),
         ({"encoder", "decoder"} <= set(config.freeze), "freeze=[encoder, decoder]", "use ddp, nothing is to share"),
     ):
@@ -100,7 +102,9 @@ class SharedLearner(Learner):
             units=[part for part in raw.modules() if isinstance(part, Recomputable)],
             low=False,
         )
-        super().__init__(raw, self.strategy.module, self.strategy.adamw, settings)
+        # Penalties take gradients of a discriminator's logits, which an engine would take for its backward pass.
+        plain = run.strategy in ("zero1", "zero2") and not aside
+        super().__init__(raw, raw if plain else self.strategy.module, self.strategy.adamw, settings)
         raw.train()
 
     @property

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from launch.strategies.memory import state_bytes
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers import build_quantizer
 from stage2_prior.codes.source import CodeSource
@@ -71,24 +72,6 @@ def on_no_device(config: PriorModelConfig, source: CodeSource, classes: Sequence
             settings = QuantizerConfig("multiscale", source.codebook_size, code_dim=32, scales=list(source.scales))
             quantizer = build_quantizer(settings)
         return cost(build_prior(config, source, classes, quantizer))
-
-
-def state_bytes(parameters: int, devices: int) -> dict[str, float]:
-    """Bytes of weights, gradients, AdamW's two means and averaged weights on each of n devices, by strategy.
-
-    All keep float32 weights and cast in the products. DDP adds its reduction buckets; ZeRO (Rajbhandari et al. 2020,
-    figure 1) adds weights for computation to the optimizer's share. On one device it is DDP.
-    """
-    n, everything = devices, 4 + 4 + 8 + 4
-    own = 4 + 8 + 4  # the optimizer's weights, two means, averaged weights
-    per_weight = {
-        "DDP": everything + 4,
-        "FSDP2": everything / n,
-        "ZeRO-1": 4 + 4 + own / n,
-        "ZeRO-2": 4 + (4 + own) / n,
-        "ZeRO-3": (4 + 4 + own) / n,
-    }
-    return {name: parameters * (each if n > 1 else everything) for name, each in per_weight.items()}
 
 
 def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int) -> float:

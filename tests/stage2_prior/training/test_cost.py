@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from launch.command.cli import parse
+from launch.strategies.memory import state_bytes
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.model import PRESETS, PriorModelConfig
 from stage2_prior.config.training import PriorTrainConfig
-from stage2_prior.training.cost import Utilisation, cost, dry_run, on_no_device, peak_flops, state_bytes
+from stage2_prior.training.cost import Utilisation, cost, dry_run, on_no_device, peak_flops
 from tests.stage2_prior.tiny import SOURCE, tiny_prior
 
 ROOT = Path(__file__).parents[3]
@@ -71,7 +72,7 @@ def test_operations_are_those_that_torch_counts():
 def test_memory_by_strategy():
     one, eight = state_bytes(1, 1), state_bytes(1, 8)
     assert one["DDP"] == one["FSDP2"] == one["ZeRO-3"] == 20
-    assert eight == {"DDP": 24, "FSDP2": 2.5, "ZeRO-1": 10, "ZeRO-2": 6.5, "ZeRO-3": 3}
+    assert eight == {"DDP": 20, "FSDP2": 2.5, "ZeRO-1": 10, "ZeRO-2": 6.5, "ZeRO-3": 3}
 
 
 def test_a_dry_run_needs_neither_gpu_nor_codes():
