@@ -25,8 +25,8 @@ class RunConfig:
     """Whether training multiplies float32 as TF32 on GPUs, faster and with 10 bits instead of 23. torch: as torch's own
     settings say, by default in convolutions only; never; always. Searches for codes and evaluations never do."""
     strategy: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = None
-    """How the ranks share weights, gradients and optimizer (launch.strategies); null takes what the accelerate file
-    says, else ddp. A resumed run may change it."""
+    """How the ranks share weights, gradients and optimizer, in both stages (docs/training.md); null takes what the
+    accelerate file says, else ddp. A resumed run may change it."""
     kernels: Literal["auto", "plain"] = "auto"
     """auto: stage one's networks use kernels made for the device, where there are some (stage1_tokenizer.kernels), and
     Llamas of stage two layers of fewer kernels on GPUs; plain: torch's and transformers' own only. Results agree up to

@@ -40,7 +40,11 @@ class Operations(TorchDispatchMode):
 
 
 def test_operations_are_those_that_torch_counts(tmp_path: Path) -> None:
-    config = parse(TokenizerTrainConfig, tiny.arguments(tmp_path, loss__adversarial__layers=2, model__attention="false"), prog="train")
+    config = parse(
+        TokenizerTrainConfig,
+        tiny.arguments(tmp_path, loss__adversarial__layers=2, model__attention="false"),
+        prog="train",
+    )
     adversarial = config.loss.adversarial
     codec, judge = Codec(config.model).train(), build_discriminator(adversarial, 1, 2)
     step = OneForwardStep([], [Adversary(adversarial)])
@@ -48,7 +52,8 @@ def test_operations_are_those_that_torch_counts(tmp_path: Path) -> None:
     with Operations() as counter:
         step(codec, [judge], x_BCHW, adversarial.start)
     expected = counter.total / 4
-    # Without attention, whose operation on CPUs torch doesn't count. Left out: the search for codes, the adaptive weight; counted too much: gradients at the first layers' inputs.
+    # Without attention, whose operation on CPUs torch doesn't count. The cost leaves out the search for codes and the
+    # adaptive weight, and has gradients at the first layers' inputs that nothing needs.
     assert on_no_device(config).step == pytest.approx(expected, rel=0.03)
 
 

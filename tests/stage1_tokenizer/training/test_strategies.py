@@ -22,27 +22,39 @@ from launch.checkpoint import main as checkpoint
 from launch.checkpoints import folders
 from launch.command.cli import UserError, parse
 from launch.command.exit_codes import STOPPED
-from launch.run.starting import start_run
-from launch.strategies.base import STRATEGIES
 from stage1_tokenizer.config.training import TokenizerTrainConfig
-from stage1_tokenizer.media import MEDIA
 from stage1_tokenizer.tokenizer.opening import open_run, saved_network
 from stage1_tokenizer.train import train
 from stage1_tokenizer.training import loop
 from stage1_tokenizer.training.shared import check_strategy
-from stage1_tokenizer.training.trained import build
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
 
-TOLERANCE = 2e-6
-"""Largest difference of any step's loss from one process's: the logs have six decimals."""
+TOLERANCE = 1e-6
+"""Largest difference of any step's losses from one process's: sums in another order, 50 steps long.
+
+Few codes and positions, low rates: else a vector that is as near to two codes as rounding can tell takes another one in
+one of the runs. And no hinge, with which the gradient of a discriminator's last bias is nothing but rounding.
+"""
 
 STEPS = 50
 
 CHAIN = (("fsdp2", 8), ("zero3", 16), ("ddp", 24), ("zero1", 32), ("zero2", 40))
 """Strategies and the steps at which they stop; before them one process does 4 steps, after them one ends."""
 
-LEARNING = {"loss__adversarial__start": 3, "loss__adversarial__lecam": 0.1, "optimizer__learning_rate": 0.0003}
+NAMES = ["ddp", "fsdp2", "zero2", "zero3", "chain"]
+"""The runs on two ranks; zero1, whose code is zero2's, is in the chain only."""
+
+LEARNING = {
+    "loss__adversarial__start": 3,
+    "loss__adversarial__lecam": 0.1,
+    "loss__adversarial__loss": "vanilla",
+    "loss__adversarial__weight": 0.1,
+    "optimizer__learning_rate": 2e-4,
+    "optimizer__discriminator_learning_rate": 3e-5,
+    "data__batch_size": 4,
+    "model__quantizer__codebook_size": 8,
+}
 
 
 def configured(folder: Path, strategy: str | None = None, **changes: Any) -> TokenizerTrainConfig:
@@ -73,20 +85,12 @@ def train_until(config: TokenizerTrainConfig, stop: int) -> int:
         return train(config)
 
 
-def on_a_rank(place: Path) -> dict[str, float]:
-    """Every strategy from the start, then the chain; what each strategy's rank holds of the generator's weights."""
-    held = {}
-    for strategy in STRATEGIES:
-        if strategy != "zero1":  # zero2's code, and in the chain
-            assert train(configured(place / strategy, strategy)) == 0
-        with start_run(config := configured(place / "held", strategy), config.run, strategies=STRATEGIES) as run:
-            trained = build(config, MEDIA["pictures"].terms(config.loss), run)
-            state = trained.state["tokenizer_optimizer"]
-            pieces = getattr(state, "pieces", list)()
-            held[strategy] = float(sum(piece.values.numel() for piece in pieces))
+def on_a_rank(place: Path) -> None:
+    """Every strategy from the start, then the chain."""
+    for strategy in NAMES[:-1]:
+        assert train(configured(place / strategy, strategy)) == 0
     for strategy, stop in CHAIN:
         assert train_until(configured(place / "chain", strategy), stop) == STOPPED
-    return held
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +98,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("strategies")
     assert train(configured(folder / "one")) == 0
     assert train_until(configured(folder / "chain"), 4) == STOPPED
-    held = run_distributed_test(on_a_rank, 2, (folder,), timeout=300)
-    (folder / "held.json").write_text(json.dumps(held))
+    run_distributed_test(on_a_rank, 2, (folder,), timeout=300)
     assert train(configured(folder / "chain")) == 0
     return folder
 
@@ -112,7 +115,7 @@ def saved(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3", "chain"])
+@pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_reach_the_losses_of_one(place: Path, name: str) -> None:
     """The chain goes through all of them: one process, two ranks in five ways, one process."""
     expected, found = lines(place / "one", "train"), lines(place / name, "train")
@@ -127,22 +130,22 @@ def test_two_ranks_reach_the_losses_of_one(place: Path, name: str) -> None:
     assert states.keys() == others.keys() == {"tokenizer", "ema", "discriminator"}
     for part, state in states.items():
         assert state.keys() == others[part].keys()
-        for key, tensor in state.items():
-            torch.testing.assert_close(others[part][key].to(tensor.dtype), tensor, atol=2e-4, rtol=0, msg=key)
+        for key, tensor in state.items():  # Adam makes steps of the rounding that biases before norms have as gradient
+            most = 5e-3 if key.endswith("bias") else 1e-5
+            assert float((others[part][key] - tensor).abs().max()) < most, (part, key)
     (a,), (b,) = lines(place / "one", "eval"), lines(place / name, "eval")
     assert b["eval/psnr"] == pytest.approx(a["eval/psnr"], abs=1e-3)
 
 
 @pytest.mark.slow
-def test_each_rank_holds_its_share(place: Path) -> None:
-    one, other = json.loads((place / "held.json").read_text())
-    assert one["ddp"] == 0, "saved as before, by rank 0"
-    moments = 2 * sum(
-        tensor.numel() for key, tensor in saved(place / "one")["tokenizer"].items() if not key.startswith("quantizer.")
-    )
-    for strategy in ("fsdp2", "zero1", "zero2", "zero3"):
-        assert one[strategy] + other[strategy] == pytest.approx(moments, rel=0.001)
-        assert abs(one[strategy] - other[strategy]) < 0.2 * moments
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero2", "zero3"])
+def test_each_rank_holds_half_of_the_state(place: Path, strategy: str) -> None:
+    newest = place / strategy / folders.FOLDER / f"{folders.PREFIX}{STEPS:09d}"
+    files = [load_file(newest / f"tokenizer_optimizer.part{rank}.safetensors") for rank in range(2)]
+    one, other = (sum(tensor.numel() for key, tensor in file.items() if "/" in key) for file in files)
+    weights = saved(place / "one")["tokenizer"]
+    trained = sum(tensor.numel() for key, tensor in weights.items() if not key.startswith("quantizer."))
+    assert one + other == 2 * trained and abs(one - other) < 0.2 * trained
 
 
 @pytest.mark.slow
