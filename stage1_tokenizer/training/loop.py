@@ -87,9 +87,10 @@ def train_step(
     good = all_finite([*norms.values(), *losses])
     if gradients.scale:
         gradients.scale.update(good)
-    for name, learner in zip(clipped, learners, strict=True):
-        norm = learner.descend(share, good)
-        norms |= {} if norm is None else {name: norm}
+    later = {name: learner.descend(share, good) for name, learner in zip(clipped, learners, strict=True)}
+    if found := {name: norm for name, norm in later.items() if norm is not None}:  # by DeepSpeed, which skips by itself
+        norms |= found
+        good = good & all_finite(norms.values())
     trained.ema.update(step)
     scalars: dict[str, Tensor | float] = {**result.metrics, "optimizer/rate_share": share, **norms}
     if result.codes_Bhw is not None:
