@@ -25,7 +25,7 @@ import tempfile
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -54,8 +54,8 @@ class Section:
     """What it may take; what earlier sections left is added."""
     run: str | Callable[[Bench], None]
     """The function, or its place as module:name."""
-    beside: Section | None = None
-    """What compiles beside it for later sections. Timed sections have none, and begin once it has ended."""
+    beside: tuple[Section, ...] = ()
+    """What compiles beside it for later sections. Timed sections have none, and begin once those have ended."""
 
     def function(self) -> Callable[[Bench], None]:
         """The function."""
@@ -66,14 +66,16 @@ class Section:
         return found
 
 
+COMPILING = (Section("warm-2", "compiling for 2", 60, "warm:steps"), Section("warm-4", "for 4", 60, "warm:sampling"))
+
 SECTIONS = (
     Section(0, "the machine and its ceilings", 15, "machine:ceilings"),
-    Section(1, "tests on the device", 60, "checks:checks", Section("warm-2", "compiling for 2", 60, "warm:steps")),
+    Section(1, "tests on the device", 60, "checks:checks", COMPILING),
     Section(2, "stage-one step, beside peers", 120, "steps:steps"),
-    Section(5, "resume to the bit", 30, "resume:resume", Section("warm-4", "compiling for 4", 30, "warm:sampling")),
-    Section(4, "sampler and LlamaGen-B's training", 75, "sampling:sampling"),
-    Section(6, "CIFAR-10 by the commands", 210, "cifar:cifar"),
-    Section(3, "kernels beside their floors", 30, "kernels:kernels"),
+    Section(5, "resume to the bit", 30, "resume:resume", COMPILING[1:]),
+    Section(4, "sampler and LlamaGen-B's training", 100, "sampling:sampling"),
+    Section(6, "CIFAR-10 by the commands", 195, "cifar:cifar"),
+    Section(3, "kernels beside their floors", 25, "kernels:kernels"),
 )
 """In the order that loses least. 7 is the table."""
 
@@ -179,15 +181,15 @@ def attempt(section: Section, bench: Bench, fork: bool) -> None:
     watch(section, start(section, bench, fork), bench, before)
 
 
-def watch(section: Section, pid: int, bench: Bench, before: int = 0) -> None:
-    """Wait for a section until its deadline, then end all that it started. It always gets a closing line."""
+def watch(section: Section, pid: int, bench: Bench, before: int | None = None) -> None:
+    """Wait for a section until its deadline, then end all that it started. With `before` it gets a closing line."""
     began, status = time.monotonic(), None
     while status is None and bench.left() > 0:
         done, code = os.waitpid(pid, os.WNOHANG)
         status = code if done else None
         time.sleep(0 if done else 0.02)
     end(pid, waited=status is not None)
-    if len(closed(bench.out, section.number)) == before:
+    if before is not None and len(closed(bench.out, section.number)) == before:
         killed = os.WTERMSIG(status) if status is not None and os.WIFSIGNALED(status) else None
         why = f"ended by signal {killed}" if killed else f"ended with status {status}"
         close(section, bench.out, began, "killed at its deadline" if status is None else why)
@@ -215,24 +217,14 @@ def run(sections: Sequence[Section], base: Bench, seconds: float) -> bool:
         if bench.left() < WARNING:
             close(section, base.out, time.monotonic(), "no time was left for it")
             continue
-        with beside(section.beside, bench, fork):
-            attempt(section, bench, fork)
+        started = [(one, start(one, replace(bench, section=one.number), fork)) for one in section.beside]
+        attempt(section, bench, fork)
+        for one, pid in started:
+            watch(one, pid, replace(bench, section=one.number))
         if section.number == 0 and not ok(base.out, 0):
             fork = False  # perhaps an import had started CUDA, which then can't be used after a fork
             attempt(section, bench, fork)
     return all(ok(base.out, section.number) for section in sections)
-
-
-@contextlib.contextmanager
-def beside(section: Section | None, bench: Bench, fork: bool) -> Iterator[None]:
-    """Run a section beside another one, at most until the other's deadline."""
-    if section is None:
-        yield
-        return
-    bench = replace(bench, section=section.number)
-    pid = start(section, bench, fork)
-    yield
-    watch(section, pid, bench)
 
 
 def closed(out: Path, number: int | str) -> list[dict[str, Any]]:
@@ -254,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench = Bench("", args.out.resolve(), args.until, args.rehearse, gathered)
     bench.out.mkdir(parents=True, exist_ok=True)
     if args.inside is not None:
-        every = [one for section in SECTIONS for one in (section, section.beside) if one is not None]
+        every = [one for section in SECTIONS for one in (section, *section.beside)]
         section = next(one for one in every if str(one.number) == args.inside)
         bench.section = section.number
         return inside(section, bench)

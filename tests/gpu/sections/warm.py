@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from stage2_prior.config.drawing import Drawing
-from tests.gpu.sections import sampling as sampling_section
+from tests.gpu.sections import sampling as later
 from tests.gpu.sections.bench import Bench
 from tests.gpu.sections.parts import StageTwo
 from tests.gpu.sections.steps import ROUNDS, forms_of
@@ -36,37 +36,29 @@ def steps(bench: Bench) -> None:
 
 
 def sampling(bench: Bench) -> None:
-    """Section 4's training step, and its sampler's pieces at the batch that comes first."""
+    """Section 4's training step, and its samplers in its order; the first batch in a rehearsal."""
     with bench.folder() as folder:
-        size, source = sampling_section.sizes(bench)
         settings: dict[str, Any] = {"classes": 1000, "compile": True}
-        samples = sampling_section.SAMPLES
-        compiled(
-            bench, "LlamaGen-B's training", partial(StageTwo, size, source, folder, bench.device, samples, **settings)
-        )
-    compiled(bench, "LlamaGen-B's sampler", partial(drawing, bench))
+        given = (*later.sizes(bench), folder, bench.device, later.SAMPLES)
+        compiled(bench, "LlamaGen-B's training", partial(StageTwo, *given, **settings))
+    scratch = replace(bench, out=bench.out / "warm")  # its rows are none of the evidence
+    scratch.out.mkdir(exist_ok=True)
+    for batch, guidance in later.PAIRS[:1] if bench.rehearse else later.PAIRS:
+        draw = partial(later.measured, scratch, batch, guidance, bench.left(), None)
+        compiled(bench, later.group_of(batch, guidance), lambda draw=draw: draw, times=1)
 
 
-def drawing(bench: Bench) -> Callable[[], Any]:
-    """What draws one batch."""
-    prior = sampling_section.drawn_prior(bench, compiled=True)
-    batch = sampling_section.BATCHES[0]
-    token_B = prior.vocabulary.class_tokens(torch.arange(batch, device=bench.device))
-    uniform_BN = torch.rand(batch, prior.source.positions, device=bench.device)
-    return lambda: prior.sample(token_B, uniform_BN, Drawing(guidance=sampling_section.GUIDANCE))
-
-
-def compiled(bench: Bench, name: str, make: Callable[[], Callable[[], Any]]) -> None:
-    """Build a form and take two steps of it: the second may compile something else than the first."""
+def compiled(bench: Bench, name: str, make: Callable[[], Callable[[], Any]], times: int = 2) -> None:
+    """Build a form and take steps of it: the second may compile something else than the first."""
 
     def measured() -> None:
         began = time.monotonic()
         step = make()
-        step()
-        step()
+        for _ in range(times):
+            step()
         bench.row(GROUP, name, seconds=time.monotonic() - began)
 
     torch._dynamo.config.automatic_dynamic_shapes = False
     bench.part(GROUP, name, measured)
-    sampling_section.tidy(bench)
+    later.tidy(bench)
     torch._dynamo.reset()
