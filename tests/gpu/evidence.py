@@ -97,6 +97,7 @@ def prepare(rehearse: bool, gathered: Path) -> None:
     """The environment of this process and of all that it starts; wheels that are missing here."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ |= {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTHONUNBUFFERED": "1"}  # asking for CUDA must not start it
+    os.environ.pop("TRITON_INTERPRET", None)  # kernels run on the device, or not at all
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/vqloom-inductor-{os.getuid()}")
     if rehearse:
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}

@@ -103,7 +103,7 @@ def test_a_section_that_cannot_fork_runs_by_itself(tmp_path: Path) -> None:
     environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     line = [sys.executable, "-m", "tests.gpu.evidence", "--inside", "3", "--rehearse", "--out", str(tmp_path)]
     assert subprocess.run(line, cwd=ROOT, env=environ, timeout=300, capture_output=True, check=False).returncode == 0
-    assert any(one.get("group") == "nearest code" for one in read_lines(tmp_path))
+    assert any(one.get("group") == "kernels" for one in read_lines(tmp_path))
 
 
 def test_wheels_that_are_missing_are_taken_from_the_gathered_ones(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from launch.run.runtime import Run
 from launch.run.seeding import seed_step
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.media import MEDIA
-from stage1_tokenizer.training.loop import train_step
+from stage1_tokenizer.training import loop as tokenizer_loop
+from stage1_tokenizer.training.cuda_graph import CapturedStep
 from stage1_tokenizer.training.trained import Trained, build
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.model import PriorModelConfig
@@ -83,6 +84,18 @@ def pinned(tensor: Tensor, device: str) -> Tensor:
     return tensor.pin_memory() if device == "cuda" else tensor
 
 
+class Repeated:
+    """For rehearsals, in place of CUDA graphs: what would be captured is done again."""
+
+    def run(self, step: Callable[[], Any]) -> Any:
+        """The step as it is."""
+        return step()
+
+    def capture(self, step: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
+        """The step, and what it returned."""
+        return step, step()
+
+
 class StageOne:
     """A tokenizer in training; a call is one step with all that the loop does, but for reading data."""
 
@@ -96,6 +109,10 @@ class StageOne:
         with random_vgg():
             terms = MEDIA[self.config.data.kind].terms(self.config.loss)
         self.trained: Trained = build(self.config, terms, self.run)
+        if self.config.cuda_graph and device == "cpu":
+            self.take: Any = CapturedStep(self.config, self.trained, tokenizer_loop.train_step, Repeated())
+        else:
+            self.take = tokenizer_loop._step(self.config, self.trained, self.run)
         transform = self.config.data.transform
         shape = (pictures, transform.channels, transform.size, transform.size)
         pixels_BCHW = torch.randint(256, shape, generator=torch.Generator().manual_seed(1)).to(torch.uint8)
@@ -107,7 +124,7 @@ class StageOne:
         batch = PictureBatch(self.step, self.pixels_BCHW, torch.zeros(self.pictures), [])
         seed_step(config.run.seed, run.rank, self.step)
         x_BCHW = MEDIA[config.data.kind].input(batch, run.device)
-        scalars, good = train_step(config, self.trained, x_BCHW, self.step)
+        scalars, good = self.take(x_BCHW, self.step)
         run.record(scalars, step=self.step, samples=self.pictures, good=good)
         self.step += 1
         return scalars

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from launch.command.cli import parse
 from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.training.cuda_graph import WARM_UP
 from tests.gpu.sections.bench import Bench
 from tests.gpu.sections.machine import PRODUCT, ceiling, nominal
 from tests.gpu.sections.parts import StageOne
@@ -54,11 +55,9 @@ FORMS = {
     "channels_last": form(layout=True),
     "kernels": form("auto", layout=True),
     "compiled": form("auto", layout=True, compiled=True),
-    "graph": form("auto", layout=True, compiled=True, graph=True),
+    "graph": form("auto", layout=True, graph=True),
 }
-"""Ours. `graph` is left out where there is no such setting."""
-
-KNOWN = {field.name for field in fields(TokenizerTrainConfig)}
+"""Ours."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,6 @@ def forms_of(bench: Bench, one: Round, folder: Path) -> dict[str, Callable[[], A
     forms: dict[str, Callable[[], Any]] = {
         name: partial(StageOne, words_of(bench, one, name), folder / name, bench.device, pictures_of(bench, one))
         for name in one.ours
-        if name != "graph" or "cuda_graph" in KNOWN
     }
     peers = gathered_peers(bench)
     for name in one.theirs if peers else ():
@@ -151,7 +149,9 @@ def forms_of(bench: Bench, one: Round, folder: Path) -> dict[str, Callable[[], A
 def turns_of(bench: Bench, one: Round) -> None:
     """One round: measure, then write a row for each form, and the ratios."""
     with bench.folder() as folder:
-        counts = {"turns": 2, "steps": 1, "warm": 2} if bench.rehearse else {"turns": 5, "steps": 2, "warm": 3}
+        counts = (
+            {"turns": 2, "steps": 1, "warm": 2} if bench.rehearse else {"turns": 5, "steps": 2, "warm": WARM_UP + 2}
+        )
         taken = in_turns(forms_of(bench, one, folder), bench.device, **counts)
     for name, values in taken.items():
         bench.row(one.name, name, **figures(bench, one, name, values))
