@@ -150,7 +150,9 @@ def turns_of(bench: Bench, one: Round) -> None:
     """One round: measure, then write a row for each form, and the ratios."""
     with bench.folder() as folder:
         counts = (
-            {"turns": 2, "steps": 1, "warm": 2} if bench.rehearse else {"turns": 5, "steps": 2, "warm": WARM_UP + 2}
+            {"turns": 1, "steps": 1, "warm": WARM_UP + 1}
+            if bench.rehearse
+            else {"turns": 5, "steps": 2, "warm": WARM_UP + 2}
         )
         taken = in_turns(forms_of(bench, one, folder), bench.device, **counts)
     for name, values in taken.items():
