@@ -164,10 +164,15 @@ class PerceptualTerm(Term):
         self.fast = self.lpips.in_bf16() if halved else None
         if self.fast is None:
             return ""
+        exact, fast = self.compared(device)
+        return f"LPIPS has bf16 convolutions: {fast:.5f} instead of {exact:.5f} in float32 between pictures of noise"
+
+    def compared(self, device: torch.device) -> tuple[float, float]:
+        """The values in float32 and with bf16 convolutions for the same pictures."""
+        assert self.fast is not None
         pair = [picture_BCHW.to(device) for picture_BCHW in _noise()]
         with torch.no_grad():
-            exact, fast = (float(lpips(*pair).mean()) for lpips in (self.lpips, self.fast))
-        return f"LPIPS has bf16 convolutions: {fast:.5f} instead of {exact:.5f} in float32 between pictures of noise"
+            return float(self.lpips(*pair).mean()), float(self.fast(*pair).mean())
 
     def at(self, x_hat_BCHW: Tensor, x_BCHW: Tensor, micro_batch: int | None = None) -> tuple[Tensor, Tensor]:
         """Value and weighted gradient, from `micro_batch` pictures at a time."""

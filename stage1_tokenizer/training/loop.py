@@ -57,6 +57,7 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
 def _step(
     config: TokenizerTrainConfig, trained: Trained, run: Run
 ) -> Callable[[Tensor, int], tuple[dict[str, Tensor | float], Tensor]]:
+    """train_step of a batch and a step, from CUDA graphs where config.cuda_graph asks for them."""
     if not config.cuda_graph:
         return partial(train_step, config, trained)
     check_cuda_graph(run)

@@ -24,7 +24,7 @@ from stage1_tokenizer.training.monitor import Monitor
 from stage1_tokenizer.training.trained import Trained, build
 from tests.gpu.watch import CUDA
 
-QUIET = ["--run.trackers", "[]", "--run.watchdog", "0"]
+QUIET = ["--run.trackers", "[]", "--run.watchdog", "0", "--compile", "false"]
 
 
 def run_of_one(config: RunConfig, device: torch.device = CUDA) -> Run:
@@ -68,7 +68,10 @@ class Stage1:
         lpips.evenly_spread.cache_clear()  # fakes of one `pretend` are no tensors of the next
         with mock.patch("stage1_tokenizer.media.pictures.load_lpips", random_lpips):
             terms = self.medium.terms(self.config.loss)
-        with _vit_without_file() if _has_dino(self.config) else contextlib.nullcontext():
+        told = mock.patch.object(
+            lpips.PerceptualTerm, "compared", return_value=(0.0, 0.0)
+        )  # said before the first step
+        with told, _vit_without_file() if _has_dino(self.config) else contextlib.nullcontext():
             self.trained: Trained = build(self.config, terms, self.run)
         self.monitor = Monitor.of(self.config, self.trained.tokenizer)
         self.number = 0

@@ -103,6 +103,7 @@ class Chain:
         recipe = str(ROOT / "launch" / "recipes" / "cifar10" / "tokenizer.yaml")
         words = ["--config", recipe, f"--data.index={self.index('train')}", f"--data.held_out={self.index('test')}"]
         words += ["--optimizer.decay=constant", "--optimizer.warmup=200", "--loss.adversarial.start=2000"]
+        words += ["--compile=false"]  # there is no time for it
         words += ["--loss.adversarial.ramp=1000", "--evaluate_every=1000000", "--run.save_every=1000000"]
         if self.lpips is None:
             words += ["--loss.perceptual.weight=0"]
@@ -119,7 +120,7 @@ class Chain:
         words = ["--config", recipe, f"--tokenizer={released}", f"--data.index={self.path('codes-train')}/index.json"]
         words += [f"--data.held_out={self.path('codes-test')}/index.json", "--optimizer.decay=constant"]
         words += ["--optimizer.warmup=200", "--evaluate_every=1000000", "--run.save_every=1000000"]
-        words += ["--run.allow_changes=[steps]"]
+        words += ["--run.allow_changes=[steps]", "--compile=false"]
         if self.bench.rehearse:
             words += ["--model.layers=1", "--model.width=32", "--model.heads=2", "--data.batch_size=8"]
             words += ["--run.precision=fp32"]
