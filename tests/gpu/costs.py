@@ -92,9 +92,7 @@ class Costs(Seen):
             launches = own.launches
         elif name == "vqloom.ieee_product":
             flops = 2 * given[0].numel() * given[1].shape[-1]
-        elif (
-            any(isinstance(value, list | tuple) and _on_gpu(value) for value in args) and "_foreach" in name + "_fused"
-        ):
+        elif "._foreach" in name or "._fused_adam" in name:
             launches = _lists(name, args)
         elif packet is aten.convolution_backward:
             launches = sum(args[10])
@@ -144,16 +142,16 @@ def _peak(packet: Any, given: list[Tensor]) -> float:
 
 
 def _lists(name: str, args: Any) -> int:
-    """Launches of an operation on lists of tensors."""
+    """Launches of an operation on lists of tensors: full of tensors, or full of blocks."""
     lists = [value for value in args if isinstance(value, list | tuple) and _on_gpu(value)]
-    most, tensors, blocks, launches = TENSORS[min(len(lists), 5)], 0, 0, 0
+    depth = len(lists) - ("_fused" in name)  # the steps of a fused optimizer are no list of elements
+    tensors = blocks = launches = 0
     for tensor in lists[0]:
-        left = -(-max(tensor.numel(), 1) // CHUNK)
-        tensors += 1
+        left, tensors = -(-max(tensor.numel(), 1) // CHUNK), tensors + 1
         while left:
             taken = min(left, BLOCKS - blocks)
             left, blocks = left - taken, blocks + taken
-            if blocks == BLOCKS or (tensors == most and not left):
+            if blocks == BLOCKS or (tensors == TENSORS[min(depth, 5)] and not left):
                 launches, blocks, tensors = launches + 1, 0, int(left > 0)
     launches += bool(blocks)
     return launches * (2 if "norm" in name else 1)
