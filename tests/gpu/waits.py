@@ -22,7 +22,7 @@ from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from tests.gpu.stage1 import Stage1
 from tests.gpu.table import options
-from tests.gpu.watch import CUDA, Watch
+from tests.gpu.watch import CUDA, Seen, Watch
 from tests.stage1_tokenizer.discriminators.frozen_vit import vit_file
 
 STEPS = 3
@@ -62,7 +62,8 @@ def watched(stage: str, row: str, folder: Path, dino: Path) -> dict[str, Any]:
     """What waits in a row's last step, with how often; or the error that ended it."""
     try:
         with fake_cuda.pretend():
-            case = made(stage, row, folder, dino)
+            with Seen():  # what is read while the networks are made is no wait of a step
+                case = made(stage, row, folder, dino)
             for _ in range(STEPS):
                 with Watch() as watch:
                     case.step()
