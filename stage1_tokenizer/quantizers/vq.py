@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from launch.ranks.reduce import all_sum
-from launch.run.transfer import to_device
+from launch.ranks.transfer import to_device
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.layers.precision import at_least_float32, widened
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from launch.run.transfer import to_device
+from launch.ranks.transfer import to_device
 from stage1_tokenizer.kernels.cpu.linear import Product, product
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.generation.llama_cache import ALIGNED, CachedBody

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import ModernBertForMaskedLM
 
-from launch.run.transfer import to_device
+from launch.ranks.transfer import to_device
 from stage1_tokenizer.layers.precision import without_autocast
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launch.run.transfer import to_device
+from launch.ranks.transfer import to_device
 
 SALT = 0x6368616E
 """Keeps these draws apart from launch.run.seeding.seed_step's."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.shards.text import text_lines
 from launch.command.cli import UserError
-from launch.run.transfer import to_device
+from launch.ranks.transfer import to_device
 from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.priors.base import Prior
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from launch.command.cli import UserError
 from launch.files.atomic import write_file
 from launch.files.outputs import output
-from launch.run.transfer import to_device
+from launch.ranks.transfer import to_device
 from stage2_prior.codes.source import code_type
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.sampling import SampleConfig

@@ -17,10 +17,10 @@ from launch.checkpoints import store as checkpoint
 from launch.checkpoints.ending import ending
 from launch.command.cli import UserError
 from launch.files.outputs import output
+from launch.ranks.transfer import to_device
 from launch.run.runtime import Run
 from launch.run.schedule import due, learning_rate
 from launch.run.seeding import seed_step
-from launch.run.transfer import to_device
 from launch.strategies.base import Strategy, blocks
 from launch.strategies.choose import share_out
 from stage1_tokenizer import Tokenizer

@@ -139,11 +139,11 @@ def test_only_what_is_needed_travels():
     assert not any(part in name for name in files for part in ("lpips", "train.py", "launch_run", "remote"))
 
 
-def test_every_release_has_at_most_1800_lines_and_none_of_kernels():
+def test_every_release_has_at_most_1900_lines_and_none_of_kernels():
     for backbone in ENCODERS:
         for quantizer in KINDS:
             files = model_files(backbone, quantizer)
-            assert sum(text.count("\n") for text in files.values()) <= 1800, (backbone, quantizer)
+            assert sum(text.count("\n") for text in files.values()) <= 1900, (backbone, quantizer)
             for name, text in files.items():
                 assert "kernels" not in name and "winograd" not in text and "channels_last" not in text
 
