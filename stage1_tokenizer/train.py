@@ -47,10 +47,10 @@ def train(config: TokenizerTrainConfig) -> int:
     sets = check(config)
     from data.shards.identity import Identity
     from launch.checkpoints import store as checkpoint
+    from launch.run.compiling import or_uncompiled
     from launch.run.starting import start_run, until_done
     from launch.strategies.base import STRATEGIES
     from stage1_tokenizer.media import MEDIA
-    from stage1_tokenizer.training.compiling import or_uncompiled
     from stage1_tokenizer.training.fine_tuning import begin
     from stage1_tokenizer.training.loop import fit
     from stage1_tokenizer.training.trained import build

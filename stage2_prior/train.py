@@ -22,6 +22,7 @@ FREE = (
     "optimizer.accumulate",
     "activation_checkpointing",
     "compile",
+    "compile_fallback",
     "dry_run",
 )
 """Settings, beside launch.config.FREE_KEYS, on which the weights don't depend."""
@@ -36,6 +37,7 @@ def train(config: PriorTrainConfig) -> int:
         raise UserError("run.precision=fp16 is not supported for priors: set it to bf16 or fp32")
     sets = checked_codes(config)
     from data.shards.identity import Identity
+    from launch.run.compiling import or_uncompiled
     from launch.run.starting import start_run, until_done
     from launch.strategies.base import STRATEGIES
     from stage2_prior.training.loop import build, fit
@@ -43,7 +45,11 @@ def train(config: PriorTrainConfig) -> int:
     index, data = sets["data.index"], {key: Identity.of(one) for key, one in sets.items()}
     with start_run(config, config.run, free=FREE, strategies=STRATEGIES, data=data) as started:
         held_out = sets.get("data.held_out")
-        return until_done(started, lambda: fit(config, index, held_out, started, *build(config, index, started)))
+
+        def attempt(config: PriorTrainConfig) -> int:
+            return fit(config, index, held_out, started, *build(config, index, started))
+
+        return until_done(started, lambda: or_uncompiled(config, started, attempt))
 
 
 def checked_codes(config: PriorTrainConfig) -> dict[str, ShardIndex]:

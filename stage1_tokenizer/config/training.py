@@ -61,7 +61,7 @@ class TokenizerTrainConfig:
     """Keep only the blocks' inputs for the backward pass and recompute the rest: less memory, a third more work."""
     compile: bool = False
     """Compile generator, discriminators and LPIPS with torch.compile: faster steps on GPUs after minutes of compiling.
-    On CPUs it needs a C++ compiler."""
+    CPUs don't compile: it makes them no faster."""
     compile_fallback: bool = False
     """Where compiling fails, train without it instead of ending."""
     cuda_graph: bool = False

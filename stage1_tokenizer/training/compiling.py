@@ -7,19 +7,13 @@ Legend: B batch, C channels, H W pixels.
 """
 
 import math
-import os
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
 import torch._functorch.config as functorch
 from torch import Tensor, nn
 
 import stage1_tokenizer.layers.exact  # noqa: F401  # products that stay IEEE in compiled graphs
-from launch.command.cli import UserError, one_line
-from launch.run.runtime import Run
-from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.layers.recompute import Recomputable
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.losses.term import Term
@@ -70,40 +64,3 @@ def _compile_whole(tokenizer: Tokenizer, backend: str) -> None:
         return compiled(x_BCHW, micro_batch)
 
     tokenizer.forward = forward  # type: ignore[method-assign]
-
-
-class CannotCompileError(RuntimeError):
-    """There is no compiler."""
-
-
-def or_uncompiled(config: TokenizerTrainConfig, run: Run, train: Callable[[TokenizerTrainConfig], int]) -> int:
-    """What `train`, which begins with the newest checkpoint, returns; where compiling fails, without compiling.
-
-    Raises UserError instead, unless config.compile_fallback allows it.
-    """
-    if not config.compile:
-        return train(config)
-    from torch._dynamo.exc import TorchDynamoException
-
-    try:
-        _need_compiler(run)
-        return train(config)
-    except (TorchDynamoException, CannotCompileError) as error:
-        said = one_line(error, 300)
-        if not config.compile_fallback:
-            raise UserError(
-                f"compile=true can't be done here ({said}): set compile=false, or compile_fallback=true to go on "
-                "without compiling where it fails"
-            ) from error
-        run.say(f"warning: compile=true can't be done here, the run goes on without it ({said})")
-    torch.compiler.reset()
-    return train(replace(config, compile=False))
-
-
-def _need_compiler(run: Run) -> None:
-    if run.device.type != "cpu":
-        return
-    name = os.environ.get("CXX", "g++")
-    if shutil.which(name) is None:
-        raise CannotCompileError(f"on CPUs it needs a C++ compiler, and there is no {name}")
-    run.say("note: on a CPU, compile=true takes minutes to compile and makes few networks faster")

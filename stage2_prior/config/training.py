@@ -52,7 +52,10 @@ class PriorTrainConfig:
     activation_checkpointing: bool = False
     """Keep only the layers' inputs for the backward pass and recompute the rest: less memory, a third more work."""
     compile: bool = False
-    """Compile the transformer and its losses with torch.compile: faster steps on GPUs after minutes of compiling."""
+    """Compile the transformer and its losses with torch.compile: faster steps on GPUs after minutes of compiling. CPUs
+    don't compile: it makes them no faster."""
+    compile_fallback: bool = False
+    """Where compiling fails, train without it instead of ending."""
     dry_run: bool = False
     """Print parameters, operations and memory, without training."""
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from launch.command.cli import UserError, parse
+from launch.run.compiling import or_uncompiled
 from stage1_tokenizer.config.losses import AdversarialConfig
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.discriminators import build_discriminator
@@ -26,7 +27,6 @@ from stage1_tokenizer.discriminators.dino_vit import FrozenViT
 from stage1_tokenizer.layers.recompute import recompute_activations
 from stage1_tokenizer.quantizers import KINDS
 from stage1_tokenizer.tokenizer.model import Tokenizer
-from stage1_tokenizer.training import compiling
 from stage1_tokenizer.training.compiling import compile_networks
 from tests.distributed import run_distributed_test
 from tests.stage1_tokenizer import tiny
@@ -206,19 +206,15 @@ def failing(config: TokenizerTrainConfig) -> int:
     raise TorchDynamoException("backend='inductor' raised:\nno compiler works")
 
 
-@pytest.mark.parametrize("missing", [True, False])
-def test_where_compiling_fails_the_run_ends_with_one_line_or_goes_on_if_it_may(
-    missing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_compiling_fails_the_run_ends_with_one_line_or_goes_on_if_it_may(tmp_path: Path) -> None:
     config = parse(TokenizerTrainConfig, tiny.arguments(tmp_path, compile="true"), prog="test")
-    run: Any = Said("cpu" if missing else "cuda")
-    if missing:
-        monkeypatch.setenv("CXX", "none-of-these")
-    with pytest.raises(
-        UserError, match=r"compile=true can't be done here \(.*compiler.*\): set compile=false"
-    ) as caught:
-        compiling.or_uncompiled(config, run, failing)
+    run: Any = Said("cuda")
+    with pytest.raises(UserError, match=r"compile=true can't be done here \(.*works.*\): set compile=false") as caught:
+        or_uncompiled(config, run, failing)
     assert "\n" not in str(caught.value)
-    assert compiling.or_uncompiled(replace(config, compile_fallback=True), run, failing) == 7
+    assert or_uncompiled(replace(config, compile_fallback=True), run, failing) == 7
     assert "the run goes on without it" in run.said
-    assert compiling.or_uncompiled(replace(config, compile=False), run, failing) == 7
+    assert or_uncompiled(replace(config, compile=False), run, failing) == 7
+    on_cpu: Any = Said("cpu")
+    assert or_uncompiled(config, on_cpu, failing) == 7
+    assert "is for GPUs" in on_cpu.said

@@ -20,6 +20,7 @@ from launch.checkpoints import store as checkpoint
 from launch.command.cli import UserError
 from launch.command.exit_codes import INTERRUPTED, STOPPED
 from launch.config import RunConfig
+from launch.run import compiling
 from launch.run.bad_updates import rollbacks
 from launch.run.metrics import read
 from launch.run.starting import start_run
@@ -256,7 +257,9 @@ def test_random_orders_train_resume_and_export_a_stock_model(
     assert any(line.get("model/flops_per_code", 0) > 0 for line in lines)
 
 
-def test_compiling_is_asked_of_the_losses_alone(coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_compiling_is_asked_of_the_losses_alone_and_not_on_cpus(
+    coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     compiled: list[str] = []
 
     def compile_(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -267,6 +270,9 @@ def test_compiling_is_asked_of_the_losses_alone(coded: Coded, tmp_path: Path, mo
         return run
 
     monkeypatch.setattr(torch, "compile", compile_)
+    assert train(settings(coded, tmp_path / "cpu", steps=1, compile=True)) == 0
+    assert not compiled and "is for GPUs" in capsys.readouterr().err
+    monkeypatch.setattr(compiling, "FASTER", ("cpu", "cuda"))
     assert train(settings(coded, tmp_path / "run", steps=2, compile=True)) == 0
     assert compiled == ["AutoregressivePrior.losses"] * 2
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from launch.run import compiling
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.train import train
 from tests.stage2_prior.conftest import Coded
@@ -46,7 +47,8 @@ def test_what_a_training_costs_and_achieves_is_logged(plain: Path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
-def test_a_compiled_prior_learns_the_same(coded: Coded, plain: Path, tmp_path: Path):
+def test_a_compiled_prior_learns_the_same(coded: Coded, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compiling, "FASTER", ("cpu", "cuda"))
     assert train(settings(coded, tmp_path, model=SMALL, steps=6, evaluate_every=6, compile=True)) == 0
     assert losses(tmp_path) == pytest.approx(losses(plain), abs=1e-5)
     one, other = lines(plain, "eval")[0], lines(tmp_path, "eval")[0]
