@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -182,12 +183,15 @@ def _forget_stdout() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process. A launched rank skips the interpreter's own clean-up, in which finished ranks have aborted.
+    """End the process. Where torch was loaded, this skips the interpreter's own clean-up, in which some have aborted.
 
     So does a command after Ctrl-C: the clean-up waits for threads, and may turn the exit code into a signal.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ and code != INTERRUPTED:
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
+    if "torch" not in sys.modules and not launched and code != INTERRUPTED:
         sys.exit(code)
+    if not launched and code != INTERRUPTED:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter would
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

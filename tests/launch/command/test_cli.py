@@ -155,3 +155,34 @@ def test_shell_scripts_get_the_exit_codes() -> None:
     assert json.loads(done.stdout) == [
         *(exit_codes.BAD_INPUT, exit_codes.STOPPED, exit_codes.HUNG, exit_codes.INTERRUPTED)
     ]
+
+
+def test_a_command_that_computed_ends_without_the_interpreters_clean_up_but_waits_for_threads(tmp_path: Path) -> None:
+    """In the clean-up some have aborted."""
+    written = tmp_path / "written"
+    code = f"""
+import atexit, os, sys, threading, time
+from pathlib import Path
+from launch.command import cli
+
+class Aborts:
+    def __del__(self):
+        os.abort()
+
+def write():
+    threading.main_thread().join()
+    Path({str(written)!r}).touch()
+
+def main():
+    import torch
+    torch.kept = Aborts()
+    atexit.register(print, "registered")
+    threading.Thread(target=write).start()
+    print("done")
+    return 3
+
+cli.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (3, ["done", "registered"], "")
+    assert written.exists()

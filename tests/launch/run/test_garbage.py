@@ -15,7 +15,8 @@ def test_objects_are_collected_by_steps_and_as_before_afterwards(monkeypatch: py
     monkeypatch.setattr(garbage, "ALL", 6)
     seen: list[int | None] = []
     monkeypatch.setattr(gc, "collect", lambda generation=None: seen.append(generation))
-    assert gc.isenabled()
+    gc.enable()  # whatever an unfinished run of another test has left
+    gc.unfreeze()
     collector = Garbage()
     try:
         assert gc.isenabled() and not gc.get_freeze_count(), "not before the first step"
