@@ -86,6 +86,12 @@ def check(config: TokenizerTrainConfig) -> dict[str, ShardIndex]:
 
     check_init(config)
     check_strategy(config)
+    if config.cuda_graph:
+        from torch.cuda import is_available
+
+        from stage1_tokenizer.training.cuda_graph import check_gpu
+
+        check_gpu(is_available())
     if config.evaluate_features != "none":
         load_network(config.evaluate_features)
     for adversarial in config.loss.adversaries.values():

@@ -65,10 +65,15 @@ class CudaGraphs:
         return graph.replay, made
 
 
+def check_gpu(there: bool) -> None:
+    """Raise UserError unless a CUDA GPU is there."""
+    if not there:
+        raise UserError("cuda_graph=true needs a CUDA GPU, and this run has none: set cuda_graph=false")
+
+
 def check_cuda_graph(run: Run) -> None:
     """Raise UserError where a step can't be a CUDA graph."""
-    if run.device.type != "cuda":
-        raise UserError("cuda_graph=true needs a CUDA GPU, and this run has none: set cuda_graph=false")
+    check_gpu(run.device.type == "cuda")
     if run.world_size > 1 or run.strategy != "ddp":
         raise UserError(
             f"cuda_graph=true is for one rank, not for {run.world_size} with run.strategy={run.strategy}: start one "

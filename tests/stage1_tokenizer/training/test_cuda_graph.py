@@ -18,6 +18,7 @@ from launch.run.seeding import seed_step
 from launch.run.starting import start_run
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.media import MEDIA
+from stage1_tokenizer.train import train
 from stage1_tokenizer.training.cuda_graph import CapturedStep, CudaGraphs, check_cuda_graph
 from stage1_tokenizer.training.loop import train_step
 from stage1_tokenizer.training.trained import Trained, build
@@ -143,3 +144,11 @@ class Place:
 def test_runs_that_have_no_graphs_are_told(place: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_cuda_graph(place)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_a_run_without_gpu_is_refused_before_its_folder_is_made(tmp_path: Path) -> None:
+    words = tiny.arguments(tmp_path / "run", cuda_graph="true")
+    with pytest.raises(UserError, match="needs a CUDA GPU"):
+        train(parse(TokenizerTrainConfig, words, prog="test"))
+    assert not (tmp_path / "run").exists()
