@@ -135,7 +135,7 @@ def run(main: Callable[[], int | None], *, computes: bool = True) -> NoReturn:
     try:
         code = main() or 0
         _flush()
-        _leave(code)
+        _leave(code, program=getattr(main, "__globals__", None) is vars(sys.modules["__main__"]))
     except (KeyboardInterrupt, Exception) as error:
         line = None if interrupts.raised() and not isinstance(error, UserError) else mended_by_user(error)
         if line is not None:
@@ -182,15 +182,16 @@ def _forget_stdout() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _leave(code: int) -> NoReturn:
-    """End the process. Where torch was loaded, this skips the interpreter's own clean-up, in which some have aborted.
+def _leave(code: int, *, program: bool = False) -> NoReturn:
+    """End the process. A `program` that loaded torch skips the interpreter's clean-up, in which some have aborted.
 
-    So does a command after Ctrl-C: the clean-up waits for threads, and may turn the exit code into a signal.
+    So do launched ranks, and a command after Ctrl-C: the clean-up waits for threads, and may turn the exit code into a
+    signal.
     """
     launched = "TORCHELASTIC_RUN_ID" in os.environ
-    if "torch" not in sys.modules and not launched and code != INTERRUPTED:
-        sys.exit(code)
     if not launched and code != INTERRUPTED:
+        if not program or "torch" not in sys.modules:
+            sys.exit(code)
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter would
     atexit._run_exitfuncs()
     sys.stdout.flush()
