@@ -89,9 +89,10 @@ def check(config: TokenizerTrainConfig) -> dict[str, ShardIndex]:
     if config.cuda_graph:
         from torch.cuda import is_available
 
-        from stage1_tokenizer.training.cuda_graph import check_gpu
+        from launch.ranks.start import strategy
+        from stage1_tokenizer.training.cuda_graph import check_cuda_graph
 
-        check_gpu(is_available())
+        check_cuda_graph(is_available(), ranks, strategy(config.run))
     if config.evaluate_features != "none":
         load_network(config.evaluate_features)
     for adversarial in config.loss.adversaries.values():

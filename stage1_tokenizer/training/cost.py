@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from launch.strategies.memory import state_bytes
+from launch.strategies.memory import memory_table, state_bytes
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.discriminators import build_discriminator
 from stage1_tokenizer.layers.recompute import Recomputable
@@ -151,13 +151,8 @@ def dry_run(config: TokenizerTrainConfig) -> str:
         f"a picture: {each:.3g} FLOP in a step; GFLOP of a forward: {forward}",
         f"a step: {batch} pictures, {each * batch:.3g} FLOP; {config.steps} steps: "
         f"{each * batch * config.steps:.3g} FLOP",
-        f"memory of each device, GiB, estimated: state + activations ({config.run.precision})",
-        "devices".ljust(10) + "".join(name.rjust(16) for name in state_bytes(1, 1)),
+        *memory_table(config.run.precision, lambda devices: memory(config, cost, devices)),
     ]
-    for devices in (1, 8, 64):
-        state, active = memory(config, cost, devices)
-        row = (f"{one / 2**30:.2f} + {active / 2**30:.2f}".rjust(16) for one in state.values())
-        lines.append(str(devices).ljust(10) + "".join(row))
     whole = 4 * cost.generator / 2**30
     lines.append(f"an evaluation needs {whole:.2f} GiB more, for whole averaged weights (none more with DDP)")
     return "\n".join(lines)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from launch.command.cli import UserError
-from launch.run.runtime import Run
 from launch.run.schedule import learning_rate
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.training.trained import Trained
@@ -65,19 +64,14 @@ class CudaGraphs:
         return graph.replay, made
 
 
-def check_gpu(there: bool) -> None:
-    """Raise UserError unless a CUDA GPU is there."""
-    if not there:
-        raise UserError("cuda_graph=true needs a CUDA GPU, and this run has none: set cuda_graph=false")
-
-
-def check_cuda_graph(run: Run) -> None:
+def check_cuda_graph(gpu: bool, ranks: int, strategy: str) -> None:
     """Raise UserError where a step can't be a CUDA graph."""
-    check_gpu(run.device.type == "cuda")
-    if run.world_size > 1 or run.strategy != "ddp":
+    if not gpu:
+        raise UserError("cuda_graph=true needs a CUDA GPU, and this run has none: set cuda_graph=false")
+    if ranks > 1 or strategy != "ddp":
         raise UserError(
-            f"cuda_graph=true is for one rank, not for {run.world_size} with run.strategy={run.strategy}: start one "
-            "process, or set cuda_graph=false"
+            f"cuda_graph=true is for one rank, not for {ranks} with run.strategy={strategy}: start one process, or set "
+            "cuda_graph=false"
         )
 
 

@@ -60,7 +60,7 @@ def _step(
     """train_step of a batch and a step, from CUDA graphs where config.cuda_graph asks for them."""
     if not config.cuda_graph:
         return partial(train_step, config, trained)
-    check_cuda_graph(run)
+    check_cuda_graph(run.device.type == "cuda", run.world_size, run.strategy)
     return CapturedStep(config, trained, train_step, CudaGraphs(run.device))
 
 

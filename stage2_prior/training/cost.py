@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from launch.strategies.memory import state_bytes
+from launch.strategies.memory import memory_table, state_bytes
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers import build_quantizer
 from stage2_prior.codes.source import CodeSource
@@ -101,16 +101,11 @@ def dry_run(config: PriorTrainConfig, source: CodeSource, classes: Sequence[str]
         f"{source}, {condition}{note}",
         f"a step: {tokens} codes, {each * tokens:.3g} FLOP ({each / 1e9:.3g} G a code); "
         f"{config.steps} steps: {each * tokens * config.steps:.3g} FLOP",
-        f"memory of each device, GiB, estimated: state + activations ({config.run.precision})",
-        "devices".ljust(10) + "".join(name.rjust(16) for name in state_bytes(1, 1)),
+        *memory_table(
+            config.run.precision,
+            lambda devices: (state_bytes(size.parameters, devices), activation_bytes(config, source, devices)),
+        ),
     ]
-    for devices in (1, 8, 64):
-        active = activation_bytes(config, source, devices) / 2**30
-        state = state_bytes(size.parameters, devices).values()
-        lines.append(
-            str(devices).ljust(10)
-            + "".join(f"{each_state / 2**30:.2f} + {active:.2f}".rjust(16) for each_state in state)
-        )
     return "\n".join(lines)
 
 

@@ -130,20 +130,13 @@ def test_what_cannot_be_captured_is_refused(options: dict[str, Any], message: st
         parse(TokenizerTrainConfig, tiny.arguments(tmp_path, cuda_graph="true", **options), prog="test")
 
 
-class Place:
-    """A run somewhere."""
-
-    def __init__(self, device: str, world_size: int = 1, strategy: str = "ddp"):
-        self.device, self.world_size, self.strategy = torch.device(device), world_size, strategy
-
-
 @pytest.mark.parametrize(
     ("place", "message"),
-    [(Place("cpu"), "needs a CUDA GPU"), (Place("cuda", 2), "for one rank"), (Place("cuda", 1, "zero1"), "zero1")],
+    [((False, 1, "ddp"), "needs a CUDA GPU"), ((True, 2, "ddp"), "for one rank"), ((True, 1, "zero1"), "zero1")],
 )
-def test_runs_that_have_no_graphs_are_told(place: Any, message: str) -> None:
+def test_runs_that_have_no_graphs_are_told(place: tuple[bool, int, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_cuda_graph(place)
+        check_cuda_graph(*place)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
