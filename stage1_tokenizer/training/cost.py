@@ -27,7 +27,9 @@ class Kept:
 
     def __init__(self, network: nn.Module):
         self.outside, self.inputs, self.blocks = 0, 0, [0]
-        self._known = {weight.untyped_storage()._cdata for weight in (*network.parameters(), *network.buffers())}
+        # Storages are kept, as the address of one that is gone may be another's.
+        stored = (weight.untyped_storage() for weight in (*network.parameters(), *network.buffers()))
+        self._known = {one._cdata: one for one in stored}
         self._depth = 0
         for part in network.modules():
             if isinstance(part, Recomputable):
@@ -45,9 +47,9 @@ class Kept:
         return self.outside + (self.inputs + max(self.blocks) if recompute else sum(self.blocks))
 
     def _add(self, tensor: Tensor) -> Tensor:
-        place = tensor.untyped_storage()._cdata
-        if place not in self._known:
-            self._known.add(place)
+        stored = tensor.untyped_storage()
+        if stored._cdata not in self._known:
+            self._known[stored._cdata] = stored
             if self._depth:
                 self.blocks[-1] += tensor.nbytes
             else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -15,7 +16,7 @@ from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.discriminators import build_discriminator
 from stage1_tokenizer.tokenizer.codec import Codec
 from stage1_tokenizer.train import train
-from stage1_tokenizer.training.cost import memory, on_no_device
+from stage1_tokenizer.training.cost import Kept, memory, on_no_device
 from stage1_tokenizer.training.step import OneForwardStep
 from stage1_tokenizer.training.trained import Adversary
 from tests.stage1_tokenizer import tiny
@@ -79,3 +80,14 @@ def test_a_dry_run_needs_neither_gpu_nor_data(tmp_path: Path, capsys: pytest.Cap
     text = capsys.readouterr().out
     assert "ZeRO-3" in text and "discriminator: 0.00 M" in text and "GFLOP of a forward: encoder" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_kept_counts_once_and_wholly_where_memory_is_used_again() -> None:
+    """A storage that is gone leaves its address to the next one, which is another."""
+    kept = Kept(nn.Linear(2, 2))
+    for _ in range(50):
+        tensor = torch.empty(25)
+        kept._add(tensor)
+        kept._add(tensor)
+        del tensor
+    assert kept.bytes(recompute=False) == 50 * 100
