@@ -85,6 +85,20 @@ class Peer:
         pairs = [(ours.grad, theirs[self.rename(name)].grad) for name, ours in generator.named_parameters()]
         return [(one, other) for one, other in pairs if one is not None and other is not None]
 
+    def losses(self, x: Tensor, number: int) -> Iterator[tuple[int, Tensor]]:
+        """The losses of one batch in the order of their training: (0, the tokenizer's), (1, the discriminator's).
+
+        Each is backpropagated before the next is taken. `number` is the training's step, from 1.
+        """
+        raise NotImplementedError
+
+    def step(self, x: Tensor) -> None:
+        """The gradients of both for one batch."""
+        for turn, loss in self.losses(x, 1):
+            if turn == 1:
+                self.loss.discriminator.zero_grad()
+            loss.backward()
+
     def clear(self) -> None:
         """Drop all gradients."""
         self.model.zero_grad()
@@ -113,14 +127,14 @@ class _Assembled(nn.Module):
 class Taming(Peer):
     """taming-transformers: two training_step calls a batch, the other network's parameters frozen in each."""
 
-    def __init__(self, folder: Path, config: ModelConfig, size: int, weight: float):
+    def __init__(self, folder: Path, config: ModelConfig, size: int, weight: float, start: int = 0, layers: int = 3):
         with importable(folder):
             from taming.modules.diffusionmodules.model import Decoder, Encoder
             from taming.modules.losses import lpips, vqperceptual
             from taming.modules.vqvae.quantize import VectorQuantizer2
 
             lpips.LPIPS.load_from_pretrained = lambda *_: None
-            loss = vqperceptual.VQLPIPSWithDiscriminator(disc_start=0, disc_weight=weight)
+            loss = vqperceptual.VQLPIPSWithDiscriminator(start, disc_weight=weight, disc_num_layers=layers)
         networks = {
             "ch": config.channels, "out_ch": 3, "ch_mult": config.channel_multipliers,
             "num_res_blocks": config.res_blocks, "attn_resolutions": [size // config.stride[0]], "in_channels": 3,
@@ -129,26 +143,38 @@ class Taming(Peer):
         quantizer = VectorQuantizer2(config.quantizer.codebook_size, config.quantizer.code_dim, beta=0.25)
         super().__init__(_Assembled(Encoder(**networks), quantizer, Decoder(**networks), config), loss, quantizer_name)
 
-    def step(self, x: Tensor) -> None:
-        """Both training steps of one batch."""
+    def losses(self, x: Tensor, number: int) -> Iterator[tuple[int, Tensor]]:
         for turn in (0, 1):
             self.model.requires_grad_(turn == 0)
             self.loss.discriminator.requires_grad_(turn == 1)
             made, codebook = self.model(x)
             last = self.model.decoder.conv_out.weight
-            self.loss(codebook, x, made, turn, 1, last_layer=last)[0].backward()
+            yield turn, self.loss(codebook, x, made, turn, number, last_layer=last)[0]
 
 
 class LlamaGen(Peer):
     """LlamaGen: one forward a batch, then a backward for each network; gradients of D from the first are dropped."""
 
-    def __init__(self, folder: Path, config: ModelConfig, weight: float, adaptive: bool):
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        weight: float,
+        adaptive: bool,
+        start: int = 0,
+        layers: int = 3,
+        pixel: str = "l1",
+    ):
         with importable(folder):
             from tokenizer.tokenizer_image import lpips, vq_loss, vq_model
 
             lpips.LPIPS.load_from_pretrained = lambda *_: None
             loss = vq_loss.VQLoss(
-                disc_start=0, disc_weight=weight, disc_adaptive_weight=adaptive, reconstruction_loss="l1"
+                start,
+                disc_weight=weight,
+                disc_adaptive_weight=adaptive,
+                disc_num_layers=layers,
+                reconstruction_loss=pixel,
             )
         shape = {"ch": config.channels, "ch_mult": config.channel_multipliers, "num_res_blocks": config.res_blocks}
         networks = [part(z_channels=config.z_channels, **shape) for part in (vq_model.Encoder, vq_model.Decoder)]
@@ -160,9 +186,8 @@ class LlamaGen(Peer):
         levels = len(config.channel_multipliers)
         super().__init__(model, loss, lambda name: llamagen_name(quantizer_name(name), levels))
 
-    def step(self, x: Tensor) -> None:
-        """Both updates of one batch."""
+    def losses(self, x: Tensor, number: int) -> Iterator[tuple[int, Tensor]]:
         made, codebook = self.model(x)
-        self.loss(codebook, x, made, 0, 1, last_layer=self.model.decoder.last_layer).backward()
-        self.loss.discriminator.zero_grad()
-        self.loss(codebook, x, made, 1, 1).backward()
+        silent = {"log_every": sys.maxsize}
+        yield 0, self.loss(codebook, x, made, 0, number, last_layer=self.model.decoder.last_layer, **silent)
+        yield 1, self.loss(codebook, x, made, 1, number, **silent)

@@ -1,0 +1,1 @@
+"""The race of tokenizers and priors: python -m tests.benchmarks.race."""

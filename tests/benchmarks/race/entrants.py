@@ -1,0 +1,104 @@
+"""Which process trains what: the tokenizers and the priors as a worker sees them.
+
+Legend: B batch, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.pictures.transforms import to_float, to_uint8
+from data.reading.stream import Stream, every_sample
+from launch.run.runtime import Run
+from launch.run.starting import start_run
+from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.losses.lpips import load_lpips
+from stage1_tokenizer.measuring.features import load_network
+from stage1_tokenizer.measuring.scores import EvaluationSums, measure
+from tests.benchmarks.race.contenders import Ours, Theirs
+from tests.benchmarks.race.settings import OURS, Race
+from tests.benchmarks.race.worker import PLAN, PROBE, Entrant, Worker, plan
+
+SHOWN = 10
+"""Held-out pictures whose reconstructions are kept at each moment."""
+FEATURES = "vgg16"
+
+
+class TokenizerEntrant:
+    """A tokenizer, its data and its evaluation, which are the same for all."""
+
+    def __init__(self, race: Race, config: TokenizerTrainConfig, contender: Ours | Theirs, run: Run):
+        self.race, self.config, self.contender, self.run = race, config, contender, run
+        self.state: Mapping[str, Any] = contender.state
+        self.lpips = load_lpips().to(race.device)
+        self.network = load_network(FEATURES, lpips=self.lpips)
+
+    def step(self, batch: Any, number: int) -> None:
+        self.contender.step(to_float(batch.pixels_BCHW.to(self.race.device)), number)
+
+    @contextlib.contextmanager
+    def batches(self, start: int) -> Iterator[Iterator[Any]]:
+        with Stream(self.config.data, seed=self.config.run.seed) as stream:
+            yield stream.batches(start)
+
+    def held_out(self, count: int) -> Iterator[Any]:
+        data = self.config.data
+        return every_sample(self.race.held_out, data.transform, batch_size=50, threads=data.threads, limit=count)
+
+    def measure(self, folder: Path, moment: int, step: int, last: bool) -> dict[str, float]:
+        device, codec = self.run.device, self.contender.codec()
+        assert self.network is not None
+        sums = EvaluationSums(self.network.to(device), device)
+        found = measure(codec, self.held_out(self.race.pictures), self.lpips, device=device, sums=sums)  # type: ignore[arg-type]
+        found |= sums.distances(self.run)
+        for batch in self.held_out(SHOWN):
+            with torch.no_grad():
+                recon_BCHW = codec.reconstruct(to_float(batch.pixels_BCHW.to(device)))[0]
+            save_row(folder / f"moment-{moment:03d}.png", to_uint8(recon_BCHW).cpu())
+            save_row(self.race.folder / "originals.png", batch.pixels_BCHW)
+        self.run.log(step, {f"eval/{name}": value for name, value in found.items()})
+        return found
+
+
+def save_row(path: Path, pixels_BCHW: Tensor) -> None:
+    """Pictures beside each other in a PNG file."""
+    row_HWC = np.concatenate(list(pixels_BCHW.permute(0, 2, 3, 1).numpy()), axis=1)
+    Image.fromarray(row_HWC.squeeze()).save(path)
+
+
+@contextlib.contextmanager
+def tokenizer(race: Race, name: str, config: TokenizerTrainConfig) -> Iterator[Entrant]:
+    """A contender's tokenizer with these settings, ready to be trained in config.run.folder."""
+    with start_run(config, config.run) as run:
+        contender = Ours(config, run) if name == OURS else Theirs(race, name, config)
+        yield TokenizerEntrant(race, config, contender, run)
+
+
+def rehearse(race: Race, name: str) -> None:
+    """Plan a contender's steps: with a discriminator from step 2·PROBE on, where it has one."""
+    recipe, trial = race.config(), str(race.folder / f"{name}-trial")
+    adversarial, steps = recipe.loss.adversarial, 4 * PROBE
+    config = race.config(steps, "--run.folder", trial, "--loss.adversarial.start", str(2 * PROBE))
+    start = (adversarial.start / recipe.steps if adversarial.weight else 1.0) if name == OURS else race.start
+    with tokenizer(replace(race, start=0.5), name, config) as entrant:
+        plan(race.folder / name, race.minutes * 60, start, entrant)
+
+
+@contextlib.contextmanager
+def entered(race: Race, name: str) -> Iterator[Worker]:
+    """The worker of a contender's tokenizer."""
+    folder = race.folder / name
+    steps = json.loads((folder / PLAN).read_text())["steps"]
+    config = race.config(steps, "--run.folder", str(folder), "--run.watchdog", "0")
+    with tokenizer(race, name, config) as entrant:
+        yield Worker(race, folder, entrant, steps if name == OURS else None, race.minutes * 60, race.moments)
