@@ -10,11 +10,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from data.pictures.config import TransformConfig
-from data.shards.signature import PICTURES
+from data.shards.signature import PICTURES, SOUNDS
+from data.sounds.config import SoundConfig
 from launch.command.cli import UserError
 
-Transform = TransformConfig
-"""Settings of `data.transform`, of any kind."""
+Transform = TransformConfig | SoundConfig
+"""Settings of `data.transform`, of any kind: options and files choose one by its `kind` (launch.command.kinds)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ KINDS: dict[str, Media] = {
         convert="data.pictures.convert:convert",
     ),
     "codes": Media(members=("npy",), decoder="data.codes.batches:CodeDecoder", check="data.codes.batches:check"),
+    "sounds": Media(
+        members=SOUNDS,
+        transform=SoundConfig,
+        decoder="data.sounds.decoder:SoundDecoder",
+        check="data.sounds.inspection:check",
+        thumbnail="data.sounds.inspection:thumbnail",
+        convert="data.sounds.convert:convert",
+    ),
 }
 
 

@@ -43,6 +43,11 @@ class TransformConfig:
             raise ValueError(f"transform.random_crop=true needs transform.fit=crop, not {self.fit}: change one of them")
         check("transform.background", self.background, 0 <= self.background <= 255, "0..255, such as 255 for white")
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of a prepared picture's axes, without channels."""
+        return (self.size, self.size)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: releases and code indexes carry them. The default `kind` is left out."""
         return {name: value for name, value in asdict(self).items() if name != "kind"}

@@ -33,19 +33,23 @@ _MIN_SAMPLES = 1000
 _WARNINGS = 5
 
 
+Memory = Any
+"""What a decoder fills."""
+
+
 class Decoder(Protocol):
     """Turns samples of one kind into rows of a batch (`data.media` lists the decoders)."""
 
-    def allocate(self, rows: int) -> torch.Tensor:
-        """Memory for a batch."""
+    def allocate(self, rows: int) -> Memory:
+        """Memory for a batch: a tensor, or what takes a list of rows in brackets as tensors do."""
         ...
 
-    def fill(self, sample: Sample, epoch: int, buffer: torch.Tensor, row: int) -> None:
+    def fill(self, sample: Sample, epoch: int, buffer: Memory, row: int) -> None:
         """Decode one sample into a row; DamagedSampleError if it can't be decoded."""
         ...
 
     @property
-    def batch(self) -> Callable[[int, torch.Tensor, torch.Tensor, list[str], list[str]], Any]:
+    def batch(self) -> Callable[[int, Memory, torch.Tensor, list[str], list[str]], Any]:
         """The class of its batches: of step, filled rows, label_B, keys and captions."""
         ...
 
@@ -72,7 +76,7 @@ class _Row(NamedTuple):
     """What was wrong with the sample that belongs there."""
 
 
-_Pending = tuple[Request, torch.Tensor, list[Future[list[_Row]]]]
+_Pending = tuple[Request, Memory, list[Future[list[_Row]]]]
 
 
 @dataclass
@@ -132,7 +136,7 @@ class ReadAhead:
         pieces = [range(first, min(first + size, count)) for first in range(0, count, size)]
         return request, buffer, [self._pool.submit(self._rows, request, buffer, piece) for piece in pieces]
 
-    def _rows(self, request: Request, buffer: torch.Tensor, piece: range) -> list[_Row]:
+    def _rows(self, request: Request, buffer: Memory, piece: range) -> list[_Row]:
         rows = []
         for row in piece:
             shard, position, epoch = request.places[row].tolist()
@@ -143,7 +147,7 @@ class ReadAhead:
                 rows.append(other._replace(damage=error))
         return rows
 
-    def _decode(self, shard: int, position: int, epoch: int, fetch: Fetch, buffer: torch.Tensor, row: int) -> _Row:
+    def _decode(self, shard: int, position: int, epoch: int, fetch: Fetch, buffer: Memory, row: int) -> _Row:
         if position in self._quarantine[shard]:
             raise QuarantinedError(self._quarantine[shard][position])
         index, _ = self._shards.part(shard)
@@ -152,7 +156,7 @@ class ReadAhead:
         self._decoder.fill(sample, epoch, buffer, row)
         return _Row(sample.key, number, caption(sample))
 
-    def _replace(self, slot: tuple[int, int], epoch: int, buffer: torch.Tensor, row: int) -> _Row:
+    def _replace(self, slot: tuple[int, int], epoch: int, buffer: Memory, row: int) -> _Row:
         """Fill a row with the nearest sound sample before it in its lane (at the very start, after it)."""
         assert self._order is not None
         lane, position = slot
@@ -171,7 +175,7 @@ class ReadAhead:
             "check them with `python -m data.inspect INDEX --verify`"
         )
 
-    def _collect(self, request: Request, buffer: torch.Tensor, futures: list[Future[list[_Row]]]) -> Iterator[Any]:
+    def _collect(self, request: Request, buffer: Memory, futures: list[Future[list[_Row]]]) -> Iterator[Any]:
         """The batch of a request; none if all its rows were dropped."""
         rows = [row for future in futures for row in future.result()]
         self.tally.requested += len(rows)

@@ -6,7 +6,7 @@ have, the preferred one first. Indexes without a rule of their own (those of oth
 extension before a compound one (`jpg` before `depth.png`), plain ones in the order of `PICTURES`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Self
@@ -121,9 +121,9 @@ def unclear(extension: str) -> bool:
     return not is_picture(extension) and extension.rpartition(".")[2] not in _NO_PICTURES
 
 
-def by_preference(extensions: Iterable[str]) -> list[str]:
-    """The extensions: plain before compound ones, each in the order of `PICTURES`; unknown ones last, by name."""
-    rank = {name: i for i, name in enumerate(PICTURES)}
+def by_preference(extensions: Iterable[str], order: Sequence[str] = PICTURES) -> list[str]:
+    """The extensions: plain before compound ones, each in the given order; unknown ones last, by name."""
+    rank = {name: i for i, name in enumerate(order)}
     return sorted(set(extensions), key=lambda e: ("." in e, rank.get(e.rpartition(".")[2], len(rank)), e))
 
 

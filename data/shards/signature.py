@@ -1,4 +1,4 @@
-"""Which format a picture has, from its first bytes alone: an extension may say anything. No imaging library here.
+"""Which format a picture or a sound has, from its first bytes alone: an extension may say anything. No libraries here.
 
 It is beside the shards because an index is made of archives whose members may have any name.
 """
@@ -14,6 +14,27 @@ PICTURES = (
 """Last parts of the extensions of members that hold a picture. Where a sample has several, the first listed here is the
 picture: photographs are stored with loss, masks and maps without."""
 
+SOUNDS = (
+    "wav",
+    "flac",
+    "opus",
+    "ogg",
+    "oga",
+    "mp3",
+    "mp2",
+    "aif",
+    "aiff",
+    "aifc",
+    "au",
+    "snd",
+    "caf",
+    "w64",
+    "rf64",
+    "sph",
+)
+"""Last parts of the extensions of members that hold a sound. Where a sample has several, the first listed here is the
+sound: what is stored without loss before what isn't."""
+
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -28,6 +49,21 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"),
     (b"\xff\x0a", "jxl"),
     (b"8BPS\0", "psd"),
+)
+_SOUND_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
+    (b"fLaC", "flac"),
+    (b"ID3", "mp3"),
+    (b".snd", "au"),
+    (b"caff", "caf"),
+    (b"riff.\x91\xcf\x11", "w64"),
+    (b"RF64", "rf64"),
+    (b"NIST_1A", "sph"),
+    (b"MThd", "mid"),
+    (b"wvpk", "wv"),
+    (b"MAC ", "ape"),
+    (b"#!AMR", "amr"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "wma"),
+    (b"\x1aE\xdf\xa3", "webm"),
 )
 _NETPBM = {b"P1": "pbm", b"P4": "pbm", b"P2": "pgm", b"P5": "pgm", b"P3": "ppm", b"P6": "ppm"}
 _BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
@@ -61,3 +97,33 @@ def _iso_format(head: bytes) -> str | None:
     if any(brand in _AVIF for brand in brands):
         return "avif"
     return "heic" if any(brand in _HEIC for brand in brands) else None
+
+
+def sound_format(first_bytes: bytes | memoryview) -> str | None:
+    """The usual extension of a sound's format (`wav`, `flac`, `m4a`, …), from a file's first `LENGTH` bytes; else None.
+
+    Formats outside `SOUNDS` are known by name, so that a message can name them.
+    """
+    head = bytes(first_bytes[:LENGTH])
+    for beginning, extension in _SOUND_BEGINNINGS:
+        if head.startswith(beginning):
+            return extension
+    if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
+        return "wav"
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return "aif"
+    if head[:4] == b"OggS":
+        return "opus" if head[28:36] == b"OpusHead" else "ogg"
+    if head[4:8] == b"ftyp":
+        return "m4a" if head[8:11] in (b"M4A", b"M4B", b"mp4", b"iso") else None
+    return _mpeg_format(head)
+
+
+def _mpeg_format(head: bytes) -> str | None:
+    """MPEG audio by the sync word of its first frame; AAC by that of its."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    layer, version, rate, sampling = head[1] >> 1 & 3, head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
+    if head[1] & 0xF6 == 0xF0:
+        return "aac"
+    return "mp3" if layer and version != 1 and rate not in (0, 15) and sampling != 3 else None

@@ -20,6 +20,7 @@ from launch.command import interrupts
 from launch.command.cores import settle
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED, SIGNALLED
 from launch.command.file_errors import DISK, OutputError, told
+from launch.command.kinds import narrowed, whole
 from launch.command.values import form, inner
 from launch.command.words import Words
 
@@ -66,7 +67,7 @@ def parse(
     list takes all that are left. Where none are waited for, the option of a list takes several words. `rest` names the
     list that gets everything after the last of them, options included. A dataclass with a field `config` reads no
     configuration file; a field `from_` is the option --from. Old names of settings are understood
-    (launch.command.renamed).
+    (launch.command.renamed), and blocks in several forms (launch.command.kinds).
 
     `--print_config` prints the resolved configuration and ends; `--help` shows every field with its docstring, and how
     lists, dictionaries and flags are written. Raises UserError for an unknown key, a value of the wrong type, and for
@@ -76,23 +77,27 @@ def parse(
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        form_class = narrowed(config_class, words)
+    except ValueError as error:
+        raise UserError(one_line(error)) from error
     names = [field.name for field in dataclasses.fields(typing.cast("Any", config_class))]
     parser = ArgumentParser(prog=prog, description=description or config_class.__doc__, exit_on_error=False)
     if "config" not in names:
         parser.add_argument("--config", action="config", help="A YAML file; options after it override it.")
-    parser.add_class_arguments(config_class, fail_untyped=True, sub_configs=False)
+    parser.add_class_arguments(form_class, fail_untyped=True, sub_configs=False)
     for name in names:
         if name.endswith("_"):
             parser._option_string_actions[f"--{name[:-1]}"] = action = parser._option_string_actions.pop(f"--{name}")
             action.option_strings = [f"--{name[:-1]}"]
-    _show_forms(parser, config_class)
-    read = Words(config_class, positional, rest)
+    _show_forms(parser, form_class)
+    read = Words(form_class, positional, rest)
     try:
         namespace = parser.parse_args(read.options(words))
         if "config" not in names:
             namespace.pop("config", None)
         values = parser.instantiate(namespace)
-        config = config_class(**{name: values[name] for name in names})
+        config = whole(form_class(**{name: values[name] for name in names}))
     except (ArgumentError, ValueError, TypeError, OSError) as error:
         raise UserError(_parsing_told(error, positional)) from error
     read.tell_repeated()
