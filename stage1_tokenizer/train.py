@@ -55,7 +55,7 @@ def train(config: TokenizerTrainConfig) -> int:
     from stage1_tokenizer.training.loop import fit
     from stage1_tokenizer.training.trained import build
 
-    terms = MEDIA[config.data.kind].terms(config.loss)
+    terms = MEDIA[config.data.kind].terms(config.loss, config.data.transform)
     data = {key: Identity.of(index) for key, index in sets.items()}
     with start_run(config, config.run, free=free(config), strategies=STRATEGIES, data=data) as started:
 

@@ -1,9 +1,10 @@
 """Settings of stage one's losses and discriminators."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from launch.command.checks import at_least, check
+from stage1_tokenizer.config.loss_presets import PRESETS, PresetName, filled, merged
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ class DiscriminatorOptimizerConfig:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
+OF_SOUNDS = ("periods", "bands", "stft")
+"""Discriminators of sounds: they have several parts, and features for feature matching."""
+
+SIZES = {"bands": [2048, 1024, 512], "stft": [2048, 1024, 512, 256, 128]}
+"""Windows of discriminators as published."""
+
+
 @dataclass(frozen=True)
 class AdversarialConfig:
     """One discriminator and its adversarial term."""
@@ -85,11 +93,14 @@ class AdversarialConfig:
     """gamma of the gradient penalty on reconstructions (R2); 0: none."""
     penalty_every: int = 16
     """Steps between gradient penalties; each is multiplied by this number."""
-    discriminator: Literal["patch", "stylegan", "dino"] = "patch"
+    discriminator: Literal["patch", "stylegan", "dino", "periods", "bands", "stft"] = "patch"
     """patch: one logit per patch (Isola et al. 2017); stylegan: one per picture, from residual blocks (StyleGAN2);
-    dino: one per patch at five depths of a frozen DINO transformer, which needs `weights` (StyleGAN-T)."""
+    dino: one per patch at five depths of a frozen DINO transformer, which needs `weights` (StyleGAN-T). For sounds:
+    periods: columns of every P-th sample (HiFi-GAN's MPD); bands: bands of complex spectra (DAC's MRD); stft: whole
+    complex spectra (EnCodec's MS-STFT)."""
     channels: int = 64
-    """With patch and stylegan, width of the first layer; it doubles per layer, up to 8 times (patch) or to 512."""
+    """Width of the first layer; it doubles per layer, up to 8 times (patch) or to 512 (stylegan), grows fourfold up to
+    32 times (periods), or stays (bands, stft); unused by dino. Those of sounds are published with 32."""
     layers: int = 3
     """Number of strided layers. patch: 3 for patches of 70 pixels, 2 for 34, 1 for 16; fewer for small pictures.
     stylegan: blocks that each halve the resolution, ideally down to 4×4: 6 for 256 pixels, 3 for 32."""
@@ -106,12 +117,24 @@ class AdversarialConfig:
     """With dino, file of the frozen transformer: DINO's dino_deitsmall16_pretrain.pth or one with the same layout."""
     resize: int = 224
     """With dino, size to which pictures are resized for the transformer; 0: no resizing."""
+    periods: list[int] = field(default_factory=lambda: [2, 3, 5, 7, 11])
+    """With periods, the periods in samples."""
+    windows: list[int] = field(default_factory=list)
+    """With bands and stft, the windows in samples, multiples of 4; none: the published ones."""
+    peak: float = 0.0
+    """With periods, bands and stft: take each clip's mean off and scale it to this peak first (DAC: 0.8); 0: don't."""
+    feature_matching: float = 0.0
+    """With periods, bands and stft, weight of the term that compares the discriminator's features of reconstruction and
+    original (mean absolute difference); it has the same `start` and `ramp`. 0: none."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Over the parts of a discriminator (one for each period or window) and over feature maps: mean (EnCodec) or sum
+    (HiFi-GAN, DAC)."""
     optimizer: DiscriminatorOptimizerConfig = field(default_factory=DiscriminatorOptimizerConfig)
     """The discriminator's own optimizer settings."""
 
     def __post_init__(self) -> None:
         at = "loss.adversarial."
-        not_negative = ("weight", "start", "ramp", "lecam", "penalty", "penalty_fake", "resize")
+        not_negative = ("weight", "start", "ramp", "lecam", "penalty", "penalty_fake", "resize", "feature_matching")
         at_least(0, self, *not_negative, prefix=at)
         at_least(1, self, "penalty_every", "channels", "layers", "group", prefix=at)
         check(at + "adaptive_limit", self.adaptive_limit, self.adaptive_limit > 0, "above 0")
@@ -130,11 +153,42 @@ class AdversarialConfig:
             raise ValueError(
                 f"{at}blur=true is not supported with {at}discriminator={kind}, only with patch: remove it"
             )
+        check(at + "peak", self.peak, 0 <= self.peak <= 1, "a peak from 0 to 1")
+        self._check_parts()
 
-    def check_pictures(self, in_channels: int, spatial_dims: int, size: int | None = None) -> None:
-        """Raise ValueError if the discriminator does not support pictures of these channels, axes and size."""
+    def _check_parts(self) -> None:
+        """Refuse settings of sounds' discriminators that are wrong, or set for another one."""
         at, kind = "loss.adversarial.", self.discriminator
-        if kind != "patch" and spatial_dims != 2:
+        unused = {
+            "periods": kind != "periods" and list(self.periods) != [2, 3, 5, 7, 11],
+            "windows": kind not in SIZES and bool(self.windows),
+            **{name: kind not in OF_SOUNDS and getattr(self, name) != 0 for name in ("peak", "feature_matching")},
+            "reduction": kind not in OF_SOUNDS and self.reduction != "mean",
+        }
+        for name in [name for name, odd in unused.items() if odd]:
+            raise ValueError(
+                f"{at}{name}={getattr(self, name)} is not supported with {at}discriminator={kind}: remove it"
+            )
+        if not self.periods or min(self.periods) < 1:
+            raise ValueError(f"{at}periods={list(self.periods)} must be one or more whole numbers from 1 on")
+        if any(window < 32 or window % 4 for window in self.windows):
+            raise ValueError(
+                f"{at}windows={list(self.windows)} must be multiples of 4 samples, 32 or more: change them"
+            )
+
+    @property
+    def sizes(self) -> list[int]:
+        """The windows in samples."""
+        return list(self.windows) or SIZES.get(self.discriminator, [])
+
+    def check_samples(self, in_channels: int, spatial_dims: int, size: int | None = None) -> None:
+        """Raise ValueError if the discriminator does not support samples of these channels, axes and size."""
+        at, kind = "loss.adversarial.", self.discriminator
+        if kind in OF_SOUNDS and spatial_dims != 1:
+            raise ValueError(
+                f"{at}discriminator={kind} is for sounds, not for model.spatial_dims={spatial_dims}: set patch"
+            )
+        if kind in ("stylegan", "dino") and spatial_dims != 2:
             raise ValueError(f"{at}discriminator={kind} needs 2 axes, not model.spatial_dims={spatial_dims}: set patch")
         if kind == "dino" and in_channels not in (1, 3):
             raise ValueError(f"{at}discriminator=dino needs 1 or 3 channels, not {in_channels}: set patch or stylegan")
@@ -164,9 +218,53 @@ class LossConfig:
     """The discriminator and its adversarial term."""
     discriminators: list[AdversarialConfig] = field(default_factory=list)
     """Further discriminators, each a block like `adversarial`, with its own optimizer settings and adaptive weight."""
+    balance: Literal["none", "gradient"] = "none"
+    """How weights count. none: they multiply the terms. gradient: each term's gradient at the reconstruction is divided
+    by its recent norm first, so that weights are shares of the whole gradient, whatever the terms' scales (EnCodec).
+    The gradient of one sample then has norm 1 in all; quantizer_weight stays a factor beside it."""
+    balance_decay: float = 0.999
+    """With balance=gradient, decay of the averages of the norms."""
+    preset: PresetName | None = None
+    """Losses of a published trainer of sounds: dac or encodec. It fills `terms`, `adversarial`, `discriminators` and
+    `balance`; what is set beside it and isn't the default stays, in `terms` and `adversarial` setting by setting."""
 
     def __post_init__(self) -> None:
+        self._apply_preset()
         at_least(0, self, "pixel_weight", "quantizer_weight", prefix="loss.")
+        check("loss.balance_decay", self.balance_decay, 0 <= self.balance_decay < 1, "a share from 0 to below 1")
+        if self.balance == "gradient" and any(one.adaptive for one in self.adversaries.values()):
+            raise ValueError(
+                "loss.balance=gradient is not supported with adaptive=true of a discriminator, as both set its weight: "
+                "set loss.adversarial.adaptive (and that of loss.discriminators) to false"
+            )
+
+    def _apply_preset(self) -> None:
+        if self.preset is None:
+            return
+        known = PRESETS[self.preset]
+        first, *others = known["adversaries"]
+        values = {
+            "terms": merged(known["terms"], self.terms),
+            "adversarial": filled(self.adversarial, first),
+            "discriminators": list(self.discriminators) or [AdversarialConfig(**one) for one in others],
+            "balance": known["balance"] if self.balance == "none" else self.balance,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def check_sounds(self) -> None:
+        """Raise ValueError for settings of pictures, and where nothing compares a sound with its reconstruction."""
+        for name, default in (("pixel", "l1"), ("pixel_weight", 1.0)):
+            if getattr(self, name) not in (default, 0):
+                raise ValueError(
+                    f"loss.{name}={getattr(self, name)} is for pictures: remove it, and set loss.terms={{waveform: 1}}"
+                )
+        if replace(self.perceptual, weight=1.0) != PerceptualConfig() or self.perceptual.weight not in (0, 1):
+            raise ValueError(f"loss.perceptual={self.perceptual} is for pictures: remove it")
+        if not self.terms and not any(one.feature_matching for one in self.adversaries.values()):
+            raise ValueError(
+                "loss.terms is empty, but sounds need a term: set loss.preset=dac, or loss.terms={mel: 15}, for example"
+            )
 
     @property
     def adversaries(self) -> dict[str, AdversarialConfig]:

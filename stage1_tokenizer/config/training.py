@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
@@ -34,6 +34,10 @@ class TokenizerOptimizerConfig(OptimizerConfig):
         rate = self.discriminator_learning_rate
         if rate is not None:
             check("optimizer.discriminator_learning_rate", rate, rate > 0, "above 0, or to null")
+
+
+WITHOUT_LAST_LAYER = ("seanet", "vocos")
+"""Backbones whose decoder doesn't end with a plain convolution, on which adaptive weights rest."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class TokenizerTrainConfig:
         at_least(0, self, "evaluate_every")
         if self.data.kind == "pictures":
             self._check_pictures()
+        if self.data.kind == "sounds":
+            self._check_sounds()
         self._check_method()
 
     def _check_pictures(self) -> None:
@@ -114,12 +120,45 @@ class TokenizerTrainConfig:
                 f"pictures of data.transform.size={size}: add it, or remove the larger ones"
             )
         for adversarial in self.loss.adversaries.values():
-            adversarial.check_pictures(self.model.in_channels, self.model.spatial_dims, size)
+            adversarial.check_samples(self.model.in_channels, self.model.spatial_dims, size)
         if self.model.in_channels != self.data.transform.channels:
             raise ValueError(
                 f"model.in_channels={self.model.in_channels} differs from data.transform.channels="
                 f"{self.data.transform.channels}: set both to the same number"
             )
+
+    def _check_sounds(self) -> None:
+        clip: Any = self.data.transform
+        (hop,) = self.model.stride if self.model.spatial_dims == 1 else (0,)
+        if not hop:
+            raise ValueError(f"model.spatial_dims={self.model.spatial_dims} is not for sounds: set it to 1")
+        if clip.length % hop:
+            raise ValueError(
+                f"data.transform.length={clip.length} is not a multiple of {hop}, the samples of a code (model.stride): "
+                f"set it to {clip.length // hop * hop or hop}"
+            )
+        if self.model.in_channels != clip.channels:
+            raise ValueError(
+                f"model.in_channels={self.model.in_channels} differs from data.transform.channels={clip.channels}: "
+                "set both to the same number"
+            )
+        if self.evaluate_features != "none":
+            raise ValueError(f"evaluate_features={self.evaluate_features} is for pictures: set it to none")
+        self.loss.check_sounds()
+        for adversarial in self.loss.adversaries.values():
+            adversarial.check_samples(self.model.in_channels, self.model.spatial_dims)
+            if adversarial.adaptive and self.model.backbone in WITHOUT_LAST_LAYER:
+                raise ValueError(
+                    f"loss.adversarial.adaptive=true needs a decoder that ends with a plain convolution, which "
+                    f"model.backbone={self.model.backbone} hasn't: set it to false, and loss.balance=gradient if "
+                    "weights shall not depend on the terms' scales"
+                )
+
+    @property
+    def sample_size(self) -> int:
+        """Side of a picture in pixels, length of a clip in samples."""
+        transform: Any = self.data.transform
+        return transform.length if self.data.kind == "sounds" else transform.size
 
     def _check_method(self) -> None:
         if set(self.freeze) == {"encoder", "quantizer", "decoder"}:

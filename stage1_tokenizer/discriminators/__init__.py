@@ -1,4 +1,7 @@
-"""Discriminators: samples to logits, positive for real ones; `build_discriminator` builds the configured one."""
+"""Discriminators: samples to logits, positive for real ones; `build_discriminator` builds the configured one.
+
+Those of sounds have several parts and return a `Verdict` (`verdict.py`), with features for feature matching.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,13 @@ from torch import nn
 
 from launch.command.cli import UserError
 from stage1_tokenizer.config.losses import AdversarialConfig
+from stage1_tokenizer.discriminators.bands import Resolution
 from stage1_tokenizer.discriminators.dino import ProjectedDiscriminator
 from stage1_tokenizer.discriminators.dino_vit import load_vit
 from stage1_tokenizer.discriminators.patch import Discriminator
+from stage1_tokenizer.discriminators.periods import Period
+from stage1_tokenizer.discriminators.sound_layers import SoundDiscriminator
+from stage1_tokenizer.discriminators.stft import Scale
 from stage1_tokenizer.discriminators.stylegan import ResidualDiscriminator
 
 __all__ = ["DISCRIMINATORS", "Discriminator", "build_discriminator", "check_discriminator"]
@@ -19,6 +26,15 @@ DISCRIMINATORS: dict[str, Callable[[AdversarialConfig, int, int], nn.Module]] = 
     "patch": Discriminator,
     "stylegan": lambda config, in_channels, _: ResidualDiscriminator(config, in_channels),
     "dino": lambda config, *_: ProjectedDiscriminator(config, load_vit(str(config.weights))),
+    "periods": lambda config, in_channels, _: SoundDiscriminator(
+        config.peak, (Period(config, in_channels, period) for period in config.periods)
+    ),
+    "bands": lambda config, in_channels, _: SoundDiscriminator(
+        config.peak, (Resolution(config, in_channels, window) for window in config.sizes)
+    ),
+    "stft": lambda config, in_channels, _: SoundDiscriminator(
+        config.peak, (Scale(config, in_channels, window) for window in config.sizes)
+    ),
 }
 """Constructors by name in the configuration; arguments: settings, channels and spatial axes of the samples."""
 
@@ -28,7 +44,7 @@ def build_discriminator(config: AdversarialConfig, in_channels: int, spatial_dim
 
     Raises ValueError if it does not support such samples, and UserError if its file has no such weights.
     """
-    config.check_pictures(in_channels, spatial_dims)
+    config.check_samples(in_channels, spatial_dims)
     return DISCRIMINATORS[config.discriminator](config, in_channels, spatial_dims)
 
 

@@ -1,7 +1,9 @@
-"""The adversarial terms of both networks, the discriminator's regularisers, and the adaptive weight.
+"""The adversarial terms of both networks, feature matching, the discriminator's regularisers, the adaptive weight.
 
 Legend: B batch, C channels, H W pixels.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,29 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
     if kind == "least_squares":
         return ((real - 1).square().mean() + fake.square().mean()) / 2
     return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+
+
+def reduced(values: Sequence[Tensor], how: str) -> Tensor:
+    """The mean or the sum of scalars; of one, itself."""
+    total = sum(values[1:], values[0])
+    return total / len(values) if how == "mean" and len(values) > 1 else total
+
+
+def feature_distance(fake: Sequence[Sequence[Tensor]], real: Sequence[Sequence[Tensor]], how: str = "mean") -> Tensor:
+    """Feature matching: mean |Δ| of each feature map, reduced over the maps of a part, then over parts.
+
+    (Larsen et al. 2016; HiFi-GAN, eq. 5.) The features of real samples are a target without gradient. There is no
+    division by their size, which has made this term leap where they vanish.
+    """
+    return reduced(
+        [
+            reduced(
+                [F.l1_loss(at_least_float32(y), at_least_float32(x.detach())) for y, x in zip(*maps, strict=True)], how
+            )
+            for maps in zip(fake, real, strict=True)
+        ],
+        how,
+    )
 
 
 class LeCam:

@@ -25,11 +25,14 @@ class Medium:
     """Discriminators (loss.adversarial.discriminator) that take it."""
     input: Callable[[Any, torch.device], Tensor]
     """The networks' input, in [-1, 1], from a batch of the stream; on a device."""
-    terms: Callable[[LossConfig], list[Term]]
-    """The configured terms at the reconstruction. Raises UserError where something they need is missing."""
+    terms: Callable[[LossConfig, Any], list[Term]]
+    """The configured terms at the reconstruction of samples of a transform. Raises UserError where something they need
+    is missing."""
     measure: Callable[[Tokenizer, Iterable[Any], list[Term], FeatureName, Run], dict[str, float]]
     """Figures of a tokenizer on held-out samples, over all ranks; with distances on the named network's features."""
     show: Callable[[Path, Tokenizer, str], None]
     """Write a file, named without its suffix, that shows held-out samples beside their reconstructions."""
     shown: str
     """Folder in the run for what `show` writes."""
+    beside: Callable[[Any, torch.device], dict[str, Tensor]] = lambda batch, device: {}
+    """What else the step takes of a batch, on a device: `valid`, where samples end."""

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from data.pictures.batches import PictureBatch
+from data.pictures.config import TransformConfig
 from data.pictures.transforms import to_float
 from launch.run.runtime import Run
-from stage1_tokenizer.config.losses import LossConfig
+from stage1_tokenizer.config.losses import OF_SOUNDS, LossConfig
 from stage1_tokenizer.discriminators import DISCRIMINATORS
 from stage1_tokenizer.losses.lpips import PerceptualTerm, load_lpips
 from stage1_tokenizer.losses.pixel import PixelTerm
@@ -33,7 +34,7 @@ def input_of(batch: PictureBatch, device: torch.device) -> Tensor:
     return to_float(batch.pixels_BCHW.to(device, non_blocking=True))
 
 
-def terms(config: LossConfig) -> list[Term]:
+def terms(config: LossConfig, transform: TransformConfig | None = None) -> list[Term]:
     """The pixel term, the perceptual one where it has a weight, and those of loss.terms."""
     perceptual = config.perceptual
     lpips = load_lpips(perceptual.net, perceptual.weights) if perceptual.weight else None
@@ -57,5 +58,7 @@ def show(path: Path, tokenizer: Tokenizer, index: str) -> None:
     save_pictures(path.with_suffix(".png"), tokenizer, index, SHOWN)
 
 
-PICTURES = Medium("pictures", tuple(DISCRIMINATORS), input_of, terms, measure, show, shown="pictures")
-"""The record; so far every discriminator is for pictures."""
+FIT = tuple(name for name in DISCRIMINATORS if name not in OF_SOUNDS)
+"""Discriminators that take pictures."""
+
+PICTURES = Medium("pictures", FIT, input_of, terms, measure, show, shown="pictures")

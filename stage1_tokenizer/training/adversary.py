@@ -6,9 +6,18 @@ Legend: B batch, C channels, H W pixels.
 from torch import Tensor
 
 from stage1_tokenizer.config.losses import AdversarialConfig
+from stage1_tokenizer.discriminators.verdict import Verdict, verdict_of
 from stage1_tokenizer.layers.convolution import LastLayer
 from stage1_tokenizer.layers.precision import at_least_float32
-from stage1_tokenizer.losses.adversarial import LeCam, adaptive_weight, discriminator_loss, gradient_penalty
+from stage1_tokenizer.losses.adversarial import (
+    LeCam,
+    adaptive_weight,
+    discriminator_loss,
+    feature_distance,
+    generator_loss,
+    gradient_penalty,
+    reduced,
+)
 
 
 class Adversary:
@@ -34,9 +43,12 @@ class Adversary:
             return None
         return min(1.0, (step - self.config.start + 1) / max(self.config.ramp, 1))
 
-    def weight(self, layer: LastLayer, features_BCHW: Tensor, grad_rec: Tensor, grad_adv: Tensor) -> Tensor:
-        """The weight of the generator's loss before the ramp; arguments as `adaptive_weight` has them."""
-        if not self.config.adaptive:
+    def weight(self, layer: LastLayer | None, features_BCHW: Tensor, grad_rec: Tensor, grad_adv: Tensor) -> Tensor:
+        """The weight of the generator's loss before the ramp; arguments as `adaptive_weight` has them.
+
+        `layer` is needed for adaptive weights alone.
+        """
+        if not self.config.adaptive or layer is None:
             return grad_rec.new_full((), self.config.weight)
         ratio = adaptive_weight(layer, features_BCHW, grad_rec, grad_adv)
         return self.config.weight * ratio.clamp(max=self.config.adaptive_limit)
@@ -45,22 +57,33 @@ class Adversary:
         """Whether this step's loss has the gradient penalties."""
         return (step - self.config.start) % self.config.penalty_every == 0
 
-    def loss(
-        self, real: Tensor, fake: Tensor, x_BCHW: Tensor, x_hat_BCHW: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The discriminator's loss from the logits of x and x̂, with the graph of both; and what is logged of it.
+    def generator_loss(self, fake: Verdict) -> Tensor:
+        """The adversarial term, from what the discriminator says of x̂."""
+        return reduced([generator_loss(self.config.loss, logits) for logits in fake.logits], self.config.reduction)
 
-        x must require a gradient in steps with a penalty on it.
+    def feature_distance(self, fake: Verdict, real: Verdict) -> Tensor:
+        """The feature matching term."""
+        return feature_distance(fake.features, real.features, self.config.reduction)
+
+    def loss(
+        self, of_x: Verdict | Tensor, of_x_hat: Verdict | Tensor, x_BCHW: Tensor, x_hat_BCHW: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's loss from what it says of x and x̂, with the graph of both; and what is logged of it.
+
+        x must require a gradient in steps with a penalty on it. LeCam, penalties and what is logged see the logits of
+        all parts as one.
         """
-        config = self.config
-        loss = discriminator_loss(config.loss, real, fake)
+        config, of_x, of_x_hat = self.config, verdict_of(of_x), verdict_of(of_x_hat)
+        pairs = zip(of_x.logits, of_x_hat.logits, strict=True)
+        loss = reduced([discriminator_loss(config.loss, *pair) for pair in pairs], config.reduction)
         metrics = {"loss/discriminator": loss.detach()}
+        real, fake = of_x.joined, of_x_hat.joined
         if config.lecam:
             lecam = self.lecam(real, fake)
             loss = loss + config.lecam * lecam
             metrics["loss/lecam"] = lecam.detach()
-        pairs = {"": (config.penalty, real, x_BCHW), "_fake": (config.penalty_fake, fake, x_hat_BCHW)}
-        for name, (gamma, logits, samples) in pairs.items():
+        penalties = {"": (config.penalty, real, x_BCHW), "_fake": (config.penalty_fake, fake, x_hat_BCHW)}
+        for name, (gamma, logits, samples) in penalties.items():
             if gamma and self.penalised(step):
                 penalty = gradient_penalty(at_least_float32(logits), samples)
                 loss = loss + config.penalty_every * gamma / 2 * penalty

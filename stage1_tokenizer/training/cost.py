@@ -94,7 +94,7 @@ class TokenizerCost:
 
 def on_no_device(config: TokenizerTrainConfig) -> TokenizerCost:
     """The cost of networks that aren't allocated. Quantizers' searches are left out."""
-    model, size = config.model, config.data.transform.size
+    model, size = config.model, config.sample_size
     with torch.device("meta"):
         codec = Codec(model).train()
         judges = nn.ModuleList(

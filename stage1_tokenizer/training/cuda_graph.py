@@ -11,7 +11,8 @@ Legend: B batch, C channels, H W pixels.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +24,7 @@ from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.training.trained import Trained
 
 Scalars = dict[str, Tensor | float]
-Step = Callable[[TokenizerTrainConfig, Trained, Tensor, int, Tensor], tuple[Scalars, Tensor]]
+Step = Callable[..., tuple[Scalars, Tensor]]
 """train_step of stage1_tokenizer.training.loop."""
 
 WARM_UP = 3
@@ -76,7 +77,7 @@ def check_cuda_graph(gpu: bool, ranks: int, strategy: str) -> None:
 
 
 class CapturedStep:
-    """train_step(config, trained, x, step), replayed from CUDA graphs where it can be."""
+    """train_step(config, trained, x, step, valid=…), replayed from CUDA graphs where it can be."""
 
     def __init__(self, config: TokenizerTrainConfig, trained: Trained, step: Step, recorder: Recorder):
         self.config, self.trained, self.step, self.recorder = config, trained, step, recorder
@@ -89,29 +90,30 @@ class CapturedStep:
         for adversary in adversaries:
             adversary.dial = torch.zeros((), device=self._device)
         trained.tokenizer.quantizer.led = True
-        self._x_BCHW: Tensor | None = None
+        self._inputs: list[Tensor] = []
         self._done: Counter[Hashable] = Counter()
         self.graphs: dict[Hashable, tuple[Callable[[], None], tuple[Scalars, Tensor]]] = {}
 
-    def __call__(self, x_BCHW: Tensor, step: int) -> tuple[Scalars, Tensor]:
-        """One step; what it returns is valid until the next one."""
+    def __call__(self, x_BCHW: Tensor, step: int, valid: Tensor | None = None) -> tuple[Scalars, Tensor]:
+        """One step; what it returns is there until the next one."""
+        inputs = [x_BCHW] if valid is None else [x_BCHW, valid]
         share = self._set_dials(step)
         tokenizer, quantizer = self.trained.tokenizer, self.trained.tokenizer.quantizer
         if quantizer.training:
             quantizer.begin(len(x_BCHW) * math.prod(tokenizer.grid(x_BCHW.shape[2:])))
         kind = self._kind(step)
         if quantizer.training and (quantizer.starting or quantizer.reviving):
-            scalars, good = self._run(x_BCHW, step)
+            scalars, good = self._run(inputs, step)
         elif kind in self.graphs:
-            assert self._x_BCHW is not None
-            self._x_BCHW.copy_(x_BCHW, non_blocking=True)
+            for static, new in zip(self._inputs, inputs, strict=True):
+                static.copy_(new, non_blocking=True)
             replay, (scalars, good) = self.graphs[kind]
             replay()
         elif self._done[kind] < WARM_UP:
             self._done[kind] += 1
-            scalars, good = self._run(x_BCHW, step)
+            scalars, good = self._run(inputs, step)
         else:
-            scalars, good = self._capture(kind, x_BCHW, step)
+            scalars, good = self._capture(kind, inputs, step)
         return {**scalars, "optimizer/rate_share": share}, good
 
     def _set_dials(self, step: int) -> float:
@@ -135,21 +137,24 @@ class CapturedStep:
             for adversary in self.trained.gradients.adversaries
         )
 
-    def _run(self, x_BCHW: Tensor, step: int) -> tuple[Scalars, Tensor]:
-        return self.recorder.run(lambda: self.step(self.config, self.trained, x_BCHW, step, self._share))
+    def _run(self, inputs: Sequence[Tensor], step: int) -> tuple[Scalars, Tensor]:
+        return self.recorder.run(partial(self._step, inputs, step))
 
-    def _capture(self, kind: Hashable, x_BCHW: Tensor, step: int) -> tuple[Scalars, Tensor]:
-        if self._x_BCHW is None:
-            self._x_BCHW = x_BCHW.clone()
-        static_BCHW = self._x_BCHW.copy_(x_BCHW)
+    def _step(self, inputs: Sequence[Tensor], step: int) -> tuple[Scalars, Tensor]:
+        x_BCHW, *valid = inputs
+        return self.step(self.config, self.trained, x_BCHW, step, self._share, *valid)
+
+    def _capture(self, kind: Hashable, inputs: Sequence[Tensor], step: int) -> tuple[Scalars, Tensor]:
+        if not self._inputs:
+            self._inputs = [tensor.clone() for tensor in inputs]
+        for static, new in zip(self._inputs, inputs, strict=True):
+            static.copy_(new)
         learners = [self.trained.generator, *self.trained.discriminators]
         groups = [group for learner in learners for group in learner.optimizer.param_groups]
         for group in groups:  # torch's optimizers ask for it in a capture; fused ones work the same without
             group["capturable"] = True
         try:
-            self.graphs[kind] = self.recorder.capture(
-                lambda: self.step(self.config, self.trained, static_BCHW, step, self._share)
-            )
+            self.graphs[kind] = self.recorder.capture(partial(self._step, self._inputs, step))
         finally:
             for group in groups:
                 group["capturable"] = False

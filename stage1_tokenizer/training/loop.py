@@ -46,7 +46,7 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
             if last or stop:
                 break
             seed_step(config.run.seed, run.rank, step)
-            scalars, good = step_on(medium.input(batch, run.device), step)
+            scalars, good = step_on(medium.input(batch, run.device), step, **medium.beside(batch, run.device))
             logged = run.record(scalars, step=step, samples=config.data.batch_size, good=good)
             run.note(step, monitor.look(logged or {}))
             step += 1
@@ -56,8 +56,8 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
 
 def _step(
     config: TokenizerTrainConfig, trained: Trained, run: Run
-) -> Callable[[Tensor, int], tuple[dict[str, Tensor | float], Tensor]]:
-    """train_step of a batch and a step, from CUDA graphs where config.cuda_graph asks for them."""
+) -> Callable[..., tuple[dict[str, Tensor | float], Tensor]]:
+    """train_step of a batch, a step and what the medium gives beside, from CUDA graphs where config.cuda_graph asks for them."""
     if not config.cuda_graph:
         return partial(train_step, config, trained)
     check_cuda_graph(run.device.type == "cuda", run.world_size, run.strategy)
@@ -65,16 +65,22 @@ def _step(
 
 
 def train_step(
-    config: TokenizerTrainConfig, trained: Trained, x_BCHW: Tensor, step: int, share: float | Tensor | None = None
+    config: TokenizerTrainConfig,
+    trained: Trained,
+    x_BCHW: Tensor,
+    step: int,
+    share: float | Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> tuple[dict[str, Tensor | float], Tensor]:
     """One step of all optimizers on this rank's part of a batch; its scalars, and whether it was done.
 
-    `share` of the peak learning rates: by default the step's. What is returned is still on the device. If a loss or a
-    gradient of any network isn't finite on any rank, none is updated.
+    `share` of the peak learning rates: by default the step's. `valid` as OneForwardStep takes it. What is returned is
+    still on the device. If a loss or a gradient of any network isn't finite on any rank, none is updated.
     """
     gradients, generator = trained.gradients, trained.generator
     with float32_as(IN_TRAINING[config.run.tf32]):
-        result = gradients(generator.module, [learner.module for learner in trained.discriminators], x_BCHW, step)
+        networks = [learner.module for learner in trained.discriminators]
+        result = gradients(generator.module, networks, x_BCHW, step, valid)
     share = learning_rate(config.optimizer, step, config.steps, peak=1.0) if share is None else share
     scale = gradients.scale.value if gradients.scale else None
     clipped = {"optimizer/gradient_norm": generator.clip(scale)}

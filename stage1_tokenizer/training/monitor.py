@@ -18,7 +18,11 @@ from stage1_tokenizer.tokenizer.model import Tokenizer
 CODES = {"codes/perplexity": "perplexity", "codes/used": "codes in use"}
 """Metrics that fall when a codebook collapses, and their names in the log."""
 
-WATCHED = ("loss/rec", "loss/perceptual", "optimizer/gradient_norm", "optimizer/discriminator_gradient_norm")
+WATCHED = (
+    *(f"loss/{name}" for name in ("rec", "perceptual", "waveform", "mel", "stft", "feature_matching")),
+    "optimizer/gradient_norm",
+    "optimizer/discriminator_gradient_norm",
+)
 """Metrics whose sudden growth is a divergence."""
 
 ADVICE = {
@@ -64,7 +68,7 @@ class Monitor:
         """The monitor of a run."""
         most: dict[str, float] = {}
         if tokenizer.codebook_size:
-            codes = math.prod(tokenizer.codes_shape(config.data.transform.size)) // tokenizer.codebooks
+            codes = math.prod(tokenizer.codes_shape(config.sample_size)) // tokenizer.codebooks
             perplexity = min(tokenizer.codebook_size, codes * config.data.batch_size)
             most = {"codes/perplexity": perplexity, "codes/used": perplexity * tokenizer.codebooks}
         limits = {

@@ -11,24 +11,30 @@ computed at x̂, weighted there, and sent through G in one backward:
     backward of ⟨x̂, g_rec + Σ weight·g_adv⟩ + the quantizer's losses          gives G's gradients
     backward of each D's loss from D(x) and the logits of x' already there    gives D's gradients
 
+With feature matching D(x) comes before D(x'), as its features are the target of a term of D's; each is still computed
+once. With a balance, weights are shares of the gradient at x' (`balance.py`), and no last layer is needed. Where samples
+have different lengths, x̂ is zero beyond its own, as x is, for all terms and discriminators.
+
 A test holds this equal to the form of the paper. Legend: B batch, C channels, H W pixels, h w latent grid.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from stage1_tokenizer.discriminators.verdict import Verdict, verdict_of
 from stage1_tokenizer.discriminators.weight_norms import advance
 from stage1_tokenizer.layers.precision import at_least_float32
-from stage1_tokenizer.losses.adversarial import generator_loss
 from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.networks.build import Decoder
 from stage1_tokenizer.tokenizer.codec import Reconstruction
 from stage1_tokenizer.training.adversary import Adversary
+from stage1_tokenizer.training.balance import Balance, Pull
 from stage1_tokenizer.training.loss_scale import LossScale
 
 
@@ -43,6 +49,20 @@ class StepResult:
     """For each discriminator, whether it has gradients: step its optimizer only then."""
 
 
+@dataclass
+class _Judged:
+    """A discriminator in the midst of a step."""
+
+    adversary: Adversary
+    network: nn.Module
+    x_BCHW: Tensor
+    """The real samples, which require a gradient in steps with a penalty on them."""
+    fake: Verdict
+    """Of x', with its graph."""
+    real: Verdict | None
+    """Of x, with its graph, where it was needed already."""
+
+
 class OneForwardStep:
     """Computes the gradients of one step; the caller zeroes them before, clips and steps the optimizers after.
 
@@ -52,7 +72,7 @@ class OneForwardStep:
     `backward` is called once for each of them, with its loss and the network; `advance` prepares a discriminator's
     weights for a step. With `micro_batch`, the generator and the terms process at most so many samples at a time; all
     that looks at the batch as a whole (quantizer, discriminators, adaptive weights) still does, so the gradients are
-    the same. With `scale`, all gradients are left multiplied by it.
+    the same. With `scale`, all gradients are left multiplied by it; with `balance`, weights are shares of gradients.
     """
 
     def __init__(
@@ -66,6 +86,7 @@ class OneForwardStep:
         advance: Callable[[nn.Module], None] = lambda network: advance(unwrapped(network)),
         micro_batch: int | None = None,
         scale: LossScale | None = None,
+        balance: Balance | None = None,
     ):
         self.terms = list(terms)
         self.adversaries = list(adversaries)
@@ -75,14 +96,21 @@ class OneForwardStep:
         self.advance = advance
         self.micro_batch = micro_batch
         self.scale = scale
+        self.balance = balance
 
     def __call__(
-        self, generator: nn.Module, discriminators: Sequence[nn.Module], x_BCHW: Tensor, step: int
+        self,
+        generator: nn.Module,
+        discriminators: Sequence[nn.Module],
+        x_BCHW: Tensor,
+        step: int,
+        valid: Tensor | None = None,
     ) -> StepResult:
         """Leave the gradients of this batch in the parameters of all networks.
 
         x_BCHW is this rank's part of the batch, in [-1, 1]. There is one discriminator for each adversary; as long as
-        none has started, `discriminators` may be empty, else ValueError.
+        none has started, `discriminators` may be empty, else ValueError. `valid` is 1 in samples and 0 beyond their
+        ends, where x is 0; None: they have no ends.
         """
         ramps = [adversary.ramp(step) for adversary in self.adversaries]
         if len(discriminators) != len(self.adversaries) and any(ramps):
@@ -90,57 +118,119 @@ class OneForwardStep:
         with self.autocast():
             output: Reconstruction = generator(x_BCHW, self.micro_batch)
         x_hat = at_least_float32(output.x_BCHW)
+        if valid is not None:
+            x_hat = x_hat * valid
         leaf = x_hat.detach().requires_grad_()
-        grad_rec, metrics = self._reconstruction(leaf, x_BCHW)
-        last_layer = cast(Decoder, unwrapped(generator).decoder).last_layer
-        grad_x, started = grad_rec, []
+        pulls, metrics = self._reconstruction(leaf, x_BCHW)
+        grad_rec = grad_x = _sum([pull.gradient for pull in pulls.values()], leaf)
+        started = []
         for adversary, network, ramp in zip(self.adversaries, discriminators, ramps, strict=False):
             if ramp is None:
                 continue
-            fake, loss, grad_adv = self._adversarial(adversary, network, leaf)
-            weight = ramp * adversary.weight(last_layer, output.features_BCHW, grad_rec, grad_adv)
-            grad_x = grad_x + weight * grad_adv
-            metrics |= adversary.named({"loss/adversarial": loss, "gan/weight": weight})
-            started.append((adversary, network, fake))
+            judged = self._judge(adversary, network, leaf, x_BCHW, step)
+            losses = self._losses(judged)
+            metrics |= {name: loss.detach() for name, loss in adversary.named(losses).items()}
+            if self.balance is not None:
+                pulls |= self._pulls(adversary, losses, leaf, ramp)
+            else:
+                layer = cast(Decoder, unwrapped(generator).decoder).last_layer if adversary.config.adaptive else None
+                weigh = partial(adversary.weight, layer, output.features_BCHW, grad_rec)
+                gradient, weight = self._weighted(adversary, losses, leaf, ramp, weigh)
+                grad_x = grad_x + gradient
+                metrics |= adversary.named({"gan/weight": weight})
+            started.append(judged)
+        if self.balance is not None:
+            grad_x, norms = self.balance(pulls)
+            metrics |= norms
         quantizer = sum(output.losses.values(), x_hat.new_zeros(()))
         self.backward(self._scaled((x_hat * grad_x).sum() + self.quantizer_weight * quantizer), generator)
         metrics |= {f"loss/{name}": value.detach() for name, value in output.losses.items()}
-        for adversary, network, fake in started:
-            metrics |= self._discriminate(adversary, network, fake, x_BCHW, leaf, step)
+        for judged in started:
+            metrics |= self._discriminate(judged, leaf, step)
         return StepResult(metrics, output.codes_Bhw, [ramp is not None for ramp in ramps])
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss * self.scale.value if self.scale else loss
 
-    def _reconstruction(self, leaf: Tensor, x_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the terms' gradients at x', and each term's value."""
+    def _reconstruction(self, leaf: Tensor, x_BCHW: Tensor) -> tuple[dict[str, Pull], dict[str, Tensor]]:
+        """Each term's weighted gradient at x', and its value."""
         metrics: dict[str, Tensor] = {}
-        grad_rec = None
+        pulls = {}
         for term in self.terms:
             metrics[f"loss/{term.name}"], gradient = term.at(leaf, x_BCHW, self.micro_batch)
-            grad_rec = gradient if grad_rec is None else grad_rec + gradient
-        return torch.zeros_like(leaf) if grad_rec is None else grad_rec, metrics
+            pulls[term.name] = Pull(gradient, term.weight, term.weight)
+        return pulls, metrics
 
-    def _adversarial(self, adversary: Adversary, network: nn.Module, leaf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The logits of x' with their graph, the generator's loss, and its gradient at x'."""
+    def _judge(self, adversary: Adversary, network: nn.Module, leaf: Tensor, x_BCHW: Tensor, step: int) -> _Judged:
+        """What a discriminator says of x' and, with feature matching, of x before."""
         self.advance(network)
-        with self.autocast():
-            fake = unwrapped(network)(leaf)
-        loss = generator_loss(adversary.config.loss, fake)
-        (grad_adv,) = torch.autograd.grad(self._scaled(loss), leaf, retain_graph=True)
-        return fake, loss.detach(), grad_adv / self.scale.value if self.scale else grad_adv
-
-    def _discriminate(
-        self, adversary: Adversary, network: nn.Module, fake: Tensor, x_BCHW: Tensor, leaf: Tensor, step: int
-    ) -> dict[str, Tensor]:
-        """Leave a discriminator's gradients, from its logits of x', `fake`, and of x."""
         if adversary.config.penalty and adversary.penalised(step):
             x_BCHW = x_BCHW.detach().requires_grad_()
+        real = self._real(network, x_BCHW) if adversary.config.feature_matching else None
         with self.autocast():
-            real = network(x_BCHW)
-        loss, metrics = adversary.loss(real, fake, x_BCHW, leaf, step)
-        self.backward(self._scaled(loss), network)
-        return adversary.named(metrics)
+            fake = verdict_of(unwrapped(network)(leaf))
+        return _Judged(adversary, network, x_BCHW, fake, real)
+
+    def _real(self, network: nn.Module, x_BCHW: Tensor) -> Verdict:
+        with self.autocast():
+            return verdict_of(network(x_BCHW))
+
+    def _losses(self, judged: _Judged) -> dict[str, Tensor]:
+        """The terms of a discriminator, by their names in the log."""
+        losses = {"loss/adversarial": judged.adversary.generator_loss(judged.fake)}
+        if judged.real is not None:
+            losses["loss/feature_matching"] = judged.adversary.feature_distance(judged.fake, judged.real)
+        return losses
+
+    def _weighted(
+        self,
+        adversary: Adversary,
+        losses: dict[str, Tensor],
+        leaf: Tensor,
+        ramp: float | Tensor,
+        weigh: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted gradient at x' of a discriminator's terms, and the weight of the adversarial one.
+
+        With a weight that doesn't depend on the gradient, one backward is for both terms.
+        """
+        adversarial, features = losses["loss/adversarial"], losses.get("loss/feature_matching")
+        matching = None if features is None else ramp * adversary.config.feature_matching * features
+        if matching is not None and not adversary.config.adaptive:
+            weight = ramp * weigh(leaf)
+            return self._gradient(weight * adversarial + matching, leaf), weight
+        grad_adv = self._gradient(adversarial, leaf)
+        weight = ramp * weigh(grad_adv)
+        gradient = weight * grad_adv
+        return gradient if matching is None else gradient + self._gradient(matching, leaf), weight
+
+    def _pulls(
+        self, adversary: Adversary, losses: dict[str, Tensor], leaf: Tensor, ramp: float | Tensor
+    ) -> dict[str, Pull]:
+        """A discriminator's terms for the balance."""
+        weights = {"adversarial": adversary.config.weight, "feature_matching": adversary.config.feature_matching}
+        return {
+            name + adversary.suffix: Pull(self._gradient(losses[f"loss/{name}"], leaf), 1.0, ramp * weight)
+            for name, weight in weights.items()
+            if f"loss/{name}" in losses
+        }
+
+    def _gradient(self, loss: Tensor, leaf: Tensor) -> Tensor:
+        """The gradient at x'; the graph is kept."""
+        (gradient,) = torch.autograd.grad(self._scaled(loss), leaf, retain_graph=True)
+        return gradient / self.scale.value if self.scale else gradient
+
+    def _discriminate(self, judged: _Judged, leaf: Tensor, step: int) -> dict[str, Tensor]:
+        """Leave a discriminator's gradients, from what it said of x', and of x."""
+        real = self._real(judged.network, judged.x_BCHW) if judged.real is None else judged.real
+        loss, metrics = judged.adversary.loss(real, judged.fake, judged.x_BCHW, leaf, step)
+        self.backward(self._scaled(loss), judged.network)
+        return judged.adversary.named(metrics)
+
+
+def _sum(gradients: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Their sum, in order; zeros like x' if there are none."""
+    return sum(gradients[1:], gradients[0]) if gradients else torch.zeros_like(like)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

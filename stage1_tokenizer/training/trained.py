@@ -20,6 +20,7 @@ from stage1_tokenizer.layers.recompute import recompute_activations
 from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.training.adversary import Adversary
+from stage1_tokenizer.training.balance import Balance
 from stage1_tokenizer.training.compiling import compile_networks
 from stage1_tokenizer.training.learner import Learner, discriminator_settings
 from stage1_tokenizer.training.loss_scale import LossScale
@@ -85,6 +86,8 @@ class Trained:
                 state[f"lecam{adversary.suffix}"] = adversary.lecam
         if self.gradients.scale is not None:
             state["loss_scale"] = self.gradients.scale
+        if self.gradients.balance is not None:
+            state["balance"] = self.gradients.balance
         return state
 
 
@@ -113,6 +116,7 @@ def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trai
         **how_to_share([generator, *discriminators], run),
         micro_batch=config.data.micro_batch,
         scale=LossScale(run.device) if config.run.precision == "fp16" else None,
+        balance=_balance(config, terms, run),
     )
     for line in filter(None, [term.settle(run.device, config.run.precision) for term in terms]):
         run.say(line)
@@ -126,6 +130,15 @@ def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trai
         compile_networks(tokenizer, networks, terms, blocks=blocks, in_parts=in_parts)
     run.say(f"tokenizer: {sizes[0]:.2f} M parameters, discriminator: {sum(sizes[1:]):.2f} M")
     return Trained(tokenizer, generator, discriminators, ema, gradients)
+
+
+def _balance(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Balance | None:
+    if config.loss.balance == "none":
+        return None
+    names = [term.name for term in terms]
+    for suffix in config.loss.adversaries:
+        names += [f"adversarial{suffix}", f"feature_matching{suffix}"]
+    return Balance(names, config.loss.balance_decay, run.device)
 
 
 def _discriminator(adversary: Adversary, config: TokenizerTrainConfig) -> nn.Module:

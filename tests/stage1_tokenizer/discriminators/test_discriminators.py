@@ -273,9 +273,9 @@ def test_pictures_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.spatial_dims=3"):
         build_discriminator(stylegan, 3, 3)
     with pytest.raises(ValueError, match=r"data\.transform\.size=48"):
-        stylegan.check_pictures(3, 2, 48)
+        stylegan.check_samples(3, 2, 48)
     with pytest.raises(ValueError, match="1 or 3 channels, not 4"):
-        KINDS["dino"].check_pictures(4, 2)
+        KINDS["dino"].check_samples(4, 2)
     with pytest.raises(UserError, match=r"does not divide the 6 pictures of each rank \(data.batch_size=12 on 2\)"):
         check_discriminator(stylegan, 12, 2)
     check_discriminator(stylegan, 12, 1)
