@@ -172,9 +172,7 @@ class AdversarialConfig:
         if not self.periods or min(self.periods) < 1:
             raise ValueError(f"{at}periods={list(self.periods)} must be one or more whole numbers from 1 on")
         if any(window < 32 or window % 4 for window in self.windows):
-            raise ValueError(
-                f"{at}windows={list(self.windows)} must be multiples of 4 samples, 32 or more: change them"
-            )
+            raise ValueError(f"{at}windows={list(self.windows)} must be multiples of 4 from 32 on: change them")
 
     @property
     def sizes(self) -> list[int]:

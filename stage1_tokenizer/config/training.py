@@ -4,11 +4,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import yaml
 
 from data.config import DataConfig
+from data.sounds.config import SoundConfig
 from launch.command.checks import at_least, check
 from launch.command.values import settled, word
 from launch.config import OptimizerConfig, RunConfig
@@ -128,14 +129,15 @@ class TokenizerTrainConfig:
             )
 
     def _check_sounds(self) -> None:
-        clip: Any = self.data.transform
-        (hop,) = self.model.stride if self.model.spatial_dims == 1 else (0,)
-        if not hop:
+        clip = self.data.transform
+        assert isinstance(clip, SoundConfig)
+        if self.model.spatial_dims != 1:
             raise ValueError(f"model.spatial_dims={self.model.spatial_dims} is not for sounds: set it to 1")
+        (hop,) = self.model.stride
         if clip.length % hop:
             raise ValueError(
-                f"data.transform.length={clip.length} is not a multiple of {hop}, the samples of a code (model.stride): "
-                f"set it to {clip.length // hop * hop or hop}"
+                f"data.transform.length={clip.length} is not a multiple of {hop}, the samples of a code: set it to "
+                f"{clip.length // hop * hop or hop}"
             )
         if self.model.in_channels != clip.channels:
             raise ValueError(
@@ -153,12 +155,6 @@ class TokenizerTrainConfig:
                     f"model.backbone={self.model.backbone} hasn't: set it to false, and loss.balance=gradient if "
                     "weights shall not depend on the terms' scales"
                 )
-
-    @property
-    def sample_size(self) -> int:
-        """Side of a picture in pixels, length of a clip in samples."""
-        transform: Any = self.data.transform
-        return transform.length if self.data.kind == "sounds" else transform.size
 
     def _check_method(self) -> None:
         if set(self.freeze) == {"encoder", "quantizer", "decoder"}:

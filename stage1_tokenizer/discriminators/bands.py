@@ -5,6 +5,8 @@ Legend: B batch, C channels, T samples, N frames, F frequencies.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class Resolution(nn.Module):
         super().__init__()
         self.window = window
         places = [int(edge * (window // 2 + 1)) for edge in EDGES]
-        self.bands = list(zip(places[:-1], places[1:], strict=True))
+        self.bands = list(itertools.pairwise(places))
         width = config.channels
 
         def of_one_band() -> nn.ModuleList:

@@ -4,6 +4,7 @@ Estimated from the configuration alone, on no device: `python -m stage1_tokenize
 Legend: B batch, C channels, H W pixels, D latent channels, h w latent grid.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,14 +95,14 @@ class TokenizerCost:
 
 def on_no_device(config: TokenizerTrainConfig) -> TokenizerCost:
     """The cost of networks that aren't allocated. Quantizers' searches are left out."""
-    model, size = config.model, config.sample_size
+    model, sizes = config.model, config.data.transform.sizes
     with torch.device("meta"):
         codec = Codec(model).train()
         judges = nn.ModuleList(
             build_discriminator(one, model.in_channels, model.spatial_dims) for one in config.loss.adversaries.values()
         )
-        x_BCHW = torch.empty(1, model.in_channels, *[size] * model.spatial_dims)
-        z_BDhw = torch.empty(1, codec.quantizer.latent_channels, *codec.grid(size)).requires_grad_()
+        x_BCHW = torch.empty(1, model.in_channels, *sizes)
+        z_BDhw = torch.empty(1, codec.quantizer.latent_channels, *codec.grid(sizes)).requires_grad_()
         x_hat = torch.empty_like(x_BCHW).requires_grad_()
         keeping = Kept(nn.ModuleList([codec, judges]))
         forward: dict[str, float] = {}
@@ -114,7 +115,7 @@ def on_no_device(config: TokenizerTrainConfig) -> TokenizerCost:
                 network(entering)
             forward[name] = float(counter.get_total_flops())
     if config.loss.perceptual.weight and config.data.kind == "pictures":
-        forward["LPIPS"] = VGG16_PER_PIXEL * size**2
+        forward["LPIPS"] = VGG16_PER_PIXEL * math.prod(sizes)
     return TokenizerCost(
         _count(codec),
         _count(codec.quantizer),
@@ -137,9 +138,9 @@ def memory(config: TokenizerTrainConfig, cost: TokenizerCost, devices: int) -> t
     judging = state_bytes(cost.discriminators, devices, averaged=False)
     whole = state_bytes(cost.quantizer, 1)
     state = {name: each + judging[name] + whole[name] for name, each in shared.items()}
-    pictures = -(-config.data.batch_size // devices)
-    pictures = min(pictures, config.data.micro_batch or pictures)
-    return state, pictures * cost.kept * (1.0 if config.run.precision == "fp32" else 0.5)
+    samples = -(-config.data.batch_size // devices)
+    samples = min(samples, config.data.micro_batch or samples)
+    return state, samples * cost.kept * (1.0 if config.run.precision == "fp32" else 0.5)
 
 
 def dry_run(config: TokenizerTrainConfig) -> str:
@@ -150,8 +151,8 @@ def dry_run(config: TokenizerTrainConfig) -> str:
     lines = [
         f"tokenizer: {config.model.backbone}, {cost.generator / 1e6:.2f} M parameters "
         f"({cost.quantizer / 1e6:.2f} M of the quantizer), discriminator: {cost.discriminators / 1e6:.2f} M",
-        f"a picture: {each:.3g} FLOP in a step; GFLOP of a forward: {forward}",
-        f"a step: {batch} pictures, {each * batch:.3g} FLOP; {config.steps} steps: "
+        f"a {config.data.kind.removesuffix('s')}: {each:.3g} FLOP in a step; GFLOP of a forward: {forward}",
+        f"a step: {batch} {config.data.kind}, {each * batch:.3g} FLOP; {config.steps} steps: "
         f"{each * batch * config.steps:.3g} FLOP",
         *memory_table(config.run.precision, lambda devices: memory(config, cost, devices)),
     ]

@@ -57,7 +57,7 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
 def _step(
     config: TokenizerTrainConfig, trained: Trained, run: Run
 ) -> Callable[..., tuple[dict[str, Tensor | float], Tensor]]:
-    """train_step of a batch, a step and what the medium gives beside, from CUDA graphs where config.cuda_graph asks for them."""
+    """train_step of a batch, a step and what is beside, from CUDA graphs where config.cuda_graph asks for them."""
     if not config.cuda_graph:
         return partial(train_step, config, trained)
     check_cuda_graph(run.device.type == "cuda", run.world_size, run.strategy)

@@ -68,7 +68,7 @@ class Monitor:
         """The monitor of a run."""
         most: dict[str, float] = {}
         if tokenizer.codebook_size:
-            codes = math.prod(tokenizer.codes_shape(config.sample_size)) // tokenizer.codebooks
+            codes = math.prod(tokenizer.codes_shape(config.data.transform.sizes)) // tokenizer.codebooks
             perplexity = min(tokenizer.codebook_size, codes * config.data.batch_size)
             most = {"codes/perplexity": perplexity, "codes/used": perplexity * tokenizer.codebooks}
         limits = {

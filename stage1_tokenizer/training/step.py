@@ -12,8 +12,8 @@ computed at x̂, weighted there, and sent through G in one backward:
     backward of each D's loss from D(x) and the logits of x' already there    gives D's gradients
 
 With feature matching D(x) comes before D(x'), as its features are the target of a term of D's; each is still computed
-once. With a balance, weights are shares of the gradient at x' (`balance.py`), and no last layer is needed. Where samples
-have different lengths, x̂ is zero beyond its own, as x is, for all terms and discriminators.
+once. With a balance, weights are shares of the gradient at x' (`balance.py`), and no last layer is needed. Samples of
+different lengths are followed by zeros: x̂ is set to zero where x is, for all terms and discriminators.
 
 A test holds this equal to the form of the paper. Legend: B batch, C channels, H W pixels, h w latent grid.
 """
