@@ -4,7 +4,7 @@
     from stage2_prior import load_prior
 
 Commands: encode, train, sample, inpaint, evaluate, release, demo (`--help` explains each setting). Kinds of prior, the
-choices of `model.kind`: autoregressive, masked, multiscale, depth; each module in `priors` has its equations.
+choices of `model.kind`: autoregressive, masked, multiscale, depth, delay; each module in `priors` has its equations.
 
 Code shards carry the tokenizer's fingerprint, so that a prior can't be used with another tokenizer's codes.
 `docs/priors.md` has the tasks.
@@ -15,6 +15,7 @@ from typing import Any
 
 _HOMES = {
     "AutoregressivePrior": "stage2_prior.priors.autoregressive",
+    "DelayPrior": "stage2_prior.priors.delay",
     "DepthPrior": "stage2_prior.priors.depth",
     "Drawing": "stage2_prior.config.drawing",
     "MaskedPrior": "stage2_prior.priors.masked",

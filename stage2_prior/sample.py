@@ -40,7 +40,7 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
     prior = load_prior(config.prior, text_encoder=config.text_encoder)
     if config.compile and not (prior.one_by_one and torch.cuda.is_available()):
         raise UserError(
-            f"compile=true is for autoregressive and depth priors on CUDA GPUs, but the prior is {prior.kind} and "
+            f"compile=true is for autoregressive, depth and delay priors on CUDA GPUs, but the prior is {prior.kind} and "
             f"there are {torch.cuda.device_count()} GPUs: leave it false"
         )
     prior.compiled_steps = config.compile

@@ -3,7 +3,7 @@
 K codes come first, so that a code is its own token id (with several codebooks, code k of codebook g is gK + k); then C
 class tokens, one null token (no class, which guidance compares with), and for masked priors one mask token.
 
-Shapes: B batch, N positions, G codebooks.
+Shapes: B batch, N positions, P places, G codebooks.
 """
 
 import difflib
@@ -49,6 +49,10 @@ class Vocabulary:
     def first_tokens(self) -> list[int]:
         """The token of each codebook's code 0."""
         return list(range(0, self.codes, self.codebook_size))
+
+    def code_tokens(self, code_BPG: Tensor) -> Tensor:
+        """The tokens of the codes at some places, of all codebooks in the last axis."""
+        return code_BPG + torch.arange(self.codebooks, device=code_BPG.device) * self.codebook_size
 
     @property
     def mask(self) -> int:

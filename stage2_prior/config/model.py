@@ -45,10 +45,12 @@ class TextConfig:
 class PriorModelConfig:
     """The transformer over codes."""
 
-    kind: Literal["autoregressive", "masked", "multiscale", "depth"] = "autoregressive"
-    """autoregressive: a causal Llama, one code after the other; masked: a bidirectional encoder that fills in masks;
-    multiscale: all codes of a scale at once, for multiscale quantizers (VAR); depth: a Llama over the positions and a
-    small one over each position's codes, for residual and product quantizers (RQ-Transformer)."""
+    kind: Literal["autoregressive", "masked", "multiscale", "depth", "delay"] = "autoregressive"
+    """autoregressive: a causal Llama, one code after the other; masked: a bidirectional encoder that fills in masks,
+    with several codebooks one after the other (SoundStorm); multiscale: all codes of a scale at once, for multiscale
+    quantizers (VAR); depth: a Llama over the positions and a small one over each position's codes, for residual and
+    product quantizers (RQ-Transformer); delay: a Llama with a head for each codebook, whose codes are delayed against
+    each other (MusicGen)."""
     condition: Literal["class", "none", "text"] = "class"
     """What the codes depend on: the sample's class, nothing, or its caption."""
     text: TextConfig = field(default_factory=TextConfig)
@@ -59,6 +61,11 @@ class PriorModelConfig:
     """Transformer layers."""
     depth_layers: int = 4
     """Of a depth prior: layers of the small transformer."""
+    delays: list[int] | None = None
+    """Of a delay or depth prior: steps by which each codebook's codes come later; null: 0, 1, 2, … for delay, none for
+    depth. Moshi's depth prior has 0, 1, 1, …; all 0 with delay predicts a position's codes independently."""
+    per_level_weights: bool = False
+    """Of a depth prior: weights of its own for each codebook in the small transformer (Moshi)."""
     width: int = 256
     """Features per token."""
     heads: int = 4
@@ -94,11 +101,12 @@ class PriorModelConfig:
         self._apply_preset()
         if self.order == "random" and self.kind != "autoregressive":
             raise ValueError(f"model.order=random is not supported with model.kind={self.kind}: set it to raster")
-        if self.condition == "text" and self.kind not in ("autoregressive", "masked"):
+        if self.condition == "text" and self.kind == "multiscale":
             raise ValueError(
                 f"model.condition=text is not supported with model.kind={self.kind}: set it to class or none, or "
-                "model.kind to autoregressive or masked"
+                "model.kind to another one"
             )
+        self._check_levels()
         if not 0 <= self.anneal_from <= self.anneal_until <= 1:
             raise ValueError(
                 f"model.anneal_from={self.anneal_from} and model.anneal_until={self.anneal_until} must be in [0, 1], "
@@ -118,6 +126,25 @@ class PriorModelConfig:
             )
         for name in ("attention_dropout", "code_noise", "class_dropout", "label_smoothing"):
             check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "a share in [0, 1)")
+
+    def _check_levels(self) -> None:
+        if self.per_level_weights and self.kind != "depth":
+            raise ValueError(
+                f"model.per_level_weights=true is not supported with model.kind={self.kind}: leave it out, or set "
+                "model.kind to depth"
+            )
+        if self.delays is None:
+            return
+        if self.kind not in ("delay", "depth"):
+            raise ValueError(
+                f"model.delays is not supported with model.kind={self.kind}: leave it out, or set model.kind to delay "
+                "or depth"
+            )
+        if not self.delays or min(self.delays) != 0:
+            raise ValueError(
+                f"model.delays={self.delays} must be a number of steps for each codebook, the smallest of them 0: set "
+                "it to [0, 1, 1, 1], for example"
+            )
 
     def _apply_preset(self) -> None:
         if self.preset is None:

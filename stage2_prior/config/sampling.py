@@ -36,7 +36,8 @@ class SampleConfig(Drawing):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the prior; its weights are cast to this type. On GPUs, bf16 is also the decoder's."""
     compile: bool = False
-    """Compile the pieces of a token's CUDA graph, which takes a minute or so; for autoregressive and depth on GPUs."""
+    """Compile the pieces of a token's CUDA graph, which takes a minute or so; for autoregressive, depth and delay on
+    GPUs."""
     npz: bool = False
     """Also write OUT/samples.npz (arr_0, uint8 NHWC), which the ADM evaluation suite reads."""
     part: int = 0

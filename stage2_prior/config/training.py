@@ -68,6 +68,11 @@ class PriorTrainConfig:
                 f"optimizer.accumulate={self.optimizer.accumulate} and data.micro_batch={self.data.micro_batch} both "
                 "split the batch: remove one of them"
             )
+        if self.activation_checkpointing and self.model.per_level_weights:
+            raise ValueError(
+                "activation_checkpointing=true is not supported with model.per_level_weights=true: leave one of them "
+                "out"
+            )
 
     def micro_batches(self, world_size: int) -> int:
         """Number of micro-batches into which each of `world_size` ranks splits its samples of a batch."""

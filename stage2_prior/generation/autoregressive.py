@@ -1,13 +1,15 @@
 """Drawing codes from an autoregressive prior: a static key-value cache, both guidance halves in one batch.
 
-Shapes: B sequences, N codes each, K codes, V vocabulary, D width.
+With several codebooks the codes come place by place, each place's of all codebooks, and a code's token is gK + k.
+
+Shapes: B sequences, N codes each, K codes, G codebooks, V vocabulary, D width.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage1_tokenizer.kernels.cpu.linear import Product
@@ -28,11 +30,14 @@ class CachedLlama(CachedBody):
 
     embedding_VD: Tensor
 
-    def __init__(self, lm: Any, codebook_size: int, positions: int, compiled: bool = False):
-        """For sequences of up to `positions` tokens; `compiled` is for captured steps."""
+    def __init__(self, lm: Any, codebook_size: int, positions: int, compiled: bool = False, books: int = 1):
+        """For sequences of up to `positions` tokens; `compiled` is for captured steps, `books` is G."""
         super().__init__(lm.model, positions)
+        self.codebook_size, self.books = codebook_size, books
         self.register_buffer("embedding_VD", lm.model.embed_tokens.weight.detach())
-        self.head_KD = Product(lm.lm_head.weight.detach()[:codebook_size] * self.norm_D)
+        weight_VD = lm.lm_head.weight.detach()[: books * codebook_size] * self.norm_D
+        products = nn.ModuleList(Product(weight_KD) for weight_KD in weight_VD.chunk(books))
+        self.head_of_books = cast("Sequence[Product]", products)
         self.projected_VE: Tensor | None = None
         width = len(self.layers[0].qkv_ED.weight)
         if len(self.embedding_VD) * width * self.embedding_VD.element_size() <= MOST_PROJECTED:
@@ -43,6 +48,13 @@ class CachedLlama(CachedBody):
         """The tokens' embeddings x_BD, and their projections in the first layer where there is a table of these."""
         projected_BE = None if self.projected_VE is None else F.embedding(token_B, self.projected_VE)
         return F.embedding(token_B, self.embedding_VD), projected_BE
+
+    def tokens(self, code_BN: Tensor, first: int = 0) -> Tensor:
+        """The tokens of codes at the positions from `first` on, token_BN."""
+        if self.books == 1:
+            return code_BN
+        position_N = torch.arange(first, first + code_BN.shape[1], device=code_BN.device)
+        return code_BN + position_N % self.books * self.codebook_size
 
     def output(self, token_B: Tensor, position: int) -> Tensor:
         """The normed output y_BD for `token_B` at `position`; all positions before it are in the cache."""
@@ -58,10 +70,16 @@ class TokenSteps(Steps):
         super().__init__(llama, batch, positions, rules, capture, llama.compiled)
         self.llama, self.before = llama, before
         self.code_BN = torch.zeros(batch, positions, dtype=torch.int64, device=self.position_1.device)
+        self.weight_GKD: Tensor | None = None
+        if llama.books > 1:
+            self.weight_GKD = torch.stack([head.weight.to_dense() for head in llama.head_of_books])
 
     def step(self, guided: bool, visible: int) -> None:
         """See Steps; the code before is the token."""
-        token_B = self.code_BN.index_select(1, self.position_1 - 1)[:, 0]
+        before_1 = self.position_1 - 1
+        token_B = self.code_BN.index_select(1, before_1)[:, 0]
+        if self.llama.books > 1:
+            token_B = token_B + before_1 % self.llama.books * self.llama.codebook_size
         x_XD, projected_XE = self.llama.embedded(token_B.repeat(2) if guided else token_B)
         self.place(self.one_token(x_XD, self.position_1 + self.before, visible, projected_BE=projected_XE), guided)
 
@@ -72,9 +90,15 @@ class TokenSteps(Steps):
             None if x_BN is None else x_BN.index_select(1, self.position_1)[:, 0] for x_BN in (self.uniform, self.given)
         )
         assert uniform_B is not None
-        code_B = self.choose(y_XD, self.llama.head_KD, guided, uniform_B, given_B)
+        code_B = self.choose(y_XD, self._head(), guided, uniform_B, given_B)
         self.code_BN.index_copy_(1, self.position_1, code_B[:, None])
         self.go_on()
+
+    def _head(self) -> Tensor:
+        """The weight of the head for `position_1`."""
+        if self.weight_GKD is None:
+            return self.llama.head_of_books[0].weight
+        return self.weight_GKD.index_select(0, self.position_1 % self.llama.books)[0]
 
 
 @torch.inference_mode()
@@ -105,7 +129,7 @@ def decode(
     before = x_BTD.shape[1] - 1
     if begun:
         assert given_BN is not None
-        given_BTD = F.embedding(given_BN[:, :begun], llama.embedding_VD)
+        given_BTD = F.embedding(llama.tokens(given_BN[:, :begun]), llama.embedding_VD)
         x_BTD = torch.cat([x_BTD, given_BTD.repeat(len(input_B) // batch, 1, 1)], dim=1)
     if begun == positions:
         assert given_BN is not None
@@ -143,7 +167,7 @@ def _one_by_one(
     for position in range(begun, positions):
         if position < guided_positions:
             y_XD = guide(y_XD, drawing.guidance_at(position, positions))
-        logits_BK = llama.head_KD(y_XD).float()
+        logits_BK = llama.head_of_books[position % llama.books](y_XD).float()
         temperature = drawing.temperature_at(position, positions)
         code_B = draw_codes(logits_BK, uniform_BN[:, position], drawing, temperature)
         if given_BN is not None:
@@ -152,6 +176,7 @@ def _one_by_one(
         if position + 1 < positions:
             if position + 1 == guided_positions:
                 llama.keep(batch)
-            token_X = code_B.repeat(2) if position + 1 < guided_positions else code_B
+            token_B = llama.tokens(code_B[:, None], position)[:, 0]
+            token_X = token_B.repeat(2) if position + 1 < guided_positions else token_B
             y_XD = llama.output(token_X, x_BTD.shape[1] + position - begun)
     return code_BN

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from launch.ranks.transfer import to_device
-from stage1_tokenizer.kernels.cpu.linear import Product, product
+from stage1_tokenizer.kernels.cpu.linear import product
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.generation.llama_cache import ALIGNED, CachedBody
 from stage2_prior.generation.logits import draw_codes_at, guide_at
@@ -138,12 +138,15 @@ class Steps(ABC):
         for key in self._keys[first:]:
             self._replays[key]()
 
-    def choose(self, y_XD: Tensor, head_KD: Product, guided: bool, uniform_B: Tensor, given_B: Tensor | None) -> Tensor:
-        """The codes code_B at `position_1`, from normed outputs, guided if they are both halves."""
+    def choose(self, y_XD: Tensor, head_KD: Tensor, guided: bool, uniform_B: Tensor, given_B: Tensor | None) -> Tensor:
+        """The codes code_B at `position_1`, from normed outputs, guided if they are both halves.
+
+        head_KD is a Product's weight.
+        """
         assert self.strength_N is not None and self.temperature_N is not None, "begin() comes first"
         strength_1 = self.strength_N.index_select(0, self.position_1) if guided else None
         temperature_1 = self.temperature_N.index_select(0, self.position_1)
-        code_B: Tensor = self._chosen(self.rules, y_XD, head_KD.weight, strength_1, temperature_1, uniform_B, given_B)
+        code_B: Tensor = self._chosen(self.rules, y_XD, head_KD, strength_1, temperature_1, uniform_B, given_B)
         return code_B
 
 

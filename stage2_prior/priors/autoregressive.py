@@ -1,9 +1,10 @@
 """The autoregressive prior: a stock Llama over [condition, code 1, …, code N] in raster order.
 
-In training the order may be random at first (stage2_prior.priors.random_order).
+In training the order may be random at first (stage2_prior.priors.random_order). Codes of several codebooks come place
+by place, each place's G codes one after the other, so that N = G·P ("flattening": Copet et al. 2023, section 2.2).
 
 p(code_N | condition) = Π_n p(code_n | condition, code_<n). (Esser et al. 2021, eq. 10; Sun et al. 2024 use a Llama)
-Shapes: B batch, N positions (h·w codes), T = N tokens read, K codes, V vocabulary.
+Shapes: B batch, N positions (h·w codes), P places of G codes each, T = N tokens read, K codes, V vocabulary.
 """
 
 from typing import Any, Self
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM
 
+from launch.command.cli import UserError
 from stage1_tokenizer.layers.precision import without_autocast
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
@@ -19,7 +21,7 @@ from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.autoregressive import CachedLlama, decode
-from stage2_prior.priors.base import Prior
+from stage2_prior.priors.base import Prior, needs_vqloom
 from stage2_prior.priors.llama import through_layers
 from stage2_prior.priors.predicted import Predicted
 from stage2_prior.priors.random_order import Aim
@@ -32,6 +34,7 @@ class AutoregressivePrior(Prior):
     kind = "autoregressive"
     one_by_one = True
     stock = "AutoModelForCausalLM"
+    forms = ("grid", "levels")
     in_order = True
 
     def __init__(self, lm: Any, vocabulary: Vocabulary, source: CodeSource):
@@ -47,6 +50,10 @@ class AutoregressivePrior(Prior):
         lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, config.prefix + source.positions + 1))
         prior = cls(lm, vocabulary, source)
         if config.order == "random":
+            if source.codebooks > 1:
+                raise UserError(
+                    f"model.order=random is not supported with {source.codebooks} codebooks: set it to raster"
+                )
             prior.aim = Aim(source.positions, config.width, config.anneal_from, config.anneal_until)
         # Plain `generate` from a class token gives one grid, of codes only.
         prior.lm.generation_config = GenerationConfig(
@@ -60,8 +67,9 @@ class AutoregressivePrior(Prior):
 
     def work(self) -> list[Work]:
         """Each token attends to half of the others on average; those of a text have no output."""
-        codes, text = self.source.positions, self.condition.prefix
-        work = [Work(self.lm, 1.0, text + codes / 2)]
+        codes, text, books = self.source.positions, self.condition.prefix, self.source.codebooks
+        others = (books - 1) * self.vocabulary.codebook_size * self.lm.config.hidden_size
+        work = [Work(self.lm, 1.0, text + codes / 2, others)]
         if text:
             idle = self.lm.get_output_embeddings().weight.numel()
             work.append(Work(self.lm, text / codes, text / 2, idle))
@@ -71,6 +79,9 @@ class AutoregressivePrior(Prior):
         """Plain transformers and vLLM generate codes of a class; texts need their prefix."""
         if self.condition.prefix:
             return super().usage(name)
+        if self.source.codebooks > 1:
+            why = "the codebooks take turns, and a code's token is its codebook's number times K, plus the code"
+            return needs_vqloom(why, f'`{self.stock}.from_pretrained("{name}")` loads it')
         grid = "×".join(map(str, self.source.grid))
         return f"""With plain transformers, one grid of the most likely codes for each class token (no guidance):
 
@@ -89,12 +100,22 @@ It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; se
 
         place_BN are the codes' places on the grid, in the order in which code_BN come; by default row by row.
         """
+        if self.source.codebooks > 1:
+            return self._flat(code_BN, token_B)
         if place_BN is None:
             x_BTD, at_BT = torch.cat([self.embedded(token_B), self.lm.model.embed_tokens(code_BN[:, :-1])], dim=1), None
         else:
             x_BTD, at_BT = self._in_order(code_BN, token_B, place_BN)
         y_BTD = through_layers(self.lm.model, x_BTD, at_BT)
         return Predicted(y_BTD[:, -code_BN.shape[1] :], self.lm.lm_head, self.vocabulary.codebook_size)
+
+    def _flat(self, code_BN: Tensor, token_B: Tensor) -> Predicted:
+        """What is predicted of every code of several codebooks, y_BPGD."""
+        books, codes = self.source.codebooks, self.vocabulary.codebook_size
+        token_BN = self.vocabulary.code_tokens(self.arranged(code_BN)).flatten(1)
+        x_BTD = torch.cat([self.embedded(token_B), self.lm.model.embed_tokens(token_BN[:, :-1])], dim=1)
+        y_BND = through_layers(self.lm.model, x_BTD)[:, -token_BN.shape[1] :]
+        return Predicted(y_BND.unflatten(1, (-1, books)), self.lm.lm_head, codes, books)
 
     def _in_order(self, code_BN: Tensor, token_B: Tensor, place_BN: Tensor) -> tuple[Tensor, Tensor]:
         """The embedded tokens x_BTD where codes come in another order, and their places, at_BT."""
@@ -119,7 +140,7 @@ It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; se
     ) -> tuple[Tensor, Tensor]:
         """As of any prior; all in the order of place_BN."""
         predicted = self.predicted(read_BN, token_B, place_BN)
-        return predicted.losses(code_BN, self.label_smoothing, self.z_loss)
+        return predicted.losses(self.arranged(code_BN), self.label_smoothing, self.z_loss)
 
     def forward(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """The training loss and the mean nats per code; conditions, noise and orders are random."""
@@ -136,7 +157,12 @@ It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; se
     def sample(self, token_B: Tensor, uniform_BU: Tensor, drawing: Drawing, given_BN: Tensor | None = None) -> Tensor:
         """Draw code_BN one after the other; see Prior.sample."""
         positions = self.condition.prefix + self.source.positions
-        codes, compiled = self.vocabulary.codebook_size, self.compiled_steps
-        llama = self.laid_out(lambda: CachedLlama(self.lm, codes, positions, compiled))
+        codes, compiled, books = self.vocabulary.codebook_size, self.compiled_steps, self.source.codebooks
+        llama = self.laid_out(lambda: CachedLlama(self.lm, codes, positions, compiled, books))
         null, embedded = self.condition.null, self.embedded
-        return decode(llama, token_B, uniform_BU, drawing, null=null, given_BN=given_BN, embedded=embedded)
+        if books == 1:
+            return decode(llama, token_B, uniform_BU, drawing, null=null, given_BN=given_BN, embedded=embedded)
+        uniform_BN = self.arranged(uniform_BU).flatten(1)
+        flat_BN = None if given_BN is None else self.arranged(given_BN).flatten(1)
+        code_BN = decode(llama, token_B, uniform_BN, drawing, null=null, given_BN=flat_BN, embedded=embedded)
+        return self.in_a_row(code_BN.unflatten(1, (-1, books)))

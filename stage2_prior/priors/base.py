@@ -21,7 +21,7 @@ from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.condition import ClassCondition, Condition
-from stage2_prior.priors.predicted import Head, Predicted, PredictedLogits
+from stage2_prior.priors.predicted import Head, Predicted, PredictedByLevel, PredictedLogits
 from stage2_prior.priors.sample_noise import SampleNoise
 from stage2_prior.priors.stock import Work, stock_model
 
@@ -45,8 +45,8 @@ class Prior(nn.Module):
     """The transformers class that loads `lm`."""
     loaders: ClassVar[dict[str, Callable[[Path], nn.Module]]] = {}
     """Its modules besides `lm`, by attribute and folder in an export, and what loads each."""
-    form: ClassVar[Form] = "grid"
-    """The form of codes that it models (CodeSource.form)."""
+    forms: ClassVar[tuple[Form, ...]] = ("grid",)
+    """The forms of codes that it models (CodeSource.form)."""
     assumed_codes: ClassVar[dict[str, Any]] = {}
     """Fields of the CodeSource that a dry run assumes where there are no codes yet."""
     mask_token: ClassVar[bool] = False
@@ -128,6 +128,11 @@ class Prior(nn.Module):
         return {"": self.lm, **{name: getattr(self, name) for name in self.loaders}, **self.condition.modules}
 
     @property
+    def described(self) -> dict[str, Any]:
+        """What its kind adds to prior.json, which `load` reads there."""
+        return {}
+
+    @property
     def transformers(self) -> list[nn.Module]:
         """The stock models."""
         return [module for module in self.exported.values() if isinstance(module, PreTrainedModel)]
@@ -169,7 +174,7 @@ class Prior(nn.Module):
         other_BN = (other_BN * self.vocabulary.codebook_size).long().clamp(max=self.vocabulary.codebook_size - 1)
         return torch.where(which_BN < self.code_noise, other_BN, code_BN)
 
-    def predicted(self, code_BN: Tensor, token_B: Tensor) -> Predicted | PredictedLogits:
+    def predicted(self, code_BN: Tensor, token_B: Tensor) -> Predicted | PredictedLogits | PredictedByLevel:
         """What is predicted of every code, given the condition and the codes that it depends on; of one's `logits`.
 
         A prior whose head is a linear layer returns its inputs, so that many logits need not exist at once.
@@ -201,15 +206,21 @@ class Prior(nn.Module):
         return loss_BN.mean(), nats_BN.mean()
 
     def arranged(self, code_BN: Tensor) -> Tensor:
-        """The codes in the order of `logits`."""
-        return code_BN
+        """The codes in the order of `logits`; those of several codebooks by places, code_BPG."""
+        books = self.source.codebooks
+        return code_BN if books == 1 else code_BN.unflatten(1, (books, -1)).transpose(1, 2)
 
     def score(self, code_BN: Tensor, token_B: Tensor) -> tuple[Tensor, Tensor]:
         """-ln p of each code in nats (or an upper bound), and whether (0, 1 or a share) it is the likeliest one.
 
         nats_BN and right_BN are float32; nothing is random. By default they come from `predicted`.
         """
-        return self.predicted(code_BN, token_B).figures(self.arranged(code_BN))
+        nats, right = self.predicted(code_BN, token_B).figures(self.arranged(code_BN))
+        return self.in_a_row(nats), self.in_a_row(right)
+
+    def in_a_row(self, x: Tensor) -> Tensor:
+        """What is `arranged`, x_BN or x_BPG, in the order of the codes, x_BN."""
+        return x if x.ndim == 2 else x.transpose(1, 2).flatten(1)
 
     def draws(self, drawing: Drawing) -> int:
         """Random numbers that one picture takes: by default one for each code."""
@@ -223,8 +234,12 @@ class Prior(nn.Module):
         raise NotImplementedError
 
     def open_codes(self, hole_HW: Tensor) -> Tensor:
-        """Which codes are drawn for a hole, open_N bool in the order of the flattened codes: those it touches."""
-        touched_hw = F.adaptive_max_pool2d(hole_HW.float()[None, None], self.source.grid) > 0
+        """Which codes are drawn for a hole, open_N bool in the order of the flattened codes: those it touches.
+
+        Of sounds the hole is hole_T.
+        """
+        pool = F.adaptive_max_pool2d if hole_HW.ndim == 2 else F.adaptive_max_pool1d
+        touched_hw = pool(hole_HW.float()[None, None], self.source.grid) > 0
         return touched_hw.flatten().repeat(self.source.codebooks)
 
     def laid_out(self, make: Callable[[], Weights]) -> Weights:
@@ -255,6 +270,7 @@ class Prior(nn.Module):
             "kind": self.kind,
             "vocabulary": self.vocabulary.to_dict(),
             "codes": self.source.to_dict(),
+            **self.described,
             **({"condition": self.condition.name} if self.condition.modules else {}),
             **notes,
         }

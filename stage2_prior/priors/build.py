@@ -13,13 +13,14 @@ from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.autoregressive import AutoregressivePrior
 from stage2_prior.priors.base import DESCRIPTION, Prior
 from stage2_prior.priors.condition import TEXT, TextCondition
+from stage2_prior.priors.delay import DelayPrior
 from stage2_prior.priors.depth import DepthPrior
 from stage2_prior.priors.masked import MaskedPrior
 from stage2_prior.priors.multiscale import MultiscalePrior
 from stage2_prior.priors.text_prefix import TextPrefix
 
 KINDS: dict[str, type[Prior]] = {
-    kind.kind: kind for kind in (AutoregressivePrior, MaskedPrior, MultiscalePrior, DepthPrior)
+    kind.kind: kind for kind in (AutoregressivePrior, MaskedPrior, MultiscalePrior, DepthPrior, DelayPrior)
 }
 """The classes by `model.kind`."""
 MEANINGS = {"grid": "one code a place", "levels": "several codes a place", "scales": "next-scale codes"}
@@ -46,8 +47,8 @@ def build_prior(
 
 def check_form(kind: str, source: CodeSource) -> None:
     """UserError unless this kind of prior models codes of this form."""
-    if KINDS[kind].form != source.form:
-        fitting = " or ".join(other for other, prior in KINDS.items() if prior.form == source.form)
+    if source.form not in KINDS[kind].forms:
+        fitting = " or ".join(other for other, prior in KINDS.items() if source.form in prior.forms)
         raise UserError(
             f"model.kind={kind} doesn't support codes of shape {'×'.join(map(str, source.shape))} "
             f"({MEANINGS[source.form]}): set model.kind to {fitting}"

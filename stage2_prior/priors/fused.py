@@ -54,12 +54,15 @@ class Attention(LlamaAttention):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: None = None,
+        past_key_values: Any = None,
         ends: Sequence[int] | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
-        """The output, (B, T, D). With `ends`, tokens up to each of them attend to all up to it."""
-        assert position_embeddings is not None and past_key_values is None, "it has no cache: sampling has its own"
+        """The output, (B, T, D). With `ends`, tokens up to each of them attend to all up to it.
+
+        `past_key_values` (stage2_prior.priors.llama.KeyValues) is for one token at a time, which attends to all in it.
+        """
+        assert position_embeddings is not None
         x_BTD, shape = as_multiplied(hidden_states), (*hidden_states.shape[:2], -1, self.head_dim)
         q_BHTd, k_BHTd, v_BHTd = (
             project(x_BTD).view(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -71,7 +74,10 @@ class Attention(LlamaAttention):
             "scale": self.scaling,
             "enable_gqa": self.num_key_value_groups > 1,
         }
-        if ends is not None:
+        if past_key_values is not None:
+            k_BHTd, v_BHTd = past_key_values.update(k_BHTd, v_BHTd, self.layer_idx)
+            y_BHTd = F.scaled_dot_product_attention(q_BHTd, k_BHTd, v_BHTd, **how)
+        elif ends is not None:
             y_BHTd = by_prefixes(q_BHTd, k_BHTd, v_BHTd, ends, **how)
         else:
             causal = attention_mask is None

@@ -18,16 +18,37 @@ from stage1_tokenizer.layers.precision import at_least_float32
 from stage2_prior.priors.fused import Attention
 
 
+class KeyValues:
+    """What layers kept of earlier tokens, as transformers' layers ask for it: keys and values, (B, H, T, d)."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, key_BHTd: Tensor, value_BHTd: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
+        """Those of a layer's tokens so far, with these behind them."""
+        if layer in self._kept:
+            new = (key_BHTd, value_BHTd)
+            key_BHTd, value_BHTd = (torch.cat(pair, dim=2) for pair in zip(self._kept[layer], new, strict=True))
+        self._kept[layer] = key_BHTd, value_BHTd
+        return key_BHTd, value_BHTd
+
+
 def through_layers(
-    llama: Any, x_BTD: Tensor, at_BT: Tensor | None = None, stretch_T: Tensor | None = None, ends: Sequence[int] = ()
+    llama: Any,
+    x_BTD: Tensor,
+    at_BT: Tensor | None = None,
+    stretch_T: Tensor | None = None,
+    ends: Sequence[int] = (),
+    kept: KeyValues | None = None,
 ) -> Tensor:
     """The normed output, y_BTD, of a stock LlamaModel over embedded tokens.
 
     at_BT are the tokens' places for the rotary embedding, by default 0, 1, …. Each token attends to itself and to those
     before it; where stretches of tokens come in parallel, to all of its own and earlier ones: stretch_T numbers each
-    token's, and `ends` are the numbers of tokens up to the end of each.
+    token's, and `ends` are the numbers of tokens up to the end of each. With `kept` x_BTD is one token of each
+    sequence, which attends to those that `kept` has, and is kept too.
     """
-    how: dict[str, Any] = {}
+    how: dict[str, Any] = {} if kept is None else {"past_key_values": kept}
     own = isinstance(llama.layers[0].self_attn, Attention)
     if ends and own:
         how = {"ends": ends}

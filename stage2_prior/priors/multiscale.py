@@ -42,7 +42,7 @@ class MultiscalePrior(Prior):
 
     kind = "multiscale"
     stock = "AutoModelForCausalLM"
-    form = "scales"
+    forms = ("scales",)
     loaders: ClassVar = {"pyramid": Pyramid.from_pretrained}
     assumed_codes: ClassVar[dict[str, Any]] = {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)}
 

@@ -3,7 +3,7 @@
 Shapes: B batch, N codes of a picture, P places of G codes each, K codes, D width, R rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -78,8 +78,10 @@ class Predicted:
             logits_BNV: Tensor = self.head(self.y_BND)
             return logits_BNV[:, self.before :, : self.codes].float()
 
-        def products(y_RGD: Tensor, weight_VD: Tensor, _: Any) -> Tensor:
-            return torch.einsum("rgd,gkd->rgk", y_RGD, weight_VD.unflatten(0, (self.books, -1)))
+        def products(y_RGD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
+            of_codes = slice(self.books * self.codes)
+            logits_RGK = torch.einsum("rgd,gkd->rgk", y_RGD, weight_VD[of_codes].unflatten(0, (self.books, -1)))
+            return logits_RGK if bias_V is None else logits_RGK + bias_V[of_codes].view(self.books, -1)
 
         logits_RGK: Tensor = self.head(self.y_BND.flatten(0, 1), products)
         return logits_RGK.unflatten(0, self.y_BND.shape[:2]).float()
@@ -119,3 +121,30 @@ class Predicted:
         if self.books == 1:
             return x_BN.flatten(0, 1)[None]
         return x_BN.flatten(0, 1).transpose(0, 1)
+
+
+@dataclass
+class PredictedByLevel:
+    """What is predicted of each codebook's codes by a head of its own; everything is of places and codebooks."""
+
+    levels: Sequence[Predicted]
+    """Of each codebook, whose codes are code_BP."""
+
+    def logits(self) -> Tensor:
+        """Logits of every code, logits_BPGK float32."""
+        return torch.stack([level.logits() for level in self.levels], dim=2)
+
+    def losses(self, code_BPG: Tensor, smoothing: float, z_weight: float) -> tuple[Tensor, Tensor]:
+        """The training loss of each code, loss_BPG, and its -ln p in nats, nats_BPG: `code_losses`."""
+        return self._of_each(code_BPG, lambda level, code_BP: level.losses(code_BP, smoothing, z_weight))
+
+    def figures(self, code_BPG: Tensor) -> tuple[Tensor, Tensor]:
+        """-ln p of each code in nats, and whether it is the likeliest one: `losses.figures`."""
+        return self._of_each(code_BPG, lambda level, code_BP: level.figures(code_BP))
+
+    def _of_each(
+        self, code_BPG: Tensor, of: Callable[[Predicted, Tensor], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        pairs = [of(level, code_BP) for level, code_BP in zip(self.levels, code_BPG.unbind(2), strict=True)]
+        first, second = zip(*pairs, strict=True)
+        return torch.stack(first, dim=2), torch.stack(second, dim=2)

@@ -125,8 +125,10 @@ def test_from_codes_to_pictures(formed: Formed, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_kind_for_other_codes_is_refused_in_one_line(formed: Formed, coded: Coded, tmp_path: Path):
-    wrong = settings(formed.coded, tmp_path / "run")
-    with pytest.raises(UserError, match=f"set model.kind to {KINDS[formed.name]}$") as caught:
+    other = "autoregressive" if formed.name == "multiscale" else "multiscale"
+    wrong = settings(formed.coded, tmp_path / "run", model=PriorModelConfig(kind=other))
+    fitting = "multiscale" if formed.name == "multiscale" else "autoregressive or masked or depth or delay"
+    with pytest.raises(UserError, match=f"set model.kind to {fitting}$") as caught:
         train(wrong)
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
     own = formed.training(tmp_path / "run").model

@@ -41,7 +41,7 @@ def test_compiled_steps_draw_the_same_codes(kind: str, made: int, monkeypatch: p
     prior = prior_of(kind, layers=4, depth_layers=3, key_value_heads=2)
     plain_BN = drawn(prior, HALF_GUIDED)
     assert not pieces
-    for module in ("autoregressive", "depth"):
+    for module in ("autoregressive", "places"):
         monkeypatch.setattr(f"stage2_prior.generation.{module}.capture_for", lambda _: lambda step: step)
     prior.compiled_steps = True
     assert torch.equal(drawn(prior, HALF_GUIDED), plain_BN)
@@ -115,7 +115,7 @@ def test_on_a_gpu_steps_are_graphs_that_draw_the_same_codes(
 def test_compiling_is_refused_on_a_cpu(coded: Coded, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config = SampleConfig(prior=trained.prior, tokenizer=coded.tokenizer, out=str(tmp_path / "out"), compile=True)
-    with pytest.raises(UserError, match="compile=true is for autoregressive and depth priors on CUDA GPUs"):
+    with pytest.raises(UserError, match="compile=true is for autoregressive, depth and delay priors on CUDA GPUs"):
         sample(config)
     assert not (tmp_path / "out").exists()
     assert sample(replace(config, compile=False, dry_run=True)) == 0

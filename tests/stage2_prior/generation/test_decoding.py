@@ -25,7 +25,7 @@ def test_cached_logits_equal_uncached_ones_at_every_step(
         for _ in range(2):  # a second use of the same cache must not see the first
             llama.start(5)
             for position in range(SOURCE.positions):
-                step_BK = llama.head_KD(llama.output(token_BT[:, position], position))
+                step_BK = llama.head_of_books[0](llama.output(token_BT[:, position], position))
                 torch.testing.assert_close(step_BK, whole_BTK[:, position], atol=1e-4, rtol=1e-4)
 
 

@@ -50,7 +50,7 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> Tapes:
     """What captures from now on, in buckets of the tiny priors' size."""
     tapes = Tapes()
     monkeypatch.setattr(graphs, "ALIGNED", 1)
-    for module in ("autoregressive", "depth"):
+    for module in ("autoregressive", "places"):
         monkeypatch.setattr(f"stage2_prior.generation.{module}.capture_for", lambda _: tapes)
     return tapes
 
@@ -58,7 +58,7 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> Tapes:
 def plain(prior: Prior, monkeypatch: pytest.MonkeyPatch, *args: Any, **named: Any) -> Tensor:
     """What is drawn without captured steps."""
     with monkeypatch.context() as patched:
-        for module in ("autoregressive", "depth"):
+        for module in ("autoregressive", "places"):
             patched.setattr(f"stage2_prior.generation.{module}.capture_for", lambda _: None)
         return drawn(prior, *args, **named)
 

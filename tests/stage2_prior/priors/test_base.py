@@ -102,12 +102,13 @@ def test_embeddings_of_places_start_small() -> None:
 
 def test_what_each_kind_can_do() -> None:
     """In order (no kept code behind a hole), one by one (steps can be compiled), and whether it needs a mask token."""
-    found = {name: (kind.in_order, kind.one_by_one, kind.mask_token, kind.form) for name, kind in KINDS.items()}
+    found = {name: (kind.in_order, kind.one_by_one, kind.mask_token, kind.forms) for name, kind in KINDS.items()}
     assert found == {
-        "autoregressive": (True, True, False, "grid"),
-        "depth": (True, True, False, "levels"),
-        "masked": (False, False, True, "grid"),
-        "multiscale": (False, False, False, "scales"),
+        "autoregressive": (True, True, False, ("grid", "levels")),
+        "delay": (True, True, False, ("levels",)),
+        "depth": (True, True, False, ("levels",)),
+        "masked": (False, False, True, ("grid", "levels")),
+        "multiscale": (False, False, False, ("scales",)),
     }
 
 

@@ -14,7 +14,7 @@ from stage1_tokenizer.quantizers import MultiscaleQuantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
-from stage2_prior.generation.depth import CachedDepth
+from stage2_prior.generation.places import CachedPlaces
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior, load_prior
 from stage2_prior.priors.depth import DepthPrior
@@ -131,12 +131,12 @@ def test_cached_logits_equal_uncached_ones_at_every_step_of_places_and_levels():
         code_BN, token_B = codes_of(prior, 5), prior.vocabulary.class_tokens(torch.tensor([0, 1, 2, -1, 0]))
         with torch.inference_mode():
             whole_BPGK, code_BPG = prior.logits(code_BN, token_B), prior.arranged(code_BN)
-            cached = CachedDepth(prior.lm, prior.depth, prior.places, prior.vocabulary.first_tokens)
+            cached: CachedPlaces = prior.cached()
             for _ in range(2):  # a second use of the same caches must not see the first
                 cached.start(5)
                 x_BD = cached.embedding_VD[token_B]
                 for place in range(prior.places):
-                    y_BD, x_BD = cached.place(x_BD, place), torch.zeros_like(x_BD)
+                    y_BD, x_BD = cached.place(x_BD[:, None], place), torch.zeros_like(x_BD)
                     for level in range(BOOKS):
                         step_BK = cached.level(y_BD, level, None)
                         torch.testing.assert_close(step_BK, whole_BPGK[:, place, level], atol=1e-4, rtol=1e-4)

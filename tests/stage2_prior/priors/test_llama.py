@@ -17,6 +17,8 @@ from stage2_prior.priors.base import Prior
 from stage2_prior.priors.llama import through_layers
 from stage2_prior.priors.stock import checkpoint_layers
 from tests.stage2_prior.priors.test_depth_and_multiscale import codes_of, prior_of
+from tests.stage2_prior.priors.test_levels import codes_of as levels_codes
+from tests.stage2_prior.priors.test_levels import prior_of as levels_prior
 from tests.stage2_prior.tiny import random_codes, tiny_prior
 
 WAITING = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.bincount, torch.ops.aten.equal)
@@ -30,11 +32,18 @@ KINDS: dict[str, dict[str, Any]] = {
     "text-masked": TEXT | {"kind": "masked"},
     "depth": {},
     "multiscale": {},
+    "levels-delay": {},
+    "levels-flat": {},
+    "levels-masked": {},
+    "levels-levels-delays": {},
 }
 
 
 def prior_and_batch(name: str, batch: int = 3) -> tuple[Prior, torch.Tensor, torch.Tensor]:
     """A prior in training, and codes and conditioning tokens for it."""
+    if name.startswith("levels-"):
+        prior = levels_prior(name.removeprefix("levels-"), spread=1.0).train()
+        return prior, levels_codes(batch), prior.condition.of_labels(torch.arange(batch) % 3)
     prior = tiny_prior(**KINDS[name]) if KINDS[name] else prior_of(name, spread=1.0)
     code_BN = random_codes(batch) if KINDS[name] else codes_of(prior, batch)
     if "text" in name:

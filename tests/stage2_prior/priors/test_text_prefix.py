@@ -93,9 +93,9 @@ def test_cached_logits_equal_uncached_ones_at_every_step():
         for _ in range(2):
             llama.start(3)
             first_BD = llama.extend(prior.embedded(token_BL), 0, causal=True)[:, -1]
-            torch.testing.assert_close(llama.head_KD(first_BD), whole_BNK[:, 0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(llama.head_of_books[0](first_BD), whole_BNK[:, 0], atol=1e-4, rtol=1e-4)
             for position in range(1, SOURCE.positions):
-                step_BK = llama.head_KD(llama.output(code_BN[:, position - 1], 5 + position))
+                step_BK = llama.head_of_books[0](llama.output(code_BN[:, position - 1], 5 + position))
                 torch.testing.assert_close(step_BK, whole_BNK[:, position], atol=1e-4, rtol=1e-4)
 
 
@@ -308,8 +308,8 @@ def test_a_frozen_encoder_is_used_and_is_no_part_of_the_prior(kind: str, feature
 
 
 def test_what_does_not_fit_is_one_line(captioned: Captioned, coded: Coded, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"model\.condition=text is not supported with model\.kind=depth"):
-        PriorModelConfig(kind="depth", condition="text")
+    with pytest.raises(ValueError, match=r"model\.condition=text is not supported with model\.kind=multiscale"):
+        PriorModelConfig(kind="multiscale", condition="text")
     with pytest.raises(ValueError, match=r"model\.text\.tokens=0 is out of range: set it to 1 or more"):
         TextConfig(tokens=0)
     with pytest.raises(UserError, match=r"the text encoder .*nowhere can't be loaded"):

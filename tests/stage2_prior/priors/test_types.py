@@ -18,6 +18,7 @@ from stage2_prior.generation.llama_cache import CachedBody
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import KINDS
 from tests.stage2_prior.priors.test_depth_and_multiscale import prior_of
+from tests.stage2_prior.priors.test_levels import prior_of as levels_prior
 from tests.stage2_prior.tiny import CODES, TEXTS, tiny_prior
 
 TEXT = TextConfig(tokens=5, layers=1)
@@ -29,6 +30,11 @@ PRIORS: dict[str, Callable[[], Prior]] = {
     "masked": lambda: tiny_prior(spread=3.0, kind="masked"),
     "masked-text": lambda: tiny_prior(spread=3.0, kind="masked", condition="text", text=TEXT),
     "depth": lambda: prior_of("depth", spread=3.0),
+    "depth-levels": lambda: levels_prior("levels-delays", spread=3.0),
+    "delay": lambda: levels_prior("delay", spread=3.0),
+    "delay-text": lambda: levels_prior("delay-text", spread=3.0),
+    "flat": lambda: levels_prior("flat", spread=3.0),
+    "masked-levels": lambda: levels_prior("masked", spread=3.0),
     "multiscale": lambda: prior_of("multiscale", spread=3.0),
 }
 DTYPES = (torch.bfloat16, torch.float16, torch.float64)
