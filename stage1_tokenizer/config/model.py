@@ -1,10 +1,12 @@
 """Settings of a tokenizer's networks."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from launch.command.checks import at_least, check
 from stage1_tokenizer.config.quantizer import QuantizerConfig
+from stage1_tokenizer.config.sound_networks import SeanetConfig, VocosConfig
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,19 @@ class VitConfig:
 class ModelConfig:
     """The networks of a tokenizer: encoder, quantizer, decoder."""
 
-    backbone: Literal["conv", "conv_plus", "vit"] = "conv"
+    backbone: Literal["conv", "conv_plus", "vit", "seanet", "vocos"] = "conv"
     """conv: VQGAN's (taming-transformers, LlamaGen, IBQ, VAR, diffusers); conv_plus: residual blocks without biases or
     attention, as many in the middle as in a level (MaskGIT, Open-MAGVIT2); vit: transformers on patches (ViT-VQGAN,
-    TiTok), which do not use channels, channel_multipliers, res_blocks and attention."""
+    TiTok); for sound: seanet, convolutions (EnCodec, DAC, Mimi), and vocos, blocks between Fourier transforms. The last
+    three do not use channel_multipliers, res_blocks and attention."""
     conv_plus: ConvPlusConfig = field(default_factory=ConvPlusConfig)
     """Settings of backbone=conv_plus."""
     vit: VitConfig = field(default_factory=VitConfig)
     """Settings of backbone=vit."""
+    seanet: SeanetConfig = field(default_factory=SeanetConfig)
+    """Settings of backbone=seanet."""
+    vocos: VocosConfig = field(default_factory=VocosConfig)
+    """Settings of backbone=vocos."""
     spatial_dims: Literal[1, 2, 3] = 2
     """Axes of the convolutions: 1 for audio, 2 for pictures, 3 for video."""
     in_channels: int = 3
@@ -138,24 +145,27 @@ class ModelConfig:
 
     def _check_unused(self) -> None:
         """Refuse settings that the backbone does not use."""
-        conv, vit = self.backbone == "conv", self.backbone == "vit"
+        conv, vit, sound = self.backbone == "conv", self.backbone == "vit", self.backbone in ("seanet", "vocos")
         unused = {
             "attention_levels": not (conv and self.attention) and self.attention_levels is not None,
             "attention_middle": not (conv and self.attention) and not self.attention_middle,
-            "conv_plus": self.backbone != "conv_plus" and self.conv_plus != ConvPlusConfig(),
-            "vit": not vit and self.vit != VitConfig(),
-            "channels": vit and self.channels != 128,
-            "channel_multipliers": vit and list(self.channel_multipliers) != [1, 1, 2, 2, 4],
-            "res_blocks": vit and self.res_blocks != 2,
+            "channels": self.backbone in ("vit", "vocos") and self.channels != 128,
+            "channel_multipliers": (vit or sound) and list(self.channel_multipliers) != [1, 1, 2, 2, 4],
+            "res_blocks": (vit or sound) and self.res_blocks != 2,
+            "dropout": sound and self.dropout != 0,
         }
+        kinds = {"conv_plus": ConvPlusConfig, "vit": VitConfig, "seanet": SeanetConfig, "vocos": VocosConfig}
+        unused |= {name: name != self.backbone and getattr(self, name) != kind() for name, kind in kinds.items()}
         for name, is_unused in unused.items():
             if is_unused:
                 raise ValueError(
                     f"model.{name}={getattr(self, name)} has no meaning with model.backbone={self.backbone}, "
                     f"model.attention={self.attention}: leave it out"
                 )
-        if vit and self.spatial_dims != 2:
-            raise ValueError(f"model.spatial_dims={self.spatial_dims} is not for model.backbone=vit: set it to 2")
+        axes = 1 if sound else 2
+        if (vit or sound) and self.spatial_dims != axes:
+            value = f"model.spatial_dims={self.spatial_dims}"
+            raise ValueError(f"{value} is not for model.backbone={self.backbone}: set it to {axes}")
         if self.latent_tokens and self.quantizer.kind == "multiscale":
             raise ValueError(
                 f"model.vit.latent_tokens={self.latent_tokens} makes no grid to shrink, as "
@@ -163,7 +173,10 @@ class ModelConfig:
             )
 
     def _check_widths(self) -> None:
-        """Without bridge convolutions, the networks must have the channels of the quantizer."""
+        """Heads share the latents' channels; without bridge convolutions these are those of the quantizer."""
+        even, step = 2 * self.seanet.heads if self.seanet.layers else 1, math.lcm(*self.quantizer.strides)
+        check("model.z_channels", self.z_channels, self.z_channels % even == 0, f"a multiple of {even}, for its heads")
+        check("model.seanet.block", self.block, self.block % step == 0, f"a multiple of {step}, of quantizer.strides")
         quantizer, z_channels = self.quantizer, self.z_channels
         width, twice = quantizer.width, quantizer.double_input
         if self.quant_conv_kernel or width is None:
@@ -195,10 +208,16 @@ class ModelConfig:
         return 1 if self.latent_tokens else self.spatial_dims
 
     @property
+    def block(self) -> int:
+        """Latent positions that are encoded and decoded at a time; 0: all of them."""
+        return self.seanet.block if self.backbone == "seanet" and self.seanet.causal else 0
+
+    @property
     def stride(self) -> tuple[int, ...]:
-        """Pixels per latent position along each spatial axis; with latent tokens, the sides of a patch."""
-        side = self.vit.patch if self.backbone == "vit" else 1 << (len(self.channel_multipliers) - 1)
-        return (side,) * self.spatial_dims
+        """Pixels or samples per latent position along each spatial axis; with latent tokens, the sides of a patch."""
+        halved = 1 << (len(self.channel_multipliers) - 1)
+        sides = {"vit": self.vit.patch, "seanet": self.seanet.hop, "vocos": self.vocos.hop}
+        return (sides.get(self.backbone, halved),) * self.spatial_dims
 
 
 def one_or_all(values: tuple[int, ...]) -> int | tuple[int, ...]:

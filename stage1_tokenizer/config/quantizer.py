@@ -45,6 +45,15 @@ class QuantizerConfig:
     """With fsq, levels of each channel; their product is the number of codes."""
     codebooks: int = 4
     """With residual and product, number of codebooks."""
+    projections: Literal["none", "each", "split"] = "none"
+    """With residual, linear maps from latents to codes and back. each: every codebook's own, and l2_normalise is for
+    the search only (DAC); split: the first codebook's own, and those of all others, which don't see it (Mimi)."""
+    latent_dim: int = 256
+    """With projections, channels of the latents, where code_dim is that of the codes."""
+    codebook_dropout: float = 0.0
+    """With residual, share of the training samples that use only the first n codebooks, n ~ U{1..G}."""
+    strides: list[int] = field(default_factory=list)
+    """With residual, positions that share a code, for each codebook: [8, 4, 2, 1] in SNAC; []: 1 for all."""
     scales: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6, 8, 10, 13, 16])
     """With multiscale, sides of the code grids, coarsest first; the last is that of the latent grid."""
     entropy_weight: float = 0.1
@@ -68,7 +77,7 @@ class QuantizerConfig:
     def __post_init__(self) -> None:
         at = "model.quantizer."
         at_least(2, self, "codebook_size", "codebooks", prefix=at)
-        at_least(1, self, "code_dim", prefix=at)
+        at_least(1, self, "code_dim", "latent_dim", prefix=at)
         weights = ("commitment", "kl_weight", "entropy_weight", "entropy_diversity", "entropy_boost")
         at_least(0, self, *weights, "revive_after", "anneal", prefix=at)
         check(at + "decay", self.decay, 0 <= self.decay < 1, "a share from 0 to below 1")
@@ -89,7 +98,8 @@ class QuantizerConfig:
         bits = self.codebook_size.bit_length() - 1
         widths = {"fsq": len(self.levels), "lfq": bits, "bsq": bits}
         learned = ("vq", "gumbel", "ibq", "residual", "product", "multiscale", "gaussian")
-        return (widths | dict.fromkeys(learned, self.code_dim)).get(self.kind)
+        width = self.code_dim if self.projections == "none" else self.latent_dim
+        return (widths | dict.fromkeys(learned, width)).get(self.kind)
 
     @property
     def double_input(self) -> bool:
@@ -127,13 +137,14 @@ class QuantizerConfig:
             fits = self.code_dim % self.codebooks == 0
             nearest = max(self.code_dim // self.codebooks, 1) * self.codebooks
             yield "code_dim", self.code_dim, fits, f"is no multiple of codebooks={self.codebooks}: set it to {nearest}"
-        if kind in ("residual", "multiscale"):
+        if kind in ("residual", "multiscale") and self.projections != "each":
             yield (
                 "l2_normalise",
                 True,
                 not self.l2_normalise,
                 f"is not supported with {kind}, which adds up vectors of any length: set it to false",
             )
+        yield from self._residual_rules()
         if kind == "multiscale":
             yield "learning", self.learning, not averages, "is not for multiscale: set it to gradient"
             yield "gradient", self.gradient, self.gradient == "straight_through", "is not for multiscale: leave it out"
@@ -142,3 +153,11 @@ class QuantizerConfig:
         if kind == "fsq":
             good = bool(self.levels) and min(self.levels) >= 3
             yield "levels", list(self.levels), good, "must be one or more numbers from 3 on: set it to [8, 5, 5, 5]"
+
+    def _residual_rules(self) -> Iterator[tuple[str, object, bool, str]]:
+        """As `_rules`, of settings that only `residual` has."""
+        strides, dropped, only = list(self.strides), self.codebook_dropout, self.kind == "residual"
+        yield "projections", self.projections, only or self.projections == "none", "is for residual: set it to none"
+        yield "codebook_dropout", dropped, 0 <= dropped <= only, "is no share, or not for residual: set it to 0"
+        good = not strides or (only and len(strides) == self.codebooks and min(strides) >= 1)
+        yield "strides", strides, good, "must be [], or with residual a number from 1 on for each codebook: set so many"

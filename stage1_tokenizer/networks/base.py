@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import one_or_all
-from stage1_tokenizer.layers.convolution import LastLayer
+
+Result = TypeVar("Result")
 
 
 class PictureDecoder(nn.Module):
     """Latents to pictures, as `last_layer(features(z))`: the adaptive weight needs what enters the last layer."""
 
-    conv_out: LastLayer
+    conv_out: Any
 
     @property
-    def last_layer(self) -> LastLayer:
-        """The convolution that gives the picture."""
+    def last_layer(self) -> Any:
+        """The convolution (`LastLayer`) that gives the picture; of some networks for sound, another module."""
         return self.conv_out
 
     def features(self, z_BDhw: Tensor) -> Tensor:
@@ -34,3 +37,15 @@ def refuse_odd_sizes(sizes: Sequence[int], stride: tuple[int, ...]) -> None:
     if any(size % step for size, step in zip(sizes, stride, strict=True)):
         shown = one_or_all(stride)
         raise ValueError(f"a picture of {tuple(sizes)} is not a multiple of the stride {shown}: pad or crop it")
+
+
+def in_blocks(network: Any, step: Callable[[Tensor], Result], whole: Tensor, size: int, past: Any) -> list[Result]:
+    """step(part) for each part of `size` columns, the last filled up with zeros, so that all have the same shape.
+
+    The network goes on from where `past`, which it changes, ended; None: from the beginning.
+    """
+    network.past = {} if past is None else past
+    try:
+        return [step(F.pad(part, (0, size - part.shape[-1]))) for part in whole.split(size, dim=-1)]
+    finally:
+        network.past = None

@@ -12,16 +12,32 @@ from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.layers.convolution import convolution
 from stage1_tokenizer.networks.maskgit import Decoder as MaskgitDecoder
 from stage1_tokenizer.networks.maskgit import Encoder as MaskgitEncoder
+from stage1_tokenizer.networks.seanet import Decoder as SeanetDecoder
+from stage1_tokenizer.networks.seanet import Encoder as SeanetEncoder
 from stage1_tokenizer.networks.vit import Decoder as VitDecoder
 from stage1_tokenizer.networks.vit import Encoder as VitEncoder
+from stage1_tokenizer.networks.vocos import Decoder as VocosDecoder
+from stage1_tokenizer.networks.vocos import Encoder as VocosEncoder
 from stage1_tokenizer.networks.vqgan import Decoder as VqganDecoder
 from stage1_tokenizer.networks.vqgan import Encoder as VqganEncoder
 
-Encoder = VqganEncoder | MaskgitEncoder | VitEncoder
-Decoder = VqganDecoder | MaskgitDecoder | VitDecoder
+Encoder = VqganEncoder | MaskgitEncoder | VitEncoder | SeanetEncoder | VocosEncoder
+Decoder = VqganDecoder | MaskgitDecoder | VitDecoder | SeanetDecoder | VocosDecoder
 
-ENCODERS: dict[str, type[Encoder]] = {"conv": VqganEncoder, "conv_plus": MaskgitEncoder, "vit": VitEncoder}
-DECODERS: dict[str, type[Decoder]] = {"conv": VqganDecoder, "conv_plus": MaskgitDecoder, "vit": VitDecoder}
+ENCODERS: dict[str, type[Encoder]] = {
+    "conv": VqganEncoder,
+    "conv_plus": MaskgitEncoder,
+    "vit": VitEncoder,
+    "seanet": SeanetEncoder,
+    "vocos": VocosEncoder,
+}
+DECODERS: dict[str, type[Decoder]] = {
+    "conv": VqganDecoder,
+    "conv_plus": MaskgitDecoder,
+    "vit": VitDecoder,
+    "seanet": SeanetDecoder,
+    "vocos": VocosDecoder,
+}
 """Encoders and decoders by their name in the configuration (backbone)."""
 
 

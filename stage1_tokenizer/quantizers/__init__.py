@@ -12,7 +12,8 @@ from stage1_tokenizer.quantizers.gaussian import Gaussian
 from stage1_tokenizer.quantizers.gumbel import GumbelQuantizer
 from stage1_tokenizer.quantizers.ibq import IndexBackpropagationQuantizer
 from stage1_tokenizer.quantizers.multiscale import MultiscaleQuantizer
-from stage1_tokenizer.quantizers.residual_product import ProductQuantizer, ResidualQuantizer
+from stage1_tokenizer.quantizers.product import ProductQuantizer
+from stage1_tokenizer.quantizers.residual import ResidualQuantizer
 from stage1_tokenizer.quantizers.vq import VectorQuantizer
 
 __all__ = ["KINDS", "MultiscaleQuantizer", "Quantized", "Quantizer", "build_quantizer"]

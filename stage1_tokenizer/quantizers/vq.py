@@ -88,14 +88,14 @@ class VectorQuantizer(RowQuantizer):
         z_ND, e_ND, idx_N, losses = self.choose(z_ND)
         return GRADIENTS[self.config.gradient](z_ND, e_ND), idx_N, losses
 
-    def choose(self, z_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Rows (normalised if configured), their code vectors, codes and losses; one training step."""
+    def choose(self, z_ND: Tensor, use_N1: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Rows (normalised if configured), vectors, codes, losses (only of rows with use_N1 = 1); a training step."""
         z_ND = self._scaled(z_ND)
         if self.training:
             self.revive(z_ND.detach())
         idx_N = self._index(z_ND)
         e_ND = self.rows(idx_N)
-        losses = self._losses(z_ND, e_ND)
+        losses = self._losses(z_ND, e_ND) if use_N1 is None else self._losses(z_ND * use_N1, e_ND * use_N1)
         if self.training:
             self.count(z_ND.detach(), idx_N)
         return z_ND, e_ND, idx_N, losses

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stage1_tokenizer.config.model import ModelConfig, one_or_all
 from stage1_tokenizer.layers.precision import as_weights_of, ieee
+from stage1_tokenizer.networks.base import in_blocks
 from stage1_tokenizer.networks.build import DECODERS, ENCODERS, build_bridge
 from stage1_tokenizer.quantizers import Quantized, build_quantizer
 
@@ -94,7 +95,7 @@ class Codec(nn.Module):
             if side < 1 or side % step:
                 raise ValueError(
                     f"size={side} is not a multiple of the tokenizer's stride {step}: "
-                    f"pad, crop or resize to {max(side // step, 1) * step}"
+                    f"pad, crop{' or resize' if len(sides) > 1 else ''} to {max(side // step, 1) * step}"
                 )
         tokens, trained = self.config.latent_tokens, self.config.vit.size
         if tokens and sides != [trained] * 2:
@@ -121,20 +122,9 @@ class Codec(nn.Module):
     def decode(self, codes: Tensor | Sequence[Tensor]) -> Tensor:
         """Pictures x_BCHW, float in [-1, 1], of codes of any integer type: a batch, or a list of single ones.
 
-        Raises ValueError for anything else.
+        Of `residual` codes, those of the first codebooks are enough: codes[:, :g]. ValueError for anything else.
         """
-        self._need_codes()
-        idx_Bhw = stacked(codes, "codes")
-        if idx_Bhw.is_floating_point() or idx_Bhw.is_complex() or idx_Bhw.dtype is torch.bool:
-            raise ValueError(f"codes of type {idx_Bhw.dtype} are not whole numbers: give int64 from `encode`")
-        self.quantizer.check_codes(idx_Bhw.shape, self.config.latent_dims)
-        idx_Bhw = idx_Bhw.long()
-        if idx_Bhw.numel() and not bool(((idx_Bhw >= 0) & (idx_Bhw < self.codebook_size)).all()):
-            raise ValueError(
-                f"codes from {int(idx_Bhw.min())} to {int(idx_Bhw.max())} are not all in [0, {self.codebook_size}): "
-                f"were they made by another tokenizer?"
-            )
-        return self._pictures(self.quantizer.embed(idx_Bhw))
+        return self._decode(codes)
 
     @ieee()
     @torch.no_grad()
@@ -144,7 +134,7 @@ class Codec(nn.Module):
         The same as `decode(encode(x))`. Raises ValueError as `encode` does.
         """
         quantized = self._quantize(self._batch(pictures))
-        return self._pictures(quantized.latents), quantized.codes
+        return self._decoded(self._pictures, quantized.latents), quantized.codes
 
     def train(self, mode: bool = True) -> Self:
         """As for any module, except that the parts in `frozen` stay in evaluation mode and keep their statistics."""
@@ -168,10 +158,25 @@ class Codec(nn.Module):
             self.decoder.last_layer(features_BCHW), features_BCHW, quantized.codes, losses=quantized.losses
         )
 
-    def _quantize(self, x_BCHW: Tensor) -> Quantized:
+    def _quantize(self, x_BCHW: Tensor, past: Any = None) -> Quantized:
+        """Latents and codes; a causal network takes pictures in blocks, and goes on from where `past` ended."""
         if self.training:
             raise RuntimeError("the tokenizer is in training mode, where its codebook may change: call .eval() first")
-        return self.quantizer(self._latents(x_BCHW))
+        block, hop = self.config.block, self.config.stride[0]
+        if not block:
+            return self.quantizer(self._latents(x_BCHW))
+        parts = in_blocks(self.encoder, lambda x: self.quantizer(self._latents(x)), x_BCHW, block * hop, past)
+        frames = x_BCHW.shape[-1] // hop
+        latents, codes = ([getattr(part, name) for part in parts] for name in ("latents", "codes"))
+        idx_Bhw = None if codes[0] is None else torch.cat(codes, dim=-1)[..., :frames]
+        return Quantized(torch.cat(latents, dim=-1)[..., :frames], idx_Bhw)
+
+    def _decoded(self, step: Callable[[Tensor], Tensor], whole: Tensor, past: Any = None) -> Tensor:
+        """step(whole), pictures of latents or codes, in blocks as `_quantize`."""
+        if not self.config.block:
+            return step(whole)
+        parts = in_blocks(self.decoder, step, whole, self.config.block, past)
+        return torch.cat(parts, dim=-1)[..., : whole.shape[-1] * self.config.stride[0]]
 
     def _latents(self, x_BCHW: Tensor) -> Tensor:
         """The quantizer's input."""
@@ -191,23 +196,38 @@ class Codec(nn.Module):
     def _as_tensor(self, pictures: Pictures) -> Tensor:
         return stacked(pictures, "pictures")
 
+    def _decode(self, codes: Tensor | Sequence[Tensor], past: Any = None) -> Tensor:
+        self._need_codes()
+        idx_Bhw = stacked(codes, "codes")
+        if idx_Bhw.is_floating_point() or idx_Bhw.is_complex() or idx_Bhw.dtype is torch.bool:
+            raise ValueError(f"codes of type {idx_Bhw.dtype} are not whole numbers: give int64 from `encode`")
+        self.quantizer.check_codes(idx_Bhw.shape, self.config.latent_dims)
+        idx_Bhw = idx_Bhw.long()
+        if idx_Bhw.numel() and not bool(((idx_Bhw >= 0) & (idx_Bhw < self.codebook_size)).all()):
+            raise ValueError(
+                f"codes from {int(idx_Bhw.min())} to {int(idx_Bhw.max())} are not all in [0, {self.codebook_size}): "
+                f"were they made by another tokenizer?"
+            )
+        return self._decoded(lambda part: self._pictures(self.quantizer.embed(part)), idx_Bhw, past)
+
     def _need_codes(self) -> None:
         if not self.codebook_size:
             raise ValueError(f"quantizer kind {self.config.quantizer.kind} has no codes: use `reconstruct`")
 
     def _check_pictures(self, x_BCHW: Tensor) -> None:
         dims, channels = self.config.spatial_dims, self.config.in_channels
+        what = "sounds" if dims == 1 else "pictures"
         if not x_BCHW.is_floating_point():
-            raise ValueError(f"pictures of type {x_BCHW.dtype} are not floats: scale them to [-1, 1]")
+            raise ValueError(f"{what} of type {x_BCHW.dtype} are not floats: scale them to [-1, 1]")
         if x_BCHW.ndim != dims + 2 or x_BCHW.shape[1] != channels:
             raise ValueError(
-                f"pictures of shape {tuple(x_BCHW.shape)} don't fit: give {dims + 2} axes, batch, {channels} "
+                f"{what} of shape {tuple(x_BCHW.shape)} don't fit: give {dims + 2} axes, batch, {channels} "
                 f"channel{'s' if channels > 1 else ''}, then size"
             )
-        self.grid(x_BCHW.shape[2:])
+        self.codes_shape(x_BCHW.shape[2:])
         if x_BCHW.numel() and not bool((x_BCHW.abs() <= 1.0 + _TOLERANCE).all()):  # also catches NaN
             raise ValueError(
-                f"pictures from {float(x_BCHW.min()):.4g} to {float(x_BCHW.max()):.4g} are not in [-1, 1]: scale them"
+                f"{what} from {float(x_BCHW.min()):.4g} to {float(x_BCHW.max()):.4g} are not in [-1, 1]: scale them"
             )
 
     def weights(self) -> dict[str, Tensor]:

@@ -32,10 +32,14 @@ EVERY = {
     "ibq": replace(BASE, kind="ibq", l2_normalise=True, entropy_temperature=1.0),
     "residual": replace(BASE, kind="residual", start="batch", revive_after=2),
     "residual-average": replace(BASE, kind="residual", start="batch", learning="moving_average"),
+    "residual-each": replace(
+        BASE, kind="residual", projections="each", latent_dim=10, l2_normalise=True, start="batch", strides=[4, 2, 1]
+    ),
+    "residual-split": replace(BASE, kind="residual", projections="split", latent_dim=10, learning="moving_average"),
     "product": replace(BASE, kind="product", start="batch", l2_normalise=True),
     "multiscale": replace(BASE, kind="multiscale", start="batch", revive_after=2),
 }
-ADDED = ("residual", "residual-average", "multiscale")
+ADDED = ("residual", "residual-average", "residual-each", "residual-split", "multiscale")
 names = pytest.mark.parametrize("name", EVERY)
 
 
@@ -230,6 +234,10 @@ def test_two_ranks_equal_one_process_on_the_same_batch() -> None:
         ({"kind": "lfq", "codebook_size": 1000}, "codebook_size=1000 is no power of 2, as lfq needs: set it to 512"),
         ({"kind": "product", "code_dim": 7, "codebooks": 3}, "code_dim=7 is no multiple of codebooks=3: set it to 6"),
         ({"kind": "residual", "l2_normalise": True}, "l2_normalise=True is not supported"),
+        ({"projections": "each"}, "projections=each is for residual"),
+        ({"codebook_dropout": 0.5}, "codebook_dropout=0.5 is no share, or not for residual"),
+        ({"kind": "residual", "codebook_dropout": 1.5}, "codebook_dropout=1.5 is no share"),
+        ({"kind": "residual", "strides": [2, 1]}, "strides=[2, 1] must be []"),
         ({"kind": "multiscale", "scales": [1, 4, 2]}, "must rise"),
         ({"kind": "multiscale", "learning": "moving_average"}, "set it to gradient"),
         ({"kind": "fsq", "levels": [8, 2]}, "from 3 on"),
@@ -260,7 +268,7 @@ def test_codes_of_the_wrong_form_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=axes):
             build_quantizer(EVERY[name]).check_codes((2, 4), 2)
-    for name, shape in (("residual", (2, 4, 4)), ("residual", (2, 2, 4, 4)), ("multiscale", (2, 4, 4)), ("vq", (2, 4))):
+    for name, shape in (("residual", (2, 4, 4)), ("residual", (2, 4, 4, 4)), ("multiscale", (2, 4, 4)), ("vq", (2, 4))):
         with pytest.raises(ValueError, match="codes of shape"):
             build_quantizer(EVERY[name]).check_codes(shape, 2)
     with pytest.raises(ValueError, match="last"):

@@ -34,9 +34,20 @@ def test_codes_of_every_form_decode_to_the_reconstruction(kind: str, tmp_path: P
     assert model.codes_shape(16) == FORMS[kind]
     assert torch.equal(model.decode(codes), model.reconstruct(x)[0])
     with pytest.raises(ValueError, match="codes of shape"):
-        model.decode(codes[:, :1] if len(FORMS[kind]) != 2 else codes[0])
+        model.decode(codes.repeat_interleave(2, 1) if len(FORMS[kind]) != 2 else codes[0])
     model.save_pretrained(tmp_path)
     assert torch.equal(Tokenizer.from_pretrained(tmp_path).encode(x), codes)
+
+
+def test_the_first_codes_of_residual_decode_to_a_coarser_picture() -> None:
+    model = tokenizer("residual")
+    codes = model.encode(torch.rand(2, 1, 16, 16) * 2 - 1)
+    first, second = (
+        book.rows(codes[:, g].flatten()).view(2, 8, 8, 6) for g, book in enumerate(model.quantizer.books[:2])
+    )
+    assert torch.equal(model.quantizer.embed(codes[:, :2]), (first + second).movedim(-1, 1))
+    assert model.decode(codes[:, :1]).shape == (2, 1, 16, 16)
+    assert not torch.equal(model.decode(codes[:, :1]), model.decode(codes))
 
 
 def test_each_codebook_is_counted_by_itself() -> None:

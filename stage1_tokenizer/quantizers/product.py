@@ -1,4 +1,4 @@
-"""Several codebooks at each position: one after the other, or side by side.
+"""Several codebooks at each position, side by side; and what residual quantization (residual.py) has of it.
 
 Legend: B batch, D code dimension, h w latent grid, N positions (B·h·w), G codebooks.
 """
@@ -6,29 +6,31 @@ Legend: B batch, D code dimension, h w latent grid, N positions (B·h·w), G cod
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers.base import Quantized, Quantizer, codes_to_grid, exactly, grid_to_rows
-from stage1_tokenizer.quantizers.gradients import GRADIENTS
 from stage1_tokenizer.quantizers.vq import VectorQuantizer
 
 Parts = tuple[Tensor, list[Tensor], list[dict[str, Tensor]]]
 """Latents (N, D), and the codes (N,) and losses of each codebook."""
 
 
-class _SeveralCodebooks(Quantizer):
+class SeveralCodebooks(Quantizer):
     """The base of residual and product quantization: a list of codebooks, codes (B, G, h, w), mean losses."""
 
-    def __init__(self, config: QuantizerConfig, code_dim: int):
+    def __init__(
+        self, config: QuantizerConfig, code_dim: int, kind: type[VectorQuantizer] = VectorQuantizer, **changes: Any
+    ):
+        """`changes` are to the settings of each codebook."""
         super().__init__(config)
         self.codebooks = config.codebooks
-        one = replace(config, kind="vq", code_dim=code_dim)
-        self.parts = nn.ModuleList(VectorQuantizer(one) for _ in range(config.codebooks))
+        changes |= {"projections": "none", "codebook_dropout": 0.0, "strides": []}
+        one = replace(config, kind="vq", code_dim=code_dim, **changes)
+        self.parts = nn.ModuleList(kind(one) for _ in range(config.codebooks))
 
     def begin(self, positions: int) -> None:
         """Begin a training step of each codebook."""
@@ -46,7 +48,7 @@ class _SeveralCodebooks(Quantizer):
         """Latents (B, D, h, w), codes (B, G, h, w) and the losses of `vq`."""
         with exactly(z_BDhw):
             z_ND, grid = grid_to_rows(z_BDhw)
-            latents_ND, codes, losses = self._quantize(z_ND)
+            latents_ND, codes, losses = self._quantize(z_ND, len(z_BDhw))
         idx_BGhw = torch.stack([idx_N.view(grid) for idx_N in codes], dim=1)
         means = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
         return Quantized(self.as_weights(codes_to_grid(latents_ND, grid)), idx_BGhw, means)
@@ -57,7 +59,8 @@ class _SeveralCodebooks(Quantizer):
             rows = [book.rows(idx_Bhw.flatten()) for book, idx_Bhw in zip(self.books, idx_BGhw.unbind(1), strict=True)]
             return self.as_weights(codes_to_grid(self._join(rows), idx_BGhw[:, 0].shape))
 
-    def _quantize(self, z_ND: Tensor) -> Parts:
+    def _quantize(self, z_ND: Tensor, samples: int) -> Parts:
+        """Rows of so many samples, one after the other."""
         raise NotImplementedError
 
     def _join(self, vectors: list[Tensor]) -> Tensor:
@@ -65,38 +68,13 @@ class _SeveralCodebooks(Quantizer):
         raise NotImplementedError
 
 
-class ResidualQuantizer(_SeveralCodebooks):
-    """Each codebook quantizes the residual of the previous ones (Zeghidour et al. 2021, algorithm 1; Lee et al. 2022).
-
-    r_0 = z, k_g = nearest(r_{g−1}), r_g = r_{g−1} − e(k_g); the latents are Σ e(k_g). Each codebook's losses are those
-    of `vq` on its own residual; the gradient estimator is applied once, to the sum.
-    """
-
-    def __init__(self, config: QuantizerConfig):
-        super().__init__(config, config.code_dim)
-
-    def _quantize(self, z_ND: Tensor) -> Parts:
-        rest_ND, vectors, codes, losses = z_ND, [], [], []
-        for book in self.books:
-            _, e_ND, idx_N, loss = book.choose(rest_ND)
-            rest_ND = rest_ND - e_ND.detach()
-            vectors.append(e_ND)
-            codes.append(idx_N)
-            losses.append(loss)
-        return GRADIENTS[self.config.gradient](z_ND, self._join(vectors)), codes, losses
-
-    def _join(self, vectors: list[Tensor]) -> Tensor:
-        """The sum, always in the same order, so that embed and forward give the same bits."""
-        return reduce(torch.add, vectors)
-
-
-class ProductQuantizer(_SeveralCodebooks):
+class ProductQuantizer(SeveralCodebooks):
     """Each codebook quantizes its share of the channels (Jégou et al. 2011; UniTok, Ma et al. 2025)."""
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config, config.code_dim // config.codebooks)
 
-    def _quantize(self, z_ND: Tensor) -> Parts:
+    def _quantize(self, z_ND: Tensor, samples: int) -> Parts:
         shares = zip(self.books, z_ND.chunk(self.codebooks, dim=1), strict=True)
         latents, codes, losses = zip(*(book.quantize(part_Nd) for book, part_Nd in shares), strict=True)
         return self._join(list(latents)), list(codes), list(losses)
