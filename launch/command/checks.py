@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def check(key: str, value: float, good: bool, rule: str) -> None:
+def check(key: str, value: object, good: bool, rule: str) -> None:
     """Raise ValueError (key, value, rule, way out) unless `good`."""
     if not good:
         raise ValueError(f"{key}={value} is out of range: set it to {rule}")

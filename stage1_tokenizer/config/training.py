@@ -1,6 +1,7 @@
 """How a tokenizer is trained: every setting of stage one, checked where it is read."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +134,7 @@ class TokenizerTrainConfig:
         assert isinstance(clip, SoundConfig)
         if self.model.spatial_dims != 1:
             raise ValueError(f"model.spatial_dims={self.model.spatial_dims} is not for sounds: set it to 1")
-        (hop,) = self.model.stride
+        hop = self.model.stride[0] * math.lcm(*self.model.quantizer.strides)
         if clip.length % hop:
             raise ValueError(
                 f"data.transform.length={clip.length} is not a multiple of {hop}, the samples of a code: set it to "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import one_or_all
@@ -40,12 +40,13 @@ def refuse_odd_sizes(sizes: Sequence[int], stride: tuple[int, ...]) -> None:
 
 
 def in_blocks(network: Any, step: Callable[[Tensor], Result], whole: Tensor, size: int, past: Any) -> list[Result]:
-    """step(part) for each part of `size` columns, the last filled up with zeros, so that all have the same shape.
+    """step(part) for each part of `size` columns; the last one's last column is repeated, as all have the same shape.
 
     The network goes on from where `past`, which it changes, ended; None: from the beginning.
     """
     network.past = {} if past is None else past
     try:
-        return [step(F.pad(part, (0, size - part.shape[-1]))) for part in whole.split(size, dim=-1)]
+        at = torch.arange(size, device=whole.device)
+        return [step(part[..., at.clamp_max(part.shape[-1] - 1)]) for part in whole.split(size, dim=-1)]
     finally:
         network.past = None

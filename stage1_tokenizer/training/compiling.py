@@ -43,7 +43,7 @@ def compile_networks(
     elif in_parts:
         tokenizer.encoder.compile(backend=backend)
         features = torch.compile(tokenizer.decoder.features, backend=backend)
-        tokenizer.decoder.features = features  # type: ignore[method-assign]
+        tokenizer.decoder.features = features  # type: ignore[method-assign, assignment]
     else:
         _compile_whole(tokenizer, backend)
     networks = [part for term in terms for part in term.modules() if isinstance(part, LPIPS)]
