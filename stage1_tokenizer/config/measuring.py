@@ -49,9 +49,12 @@ class EvaluateConfig(DistanceConfig):
     out: str
     """JSON file for the figures."""
     pictures: str | None = None
-    """PNG file for originals next to their reconstructions."""
+    """PNG file for originals next to their reconstructions; of sounds, their spectrograms."""
     picture_count: int = 32
     """Pictures in that file, evenly spaced over the set."""
+    sounds: str | None = None
+    """Of sounds: folder for so many originals and their reconstructions as FLAC files, with the first 1, 2, 4, … books
+    too, and for their spectrograms."""
     samples: int | None = None
     """Number of pictures to measure, evenly spaced over the set; null: all."""
     batch_size: int = 64
@@ -59,7 +62,7 @@ class EvaluateConfig(DistanceConfig):
     threads: int | None = None
     """Reading and decoding threads of each rank; null: its share of the cores, at most 8."""
     lpips: bool = True
-    """Measure LPIPS (it takes most of the time)."""
+    """Measure LPIPS (it takes most of the time); sounds have none, and no distances of `features`."""
     lpips_net: Literal["vgg", "alex"] = "vgg"
     """LPIPS's network."""
     lpips_weights: str | None = None
@@ -68,7 +71,7 @@ class EvaluateConfig(DistanceConfig):
     """Arithmetic of the tokenizer; fp32 is IEEE float32 on every device, tf32 faster on GPUs. Results of different ones
     aren't comparable."""
     overwrite: bool = False
-    """Overwrite `out`, `pictures` and `save_reference` if they exist."""
+    """Overwrite `out`, `pictures`, `sounds` and `save_reference` if they exist."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

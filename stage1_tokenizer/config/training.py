@@ -101,7 +101,7 @@ class TokenizerTrainConfig:
         self._check_method()
 
     def _check_pictures(self) -> None:
-        size = self.data.transform.size
+        (size, _) = self.data.transform.sizes
         stride = next((step for step in self.model.stride if size % step), self.model.stride[0])
         if size % stride:
             source = f"the stride of the {len(self.model.channel_multipliers)} levels of model.channel_multipliers"

@@ -6,6 +6,7 @@ Legend: B batch, C channels, T samples, N frames, F frequencies.
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -47,9 +48,9 @@ class Resolution(nn.Module):
         z_BCFN = spectrum(x_BCT, self.window, hop, pad=(pad, pad + -x_BCT.shape[-1] % hop))
         h_BCNF = torch.cat([z_BCFN.real, z_BCFN.imag], 1).transpose(2, 3)
         features, ends = [], []
-        for (first, last), layers in zip(self.bands, self.layers, strict=True):
+        for (first, last), band in zip(self.bands, self.layers, strict=True):
             h = h_BCNF[..., first:last]
-            for layer in layers:
+            for layer in cast(nn.ModuleList, band):
                 h = F.leaky_relu(layer(h), SLOPE)
                 features.append(h)
             ends.append(h)

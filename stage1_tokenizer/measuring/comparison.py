@@ -162,4 +162,4 @@ def latent_grid(config: CompareConfig) -> int:
     """Side of the latent grid for this recipe and options; UserError if they don't load."""
     options = settings(config, "vqgan", Path(config.out) / "vqgan" / "run")
     resolved = parse(TokenizerTrainConfig, words(config, options), prog="python -m stage1_tokenizer.train")
-    return resolved.data.transform.size // resolved.model.stride[0]
+    return resolved.data.transform.sizes[0] // resolved.model.stride[0]

@@ -12,22 +12,24 @@ from typing import Any
 from data.pictures.batches import PictureBatch
 from data.pictures.config import TransformConfig
 from data.shards.tally import Tally
+from data.sounds.config import SoundConfig
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 from launch.files.atomic import write_file
-from launch.files.outputs import try_files
+from launch.files.outputs import try_files, try_folder
 from launch.ranks.joined import Ranks, joined
 from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.layers.precision import TYPES, Precision, at_precision
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.distances import METHOD, NEEDED, SetStatistics, figures
-from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
+from stage1_tokenizer.measuring.features import FeatureName, FeatureNetwork, load_network
 from stage1_tokenizer.measuring.picture_sets import brief_of, count_of, every_picture
 from stage1_tokenizer.measuring.references import MeasuredSet, reference_of, save_reference, settle
 from stage1_tokenizer.measuring.results import conditions
 from stage1_tokenizer.measuring.scores import EvaluationSums, measure
 from stage1_tokenizer.measuring.side_by_side import save_pictures
+from stage1_tokenizer.measuring.sound_evaluation import check_sounds, measure_set_of_sounds
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
 
@@ -81,16 +83,24 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
     """
     outputs = {key: getattr(config, key) for key in ("out", "pictures", "save_reference")}
     try_files(outputs, inputs=(config.data, config.reference))
-    for path in outputs.values():
+    if config.sounds:
+        try_folder("sounds", config.sounds)
+    for path in (*outputs.values(), config.sounds):
         if path and Path(path).exists() and not config.overwrite:
             raise UserError(f"{path} exists: choose another file, delete it, or set --overwrite true")
     tokenizer = open_tokenizer(config.tokenizer)
     transform = tokenizer.transform
     if transform is None:
         raise UserError(f"{config.tokenizer} has no preprocessor_config.json: how pictures are prepared is unknown")
-    lpips = load_lpips(config.lpips_net, config.lpips_weights) if config.lpips else None
+    of_sounds = isinstance(transform, SoundConfig)
+    if of_sounds:
+        check_sounds(config)
+    elif config.sounds:
+        raise UserError(f"sounds={config.sounds} is not supported with {config.tokenizer}, a tokenizer of pictures")
+    lpips = load_lpips(config.lpips_net, config.lpips_weights) if config.lpips and not of_sounds else None
+    features: FeatureName = "none" if of_sounds else config.features
     network = load_network(
-        config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights, lpips=lpips
+        features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights, lpips=lpips
     )
     fingerprint = tokenizer.fingerprint
     with joined() as accelerator, at_precision(config.precision):
@@ -101,9 +111,13 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
                 module.to(ranks.device)
                 install(module, ranks.device)
         evaluation = Evaluation(ranks, fingerprint=fingerprint, prior=None, precision=config.precision)
-        reference = _measure(config, tokenizer, transform, lpips, network, evaluation)
+        reference = None
+        if isinstance(transform, SoundConfig):
+            measure_set_of_sounds(config, tokenizer, transform, ranks, evaluation.add)
+        else:
+            reference = _measure(config, tokenizer, transform, lpips, network, evaluation)
         if ranks.rank == 0:
-            if config.pictures:
+            if config.pictures and not of_sounds:
                 save_pictures(Path(config.pictures), tokenizer, config.data, config.picture_count)
             if config.save_reference and reference is not None and network is not None:
                 save_reference(Path(config.save_reference), reference, network)

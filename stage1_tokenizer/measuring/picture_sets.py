@@ -6,13 +6,14 @@ Legend: B batch, C channels, H W pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data.media import Transform
 from data.pictures.batches import PictureBatch
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
@@ -29,7 +30,7 @@ from stage1_tokenizer.measuring.picture_files import Array, Files, Size, finishe
 
 def every_picture(
     source: ShardIndex | str,
-    transform: TransformConfig,
+    transform: Transform,
     *,
     batch_size: int,
     rank: int = 0,
@@ -58,6 +59,7 @@ def every_picture(
     numbers = numbers[len(numbers) * rank // world_size : len(numbers) * (rank + 1) // world_size]
     if index is None:
         assert pictures is not None
+        assert isinstance(transform, TransformConfig)
         return _batches(pictures, numbers, batch_size, transform if prepare else None, tally)
     ranks: dict[str, int] = {"rank": rank, "world_size": world_size}
     options: dict[str, Any] = {"limit": limit, "threads": threads, "max_damaged": allow_left_out}
@@ -142,23 +144,32 @@ def count_of(source: str) -> int:
     return len(load_index(source) if pictures is None else pictures)
 
 
-class PictureHash:
-    """A hash of a set of pictures by their pixels: the same for any order, container and number of ranks.
+class SampleHash:
+    """A hash of a set of samples by their contents: the same for any order, container and number of ranks.
 
-    The sum of the single pictures' hashes, in 32-bit words. Grey pictures are hashed as RGB.
+    The sum of the single samples' hashes, in 32-bit words.
     """
 
     def __init__(self, device: torch.device):
         self._device = device
         self._sum_8 = np.zeros(8, np.int64)
 
-    def add(self, pixels_BCHW: Tensor) -> None:
-        """Add uint8 pictures."""
-        for pixels_HWC in pixels_BCHW.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().contiguous().numpy():
-            digest = hashlib.blake2b(pixels_HWC, digest_size=32, person=str(pixels_HWC.shape[0]).encode()).digest()
+    def add_rows(self, rows: Iterable[Tensor]) -> None:
+        """Add samples: the size of their first axis counts too."""
+        for row in rows:
+            array: Any = row.cpu().contiguous().numpy()
+            digest = hashlib.blake2b(array, digest_size=32, person=str(array.shape[0]).encode()).digest()
             self._sum_8 += np.frombuffer(digest, "<u4")
 
     def result(self, total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> str:
         """The hash over all ranks, hexadecimal; every rank must call it."""
         sum_8 = total(torch.from_numpy(self._sum_8).to(self._device)).cpu().numpy() % 2**32
         return sum_8.astype("<u4").tobytes().hex()
+
+
+class PictureHash(SampleHash):
+    """That of pictures, by their pixels. Grey pictures are hashed as RGB."""
+
+    def add(self, pixels_BCHW: Tensor) -> None:
+        """Add uint8 pictures."""
+        self.add_rows(pixels_BCHW.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().contiguous())

@@ -25,6 +25,8 @@ PARTS = {
     "classifier": ("class_agreement", "real_accuracy", "real_samples"),
 }
 """Conditions that only some figures depend on: if they differ, only these figures can't be compared."""
+METRICS = "metrics"
+"""Conditions by figure, `metrics.FIGURE`: what it is. Where they differ, this figure can't be compared."""
 PLACES = ("data", "transform", "reference.set", "reference.transform", "codes.set", "codes.name", "classifier.data")
 """Names of sets and how they were prepared. Whether they are the same, hashes and digests say."""
 SIZES = ("measured_set.size", "reference.size")
@@ -77,21 +79,27 @@ def report(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, list[str]]
     """Whether two results can be compared; lines with what differs and, if they are comparable, their figures."""
     changes = list(differences(one["measured"], other["measured"]))
     apart = [change for change in changes if must_agree(change[0]) and not (change[0] in LATER and None in change)]
-    parts = {key.split(".")[0] for key, _, _ in apart} & set(PARTS)
-    wrong = [change for change in apart if change[0].split(".")[0] not in parts]
+    wrong = [change for change in apart if not figures_of(change[0])]
     lines = [f"  {key}: {_short(a)} | {_short(b)}" for key, a, b in changes if (key, a, b) not in wrong]
     if lines:
         lines = ["differs, which is allowed:", *lines]
     if wrong:
         rows = [f"  {key}: {_short(a)} | {_short(b)}" for key, a, b in wrong]
         return False, [*lines, "not comparable, because these must agree:", *rows]
-    odd = [figure for part in parts for figure in PARTS[part] if figure in one and figure in other]
+    depend = [figure for key, _, _ in apart for figure in figures_of(key)]
+    odd = [figure for figure in dict.fromkeys(depend) if figure in one and figure in other]
     if odd:
         lines.append(f"not comparable, because their conditions differ: {', '.join(odd)}")
     shared = [key for key, value in one.items() if isinstance(value, (int, float)) and key in other and key not in odd]
     if not shared:
         return False, [*lines, "not comparable: no figure in common"]
     return True, [*lines, "comparable:", *(f"  {key}: {one[key]:.6g} | {other[key]:.6g}" for key in shared)]
+
+
+def figures_of(key: str) -> tuple[str, ...]:
+    """The figures that alone depend on a condition; none for conditions of the whole result."""
+    first, *others = key.split(".")
+    return tuple(others[:1]) if first == METRICS else PARTS.get(first, ())
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from stage1_tokenizer.media.medium import Medium
 from stage1_tokenizer.media.pictures import PICTURES
+from stage1_tokenizer.media.sounds import SOUNDS
 
-MEDIA: dict[str, Medium] = {medium.kind: medium for medium in (PICTURES,)}
+MEDIA: dict[str, Medium] = {medium.kind: medium for medium in (PICTURES, SOUNDS)}
 """Every kind of data that a tokenizer can be trained on."""
