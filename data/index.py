@@ -18,7 +18,7 @@ from data.shards.loading import load_index
 from data.shards.locations import folder_of, is_remote, relative
 from data.shards.patterns import find_tars
 from data.shards.quarantine import set_aside
-from data.shards.scanning import index_pictures
+from data.shards.scanning import index_samples
 from data.shards.tally import ALLOWED, Tally
 from data.shards.text import text_lines
 from launch.command.checks import check
@@ -45,9 +45,11 @@ class IndexConfig:
     hashes: bool = True
     """Read local tars whole, for the hashes of their contents: a run notices then if they are replaced by others of the
     same names and sizes. False reads their headers only."""
+    media: Literal["pictures", "sounds"] = "pictures"
+    """What the samples are."""
     picture: list[str] = field(default_factory=list)
-    """Extensions of the members that are the pictures, the preferred one first, such as jpg,png or image.png. None:
-    plain ones before compound ones (jpg before depth.png), in the order that docs/data.md has."""
+    """Extensions of the members that are the pictures (or sounds), the preferred one first, such as jpg,png or
+    image.png. None: plain ones before compound ones (jpg before depth.png), in the order that docs/data.md has."""
     keys: Literal["first_dot", "last_dot"] = "first_dot"
     """Where a member's name ends and its extension begins: at the first dot, or at the last one for names that have
     dots themselves (frame.0001.jpg)."""
@@ -94,18 +96,21 @@ def make_index(config: IndexConfig, base: str) -> tuple[ShardIndex, Tally | None
         about = {key: value or getattr(listed, key) for key, value in about.items()} | {"meta": listed.meta}
         classes = classes or listed.classes
         settled = bool(listed.layout.picture) and layout == Layout()
+        anew = config.media != "pictures" and listed.kind == "pictures"  # lists of other tools name no kind
+        if (anew and settled) or (config.media not in ("pictures", listed.kind) and not anew):
+            raise UserError(f"media={config.media} is not what {config.pattern} lists, {listed.kind}: leave it out")
         if listed.kind != "pictures" and layout != Layout():
             raise UserError(
                 f"picture and keys are for pictures, and {config.pattern} lists {listed.kind}: leave them out"
             )
-        if listed.kind != "pictures" or settled or (listed.remote and layout == Layout()):
+        if listed.kind != "pictures" or settled or (listed.remote and layout == Layout() and not anew):
             listed = load_index(config.pattern)
             shards = tuple(replace(shard, url=relative(tar, base))
                            for shard, tar in zip(listed.shards, tars, strict=True))  # fmt: skip
             return replace(listed, shards=shards, base=base, classes=classes, **about), None
     else:
         tars = find_tars(config.pattern)
-    index, tally = index_pictures(
+    index, tally = index_samples(
         tars,
         layout=layout,
         classes=classes,
@@ -113,6 +118,7 @@ def make_index(config: IndexConfig, base: str) -> tuple[ShardIndex, Tally | None
         base=base,
         hashes=config.hashes,
         show_progress=True,
+        kind=config.media,
         **about,
     )
     if listed is not None and len(listed) != len(index):

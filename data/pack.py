@@ -1,6 +1,8 @@
 """A source of samples → WebDataset shards with their index.
 
     python -m data.pack SOURCE OUT --kind folder|imagenet|celeba|idx|cifar|array|parquet|tars [options]
+    python -m data.pack SOURCE OUT --kind librispeech|ljspeech|vctk|esc50 [options]
+    python -m data.pack SOURCE OUT --kind folder|parquet|tars --media sounds [options]
 
 Each split becomes `OUT/<split>.json` and `OUT/<split>-000000.tar`, …. The same command resumes a killed pack, to the
 same bytes.
@@ -22,8 +24,9 @@ from data.shards.bucket import set_writer
 from data.shards.locations import is_remote
 from data.shards.tally import ALLOWED
 from data.shards.writer import ShardRecord
+from data.sounds.config import SoundConvertConfig
 from launch.command.checks import check
-from launch.command.cli import parse, run
+from launch.command.cli import UserError, parse, run
 from launch.command.cores import cores
 from launch.command.progress import Progress
 from launch.files.outputs import try_folder
@@ -42,6 +45,8 @@ class PackConfig:
     """Folder for shards and indexes; the second word of the command line."""
     kind: Literal[tuple(SOURCES)]  # type: ignore[valid-type]
     """Kind of the source; see the list at the top of --help."""
+    media: Literal["pictures", "sounds"] | None = None
+    """folder, parquet, tars: what the samples are; none: pictures, or what an index says."""
     name: str = ""
     """Name of the set; none: the last part of OUT."""
     licence: str = ""
@@ -61,24 +66,28 @@ class PackConfig:
     """celeba: the attribute that is the class, such as Smiling."""
     image_column: str | None = None
     """parquet: the column of pictures; none: the first that holds pictures."""
+    audio_column: str | None = None
+    """parquet: the column of sounds; with media=sounds, none is the first that holds sounds."""
     label_column: str | None = None
     """parquet: the column of classes; none: `label`, where there is one."""
     caption_column: str | None = None
-    """parquet: the column of captions; none: no captions. folder: that of `metadata.*`; none: `text`, else `caption`.
-    Of several captions of a picture the first is kept."""
+    """parquet: the column of captions; none: no captions. folder: that of `metadata.*`; none: `text`, else `caption`
+    (of sounds also `transcription`, `sentence`). Of several captions of a picture the first is kept."""
     splits: dict[str, str] = field(default_factory=dict)
     """folder, parquet, array, tars: what a name (or a pattern with *) means that is no known split's, such as
     {"extra": "train"}; "" leaves it out; {"*": "train"} says that no name is a split's."""
     picture: list[str] | None = None
-    """tars: extensions of the members that are the pictures, the preferred one first, such as jpg,png or image.png."""
+    """tars: extensions of the members that are the pictures or sounds, the preferred one first, such as jpg,png."""
     keys: Literal["first_dot", "last_dot"] | None = None
     """tars: where a member's name ends and its extension begins: at the first dot (the default) or the last one."""
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     """How each picture is converted."""
+    sound: SoundConvertConfig = field(default_factory=SoundConvertConfig)
+    """How each sound is converted."""
     processes: int | None = None
     """Processes that read and write; none: one for each core."""
     allow_left_out: float = ALLOWED
-    """Share of the pictures, captions or labels that may be left out; above 0.01 there is a warning."""
+    """Share of the samples, captions or labels that may be left out; above 0.01 there is a warning."""
     overwrite: bool = False
     """Replace an existing set."""
 
@@ -116,6 +125,7 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
         shards.refuse_finished(f"{name}.json" for name in kind.certain_splits(config.source, config.splits))
     source = open_source(config.kind, config.source, {name: getattr(config, name) for name in kind.options})
     refuse_overlap(source, config.source, config.out)
+    convert = conversion(source, config)
     splits = chosen_splits(source, config.held_out, config.seed, shuffle=config.shuffle)
     listed(source, splits).settle(config.allow_left_out)
     shards.begin(plan(source, config), [f"{name}.json" for name in splits], overwrite=config.overwrite)
@@ -128,7 +138,7 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
     left = [job for job in jobs if job.shard not in done]
     processes = config.processes or (16 if source.remote else cores())
     with Progress("pack", total, unit="samples", start=kept, enabled=show_progress) as bar:
-        for job, record in pack_shards(source, left, str(shards.folder), config.convert, processes):
+        for job, record in pack_shards(source, left, str(shards.folder), convert, processes):
             shards.keep(record)
             done[job.shard] = record
             bar.advance(len(job.numbers))
@@ -147,10 +157,21 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
 def plan(source: Any, config: PackConfig) -> dict[str, Any]:
     """What must be the same when a pack is resumed."""
     same = {name: value for name, value in asdict(config).items() if name not in FREE}
-    for name in ("splits", "picture", "keys"):
+    for name in ("splits", "picture", "keys", "media", "audio_column"):
         if not same[name]:
             del same[name]  # as before this setting was there
+    if config.sound == SoundConvertConfig():
+        del same["sound"]
     return {**same, "source": _absolute(config.source), "samples": len(source), "files": source.fingerprint()}
+
+
+def conversion(source: Any, config: PackConfig) -> ConvertConfig | SoundConvertConfig:
+    """How the source's samples are converted. UserError where the other kind's settings are given."""
+    given = {"convert": config.convert != ConvertConfig(), "sound": config.sound != SoundConvertConfig()}
+    used, other = ("convert", "sound") if source.media == "pictures" else ("sound", "convert")
+    if given[other]:
+        raise UserError(f"{other} has settings, but source={config.source} holds {source.media}: set those of {used}")
+    return config.convert if used == "convert" else config.sound
 
 
 def _absolute(source: str) -> str:
@@ -162,7 +183,7 @@ def jobs_of(source: Any, name: str, numbers: Any, config: PackConfig) -> list[Jo
     if config.megabytes_per_shard is None:
         parts = cut_by_count(len(numbers), config.samples_per_shard or 1000)
     else:
-        sizes = shard_sizes(source, numbers, config.convert)
+        sizes = shard_sizes(source, numbers, conversion(source, config))
         parts = cut_by_bytes(sizes, int(config.megabytes_per_shard * 1e6))
     return [Job(name, f"{name}-{i:06d}.tar", numbers[part.start : part.stop]) for i, part in enumerate(parts)]
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from data.packing.sources.base import Source
+from data.packing.sources.listing import one
 from data.shards.tally import Tally
 from data.shards.writer import ShardRecord
 
@@ -54,7 +55,7 @@ def _labels(source: Source, splits: Mapping[str, np.ndarray]) -> Tally:
             key = source.paths[example] if source.paths else f"sample {example}"
             tally.left_out("no label", key, of="labels", count=len(without))
     for label in _untrained(source, splits):
-        tally.noted("classes of other splits without a picture in train", source.classes[label])
+        tally.noted(f"classes of other splits without a {one(source.media)} in train", source.classes[label])
     return tally
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from data.packing.sources.base import Source, place
 from data.shards.layout import Layout
-from data.shards.signature import DECODED
+from data.shards.signature import DECODED, SOUNDS
 from data.shards.writer import ShardRecord, ShardWriter
 from launch.command.cli import UserError
 
@@ -24,6 +24,7 @@ def publish(
     UserError where nothing could be packed.
     """
     indexes, files = {}, {}
+    usual = DECODED if source.media == "pictures" else SOUNDS
     for split, records in written.items():
         filled = [record for record in records if record.nsamples]
         if not filled:
@@ -37,7 +38,7 @@ def publish(
             name=f"{name or Path(shards.name).resolve().name}-{split}",
             classes=source.classes,
             meta={**source.meta, **packed},
-            layout=Layout(picture=tuple(dict.fromkeys((*source.picture, *DECODED))) if source.picture else ()),
+            layout=Layout(picture=tuple(dict.fromkeys((*source.picture, *usual))) if source.picture else ()),
             **about,
         )
         skipped = [entry for record in records for entry in record.notes["skipped"]]

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from data.media import handler
+from data.media import handler, media_of
 from data.packing.sources.base import Raw, Source
-from data.shards.layout import is_picture
 from data.shards.sample import DamagedSampleError
 from data.shards.tally import Tally
 from data.shards.writer import Sample, ShardRecord, ShardWriter, fit_key, free_key
@@ -58,8 +57,8 @@ def _samples(source: Source, numbers: np.ndarray, config: Any, notes: dict[str, 
             notes["skipped"].append((key, why))
             tally.left_out(why, source.paths[number] if source.paths else key, of=source.media)
             continue
-        if raw.member and any(is_picture(name) and "." not in name for name in raw.members):
-            extension = raw.member  # another picture beside it may have the one that fits
+        if raw.member and not raw.members.keys().isdisjoint(media_of(source.media).members):
+            extension = raw.member  # another picture or sound beside it may have the one that fits
         members = {extension: contents, **raw.members}
         if raw.label >= 0:
             members["cls"] = str(raw.label).encode()

@@ -18,7 +18,7 @@ from data.shards.locations import beside, folder_of, is_remote
 from data.shards.offsets import SUFFIX, ShardOffsets
 from data.shards.patterns import SUFFIXES as TARS
 from data.shards.patterns import find_tars
-from data.shards.scanning import index_pictures, scan_all
+from data.shards.scanning import index_samples, scan_all
 from launch.command.checks import named
 from launch.command.cli import UserError
 from launch.command.cores import cores
@@ -78,7 +78,7 @@ def _of_tars(pattern: str) -> ShardIndex:
     several = any(mark in pattern for mark in "*?[{:") and not Path(pattern).exists()
     name = place_name(os.path.dirname(pattern) if several else pattern)  # noqa: PTH120
     threads = min(8, os.cpu_count() or 1)
-    index, tally = index_pictures(find_tars(pattern), layout=Layout(), threads=threads, name=name)
+    index, tally = index_samples(find_tars(pattern), layout=Layout(), threads=threads, name=name)
     told = [line for line in tally.lines()[1:] if not line.startswith("ignored")]
     for line in [*told, *tally.settle(allow=True)]:
         _log.warning("%s: %s", without_secrets(pattern), line.removeprefix("warning: "))

@@ -47,10 +47,11 @@ def build_index(
     return _index(tars, scans, Layout(), os.fspath(base), hashes, threads, about)
 
 
-def index_pictures(
+def index_samples(
     sources: Sequence[str | os.PathLike[str]],
     *,
     layout: Layout,
+    kind: str = "pictures",
     classes: Sequence[str] = (),
     threads: int = 2,
     base: str | os.PathLike[str] = "",
@@ -58,14 +59,14 @@ def index_pictures(
     show_progress: bool = False,
     **about: Any,
 ) -> tuple[ShardIndex, Tally]:
-    """As `build_index`, for tars of pictures from anywhere: settles which members they are, and what the labels mean.
+    """As `build_index`, for tars from anywhere: settles which members are the samples, and what the labels mean.
 
-    Only samples with a picture are in the index; the tally has what was taken and left out.
+    `kind` is pictures or sounds. Only samples with one are in the index; the tally has what was taken and left out.
     """
     tars = [os.fspath(tar) for tar in sources]
     scans = _sound_scans(tars, replace(layout, pieces=True), threads, show_progress)
-    layout, names, tally = settled(scans, layout, classes, named([without_secrets(tar) for tar in tars]))
-    about = {**about, "classes": names}
+    layout, names, tally = settled(scans, layout, classes, named([without_secrets(tar) for tar in tars]), kind)
+    about = {**about, "classes": names, "kind": kind}
     return _index(tars, scans, layout, os.fspath(base), hashes, threads, about), tally
 
 

@@ -1,7 +1,7 @@
-"""Settles how a set's tars are read: which members are the pictures, what the labels mean, and what is left out.
+"""Settles how a set's tars are read: which members are the samples, what the labels mean, and what is left out.
 
-The rule is chosen for the whole set, from all scans, so that a sample whose picture is missing is left out instead of
-having its mask taken for the picture.
+The samples are pictures or sounds, by `kind`. The rule is chosen for the whole set, from all scans, so that a sample
+whose picture is missing is left out instead of having its mask taken for the picture.
 """
 
 from collections import Counter
@@ -11,28 +11,37 @@ from dataclasses import replace
 from data.shards.layout import NO_PICTURE, Layout, about_the_set, by_preference, is_picture, picture_among
 from data.shards.runs import Scan
 from data.shards.sample import is_number, label_text
+from data.shards.signature import PICTURES, SOUNDS
 from data.shards.tally import Tally
 from launch.command.cli import UserError
 
 _STRAY = 0.1
 """Words among so many times as many numbers are mistakes, not names."""
 Form = tuple[str, ...]
+ORDER = {"pictures": PICTURES, "sounds": SOUNDS}
+"""Extensions by kind of sample, the preferred one first."""
 Seen = tuple[Counter[Form], dict[Form, str], dict[str, str]]
 
 
 def settled(
-    scans: Sequence[Scan], layout: Layout, classes: Sequence[str], where: str = "these tars"
+    scans: Sequence[Scan],
+    layout: Layout,
+    classes: Sequence[str],
+    where: str = "these tars",
+    kind: str = "pictures",
 ) -> tuple[Layout, list[str], Tally]:
-    """The layout with the pictures' extensions and the meaning of labels, the classes, and what is taken and left out.
+    """The layout with the samples' extensions and the meaning of labels, the classes, and what is taken and left out.
 
     `layout` has the user's settings; its `picture`, if any, is kept. Without `classes`, labels that are words become
-    classes in alphabetical order. UserError where there are no pictures, or names don't tell which members they are.
+    classes in alphabetical order. UserError where there are no samples, or names don't tell which members they are.
     """
     seen = forms, examples, formats = _seen(scans)
-    layout = replace(layout, picture=_pictures(forms, examples, formats, layout), pieces=any(s.pieces for s in scans))
+    layout = replace(
+        layout, picture=_members(forms, examples, formats, layout, kind), pieces=any(s.pieces for s in scans)
+    )
     if not layout.picture or not any(layout.is_sample(form) for form in forms):
-        raise _nothing(forms, layout, sum((scan.tally for scan in scans), Tally()), where)
-    tally = _told(scans, seen, layout)
+        raise _nothing(forms, layout, sum((scan.tally for scan in scans), Tally()), where, kind)
+    tally = _told(scans, seen, layout, kind)
     labels = Counter[str]()
     for scan in scans:
         for contents, count in scan.labels.items():
@@ -43,23 +52,23 @@ def settled(
 
 def told(scans: Sequence[Scan], layout: Layout) -> Tally:
     """What is taken and what is left out of some archives of pictures under a layout."""
-    return _told(scans, _seen(scans), layout)
+    return _told(scans, _seen(scans), layout, "pictures")
 
 
-def _told(scans: Sequence[Scan], seen: Seen, layout: Layout) -> Tally:
+def _told(scans: Sequence[Scan], seen: Seen, layout: Layout, kind: str) -> Tally:
     forms, examples, formats = seen
     tally = sum((scan.tally for scan in scans), Tally())
     for note in (note for scan in scans for note in scan.notes):
         tally.noted(note, "")
-    _tell_members(forms, examples, formats, layout, tally)
+    _tell_members(forms, examples, formats, layout, kind, tally)
     for key in (key for scan in scans for key in scan.apart):
         tally.noted("members that are not side by side: they are read in pieces, which is slow; "
                     "`python -m data.pack --kind tars` puts them together", key)  # fmt: skip
-    _tell_lost(scans, layout, formats, tally)
+    _tell_lost(scans, layout, formats, kind, tally)
     for what in ("labels", "captions"):
-        if without := tally.taken["pictures"] - tally.taken[what] if tally.taken[what] else 0:
+        if without := tally.taken[kind] - tally.taken[what] if tally.taken[what] else 0:
             form = next(f for f in forms if layout.is_sample(f) and {"labels": "cls", "captions": "txt"}[what] not in f)
-            tally.noted(f"pictures without {what}", examples[form], count=without)
+            tally.noted(f"{kind} without {what}", examples[form], count=without)
     return tally
 
 
@@ -73,23 +82,25 @@ def _seen(scans: Sequence[Scan]) -> Seen:
     return forms, examples, {extension: found for scan in scans for extension, found in scan.formats.items()}
 
 
-def _pictures(forms: Counter[Form], examples: dict[Form, str], formats: dict[str, str], layout: Layout) -> Form:
-    """The extensions that a picture may have, the preferred one first."""
+def _members(
+    forms: Counter[Form], examples: dict[Form, str], formats: dict[str, str], layout: Layout, kind: str
+) -> Form:
+    """The extensions that a sample may have, the preferred one first."""
     if layout.picture:
         return layout.picture
-    there = {extension for form in forms for extension in form if _shows(extension, formats)}
-    plain = by_preference(extension for extension in there if "." not in extension)
+    there = {extension for form in forms for extension in form if _shows(extension, formats, kind)}
+    plain = by_preference((extension for extension in there if "." not in extension), ORDER[kind])
     if plain:
         return tuple(extension for i, extension in enumerate(plain) if not _beside(extension, plain[:i], forms))
     if len({extension.rpartition(".")[0] for extension in there}) < 2:
-        return tuple(by_preference(there))
-    ordered = by_preference(there)
+        return tuple(by_preference(there, ORDER[kind]))
+    ordered = by_preference(there, ORDER[kind])
     crowded = next((form for form in forms if sum(extension in there for extension in form) > 1), None)
     where = f"sample {examples[crowded]}" if crowded else "the set"
     listed = [extension for extension in crowded if extension in there] if crowded else ordered
     raise UserError(
-        f"{where} holds {len(listed)} pictures, none with a plain extension ({_few(listed)}): if the names themselves "
-        "have dots, set keys=last_dot; else name the picture's extension with picture, such as "
+        f"{where} holds {len(listed)} {kind}, none with a plain extension ({_few(listed)}): if the names themselves "
+        f"have dots, set keys=last_dot; else name the {kind[:-1]}'s extension with picture, such as "
         f"picture={ordered[0]}"
     )
 
@@ -104,35 +115,42 @@ def _beside(extension: str, preferred: list[str], forms: Counter[Form]) -> bool:
     return beside > alone
 
 
-def _shows(extension: str, formats: dict[str, str]) -> bool:
-    """Whether members of this extension are pictures that can be read, by their name or their first bytes."""
+def _shows(extension: str, formats: dict[str, str], kind: str) -> bool:
+    """Whether members of this extension are samples that can be read, by their name or (pictures) first bytes."""
+    if kind != "pictures":
+        return _called(extension, kind)
     return not extension.startswith(NO_PICTURE) and (is_picture(extension) or extension in formats)
 
 
-def _nothing(forms: Counter[Form], layout: Layout, tally: Tally, where: str) -> UserError:
+def _called(extension: str, kind: str) -> bool:
+    """Whether a member of this extension is called a sample of a kind."""
+    return extension.rpartition(".")[2] in ORDER[kind]
+
+
+def _nothing(forms: Counter[Form], layout: Layout, tally: Tally, where: str, kind: str) -> UserError:
     there = Counter[str]()
     for form, count in forms.items():
         there.update({extension.lstrip(NO_PICTURE) or "none": count for extension in form})
     listed = ", ".join(f"{count} {extension}" for extension, count in there.most_common(8)) or "none"
     wanted = f" with the extension {', '.join(layout.picture)}" if layout.picture else ""
     lost = "".join(f"; {line}" for line in tally.lines()[1:])
-    return UserError(f"no samples: no pictures{wanted} in {where}; extensions there: {listed}{lost}")
+    return UserError(f"no samples: no {kind}{wanted} in {where}; extensions there: {listed}{lost}")
 
 
 def _tell_members(
-    forms: Counter[Form], examples: dict[Form, str], formats: dict[str, str], layout: Layout, tally: Tally
+    forms: Counter[Form], examples: dict[Form, str], formats: dict[str, str], layout: Layout, kind: str, tally: Tally
 ) -> None:
-    """Count what samples hold, and note samples with several members that could be the picture."""
+    """Count what samples hold, and note samples with several members that could be the picture or sound."""
     for form, count in forms.items():
         if not layout.is_sample(form):
             continue
         key, chosen = examples[form], _chosen(form, layout)
-        tally.took("pictures", count)
+        tally.took(kind, count)
         tally.took("labels", count * ("cls" in form))
         tally.took("captions", count * ("txt" in form))
-        pictures = by_preference(extension for extension in form if _shows(extension, formats))
-        if len(pictures) > 1 and chosen:
-            tally.noted(f"samples with several pictures ({_few(pictures)}), of which {chosen} is taken: "
+        several = by_preference((e for e in form if _shows(e, formats, kind)), ORDER[kind])
+        if len(several) > 1 and chosen:
+            tally.noted(f"samples with several {kind} ({_few(several)}), of which {chosen} is taken: "
                         "set `picture` to take another", key, count=count)  # fmt: skip
         if len(set(form)) < len(form):
             tally.noted("samples with two members of one name, of which the last is taken", key, count=count)
@@ -141,7 +159,7 @@ def _tell_members(
             if f"{dotted}.{end}" in form and end not in form:
                 tally.left_out(f"{what} called .{dotted}.{end} (if names have dots, set keys=last_dot)",
                                f"{key}.{dotted}.{end}", of=what, count=count)  # fmt: skip
-        for extension in sorted({*form} - {chosen or "", "cls", "txt", *pictures}):
+        for extension in sorted({*form} - {chosen or "", "cls", "txt", *several}):
             tally.ignored("members that are not read", f"{key}.{extension.lstrip(NO_PICTURE)}", count=count)
 
 
@@ -152,8 +170,8 @@ def _chosen(form: Form, layout: Layout) -> str | None:
         return None
 
 
-def _tell_lost(scans: Sequence[Scan], layout: Layout, formats: dict[str, str], tally: Tally) -> None:
-    """Count the runs without a picture, by reason."""
+def _tell_lost(scans: Sequence[Scan], layout: Layout, formats: dict[str, str], kind: str, tally: Tally) -> None:
+    """Count the runs without a picture or sound, by reason."""
     lost = {form for scan in scans for form in set(scan.forms) if not layout.is_sample(form)}
     if not lost:
         return
@@ -161,26 +179,29 @@ def _tell_lost(scans: Sequence[Scan], layout: Layout, formats: dict[str, str], t
     for scan in scans:
         for run, form in enumerate(scan.forms):
             if form in lost and run not in scan.told:
-                _tell_run(scan.keys[run], form, present, layout, formats, tally)
+                _tell_run(scan.keys[run], form, present, layout, formats, kind, tally)
 
 
-def _tell_run(key: str, form: Form, present: set[str], layout: Layout, formats: dict[str, str], tally: Tally) -> None:
-    """Count one run without a picture."""
+def _tell_run(
+    key: str, form: Form, present: set[str], layout: Layout, formats: dict[str, str], kind: str, tally: Tally
+) -> None:
+    """Count one run without a picture or sound."""
     shown = form[0].lstrip(NO_PICTURE)
     name = f"{key}.{shown}" if shown else key
     undecoded = next((formats[e] for e in form if e.startswith(NO_PICTURE) and e in formats), None)
-    others = [extension for extension in form if is_picture(extension)]
-    if undecoded:
+    others = [extension for extension in form if _called(extension, kind)]
+    one = kind[:-1]
+    if undecoded and kind == "pictures":
         tally.left_out(f"{undecoded} pictures can't be decoded", name)
     elif others:
-        tally.left_out(f"no picture called {' or '.join(layout.picture[:3])} (if names have dots, set keys=last_dot)",
-                       f"{key}.{others[0]}", count=len(others))  # fmt: skip
+        tally.left_out(f"no {one} called {' or '.join(layout.picture[:3])} (if names have dots, set keys=last_dot)",
+                       f"{key}.{others[0]}", of=kind, count=len(others))  # fmt: skip
     elif key in present and {*form} & {"cls", "txt"}:
-        tally.left_out("in another tar than the picture", name, of="labels" if "cls" in form else "captions")
+        tally.left_out(f"in another tar than the {one}", name, of="labels" if "cls" in form else "captions")
     elif about_the_set(key):
         tally.ignored("files about the set", name)
     else:
-        tally.left_out("no picture", name)
+        tally.left_out(f"no {one}", name, of=kind)
 
 
 def _classes(labels: Counter[str], classes: Sequence[str], tally: Tally) -> tuple[list[str], bool]:

@@ -1,8 +1,9 @@
-"""Captions of picture files: lists as the Hub's image folders have them, and files beside the pictures.
+"""Captions of picture and sound files: lists as the Hub's folders have them, and files beside the samples.
 
 A list is a `metadata.csv`, `.jsonl` or `.parquet`. Its `file_name` (or a column `…_file_name`) is a path from the
-list's folder; `text`, else `caption`, is the caption. A file beside `a.jpg` is `a.txt`, `a.caption` or `a.json` with
-a `caption` or `text`. A list goes before a file. Of several captions of a picture the first is kept.
+list's folder; `text`, else `caption` (of sounds also `transcription`, `sentence`), is the caption. A file beside
+`a.jpg` is `a.txt`, `a.caption` or `a.json` with a `caption` or `text`. A list goes before a file. Of several captions
+of a sample the first is kept.
 """
 
 import csv
@@ -10,28 +11,46 @@ import io
 import json
 import posixpath
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data.packing.sources.listing import Listing
-from data.shards.tally import Tally
+from data.packing.sources.listing import Listing, one
 from data.shards.text import decode_text
 from launch.command.cli import UserError
 
-_TEXT = ("text", "caption")
-_SEVERAL = "further captions of a picture, of which the first is kept"
+_TEXT = {"pictures": ("text", "caption"), "sounds": ("text", "caption", "transcription", "sentence")}
+"""Columns of captions, the first one first, by kind of sample."""
+
+
+class Texts:
+    """Captions that are known, by the sample's path."""
+
+    def __init__(self, of: Mapping[str, str]):
+        self._of = of
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def names(self) -> list[str]:
+        """What distinguishes these captions from others."""
+        return [f"{path} {text}" for path, text in sorted(self._of.items())]
+
+    def of(self, path: str) -> tuple[bytes | None, str]:
+        """The caption of a sample (None: without one), and nothing to tell of it."""
+        return (self._of[path].encode() if path in self._of else None), ""
 
 
 class Captions:
-    """The captions of the pictures in a listing; `column` names the lists' column of them."""
+    """The captions of the samples in a listing; `column` names the lists' column of them."""
 
     def __init__(self, listing: Listing, column: str | None = None):
         self.listing, self.tally, self._column = listing, listing.tally, column
+        self._one = one(listing.media)
         self.listed: dict[str, str] = {}
-        """Captions in lists, by the picture's path."""
+        """Captions in lists, by the sample's path."""
         self.beside: dict[str, tuple[str, int]] = {}
-        """Path and size of the caption file of a picture, by the picture's path."""
-        known = {composed(path): path for path, _ in listing.pictures} if listing.lists or listing.texts else {}
+        """Path and size of the caption file of a sample, by the sample's path."""
+        known = {composed(path): path for path, _ in listing.samples} if listing.lists or listing.texts else {}
         for file in listing.lists:
             self._list(file, known)
         self._files(known)
@@ -45,7 +64,7 @@ class Captions:
         return [*files, *map(" ".join, sorted(self.listed.items()))]
 
     def of(self, path: str) -> tuple[bytes | None, str]:
-        """The caption of a picture (None: without one), and what was done to read it."""
+        """The caption of a sample (None: without one), and what was done to read it."""
         if path in self.listed:
             return self.listed[path].encode(), ""
         if path not in self.beside:
@@ -53,22 +72,23 @@ class Captions:
         raw = (self.listing.top / self.beside[path][0]).read_bytes()
         text, how = decode_text(raw)
         if self.beside[path][0].lower().endswith(".json"):
-            return _in_json(text, self._column, how)
+            return self._in_json(text, how)
         return text.encode() if text.strip() else None, how
 
     def _list(self, file: str, known: Mapping[str, str]) -> None:
-        """Read a list, and find the picture of each of its captions."""
+        """Read a list, and find the sample of each of its captions."""
         folder = posixpath.dirname(file)
-        for name, texts in _captions(self._rows(file), self._column, file, self.tally):
+        several = f"further captions of a {self._one}, of which the first is kept"
+        for name, texts in _captions(self._rows(file), self._column, file, self.listing):
             path = known.get(composed(posixpath.normpath(posixpath.join(folder, name.replace("\\", "/")))))
             if path is None:
-                self.tally.left_out("no picture of this name", f"{name} in {file}", of="captions")
+                self.tally.left_out(f"no {self._one} of this name", f"{name} in {file}", of="captions")
             elif path in self.listed:
-                self.tally.ignored(_SEVERAL, path, count=len(texts))
+                self.tally.ignored(several, path, count=len(texts))
             else:
                 self.listed[path] = texts[0]
                 if len(texts) > 1:
-                    self.tally.ignored(_SEVERAL, path, count=len(texts) - 1)
+                    self.tally.ignored(several, path, count=len(texts) - 1)
 
     def _rows(self, file: str) -> list[dict[str, Any]]:
         """The rows of a list; UserError for one that can't be read."""
@@ -84,7 +104,7 @@ class Captions:
         return _csv_rows(text, whole) if file.lower().endswith(".csv") else _json_rows(text, whole)
 
     def _files(self, known: Mapping[str, str]) -> None:
-        """Find the picture of each file of captions."""
+        """Find the sample of each file of captions."""
         stems: dict[str, list[str]] = {}
         for path in known.values() if self.listing.texts else ():
             stems.setdefault(composed(path.rpartition(".")[0]), []).append(path)
@@ -94,7 +114,7 @@ class Captions:
             of = stems.get(name, [known[name]] if name in known else [])  # a.jpg.txt is the caption of a.jpg as well
             for picture in of:
                 if picture in self.listed:
-                    self.tally.ignored("beside a picture whose caption is in a list", path)
+                    self.tally.ignored(f"beside a {self._one} whose caption is in a list", path)
                 else:
                     self.beside[picture] = (path, size)
             if not of:
@@ -102,9 +122,21 @@ class Captions:
         for path in odd:
             # Where no text file belongs to a picture they are no captions: class lists, notes, labels.
             if self.beside and not path.lower().endswith(".json"):
-                self.tally.left_out("no picture of this name", path, of="captions")
+                self.tally.left_out(f"no {self._one} of this name", path, of="captions")
             else:
-                self.tally.ignored("a text file beside no picture of its name", path)
+                self.tally.ignored(f"a text file beside no {self._one} of its name", path)
+
+    def _in_json(self, text: str, how: str) -> tuple[bytes | None, str]:
+        """The caption in a JSON file beside a sample, as img2dataset writes it, and what was done to read it."""
+        try:
+            values = json.loads(text)
+        except ValueError:
+            return None, f"the .json beside a {self._one} isn't JSON"
+        if not isinstance(values, dict):
+            return None, how
+        usual = ("caption", "text", *_TEXT[self.listing.media][2:])
+        texts = first_text(values.get(self._column) if self._column else _first(values, usual))
+        return texts[0].encode() if texts else None, how
 
 
 def composed(path: str) -> str:
@@ -120,24 +152,30 @@ def first_text(value: Any) -> list[str]:
 
 
 def _captions(
-    rows: list[dict[str, Any]], column: str | None, file: str, tally: Tally
+    rows: list[dict[str, Any]], column: str | None, file: str, listing: Listing
 ) -> Iterator[tuple[str, list[str]]]:
     """File name and captions of each row that has both."""
+    tally, usual = listing.tally, _TEXT[listing.media]
     columns = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
     place = next((n for n in columns if n == "file_name"), next((n for n in columns if n.endswith("_file_name")), None))
-    if place is None or not any(name in columns for name in ([column] if column else _TEXT)):
+    if place is None or not any(name in columns for name in ([column] if column else usual)):
         if column and place is not None:
             raise UserError(f"caption_column={column} isn't in {file}: choose one of {', '.join(columns)}")
-        lacks = "file_name" if place is None else "text or caption; --caption_column names another"
+        lacks = "file_name" if place is None else f"{' or '.join(usual)}; --caption_column names another"
         tally.ignored(f"a list without {lacks} (columns {', '.join(columns[:8])})", file)
         return
-    read = (place, column) if column else (place, "text" if "text" in columns else "caption")
+    read = (place, column) if column else (place, next(name for name in usual if name in columns))
     if unread := [name for name in columns if name not in read]:
         tally.noted(f"columns of a list that aren't read ({', '.join(unread[:8])})", file)
     for row in rows:
-        value = row.get(column) if column else row.get("text", row.get("caption"))
+        value = row.get(column) if column else _first(row, usual)
         if row.get(place) and (texts := first_text(value)):
             yield str(row[place]), texts
+
+
+def _first(values: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The value of the first name that is there."""
+    return next((values[name] for name in names if name in values), None)
 
 
 def _csv_rows(text: str, file: Any) -> list[dict[str, Any]]:
@@ -179,15 +217,3 @@ def _parquet_rows(raw: bytes, file: Any) -> list[dict[str, Any]]:
         return pyarrow.parquet.read_table(pyarrow.BufferReader(raw)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{file} can't be read as Parquet ({str(error).splitlines()[0]}): mend or remove it") from error
-
-
-def _in_json(text: str, column: str | None, how: str) -> tuple[bytes | None, str]:
-    """The caption in a JSON file beside a picture, as img2dataset writes it, and what was done to read it."""
-    try:
-        values = json.loads(text)
-    except ValueError:
-        return None, "the .json beside a picture isn't JSON"
-    if not isinstance(values, dict):
-        return None, how
-    texts = first_text(values.get(column) if column else values.get("caption", values.get("text")))
-    return texts[0].encode() if texts else None, how

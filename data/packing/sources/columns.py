@@ -1,6 +1,7 @@
-"""Which columns of Parquet files hold pictures, labels and captions, and that all files have them."""
+"""Which columns of Parquet files hold pictures or sounds, labels and captions, and that all files have them."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ import numpy as np
 from data.shards.tally import Tally
 from launch.command.cli import UserError
 
+SETTINGS = {"pictures": "image_column", "sounds": "audio_column"}
+"""The setting that names the column of samples, by their kind."""
+_FEATURES = {"pictures": "Image", "sounds": "Audio"}
+"""What the Hub's metadata call such a column."""
 LABELS = ("label", "labels", "class", "fine_label")
 """Columns that are the class where none is named."""
 
@@ -19,13 +24,14 @@ class Columns:
     """The names of the columns that are read."""
 
     image: str
+    """That of the pictures or sounds."""
     listed: bool
-    """Whether each row has a list of pictures."""
+    """Whether each row has a list of them."""
     label: str | None
     caption: str | None
 
     def lengths(self, file: Any, group: int) -> np.ndarray:
-        """Pictures in each row of a row group, int64; read without the pictures where they have paths."""
+        """Samples in each row of a row group, int64; read without the samples where they have paths."""
         import pyarrow.compute
 
         leaves = [file.schema.column(i).path for i in range(len(file.schema))]
@@ -36,31 +42,40 @@ class Columns:
 
 
 def choose_columns(
-    files: Sequence[tuple[Path, Any]], image: str | None, label: str | None, caption: str | None, tally: Tally
+    files: Sequence[tuple[Path, Any]],
+    image: str | None,
+    label: str | None,
+    caption: str | None,
+    tally: Tally,
+    media: str = "pictures",
 ) -> Columns:
-    """The columns, from each file's schema and the settings; "" for `label` is none.
+    """The columns, from each file's schema and the settings; "" for `label` is none. `image` names that of the samples.
 
     UserError where one is missing in a file, occurs twice, or can't be what it is chosen for.
     """
     first, schema = files[0]
-    candidates = [field.name for field in schema if holds_pictures(field.type)]
+    setting = SETTINGS[media]
+    candidates = [field.name for field in schema if holds_samples(field.type)]
     if image is None and not candidates:
         types = ", ".join(f"{field.name}: {field.type}" for field in schema)[:300]
-        raise UserError(f"source={first} has no column of pictures (it has {types}): name it with --image_column")
+        raise UserError(f"source={first} has no column of {media} (it has {types}): name it with --{setting}")
+    of_kind = {name: known for name in candidates if (known := hub_kind(schema, name))}
+    candidates = [name for name in candidates if of_kind.get(name, media) == media]
+    if image is None and not candidates:
+        name, other = next(iter(of_kind.items()))
+        raise UserError(f"source={first} has no column of {media}, but {name} with {other}: set media={other}")
     found = image or candidates[0]
     usual = next((name for name in LABELS if name in schema.names and name not in (found, caption)), None)
     label_found = usual if label is None else label or None
-    for key, name in (("image_column", found), ("label_column", label_found), ("caption_column", caption)):
+    for key, name in ((setting, found), ("label_column", label_found), ("caption_column", caption)):
         if name:
             _must_be_in_all(name, files, key)
-    _must_hold(found, schema, files, holds_pictures, "image_column", "pictures (bytes, or a struct with bytes)")
+    _must_hold(found, schema, files, holds_samples, setting, f"{media} (bytes, or a struct with bytes)")
     if caption:
         _must_hold(caption, schema, files, holds_text, "caption_column", "text")
     for name in candidates:
         if name != found:
-            tally.noted(
-                f"column {name} has pictures too, but {found} is read; --image_column names another", str(first)
-            )
+            tally.noted(f"column {name} has {media} too, but {found} is read; --{setting} names another", str(first))
     for field in schema:
         if field.name != caption and field.name != label_found and holds_text(field.type):
             tally.noted(
@@ -76,12 +91,30 @@ def is_list(kind: Any) -> bool:
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
-def holds_pictures(kind: Any) -> bool:
-    """Whether a column of this type can hold encoded pictures: bytes, a struct with bytes or a path, lists of them."""
+def hub_features(schema: Any) -> Mapping[str, Any]:
+    """What the Hub's metadata say of each column; nothing where there are none."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return features if isinstance(features, Mapping) else {}
+
+
+def hub_kind(schema: Any, column: str) -> str | None:
+    """The kind of sample that a column holds by the Hub's metadata, alone or in lists; None where they don't say."""
+    feature = hub_features(schema).get(column)
+    while isinstance(feature, list) or (isinstance(feature, Mapping) and "feature" in feature):
+        feature = (feature[0] if feature else None) if isinstance(feature, list) else feature["feature"]
+    called = feature.get("_type") if isinstance(feature, Mapping) else None
+    return next((kind for kind, name in _FEATURES.items() if name == called), None)
+
+
+def holds_samples(kind: Any) -> bool:
+    """Whether a column of this type can hold encoded files: bytes, a struct with bytes or a path, lists of them."""
     from pyarrow import types
 
     if is_list(kind):
-        return not is_list(kind.value_type) and holds_pictures(kind.value_type)
+        return not is_list(kind.value_type) and holds_samples(kind.value_type)
     if types.is_struct(kind):
         names = {field.name for field in kind}
         return "bytes" in names or names == {"path"}

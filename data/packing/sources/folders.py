@@ -1,4 +1,4 @@
-"""Folders of picture files: a class is a folder, a split is a folder of classes; captions are beside the pictures."""
+"""Folders of files: a class is a folder, a split is a folder of classes; captions are beside the pictures or sounds."""
 
 import os
 from collections import Counter
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from data.packing.sources.base import LFS_POINTER, Raw, Source, existing
-from data.packing.sources.captions import Captions, composed
-from data.packing.sources.listing import EXTENSIONS, Listing, is_system, is_true, walk
+from data.packing.sources.captions import Captions, Texts, composed
+from data.packing.sources.listing import EXTENSIONS, Listing, is_system, is_true, one, walk
 from data.packing.sources.split_names import SplitNames, unknown_splits
 from data.shards.sample import DamagedSampleError
 from data.shards.tally import extension_in
@@ -18,14 +18,14 @@ from launch.command.cli import UserError
 
 
 class FileSource(Source):
-    """Pictures that are files below one root; subclasses say which and how they are labelled."""
+    """Samples that are files below one root; subclasses say which and how they are labelled."""
 
     def __init__(self, root: Path) -> None:
         super().__init__()
         if not root.is_dir():
-            raise UserError(f"source={root} is a file, not a folder of pictures: name its folder, or another kind")
+            raise UserError(f"source={root} is a file, not a folder of {self.media}: name its folder, or another kind")
         self.root = root
-        self.captions: Captions | None = None
+        self.captions: Captions | Texts | None = None
 
     def overlaps(self, out: Path) -> bool:
         """Whether `out` is the root or below it: its files would be listed when the pack is resumed."""
@@ -71,37 +71,44 @@ def _parts(path: str) -> tuple[str, str]:
 
 
 class FolderSource(FileSource):
-    """An image folder: `[split/]class/**/picture`; without class folders there are no labels.
+    """An image or audio folder: `[split/]class/**/file`; without class folders there are no labels.
 
     Names of splits are those of `split_names`; captions are where `captions` says.
     """
 
-    about = "picture files, [split/]class/**/picture"
-    options = ("caption_column", "splits")
+    about = "picture (with media=sounds: sound) files, [split/]class/**/file"
+    options = ("caption_column", "splits", "media")
 
-    def __init__(self, root: str, caption_column: str | None = None, splits: Mapping[str, str] | None = None) -> None:
-        super().__init__(existing(root, "a folder of pictures"))
-        listing = Listing(self.root, self.tally)
+    def __init__(
+        self,
+        root: str,
+        caption_column: str | None = None,
+        splits: Mapping[str, str] | None = None,
+        media: str | None = None,
+    ) -> None:
+        self.media = media or self.media
+        super().__init__(existing(root, f"a folder of {self.media}"))
+        listing = Listing(self.root, self.tally, self.media)
         self.captions = Captions(listing, caption_column)
         self.captioned = len(self.captions)
         if caption_column and not self.captioned:
             raise UserError(
                 f"caption_column={caption_column} is in no metadata.csv, .jsonl or .parquet below source={root} nor "
-                "in a .json beside a picture: leave it out"
+                f"in a .json beside a {one(self.media)}: leave it out"
             )
         names = SplitNames(splits)
-        with_pictures = {path.split("/")[0] for path, _ in listing.pictures if "/" in path}
-        tops = split_folders(self.root, names, with_pictures)
+        filled = {path.split("/")[0] for path, _ in listing.samples if "/" in path}
+        tops = split_folders(self.root, names, filled, self.media)
         self._must_be_classes(tops, names, listing)
         own = names.of_folder(self.root.resolve().name)
         if names.whole is None and "" in tops and own not in (None, "", "train"):
             self.tally.noted(f"the source's name says {own}, but all of it is train; "
                              f"--splits '{{\"*\": \"{own}\"}}' makes it {own}", str(root))  # fmt: skip
         files = []
-        for path, size in listing.pictures:
+        for path, size in listing.samples:
             split, rest = _split_of(path, tops)
             if split is None:
-                self.tally.left_out("beside the folders of splits, in none of them", path)
+                self.tally.left_out("beside the folders of splits, in none of them", path, of=self.media)
             elif split:
                 files.append((path, size, rest, split))
             else:
@@ -110,19 +117,19 @@ class FolderSource(FileSource):
         self.fill([(path, size, number[_class_of(rest)], split) for path, size, rest, split in files])
         empty = set(tops.values()) - set(self.splits) - {""}
         for name in sorted(empty & {split for folder, split in tops.items() if folder}):
-            self.tally.noted("a split without a picture", name)
+            self.tally.noted(f"a split without a {one(self.media)}", name)
 
     @classmethod
     def certain_splits(cls, source: str, splits: Mapping[str, str] | None = None) -> list[str]:
-        """Those whose folder holds a picture."""
+        """Those whose folder holds a picture; of sounds none."""
         root = Path(source)
         if not root.is_dir():
             return []
         tops = split_folders(root, SplitNames(splits), None)
-        return sorted({split for folder, split in tops.items() if split and has_picture(root / folder)})
+        return sorted({split for folder, split in tops.items() if split and has_sample(root / folder)})
 
     def _number_classes(self, listing: Listing, tops: Mapping[str, str], used: set[str]) -> dict[str, int]:
-        """Set the classes, sorted; number of each class folder's name, -1 of none. `used` are those with pictures."""
+        """Set the classes, sorted; number of each class folder's name, -1 of none. `used` are those with samples."""
         folders = (_split_of(folder, tops) for folder in listing.folders)
         names = {rest for split, rest in folders if split and rest and "/" not in rest}
         filled = used - {""}
@@ -130,7 +137,7 @@ class FolderSource(FileSource):
             return {"": -1}
         self.classes = sorted({composed(name) for name in names | filled})
         for name in sorted({composed(n) for n in names} - {composed(n) for n in filled}):
-            self.tally.noted("a class folder without a picture, which stays a class", name)
+            self.tally.noted(f"a class folder without a {one(self.media)}, which stays a class", name)
         alike = Counter(name.casefold() for name in self.classes)
         for name in self.classes:
             if alike[name.casefold()] > 1:
@@ -157,11 +164,11 @@ class FolderSource(FileSource):
                 )
 
 
-def split_folders(root: Path, names: SplitNames, with_pictures: set[str] | None) -> dict[str, str]:
+def split_folders(root: Path, names: SplitNames, filled: set[str] | None, media: str = "pictures") -> dict[str, str]:
     """Folder below `root` ("" is `root`) → its split; "" for one to be left out. Without splits, all is `train`.
 
     A folder of the same name inside (`train/train`) is gone into, as is a single folder (`data/train`).
-    `with_pictures` are the top folders that hold pictures; None: look. UserError where only some folders name splits.
+    `filled` are the top folders that hold samples; None: look. UserError where only some folders name splits.
     """
     if names.whole is not None:
         return {"": names.whole or "train"}
@@ -171,21 +178,21 @@ def split_folders(root: Path, names: SplitNames, with_pictures: set[str] | None)
         doubtful = names.doubtful(folders)
         if doubtful:
             raise unknown_splits(str(root), doubtful)
-        return _below_single(root, folders, names) or {"": "train"}
+        return _below_single(root, folders, names, media) or {"": "train"}
     if not any(found.values()):  # some are left out, no other is a split: these are classes
         return {"": "train"} | {name: "" for name, split in found.items() if split == ""}
     odd = [name for name, split in found.items() if split is None]
-    odd = [name for name in odd if (name in with_pictures if with_pictures is not None else has_picture(root / name))]
+    odd = [name for name in odd if (name in filled if filled is not None else has_sample(root / name, media))]
     if odd:
         raise unknown_splits(str(root), odd)
     return {_inner(root, name, split, names): split for name, split in found.items() if split is not None}
 
 
-def _below_single(root: Path, folders: list[str], names: SplitNames) -> dict[str, str]:
+def _below_single(root: Path, folders: list[str], names: SplitNames, media: str) -> dict[str, str]:
     """The splits inside the only folder of `root`; nothing where there are none."""
-    if len(folders) != 1 or any(extension_in(entry.name) in EXTENSIONS for entry in os.scandir(root)):
+    if len(folders) != 1 or any(extension_in(entry.name) in EXTENSIONS[media] for entry in os.scandir(root)):
         return {}
-    found = split_folders(root / folders[0], names, None)
+    found = split_folders(root / folders[0], names, None, media)
     return {f"{folders[0]}/{folder}": split for folder, split in found.items()} if "" not in found else {}
 
 
@@ -208,13 +215,13 @@ def _split_of(path: str, tops: Mapping[str, str]) -> tuple[str | None, str]:
 
 
 def _class_of(path: str) -> str:
-    """The class folder in a path from its split's folder; nothing for a picture beside them."""
+    """The class folder in a path from its split's folder; nothing for a file beside them."""
     return path.partition("/")[0] if "/" in path else ""
 
 
-def has_picture(folder: Path) -> bool:
-    """Whether a file with a picture's extension is below a folder."""
-    return any(extension_in(path) in EXTENSIONS for path, _ in walk(folder))
+def has_sample(folder: Path, media: str = "pictures") -> bool:
+    """Whether a file with an extension of such samples is below a folder."""
+    return any(extension_in(path) in EXTENSIONS[media] for path, _ in walk(folder))
 
 
 def class_folders(top: Path) -> list[str]:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from data.packing.sources.base import existing
-from data.packing.sources.folders import FileSource, class_folders, has_picture
+from data.packing.sources.folders import FileSource, class_folders, has_sample
 from data.packing.sources.listing import Listing
 from data.packing.sources.split_names import SplitNames
 from data.shards.text import text_lines
@@ -40,7 +40,7 @@ class ImageNetSource(FileSource):
             listing = Listing(folder, self.tally)
             for text, _ in (*listing.texts.values(), *((name, 0) for name in listing.lists)):
                 self.tally.ignored("a text file, which kind=imagenet doesn't read", text)
-            for path, size in listing.pictures:
+            for path, size in listing.samples:
                 wnid, slash, _ = path.partition("/")
                 if not slash:
                     wnid = truth().get(path.rpartition(".")[0], "")
@@ -50,13 +50,13 @@ class ImageNetSource(FileSource):
                 files.append((f"{folder.name}/{path}", size, number[wnid], split))
         self.fill(files)
         for name in class_folders(self.root):
-            if self.root / name not in tops.values() and has_picture(self.root / name):
+            if self.root / name not in tops.values() and has_sample(self.root / name):
                 self.tally.noted("pictures that kind=imagenet doesn't read, because they have no classes", f"{name}/")
 
     @classmethod
     def certain_splits(cls, source: str, splits: Mapping[str, str] | None = None) -> list[str]:
         """Those whose folder holds a picture."""
-        return [name for name, folder in _tops(_top(Path(source))).items() if has_picture(folder)]
+        return [name for name, folder in _tops(_top(Path(source))).items() if has_sample(folder)]
 
 
 def _top(root: Path) -> Path:

@@ -1,7 +1,7 @@
-"""Which files lie below a folder: what is a picture, what is a caption, and what was passed over.
+"""Which files lie below a folder: what is a sample, what is a caption, and what was passed over.
 
-A file with a picture's usual extension is a picture until it is read, when its first bytes decide. Of all others the
-first bytes are looked at here.
+A file with a usual extension of its kind of sample is one until it is read, when its first bytes decide. Of all others
+the first bytes are looked at here.
 """
 
 import os
@@ -9,11 +9,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.media import KINDS
-from data.shards.signature import DECODED, LENGTH, picture_format
+from data.shards.signature import DECODED, LENGTH, SOUNDS, picture_format, sound_format
 from data.shards.tally import Tally, extension_in
 from launch.command.cli import UserError
 
-EXTENSIONS = frozenset(f".{name}" for name in KINDS["pictures"].members) - {".img"}
+EXTENSIONS = {kind: frozenset(f".{name}" for name in KINDS[kind].members) - {".img"} for kind in ("pictures", "sounds")}
+"""Usual extensions of files, by kind of sample."""
+_FORMATS = {
+    "pictures": (picture_format, DECODED, "jpg or png"),
+    "sounds": (sound_format, SOUNDS, "flac or wav"),
+}
+"""By kind of sample: what tells a format, the formats that are read, and those to convert others to."""
 SIDECARS = (".txt", ".caption", ".json")
 """Extensions of captions beside pictures, the first one first."""
 LISTS = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -29,6 +35,11 @@ _RAW = frozenset((".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".pef"
 _DRAWN = frozenset((".svg", ".svgz", ".eps", ".ai"))
 
 
+def one(media: str) -> str:
+    """What one sample of a kind is called: of pictures, a picture."""
+    return media.removesuffix("s")
+
+
 def is_system(name: str) -> bool:
     """Whether a file or folder belongs to the operating system or a tool, not to the data; hidden ones do."""
     return name.startswith(".") or name.lower() in _SYSTEM
@@ -37,10 +48,10 @@ def is_system(name: str) -> bool:
 class Listing:
     """All files below `top`, by what they are; paths are relative to it, with `/`."""
 
-    def __init__(self, top: Path, tally: Tally):
-        self.top, self.tally = top, tally
-        self.pictures: list[tuple[str, int]] = []
-        """Path and bytes of each picture, in sorted order."""
+    def __init__(self, top: Path, tally: Tally, media: str = "pictures"):
+        self.top, self.tally, self.media = top, tally, media
+        self.samples: list[tuple[str, int]] = []
+        """Path and bytes of each sample, in sorted order."""
         self.texts: dict[str, tuple[str, int]] = {}
         """Path and bytes of each caption file, by its path without the extension."""
         self.lists: list[str] = []
@@ -54,9 +65,9 @@ class Listing:
         extension = extension_in(path)
         regular = is_true(entry.is_file)
         if not regular and not entry.is_symlink():
-            self.tally.left_out("no regular file (a pipe, a socket or a device)", path)
-        elif extension in EXTENSIONS:
-            self.pictures.append((path, _size(entry)))  # a link to nothing is left out, and listed, when it is read
+            self.tally.left_out("no regular file (a pipe, a socket or a device)", path, of=self.media)
+        elif extension in EXTENSIONS[self.media]:
+            self.samples.append((path, _size(entry)))  # a link to nothing is left out, and listed, when it is read
         elif not regular:
             self.tally.ignored("a link to nothing", path)
         elif entry.name.lower() in LISTS:
@@ -72,26 +83,28 @@ class Listing:
             self.texts[stem], known = (path, size), known
             path = known[0] if known else ""
         if path:
-            self.tally.ignored("beside another caption file of the same picture", path)
+            self.tally.ignored(f"beside another caption file of the same {one(self.media)}", path)
 
     def _other(self, path: str, extension: str, entry: os.DirEntry[str]) -> None:
         """A file whose extension says nothing, or something else: its first bytes decide."""
         if extension in _UNFINISHED:
-            self.tally.left_out("an unfinished download", path)
+            self.tally.left_out("an unfinished download", path, of=self.media)
             return
+        format_of, read, better = _FORMATS[self.media]
+        unread = _RAW | _DRAWN if self.media == "pictures" else frozenset()
         try:
             with (self.top / path).open("rb") as file:
-                found = picture_format(file.read(LENGTH))
+                found = format_of(file.read(LENGTH))
         except OSError as error:
-            self.tally.left_out(f"can't be read: {error.strerror}", path)
+            self.tally.left_out(f"can't be read: {error.strerror}", path, of=self.media)
             return
-        if found in DECODED and extension not in _RAW:
-            self.pictures.append((path, _size(entry)))
-        elif found or extension in _RAW | _DRAWN:
-            kind = found if found and extension not in _RAW else extension[1:]
-            self.tally.left_out(f"{kind} isn't supported: convert it to jpg or png", path)
+        if found in read and extension not in unread - _DRAWN:
+            self.samples.append((path, _size(entry)))
+        elif found or extension in unread:
+            kind = found if found and extension not in unread - _DRAWN else extension[1:]
+            self.tally.left_out(f"{kind} isn't supported: convert it to {better}", path, of=self.media)
         else:
-            self.tally.ignored("no picture by its first bytes", path)
+            self.tally.ignored(f"no {one(self.media)} by its first bytes", path)
 
 
 def walk(

@@ -1,6 +1,5 @@
-"""Parquet files with a column of pictures, as the Hub's data sets have them."""
+"""Parquet files with a column of pictures or sounds, as the Hub's data sets have them."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,9 +9,9 @@ import numpy as np
 
 from data.packing.sources.base import LFS_POINTER, Raw, Source, existing
 from data.packing.sources.captions import first_text
-from data.packing.sources.columns import choose_columns
+from data.packing.sources.columns import choose_columns, hub_features
 from data.packing.sources.labels import class_numbers
-from data.packing.sources.listing import walk
+from data.packing.sources.listing import one, walk
 from data.packing.sources.split_names import SplitNames
 from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError, reason
@@ -25,13 +24,14 @@ OPENED = 8
 class ParquetSource(Source):
     """A `.parquet` file or a folder of them; splits are named by files or folders (`split_names`).
 
-    A picture is a struct with `bytes` (the Hub's image feature) or plain bytes, or each row has a list of them. A label
-    is a whole number (its names come from the Hub's metadata) or a word; a caption is a text, of a list the first one.
+    A sample is a struct with `bytes` (the Hub's image or audio feature) or plain bytes, or each row has a list of
+    them. A label is a whole number (its names come from the Hub's metadata) or a word; a caption is a text, of a list
+    the first one.
     Needs pyarrow: `pip install vqloom[parquet]`.
     """
 
-    about = "files with a column of pictures"
-    options = ("image_column", "label_column", "caption_column", "splits")
+    about = "files with a column of pictures or sounds"
+    options = ("image_column", "audio_column", "label_column", "caption_column", "splits", "media")
 
     def __init__(
         self,
@@ -40,8 +40,14 @@ class ParquetSource(Source):
         label_column: str | None = None,
         caption_column: str | None = None,
         splits: Mapping[str, str] | None = None,
+        audio_column: str | None = None,
+        media: str | None = None,
     ) -> None:
         super().__init__()
+        self.media = media or ("sounds" if audio_column else "pictures")
+        if (image_column and self.media == "sounds") or (audio_column and self.media == "pictures"):
+            wrong = "image_column" if self.media == "sounds" else "audio_column"
+            raise UserError(f"{wrong} is not for media={self.media}: leave one of them out")
         self.top = existing(path, "Parquet files")
         names = self._files(path)
         split_of = SplitNames(splits).assign(names, self.tally, path)
@@ -50,8 +56,8 @@ class ParquetSource(Source):
             raise UserError(f"source={path} has no .parquet files: check the path and the kind")
         self._opened = lru_cache(OPENED)(lambda file: open_parquet(self.files[file]))
         schemas = [self._opened(file).schema_arrow for file in range(len(self.files))]
-        self.columns = choose_columns(list(zip(self.files, schemas, strict=True)), image_column, label_column,
-                                      caption_column, self.tally)  # fmt: skip
+        self.columns = choose_columns(list(zip(self.files, schemas, strict=True)), image_column or audio_column,
+                                      label_column, caption_column, self.tally, self.media)  # fmt: skip
         self._places([split_of[name] for name in names if name in split_of])
         self._fill_labels(schemas)
         self.captioned = int(self.starts[-1]) if self.columns.caption else 0
@@ -80,13 +86,13 @@ class ParquetSource(Source):
             if not self._opened(file).metadata.num_rows:
                 self.tally.noted("a file without rows", str(path))
         self.per_row: np.ndarray | None = None
-        """Pictures in each row, where rows have lists of them."""
+        """Samples in each row, where rows have lists of them."""
         if self.columns.listed:
             of_groups = [self.columns.lengths(self._opened(file), group) for file, group in self.group_of]
             self.per_row = np.concatenate([np.empty(0, np.int64), *of_groups])
             counts = [int(lengths.sum()) for lengths in of_groups]
             for row in np.flatnonzero(self.per_row == 0):
-                self.tally.left_out("a row without a picture", f"row {row}")
+                self.tally.left_out(f"a row without a {one(self.media)}", f"row {row}", of=self.media)
         self.starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self.groups = np.repeat(np.arange(len(counts)), counts)
         splits = [split_of_file[file] for file, _ in self.group_of]
@@ -133,34 +139,34 @@ class ParquetSource(Source):
         return [f"{file.name} {file.stat().st_size}" for file in self.files]
 
     def read(self, number: int) -> Raw:
-        """A picture; its row's group stays in memory until two others have been read."""
+        """A sample; its row's group stays in memory until two others have been read."""
         assert self.groups is not None
         group = int(self.groups[number])
         row, value = self._group(group)[number - int(self.starts[group])]
         file, _ = self.group_of[group]
-        encoded = self._picture(row, self.files[file].parent)
+        encoded = self._encoded(row, self.files[file].parent)
         key = f"{self.files[file].name.split('.')[0]}/{number:08d}"
         texts = first_text(value)
         members = {"txt": texts[0].encode()} if texts else {}
-        notes = ("several captions of a picture, of which the first is kept",) if len(texts) > 1 else ()
+        notes = (f"several captions of a {one(self.media)}, of which the first is kept",) if len(texts) > 1 else ()
         return Raw(key=key, encoded=encoded, label=int(self.labels[number]), members=members, notes=notes)
 
-    def _picture(self, row: Any, folder: Path) -> bytes:
+    def _encoded(self, row: Any, folder: Path) -> bytes:
         """The bytes in a row, or in the file below the source that it names."""
         encoded = row.get("bytes") if isinstance(row, dict) else row
         if isinstance(encoded, bytes):
             return encoded
         path = row.get("path") if isinstance(row, dict) else None
         if not path:
-            raise DamagedSampleError("its picture column is empty")
+            raise DamagedSampleError(f"its {one(self.media)} column is empty")
         place = (folder / path).resolve()
         top = self.top if self.top.is_dir() else self.top.parent
         if not place.is_relative_to(top.resolve()) or not place.is_file():
-            raise DamagedSampleError("its picture is only a path, which isn't a file below the source")
+            raise DamagedSampleError(f"its {one(self.media)} is only a path, which isn't a file below the source")
         return place.read_bytes()
 
     def _read_group(self, group: int) -> list[Any]:
-        """Picture and value of the caption column (None: without one) of each sample."""
+        """Value of the samples' column, and of that of captions (None: without one), of each sample."""
         file, local = self.group_of[group]
         columns = [self.columns.image] + ([self.columns.caption] if self.columns.caption else [])
         import pyarrow
@@ -169,11 +175,11 @@ class ParquetSource(Source):
             table = self._opened(file).read_row_group(local, columns=columns, use_threads=False)
         except (pyarrow.ArrowException, OSError) as error:
             raise DamagedSampleError(f"its row group can't be read ({reason(error)})") from error
-        pictures, *texts = (table.column(name).to_pylist() for name in columns)
-        rows: Iterator[Any] = zip(pictures, texts[0] if texts else [None] * len(pictures), strict=True)
+        samples, *texts = (table.column(name).to_pylist() for name in columns)
+        rows: Iterator[Any] = zip(samples, texts[0] if texts else [None] * len(samples), strict=True)
         if not self.columns.listed:
             return list(rows)
-        return [(picture, text) for of_row, text in rows for picture in of_row or ()]
+        return [(sample, text) for of_row, text in rows for sample in of_row or ()]
 
 
 def open_parquet(file: Path) -> Any:
@@ -201,7 +207,7 @@ def open_parquet(file: Path) -> Any:
 def _hub_names(schema: Any, column: str) -> list[str]:
     """Class names of a label column in the Hub's metadata."""
     try:
-        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
+        names = hub_features(schema)[column]["names"]
         if isinstance(names, dict):
             names = [names[key] for key in sorted(names, key=int)]
         return [str(name) for name in names]

@@ -20,7 +20,8 @@ from data.shards.loading import load_index
 from data.shards.locations import is_remote
 from data.shards.patterns import find_tars
 from data.shards.sample import DamagedSampleError, picture_member, read_sample
-from data.shards.scanning import build_index, index_pictures
+from data.shards.scanning import build_index, index_samples
+from launch.command.cli import UserError
 from launch.command.cores import cores
 
 _CONNECTIONS = 16
@@ -30,11 +31,11 @@ class TarSource(Source):
     """An index file, a folder of tars, one tar, or a quoted pattern of tars; each here or in a bucket.
 
     Class names come from an index, else from labels that are words. Labels are the samples' `cls` members, read with
-    the sample. `picture` and `keys` are the settings of `data.index`.
+    the sample. `picture`, `keys` and `media` are the settings of `data.index`.
     """
 
     about = "an index or tars, to be re-sharded"
-    options = ("splits", "picture", "keys")
+    options = ("splits", "picture", "keys", "media")
 
     def __init__(
         self,
@@ -42,13 +43,18 @@ class TarSource(Source):
         splits: Mapping[str, str] | None = None,
         picture: Sequence[str] | None = None,
         keys: Literal["first_dot", "last_dot"] | None = None,
+        media: str | None = None,
     ) -> None:
         super().__init__()
+        self.media = media or self.media
         wanted = tuple(name.lstrip(".").lower() for name in picture or ())
         index = self._index(source, Layout(keys or "first_dot", wanted))
         assert index.offsets is not None, "they are made where there are none"
         self.remote = index.remote
-        self.index, self.offsets, self.media = index, index.offsets, index.kind
+        self.index, self.offsets = index, index.offsets
+        if media not in (None, index.kind):
+            raise UserError(f"media={media} is not what source={source} holds, {index.kind}: leave it out")
+        self.media = index.kind
         self.members, self.picture = media_of(index.kind).members, index.layout.picture
         self.classes = list(index.classes)
         self.first = np.concatenate([[0], np.cumsum(index.sizes, dtype=np.int64)])
@@ -90,7 +96,7 @@ class TarSource(Source):
             about = {"classes": index.classes, "name": index.name, "licence": index.licence}
         tars = tars or find_tars(source, key="source")
         threads = _CONNECTIONS if any(map(is_remote, tars)) else cores()
-        index, tally = index_pictures(tars, layout=layout, threads=threads, **about)
+        index, tally = index_samples(tars, layout=layout, threads=threads, kind=self.media, **about)
         self.foreseen = Counter({what: tally.taken.pop(what, 0) for what in ("labels", "captions")})
         tally.taken.clear()  # packing counts what it packs
         self.tally += tally

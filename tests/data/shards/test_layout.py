@@ -11,7 +11,7 @@ from data.shards.identity import Identity
 from data.shards.layout import GENERAL, Layout, no_data, picture_among
 from data.shards.loading import load_index
 from data.shards.sample import DamagedSampleError, picture_member
-from data.shards.scanning import index_pictures
+from data.shards.scanning import index_samples
 from data.shards.settling import settled
 from data.shards.tally import Tally
 from launch.command.cli import UserError
@@ -152,7 +152,7 @@ def encoded_mask() -> bytes:
 def test_another_choice_of_members_is_another_set(tmp_path: Path) -> None:
     tar = tar_file(tmp_path / "a.tar", [(name, PICTURE) for name in spread("jpg", "depth.png")])
     pictures, depths = (
-        Identity.of(index_pictures([tar], layout=Layout(picture=picture))[0]) for picture in ((), ("depth.png",))
+        Identity.of(index_samples([tar], layout=Layout(picture=picture))[0]) for picture in ((), ("depth.png",))
     )
     assert pictures.digest != depths.digest
     assert depths.difference(pictures.to_dict()) == "it is of another choice of the tars' members"

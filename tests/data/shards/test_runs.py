@@ -19,7 +19,7 @@ from data.shards.loading import load_index
 from data.shards.offsets import ShardOffsets
 from data.shards.runs import samples
 from data.shards.sample import Sample, label, read_sample
-from data.shards.scanning import index_pictures
+from data.shards.scanning import index_samples
 from data.shards.tally import Tally
 from data.shards.tar import walk
 from launch.command.cli import UserError
@@ -32,7 +32,7 @@ A, B, C = jpeg(1), jpeg(2), jpeg(3)
 def indexed(folder: Path, members: list[Member], **settings: object) -> tuple[ShardIndex, Tally]:
     """The index of one tar, saved and loaded again."""
     tar = tar_file(folder / "a.tar", members)
-    index, tally = index_pictures([tar], layout=Layout(**settings), base=folder)  # type: ignore[arg-type]
+    index, tally = index_samples([tar], layout=Layout(**settings), base=folder)  # type: ignore[arg-type]
     index.save(folder / "a.json")
     return load_index(folder / "a.json"), tally
 
@@ -106,7 +106,7 @@ def test_sparse_files_of_gnu_tar_are_left_out_and_the_rest_is_read(tmp_path: Pat
     command = ["tar", f"--format={form}", "--sparse", "-cf", tmp_path / "a.tar", "-C", tmp_path / "in", *order]
     if subprocess.run(command, check=False).returncode:
         pytest.skip("needs GNU tar")
-    index, tally = index_pictures([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
+    index, tally = index_samples([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
     assert [sample.key for sample in read_all(index)] == ["0", "2"]
     assert any("a sparse file" in line and "1.jpg" in line for line in tally.lines())
 
@@ -142,7 +142,7 @@ def test_one_key_twice_stays_two_samples(tmp_path: Path) -> None:
 def test_labels_in_another_tar_are_told(tmp_path: Path) -> None:
     pictures = tar_file(tmp_path / "a.tar", [(f"{i}.jpg", jpeg(i)) for i in range(3)])
     labels = tar_file(tmp_path / "b.tar", [(f"{i}.cls", b"0") for i in range(3)])
-    index, tally = index_pictures([pictures, labels], layout=Layout(), base=tmp_path)
+    index, tally = index_samples([pictures, labels], layout=Layout(), base=tmp_path)
     assert index.sizes == [3] and tally.lost("labels") == 3 and tally.lost() == 0
     with pytest.raises(UserError, match=r"3 of 3 labels .* in another tar than the picture"):
         tally.settle()
@@ -203,7 +203,7 @@ def test_long_names_and_links_to_them(tmp_path: Path, form: int) -> None:
     if form != tarfile.USTAR_FORMAT:  # whose links have 100 bytes
         members.append(special(f"{long}c.jpg", tarfile.LNKTYPE, f"{long}.jpg"))
     tar_file(tmp_path / "a.tar", members, form)
-    index, _ = index_pictures([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
+    index, _ = index_samples([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
     expected = [(long, A), ("0", B), (f"{long}c", A)][: len(members)]
     assert [(s.key, bytes(s.files["jpg"])) for s in read_all(index)] == expected
 
@@ -212,7 +212,7 @@ def test_names_in_latin_1_and_with_line_breaks(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
         for name in ("Möwe/größe.jpg", "two\nlines.jpg", "lost\nö.txt"):
             archive.addfile(tarfile.TarInfo(name))
-    index, tally = index_pictures([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
+    index, tally = index_samples([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
     index.meta["tally"] = tally.to_json()
     index.save(tmp_path / "a.json")
     again = load_index(tmp_path / "a.json")
@@ -224,14 +224,14 @@ def test_names_in_latin_1_and_with_line_breaks(tmp_path: Path) -> None:
 def test_archives_one_after_the_other_are_read_whole(tmp_path: Path) -> None:
     raw = tar_bytes([("0.jpg", A)]) + tar_bytes([("1.jpg", B), ("2.jpg", C)])
     (tmp_path / "a.tar").write_bytes(raw)
-    index, tally = index_pictures([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
+    index, tally = index_samples([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
     assert [bytes(s.files["jpg"]) for s in read_all(index)] == [A, B, C]
     assert any("another archive follows" in line for line in tally.lines())
 
 
 def test_what_follows_the_end_and_is_no_archive_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_bytes([("0.jpg", A)]) + b"garbage" * 100)
-    index, tally = index_pictures([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
+    index, tally = index_samples([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
     assert len(index) == 1 and any("is no archive" in line for line in tally.lines())
 
 
@@ -253,7 +253,7 @@ def test_what_follows_the_end_and_is_no_archive_is_told(tmp_path: Path) -> None:
 def test_what_is_no_whole_tar_is_one_line(tmp_path: Path, raw: bytes, why: str) -> None:
     (tmp_path / "a.tar").write_bytes(raw)
     with pytest.raises(UserError, match=why) as caught:
-        index_pictures([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
+        index_samples([tmp_path / "a.tar"], layout=Layout(), base=tmp_path)
     assert "\n" not in str(caught.value) and "a.tar" in str(caught.value)
 
 
@@ -288,12 +288,12 @@ def test_names_are_held_to_the_classes_of_another_set(tmp_path: Path) -> None:
 
 def test_labels_with_a_list_of_classes(tmp_path: Path) -> None:
     tar = tar_file(tmp_path / "a.tar", [("0.jpg", A), ("0.cls", b"dog"), ("1.jpg", B), ("1.cls", b"wolf")])
-    index, tally = index_pictures([tar], layout=Layout(), classes=["dog", "cat"], base=tmp_path)
+    index, tally = index_samples([tar], layout=Layout(), classes=["dog", "cat"], base=tmp_path)
     assert index.classes == ["dog", "cat"] and tally.lost("labels") == 1
     with pytest.raises(UserError, match=r"labels that are none of the classes .*wolf"):
         tally.settle()
     tar = tar_file(tmp_path / "b.tar", [("0.jpg", A), ("0.cls", b"1"), ("1.jpg", B), ("1.cls", b"2")])
-    index, tally = index_pictures([tar], layout=Layout(), classes=["1", "2", "3"], base=tmp_path)
+    index, tally = index_samples([tar], layout=Layout(), classes=["1", "2", "3"], base=tmp_path)
     assert index.layout.labels == "numbers"
     assert [index.label_of(sample) for sample in read_all(index)] == [1, 2]
 
