@@ -44,7 +44,8 @@ class Balance:
         """The gradient G at x', and the average norm of each term, by name. Every rank calls it."""
         at = [self.names.index(name) for name in pulls]
         norms = [_norm(pull.gradient) / pull.within for pull in pulls.values()]
-        norm_M = all_mean(torch.stack(norms).to(self.sums_N))
+        # A rank's terms are means over its part of the batch: its samples' gradients are larger by the number of ranks.
+        norm_M = all_mean(torch.stack(norms).to(self.sums_N)) / world()[1]
         good_M = norm_M.isfinite()
         for number, norm, good in zip(at, norm_M, good_M, strict=True):
             kept, count = self.sums_N[number], self.counts_N[number]
@@ -54,7 +55,7 @@ class Balance:
         whole = sum(pull.weight for pull in pulls.values())
         total: Tensor | None = None
         for name, (gradient, within, weight) in pulls.items():
-            share = world()[1] * (weight / whole) / ((EPSILON + averages[name]) * within)
+            share = (weight / whole) / ((EPSILON + averages[name]) * within)
             balanced = share.to(gradient.dtype) * gradient
             total = balanced if total is None else total + balanced
         assert total is not None
