@@ -1,16 +1,16 @@
-"""Encode pictures: `accelerate launch -m stage2_prior.encode --tokenizer DIR --data INDEX.json --out DIR`.
+"""Encode pictures or sounds: `accelerate launch -m stage2_prior.encode --tokenizer DIR --data INDEX.json --out DIR`.
 
 Writes a shard of codes for each shard of pictures, every sample exactly once on any number of ranks, and the same bytes
 after any interruption. Labels and captions are kept. index.json's `meta` ties the codes to the tokenizer:
 
     tokenizer      its fingerprint
-    transform      how the pictures were prepared
+    transform      how the samples were prepared
     codebook_size  K
-    grid           [h, w]
+    grid           [h, w], of sounds [T]
     shape          of one sample's codes, if it isn't the grid: [G, h, w] for several codebooks, [N] for several scales
     codebooks      G, and
     scales         sides of the scales' grids, if there is a shape
-    data           which pictures: name, samples, classes and digest of their set
+    data           which samples: name, samples, classes and digest of their set
     variants       ["plain"], or the crops and mirror images of each picture (stage2_prior.codes.crops)
     precision      arithmetic of the tokenizer, if it isn't fp32
     captions       number of samples with a caption, if any
@@ -57,7 +57,7 @@ def encode(config: EncodeConfig) -> int:
         encoding.out.refresh()
         todo = [shard for shard in mine if encoding.out.finished(encoding.names[shard]) is None]
         total = sum(index.sizes[shard] for shard in todo)
-        with Progress("encode", total, unit="pictures", enabled=accelerator.is_main_process) as bar:
+        with Progress("encode", total, unit=whole.kind, enabled=accelerator.is_main_process) as bar:
             for shard in todo:
                 encoding.shard(shard, bar)
         accelerator.wait_for_everyone()

@@ -1,6 +1,6 @@
 """Sample pictures: `accelerate launch -m stage2_prior.sample --prior RUN --tokenizer DIR --out OUT --count 10 …`.
 
-OUT/<class>/<number>.png   the pictures, `count` of each class (or prompt)
+OUT/<class>/<number>.png   the pictures, `count` of each class (or prompt); of sounds .flac, and .png with spectrograms
 OUT/codes/<batch>.npy      their codes, uint16 or uint32 (B, h, w) or in the tokenizer's form, once a batch is complete
 OUT/grid.png               a row for each class (or prompt)
 OUT/samples.json           settings, tokenizer, classes and their folders, order of the pictures in the batches
@@ -40,8 +40,8 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
     prior = load_prior(config.prior, text_encoder=config.text_encoder)
     if config.compile and not (prior.one_by_one and torch.cuda.is_available()):
         raise UserError(
-            f"compile=true is for autoregressive, depth and delay priors on CUDA GPUs, but the prior is {prior.kind} and "
-            f"there are {torch.cuda.device_count()} GPUs: leave it false"
+            f"compile=true is for autoregressive, depth and delay priors on CUDA GPUs, but the prior is "
+            f"{prior.kind} and there are {torch.cuda.device_count()} GPUs: leave it false"
         )
     prior.compiled_steps = config.compile
     tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
@@ -58,7 +58,7 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
         accelerator.wait_for_everyone()  # all ranks have listed what is missing before any of them writes
         began, rank, ranks = time.monotonic(), accelerator.process_index, accelerator.num_processes
         total = sum(len(sampling.batches[batch]) for batch in todo)
-        progress = Progress("sample", total, unit="pictures", enabled=accelerator.is_main_process)
+        progress = Progress("sample", total, unit=sampling.kind.name, enabled=accelerator.is_main_process)
         with progress as bar, Writers(decoder, config.decode_batch, accelerator.device) as writers:
             for turn in range(0, len(todo), ranks):
                 for batch in todo[turn + rank : turn + rank + 1]:

@@ -1,6 +1,6 @@
 """The largest batch that fits on a device, found by trying."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -26,8 +26,8 @@ def largest(fits: Callable[[int], bool], first: int = 16, most: int = MOST) -> i
     return max(1, size // 2)
 
 
-def batch_size(tokenizer: Tokenizer, side: int) -> int:
-    """Pictures of this side to encode at once on the tokenizer's device: measured on GPUs, ON_CPU elsewhere."""
+def batch_size(tokenizer: Tokenizer, sizes: Sequence[int]) -> int:
+    """Samples of these sizes to encode at once on the tokenizer's device: measured on GPUs, ON_CPU elsewhere."""
     device = next(tokenizer.parameters()).device
     if device.type != "cuda":
         return ON_CPU
@@ -37,7 +37,7 @@ def batch_size(tokenizer: Tokenizer, side: int) -> int:
     @torch.inference_mode()
     def fits(size: int) -> bool:
         try:
-            tokenizer.encode(torch.zeros(size, channels, side, side, device=device))
+            tokenizer.encode(torch.zeros(size, channels, *sizes, device=device))
             torch.cuda.synchronize(device)
         except torch.OutOfMemoryError:
             return False

@@ -1,4 +1,4 @@
-"""A check of finished codes: a fresh encoding agrees with them, and they decode to the pictures.
+"""A check of finished codes: a fresh encoding agrees with them, and they decode to the pictures (or other samples).
 
 Shapes: B pictures, C channels, H W pixels, h w latent grid.
 """
@@ -6,13 +6,13 @@ Shapes: B pictures, C channels, H W pixels, h w latent grid.
 import io
 import math
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from data.pictures.transforms import to_float, to_uint8
 from launch.command.cli import UserError
 from stage2_prior.codes.encoding import Encoding, names_of
 
@@ -39,11 +39,11 @@ def stored(path: Path, keys: list[str]) -> tuple[np.ndarray, list[int]]:
 def verify(encoding: Encoding, count: int) -> str:
     """Compare `count` pictures' codes, from evenly spaced shards, with a fresh encoding; the result in a line.
 
-    OUT/verify.png shows pictures above what their codes decode to. UserError if codes or labels differ.
+    OUT/verify.png shows samples above what their codes decode to. UserError if codes or labels differ.
     """
     shards = np.unique(np.linspace(0, len(encoding.index.shards) - 1, min(count, len(encoding.index.shards))).round())
     each, equal, total, errors, rows = math.ceil(count / len(shards)), 0, 0, [], []
-    device = next(encoding.tokenizer.parameters()).device
+    device, kind = next(encoding.tokenizer.parameters()).device, encoding.kind
     for shard in map(int, shards):
         batch = next(encoding.pictures(shard, each), None)
         if batch is None:  # all in quarantine
@@ -52,13 +52,14 @@ def verify(encoding: Encoding, count: int) -> str:
         for variant in encoding.variants:
             codes_Bhw, labels = stored(path, [name + variant.suffix for name in names_of(batch.keys, set())])
             if labels != batch.label_B.tolist():
-                raise UserError(f"{path} has other labels than the pictures: encode again with overwrite=true")
+                raise UserError(f"{path} has other labels than the {kind.name}: encode again with overwrite=true")
             equal += int((encoding.codes(batch, variant) == codes_Bhw).sum())
             total += codes_Bhw.size
-            x_BCHW = variant.of(to_float(batch.pixels_BCHW), encoding.transform.size)
+            x_BCHW = variant.of(kind.input(batch, torch.device("cpu")), encoding.transform)
             decoded_BCHW = encoding.tokenizer.decode(torch.from_numpy(codes_Bhw.astype(np.int64)).to(device)).cpu()
             errors += ((decoded_BCHW.clamp(-1, 1) - x_BCHW) / 2).square().flatten(1).mean(1).tolist()
-            rows += [(x_BCHW[0], decoded_BCHW[0])]
+            shown = kind.decoded(encoding.tokenizer, torch.stack([x_BCHW[0], decoded_BCHW[0]]))
+            rows += [[kind.picture(one) for one in shown]]
     if equal < LEAST_EQUAL * total:
         raise UserError(
             f"out={encoding.config.out}: a fresh encoding repeats only {equal / total:.1%} of the codes: "
@@ -72,8 +73,11 @@ def verify(encoding: Encoding, count: int) -> str:
     return f"verified {len(errors)} samples: {repeated}, PSNR {psnr:.2f} dB"
 
 
-def _picture(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> Image.Image:
-    """Pictures in a row, above what their codes decode to."""
-    whole_CHW = torch.cat([torch.cat(list(column), dim=-1) for column in zip(*rows, strict=True)], dim=-2)
-    pixels_HWC = to_uint8(whole_CHW[None])[0].permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[-1] == 1 else pixels_HWC)
+def _picture(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Samples in a row, above what their codes decode to."""
+    width, height = rows[0][0].size
+    whole = Image.new(rows[0][0].mode, (len(rows) * width, 2 * height))
+    for column, pair in enumerate(rows):
+        for row, image in enumerate(pair):
+            whole.paste(image, (column * width, row * height))
+    return whole

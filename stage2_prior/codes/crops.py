@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from data.media import Transform
 from data.pictures.config import TransformConfig
+from launch.command.cli import UserError
 
 PLACES = {"upper-left": (0, 0), "upper-right": (0, 2), "lower-left": (2, 0), "lower-right": (2, 2), "middle": (1, 1)}
 """Position of a crop: halves of the margin above and to the left."""
@@ -28,9 +30,10 @@ class Variant:
         """What is appended to its samples' keys."""
         return "" if self.name == "plain" else f"-{self.name}"
 
-    def of(self, x_BCHW: Tensor, size: int) -> Tensor:
-        """The variant of some pictures, size×size pixels."""
+    def of(self, x_BCHW: Tensor, transform: Transform) -> Tensor:
+        """The variant of some pictures, of the size of `transform`; of other samples, themselves."""
         if self.place is not None:
+            size = transform.sizes[-1]
             upper, left = (half * (x_BCHW.shape[-1] - size) // 2 for half in self.place)
             x_BCHW = x_BCHW[..., upper : upper + size, left : left + size]
         return x_BCHW.flip(-1) if self.flipped else x_BCHW
@@ -47,6 +50,19 @@ def variants(crops: int, flip: bool) -> list[Variant]:
     return chosen
 
 
-def reading(transform: TransformConfig, crops: int, crop_range: float) -> TransformConfig:
-    """How pictures are read for these variants: `crop_range` times larger if they are cropped."""
-    return transform if crops == 1 else replace(transform, size=int(transform.size * crop_range))
+def reading(transform: Transform, crops: int, crop_range: float) -> Transform:
+    """How samples are read for these variants: pictures `crop_range` times larger if they are cropped."""
+    if crops == 1:
+        return transform
+    assert isinstance(transform, TransformConfig)
+    return replace(transform, size=int(transform.size * crop_range))
+
+
+def check_variants(transform: Transform, crops: int, flip: bool) -> None:
+    """UserError for variants that samples of `transform` haven't."""
+    if not isinstance(transform, TransformConfig):
+        for name, given in (("crops", crops > 1), ("flip", flip)):
+            if given:
+                raise UserError(f"{name} is for pictures, but the tokenizer is of {transform.kind}: leave it out")
+    elif crops > 1 and transform.fit != "crop":
+        raise UserError(f"crops={crops} needs a tokenizer whose transform has fit=crop, not {transform.fit}")

@@ -1,6 +1,6 @@
-"""One encoding: shards of pictures to shards of codes.
+"""One encoding: shards of pictures (or other samples) to shards of codes.
 
-Shapes: B batch, C channels, H W pixels, h w latent grid, K codes."""
+Shapes: B batch, C channels, H W pixels, h w latent grid, K codes; of sounds T stands for H W and h w."""
 
 import hashlib
 import io
@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.pictures.batches import PictureBatch
-from data.pictures.config import TransformConfig
-from data.pictures.transforms import to_float
+from data.media import Transform
 from data.reading.stream import every_sample
 from data.remote.stores import without_secrets
 from data.shards.bucket import set_writer
@@ -25,7 +23,8 @@ from launch.command.cli import UserError
 from launch.command.progress import Progress
 from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.batch_size import batch_size
-from stage2_prior.codes.crops import Variant, reading, variants
+from stage2_prior.codes.crops import Variant, check_variants, reading, variants
+from stage2_prior.codes.kinds import sample_kind
 from stage2_prior.codes.shares import INDEX, NUMBERS, summary
 from stage2_prior.codes.source import CodeSource, code_type
 from stage2_prior.codes.vocabulary import Vocabulary
@@ -39,7 +38,7 @@ class Encoding:
         self,
         config: EncodeConfig,
         tokenizer: Tokenizer,
-        transform: TransformConfig,
+        transform: Transform,
         index: ShardIndex,
         whole: ShardIndex | None = None,
     ):
@@ -49,10 +48,10 @@ class Encoding:
         self.source = CodeSource.of_tokenizer(tokenizer, transform)
         classes, codebooks = tuple(index.classes), self.source.codebooks
         self.vocabulary = Vocabulary(tokenizer.codebook_size, classes, codebooks=codebooks)
+        self.kind = sample_kind(transform.kind)
+        check_variants(transform, config.crops, config.flip)
         self.variants = variants(config.crops, config.flip)
         self.reading = reading(transform, config.crops, config.crop_range)
-        if config.crops > 1 and transform.fit != "crop":
-            raise UserError(f"crops={config.crops} needs a tokenizer whose transform has fit=crop, not {transform.fit}")
         self.out = set_writer(config.out)
         self.batch_size = config.batch_size or 0
         """Pictures encoded at once; 0 until `begin` has measured it."""
@@ -73,7 +72,7 @@ class Encoding:
         """Start or resume; the batch size. UserError if `out` holds something else."""
         if not self.batch_size:  # a resumed encoding keeps its batch size, as rounding depends on it
             known = self.out.unfinished_plan().get("batch_size")
-            self.batch_size = known or batch_size(self.tokenizer, self.reading.size)
+            self.batch_size = known or batch_size(self.tokenizer, self.reading.sizes)
         plan = {**self.about, "pictures": self._pictures_planned(), "batch_size": self.batch_size}
         del plan["data"]  # which `pictures` say in full
         listed = [sorted(of) for of in quarantined([self.index])]
@@ -94,8 +93,8 @@ class Encoding:
             return [{"url": one.url, "nsamples": one.nsamples, "filesize": one.filesize} for one in self.index.shards]
         if words := now.difference(known):
             raise UserError(
-                f"out={self.config.out} holds unfinished codes of other pictures: {words}; choose another folder, or "
-                "pass --overwrite true to start again"
+                f"out={self.config.out} holds unfinished codes of other {self.kind.name}: {words}; choose another "
+                "folder, or pass --overwrite true to start again"
             )
         return known
 
@@ -104,8 +103,8 @@ class Encoding:
         notes: dict[str, Any] = {}
         self.out.write(self.names[shard], self._samples(shard, notes, bar), notes)
 
-    def pictures(self, shard: int, batch_size: int) -> Iterator[PictureBatch]:
-        """Each picture of one shard once, in order."""
+    def pictures(self, shard: int, batch_size: int) -> Iterator[Any]:
+        """Batches of each sample of one shard once, in order."""
         return every_sample(self.index.only(shard), self.reading, batch_size=batch_size, threads=self.config.threads)
 
     def _samples(self, shard: int, notes: dict[str, Any], bar: Progress) -> Iterator[Sample]:
@@ -129,17 +128,18 @@ class Encoding:
             notes["captions"] = captions
 
     @torch.inference_mode()
-    def codes(self, batch: PictureBatch, variant: Variant) -> np.ndarray:
-        """Codes of a variant of some pictures, codes_Bhw in the type in which they are stored."""
-        x_BCHW = to_float(batch.pixels_BCHW.to(next(self.tokenizer.parameters()).device))
-        codes_Bhw = self.tokenizer.encode(variant.of(x_BCHW, self.transform.size))
+    def codes(self, batch: Any, variant: Variant) -> np.ndarray:
+        """Codes of a variant of some samples, codes_Bhw in the type in which they are stored."""
+        x_BCHW = self.kind.input(batch, next(self.tokenizer.parameters()).device)
+        codes_Bhw = self.tokenizer.encode(variant.of(x_BCHW, self.transform))
         return codes_Bhw.cpu().numpy().astype(code_type(self.vocabulary.codebook_size))
 
     def tokens(self, codes_Bhw: np.ndarray) -> np.ndarray:
         """Codes as token ids, which differ between codebooks."""
         if self.source.codebooks == 1:
             return codes_Bhw
-        return codes_Bhw.astype(np.int64) + np.array(self.vocabulary.first_tokens)[:, None, None]
+        first_tokens = np.array(self.vocabulary.first_tokens)
+        return codes_Bhw.astype(np.int64) + first_tokens.reshape(-1, *[1] * len(self.source.grid))
 
     def finish(self) -> None:
         """Write index.json, which completes the set."""
@@ -176,7 +176,7 @@ class Encoding:
         """What was encoded of each shard, and which pictures have no codes."""
         tally = Tally()
         for shard, count, listed in zip(self.index.shards, encoded, quarantined([self.index]), strict=True):
-            tally.took("pictures", count)
+            tally.took(self.kind.name, count)
             for number, why in listed.items():
                 tally.ignored(f"in the quarantine list ({why})", f"{without_secrets(shard.url)} sample {number}")
             if (damaged := shard.nsamples - count - len(listed)) > 0:

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from data.pictures.config import TransformConfig
+from data.media import Transform
 from data.shards.index import ShardIndex
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
@@ -24,9 +24,9 @@ class CodeSource:
     codebook_size: int
     """K, the number of its codes."""
     grid: tuple[int, ...]
-    """Codes along each axis of a picture, (h, w); (N,) for latent tokens, which have no place."""
+    """Codes along each axis: (h, w) of a picture, (T,) of a sound; (N,) for latent tokens, which have no place."""
     transform: dict[str, Any]
-    """How the pictures were prepared (data.pictures.config.TransformConfig.to_dict)."""
+    """How the samples were prepared (a data.media.Transform's to_dict)."""
     codebooks: int = 1
     """G: codes at each place of the grid, each from its own codebook."""
     scales: tuple[int, ...] = ()
@@ -34,8 +34,16 @@ class CodeSource:
 
     @property
     def form(self) -> Form:
-        """grid: (h, w) or (N,), one code at each place; levels: (G, h, w); scales: (N,), all scales' codes in rows."""
+        """grid: (h, w) or (N,), one code at each place; levels: (G, h, w); scales: (N,), all scales' codes in rows.
+
+        Of sounds (T,) and (G, T).
+        """
         return "scales" if self.scales else "levels" if self.codebooks > 1 else "grid"
+
+    @property
+    def kind(self) -> str:
+        """Kind of the samples: pictures, sounds."""
+        return str(self.transform.get("kind", "pictures"))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,10 +65,10 @@ class CodeSource:
         return math.prod(self.shape)
 
     @classmethod
-    def of_tokenizer(cls, tokenizer: Tokenizer, transform: TransformConfig) -> Self:
-        """The source of a tokenizer's codes for pictures prepared by `transform`."""
-        quantizer, grid = tokenizer.config.quantizer, tokenizer.grid(transform.size)
-        tokenizer.codes_shape(transform.size)  # raises if the size doesn't fit
+    def of_tokenizer(cls, tokenizer: Tokenizer, transform: Transform) -> Self:
+        """The source of a tokenizer's codes for samples prepared by `transform`."""
+        quantizer, grid = tokenizer.config.quantizer, tokenizer.grid(transform.sizes)
+        tokenizer.codes_shape(transform.sizes)  # raises if the sizes don't fit
         scales = tuple(quantizer.scales) if quantizer.kind == "multiscale" else ()
         described, size = transform.to_dict(), tokenizer.codebook_size
         return cls(tokenizer.fingerprint, size, grid, described, tokenizer.codebooks, scales)

@@ -59,16 +59,17 @@ class SampleConfig(Drawing):
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintConfig(SampleConfig):
-    """Redraw parts of given pictures."""
+    """Redraw parts of given pictures or sounds."""
 
     given: str
-    """An index of pictures, a folder of picture files, or one file."""
+    """An index of pictures (or sounds), a folder of their files, or one file."""
     limit: int = 16
     """Most pictures of `given` to use; of an index evenly spaced."""
-    keep: Literal["top", "bottom", "left", "right", "middle", "border"] = "top"
-    """What stays of each picture. middle: a box in the middle; border: everything around such a box."""
+    keep: Literal["top", "bottom", "left", "right", "middle", "border", "start", "end"] = "top"
+    """What stays of each picture. middle: a box in the middle; border: everything around such a box. Of a sound: start
+    (which top means too), end, middle, border."""
     share: float = 0.5
-    """How much stays, as a share of the height or width (middle, border: of both)."""
+    """How much stays, as a share of the height or width (middle, border: of both), or of a sound's length."""
     mask: str | None = None
     """A black-and-white picture whose white parts are redrawn, instead of `keep`: a square one for the prepared
     pictures, or one of the given pictures' own size."""

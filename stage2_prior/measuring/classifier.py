@@ -1,18 +1,19 @@
-"""Class agreement: whether a classifier of real pictures finds samples to be of the requested class.
+"""Class agreement: whether a classifier of real pictures (or sounds) finds samples to be of the requested class.
 
-Shapes: B pictures, C channels, H W pixels, F features.
+Shapes: B samples, C channels, H W pixels, F features; of sounds T stands for H W.
 """
 
 import json
+import pkgutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from data.media import read_transform
-from data.pictures.config import TransformConfig
+from data.media import Transform, read_transform
 from data.reading.stream import every_sample
 from data.shards.classes import held_to, label_map
 from data.shards.identity import Identity
@@ -20,7 +21,11 @@ from data.shards.index import ShardIndex
 from data.shards.loading import load_index
 from launch.command.checks import named
 from launch.command.cli import UserError
+from stage2_prior.codes.kinds import sample_kind
 from stage2_prior.priors.base import Prior, weights_hash
+
+Classifier = Callable[[np.ndarray], np.ndarray]
+"""The likeliest labels (B,) of samples."""
 
 FEATURE_SIDE = 16
 """Pictures are shrunk to at most this side before they are classified."""
@@ -37,7 +42,7 @@ def features(pixels_BCHW: np.ndarray) -> np.ndarray:
     return x_BChswt.mean(axis=(3, 5)).reshape(len(x_BCHW), -1)
 
 
-def fitted_classifier(label_B: np.ndarray, pixels_BCHW: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def fitted_classifier(label_B: np.ndarray, pixels_BCHW: np.ndarray, _: Any = None) -> Classifier:
     """A support-vector machine with a Gaussian kernel on coarse pictures; it gives pictures' likeliest labels, (B,)."""
     from sklearn.svm import SVC
 
@@ -45,48 +50,85 @@ def fitted_classifier(label_B: np.ndarray, pixels_BCHW: np.ndarray) -> Callable[
     return lambda pixels_BCHW: machine.predict(features(pixels_BCHW))
 
 
-def real_pictures(
-    index: ShardIndex | str, transform: TransformConfig, limit: int, batch_size: int
+def _picture(file: Path, channels: int) -> np.ndarray:
+    pixels_HWC = np.atleast_3d(np.asarray(Image.open(file).convert("L" if channels == 1 else "RGB")))
+    return pixels_HWC.transpose(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Classified:
+    """How samples of one kind are classified."""
+
+    what: str
+    """The classifier in words."""
+    values: Callable[[Any], np.ndarray]
+    """The samples of a batch of the stream, stored as they are: x_BC…."""
+    read: Callable[[Path, int], np.ndarray]
+    """The same of a written sample, x_C…, with that many channels."""
+    fitted: Callable[[np.ndarray, np.ndarray, Any], Classifier]
+    """A classifier fitted to labels (B,) and samples of a transform."""
+
+
+PICTURES = Classified(
+    what="scikit-learn SVC, Gaussian kernel, on pictures of coarse pixels",
+    values=lambda batch: batch.pixels_BCHW.numpy(),
+    read=_picture,
+    fitted=fitted_classifier,
+)
+
+_KINDS = {
+    "pictures": "stage2_prior.measuring.classifier:PICTURES",
+    "sounds": "stage2_prior.measuring.sound_classifier:SOUNDS",
+}
+
+
+def classified(kind: str) -> Classified:
+    """How samples of a kind are classified."""
+    found: Classified = pkgutil.resolve_name(_KINDS[kind])
+    return found
+
+
+def real_samples(
+    index: ShardIndex | str, transform: Transform, limit: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (B,) and pixels (B, C, H, W) uint8 of an index's labelled pictures, at most `limit`, evenly spaced."""
-    labels, pictures = [], []
+    """Labels (B,) and samples, such as uint8 pixels (B, C, H, W), of an index's labelled ones, evenly spaced."""
+    labels, samples, kind = [], [], classified(transform.kind)
     for batch in every_sample(index, transform, batch_size=batch_size, limit=limit):
         labels.append(batch.label_B.numpy())
-        pictures.append(batch.pixels_BCHW.numpy())
-    label_B, pixels_BCHW = np.concatenate(labels), np.concatenate(pictures)
+        samples.append(kind.values(batch))
+    label_B, x_BCHW = np.concatenate(labels), np.concatenate(samples)
     if (label_B < 0).all():
         place = index if isinstance(index, str) else index.path
         raise UserError(f"data={place} has no labels, which class_agreement needs: leave out samples and data")
-    return label_B[label_B >= 0], pixels_BCHW[label_B >= 0]
+    return label_B[label_B >= 0], x_BCHW[label_B >= 0]
 
 
-def sampled_pictures(folder: str, channels: int) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Labels (B,), pixels (B, C, H, W) uint8 and samples.json of a finished sampling."""
+def drawn_samples(folder: str, transform: Transform) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Labels (B,), samples such as pixels (B, C, H, W) uint8, and samples.json of a finished sampling."""
     file = Path(folder) / "samples.json"
     described = json.loads(file.read_text()) if file.exists() else {}
     if not described.get("complete"):
         raise UserError(f"samples={folder} holds no finished samples: run stage2_prior.sample there first, to its end")
-    labels, pictures = [], []
+    labels, samples, suffix = [], [], sample_kind(transform.kind).suffix
     for one in described["classes"]:
         for number in range(one["count"]):
-            image = Image.open(Path(folder) / one["folder"] / f"{number:05d}.png")
-            pixels_HWC = np.atleast_3d(np.asarray(image.convert("L" if channels == 1 else "RGB")))
-            pictures.append(pixels_HWC.transpose(2, 0, 1))
+            file = Path(folder) / one["folder"] / f"{number:05d}{suffix}"
+            samples.append(classified(transform.kind).read(file, transform.channels))
             labels.append(one["label"])
-    return np.array(labels), np.stack(pictures), described
+    return np.array(labels), np.stack(samples), described
 
 
 def agreement(
     samples: str, data: str, held_out: str | None, prior: Prior, limit: int, batch_size: int
 ) -> dict[str, Any]:
-    """class_agreement and real_accuracy, each with its number of pictures, and what the classifier is fitted to.
+    """class_agreement and real_accuracy, each with its number of samples, and what the classifier is fitted to.
 
     `samples` is a folder of stage2_prior.sample, `data` an index of real training pictures, which the classifier is
     fitted to, `held_out` one of other real pictures; of both at most `limit` are read. Classes are those of `prior`, by
     name.
     """
     transform = read_transform(prior.source.transform)
-    requested_B, sampled_BCHW, described = sampled_pictures(samples, transform.channels)
+    requested_B, sampled_BCHW, described = drawn_samples(samples, transform)
     if described["tokenizer"] != prior.source.tokenizer:
         raise UserError(f"samples={samples} are of another tokenizer than the prior's: sample again")
     if described.get("prior_weights") not in (None, weights_hash(prior)):
@@ -98,15 +140,18 @@ def agreement(
     requested_B = np.array([of_label[label] for label in requested_B.tolist()])
     index = load_index(data)
     identity, index = Identity.of(index), held_to(index, classes, f"data={data}", "the prior", print)
-    label_B, pixels_BCHW = real_pictures(index, transform, limit, batch_size)
+    label_B, x_BCHW = real_samples(index, transform, limit, batch_size)
     if unseen := sorted(set(requested_B.tolist()) - set(label_B.tolist())):
         raise UserError(
-            f"data={data} has no pictures of {named([classes[label] for label in unseen])}, which the samples show: "
-            "give the pictures that the prior was trained on, or raise limit"
+            f"data={data} has no {transform.kind} of {named([classes[label] for label in unseen])}, which the samples "
+            f"show: give the {transform.kind} that the prior was trained on, or raise limit"
         )
     if len(set(label_B.tolist())) < 2:
-        raise UserError(f"data={data} has pictures of one class only, which nothing tells apart: leave out data")
-    classifier = fitted_classifier(label_B, pixels_BCHW)
+        raise UserError(
+            f"data={data} has {transform.kind} of one class only, which nothing tells apart: leave out data"
+        )
+    kind = classified(transform.kind)
+    classifier = kind.fitted(label_B, x_BCHW, transform)
     right_B = classifier(sampled_BCHW) == requested_B
     by_class = {
         one["name"]: float(right_B[requested_B == of_label[one["label"]]].mean()) for one in described["classes"]
@@ -115,13 +160,13 @@ def agreement(
         "class_agreement": float(right_B.mean()),
         "class_agreement_by_class": by_class,
         "samples": len(requested_B),
-        "classifier": "scikit-learn SVC, Gaussian kernel, on pictures of coarse pixels",
+        "classifier": kind.what,
         "fitted_to": {"data": identity.brief(), "digest": identity.digest},
     }
     if held_out:
         others = held_to(load_index(held_out), classes, f"held_out={held_out}", "the prior", print)
-        label_B, pixels_BCHW = real_pictures(others, transform, limit, batch_size)
-        results["real_accuracy"] = float((classifier(pixels_BCHW) == label_B).mean())
+        label_B, x_BCHW = real_samples(others, transform, limit, batch_size)
+        results["real_accuracy"] = float((classifier(x_BCHW) == label_B).mean())
         results["real_samples"] = len(label_B)
     return results
 

@@ -98,8 +98,11 @@ def checked_size(samples: str) -> Size:
 def add_distances(config: EvaluateConfig, prior: Prior | None, network: FeatureNetwork, evaluation: Evaluation) -> None:
     """Add the samples' distances from the reference."""
     assert config.samples is not None and config.reference is not None
+    own = read_transform(prior.source.transform) if prior else None
+    if own and not isinstance(own, TransformConfig):
+        raise UserError(f"reference={config.reference} is for pictures, not for {own.kind}: leave it out")
     size, ranks = checked_size(config.samples), evaluation.ranks
-    transform = read_transform(prior.source.transform) if prior else TransformConfig(size=size[0])
+    transform = own or TransformConfig(size=size[0])
     if prior and size != (transform.size,) * 2:
         raise UserError(
             f"samples={config.samples} are of {shown(size)} pixels, the prior's pictures of "

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from data.shards.text import text_lines
@@ -63,8 +62,8 @@ class Subjects:
         """Codes to keep, given_BN, negative where codes are to be drawn; None: all are drawn."""
         return None
 
-    def shown(self, label: int) -> dict[str, Image]:
-        """Pictures saved beside a subject's samples, by name, and shown left of them in the grid."""
+    def shown(self, label: int) -> dict[str, Any]:
+        """Samples saved beside a subject's, by name, and shown left of them in the grid; PIL pictures, for example."""
         return {}
 
 

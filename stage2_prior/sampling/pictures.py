@@ -1,4 +1,4 @@
-"""Sampling into a folder, batch by batch, which any number of ranks can continue.
+"""Sampling pictures (or other samples) into a folder, batch by batch, which any number of ranks can continue.
 
 Shapes: B batch, N codes, h w their grid."""
 
@@ -17,6 +17,7 @@ from launch.command.cli import UserError
 from launch.files.atomic import write_file
 from launch.files.outputs import output
 from launch.ranks.transfer import to_device
+from stage2_prior.codes.kinds import sample_kind
 from stage2_prior.codes.source import code_type
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.sampling import SampleConfig
@@ -65,7 +66,9 @@ class Sampling:
 
     def __init__(self, config: SampleConfig, prior: Prior, subjects: Subjects):
         self.config, self.prior, self.subjects = config, prior, subjects
-        self.out = Path(config.out)
+        self.out, self.kind = Path(config.out), sample_kind(prior.source.kind)
+        if config.npz and self.kind.name != "pictures":
+            raise UserError(f"npz=true is for pictures, but the prior is of {self.kind.name}: leave it out")
         self.weights = weights_hash(prior)
         self.labels, self.folders = self.subjects.labels, self.subjects.folders
         if config.guidance != 1 and not self.subjects.guidable:
@@ -78,7 +81,7 @@ class Sampling:
 
     def path(self, picture: Picture) -> Path:
         """The file of a picture."""
-        return self.out / self.folders[picture.label] / f"{picture.number:05d}.png"
+        return self.out / self.folders[picture.label] / f"{picture.number:05d}{self.kind.suffix}"
 
     def codes_path(self, batch: int) -> Path:
         """The file of a batch's codes."""
@@ -109,10 +112,11 @@ class Sampling:
         """The sampling in a line, for a dry run."""
         missing = sum(len(self.batches[batch]) for batch in self.missing())
         halves = ", both guidance halves" if self.config.guidance != 1 else ""
+        what = self.kind.name
         return (
-            f"{len(self.labels)} {self.subjects.what} × {self.config.count} pictures in {len(self.batches)} batches of "
+            f"{len(self.labels)} {self.subjects.what} × {self.config.count} {what} in {len(self.batches)} batches of "
             f"{self.config.batch_size}, {missing} of them not there yet; {self.prior.kind} prior, "
-            f"{self.prior.source.positions} codes a picture{halves}; to {self.out}"
+            f"{self.prior.source.positions} codes a {what[:-1]}{halves}; to {self.out}"
         )
 
     def begin(self) -> None:
@@ -145,24 +149,25 @@ class Sampling:
         writers.put(idx_Bhw[: len(pictures)], files)
 
     def finish(self, seconds: float, drawn: int) -> None:
-        """Write grid.png, the subjects' pictures, the results and, if requested, samples.npz."""
+        """Write grid.png, the subjects' samples, the results and, if requested, samples.npz."""
         with output(self.out):
             self._show()
-        results: dict[str, Any] = {"pictures": sum(map(len, self.batches)), "complete": True}
+        what = self.kind.name
+        results: dict[str, Any] = {what: sum(map(len, self.batches)), "complete": True}
         if drawn:
-            results |= {"seconds": round(seconds, 3), "pictures_per_second": round(drawn / seconds, 3)}
+            results |= {"seconds": round(seconds, 3), f"{what}_per_second": round(drawn / seconds, 3)}
         write_file(self.out / "samples.json", json.dumps(self.describe() | results, indent=1) + "\n")
 
     def _show(self) -> None:
-        """Write the subjects' pictures, grid.png and, if requested, samples.npz."""
+        """Write the subjects' samples, grid.png and, if requested, samples.npz."""
         for label, folder in self.folders.items():
-            for name, image in self.subjects.shown(label).items():
-                image.save(self.out / folder / f"{name}.png")
+            for name, sample in self.subjects.shown(label).items():
+                sample.save(self.out / folder / f"{name}{self.kind.suffix}")
         columns = range(min(self.config.count, GRID_COLUMNS))
         shown = []
         for label in self.labels[:GRID_ROWS]:
-            samples = (Image.open(self.path(Picture(label, number))) for number in columns)
-            shown.append([*self.subjects.shown(label).values(), *samples])
+            samples = (self.kind.written(self.path(Picture(label, number))) for number in columns)
+            shown.append([*map(self.kind.picture, self.subjects.shown(label).values()), *samples])
         picture_grid(shown).save(self.out / "grid.png")
         if self.config.npz:
             files = [self.path(picture) for batch in self.batches for picture in batch]

@@ -1,4 +1,4 @@
-"""Decoding batches of codes and writing their pictures, while the next batch is drawn.
+"""Decoding batches of codes and writing their pictures (or other samples), while the next batch is drawn.
 
 Threads write the pictures. On a GPU another one decodes them before, on a stream of its own; on a CPU the drawing
 thread does, which has all cores. A batch's codes are written last, so that a batch with codes is complete.
@@ -14,11 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from launch.command.cores import share
@@ -26,6 +25,7 @@ from launch.files.atomic import writing
 from launch.files.outputs import output
 from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.kernels.install import install
+from stage2_prior.codes.kinds import sample_kind
 
 PENDING = 2
 """Batches that wait to be written at most, besides the one that is drawn."""
@@ -35,12 +35,12 @@ MOST_THREADS = 8
 
 
 @torch.inference_mode()
-def decode_pictures(tokenizer: Tokenizer, idx_Bhw: Tensor, batch: int) -> list[Image.Image]:
-    """The pictures of some code grids, at most `batch` decoded at once."""
-    pictures: list[Image.Image] = []
+def decode_samples(tokenizer: Tokenizer, idx_Bhw: Tensor, batch: int) -> list[Any]:
+    """The samples of some code grids, such as PIL pictures, at most `batch` decoded at once."""
+    kind, samples = sample_kind(tokenizer.transform.kind if tokenizer.transform else "pictures"), list[Any]()
     for part_Bhw in idx_Bhw.split(batch):
-        pictures += tokenizer.to_pil(tokenizer.decode(part_Bhw))
-    return pictures
+        samples += kind.decoded(tokenizer, tokenizer.decode(part_Bhw))
+    return samples
 
 
 def as_decoder(
@@ -113,8 +113,8 @@ class Writers:
         self._batches.append(done)
         self._decoding.submit(self._decode_and_save, idx_Bhw, files, drawn, done)
 
-    def _decoded(self, idx_Bhw: Tensor) -> tuple[list[Image.Image], np.ndarray]:
-        return decode_pictures(self.decoder, idx_Bhw, self.decode_batch), idx_Bhw.cpu().numpy()
+    def _decoded(self, idx_Bhw: Tensor) -> tuple[list[Any], np.ndarray]:
+        return decode_samples(self.decoder, idx_Bhw, self.decode_batch), idx_Bhw.cpu().numpy()
 
     def _decode_and_save(self, idx_Bhw: Tensor, files: Files, drawn: torch.cuda.Event, done: Future[None]) -> None:
         """In the decoding thread: on its stream, after the codes are drawn."""
@@ -127,18 +127,18 @@ class Writers:
             done.set_exception(error)
 
     def _save(
-        self, images: list[Image.Image], codes_Bhw: np.ndarray, files: Files, done: Future[None] | None = None
+        self, samples: list[Any], codes_Bhw: np.ndarray, files: Files, done: Future[None] | None = None
     ) -> Future[None]:
         """Let the threads write a batch; what is returned is done when its codes are written."""
-        done, left, lock = done or Future(), len(images), threading.Lock()
+        done, left, lock = done or Future(), len(samples), threading.Lock()
 
-        def save(image: Image.Image, path: Path) -> None:
+        def save(sample: Any, path: Path) -> None:
             nonlocal left
             if self._failed or done.done():
                 return
             try:
                 with output(files.folder):
-                    image.save(path)
+                    sample.save(path)
                 with lock:
                     left -= 1
                     if left:
@@ -151,6 +151,6 @@ class Writers:
                     if not done.done():
                         done.set_exception(error)
 
-        for image, path in zip(images, files.pictures, strict=True):
-            self._savers.submit(save, image, path)
+        for sample, path in zip(samples, files.pictures, strict=True):
+            self._savers.submit(save, sample, path)
         return done

@@ -14,7 +14,7 @@ from stage1_tokenizer.tokenizer.pil import as_batch
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.base import Prior
 from stage2_prior.sampling.pictures import Picture, sample_codes
-from stage2_prior.sampling.writing import decode_pictures
+from stage2_prior.sampling.writing import decode_samples
 
 NONE = "no class"
 SIDE = 384
@@ -67,7 +67,7 @@ class Demo:
         drawing = Drawing(guidance=guidance, temperature=temperature)
         pictures = [Picture(label, number) for number in range(int(count))]
         idx_Bhw = sample_codes(self.prior, pictures, int(seed), drawing)
-        return [_large(picture, 192) for picture in decode_pictures(self.tokenizer, idx_Bhw, 16)]
+        return [_large(picture, 192) for picture in decode_samples(self.tokenizer, idx_Bhw, 16)]
 
 
 def _large(picture: Any, side: int = SIDE) -> Any:

@@ -32,7 +32,7 @@ from stage1_tokenizer.measuring.features import load_network
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import FEED_FORWARD_MULTIPLE
 from stage2_prior.config.training import PriorTrainConfig
-from stage2_prior.measuring.classifier import fitted_classifier, real_pictures
+from stage2_prior.measuring.classifier import fitted_classifier, real_samples
 from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.training.loop import build, evaluate, train_step
 from tests.benchmarks.peer_steps import importable
@@ -147,8 +147,8 @@ class PriorEntrant:
                 keys = [f"{number}/{k}" for k in range(len(part_BCHW))]
                 sums.add(network(part_BCHW.to(race.device)), keys)
             sets.append(sums.result(self.run.sum, self.run.gather))
-        fitted = real_pictures(race.data, transform, FITTED, 50)
-        classifier, test = fitted_classifier(*fitted), real_pictures(race.held_out, transform, 1000, 50)
+        fitted = real_samples(race.data, transform, FITTED, 50)
+        classifier, test = fitted_classifier(*fitted), real_samples(race.held_out, transform, 1000, 50)
         return figures(network, *sets) | {
             "class_agreement": float((classifier(pixels_BCHW.numpy()) == label_B.numpy()).mean()),
             "real_accuracy": float(np.mean(classifier(test[1]) == test[0])),

@@ -13,7 +13,7 @@ from data.pictures.config import TransformConfig
 from launch.command.cli import UserError
 from stage1_tokenizer.measuring.results import report
 from stage2_prior.config.evaluation import EvaluateConfig
-from stage2_prior.measuring.classifier import features, fitted_classifier, real_pictures
+from stage2_prior.measuring.classifier import features, fitted_classifier, real_samples
 from stage2_prior.measuring.evaluation import evaluate
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.build import load_prior
@@ -110,7 +110,7 @@ def test_agreement_counts_the_samples_that_show_their_class(coded: Coded, traine
     for one in described["classes"]:
         one["count"] = 3
     (tmp_path / "samples.json").write_text(json.dumps(described))
-    label_B, pixels_BCHW = real_pictures(coded.held_out, TransformConfig(size=16, channels=1), 100, 8)
+    label_B, pixels_BCHW = real_samples(coded.held_out, TransformConfig(size=16, channels=1), 100, 8)
     for one in described["classes"]:
         (tmp_path / one["folder"]).mkdir()
         for number in range(3):
@@ -126,8 +126,8 @@ def test_agreement_counts_the_samples_that_show_their_class(coded: Coded, traine
 @pytest.mark.slow
 def test_the_classifier_knows_real_digits():
     transform = TransformConfig(size=32, channels=1, fit="pad", background=0)
-    classifier = fitted_classifier(*real_pictures(str(MNIST / "train.json"), transform, 10_000, 256))
-    label_B, pixels_BCHW = real_pictures(str(MNIST / "held_out.json"), transform, 10_000, 256)
+    classifier = fitted_classifier(*real_samples(str(MNIST / "train.json"), transform, 10_000, 256))
+    label_B, pixels_BCHW = real_samples(str(MNIST / "held_out.json"), transform, 10_000, 256)
     assert (classifier(pixels_BCHW) == label_B).mean() >= 0.95
 
 

@@ -82,7 +82,7 @@ def test_a_wrong_number_of_texts_is_refused(tmp_path: Path) -> None:
 )
 def test_what_of_a_picture_is_kept(keep: str, kept: set[tuple[int, int]]) -> None:
     config = InpaintConfig(prior="", tokenizer="", out="", given="x", keep=keep, share=0.25)  # type: ignore[arg-type]
-    assert {tuple(place) for place in (~hole(config, 8)).nonzero().tolist()} == kept
+    assert {tuple(place) for place in (~hole(config, (8, 8))).nonzero().tolist()} == kept
 
 
 def test_given_files_have_the_sizes_of_upright_pictures(tmp_path: Path) -> None:

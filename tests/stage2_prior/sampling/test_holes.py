@@ -77,7 +77,7 @@ def test_what_is_given_stays_and_the_rest_is_drawn(kind: str, keep: str, coded: 
     assert tokenizer.transform is not None
     batch = next(every_sample(coded.held_out, tokenizer.transform, batch_size=4, limit=4))
     idx_4N = tokenizer.encode(to_float(batch.pixels_BCHW)).flatten(1)
-    open_N = load_prior(config.prior).open_codes(hole(config, 16))
+    open_N = load_prior(config.prior).open_codes(hole(config, (16, 16)))
     found_8N = drawn_codes(tmp_path / "out")
     assert torch.equal(found_8N[:, ~open_N], idx_4N.repeat(2, 1)[:, ~open_N])
     changed_8N = found_8N[:, open_N] != idx_4N.repeat(2, 1)[:, open_N]
@@ -87,7 +87,7 @@ def test_what_is_given_stays_and_the_rest_is_drawn(kind: str, keep: str, coded: 
     assert (wide, high) == (4 * 16 + 3 * 2, 4 * 16 + 3 * 2), "picture, hole and two results for each of four"
     hole_HW = np.asarray(Image.open(next((tmp_path / "out").glob("0000 */hole.png"))))
     shown = np.asarray(Image.open(tmp_path / "out" / "grid.png")).astype(int)
-    inside = hole(config, 16).numpy()
+    inside = hole(config, (16, 16)).numpy()
     assert np.array_equal(shown[:16, :16], batch.pixels_BCHW[0, 0].numpy())
     assert np.array_equal(shown[:16, 18:34], hole_HW)
     assert np.array_equal(hole_HW[~inside], shown[:16, :16][~inside]) and set(hole_HW[inside].tolist()) == {191}
@@ -152,13 +152,13 @@ def test_parts_of_codes_open_where_the_hole_touches_them():
 
     def opened(prior: type[Prior], **shape: Any) -> list[bool]:
         stand_in: Any = SimpleNamespace(source=replace(SOURCE, **shape))
-        return prior.open_codes(stand_in, hole(config, 12)).tolist()
+        return prior.open_codes(stand_in, hole(config, (12, 12))).tolist()
 
     assert opened(MaskedPrior, grid=(2, 3)) == [False, True, True] * 2, "the middle one lies half in it"
     assert opened(DepthPrior, grid=(2, 3), codebooks=2) == [False, True, True] * 4
     assert opened(MultiscalePrior, grid=(3, 3), scales=(1, 3)) == [False] + [False, False, True] * 3
     for keep in ("top", "bottom", "left", "right", "middle", "border"):
-        share = (~hole(replace(config, keep=keep), 12)).float().mean().item()  # type: ignore[arg-type]
+        share = (~hole(replace(config, keep=keep), (12, 12))).float().mean().item()  # type: ignore[arg-type]
         assert share == {"middle": 0.25, "border": 0.75}.get(keep, 0.5)
 
 
@@ -189,6 +189,6 @@ def test_an_index_of_codes_is_no_set_of_given_pictures(coded: Coded, tmp_path: P
 def test_codes_without_a_place_are_refused():
     config = InpaintConfig(prior="", tokenizer="", out="", given="x")
     with pytest.raises(UserError, match="have no place in the picture"):
-        open_codes(hole(config, 12), tiny_prior(source=replace(SOURCE, grid=(12,))))
+        open_codes(hole(config, (12, 12)), tiny_prior(source=replace(SOURCE, grid=(12,))))
     with pytest.raises(ValueError, match=r"share=1\.0 is out of range: set it to a number in \(0, 1\)"):
         replace(config, share=1.0)

@@ -16,7 +16,7 @@ from PIL import Image
 from launch.command.file_errors import OutputError
 from stage1_tokenizer import Tokenizer
 from stage2_prior.sampling import writing
-from stage2_prior.sampling.writing import PENDING, Files, Writers, as_decoder, decode_pictures
+from stage2_prior.sampling.writing import PENDING, Files, Writers, as_decoder, decode_samples
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.tiny import CODES
 
@@ -43,7 +43,7 @@ def check(folder: Path, batches: int, tokenizer: Tokenizer, device: str = "cpu")
     for batch in range(batches):
         idx_Bhw, there = codes(batch, device), files(folder, batch)
         assert np.load(there.codes).dtype == np.uint16 and np.array_equal(np.load(there.codes), idx_Bhw.cpu())
-        for path, picture in zip(there.pictures, decode_pictures(tokenizer, idx_Bhw, 2), strict=True):
+        for path, picture in zip(there.pictures, decode_samples(tokenizer, idx_Bhw, 2), strict=True):
             assert np.array_equal(np.asarray(Image.open(path)), np.asarray(picture))
 
 
@@ -86,7 +86,7 @@ def test_on_a_gpu_a_thread_decodes_on_a_stream_after_the_draw(
     check(tmp_path, 3, tokenizer)
     assert [what for what, thread in met if thread == ""] == ["drawn", "kept"] * 3
     assert [what for what, thread in met if thread == "decode"] == ["on the stream", "waited for"] * 3
-    monkeypatch.setattr(writing, "decode_pictures", lambda *_: 1 / 0)
+    monkeypatch.setattr(writing, "decode_samples", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), Writers(tokenizer, 2, torch.device("cuda")) as writers:
         writers.put(codes(0), files(tmp_path, 0))
 
@@ -170,7 +170,7 @@ def test_bf16_decodes_a_copy_in_bf16_on_gpus_alone(tokenizer: Tokenizer, monkeyp
     kernels = [weight for weight in decoder.decoder.parameters() if weight.ndim == 4 and weight.shape[2] > 1]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
     exact, half = (
-        np.stack([np.asarray(picture).astype(int) for picture in decode_pictures(each, codes(0), 3)])
+        np.stack([np.asarray(picture).astype(int) for picture in decode_samples(each, codes(0), 3)])
         for each in (tokenizer, decoder)
     )
     difference = np.abs(exact - half)
