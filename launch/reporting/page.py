@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,12 @@ RUNS = {
     "prior-run-masked": "Stage two: masked prior",
 }
 SAMPLES = {"samples": "Samples by class", "samples-masked": "Samples of the masked prior by class"}
-MOST_CLASSES, PICTURES_A_CLASS = 40, 10
+MOST_CLASSES, PICTURES_A_CLASS, SOUNDS_A_CLASS = 40, 10, 4
+CLIPS = 6
+"""Held-out sounds that are shown with their reconstructions."""
+
+TYPES = {".png": "image/png", ".flac": "audio/flac"}
+"""Of files that are embedded."""
 
 SHARES = ("codebook_usage", "class_agreement", "real_accuracy")
 
@@ -62,6 +68,7 @@ def write(source: Path, out: Path | None = None) -> Path:
         runs=runs,
         counts=counts if isinstance(counts, list) else [],
         reconstructions=embedded(source / "evaluation" / "reconstructions.png"),
+        clips=clips(source / "evaluation" / "sounds"),
         samples={title: samples(source / name) for name, title in SAMPLES.items()},
         origin={**runs[0]["origin"], **figures},
         written=now(),
@@ -146,17 +153,49 @@ def duration(seconds: float) -> str:
 
 
 def samples(source: Path) -> dict[str, Any]:
-    """Sampled pictures by class; the grid picture alone where there are none by class."""
+    """Sampled pictures or sounds by class; the grid picture alone where there are none by class."""
     described = read_json(source / "samples.json").get("classes") or [
         {"name": path.name, "folder": path.name} for path in sorted(source.glob("*"), key=natural) if path.is_dir()
     ]
     classes = {}
     for one in described[:MOST_CLASSES]:
         files = sorted((source / one["folder"]).glob("*.png"), key=natural)[:PICTURES_A_CLASS]
+        sounds = [file for file in files if file.with_suffix(".flac").is_file()][:SOUNDS_A_CLASS]
         if files:
-            classes[one["name"]] = [embedded(file) for file in files]
+            classes[one["name"] or one["folder"]] = [shown_sample(file) for file in sounds or files]
     grid = "" if classes else embedded(source / "grid.png")
     return {"classes": classes, "more": len(described) - MOST_CLASSES if classes else 0, "grid": grid}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sample on the page: data URLs of its picture, and of a sound also of itself."""
+
+    picture: str
+    sound: str = ""
+    title: str = ""
+
+
+def shown_sample(file: Path, title: str = "") -> Shown:
+    """The sample whose picture is `file`; a sound of the same name lies beside it."""
+    return Shown(embedded(file), embedded(file.with_suffix(".flac")), title)
+
+
+def clips(source: Path) -> list[list[Shown]]:
+    """Sounds and their reconstructions in a folder, as stage1_tokenizer.evaluate names them; a list for each clip.
+
+    NN-original, NN-books-G with the first G codebooks, and NN with all.
+    """
+    found = []
+    for original in sorted(source.glob("*-original.png"))[:CLIPS]:
+        number = original.name.removesuffix("-original.png")
+        fewer = sorted(source.glob(f"{number}-books-*.png"), key=lambda file: natural(Path(file.stem.split("-")[-1])))
+        row = [shown_sample(original, "original")]
+        for file in fewer:
+            count = file.stem.split("-")[-1]
+            row.append(shown_sample(file, f"{count} codebook{'s' if count != '1' else ''}"))
+        found.append([*row, shown_sample(source / f"{number}.png", "all codes")])
+    return found
 
 
 def natural(path: Path) -> tuple[int, str]:
@@ -166,16 +205,17 @@ def natural(path: Path) -> tuple[int, str]:
 
 
 def embedded(path: Path) -> str:
-    """A picture file as a data URL; empty where there is none."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
+    """A picture or sound file as a data URL; empty where there is none."""
+    start = f"data:{TYPES[path.suffix]};base64,"
+    return start + base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested dictionaries as dotted names; lists longer than a few numbers are left out."""
+    """Nested dictionaries as dotted names; lists longer than a few numbers, and of dictionaries, are left out."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from flat(item, f"{prefix}.{name}" if prefix else name)
-    elif not isinstance(value, list) or len(value) <= 4:
+    elif not isinstance(value, list) or (len(value) <= 4 and not any(isinstance(item, dict) for item in value)):
         yield prefix, value
 
 

@@ -1,7 +1,7 @@
 """The pipeline as a list: which command makes what. launch.stages.runner runs it, launch.report reads its output.
 
 OUT/tokenizer-run/   stage one's run folder          OUT/evaluation/tokenizer.json, reconstructions.png
-OUT/tokenizer/       the released tokenizer           OUT/evaluation/prior.json
+OUT/tokenizer/       the released tokenizer           OUT/evaluation/sounds/ of sounds; OUT/evaluation/prior.json
 OUT/codes/{train,held_out}/   code shards             OUT/samples/   pictures, grid.png
 OUT/prior-run/       stage two's run folder           OUT/stages/*.json   what was done, with which options
 OUT/metrics.json     all figures                      OUT/report.html
@@ -11,18 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from launch.command.checks import at_least
 from launch.command.cli import UserError
+from launch.files.inputs import settings_of
 from launch.stages.resources import Resources
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds the packages, the recipes and the sample sets."""
 
-SAMPLE_SETS = ("mnist", "emoji")
+SAMPLE_SETS = ("mnist", "emoji", "speech")
 
-SHORT_STEPS = 20
+LICENCES = {"speech": "cc-by-sa-3.0"}
+"""Of tokenizers of sample sets whose data ask for the same licence; else apache-2.0."""
+
+SHORT_STEPS, SOUNDS_SHOWN = 20, 8
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class PipelineConfig:
     """Run the whole pipeline on one machine: tokenizer, release, codes, prior, samples, evaluations, report."""
 
     data: str = "mnist"
-    """The sample set, mnist or emoji; also names the default of recipe, train and held_out."""
+    """The sample set, mnist, emoji or speech; also names the default of recipe, train and held_out."""
     processes: int = 1
     """Ranks of the stages that can share their work."""
     out: str | None = None
@@ -38,11 +43,11 @@ class PipelineConfig:
     recipe: str | None = None
     """Folder with tokenizer.yaml and prior.yaml; null: launch/recipes/DATA."""
     train: str | None = None
-    """Index of the training pictures; null: the sample set's."""
+    """Index of the training samples; null: the sample set's."""
     held_out: str | None = None
-    """Index of the held-out pictures; null: the sample set's."""
+    """Index of the held-out samples; null: the sample set's."""
     count: int = 50
-    """Pictures sampled of each class."""
+    """Samples drawn of each class."""
     masked: bool = False
     """Train a masked prior over the same codes too; its samples stand beside the other's in the report."""
     short: bool = False
@@ -69,9 +74,15 @@ class PipelineConfig:
         return Path(self.recipe) if self.recipe else _shipped("launch", "recipes", self.data)
 
     def index(self, part: str) -> Path:
-        """The picture index of `train` or `held_out`."""
+        """The index of `train` or `held_out`."""
         given = self.train if part == "train" else self.held_out
         return Path(given) if given else _shipped("data", "samples", self.data, f"{part}.json")
+
+    @cached_property
+    def kind(self) -> str:
+        """Kind of the samples, as the training index says."""
+        index = self.index("train")
+        return str(settings_of(index).get("kind", "pictures")) if index.suffix == ".json" else "pictures"
 
 
 def _shipped(*parts: str) -> Path:
@@ -150,6 +161,9 @@ def _first(config: PipelineConfig) -> list[Stage]:
     out, train, held_out = config.folder, config.index("train"), config.index("held_out")
     recipe, run, tokenizer = config.recipe_folder / "tokenizer.yaml", out / "tokenizer-run", out / "tokenizer"
     figures, pictures = out / "evaluation" / "tokenizer.json", out / "evaluation" / "reconstructions.png"
+    shown = {"pictures": pictures}
+    if config.kind == "sounds":
+        shown |= {"sounds": out / "evaluation" / "sounds", "picture_count": SOUNDS_SHOWN}
     short = {"steps": SHORT_STEPS, "evaluate_samples": 64, "run__log_every": 5} if config.short else {}
     return [
         Stage(
@@ -165,14 +179,14 @@ def _first(config: PipelineConfig) -> list[Stage]:
             "release",
             "release the tokenizer",
             "stage1_tokenizer.release",
-            _options(run=run, out=tokenizer, licence="apache-2.0"),
+            _options(run=run, out=tokenizer, licence=LICENCES.get(config.data, "apache-2.0")),
             makes=(tokenizer / "model.safetensors",),
         ),
         Stage(
             "tokenizer-evaluation",
-            "evaluate the tokenizer on held-out pictures",
+            f"evaluate the tokenizer on held-out {config.kind}",
             "stage1_tokenizer.evaluate",
-            _options(tokenizer=tokenizer, data=held_out, out=figures, pictures=pictures),
+            _options(tokenizer=tokenizer, data=held_out, out=figures, **shown),
             makes=(figures, pictures),
             reads=(held_out,),
         ),
@@ -183,7 +197,7 @@ def _codes(config: PipelineConfig, part: str, title: str) -> Stage:
     index, codes = config.index(part), config.folder / "codes" / part
     return Stage(
         f"codes-{part}",
-        f"encode the {title} pictures",
+        f"encode the {title} {config.kind}",
         "stage2_prior.encode",
         _options(tokenizer=config.folder / "tokenizer", data=index, out=codes),
         makes=(codes / "index.json",),
@@ -202,6 +216,7 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
     short = {"steps": SHORT_STEPS, "run__log_every": 5} if config.short else {}
     count = 2 if config.short else config.count
     own = {"config": sampling} if sampling.is_file() else {"guidance": 3}
+    distances = {} if config.kind == "sounds" else {"reference": held_out}
     return [
         Stage(
             f"prior{suffix}",
@@ -214,7 +229,7 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
         ),
         Stage(
             f"samples{suffix}",
-            f"sample {count} pictures of each class",
+            f"sample {count} {config.kind} of each class",
             "stage2_prior.sample",
             _options(**own, prior=run, tokenizer=tokenizer, out=samples, count=count),
             makes=(samples / "grid.png",),
@@ -231,7 +246,7 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
                 samples=samples,
                 data=train,
                 held_out=held_out,
-                reference=held_out,
+                **distances,
                 out=figures,
             ),
             makes=(figures,),

@@ -34,7 +34,8 @@ def save_sounds(
     """Write `count` clips of an index, evenly spaced, and the reconstructions of each.
 
     Into `folder`, if there is one: NN-original.flac, NN-books-G.flac for each of `books` (the first G codebooks), and
-    NN.flac with all of them; to `picture`, a PNG, their spectrograms in rows of the same order.
+    NN.flac with all of them, each with its spectrogram as a PNG; to `picture`, a PNG, their spectrograms in rows of the
+    same order.
     """
     transform = tokenizer.transform
     assert isinstance(transform, SoundConfig), "trained and released tokenizers have a transform"
@@ -53,6 +54,8 @@ def save_sounds(
                 if folder is not None:
                     flac = encode(samples_CT, transform.sample_rate, "flac")
                     write_file(folder / f"{len(rows):02d}{name}.flac", flac)
+                    with writing(folder / f"{len(rows):02d}{name}.png") as file:
+                        Image.fromarray(spectrograms([[samples_CT]])).save(file, format="PNG")
                 shown.append(samples_CT)
             rows.append(shown)
     with writing(picture) as file:

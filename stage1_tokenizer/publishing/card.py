@@ -3,6 +3,7 @@
 Priors' cards share `Publication`, `about_training` and `metadata`.
 """
 
+import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from data.media import Transform
 from data.shards.identity import name_of
+from data.sounds.config import SoundConfig
 from launch.files.places import place_name, without_places
 from launch.files.templates import render
 from stage1_tokenizer.publishing.sets import index_of, is_recorded, set_of
@@ -19,7 +22,8 @@ from stage1_tokenizer.publishing.standalone import snippet
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import OpenedRun
 
-PICTURES = "reconstructions.png"
+PICTURES, SOUNDS = "reconstructions.png", "sounds"
+"""In a release: a picture of samples and their reconstructions, and of sounds a folder with them."""
 
 SHOWN = {
     "samples": "pictures measured",
@@ -30,6 +34,13 @@ SHOWN = {
     "codebook_usage": "share of the codes used",
     "perplexity": "perplexity of the codes",
     "bits_per_pixel": "bits per pixel",
+    "mel_distance": "mel distance",
+    "stft_distance": "STFT distance",
+    "si_sdr": "SI-SDR (dB)",
+    "stoi": "STOI",
+    "estoi": "ESTOI",
+    "pesq": "PESQ",
+    "bits_per_second": "bits per second",
 }
 
 
@@ -55,11 +66,17 @@ def write_card(
     pictures: str | None,
     discriminator: bool,
 ) -> None:
-    """Write a released tokenizer's card; `pictures` names the set of its pictures, if it has any."""
+    """Write a released tokenizer's card; `pictures` names the set of its pictures or sounds, if it has any."""
     measured, tokenizer = metrics["measured"], opened.tokenizer
-    transform = opened.config["data"]["transform"]
+    transform: Any = tokenizer.transform
+    of_sounds = isinstance(transform, SoundConfig)
+    known: dict[str, Any] = {key: getattr(transform, key, None) for key in ("channels", "fit", "resize")}
+    if of_sounds:
+        known |= {key: getattr(transform, key) for key in ("sample_rate", "loudness")}
+        known |= {key: metrics.get(key) for key in ("bits_per_second", "by_books")}
+        known |= {"books": tokenizer.codebooks, **players(path.parent / SOUNDS)}
     text = render(
-        "card_tokenizer.md",
+        "card_sounds.md" if of_sounds else "card_tokenizer.md",
         metadata=_metadata(publication, opened, metrics),
         name=publication.name,
         place=publication.place,
@@ -68,17 +85,41 @@ def write_card(
         pictures=pictures,
         pictures_file=PICTURES,
         discriminator=discriminator,
-        **about_tokenizer(tokenizer, transform["size"]),
-        **{key: transform[key] for key in ("channels", "fit", "resize")},
+        **about_tokenizer(tokenizer, transform),
+        **known,
         **about_training(opened.folder, opened.config, opened.origin, opened.step),
         figures=[(title, metrics[key]) for key, title in SHOWN.items() if key in metrics],
         by=measured.get("by", "stage1_tokenizer.evaluate"),
         held_out=name_of(measured["data"]) if measured.get("data") else "no set",
-        subset=measured.get("subset", f"{metrics.get('samples')} pictures"),
+        subset=measured.get("subset", f"{metrics.get('samples')} {transform.kind}"),
         method=measured.get("pictures", "as metrics.json says"),
         lpips=measured.get("lpips", "not measured"),
     )
     path.write_text(text)
+
+
+def players(folder: Path) -> dict[str, Any]:
+    """The sounds of a folder (stage1_tokenizer.measuring.sounds_shown) for a card: title and address of each, by clip.
+
+    The addresses hold the sounds themselves, so that a card plays them wherever it is shown.
+    """
+    clips: dict[str, list[tuple[str, str]]] = {}
+    for file in sorted(folder.glob("*.flac"), key=lambda file: (file.stem[:2], _place(file.stem[2:]))):
+        address = "data:audio/flac;base64," + base64.b64encode(file.read_bytes()).decode()
+        clips.setdefault(file.stem[:2], []).append((_title(file.stem[2:]), address))
+    return {"sounds": list(clips.values()), "titles": [title for title, _ in next(iter(clips.values()), [])]}
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Where a sound comes among those of its clip: the original, then by number of codebooks."""
+    count = name.removeprefix("-books-")
+    return (0, 0) if name == "-original" else (1, int(count)) if count.isdecimal() else (2, 0)
+
+
+def _title(name: str) -> str:
+    count = name.removeprefix("-books-")
+    books = f"{count} codebook{'s' if count != '1' else ''}" if count.isdecimal() else "all codes"
+    return "original" if name == "-original" else books
 
 
 @dataclass(frozen=True)
@@ -103,23 +144,35 @@ class Origin:
 def write_converted_card(path: Path, name: str, tokenizer: Tokenizer, origin: Origin) -> None:
     """Write a converted tokenizer's card: its origin, its use, and what isn't known about it."""
     assert tokenizer.transform is not None
-    tags = ["image-tokenizer", "vector-quantization"]
+    tags = [f"{_medium(tokenizer.transform)}-tokenizer", "vector-quantization"]
     text = render(
         "card_converted.md",
         metadata=metadata(origin.licence, name, library_name="vqloom", tags=tags),
         name=name,
         origin=origin,
         snippet=snippet(tokenizer, name),
-        **about_tokenizer(tokenizer, tokenizer.transform.size),
+        **about_tokenizer(tokenizer, tokenizer.transform),
     )
     path.write_text(text)
 
 
-def about_tokenizer(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
-    """A tokenizer's facts for its card."""
-    grid, codes = "×".join(map(str, tokenizer.codes_shape(size))), tokenizer.codebook_size
+def _medium(transform: Transform) -> str:
+    """What the Hub's tags call a transform's samples."""
+    return "audio" if isinstance(transform, SoundConfig) else "image"
+
+
+def about_tokenizer(tokenizer: Tokenizer, transform: Any) -> dict[str, Any]:
+    """A tokenizer's facts for its card, with samples of a transform."""
+    grid, codes = "×".join(map(str, tokenizer.codes_shape(transform.sizes))), tokenizer.codebook_size
+    if isinstance(transform, SoundConfig):
+        seconds, channels = transform.length / transform.sample_rate, "mono" if transform.channels == 1 else "stereo"
+        sample = f"{seconds:.4g} s ({transform.length} samples at {transform.sample_rate} Hz, {channels})"
+    else:
+        sample = f"{transform.size}×{transform.size} pixels"
     return {
-        "size": size,
+        "kind": transform.kind,
+        "sample": sample,
+        "size": getattr(transform, "size", None),
         "stride": tokenizer.stride,
         "has_codes": bool(codes),
         "codes": f"{grid} codes out of {codes}" if codes else f"{grid} Gaussian latents",
@@ -154,10 +207,11 @@ def metadata(licence: str | None, name: str, **values: Any) -> str:
 
 
 def _metadata(publication: Publication, opened: OpenedRun, metrics: dict[str, Any]) -> str:
+    medium = _medium(opened.tokenizer.transform) if opened.tokenizer.transform else "image"
     data = metrics["measured"].get("data") or set_of(opened.folder, opened.config, "index")
     results = [
         EvalResult(
-            task_type="image-to-image",
+            task_type=f"{medium}-to-{medium}",
             task_name="reconstruction",
             dataset_type=re.sub(r"[^\w.-]+", "-", name_of(data)),
             dataset_name=name_of(data),
@@ -165,14 +219,14 @@ def _metadata(publication: Publication, opened: OpenedRun, metrics: dict[str, An
             metric_name=SHOWN[key],
             metric_value=round(metrics[key], 6),
         )
-        for key in ("psnr", "ssim", "lpips", "rfid")
+        for key in ("psnr", "ssim", "lpips", "rfid", "mel_distance", "si_sdr", "stoi")
         if key in metrics
     ]
     return metadata(
         publication.licence,
         publication.name,
         library_name="transformers",
-        tags=["vqloom", "image-tokenizer", "vector-quantization", "vqgan", "custom_code"],
+        tags=["vqloom", f"{medium}-tokenizer", "vector-quantization", "vqgan", "custom_code"],
         metrics=[key for key in SHOWN if key in metrics and key != "samples"],
         model_name=publication.name,
         eval_results=results or None,

@@ -5,19 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from data.shards.identity import Identity, set_name
+from data.sounds.config import SoundConfig
 from launch.command.cli import UserError
 from launch.files.atomic import new_folder
 from launch.files.places import without_places
 from stage1_tokenizer.foreign import discriminator as carried
 from stage1_tokenizer.measuring.side_by_side import save_pictures
-from stage1_tokenizer.publishing.card import PICTURES, Publication, write_card
+from stage1_tokenizer.measuring.sound_metrics import definitions
+from stage1_tokenizer.measuring.sound_scores import levels
+from stage1_tokenizer.measuring.sounds_shown import save_sounds
+from stage1_tokenizer.publishing.card import PICTURES, SOUNDS, Publication, write_card
 from stage1_tokenizer.publishing.folder import CARD, METRICS, check_release, given_figures, is_figure, own_figures
 from stage1_tokenizer.publishing.sets import index_of, set_of
 from stage1_tokenizer.publishing.standalone import try_out, write_model_files
 from stage1_tokenizer.tokenizer.opening import OpenedRun, open_run, saved_network
 
-SHOWN = 8
-"""Pictures with their reconstructions in the card."""
+SHOWN, SOUNDS_SHOWN = 8, 3
+"""Pictures, or sounds, with their reconstructions in the card."""
 
 
 def release_tokenizer(
@@ -56,18 +60,24 @@ def _add_discriminator(part: Path, opened: OpenedRun) -> None:
 
 
 def _add_pictures(part: Path, opened: OpenedRun, metrics: dict[str, Any]) -> str | None:
-    """Pictures with their reconstructions; the name of the set they are from, None if no set of the run is there.
+    """Samples with their reconstructions; the name of the set they are from, None if no set of the run is there.
 
     That of the figures is preferred.
     """
-    if opened.tokenizer.config.spatial_dims != 2:
+    tokenizer = opened.tokenizer
+    of_sounds = isinstance(tokenizer.transform, SoundConfig)
+    if tokenizer.config.spatial_dims != (1 if of_sounds else 2):
         return None
     found = [index for name in ("held_out", "index") if (index := index_of(opened.config, name)) and not index.remote]
     measured = metrics["measured"].get("data")
     found.sort(key=lambda index: Identity.of(index).brief() != measured)
     if not found:
         return None
-    save_pictures(part / PICTURES, opened.tokenizer, found[0], SHOWN)
+    if of_sounds:
+        books = tuple(levels(tokenizer)[:-1])
+        save_sounds(part / SOUNDS, part / PICTURES, tokenizer, found[0], SOUNDS_SHOWN, books)
+    else:
+        save_pictures(part / PICTURES, tokenizer, found[0], SHOWN)
     return set_name(found[0])
 
 
@@ -81,13 +91,20 @@ def _figures(path: str | None, opened: OpenedRun) -> dict[str, Any]:
         )
         return dict(without_places(given))
     figures, config = own_figures(opened.folder, opened.step), opened.config
-    limit = config.get("evaluate_samples")
+    limit, transform = config.get("evaluate_samples"), opened.tokenizer.transform
+    what = transform.kind if transform else "pictures"
+    if isinstance(transform, SoundConfig):
+        how: dict[str, Any] = {"metrics": definitions(transform.sample_rate)}
+    else:
+        how = {
+            "pictures": "clamped and rounded to 8 bits, data range 255; every picture once, mean over pictures",
+            "lpips": f"{config['loss']['perceptual']['net']}, version 0.1",
+        }
     measured = {
         "by": "the training run's last evaluation, of averaged weights" if figures else "nothing: not measured",
         "data": set_of(opened.folder, config, "held_out"),
-        "subset": "all pictures" if limit is None else f"at most {limit} pictures, evenly spaced",
-        "pictures": "clamped and rounded to 8 bits, data range 255; every picture once, mean over pictures",
-        "lpips": f"{config['loss']['perceptual']['net']}, version 0.1",
+        "subset": f"all {what}" if limit is None else f"at most {limit} {what}, evenly spaced",
+        **how,
         "transform": config["data"]["transform"],
         "fingerprint": fingerprint,
         **{name: opened.origin.get(name) for name in ("commit", "hardware", "versions", "date")},

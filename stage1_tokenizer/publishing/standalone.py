@@ -48,14 +48,14 @@ torch.save({{"x": x, "codes": codes, "y": y}}, sys.argv[1])
 def snippet(tokenizer: Tokenizer, name: str) -> str:
     """Code that loads a released folder or repository with transformers alone, and uses it."""
     assert tokenizer.transform is not None
-    config, size = tokenizer.config, tokenizer.transform.size
-    sides = [size] * config.spatial_dims
+    config, sides = tokenizer.config, tokenizer.transform.sizes
+    size = "×".join(map(str, sides)) + " samples" * (config.spatial_dims == 1)
     return render(
         "card_code.md",
         name=name,
         shape=", ".join(map(str, [1, config.in_channels, *sides])),
-        axes=f"batch, channel{'s' if config.in_channels > 1 else ''}, then {'×'.join(map(str, sides))}",
-        codes="×".join(map(str, [1, *tokenizer.codes_shape(size)])) if tokenizer.codebook_size else "",
+        axes=f"batch, channel{'s' if config.in_channels > 1 else ''}, then {size}",
+        codes="×".join(map(str, [1, *tokenizer.codes_shape(sides)])) if tokenizer.codebook_size else "",
     ).strip()
 
 

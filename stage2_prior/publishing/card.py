@@ -9,6 +9,9 @@ from stage1_tokenizer.publishing.folder import is_figure
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.priors.base import Prior
 
+TAGS = {"pictures": "image-generation", "sounds": "audio-generation"}
+"""What the Hub calls drawing samples of each kind."""
+
 
 def write_card(
     path: Path,
@@ -20,10 +23,10 @@ def write_card(
     metrics: dict[str, Any],
 ) -> None:
     """Write the card of `prior` from its run's folder, configuration and origin and its figures."""
-    name = publication.name
+    name, tags = publication.name, [TAGS[prior.source.kind], "vqloom"]
     text = render(
         "card_prior.md",
-        metadata=metadata(publication.licence, name, library_name="transformers", tags=["image-generation", "vqloom"]),
+        metadata=metadata(publication.licence, name, library_name="transformers", tags=tags),
         name=name,
         kind=prior.kind,
         millions=sum(weight.numel() for module in prior.exported.values() for weight in module.parameters()) / 1e6,
