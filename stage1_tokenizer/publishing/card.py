@@ -69,7 +69,7 @@ def write_card(
     """Write a released tokenizer's card; `pictures` names the set of its pictures or sounds, if it has any."""
     measured, tokenizer = metrics["measured"], opened.tokenizer
     transform: Any = tokenizer.transform
-    of_sounds = isinstance(transform, SoundConfig)
+    of_sounds, titles = isinstance(transform, SoundConfig), SHOWN | {"samples": f"{transform.kind} measured"}
     known: dict[str, Any] = {key: getattr(transform, key, None) for key in ("channels", "fit", "resize")}
     if of_sounds:
         known |= {key: getattr(transform, key) for key in ("sample_rate", "loudness")}
@@ -88,7 +88,7 @@ def write_card(
         **about_tokenizer(tokenizer, transform),
         **known,
         **about_training(opened.folder, opened.config, opened.origin, opened.step),
-        figures=[(title, metrics[key]) for key, title in SHOWN.items() if key in metrics],
+        figures=[(titles[key], metrics[key]) for key in SHOWN if key in metrics],
         by=measured.get("by", "stage1_tokenizer.evaluate"),
         held_out=name_of(measured["data"]) if measured.get("data") else "no set",
         subset=measured.get("subset", f"{metrics.get('samples')} {transform.kind}"),

@@ -48,9 +48,10 @@ def as_decoder(
 ) -> Tokenizer:
     """A tokenizer on its device as it decodes there: with bf16 on a GPU a copy in bf16, in channels-last layout.
 
-    fp16 leaves float32: activations of decoders may be too large for it. On a CPU it is the tokenizer itself.
+    fp16 leaves float32: activations of decoders may be too large for it. On a CPU it is the tokenizer itself, and of
+    sounds, in which the 8 bits of bf16 would be heard.
     """
-    if device.type == "cpu" or precision != "bf16":
+    if device.type == "cpu" or precision != "bf16" or tokenizer.config.spatial_dims == 1:
         return tokenizer
     decoder = copy.deepcopy(tokenizer).to(torch.bfloat16)
     if tokenizer.config.spatial_dims == 2:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -84,6 +86,59 @@ def test_the_page_needs_nothing_from_outside(outcome: Path) -> None:
     page = report.write(outcome).read_text()
     assert not re.search(r"<script|<link|@import|url\(|https?://", page)
     assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)"', page))
+
+
+def sound(path: Path, seed: int) -> None:
+    """A spectrogram, and beside it what stands for a sound."""
+    picture(path.with_suffix(".png"), seed)
+    path.write_bytes(b"fLaC" + bytes([seed]))
+
+
+@pytest.fixture
+def spoken(outcome: Path) -> Path:
+    """A pipeline over sounds: samples by class, and clips with 1, 2 and all codebooks."""
+    described = {"classes": [{"name": name, "folder": name} for name in ("English", "Russian")], "complete": True}
+    shutil.rmtree(outcome / "samples")
+    for label, one in enumerate(described["classes"]):  # type: ignore[arg-type, var-annotated]
+        for count in range(6):
+            sound(outcome / "samples" / one["name"] / f"{count:05d}.flac", 10 * label + count)
+    (outcome / "samples" / "samples.json").write_text(json.dumps(described))
+    for clip in range(2):
+        for seed, name in enumerate(("-original", "", "-books-2", "-books-1")):
+            sound(outcome / "evaluation" / "sounds" / f"{clip:02d}{name}.flac", 100 + 10 * clip + seed)
+    figures = json.loads((outcome / "metrics.json").read_text())
+    books = [{"books": count, "mel_distance": 2 - count / 4, "stoi": 0.5 + count / 10} for count in (1, 2, 4)]
+    figures["tokenizer"] = {"mel_distance": 1.0123, "stoi": 0.8765, "bits_per_second": 1000.0, "by_books": books}
+    (outcome / "metrics.json").write_text(json.dumps(figures))
+    return outcome
+
+
+def test_sounds_have_players_beside_their_spectrograms(spoken: Path) -> None:
+    page = report.write(spoken).read_text()
+    players = re.findall(r'<audio controls preload="none" src="data:audio/flac;base64,([^"]*)"></audio>', page)
+    samples, clips = players[: 2 * report.SOUNDS_A_CLASS], players[2 * report.SOUNDS_A_CLASS :]
+    heard = [base64.b64decode(player) for player in samples]
+    assert heard == [b"fLaC" + bytes([10 * label + count]) for label in range(2) for count in range(4)]
+    seeds = [base64.b64decode(player)[-1] for player in clips]
+    assert seeds == [100, 103, 102, 101, 110, 113, 112, 111], "the original, 1 codebook, 2, and all"
+    titles = re.findall(r"<figcaption>([^<]*)</figcaption>", page)
+    assert titles == ["original", "1 codebook", "2 codebooks", "all codes"] * 2
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == 2 * len(players), "a picture for each"
+    assert all(source.startswith(("data:image/png;base64,", "data:audio/flac;base64,")) for source in sources)
+    assert not re.search(r"<script|<link|@import|url\(|https?://", page)
+    assert "originals beside their reconstructions" not in page, "the pictures of all clips together are left out"
+
+
+def test_rate_and_quality_are_a_table_by_codebooks(spoken: Path) -> None:
+    page = report.write(spoken).read_text()
+    assert "Rate and quality" in page and "by_books" not in page
+    rows = re.findall(
+        r"<tr><td>(\d)</td><td class=\"number\">([\d.]+)</td><td class=\"number\">([\d.]+)</td></tr>", page
+    )
+    assert rows == [("1", "1.75", "0.6"), ("2", "1.5", "0.7"), ("4", "1", "0.9")]
+    for shown in ("Mel distance", "1.012", "STOI", "0.8765", "Bits a second"):
+        assert shown in page
 
 
 def test_a_single_run_has_a_page_too(outcome: Path, tmp_path: Path) -> None:
