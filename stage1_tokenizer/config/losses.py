@@ -224,7 +224,7 @@ class LossConfig:
     """With balance=gradient, decay of the averages of the norms."""
     preset: PresetName | None = None
     """Losses of a published trainer of sounds: dac or encodec. It fills `terms`, `adversarial`, `discriminators` and
-    `balance`; what is set beside it and isn't the default stays, in `terms` and `adversarial` setting by setting."""
+    `balance`; what is set beside it and isn't the default stays, setting by setting."""
 
     def __post_init__(self) -> None:
         self._apply_preset()
@@ -241,10 +241,14 @@ class LossConfig:
             return
         known = PRESETS[self.preset]
         first, *others = known["adversaries"]
+        further = [filled(own, one) for own, one in zip(self.discriminators, others, strict=False)]
+        further += (
+            self.discriminators[len(others) :] if self.discriminators else [AdversarialConfig(**one) for one in others]
+        )
         values = {
             "terms": merged(known["terms"], self.terms),
             "adversarial": filled(self.adversarial, first),
-            "discriminators": list(self.discriminators) or [AdversarialConfig(**one) for one in others],
+            "discriminators": further,
             "balance": known["balance"] if self.balance == "none" else self.balance,
         }
         for name, value in values.items():

@@ -38,10 +38,6 @@ class TokenizerOptimizerConfig(OptimizerConfig):
             check("optimizer.discriminator_learning_rate", rate, rate > 0, "above 0, or to null")
 
 
-WITHOUT_LAST_LAYER = ("seanet", "vocos")
-"""Backbones whose decoder doesn't end with a plain convolution, on which adaptive weights rest."""
-
-
 @dataclass(frozen=True)
 class TokenizerTrainConfig:
     """Train a tokenizer: a run, its data, its networks, its losses."""
@@ -150,11 +146,12 @@ class TokenizerTrainConfig:
         self.loss.check_sounds()
         for adversarial in self.loss.adversaries.values():
             adversarial.check_samples(self.model.in_channels, self.model.spatial_dims)
-            if adversarial.adaptive and self.model.backbone in WITHOUT_LAST_LAYER:
+            bounded = self.model.backbone == "seanet" and self.model.seanet.tanh
+            if adversarial.adaptive and (bounded or self.model.backbone == "vocos"):
                 raise ValueError(
-                    f"loss.adversarial.adaptive=true needs a decoder that ends with a plain convolution, which "
-                    f"model.backbone={self.model.backbone} hasn't: set it to false, and loss.balance=gradient if "
-                    "weights shall not depend on the terms' scales"
+                    "loss.adversarial.adaptive=true needs a decoder that ends with a convolution, which that of "
+                    f"model.backbone={self.model.backbone}{' with tanh' if bounded else ''} doesn't: set it to false, "
+                    "and loss.balance=gradient for weights that don't depend on the terms' scales"
                 )
 
     def _check_method(self) -> None:
