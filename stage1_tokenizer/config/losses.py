@@ -154,10 +154,13 @@ class AdversarialConfig:
                 f"{at}blur=true is not supported with {at}discriminator={kind}, only with patch: remove it"
             )
         check(at + "peak", self.peak, 0 <= self.peak <= 1, "a peak from 0 to 1")
-        self._check_parts()
+        if not self.periods or min(self.periods) < 1:
+            raise ValueError(f"{at}periods={list(self.periods)} must be one or more whole numbers from 1 on")
+        if any(window < 32 or window % 4 for window in self.windows):
+            raise ValueError(f"{at}windows={list(self.windows)} must be multiples of 4 from 32 on: change them")
 
-    def _check_parts(self) -> None:
-        """Refuse settings of sounds' discriminators that are wrong, or set for another one."""
+    def check_used(self) -> None:
+        """Raise ValueError for settings of sounds' discriminators that this one doesn't have."""
         at, kind = "loss.adversarial.", self.discriminator
         unused = {
             "periods": kind != "periods" and list(self.periods) != [2, 3, 5, 7, 11],
@@ -169,10 +172,6 @@ class AdversarialConfig:
             raise ValueError(
                 f"{at}{name}={getattr(self, name)} is not supported with {at}discriminator={kind}: remove it"
             )
-        if not self.periods or min(self.periods) < 1:
-            raise ValueError(f"{at}periods={list(self.periods)} must be one or more whole numbers from 1 on")
-        if any(window < 32 or window % 4 for window in self.windows):
-            raise ValueError(f"{at}windows={list(self.windows)} must be multiples of 4 from 32 on: change them")
 
     @property
     def sizes(self) -> list[int]:
@@ -229,6 +228,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         self._apply_preset()
         at_least(0, self, "pixel_weight", "quantizer_weight", prefix="loss.")
+        for one in (self.adversarial, *self.discriminators):
+            one.check_used()
         check("loss.balance_decay", self.balance_decay, 0 <= self.balance_decay < 1, "a share from 0 to below 1")
         if self.balance == "gradient" and any(one.adaptive for one in self.adversaries.values()):
             raise ValueError(

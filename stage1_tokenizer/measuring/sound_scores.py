@@ -47,13 +47,17 @@ def levels(tokenizer: Tokenizer) -> list[int]:
     return sorted({2**power for power in range(tokenizer.codebooks.bit_length())} | {tokenizer.codebooks})
 
 
-def rates(tokenizer: Tokenizer, codes: Tensor) -> dict[str, float]:
-    """bits_per_second and frames_per_second of codes of a batch of whole clips."""
+def rates(tokenizer: Tokenizer, books: int) -> dict[str, float]:
+    """bits_per_second of the first codebooks and frames_per_second; nothing of latents without codes."""
     transform = tokenizer.transform
     assert isinstance(transform, SoundConfig)
+    if not tokenizer.codebook_size:
+        return {}
+    (frames,) = tokenizer.grid(transform.sizes)
     seconds = transform.length / transform.sample_rate
-    bits = codes[0].numel() * math.log2(tokenizer.codebook_size)
-    return {"bits_per_second": bits / seconds, "frames_per_second": tokenizer.grid(transform.sizes)[0] / seconds}
+    strides = list(tokenizer.config.quantizer.strides) or [1] * tokenizer.codebooks
+    bits = sum(frames / stride for stride in strides[:books]) * math.log2(tokenizer.codebook_size)
+    return {"bits_per_second": bits / seconds, "frames_per_second": frames / seconds}
 
 
 def measure_sounds(
@@ -80,11 +84,6 @@ def measure_sounds(
     counted = tokenizer.codebook_size if tokenizer.codebook_size <= COUNTED else 0
     count_GK = torch.zeros(tokenizer.codebooks, counted, dtype=torch.int64, device=device)
     clips = torch.zeros((), dtype=torch.float64, device=device)
-    rate_of = {}
-    if tokenizer.codebook_size:
-        codes = torch.zeros(1, *tokenizer.codes_shape(transform.sizes), dtype=torch.int64)
-        rate_of = {count: rates(tokenizer, codes[:, :count]) for count in books}
-        rate_of[tokenizer.codebooks] = rates(tokenizer, codes)
     for batch in batches:
         lengths = batch.lengths_B.tolist()
         x_BCT = to_float(filled(batch.samples_BCT, rows).to(device, non_blocking=True))
@@ -100,7 +99,7 @@ def measure_sounds(
             count_GK += count_codes(_sounding(tokenizer, codes_BGN, lengths), counted, tokenizer.codebooks)
         if hashed is not None:
             hashed.add_rows(row[:, :length] for row, length in zip(batch.samples_BCT, lengths, strict=True))
-    found = {count: one.result(total) | rate_of.get(count, {}) for count, one in sums.items()}
+    found = {count: one.result(total) | rates(tokenizer, count) for count, one in sums.items()}
     figures: dict[str, Any] = {**found[tokenizer.codebooks], "samples": int(total(clips))}
     if counted:
         figures |= _use(total(count_GK).cpu(), by_books)
@@ -112,11 +111,8 @@ def measure_sounds(
 def _sounding(tokenizer: Tokenizer, codes_BGN: Tensor, lengths: Sequence[int]) -> Tensor:
     """The codes of a batch up to each clip's end, one clip after the other, (1, G, N) or (1, N)."""
     (hop,) = tokenizer.config.stride
-    assert tokenizer.transform is not None
-    codes_BGN = codes_BGN[: len(lengths)]
-    if codes_BGN.shape[-1] != tokenizer.grid(tokenizer.transform.sizes)[0]:
-        return codes_BGN  # books of several rates, or tokens: positions are no times
-    return torch.cat([one[..., : -(-length // hop)] for one, length in zip(codes_BGN, lengths, strict=True)], -1)[None]
+    pairs = zip(codes_BGN, lengths, strict=False)
+    return torch.cat([codes_GN[..., : -(-length // hop)] for codes_GN, length in pairs], -1)[None]
 
 
 def _use(count_GK: Tensor, by_books: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_tokenizer.config.losses import AdversarialConfig
+from stage1_tokenizer.config.losses import AdversarialConfig, LossConfig
 from stage1_tokenizer.discriminators import build_discriminator
 from stage1_tokenizer.discriminators.sound_layers import QUIET, leveled
 from stage1_tokenizer.discriminators.verdict import Verdict, verdict_of
@@ -179,7 +179,7 @@ def test_what_one_part_says_stays_one_tensor() -> None:
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AdversarialConfig(**settings)
+        LossConfig(adversarial=AdversarialConfig(**settings))
 
 
 def test_pictures_are_refused() -> None:
