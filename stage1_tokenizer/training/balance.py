@@ -19,7 +19,7 @@ class Pull(NamedTuple):
     """What a term asks of the reconstruction."""
 
     gradient: Tensor
-    """Its gradient at x', with the factor `within` in it already."""
+    """Its gradient at x', with the factor `within`, above 0, in it already."""
     within: float
     weight: float | Tensor
     """Its weight, with its ramp."""
@@ -41,7 +41,7 @@ class Balance:
         self.counts_N = torch.zeros_like(self.sums_N)
 
     def __call__(self, pulls: Mapping[str, Pull]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The gradient G at x', and the average norm of each term, by name. Every rank calls it."""
+        """The gradient G at x', and the average norm of each term, by name, of one or more. Every rank calls it."""
         at = [self.names.index(name) for name in pulls]
         norms = [_norm(pull.gradient) / pull.within for pull in pulls.values()]
         # A rank's terms are means over its part of the batch: its samples' gradients are larger by the number of ranks.

@@ -139,8 +139,8 @@ class OneForwardStep:
                 grad_x = grad_x + gradient
                 metrics |= adversary.named({"gan/weight": weight})
             started.append(judged)
-        if self.balance is not None:
-            grad_x, norms = self.balance(pulls)
+        if self.balance is not None and (weighted := {name: pull for name, pull in pulls.items() if pull.within}):
+            grad_x, norms = self.balance(weighted)
             metrics |= norms
         quantizer = sum(output.losses.values(), x_hat.new_zeros(()))
         self.backward(self._scaled((x_hat * grad_x).sum() + self.quantizer_weight * quantizer), generator)
