@@ -1,7 +1,7 @@
 """A web page on this machine: `python -m stage2_prior.demo --tokenizer DIR [--prior DIR]`. It needs gradio.
 
 Drop a picture to see its reconstruction, its codes as a heat map, and the neighbours of the code you click. With a
-prior, a tab samples pictures of a class.
+prior, a tab samples pictures of a class. With a tokenizer of sounds, drop a sound to hear it from its first codebooks.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class DemoConfig:
     prior: str | None = None
     """A released prior's folder, its name on the Hub, or a run's folder; null: no tab for sampling."""
     picture: str | None = None
-    """The picture the page opens with."""
+    """The picture or sound the page opens with."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 accepts other machines."""
     port: int = 7860
@@ -43,9 +43,15 @@ def main() -> None:
     from stage2_prior.priors.build import load_prior
     from stage2_prior.web.page import Demo, page
 
-    demo = Demo(open_tokenizer(config.tokenizer), load_prior(config.prior) if config.prior else None)
+    tokenizer, prior = open_tokenizer(config.tokenizer), load_prior(config.prior) if config.prior else None
     name = Path(config.tokenizer).resolve().name
-    page(demo, name, config.picture).launch(server_name=config.host, server_port=config.port, quiet=False)
+    if tokenizer.transform is not None and tokenizer.transform.kind == "sounds":
+        from stage2_prior.web import sounds
+
+        blocks = sounds.page(sounds.SoundDemo(tokenizer, prior), name, config.picture)
+    else:
+        blocks = page(Demo(tokenizer, prior), name, config.picture)
+    blocks.launch(server_name=config.host, server_port=config.port, quiet=False)
 
 
 if __name__ == "__main__":

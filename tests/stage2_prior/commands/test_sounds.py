@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from stage2_prior.priors.build import load_prior
 from stage2_prior.release import ReleaseConfig, release
 from stage2_prior.sample import sample
 from stage2_prior.train import train
+from stage2_prior.web.sounds import SoundDemo, page
+from tests.stage1_tokenizer import tiny
 from tests.stage2_prior.commands.test_train import settings
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.sounds import (
@@ -226,3 +229,20 @@ def test_a_release_tells_of_sounds(sounds: Coded, run: str, tmp_path: Path) -> N
 def test_variants_of_pictures_are_refused(sounds: Coded, changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words):
         encode(EncodeConfig(tokenizer=sounds.tokenizer, data=sounds.pictures, out=str(tmp_path / "codes"), **changes))
+
+
+def test_what_the_buttons_of_the_demo_do(sounds: Coded, run: str, tmp_path: Path) -> None:
+    demo = SoundDemo(Tokenizer.from_pretrained(sounds.tokenizer), load_prior(run))
+    file = tmp_path / "one.wav"
+    soundfile.write(file, tone(1, np.random.default_rng(3)), RATE)
+    (rate, x_TC), spectrum, (_, y_TC), _, told = demo.reconstruct(str(file), 2)
+    assert rate == RATE and x_TC.shape == y_TC.shape == (LENGTH, 1) and spectrum.size == (256, 128)
+    bits = 2 * PLACES * math.log2(CODES) * RATE / LENGTH
+    assert f"{2 * PLACES} codes" in told and f"{bits:.0f} bits a second" in told and "dB" in told
+    *players, pictures = demo.sample(CLASSES[0], 2, 2.0, 1.0, 0)
+    assert [player is None for player in players] == [False, False, True, True] and len(pictures) == 2  # type: ignore[arg-type]
+    blocks = page(demo, "tones", str(file))
+    labels = {component.label for component in blocks.blocks.values() if hasattr(component, "label")}
+    assert {"reconstruction", "codebooks", "sample 4", "spectrograms"} <= labels
+    with pytest.raises(UserError, match="the demo needs a tokenizer of sounds"):
+        SoundDemo(tiny.tokenizer(), None)
