@@ -1,6 +1,6 @@
 """Published tokenizers' checkpoints in our names and settings. To add a layout: its file and an entry here."""
 
-from stage1_tokenizer.foreign import diffusers_vq, magvit, taming
+from stage1_tokenizer.foreign import dac, diffusers_vq, encodec, magvit, taming
 from stage1_tokenizer.foreign.base import Layout
 
 LAYOUTS: dict[str, Layout] = {
@@ -12,5 +12,8 @@ LAYOUTS: dict[str, Layout] = {
     "maskgit": Layout(magvit.maskgit, "decoder.up.1.upsample_conv.weight"),
     "taming": Layout(taming.taming, "encoder.down.0.block.0.conv1.weight"),
     "ibq": Layout(taming.ibq),
+    "dac": Layout(dac.dac, "quantizer.quantizers.0.codebook.weight"),
+    "encodec": Layout(encodec.encodec, "quantizer.layers.0.codebook.embed"),
+    "mimi": Layout(encodec.mimi, "quantizer.semantic_residual_vector_quantizer.input_proj.weight"),
 }
 """Every layout by the name of its project, in the order in which they are recognised."""

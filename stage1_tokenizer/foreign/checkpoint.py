@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,18 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from launch.checkpoints.names import unwrapped
 from launch.command.cli import UserError, one_line
 from stage1_tokenizer.foreign import LAYOUTS
-from stage1_tokenizer.foreign.base import Converted, Source, WrongLayoutError
+from stage1_tokenizer.foreign.base import Converted, Source, WrongLayoutError, find
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".th")
 SUFFIXES = (".safetensors", *PICKLES)
 BOOKKEEPING = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "numpy.", "typing.", "pathlib.")
 """Packages whose objects in a checkpoint are settings and counters; they are not read."""
 BOOKKEEPING_NAMES = ("argparse.Namespace", "collections.defaultdict", "_codecs.encode", "builtins.int", "builtins.list")
 PREFIXES = ("first_stage_model.", "vqgan.", "vae.")
 """Prefixes that larger models put before a tokenizer's names."""
+
+BLOCKS = ("quantizer", "seanet")
+"""Blocks of the model's settings, in which a change leaves the others as they are."""
 
 
 class Unread:
@@ -160,7 +163,7 @@ def source_of(checkpoint: Checkpoint, layout: str, averaged: bool, changes: Mapp
     Raises UserError if there are none.
     """
     content = checkpoint.content
-    for key in ("ema", "model", "state_dict", "module", "generator"):
+    for key in ("ema", "model", "state_dict", "module", "generator", "best_state"):
         if key == "ema" and not averaged:
             continue
         if isinstance(content.get(key), Mapping) and tensors_in(content[key]):
@@ -182,7 +185,8 @@ def source_of(checkpoint: Checkpoint, layout: str, averaged: bool, changes: Mapp
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     dropped = ("loss.", "model_ema.", "inception_model.", "lpips_")
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(dropped)}
-    return Source(layout, str(checkpoint.path), weights, discriminator, checkpoint.settings, changes)
+    settings = checkpoint.settings or find(content, "metadata", "kwargs") or {}
+    return Source(layout, str(checkpoint.path), weights, discriminator, dict(settings), changes)
 
 
 def _alone(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -216,7 +220,7 @@ def convert_checkpoint(
         likely = next((name for name, other in LAYOUTS.items() if other.key in source.weights), None)
         hint = f"it looks like --from {likely}" if likely not in (None, layout) else "is it another model's checkpoint?"
         raise UserError(f"{error}: {hint}") from error
-    quantizer = {**converted.model["quantizer"], **changes.get("quantizer", {})}
-    model = {**converted.model, **changes, "quantizer": quantizer}
+    blocks = {name: {**converted.model.get(name, {}), **value} for name, value in changes.items() if name in BLOCKS}
+    model = {**converted.model, **changes, **blocks}
     weights = {name: tensor.contiguous() for name, tensor in converted.weights.items()}
-    return Converted(model, weights, converted.size, converted.notes), source
+    return replace(converted, model=model, weights=weights), source

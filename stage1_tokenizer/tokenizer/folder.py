@@ -2,7 +2,7 @@
 
 FOLDER/config.json                what the networks are (ModelConfig)
 FOLDER/model.safetensors          their weights
-FOLDER/preprocessor_config.json   how pictures were prepared for them (TransformConfig)
+FOLDER/preprocessor_config.json   how pictures were prepared for them (Transform)
 """
 
 import dataclasses
@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data.media import read_transform
-from data.pictures.config import TransformConfig
+from data.media import Transform, read_transform
 from launch.checkpoints.names import unwrapped
 from launch.command.cli import UserError
 from stage1_tokenizer.config.model import ModelConfig
@@ -41,7 +40,7 @@ def fingerprint(config: ModelConfig, weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save(folder: Path, codec: Codec, transform: TransformConfig | None) -> None:
+def save(folder: Path, codec: Codec, transform: Transform | None) -> None:
     """Write config.json, model.safetensors and, if the transform is known, preprocessor_config.json into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = codec.weights()
@@ -61,7 +60,7 @@ def save(folder: Path, codec: Codec, transform: TransformConfig | None) -> None:
         _write_json(folder / PREPROCESSOR, {"value_range": [-1.0, 1.0], "transform": transform.to_dict()})
 
 
-def read_settings(folder: Path) -> tuple[ModelConfig, TransformConfig | None, str | None]:
+def read_settings(folder: Path) -> tuple[ModelConfig, Transform | None, str | None]:
     """Configuration, transform and fingerprint stated in a folder's JSON; UserError if it isn't a tokenizer."""
     values = _read_config(folder)
     config = model_config(values["model"], folder / CONFIG)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from data.pictures.config import TransformConfig
+from data.media import Transform
 from launch.files.downloads import fetched
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.kernels.install import install_for_all
@@ -25,7 +25,7 @@ class Tokenizer(Codec):
     are.
     """
 
-    def __init__(self, config: ModelConfig, transform: TransformConfig | None = None):
+    def __init__(self, config: ModelConfig, transform: Transform | None = None):
         super().__init__(config)
         self.transform = transform
 
