@@ -42,10 +42,10 @@ class Converted:
     """Its tensors by our names."""
     size: int | None = None
     """Side of its training pictures, if the peer's settings state it."""
-    rate: int | None = None
-    """Samples a second of its sounds, if the peer's settings state it."""
     notes: list[str] = field(default_factory=list)
     """What a user should know about the conversion."""
+    rate: int | None = None
+    """Samples a second of its sounds, if the peer's settings state it."""
 
 
 @dataclass(frozen=True)

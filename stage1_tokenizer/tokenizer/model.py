@@ -7,22 +7,25 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from torch import Tensor
 
 from data.media import Transform
+from data.sounds.batches import to_int16
+from data.sounds.config import SoundConfig
 from launch.files.downloads import fetched
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.kernels.install import install_for_all
 from stage1_tokenizer.tokenizer import folder as stock
-from stage1_tokenizer.tokenizer.codec import Codec, Pictures
+from stage1_tokenizer.tokenizer.codec import Codec, Pictures, stacked
 from stage1_tokenizer.tokenizer.pil import as_batch, to_pil
 
 
 class Tokenizer(Codec):
     """A Codec that also takes PIL pictures and is saved to and loaded from a folder.
 
-    `transform` says how its training pictures were prepared. It is applied to PIL pictures; tensors are taken as they
-    are.
+    `transform` says how its training pictures or sounds were prepared. It is applied to PIL pictures; tensors are taken
+    as they are.
     """
 
     def __init__(self, config: ModelConfig, transform: Transform | None = None):
@@ -33,7 +36,13 @@ class Tokenizer(Codec):
         """PIL pictures of floats in [-1, 1], such as `decode` returns."""
         return to_pil(x_BCHW)
 
+    def to_sound(self, x_BCT: Tensor) -> list[np.ndarray]:
+        """int16 arrays (C, T) of floats in [-1, 1], such as `decode` returns of a tokenizer of sounds."""
+        return list(to_int16(x_BCT).cpu().numpy())
+
     def _as_tensor(self, pictures: Pictures) -> Tensor:
+        if isinstance(self.transform, SoundConfig):
+            return stacked(pictures, "sounds")
         return as_batch(pictures, self.transform)
 
     @property
