@@ -8,43 +8,37 @@ Legend: B batch, C channels (I in, O out), T samples or frames.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from stage1_tokenizer.config.sound_networks import SeanetConfig
+
 Past: TypeAlias = dict[nn.Module, Any]
 """What layers keep between the parts of a sound."""
 
-Padding = Literal["zeros", "reflect", "replicate"]
-"""What lies beyond the ends of a sound."""
-
 
 class Convolution1d(nn.Module):
-    """A convolution that divides the length by its stride: causal, or centred, the left side longer if they differ."""
+    """A convolution that divides the length by its stride: causal, or centred, the left side longer if they differ.
+
+    `bare`: without bias and weight norm, and the first and last values lie beyond the ends (Mimi's resampling).
+    """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        *,
-        causal: bool,
-        padding: Padding = "zeros",
-        normed: bool = False,
-        stride: int = 1,
-        dilation: int = 1,
-        bias: bool = True,
+        self, config: SeanetConfig, sizes: tuple[int, int, int], stride: int = 1, dilation: int = 1, bare: bool = False
     ):
+        """`sizes`: inputs, outputs, kernel."""
         super().__init__()
+        inputs, outputs, kernel = sizes
         beyond = (kernel - 1) * dilation + 1 - stride
-        self.left = beyond if causal else beyond - beyond // 2
+        self.left = beyond if config.causal else beyond - beyond // 2
         self.right = beyond - self.left
-        self.padding: Padding = padding
-        self.conv = nn.Conv1d(inputs, outputs, kernel, stride=stride, dilation=dilation, bias=bias)
-        if normed:
+        self.padding = "replicate" if bare else config.padding
+        self.conv = nn.Conv1d(inputs, outputs, kernel, stride=stride, dilation=dilation, bias=not bare)
+        if config.weight_norm and not bare:
             weight_norm(self.conv)
 
     def forward(self, h_BIT: Tensor, past: Past | None = None) -> Tensor:
@@ -65,27 +59,18 @@ class Convolution1d(nn.Module):
 class Upsampling1d(nn.Module):
     """A transposed convolution, twice as wide as its stride, by which it multiplies the length.
 
-    With `shorter`, an odd stride that isn't causal gives one sample less, as padding=⌈stride/2⌉ does (DAC).
+    With `odd_trim`, an odd stride gives one sample less, as padding=⌈stride/2⌉ does. `bare`: of each channel by itself,
+    without bias and weight norm (Mimi's resampling).
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        stride: int,
-        *,
-        causal: bool,
-        shorter: bool = False,
-        normed: bool = False,
-        groups: int = 1,
-        bias: bool = True,
-    ):
+    def __init__(self, config: SeanetConfig, inputs: int, outputs: int, stride: int, *, bare: bool = False):
         super().__init__()
         self.stride = stride
-        self.left = 0 if causal else stride - stride // 2
-        self.right = self.left if shorter and not causal else stride - self.left
-        self.conv = nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride=stride, groups=groups, bias=bias)
-        if normed:
+        self.left = 0 if config.causal else stride - stride // 2
+        self.right = self.left if config.odd_trim else stride - self.left
+        groups = inputs if bare else 1
+        self.conv = nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride=stride, groups=groups, bias=not bare)
+        if config.weight_norm and not bare:
             weight_norm(self.conv)
 
     def forward(self, h_BIT: Tensor, past: Past | None = None) -> Tensor:
@@ -125,7 +110,7 @@ class Snake(nn.Module):
         return h_BCT + (self.alpha * h_BCT).sin().square() / (self.alpha + 1e-9)
 
 
-def pad(h_BCT: Tensor, left: int, right: int, how: Padding) -> Tensor:
+def pad(h_BCT: Tensor, left: int, right: int, how: str) -> Tensor:
     """(B, C, T) to (B, C, left + T + right). What is too short to be reflected is followed by zeros first."""
     if how != "reflect":
         return F.pad(h_BCT, (left, right), "constant" if how == "zeros" else how)

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.config.sound_networks import SeanetConfig
 from stage1_tokenizer.layers.recompute import Recomputable
-from stage1_tokenizer.layers.waveform import Convolution1d, Lstm, Padding, Past, Snake, Upsampling1d
+from stage1_tokenizer.layers.waveform import Convolution1d, Lstm, Past, Snake, Upsampling1d
 from stage1_tokenizer.layers.window_attention import WindowTransformer
 from stage1_tokenizer.networks.base import PictureDecoder, refuse_odd_sizes
+
+TRANSFORMERS: dict[str, type[WindowTransformer]] = {"window": WindowTransformer}
+"""Transformers at the latents' rate; a table, so that releases without one don't carry it."""
 
 
 class ResidualUnit(Recomputable):
@@ -29,9 +32,9 @@ class ResidualUnit(Recomputable):
         super().__init__()
         inner = channels // config.compress
         self.act1, self.act2 = activation(config, channels), activation(config, inner)
-        self.conv1 = convolution(config, channels, inner, config.kernels[0], dilation=dilation)
-        self.conv2 = convolution(config, inner, channels, 1)
-        self.shortcut = convolution(config, channels, channels, 1) if config.shortcut == "conv" else None
+        self.conv1 = Convolution1d(config, (channels, inner, config.kernels[0]), dilation=dilation)
+        self.conv2 = Convolution1d(config, (inner, channels, 1))
+        self.shortcut = Convolution1d(config, (channels, channels, 1)) if config.shortcut == "conv" else None
 
     def forward(self, h_BCT: Tensor, past: Past | None = None) -> Tensor:
         """Same shape."""
@@ -63,25 +66,20 @@ class Encoder(nn.Module):
         super().__init__()
         settings, width = config.seanet, config.channels
         self.stride, self.past = config.stride, cast("Past | None", None)
-        self.conv_in = convolution(settings, config.in_channels, width, 7)
+        self.conv_in = Convolution1d(settings, (config.in_channels, width, 7))
         self.stages = nn.ModuleList()
         for stride in settings.strides:
-            down = convolution(settings, width, 2 * width, 2 * stride, stride=stride)
+            down = Convolution1d(settings, (width, 2 * width, 2 * stride), stride=stride)
             act = activation(settings, width)
             self.stages.append(Stage(settings, width, act=act, resample=down, first=False))
             width *= 2
         self.lstm = Lstm(width, settings.lstm) if settings.lstm else None
         self.act_out = activation(settings, width)
-        self.conv_out = convolution(settings, width, config.encoder_channels, settings.kernels[1])
-        self.transformer = transformer(config, config.encoder_channels)
         channels, step = config.encoder_channels, settings.resample
-        self.resample = (
-            Convolution1d(
-                channels, channels, 2 * step, causal=settings.causal, padding="replicate", stride=step, bias=False
-            )
-            if step > 1
-            else None
-        )
+        self.conv_out = Convolution1d(settings, (width, channels, settings.kernels[1]))
+        self.transformer = transformer(settings, channels)
+        sizes = (channels, channels, 2 * step)
+        self.resample = Convolution1d(settings, sizes, stride=step, bare=True) if step > 1 else None
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         """(B, C, T) to (B, encoder_channels, t); ValueError unless T is a multiple of the stride."""
@@ -104,27 +102,18 @@ class Decoder(PictureDecoder):
         self.hop, self.past = settings.hop, cast("Past | None", None)
         width = (settings.decoder_channels or config.channels) << len(settings.strides)
         step = settings.resample
-        self.resample = (
-            Upsampling1d(channels, channels, step, causal=settings.causal, groups=channels, bias=False)
-            if step > 1
-            else None
-        )
-        self.transformer = transformer(config, channels)
-        self.conv_in = convolution(settings, channels, width, 7)
+        self.resample = Upsampling1d(settings, channels, channels, step, bare=True) if step > 1 else None
+        self.transformer = transformer(settings, channels)
+        self.conv_in = Convolution1d(settings, (channels, width, 7))
         self.lstm = Lstm(width, settings.lstm) if settings.lstm else None
         self.stages = nn.ModuleList()
         for stride in reversed(settings.strides):
             width //= 2
-            up = Upsampling1d(
-                *(2 * width, width, stride),
-                causal=settings.causal,
-                shorter=settings.odd_trim,
-                normed=settings.weight_norm,
-            )
+            up = Upsampling1d(settings, 2 * width, width, stride)
             act = activation(settings, 2 * width)
             self.stages.append(Stage(settings, width, act=act, resample=up, first=True))
         self.act_out = activation(settings, width)
-        self.conv_out = convolution(settings, width, config.in_channels, settings.kernels[2])
+        self.conv_out = Convolution1d(settings, (width, config.in_channels, settings.kernels[2]))
         self.bounded = settings.tanh
 
     @property
@@ -144,27 +133,11 @@ class Decoder(PictureDecoder):
         return self.conv_out.padded(self.act_out(h), self.past)
 
 
-def convolution(
-    config: SeanetConfig, inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1
-) -> Convolution1d:
-    """A convolution with the network's causality, padding and weight norm."""
-    padding: Padding = config.padding
-    return Convolution1d(
-        *(inputs, outputs, kernel),
-        causal=config.causal,
-        padding=padding,
-        normed=config.weight_norm,
-        stride=stride,
-        dilation=dilation,
-    )
-
-
 def activation(config: SeanetConfig, channels: int) -> nn.Module:
     """The activation of the settings."""
     return Snake(channels) if config.activation == "snake" else nn.ELU()
 
 
-def transformer(config: ModelConfig, channels: int) -> WindowTransformer | None:
+def transformer(config: SeanetConfig, channels: int) -> WindowTransformer | None:
     """The transformer at the latents' rate, if there is one."""
-    settings = config.seanet
-    return WindowTransformer(channels, settings.layers, settings.heads, settings.window) if settings.layers else None
+    return TRANSFORMERS["window"](channels, config.layers, config.heads, config.window) if config.layers else None

@@ -1,8 +1,8 @@
 """One class with all it needs, as flat files that import each other relatively: `flatten("package.module", "name.py")`.
 
 `transformers` loads such files beside a model's weights (trust_remote_code). They are made of the packages' own source:
-imports are followed name by name, and of each module only the statements that are reached are taken, as they stand.
-What can't be followed raises FlattenError, so that a release is never incomplete.
+imports are followed name by name, and of each module only the statements that are reached are taken, as they stand, but
+for settings, which lose their help texts and checks (stage1_tokenizer.publishing.lean). What can't be followed raises FlattenError, so that a release is never incomplete.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from stage1_tokenizer.publishing.lean import unneeded
 
 OURS = ("data", "launch", "stage1_tokenizer")
 """Packages whose modules travel along with a release."""
@@ -164,6 +166,8 @@ class Source:
     """Imports that the reached statements need, by the name they bind."""
     shortened: dict[int, str] = field(default_factory=dict)
     """Texts of statements that are not taken as they stand, by number."""
+    left_out: set[int] = field(default_factory=set)
+    """Numbers of lines that are not taken."""
 
     @classmethod
     def read(cls, module: str) -> Source:
@@ -174,9 +178,18 @@ class Source:
         text = Path(spec.origin).read_text()
         source = cls(module, text.splitlines(), ast.parse(text).body)
         for number, statement in enumerate(source.statements):
+            for part in list(unneeded(module, statement)):
+                source.leave_out(statement, part)
             for name in bound(statement):
                 source.binds.setdefault(name, []).append(number)
         return source
+
+    def leave_out(self, statement: ast.stmt, part: ast.stmt) -> None:
+        """Take a class without a part of it, and without the empty line above that."""
+        assert isinstance(statement, ast.ClassDef)
+        statement.body.remove(part)
+        first, last = part.lineno, part.end_lineno or part.lineno
+        self.left_out.update(range(first - (not self.lines[first - 2].strip()), last + 1))
 
     def shorten(self, name: str, entries: Collection[str]) -> None:
         """Keep some entries of the top-level dictionary `name`. FlattenError if it lacks one of them."""
@@ -204,7 +217,7 @@ class Source:
         after = self.statements[number + 1] if number + 1 < len(self.statements) else None
         if after is not None and isinstance(statement, (ast.Assign, ast.AnnAssign)) and is_text(after):
             last = after.end_lineno or last
-        return "\n".join(self.lines[first - 1 : last])
+        return "\n".join(self.lines[n - 1] for n in range(first, last + 1) if n not in self.left_out)
 
 
 def bound(statement: ast.stmt) -> Iterator[str]:

@@ -14,7 +14,7 @@ import torch
 from launch.command.cli import UserError
 from launch.files.templates import render
 from stage1_tokenizer import quantizers
-from stage1_tokenizer.networks import build
+from stage1_tokenizer.networks import build, seanet
 from stage1_tokenizer.publishing.flatten import Tables, flatten
 from stage1_tokenizer.tokenizer.folder import CONFIG
 from stage1_tokenizer.tokenizer.model import Tokenizer
@@ -80,7 +80,11 @@ def write_model_files(folder: Path) -> None:
 def tables(model: dict[str, Any]) -> Tables:
     """The entries that a model's settings (config.json) need of the tables of kinds."""
     backbone, quantizer = [model["backbone"]], [model["quantizer"]["kind"]]
-    return {build.__name__: {"ENCODERS": backbone, "DECODERS": backbone}, quantizers.__name__: {"KINDS": quantizer}}
+    return {
+        build.__name__: {"ENCODERS": backbone, "DECODERS": backbone},
+        quantizers.__name__: {"KINDS": quantizer},
+        seanet.__name__: {"TRANSFORMERS": ["window"] if model.get("seanet", {}).get("layers") else []},
+    }
 
 
 def try_out(folder: Path, tokenizer: Tokenizer) -> None:

@@ -49,8 +49,10 @@ class ResidualQuantizer(SeveralCodebooks):
         if config.projections != "none":
             first = [range(1), range(1, count)]
             self.groups = first if config.projections == "split" else [range(g, g + 1) for g in range(count)]
-            bias = config.projections == "each"
-            self.maps = nn.ModuleList(Projections(width, config.code_dim, bias) for _ in self.groups)
+            dim, bias = config.code_dim, config.projections == "each"
+            for _ in self.groups:
+                both = {"to_codes": nn.Linear(width, dim, bias), "to_latents": nn.Linear(dim, width, bias)}
+                self.maps.append(nn.ModuleDict(both))
             self.input_channels = self.latent_channels = width
 
     def begin(self, positions: int) -> None:
@@ -83,7 +85,7 @@ class ResidualQuantizer(SeveralCodebooks):
             for number, group in enumerate(self.groups):
                 vectors = [self._vectors(g, idx_BGhw[:, g]) for g in group if g < there]
                 if vectors:
-                    totals.append(self._outward(number, self._join(vectors)))
+                    totals.append(self._mapped(number, "to_latents", self._join(vectors)))
             return self.as_weights(codes_to_grid(self._join(totals), idx_BGhw[:, 0].shape))
 
     def _vectors(self, number: int, idx_Bhw: Tensor) -> Tensor:
@@ -96,7 +98,7 @@ class ResidualQuantizer(SeveralCodebooks):
         use_N1 = self._used(len(z_NC), samples, z_NC)
         rest_NC = z_NC
         for number, group in enumerate(self.groups):
-            inner_ND = self._inward(number, rest_NC)
+            inner_ND = self._mapped(number, "to_codes", rest_NC)
             left_ND, vectors = inner_ND, []
             for g in group:
                 stride, use = self.strides[g], use_N1[g]
@@ -107,7 +109,8 @@ class ResidualQuantizer(SeveralCodebooks):
                 vectors.append(e_ND if use is None or len(group) == 1 else e_ND * use)
                 codes.append(idx if stride == 1 else idx.repeat_interleave(stride))
                 losses.append(loss)
-            total_NC = self._outward(number, GRADIENTS[self.config.gradient](inner_ND, self._join(vectors)))
+            sum_ND = GRADIENTS[self.config.gradient](inner_ND, self._join(vectors))
+            total_NC = self._mapped(number, "to_latents", sum_ND)
             rest_NC = rest_NC - total_NC if self.config.projections == "each" else z_NC
             use = use_N1[group[0]]
             totals.append(total_NC if use is None or len(group) > 1 else total_NC * use)
@@ -123,32 +126,13 @@ class ResidualQuantizer(SeveralCodebooks):
         kept_N = torch.where(fewer_B, drawn_B, count).repeat_interleave(positions // samples)
         return [(kept_N > g).to(like.dtype)[:, None] for g in range(count)]
 
-    def _inward(self, number: int, rows_NC: Tensor) -> Tensor:
-        return cast("Projections", self.maps[number]).inward(rows_NC) if self.maps else rows_NC
-
-    def _outward(self, number: int, rows_ND: Tensor) -> Tensor:
-        return cast("Projections", self.maps[number]).outward(rows_ND) if self.maps else rows_ND
+    def _mapped(self, number: int, which: str, rows: Tensor) -> Tensor:
+        """Rows `to_codes` or `to_latents` by a group's projections, if there are any."""
+        return widened(cast("nn.ModuleDict", self.maps[number])[which], rows) if self.maps else rows
 
     def _join(self, vectors: list[Tensor]) -> Tensor:
         """The sum, always in the same order, so that embed and forward give the same bits."""
         return reduce(torch.add, vectors)
-
-
-class Projections(nn.Module):
-    """Linear maps from latents to codes and back, of weights that are at least float32."""
-
-    def __init__(self, width: int, code_dim: int, bias: bool):
-        super().__init__()
-        self.to_codes = nn.Linear(width, code_dim, bias=bias)
-        self.to_latents = nn.Linear(code_dim, width, bias=bias)
-
-    def inward(self, rows_NC: Tensor) -> Tensor:
-        """(N, C) to (N, D)."""
-        return widened(self.to_codes, rows_NC)
-
-    def outward(self, rows_ND: Tensor) -> Tensor:
-        """(N, D) to (N, C)."""
-        return widened(self.to_latents, rows_ND)
 
 
 class DirectionQuantizer(VectorQuantizer):

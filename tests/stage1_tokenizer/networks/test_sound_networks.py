@@ -118,14 +118,18 @@ def test_convolutions_pad_as_encodec_and_dac_do() -> None:
     """Causal: all before; else the left side is longer. Transposed ones are cut at the same sides."""
     x = torch.randn(1, 2, 15)
     for causal, sides in ((True, (5, 0)), (False, (3, 2))):
-        layer = Convolution1d(2, 3, 10, causal=causal, stride=5)
+        config = SeanetConfig(causal=causal, weight_norm=False)
+        layer = Convolution1d(config, (2, 3, 10), stride=5)
         assert torch.equal(layer(x), F.conv1d(F.pad(x, sides), layer.conv.weight, layer.conv.bias, stride=5))
-        up = Upsampling1d(2, 3, 5, causal=causal)
+        up = Upsampling1d(config, 2, 3, 5)
         whole = F.conv_transpose1d(x, up.conv.weight, up.conv.bias, stride=5)
         assert torch.equal(up(x), whole[..., 0 if causal else 3 :][..., :75])
-    shorter = Upsampling1d(2, 3, 5, causal=False, shorter=True)
+    shorter = Upsampling1d(replace(config, odd_trim=True), 2, 3, 5)
     theirs = F.conv_transpose1d(x, shorter.conv.weight, shorter.conv.bias, stride=5, padding=3)
     assert torch.equal(shorter(x), theirs) and theirs.shape[-1] == 74
+    bare = Convolution1d(config, (2, 2, 4), stride=2, bare=True)
+    assert bare.conv.bias is None
+    torch.testing.assert_close(bare(torch.ones(1, 2, 2))[..., 0], bare.conv.weight.sum((1, 2))[None])
     assert pad(torch.tensor([[[1.0, 2.0]]]), 3, 1, "reflect").tolist() == [[[0.0, 0.0, 2.0, 1.0, 2.0, 0.0]]]
 
 

@@ -19,6 +19,7 @@ from tests.environments import call, environment
 from tests.stage1_tokenizer.foreign import peer_layouts
 from tests.stage1_tokenizer.publishing.test_convert import SMALL, run, saved, state
 from tests.stage1_tokenizer.small_backbones import BACKBONES
+from tests.stage1_tokenizer.small_sound import SOUND
 
 ALONE = """
 import importlib, sys
@@ -35,8 +36,9 @@ from transformers import AutoModel
 from pathlib import Path
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-    size, channels = 32, model.config.model["in_channels"]
-    x = torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    settings = model.config.model
+    sizes = [48] if settings["spatial_dims"] == 1 else [32, 32]
+    x = torch.rand(2, settings["in_channels"], *sizes, generator=torch.Generator().manual_seed(3)) * 2 - 1
     y, codes = model.reconstruct(x)
     if codes is not None:
         assert torch.equal(model.encode(x), codes)
@@ -55,21 +57,21 @@ print(json.dumps(codes.flatten().tolist()))
 
 
 def tokenizers() -> dict[str, Tokenizer]:
-    """One of every quantizer and of every backbone, untrained, for pictures of 32×32."""
+    """One of every quantizer and of every backbone, untrained, for pictures of 32×32 or sounds of 48 samples."""
     conv = {"channels": 8, "channel_multipliers": [1, 1, 1], "res_blocks": 1, "z_channels": 8, "in_channels": 1}
-    configs = dict(BACKBONES)
+    configs = {**BACKBONES, **{f"sound-{name}": config for name, config in SOUND.items()}}
     for kind in KINDS:
         quantizer = QuantizerConfig(kind=kind, codebook_size=32, code_dim=4, scales=[1, 2, 4, 8])  # type: ignore[arg-type]
         configs[f"quantizer-{kind}"] = ModelConfig(quantizer=quantizer, **conv)  # type: ignore[arg-type]
     made = {}
     for name, config in configs.items():
         torch.manual_seed(0)
-        made[name] = Tokenizer(config, TransformConfig(size=32, channels=config.in_channels)).eval()
+        made[name] = Tokenizer(config, None if config.spatial_dims == 1 else TransformConfig(size=32)).eval()
     return made
 
 
-def pictures(channels: int) -> torch.Tensor:
-    return torch.rand(2, channels, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1
+def pictures(channels: int, sizes: tuple[int, ...] = (32, 32)) -> torch.Tensor:
+    return torch.rand(2, channels, *sizes, generator=torch.Generator().manual_seed(3)) * 2 - 1
 
 
 @pytest.mark.slow
@@ -84,7 +86,8 @@ def test_with_only_torch_transformers_and_safetensors(tmp_path: Path):
     got = {name: (codes, total) for name, codes, total in map(json.loads, printed.splitlines())}
     assert set(got) == set(made)
     for name, tokenizer in made.items():
-        y_BCHW, codes = tokenizer.reconstruct(pictures(tokenizer.config.in_channels))
+        sizes = (48,) if tokenizer.config.spatial_dims == 1 else (32, 32)
+        y_BCHW, codes = tokenizer.reconstruct(pictures(tokenizer.config.in_channels, sizes))
         assert got[name][0] == (None if codes is None else codes.flatten().tolist()), name
         assert got[name][1] == pytest.approx(float(y_BCHW.double().abs().sum()), rel=1e-5), name
 
@@ -127,6 +130,18 @@ def test_unknown_imports_fail(text: str, message: str, tmp_path: Path, monkeypat
 
 def model_files(backbone: str, quantizer: str) -> dict[str, str]:
     return flatten(MODEL, MODEL_FILE, "From {module}", tables({"backbone": backbone, "quantizer": {"kind": quantizer}}))
+
+
+@pytest.mark.parametrize("backbone", ["seanet", "vocos"])
+def test_networks_for_sound_travel_with_their_layers(backbone: str):
+    files = model_files(backbone, "residual")
+    for name, text in files.items():
+        compile(text, name, "exec")
+    networks = {name for name in files if "_networks_" in name or "_layers_" in name or "_quantizers_" in name}
+    assert {f"stage1_tokenizer_networks_{backbone}.py", "stage1_tokenizer_quantizers_residual.py"} <= networks
+    layers = ("stage1_tokenizer_layers_waveform.py", "stage1_tokenizer_layers_window_attention.py")
+    assert all((name in networks) == (backbone == "seanet") for name in layers)
+    assert "stage1_tokenizer_networks_vqgan.py" not in networks
 
 
 def test_only_what_is_needed_travels():
