@@ -1,10 +1,12 @@
-"""Reconstruct picture files: `python -m stage1_tokenizer.reconstruct FILES… --tokenizer DIR --out OUT`.
+"""Reconstruct picture or sound files: `python -m stage1_tokenizer.reconstruct FILES… --tokenizer DIR --out OUT`.
 
-OUT/NAME.png                each picture, and its reconstruction to the right
-OUT/reconstructions.json    PSNR, LPIPS, bytes of the file and of the codes for each; also printed as a table
+OUT/NAME.png                each picture, and its reconstruction to the right; of sounds, the spectrograms of both
+OUT/NAME.flac               each sound's reconstruction
+OUT/reconstructions.json    PSNR and LPIPS, or SI-SDR; bytes of the file and of the codes; also printed as a table
 
 Pictures keep their size: sides are padded to a multiple of the tokenizer's stride by repeating the last row or column,
-and the padding is cut off again. Large pictures are processed in overlapping tiles.
+and the padding is cut off again. Large pictures are processed in overlapping tiles. Sounds are taken whole, at the rate
+and with the channels of the tokenizer.
 """
 
 from collections.abc import Sequence
@@ -17,10 +19,10 @@ from launch.command.cli import parse, run
 
 @dataclass(frozen=True)
 class ReconstructConfig:
-    """Show how a tokenizer reconstructs some pictures, and in how many bytes."""
+    """Show how a tokenizer reconstructs some pictures or sounds, and in how many bytes."""
 
     files: list[str]
-    """Pictures in any readable format, or folders of them; the first arguments."""
+    """Pictures or sounds in any readable format, or folders of them; the first arguments."""
     tokenizer: str
     """Folder of a released tokenizer or of a run, or a name on the Hub."""
     out: str
@@ -38,7 +40,7 @@ class ReconstructConfig:
 
     def __post_init__(self) -> None:
         if not self.files:
-            raise ValueError("files is empty: name one or more pictures")
+            raise ValueError("files is empty: name one or more files")
         at_least(0, self, "tile")
         at_least(1, self, "max_pixels")
 

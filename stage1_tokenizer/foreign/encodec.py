@@ -53,6 +53,9 @@ TRANSFORMER = [
     (r"^upsample\.conv\.", "decoder.resample.conv."),
 ]
 
+PADDING = {"reflect": "reflect", "constant": "zeros"}
+"""What lies beyond the ends: transformers' name, and ours."""
+
 STATISTICS = ("inited", "initialized", "embed_avg", "cluster_size", "cluster_usage", "embed_sum")
 """Buffers of a codebook's moving averages."""
 
@@ -68,10 +71,13 @@ def encodec(source: Source) -> Converted:
     weights = renamed(_without_statistics(weights), [(table, r"quantizer.parts.\1.embedding.weight")])
     weights = numbered(weights, source)
     model = _model(weights, source)
-    model["seanet"]["padding"] = {"reflect": "reflect", "constant": "zeros"}[source.settings.get("pad_mode", "reflect")]
+    mode = source.settings.get("pad_mode", "reflect")
+    if mode not in PADDING:
+        raise UserError(f"{source.where} has pad_mode={mode}, not one of {', '.join(PADDING)}: not supported")
+    model["seanet"]["padding"] = PADDING[mode]
     books = count(weights, r"quantizer\.parts\.(\d+)\.")
     name = "quantizer.parts.0.embedding.weight"
-    moved = {"kind": "residual", "codebooks": books, "learning": "moving_average"}
+    moved: dict[str, Any] = {"kind": "residual", "codebooks": books, "learning": "moving_average"}
     model["quantizer"] = codebook(weights, source, name, **moved)
     default = 24000 if source.settings.get("model_type") == "encodec" else None  # which transformers leaves out
     return Converted(model, weights, rate=find(source.settings, "sampling_rate") or default, notes=_notes(source))

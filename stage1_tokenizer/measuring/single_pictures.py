@@ -19,6 +19,7 @@ from torch import Tensor
 from data.pictures.decode import decode_picture
 from data.pictures.transforms import to_float, to_uint8
 from data.shards.sample import DamagedSampleError
+from data.sounds.config import SoundConfig
 from launch.command.cli import UserError
 from launch.files.atomic import new_folder
 from launch.files.outputs import try_new_folder
@@ -29,6 +30,7 @@ from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.picture_files import Files, finished
 from stage1_tokenizer.measuring.scores import psnr
 from stage1_tokenizer.measuring.side_by_side import side_by_side
+from stage1_tokenizer.measuring.single_sounds import reconstruct_sounds, table_of_sounds
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
 from stage1_tokenizer.tokenizer.pil import transformed
@@ -49,13 +51,17 @@ def reconstruct_files(
     max_pixels: int,
     precision: Precision = "fp32",
 ) -> list[dict[str, Any]]:
-    """Reconstruct picture files with a tokenizer and write the folder `out`; the figures of each.
+    """Reconstruct files with a tokenizer of pictures or sounds and write the folder `out`; the figures of each.
 
     `trained_size` crops and resizes as in training. Raises UserError for a picture that can't be read; then nothing is
     written.
     """
     try_new_folder("out", out)
     opened = open_tokenizer(tokenizer)
+    if isinstance(opened.transform, SoundConfig):
+        if trained_size:
+            raise UserError("trained_size=true is for pictures: leave it out, and sounds are reconstructed whole")
+        return reconstruct_sounds(files, opened, tokenizer, out, precision)
     if opened.transform is None or opened.config.spatial_dims != 2:
         raise UserError(f"tokenizer={tokenizer} is not one of pictures with a transform: choose another")
     files = [each for file in files for each in _picture_files(file)]
@@ -144,6 +150,8 @@ def code_bytes(tokenizer: Tokenizer, codes: Tensor | None) -> int:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The figures as lines of text."""
+    if rows and "sound" in rows[0]:
+        return table_of_sounds(rows)
     lines = [
         f"{'picture':32} {'pixels':>11} {'PSNR':>6} {'LPIPS':>7} {'file':>10} {'codes':>9} {'bpp':>6} {'smaller':>8}"
     ]

@@ -8,6 +8,8 @@ Legend: B batch, C channels, T samples, t frames, F frequencies, N samples of a 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,9 +20,8 @@ from stage1_tokenizer.layers.precision import as_weights_of, at_least_float32
 from stage1_tokenizer.layers.recompute import Recomputable
 from stage1_tokenizer.networks.base import PictureDecoder, refuse_odd_sizes
 
-POWER, QUIET, LOUDEST = 0.3, 1e-7, 1e2
-"""The encoder's input is a spectrum whose magnitudes are raised to POWER, with QUIET added to their squares; the
-decoder's magnitudes are at most LOUDEST (Vocos)."""
+POWER, QUIET = 0.3, 1e-7
+"""The encoder's input is a spectrum whose magnitudes are raised to POWER, with QUIET added to their squares."""
 
 
 class Block(Recomputable):
@@ -107,7 +108,8 @@ class InverseTransform(nn.Module):
         with torch.autocast(h_BSt.device.type, enabled=False):
             h_BSt, samples = at_least_float32(h_BSt), hop * h_BSt.shape[-1]
             log_BCFt, phase_BCFt = h_BSt.unflatten(1, (-1, 2, frequencies(self.settings))).unbind(2)
-            bins_BCFt = torch.polar(log_BCFt.exp().clamp(max=LOUDEST), phase_BCFt)
+            loudest = math.log(window / 2)  # a constant of full scale
+            bins_BCFt = torch.polar(log_BCFt.clamp(max=loudest).exp(), phase_BCFt)
             shape_N1 = hann(window, h_BSt)[:, None]
             frames_BCNt = torch.fft.irfft(bins_BCFt, window, dim=2) * shape_N1
             total_BCT = _added(frames_BCNt.flatten(0, 1), hop).unflatten(0, frames_BCNt.shape[:2])

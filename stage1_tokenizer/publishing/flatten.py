@@ -1,8 +1,9 @@
 """One class with all it needs, as flat files that import each other relatively: `flatten("package.module", "name.py")`.
 
 `transformers` loads such files beside a model's weights (trust_remote_code). They are made of the packages' own source:
-imports are followed name by name, and of each module only the statements that are reached are taken, as they stand, but
-for settings, which lose their help texts and checks (stage1_tokenizer.publishing.lean). What can't be followed raises FlattenError, so that a release is never incomplete.
+imports are followed name by name, and of each module only the statements that are reached are taken, as they stand;
+settings lose their help texts and checks (stage1_tokenizer.publishing.lean). What can't be followed raises
+FlattenError, so that a release is never incomplete.
 """
 
 from __future__ import annotations

@@ -143,12 +143,15 @@ def test_snake_is_its_equation() -> None:
 def test_the_inverse_transform_undoes_the_transform() -> None:
     """Of a spectrum as the decoder gives it, also at both ends."""
     settings = VocosConfig(hop=8, window=32)
-    x = torch.randn(2, 1, 10 * 8, dtype=torch.float64)
+    x = torch.rand(2, 1, 10 * 8, dtype=torch.float64) * 2 - 1
     frames = F.pad(x, (12, 12)).unfold(-1, 32, 8) * hann(32, x)
     bins = torch.fft.rfft(frames).mT
     h = torch.stack([bins.abs().log(), bins.angle()], 2).flatten(1, 3)
     assert h.shape[1] == 2 * frequencies(settings)
     torch.testing.assert_close(InverseTransform(settings)(h), x)
+    loud = torch.full((1, 34, 3), 200.0, requires_grad=True)  # e to that is no float32
+    (grad,) = torch.autograd.grad(InverseTransform(settings)(loud).sum(), loud)
+    assert grad.isfinite().all()
 
 
 def sizes_of(module: nn.Module) -> int:
