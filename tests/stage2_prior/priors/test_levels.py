@@ -19,6 +19,7 @@ from stage2_prior.generation.delays import Delays
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import load_prior
 from stage2_prior.priors.depth import DepthPrior
+from stage2_prior.priors.fused import install
 from stage2_prior.priors.masked import MaskedPrior
 from stage2_prior.training.cost import cost
 from tests.stage2_prior.generation.tape import Tapes
@@ -201,6 +202,15 @@ def test_levels_with_equal_weights_are_the_shared_ones() -> None:
         token_B = tokens_of(shared)
         ours, theirs = levels.logits(codes_of(), token_B), shared.logits(codes_of(), token_B)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_our_layers_for_gpus_compute_the_same_where_each_level_has_weights() -> None:
+    prior, code_BN = prior_of("levels-delays"), codes_of()
+    with torch.no_grad():
+        stock = prior.logits(code_BN, tokens_of(prior))
+        install(prior, torch.device("cuda"))
+        ours = prior.logits(code_BN, tokens_of(prior))
+    torch.testing.assert_close(ours, stock, atol=1e-4, rtol=1e-4)
 
 
 def test_masked_levels_are_trained_and_rated_as_they_are_filled_in() -> None:
