@@ -16,6 +16,7 @@ from data.shards.index import ShardIndex
 from data.sounds.batches import to_float, to_int16
 from data.sounds.config import SoundConfig
 from launch.files.atomic import write_file, writing
+from launch.files.outputs import output
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
 SPECTROGRAM = (192, 96)
@@ -42,7 +43,8 @@ def save_sounds(
     device = next(tokenizer.parameters()).device
     encode = pkgutil.resolve_name("data.sounds.convert:encode")  # needs the extra `sound`
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with output(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     rows: list[list[np.ndarray]] = []
     for batch in every_sample(source, transform, batch_size=min(count, 16), limit=count):
         x_BCT = to_float(batch.samples_BCT.to(device))
