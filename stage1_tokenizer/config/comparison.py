@@ -15,6 +15,9 @@ PLAIN = {
     "learning": "gradient",
     "start": "uniform",
     "revive_after": 0,
+    "projections": "none",
+    "codebook_dropout": 0,
+    "strides": "[]",
 }
 """Settings of the quantizer in every variant, unless it sets its own; the recipe's are ignored."""
 
@@ -42,6 +45,22 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 """Name: settings of model.quantizer, and other settings. All but multiscale and vae have about 10 bits per position."""
 
+BOOKS = {**LEARNED, "kind": "residual", "codebook_size": 256, "codebooks": 8, "codebook_dropout": 0.5}
+DAC = {"projections": "each", "l2_normalise": "true", "code_dim": 8, "latent_dim": 64}
+
+OF_SOUNDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "vq": VARIANTS["vqgan"],
+    **{name: one for name, one in VARIANTS.items() if name not in ("vae", "vq-vae", "vqgan", "multiscale")},
+    "residual": (BOOKS, {}),
+    "residual-dac": ({**BOOKS, **DAC}, {}),
+}
+"""As VARIANTS, for sounds. The residual ones are measured at several rates: the first 1, 2, 4 and all 8 books."""
+
+
+def variants_of(kind: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """The variants for a kind of data."""
+    return OF_SOUNDS if kind == "sounds" else VARIANTS
+
 
 @dataclass(frozen=True)
 class CompareConfig:
@@ -50,30 +69,30 @@ class CompareConfig:
     recipe: str
     """YAML file of stage1_tokenizer.train with the networks, optimizer, transform and losses of all variants."""
     train: str
-    """Index of the training pictures."""
+    """Index of the training samples."""
     held_out: str
-    """Index of the pictures to measure on."""
+    """Index of the samples to measure on."""
     out: str
     """Folder for runs, table and picture; finished runs in it are reused."""
     steps: int = 2000
     """Training steps of each variant; the adversarial term starts after a third of them."""
-    variants: list[str] = field(default_factory=lambda: list(VARIANTS))
-    """Variants to train, in this order."""
+    variants: list[str] = field(default_factory=list)
+    """Variants to train, in this order; none: all for this kind of data."""
     options: dict[str, str] = field(default_factory=dict)
     """More settings of stage1_tokenizer.train for all variants, by dotted name."""
     processes: int = 1
     """Ranks of each training."""
     samples: int | None = None
-    """Number of held-out pictures to measure, evenly spaced; null: all."""
+    """Number of held-out samples to measure, evenly spaced; null: all."""
     lpips: bool = True
-    """Measure LPIPS."""
+    """Measure LPIPS (of pictures)."""
     lpips_weights: str | None = None
     """File with the weights of LPIPS's network; null: an installed one."""
     pictures: int = 8
-    """Held-out pictures in reconstructions.png."""
+    """Held-out samples in reconstructions.png; of sounds, their spectrograms."""
 
     def __post_init__(self) -> None:
         for name in self.variants:
-            if name not in VARIANTS:
-                raise ValueError(f"variants={name} is not known: choose among {', '.join(VARIANTS)}")
+            if name not in VARIANTS | OF_SOUNDS:
+                raise ValueError(f"variants={name} is not known: choose among {', '.join(VARIANTS | OF_SOUNDS)}")
         at_least(1, self, "steps", "processes", "pictures")

@@ -17,15 +17,25 @@ from data.pictures.transforms import to_float, to_uint8
 from data.reading.stream import every_sample
 from data.shards.identity import Identity, name_of
 from data.shards.loading import load_index
+from data.sounds import batches as sounds
 from launch.command.cli import UserError, parse
 from launch.files.atomic import write_file, writing
 from launch.files.outputs import try_folder
-from stage1_tokenizer.config.comparison import PLAIN, VARIANTS, CompareConfig
+from stage1_tokenizer.config.comparison import PLAIN, CompareConfig, variants_of
 from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.measuring.evaluation import evaluate_tokenizer
+from stage1_tokenizer.measuring.sounds_shown import spectrograms
 from stage1_tokenizer.tokenizer.opening import open_run
 
+SOUND_COLUMNS = {
+    "mel_distance": ("mel distance", ".3f"),
+    "stft_distance": ("STFT distance", ".3f"),
+    "si_sdr": ("SI-SDR", ".2f"),
+    "stoi": ("STOI", ".3f"),
+    "bits_per_second": ("bits/s", ".0f"),
+    "codebook_usage": ("codes used", ".1%"),
+}
 COLUMNS = {
     "psnr": ("PSNR", ".2f"),
     "ssim": ("SSIM", ".4f"),
@@ -36,9 +46,11 @@ COLUMNS = {
 }
 
 
-def settings(config: CompareConfig, name: str, folder: Path, grid: int | None = None) -> dict[str, Any]:
+def settings(
+    config: CompareConfig, name: str, folder: Path, grid: int | None = None, kind: str = "pictures"
+) -> dict[str, Any]:
     """Options of stage1_tokenizer.train for a variant; `grid` is the side of the latent grid, for multiscale."""
-    quantizer, others = VARIANTS[name]
+    quantizer, others = variants_of(kind)[name]
     if quantizer["kind"] == "multiscale" and grid:
         quantizer = {**quantizer, "scales": str([1 << power for power in range(grid.bit_length() - 1)] + [grid])}
     return {
@@ -56,13 +68,13 @@ def settings(config: CompareConfig, name: str, folder: Path, grid: int | None = 
     }
 
 
-def train(config: CompareConfig, name: str, grid: int) -> Path:
+def train(config: CompareConfig, name: str, grid: int, kind: str) -> Path:
     """Train a variant, unless it is trained already; its run folder. UserError if the training fails."""
     folder = Path(config.out) / name / "run"
     module = ["stage1_tokenizer.train"]
     if config.processes > 1:
         module = ["launch.local", "--processes", str(config.processes), *module]
-    line = [sys.executable, "-m", *module, *words(config, settings(config, name, folder, grid))]
+    line = [sys.executable, "-m", *module, *words(config, settings(config, name, folder, grid, kind))]
     code = subprocess.run(line, check=False).returncode
     if code:
         raise UserError(
@@ -84,7 +96,8 @@ def measure(config: CompareConfig, name: str, folder: Path) -> dict[str, Any]:
         measured = known["measured"]
         data = Identity.of(load_index(config.held_out)).brief()
         same = measured["fingerprint"] == open_run(folder).tokenizer.fingerprint and measured["data"] == data
-        if same and ("lpips" in known or not config.lpips) and config.samples in (None, known["samples"]):
+        complete = "lpips" in known or not config.lpips or "mel_distance" in known
+        if same and complete and config.samples in (None, known["samples"]):
             return known
     return evaluate_tokenizer(
         EvaluateConfig(
@@ -102,18 +115,21 @@ def measure(config: CompareConfig, name: str, folder: Path) -> dict[str, Any]:
 
 def table(results: dict[str, dict[str, Any]], steps: int) -> str:
     """The figures as a Markdown table, with their conditions."""
-    lines = ["| tokenizer | " + " | ".join(title for title, _ in COLUMNS.values()) + " |", "|---" * 7 + "|"]
-    for name, figures in results.items():
-        cells = [format(figures[key], form) if key in figures else "–" for key, (_, form) in COLUMNS.items()]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     last = list(results.values())[-1]
     measured = last["measured"]
-    pictures = f"{last['samples']} pictures of `{name_of(measured['data'])}`"
-    lines.append(
-        f"\n{steps} steps each; {pictures}; LPIPS {measured['lpips']}; "
-        f"commit {measured['commit']}; {measured['hardware']}; {measured['date'][:10]}."
-    )
-    return "\n".join(lines) + "\n"
+    of_sounds = "metrics" in measured
+    columns = SOUND_COLUMNS if of_sounds else COLUMNS
+    lines = ["| tokenizer | " + " | ".join(title for title, _ in columns.values()) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name, figures in results.items():
+        fewer = figures.get("by_books", [])[:-1]
+        for title, row in [(name, figures), *((f"{name}, first {one['books']}", one) for one in fewer)]:
+            cells = [format(row[key], form) if key in row else "–" for key, (_, form) in columns.items()]
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    samples = f"{last['samples']} {'sounds' if of_sounds else 'pictures'} of `{name_of(measured['data'])}`"
+    conditions = [f"{steps} steps each", samples, *([] if of_sounds else [f"LPIPS {measured['lpips']}"])]
+    conditions += [f"commit {measured['commit']}", measured["hardware"], f"{measured['date'][:10]}."]
+    return "\n".join([*lines, "\n" + "; ".join(conditions)]) + "\n"
 
 
 def picture(config: CompareConfig, folders: dict[str, Path], path: Path) -> None:
@@ -140,26 +156,49 @@ def picture(config: CompareConfig, folders: dict[str, Path], path: Path) -> None
         page.save(file, format="PNG")
 
 
+def page_of_sounds(config: CompareConfig, folders: dict[str, Path], path: Path) -> None:
+    """Spectrograms of held-out sounds in rows: the original, then each variant's reconstruction, in their order."""
+    rows: list[list[np.ndarray]] = []
+    for folder in folders.values():
+        tokenizer = open_run(folder).tokenizer
+        assert tokenizer.transform is not None
+        batch = next(iter(every_sample(config.held_out, tokenizer.transform, batch_size=64, limit=config.pictures)))
+        rows = rows or [[samples_CT.numpy()] for samples_CT in batch.samples_BCT]
+        made_BCT = sounds.to_int16(tokenizer.reconstruct(sounds.to_float(batch.samples_BCT))[0])
+        for row, made_CT in zip(rows, made_BCT, strict=True):
+            row.append(made_CT.numpy())
+    with writing(path) as file:
+        Image.fromarray(spectrograms(rows)).save(file, format="PNG")
+
+
 def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
-    """Train, measure and show all variants; the figures by name. The table is rewritten after each variant."""
+    """Train, measure and show all variants; the figures by name. The table is rewritten after each variant.
+
+    UserError for a variant that isn't for the recipe's kind of data.
+    """
     try_folder("out", config.out)
-    grid = latent_grid(config)
+    kind, grid = kind_and_grid(config)
+    names = config.variants or list(variants_of(kind))
+    for name in names:
+        if name not in variants_of(kind):
+            raise UserError(f"variants={name} is not for {kind}: choose among {', '.join(variants_of(kind))}")
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Any]] = {}
     folders: dict[str, Path] = {}
-    for name in config.variants:
-        folders[name] = train(config, name, grid)
+    for name in names:
+        folders[name] = train(config, name, grid, kind)
         results[name] = measure(config, name, folders[name])
         write_file(out / "table.md", table(results, config.steps))
         write_file(out / "table.json", json.dumps(results, indent=2) + "\n")
-    picture(config, folders, out / "reconstructions.png")
+    show = page_of_sounds if kind == "sounds" else picture
+    show(config, folders, out / "reconstructions.png")
     print(table(results, config.steps))
     return results
 
 
-def latent_grid(config: CompareConfig) -> int:
-    """Side of the latent grid for this recipe and options; UserError if they don't load."""
+def kind_and_grid(config: CompareConfig) -> tuple[str, int]:
+    """Kind of data and side of the latent grid for this recipe and options; UserError if they don't load."""
     options = settings(config, "vqgan", Path(config.out) / "vqgan" / "run")
     resolved = parse(TokenizerTrainConfig, words(config, options), prog="python -m stage1_tokenizer.train")
-    return resolved.data.transform.sizes[0] // resolved.model.stride[0]
+    return resolved.data.kind, resolved.data.transform.sizes[0] // resolved.model.stride[0]
