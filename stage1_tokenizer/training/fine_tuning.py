@@ -20,10 +20,10 @@ from stage1_tokenizer.training.trained import Trained
 
 _LEARNING = """
 gradient learning decay commitment beta_placement start revive_after kl_weight entropy_weight entropy_diversity
-entropy_temperature entropy_bits entropy_boost temperature temperature_final anneal
+entropy_temperature entropy_bits entropy_boost temperature temperature_final anneal codebook_dropout
 """
-TRAINING_ONLY = ("dropout", *(f"quantizer.{name}" for name in _LEARNING.split()))
-"""Settings of a model that change how it learns, not what its weights mean: fine-tuning may change them."""
+TRAINING_ONLY = ("dropout", "seanet.block", *(f"quantizer.{name}" for name in _LEARNING.split()))
+"""Settings of a model that change how it learns or computes, not what weights mean: fine-tuning may change them."""
 
 
 def with_model(words: Sequence[str]) -> list[str]:

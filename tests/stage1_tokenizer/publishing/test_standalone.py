@@ -144,6 +144,17 @@ def test_networks_for_sound_travel_with_their_layers(backbone: str):
     assert "stage1_tokenizer_networks_vqgan.py" not in networks
 
 
+def test_settings_travel_without_their_help_texts_and_checks():
+    files = model_files("conv", "vq")
+    model = files["stage1_tokenizer_config_model.py"]
+    assert "    backbone: Literal" in model and "def stride" in model and '"""The networks of a tokenizer' in model
+    for name in ("__post_init__", "_check_unused", "_check_widths", "Channels of the data"):
+        assert name not in model
+    assert "launch_command_checks.py" not in files
+    quantizer = files["stage1_tokenizer_config_quantizer.py"]
+    assert "def width" in quantizer and "_rules" not in quantizer
+
+
 def test_only_what_is_needed_travels():
     files = flatten(MODEL, MODEL_FILE, "From {module}")
     assert {"stage1_tokenizer_quantizers_vq.py", "stage1_tokenizer_networks_vit.py"} <= set(files)
