@@ -1,7 +1,7 @@
 """Train a tokenizer: `accelerate launch -m stage1_tokenizer.train --config launch/recipes/NAME/tokenizer.yaml …`.
 
 RUN/checkpoints/   tokenizer, discriminators, their optimizers, averaged weights (launch.checkpoint)
-RUN/pictures/      held-out pictures beside their reconstructions, at each evaluation
+RUN/pictures/      held-out pictures beside their reconstructions, at each evaluation; of sounds: RUN/sounds/
 RUN/metrics.jsonl  loss/…, gan/…, codes/…, rate/…; eval/psnr, eval/lpips, eval/codebook_usage, …
 """
 
