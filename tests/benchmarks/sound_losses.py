@@ -1,0 +1,122 @@
+"""Every discriminator of sounds, both presets and both kinds of weights, trained for a few hundred steps each.
+
+    python -m tests.benchmarks.sound_losses [--steps 300] [--out FOLDER] [--only NAME …]
+
+Each is the training command with the recipe of the sample set `speech` and other losses; discriminators start at the
+first step. A table says whether it went well: skipped updates, the largest gradient's norm over the median, what the
+monitor warned of, and the figures at the end. The exit code is 1 if one diverged: an update was skipped, a logged value
+isn't finite, or the mel distance is above that of the same training without a discriminator by more than a half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+RECIPE = "launch/recipes/speech/tokenizer.yaml"
+SMALL: dict[str, Any] = {"channels": 8, "start": 0, "ramp": 50, "adaptive": False}
+MATCHING = {**SMALL, "weight": 1.0, "feature_matching": 2.0}
+WINDOWS = [512, 256, 128]
+MEL = '{"mel": {"windows": [64, 128, 256, 512]}}'
+BALANCED = {"loss.balance": "gradient", "loss.terms": '{"waveform": 0.1, "mel": 2}'}
+
+
+def adversarial(**settings: Any) -> dict[str, str]:
+    """A discriminator in the place of the recipe's, as options."""
+    return {f"loss.adversarial.{name}": json.dumps(value).strip('"') for name, value in settings.items()}
+
+
+CASES: dict[str, dict[str, str]] = {
+    "terms alone": {"loss.adversarial.weight": "0"},
+    "periods": adversarial(discriminator="periods", loss="least_squares", peak=0.8, windows=[], **MATCHING),
+    "bands": adversarial(discriminator="bands", loss="least_squares", peak=0.8, windows=WINDOWS, **MATCHING),
+    "stft": adversarial(discriminator="stft", loss="hinge", peak=0.0, windows=WINDOWS, **MATCHING),
+    "stft, balanced": BALANCED
+    | adversarial(discriminator="stft", loss="hinge", peak=0.0, windows=WINDOWS, **{**MATCHING, "weight": 4.0}),
+    "terms alone, balanced": {**BALANCED, "loss.adversarial.weight": "0"},
+    "dac's preset": {
+        "loss.preset": "dac",
+        "loss.terms": MEL,
+        "loss.discriminators": json.dumps([{"windows": WINDOWS, "channels": 8}]),
+        **adversarial(discriminator="periods", windows=[], weight=2.0, reduction="sum", **{**SMALL, "peak": 0.8}),
+    },
+    "encodec's preset": {
+        "loss.preset": "encodec",
+        "loss.terms": '{"mel": {"windows": [64, 128, 256, 512]}}',
+        **adversarial(
+            discriminator="stft",
+            windows=WINDOWS,
+            loss="hinge",
+            weight=4.0,
+            feature_matching=4.0,
+            **{**SMALL, "peak": 0.0},
+        ),
+    },
+}
+"""Options of each training, beside the recipe's."""
+
+
+def train(name: str, folder: Path, steps: int) -> dict[str, Any]:
+    """What became of one training."""
+    options = {
+        "run.folder": str(folder),
+        "run.trackers": "[]",
+        "run.log_every": "10",
+        "run.save_every": str(steps),
+        "steps": str(steps),
+        "evaluate_every": "0",
+        **CASES[name],
+    }
+    words = [word for key, value in options.items() for word in (f"--{key}", value)]
+    line = [sys.executable, "-m", "stage1_tokenizer.train", "--config", RECIPE, *words]
+    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    train_lines = [one for one in lines if one["kind"] == "train"]
+    last = [one for one in lines if one["kind"] == "eval"][-1]
+    values = [value for one in train_lines for value in one.values() if isinstance(value, float)]
+    norms = [one["optimizer/gradient_norm"] for one in train_lines]
+    warned = {key.removeprefix("monitor/") for one in lines for key in one if key.startswith("monitor/")}
+    return {
+        "skipped": max(int(one.get("updates/skipped", 0)) for one in train_lines),
+        "finite": all(map(math.isfinite, values)),
+        "spike": max(norms) / statistics.median(norms),
+        "warned": ", ".join(sorted(warned)) or "–",
+        **{key: last[f"eval/{key}"] for key in ("mel_distance", "si_sdr", "stoi") if f"eval/{key}" in last},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--out", help="folder for the runs; without it they are deleted")
+    parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES))
+    args = parser.parse_args()
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, name in enumerate(args.only):
+            results[name] = train(name, Path(args.out or temporary) / f"{number}-{name.replace(' ', '_')}", args.steps)
+            print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
+    print(
+        "| losses | mel distance | SI-SDR | STOI | skipped | largest norm / median | warned of |\n" + "|---" * 7 + "|"
+    )
+    limit = 1.5 * results.get("terms alone", {}).get("mel_distance", math.inf)
+    diverged = []
+    for name, one in results.items():
+        figures = [format(one[key], ".3f") if key in one else "–" for key in ("mel_distance", "si_sdr", "stoi")]
+        print(f"| {name} | {' | '.join(figures)} | {one['skipped']} | {one['spike']:.1f} | {one['warned']} |")
+        if one["skipped"] or not one["finite"] or not one["mel_distance"] <= limit:
+            diverged.append(name)
+    if diverged:
+        print(f"diverged: {', '.join(diverged)}", file=sys.stderr)
+    return bool(diverged)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
