@@ -8,7 +8,6 @@ import functools
 import math
 
 import numpy as np
-from scipy.signal import resample_poly
 
 RATE, FRAME, HOP, SIZE = 10_000, 256, 128, 512
 """Hz; samples of a frame and between frames; of its Fourier transform."""
@@ -26,7 +25,7 @@ def intelligibility(x_T: np.ndarray, y_T: np.ndarray, rate: int) -> tuple[float,
 
     They need a segment: 30 frames, 0.4 s, that are not silent in x. Above 1 they are only by rounding.
     """
-    x, y = (_at_rate(wave.astype(np.float64), rate) for wave in (x_T, y_T))
+    x, y = (resampled(wave.astype(np.float64), rate, RATE) for wave in (x_T, y_T))
     x, y = _without_silence(x, y)
     x_FN, y_FN = (np.fft.rfft(_frames(wave), SIZE).T for wave in (x, y))
     if x_FN.shape[1] < LENGTH:
@@ -59,13 +58,25 @@ def _norm(values: np.ndarray, axis: int) -> np.ndarray:
     return np.linalg.norm(values, axis=axis, keepdims=True)
 
 
-def _at_rate(x_T: np.ndarray, rate: int) -> np.ndarray:
-    """At 10 kHz, by Octave's resampling filter: a sinc in a Kaiser window, 60 dB down."""
-    if rate == RATE:
+def resampled(x_T: np.ndarray, rate: int, to: int) -> np.ndarray:
+    """A sound at another rate, by Octave's filter, a sinc in a Kaiser window, 60 dB down; zeros lie around it.
+
+    Sample m is Σ_k x_k·h(m·down − k·up). Of `up` neighbours each has taps of its own, with a step of `up` in h.
+    """
+    if rate == to:
         return x_T
-    common = math.gcd(RATE, rate)
-    up, down = RATE // common, rate // common
-    return resample_poly(x_T, up, down, window=_filter(up, down))
+    common = math.gcd(to, rate)
+    up, down = to // common, rate // common
+    taps = _filter(up, down)
+    half, reach, count = len(taps) // 2, -(-len(taps) // up), -(-len(x_T) * up // down)
+    padded_T, out_T = np.pad(x_T, reach), np.empty(count)
+    for number in range(min(up, count)):
+        last, phase = divmod(number * down + half, up)
+        own = taps[phase::up][::-1]
+        windows = np.lib.stride_tricks.sliding_window_view(padded_T, len(own))
+        first, values = last - len(own) + 1 + reach, len(range(number, count, up))
+        out_T[number::up] = windows[first : first + (values - 1) * down + 1 : down] @ own
+    return out_T
 
 
 @functools.cache
@@ -75,7 +86,7 @@ def _filter(up: int, down: int) -> np.ndarray:
     half = math.ceil((rejection - 8) / (28.714 * cutoff / 10))
     at = np.arange(-half, half + 1)
     weight = np.kaiser(2 * half + 1, 0.1102 * (rejection - 8.7)) * 2 * up * cutoff * np.sinc(2 * cutoff * at)
-    return weight / weight.sum()
+    return up * weight / weight.sum()
 
 
 def _frames(x_T: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from stage1_tokenizer.losses.spectral import FLOOR, MEL_WINDOWS, STFT_WINDOWS, default_mels, mel_distance, stft_distance
@@ -67,9 +66,7 @@ def _pesq(y_BCT: Tensor, x_BCT: Tensor, rate: int) -> Tensor:
     at = rate if rate in (_WIDE, _NARROW) else _WIDE
 
     def one(x_T: np.ndarray, y_T: np.ndarray) -> float:
-        if at != rate:
-            common = math.gcd(at, rate)
-            x_T, y_T = (resample_poly(wave, at // common, rate // common) for wave in (x_T, y_T))
+        x_T, y_T = (speech.resampled(wave, rate, at) for wave in (x_T, y_T))
         try:
             return float(module.pesq(at, x_T, y_T, "nb" if at == _NARROW else "wb"))
         except module.PesqError:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from stage1_tokenizer.measuring.intelligibility import intelligibility
+from stage1_tokenizer.measuring.intelligibility import _filter, intelligibility, resampled
 
 
 def speech_like(rate: int, seconds: float = 1.6) -> np.ndarray:
@@ -36,6 +36,17 @@ def test_both_equal_pystois(rate: int) -> None:
         assert ours[1] == pytest.approx(stoi(x_T, y_T, rate, extended=True), abs=1e-5)
         assert before > ours[0] > ours[1]
         before = ours[0]
+
+
+@pytest.mark.parametrize(("rate", "to"), [(8000, 10_000), (16_000, 10_000), (44_100, 10_000), (24_000, 16_000)])
+def test_resampling_equals_scipys_polyphase_form(rate: int, to: int) -> None:
+    signal = pytest.importorskip("scipy.signal")
+    common = math.gcd(rate, to)
+    up, down = to // common, rate // common
+    for length in (1, 2, 777, 5000):
+        x_T = np.random.default_rng(0).standard_normal(length)
+        expected = signal.resample_poly(x_T, up, down, window=_filter(up, down) / up)
+        np.testing.assert_allclose(resampled(x_T, rate, to), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_an_equal_sound_has_one_and_a_short_one_none() -> None:
