@@ -42,7 +42,7 @@ class InspectConfig:
     report: str | None = None
     """With verify: write all findings to this JSON file."""
     contact_sheet: str | None = None
-    """Write a PNG of random samples with their labels."""
+    """Write a PNG of random samples with their labels; of sounds, their spectrograms."""
     count: int = 80
     """Samples on the contact sheet."""
     side: int = 96
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     findings = None
     if config.verify:
         findings = verify(index, processes=config.processes or cores(), max_pixels=config.max_pixels)
-        print(findings_text(findings))
+        print(findings_text(findings, index.kind))
         _write(findings, config)
     if config.contact_sheet:
         from data.inspecting.contact_sheet import contact_sheet

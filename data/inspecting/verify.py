@@ -154,19 +154,19 @@ def _verify_sample(index: ShardIndex, raw: bytes, place: Bad, max_size: int, of:
         of.misnamed.append(dataclasses.replace(place, why=note))
 
 
-def findings_text(findings: Findings) -> str:
+def findings_text(findings: Findings, kind: str = "pictures") -> str:
     """The findings, a few examples of each."""
     lines = [f"verified {findings.samples} samples in {findings.shards} shards"]
     for title, entries in (
         ("damaged tars", [f"{url}: {why}" for url, why in findings.damaged_tars.items()]),
         ("unsound samples", [f"{s.url} {s.key}: {s.why}" for s in findings.unsound]),
         (
-            "samples of several pictures, of which the index names none",
+            f"samples of several {kind}, of which the index names none",
             [f"{s.url} {s.key}: {s.why}" for s in findings.crowded],
         ),
         ("extensions that don't fit the contents", [f"{s.url} {s.key}: {s.why}" for s in findings.misnamed]),
-        ("equal pictures with different labels", [" = ".join(group) for group in findings.conflicts]),
-        ("equal pictures", [" = ".join(group) for group in findings.duplicates]),
+        (f"equal {kind} with different labels", [" = ".join(group) for group in findings.conflicts]),
+        (f"equal {kind}", [" = ".join(group) for group in findings.duplicates]),
     ):
         lines.append(f"{title}: {len(entries) or 'none'}")
         lines += [f"  {printable(entry)}" for entry in entries[:_SHOWN]]

@@ -26,6 +26,8 @@ MOST_CHANNELS, LEAST_RATE, MOST_RATE = 64, 100, 1_600_000
 _MP3 = 32 * 1152
 """Samples that are decoded before those that are read of an MP3: its frames keep bits of theirs in those before."""
 _UNKNOWN = "not a sound of a known format"
+_STEP = 2000
+"""Samples after which two rates meet, of all rates in use."""
 _FILTER = 128
 """Samples, of the lower rate, that count for one at either side when a sound is resampled."""
 
@@ -106,6 +108,9 @@ def part(file: SoundFile, start: int, count: int, channels: int, rate: int) -> n
     if file.rate == rate:
         return mixed(file.read(start, count), channels)
     margin = math.ceil(_FILTER * max(1.0, file.rate / rate))
+    step = file.rate // math.gcd(file.rate, rate)
+    if step <= _STEP:
+        margin = -(-margin // step) * step  # then the part begins with one of the resampled file's own samples
     before = min(start, margin)
     stop = min(file.frames, start + count + margin)
     x_CT = mixed(file.read(start - before, stop - start + before), channels)

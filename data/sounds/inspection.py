@@ -10,9 +10,7 @@ from data.shards.sample import DamagedSampleError, Sample
 from data.sounds.convert import check_all
 from data.sounds.files import SoundFile, extension_of, part, sound_member
 
-_ALIKE = {
-    **{"oga": "ogg", "mp2": "mp3", "aiff": "aif", "aifc": "aif", "snd": "au"},
-}
+_ALIKE = {"oga": "ogg", "opus": "ogg", "mp2": "mp3", "aiff": "aif", "aifc": "aif", "snd": "au"}
 """What other extensions of sounds mean."""
 _SHOWN = 30
 """Seconds of a sound that a spectrogram shows, at most."""
@@ -32,7 +30,7 @@ def check(sample: Sample, max_size: int) -> tuple[bytes, str]:
         real = extension_of(contents)
     except DamagedSampleError:  # libsndfile knows formats that only few have
         return contents, ""
-    alike = _ALIKE.get(called, called) == real or (called == "ogg" and real == "opus")
+    alike = _ALIKE.get(called, called) == _ALIKE.get(real, real)
     return contents, "" if alike else f"called .{called}, is {real}"
 
 

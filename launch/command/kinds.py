@@ -77,6 +77,8 @@ def _given(key: str, words: Sequence[str]) -> Any:
         if not word.startswith("--"):
             continue
         name, joined, value = word[2:].partition("=")
+        if not joined and (not following or following.startswith("--")):
+            continue
         name, value = name.replace("-", "_"), value if joined else following
         if name == key:
             found = values.word(value)

@@ -124,7 +124,8 @@ class TarSource(Source):
         if self.media == "pictures":
             member = picture_member(sample)
         else:
-            member = next((name for name in files if name.rpartition(".")[2] in self.members), "")
+            listed = (*layout.picture, *files)
+            member = next((name for name in listed if name in files and name.rpartition(".")[2] in self.members), "")
         encoded = bytes(sample.files[member]) if member in sample.files else None
         if encoded is None:
             raise DamagedSampleError(f"no {self.media} among {', '.join(files)}")

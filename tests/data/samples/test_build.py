@@ -15,16 +15,23 @@ from PIL import Image
 from data.inspecting.verify import verify
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
-from data.samples.build import Package, SampleSet, contents, on_white, write
+from data.samples.build import Package, contents, main, on_white
+from data.samples.sample_set import SampleSet, write
+from data.samples.speech import contents as package_files
+from data.samples.speech import members, texts_of, trimmed
 from data.shards.loading import load_index
+from data.sounds.config import SoundConfig
 from launch.command.cli import UserError
 
 SETS = Path(__file__).parents[3] / "data/samples"
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("mnist", (9000, 1000)), ("emoji", (3036, 337))])
+LICENCE = {"mnist": "Permission is hereby granted", "emoji": "Permission is hereby granted", "speech": "Changes: prompts"}
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("mnist", (9000, 1000)), ("emoji", (3036, 337)), ("speech", (878, 97))])
 def test_the_sets_are_whole(name: str, sizes: tuple[int, int]) -> None:
-    assert (SETS / name / "LICENSE").read_text().count("Permission is hereby granted") == 1
+    assert (SETS / name / "LICENSE").read_text().count(LICENCE[name]) == 1
     for split, size in zip(("train", "held_out"), sizes, strict=True):
         index = load_index(SETS / name / f"{split}.json")
         assert len(index) == size == sum(index.meta["counts"])
@@ -34,18 +41,18 @@ def test_the_sets_are_whole(name: str, sizes: tuple[int, int]) -> None:
 
 def test_they_are_small() -> None:
     files = [path for path in SETS.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 15e6
+    assert sum(path.stat().st_size for path in files) < 23e6
     assert max(path.stat().st_size for path in files) < 3e6
 
 
-@pytest.mark.parametrize("name", ["mnist", "emoji"])
+@pytest.mark.parametrize("name", ["mnist", "emoji", "speech"])
 def test_held_out_samples_are_sound_and_stratified(name: str) -> None:
     held_out = load_index(SETS / name / "held_out.json")
     train = load_index(SETS / name / "train.json")
     found = verify(held_out)
     assert found.sound and not found.duplicates and not found.misnamed
     for out, of_train in zip(held_out.meta["counts"], train.meta["counts"], strict=True):
-        assert abs(out - (out + of_train) / 10) < 1
+        assert abs(out - (out + of_train) / 10) < (3 if name == "speech" else 1)  # which is split by prompts
 
 
 def test_shards_are_mixed_and_splits_disjoint() -> None:
@@ -68,6 +75,44 @@ def test_shards_are_mixed_and_splits_disjoint() -> None:
     ink = {digit: first.pixels_BCHW[first.label_B == digit].float().mean().item() for digit in (0, 1)}
     assert ink[1] < 0.6 * ink[0]
     assert first.pixels_BCHW[:, :, 0].float().mean() < 1 < first.pixels_BCHW[:, :, 14].float().mean()
+
+
+def test_speech_is_short_and_split_by_prompts() -> None:
+    assert sum(path.stat().st_size for path in (SETS / "speech").iterdir()) < 8e6
+    text = (SETS / "speech/LICENSE").read_text()
+    for word in ("Allison Smith", "June Wallack", "Carlo Flora", "Maxim Topal", "CC-BY-SA-3.0\n\nTHE WORK", "CC-BY-3.0\n\n"):
+        assert word in text
+    names: dict[str, set[str]] = {}
+    seen: set[bytes] = set()
+    for split in ("train", "held_out"):
+        for batch in every_sample(str(SETS / f"speech/{split}.json"), SoundConfig(sample_rate=8000, length=8192), batch_size=200):
+            names.setdefault(split, set()).update(key.partition("/")[2] for key in batch.keys)
+            assert all(batch.captions) and int(batch.lengths_B.min()) >= 2000
+            assert batch.samples_BCT.shape[1:] == (1, 8192) and int(batch.lengths_B.max()) <= 8192
+            languages = [("en", "es", "fr", "it", "ru").index(key[:2]) for key in batch.keys]
+            assert batch.label_B.tolist() == languages
+            peaks = batch.samples_BCT.abs().amax(dim=(1, 2))
+            assert int(peaks.min()) > 1000, "no clip is silent"
+            seen |= {row.numpy().tobytes() for row in batch.samples_BCT}
+    assert not names["train"] & names["held_out"], "a prompt is in one split, in all languages"
+    assert len(seen) == 975
+
+
+def test_prompts_are_read_from_lists_and_packages(tmp_path: Path) -> None:
+    listed = "; about\n\nbeep: [a tone]\ndigits/1: One:  one \nempty:\n"
+    assert texts_of(listed) == {"digits/1": "One: one"}
+    quiet = np.r_[np.zeros(1000), np.full(50, 9000), np.zeros(1000)].astype(np.int16)
+    assert len(trimmed(quiet)) == 50 + 2 * 400 and not len(trimmed(quiet[:900]))
+    raw = b"!<arch>\n" + b"".join(
+        f"{name:<16}{0:<12}{0:<6}{0:<6}{0:<8}{len(content):<10}`\n".encode() + content + b"\n" * (len(content) % 2)
+        for name, content in (("debian-binary", b"2.0"), ("data.tar.xz/", b"abcd"))
+    )
+    assert list(members(raw)) == [("debian-binary", b"2.0"), ("data.tar.xz", b"abcd")]
+    (tmp_path / "asterisk-core-sounds-en_1.6.1-1_all.deb").write_bytes(raw)
+    with pytest.raises(UserError, match="another SHA-256"):
+        package_files("asterisk-core-sounds-en", tmp_path)
+    with pytest.raises(UserError, match="sets=mmnist is not known: choose some of mnist, emoji, speech"):
+        main(["--out", str(tmp_path), "--sets", "mmnist"])
 
 
 def test_a_set_is_written_the_same_twice(tmp_path: Path) -> None:
