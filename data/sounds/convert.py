@@ -4,12 +4,11 @@ import io
 from typing import Any, Literal
 
 import numpy as np
-import soundfile
 
 from data.shards.sample import DamagedSampleError
 from data.sounds.clips import level, to_int16
 from data.sounds.config import SoundConvertConfig
-from data.sounds.files import SoundFile, extension_of, part
+from data.sounds.files import SoundFile, extension_of, part, soundfile
 
 _BLOCK = 1 << 18
 """Samples that are decoded at once to check a file."""
@@ -43,8 +42,8 @@ def encode(x_CT: np.ndarray, rate: int, form: Literal["flac", "wav"]) -> bytes:
     if x_CT.dtype != np.int16:
         x_CT = to_int16(x_CT / max(1.0, float(np.abs(x_CT).max())))
     buffer = io.BytesIO()
-    level = {"compression_level": 1.0} if form == "flac" else {}
-    soundfile.write(buffer, x_CT.T, rate, format=form.upper(), subtype="PCM_16", **level)
+    smallest = {"compression_level": 1.0} if form == "flac" else {}
+    soundfile.write(buffer, x_CT.T, rate, format=form.upper(), subtype="PCM_16", **smallest)
     return buffer.getvalue()
 
 

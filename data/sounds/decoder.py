@@ -11,7 +11,7 @@ from data.sounds.batches import SoundBatch
 from data.sounds.clips import clip_of
 from data.sounds.config import SoundConfig
 from data.sounds.draws import draws
-from data.sounds.files import sound_member
+from data.sounds.files import sound_member, soundfile, soxr
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class SoundDecoder:
 
     def __init__(self, index: ShardIndex, seed: int | None, *, transform: SoundConfig, max_pixels: int = 0):
         self._transform, self._seed = transform, seed
+        _ = soundfile.SoundFile, soxr.resample  # missing ones are told now, not by a thread
         self._pin = torch.cuda.is_available()
 
     def allocate(self, rows: int) -> Clips:

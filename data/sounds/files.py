@@ -3,24 +3,39 @@
 The format is recognised by the contents, not by the extension (libsndfile does it). Shapes: C channels, T samples.
 """
 
+import importlib
 import io
 import math
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from data.shards.layout import by_preference
 from data.shards.sample import DamagedSampleError, Sample
 from data.shards.signature import LENGTH, SOUNDS, sound_format
-from launch.command.cli import UserError, reason
+from launch.command.cli import UserError, one_line, reason
 
-try:
-    import soundfile
-    import soxr
-except ImportError as error:
-    raise UserError("samples of kind=sounds need soundfile and soxr: pip install 'vqloom[sound]'") from error
 
+class Missing:
+    """In place of a library that isn't installed: its use is told as what the user can mend."""
+
+    def __init__(self, name: str, why: str):
+        self._name, self._why = name, why
+
+    def __getattr__(self, name: str) -> Any:
+        raise UserError(f"sounds need {self._name} ({self._why}): pip install 'vqloom[sound]'")
+
+
+def library(name: str) -> Any:
+    """A library of the extra `sound`, which commands on pictures do without."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:  # OSError: its own library is missing
+        return Missing(name, one_line(error, 100))
+
+
+soundfile, soxr = library("soundfile"), library("soxr")
 MOST_CHANNELS, LEAST_RATE, MOST_RATE = 64, 100, 1_600_000
 """Files with more channels or other rates are refused: they are damaged, or would fill the memory."""
 _MP3 = 32 * 1152

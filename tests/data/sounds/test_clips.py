@@ -15,7 +15,8 @@ from data.shards.signature import sound_format
 from data.sounds.clips import clip_of, k_filters, level, loudness
 from data.sounds.config import SoundConfig
 from data.sounds.draws import draws
-from data.sounds.files import SoundFile, part
+from data.sounds.files import SoundFile, library, part
+from launch.command.cli import UserError
 from tests.data.sounds.making import encoded, ramp, tone
 
 FORMATS = [
@@ -222,3 +223,9 @@ def test_only_what_is_needed_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None
 def test_settings_that_cant_be_are_one_line(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         config(**settings)
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    assert library("json").loads("3") == 3
+    with pytest.raises(UserError, match=r"sounds need no_such_library \(.*\): pip install 'vqloom\[sound\]'"):
+        library("no_such_library").read()
