@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from data.config import CodeDataConfig
+from data.media import KINDS
 from data.shards.classes import held_to
 from data.shards.identity import Identity
 from data.shards.index import ShardIndex
@@ -29,6 +30,8 @@ def training_sets(
             way = (
                 "encode them with stage2_prior.encode" if config.kind == "codes" else f"give an index of {config.kind}"
             )
+            if config.kind != "codes" and (known := KINDS.get(index.kind)) and known.transform:
+                way += f", or set data.transform.kind={index.kind}"
             raise UserError(f"{key}={path} holds {index.kind}, not {config.kind}: {way}")
         check_present(index, rank, ranks)
         if key.startswith("data.mixture"):

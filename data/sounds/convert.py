@@ -10,6 +10,7 @@ from data.sounds.clips import level, to_int16
 from data.sounds.config import SoundConvertConfig
 from data.sounds.files import SoundFile, extension_of, part, soundfile
 
+_FLAC_CHANNELS, _FLAC_RATE = 8, 655_350
 _BLOCK = 1 << 18
 """Samples that are decoded at once to check a file."""
 
@@ -34,6 +35,8 @@ def convert(encoded: bytes | None, array: np.ndarray | None, config: SoundConver
         if config.keeps_bytes:
             return extension, encoded
     form: Any = "flac" if config.format == "keep" else config.format
+    if form == "flac" and (channels > _FLAC_CHANNELS or rate > _FLAC_RATE):
+        raise DamagedSampleError(f"FLAC can't hold {channels} channels at {rate} Hz: set sound.channels or sound.format")
     return form, encode(x_CT, rate, form)
 
 

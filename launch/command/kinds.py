@@ -17,6 +17,10 @@ import yaml
 from launch.command import values
 
 
+_ABOUT = ("__doc__", "__firstlineno__")
+"""With name and module, what the docstrings of fields are found by."""
+
+
 def narrowed(config_class: type, words: Sequence[str], prefix: str = "") -> type:
     """The dataclass with one form for each of its fields that has several; itself where none has.
 
@@ -33,14 +37,15 @@ def narrowed(config_class: type, words: Sequence[str], prefix: str = "") -> type
             replaced[field.name] = form, field
     if not replaced:
         return config_class
+    about = {name: value for name in _ABOUT if (value := vars(config_class).get(name)) is not None}
     made: Any = dataclasses.make_dataclass(
         config_class.__name__,
         [(name, form, _default(form, field)) for name, (form, field) in replaced.items()],
         bases=(config_class,),
-        namespace={"__doc__": config_class.__doc__, "__qualname__": config_class.__qualname__, "_whole": config_class},
+        namespace={**about, "__qualname__": config_class.__qualname__, "_whole": config_class},
         frozen=True,
     )
-    made.__module__ = config_class.__module__  # where its fields' docstrings are found
+    made.__module__ = config_class.__module__
     return made
 
 

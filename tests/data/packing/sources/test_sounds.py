@@ -99,6 +99,10 @@ def test_checks_of_kept_bytes() -> None:
     with pytest.raises(DamagedSampleError):
         convert(cut, None, SoundConvertConfig(check="decode"))
     assert convert(flac, None, SoundConvertConfig(check="decode")) == ("flac", flac)
+    many = encoded(np.zeros((50, 9)) + 0.1, 8000)
+    with pytest.raises(DamagedSampleError, match="FLAC can.t hold 9 channels at 8000 Hz"):
+        convert(many, None, SoundConvertConfig(format="flac"))
+    assert convert(many, None, SoundConvertConfig(format="wav"))[0] == "wav"
     extension, wav = convert(flac, None, SoundConvertConfig(format="wav"))
     assert extension == "wav" and soundfile.info(io.BytesIO(wav)).frames == 9000
     for settings in ({"sample_rate": 10}, {"channels": 3}, {"least_seconds": -1.0}, {"most_seconds": 0.0}):
