@@ -134,6 +134,8 @@ def _nothing(forms: Counter[Form], layout: Layout, tally: Tally, where: str, kin
     listed = ", ".join(f"{count} {extension}" for extension, count in there.most_common(8)) or "none"
     wanted = f" with the extension {', '.join(layout.picture)}" if layout.picture else ""
     lost = "".join(f"; {line}" for line in tally.lines()[1:])
+    if kind == "pictures" and any(_called(extension, "sounds") for form in forms for extension in form):
+        lost += "; for sounds: `python -m data.index` with --media sounds"
     return UserError(f"no samples: no {kind}{wanted} in {where}; extensions there: {listed}{lost}")
 
 

@@ -104,7 +104,9 @@ class Listing:
             kind = found if found and extension not in unread - _DRAWN else extension[1:]
             self.tally.left_out(f"{kind} isn't supported: convert it to {better}", path, of=self.media)
         else:
-            self.tally.ignored(f"no {one(self.media)} by its first bytes", path)
+            sound = self.media == "pictures" and extension in EXTENSIONS["sounds"]
+            why = "a sound: --media sounds packs those" if sound else f"no {one(self.media)} by its first bytes"
+            self.tally.ignored(why, path)
 
 
 def walk(

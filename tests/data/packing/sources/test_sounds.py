@@ -63,6 +63,15 @@ def test_a_folder_of_sounds_with_captions_and_splits(tmp_path: Path) -> None:
     assert texts == {"dog/a": "a bark", "cat/b": "a meow", "dog/noname": ""}
 
 
+def test_sounds_without_the_setting_are_told(tmp_path: Path) -> None:
+    put(tmp_path / "in/a.wav")
+    with pytest.raises(UserError, match="holds no samples of kind=folder.*a sound: --media sounds packs those"):
+        open_source("folder", str(tmp_path / "in"))
+    write_tar(tmp_path / "in/x.tar", [("a", {"wav": WORD})])
+    with pytest.raises(UserError, match=r"no pictures in .*x\.tar; extensions there: 1 wav; for sounds: .* --media sounds"):
+        open_source("tars", str(tmp_path / "in/x.tar"))
+
+
 def test_sounds_are_converted_checked_and_left_out(tmp_path: Path) -> None:
     root = tmp_path / "in"
     put(root / "good.wav", encoded(np.stack([tone(0.5, 44100)] * 2, axis=1), 44100))
