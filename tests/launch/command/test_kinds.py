@@ -74,7 +74,6 @@ def test_the_default_form_needs_nothing() -> None:
         ("--block.shape.side=7", "--block.shape.kind=Square"),
         ("--block.shape", '{"kind": "square", "side": 7}'),
         ("--block", '{"shape": {"kind": "square", "side": 7}}'),
-        ("--block.shape.kind", "round", "--block.shape.kind", "square", "--block.shape.side", "7"),
         ("--config", '{"block": {"shape": {"kind": "square", "side": 7}}}'),
         ("--config", '{"block": {"shape": {"kind": "square", "side": 3}}}', "--block.shape.side", "7"),
     ],
