@@ -123,7 +123,7 @@ def test_clips_are_made_as_loud_as_the_settings_say() -> None:
     assert plain - 6.1 < min(gained) < plain - 4 and plain + 1.5 < max(gained) < plain + 3.1
     assert level(clip_of(contents, varied) / 32768) == plain, "no gain in evaluation"
     full_T = clip_of(contents, config(**whole, gain=(60, 60)), draws(0, 0, "k"))[0].astype(int)
-    assert np.abs(full_T).max() >= 32767 and np.mean(np.abs(full_T) > 32700) < 0.1, "not cut off at full scale"
+    assert np.abs(full_T).max() >= 32767 and np.mean(np.abs(full_T) > 32700) < 0.2, "not cut off at full scale"
 
 
 @pytest.mark.parametrize(
