@@ -6,9 +6,7 @@ Legend: B batch, C channels, H W pixels.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from stage1_tokenizer.measuring.features import load_network
 from stage1_tokenizer.measuring.scores import EvaluationSums, measure
 from tests.benchmarks.race.contenders import Ours, Theirs
 from tests.benchmarks.race.settings import OURS, Race
-from tests.benchmarks.race.worker import PLAN, PROBE, Entrant, Worker, plan
+from tests.benchmarks.race.worker import PROBE, Entrant, Worker, plan, planned_steps
 
 SHOWN = 10
 """Held-out pictures whose reconstructions are kept at each moment."""
@@ -43,8 +41,8 @@ class TokenizerEntrant:
         self.lpips = load_lpips().to(race.device)
         self.network = load_network(FEATURES, lpips=self.lpips)
 
-    def step(self, batch: Any, number: int) -> None:
-        self.contender.step(to_float(batch.pixels_BCHW.to(self.race.device)), number)
+    def step(self, batch: Any, number: int, done: float) -> None:
+        self.contender.step(to_float(batch.pixels_BCHW.to(self.race.device)), number, done)
 
     @contextlib.contextmanager
     def batches(self, start: int) -> Iterator[Iterator[Any]]:
@@ -84,21 +82,21 @@ def tokenizer(race: Race, name: str, config: TokenizerTrainConfig) -> Iterator[E
         yield TokenizerEntrant(race, config, contender, run)
 
 
-def rehearse(race: Race, name: str) -> None:
-    """Plan a contender's steps: with a discriminator from step 2·PROBE on, where it has one."""
-    recipe, trial = race.config(), str(race.folder / f"{name}-trial")
-    adversarial, steps = recipe.loss.adversarial, 4 * PROBE
-    config = race.config(steps, "--run.folder", trial, "--loss.adversarial.start", str(2 * PROBE))
-    start = (adversarial.start / recipe.steps if adversarial.weight else 1.0) if name == OURS else race.start
-    with tokenizer(replace(race, start=0.5), name, config) as entrant:
-        plan(race.folder / name, race.minutes * 60, start, entrant)
+def rehearse(race: Race) -> None:
+    """Plan our steps: with a discriminator from step 2·PROBE on, where there is one."""
+    recipe, trial = race.config(), str(race.folder / "trial")
+    adversarial = recipe.loss.adversarial
+    config = race.config(4 * PROBE, "--run.folder", trial, "--loss.adversarial.start", str(2 * PROBE))
+    start = adversarial.start / recipe.steps if adversarial.weight else 1.0
+    with tokenizer(race, OURS, config) as entrant:
+        plan(race.folder / OURS, race.minutes * 60, start, entrant)
 
 
 @contextlib.contextmanager
 def entered(race: Race, name: str) -> Iterator[Worker]:
     """The worker of a contender's tokenizer."""
     folder = race.folder / name
-    steps = json.loads((folder / PLAN).read_text())["steps"]
+    steps = planned_steps(folder)
     config = race.config(steps, "--run.folder", str(folder), "--run.watchdog", "0")
     with tokenizer(race, name, config) as entrant:
         yield Worker(race, folder, entrant, steps if name == OURS else None, race.minutes * 60, race.moments)

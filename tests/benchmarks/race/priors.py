@@ -7,7 +7,6 @@ Shapes: B batch, N codes of a picture, C channels, H W pixels.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import subprocess
 import sys
@@ -39,7 +38,7 @@ from tests.benchmarks.peer_steps import importable
 from tests.benchmarks.race.contenders import trained
 from tests.benchmarks.race.entrants import FEATURES, save_row
 from tests.benchmarks.race.settings import LLAMAGEN, OURS, Race
-from tests.benchmarks.race.worker import PLAN, Entrant, Worker, plan
+from tests.benchmarks.race.worker import PRIOR, Entrant, Worker, plan, planned_steps
 
 GUIDANCE = 1.5
 """Classifier-free guidance of both."""
@@ -60,6 +59,8 @@ def make_codes(race: Race, name: str) -> None:
             _command("stage1_tokenizer.release", str(race.folder / OURS), str(release), "--licence", "apache-2.0")
         for part, index in sets.items():
             out = race.folder / "codes" / part
+            if (out / "index.json").is_file():
+                continue
             _command("stage2_prior.encode", "--tokenizer", str(release), "--data", index, "--out", str(out),
                      "--flip", str(part == "train").lower())  # fmt: skip
         return
@@ -169,7 +170,7 @@ class OurPrior(PriorEntrant):
         with Stream(self.config.data, seed=self.config.run.seed) as stream:
             yield stream.batches(start)
 
-    def step(self, batch: Any, number: int) -> None:
+    def step(self, batch: Any, number: int, done: float) -> None:
         seed_step(self.config.run.seed, 0, number)
         self.raw.set_progress(number / self.config.steps)
         train_step(self.raw, self.strategy, batch, self.config, number, self.run)
@@ -229,7 +230,7 @@ class LlamaGensPrior(PriorEntrant):
                 yield self.found["train/codes"][rows], self.found["train/labels"][rows]
                 number += 1
 
-    def step(self, batch: tuple[Tensor, Tensor], number: int) -> None:
+    def step(self, batch: tuple[Tensor, Tensor], number: int, done: float) -> None:
         code_BN, label_B = (part.to(self.race.device) for part in batch)
         loss = self.model(cond_idx=label_B, idx=code_BN[:, :-1], targets=code_BN)[1]
         loss.backward()
@@ -268,17 +269,18 @@ def prior(race: Race, name: str, config: PriorTrainConfig) -> Iterator[Entrant]:
         yield (OurPrior if name == OURS else LlamaGensPrior)(race, config, run)
 
 
-def rehearse_prior(race: Race, name: str) -> None:
-    """Make the codes, and plan a prior's steps."""
-    make_codes(race, name)
-    with prior(race, name, configuration(race, 100, str(race.folder / f"prior-{name}-trial"))) as entrant:
-        plan(race.folder / f"prior-{name}", race.prior_minutes * 60, 1.0, entrant)
+def rehearse_prior(race: Race) -> None:
+    """Plan our prior's steps."""
+    make_codes(race, OURS)
+    with prior(race, OURS, configuration(race, 100, str(race.folder / "prior-trial"))) as entrant:
+        plan(race.folder / f"{PRIOR}{OURS}", race.prior_minutes * 60, 1.0, entrant)
 
 
 @contextlib.contextmanager
 def entered_prior(race: Race, name: str) -> Iterator[Worker]:
     """The worker of a contender's prior."""
-    folder = race.folder / f"prior-{name}"
-    steps = json.loads((folder / PLAN).read_text())["steps"]
+    folder = race.folder / f"{PRIOR}{name}"
+    steps = planned_steps(folder)
+    make_codes(race, name)
     with prior(race, name, configuration(race, steps, str(folder))) as entrant:
-        yield Worker(race, folder, entrant, steps if name == OURS else None, race.prior_minutes * 60, MOMENTS)
+        yield Worker(race, folder, entrant, steps, race.prior_minutes * 60, MOMENTS)

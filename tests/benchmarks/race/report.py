@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from tests.benchmarks.race.settings import LLAMAGEN, OURS, TAMING, Race, differences
-from tests.benchmarks.race.worker import PLAN, PRIOR
+from tests.benchmarks.race.worker import PRIOR
 
 FIGURES = {
     "psnr": ("PSNR, dB", 1),
@@ -190,8 +190,7 @@ def settings(race: Race, names: list[str], about: dict[str, str]) -> str:
     ]) + ".", "", "| | " + " | ".join(NAMES.values()) + " | why |", "|---|---|---|---|---|"]  # fmt: skip
     lines += ["| " + " | ".join(row) + " |" for row in differences(race)]
     for name in names:
-        plan = json.loads((race.folder / name / PLAN).read_text())
-        before, after = plan["step_seconds"]
-        lines.append(f"\n{NAMES[name]}: {before:.3f} s a step in a trial, {after:.3f} s with a discriminator's turn.")
+        last = json.loads((race.folder / name / "curve.json").read_text())["curve"][-1]
+        lines.append(f"\n{NAMES[name]}: {last['seconds'] / last['steps']:.3f} seconds a step.")
     lines += ["", "Ran on: " + ", ".join(f"{name} {value}" for name, value in about.items()) + "."]
     return "\n".join(lines) + "\n"

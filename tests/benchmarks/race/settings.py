@@ -52,10 +52,10 @@ class Race:
     threads: int = 2
     """Of torch, for each on a CPU."""
     device: str = "cpu"
-    rate: float = 5e-4
+    rate: float = 1e-3
     """The peers' learning rate."""
-    start: float = 0.5
-    """Share of their steps after which the peers' discriminators start."""
+    start: float = 1.0
+    """Share of the time after which the peers' discriminators start."""
     prior_rate: float = 1e-3
     """The learning rate of LlamaGen's GPT."""
     options: list[str] = field(default_factory=list)
@@ -83,10 +83,9 @@ class Race:
         places = dict(zip(PLACES, (str(self.folder / OURS), self.data, self.held_out), strict=True))
         words = ["--config", self.recipe, *(word for name, place in places.items() for word in (f"--{name}", place))]
         words += ["--run.trackers", "[]", *self.options]
-        recipe = parse(TokenizerTrainConfig, words, prog="the recipe")
-        return (
-            recipe if steps is None else parse(TokenizerTrainConfig, [*words, *scaled(recipe, steps), *more], prog="")
-        )
+        if steps is not None:
+            words += scaled(parse(TokenizerTrainConfig, words, prog="the recipe"), steps)
+        return parse(TokenizerTrainConfig, [*words, *more], prog="the recipe")
 
 
 def scaled(recipe: TokenizerTrainConfig, steps: int) -> list[str]:
@@ -127,6 +126,7 @@ def differences(race: Race) -> list[tuple[str, str, str, str, str]]:
         ("codebook learned by", learning, "gradient", "gradient", own),
         ("first codes", ours_start, "uniform", "uniform", own),
         ("learning rate", f"{optimizer.learning_rate:g}, {optimizer.decay}", *[f"{race.rate:g}"] * 2, reached),
+        ("precision", f"{config.run.precision}, LPIPS {loss.perceptual.precision}", "fp32", "bf16 if fast", own),
         ("Adam's betas", betas, "0.5, 0.9", "0.9, 0.95", own),
         ("gradients' norm clipped to", f"{optimizer.clip:g}", "no", "1", own),
         ("measured", kept, "last weights", "last weights", "vq_train.py's --ema is off by default"),

@@ -1,0 +1,222 @@
+# Made from stage1_tokenizer.config.model of vqloom 0.1.0, Apache-2.0: change that, not this.
+
+from __future__ import annotations
+
+from typing import Literal
+from dataclasses import dataclass
+from dataclasses import field
+from .launch_command_checks import at_least
+from .launch_command_checks import check
+from .stage1_tokenizer_config_quantizer import QuantizerConfig
+
+
+@dataclass(frozen=True)
+class ConvPlusConfig:
+    """Variants of the published convolutional tokenizers without attention; the defaults are Open-MAGVIT2's."""
+
+    downsample: Literal["conv", "pool"] = "conv"
+    """conv: 3x3 of stride 2 with zero padding on every side (Open-MAGVIT2); pool: 2x2 average pooling (MaskGIT)."""
+    upsample: Literal["shuffle", "nearest"] = "shuffle"
+    """shuffle: 3x3 to four times the channels, then depth to space (Open-MAGVIT2); nearest: nearest-neighbour
+    interpolation, then 3x3 (MaskGIT)."""
+    adaptive_norm: bool = True
+    """Before each level of the decoder, group normalization, scaled and shifted by the latents' standard deviation and
+    mean (Open-MAGVIT2); false: none (MaskGIT)."""
+    shortcut: Literal["input", "inner"] = "input"
+    """If a block's width changes, its 1x1 convolution takes the block's input, or the output of its two convolutions,
+    which drops the input (MaskGIT as published)."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Size of one of the two transformers; the defaults are ViT-VQGAN's and TiTok's small one."""
+
+    width: int = 512
+    """Channels of a token."""
+    depth: int = 8
+    """Number of blocks."""
+    heads: int = 8
+    """Attention heads per block; must divide the width."""
+
+
+@dataclass(frozen=True)
+class VitConfig:
+    """Transformers on patches: ViT-VQGAN by default; TiTok has latent_tokens, patch=16, head=linear."""
+
+    size: int = 256
+    """Size of the pictures for which positions are learned. Positions are interpolated for other sizes, which are not
+    supported with latent tokens."""
+    patch: int = 8
+    """Side of a patch; each patch is one token."""
+    latent_tokens: int = 0
+    """Number of learned tokens that become the codes, so that a picture is a sequence (N,); 0: one code per patch."""
+    positions: Literal["learned", "sincos"] = "learned"
+    """Positions of patches: learned vectors, or sines and cosines of row and column."""
+    head: Literal["tanh", "linear"] = "tanh"
+    """Last layers of both networks. tanh: two with tanh between, the decoder's to patches (ViT-VQGAN); linear: one,
+    followed in the decoder by a 3x3 convolution on the pixels (TiTok)."""
+    encoder: TransformerConfig = field(default_factory=TransformerConfig)
+    """Size of the encoder."""
+    decoder: TransformerConfig = field(default_factory=TransformerConfig)
+    """Size of the decoder."""
+
+    def __post_init__(self) -> None:
+        at = "model.vit."
+        at_least(1, self, "patch", prefix=at)
+        at_least(0, self, "latent_tokens", prefix=at)
+        fits = self.size >= 1 and self.size % self.patch == 0
+        check(at + "size", self.size, fits, f"a multiple of model.vit.patch={self.patch}")
+        for name, shape in (("encoder", self.encoder), ("decoder", self.decoder)):
+            at_least(1, shape, "depth", "heads", prefix=f"{at}{name}.")
+            least = 4 * shape.heads if self.positions == "sincos" else shape.heads
+            fits = shape.width >= 1 and shape.width % least == 0
+            check(f"{at}{name}.width", shape.width, fits, f"a multiple of {least}, for its heads and positions")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The networks of a tokenizer: encoder, quantizer, decoder."""
+
+    backbone: Literal["conv", "conv_plus", "vit"] = "conv"
+    """conv: VQGAN's (taming-transformers, LlamaGen, IBQ, VAR, diffusers); conv_plus: residual blocks without biases or
+    attention, as many in the middle as in a level (MaskGIT, Open-MAGVIT2); vit: transformers on patches (ViT-VQGAN,
+    TiTok), which do not use channels, channel_multipliers, res_blocks and attention."""
+    conv_plus: ConvPlusConfig = field(default_factory=ConvPlusConfig)
+    """Settings of backbone=conv_plus."""
+    vit: VitConfig = field(default_factory=VitConfig)
+    """Settings of backbone=vit."""
+    spatial_dims: Literal[1, 2, 3] = 2
+    """Axes of the convolutions: 1 for audio, 2 for pictures, 3 for video."""
+    in_channels: int = 3
+    """Channels of the data: 3 for colour, 1 for grey."""
+    pixel_range: Literal["symmetric", "unit"] = "symmetric"
+    """Range of the encoder's input: [-1, 1], or [0, 1] as in MaskGIT. Pictures are passed in [-1, 1] in both cases; the
+    range matters at the borders, where convolutions pad with zeros."""
+    channels: int = 128
+    """Width at full resolution."""
+    channel_multipliers: list[int] = field(default_factory=lambda: [1, 1, 2, 2, 4])
+    """Width of each level over `channels`; the resolution halves between levels, so 5 levels give a 1/16 grid."""
+    res_blocks: int = 2
+    """Residual blocks per level (with conv, the decoder has one more)."""
+    attention: bool = True
+    """With conv: self-attention at the lowest resolution; false: none anywhere."""
+    attention_levels: list[int] | None = None
+    """With conv: the levels that have attention, 0 being the full resolution; null: the lowest one. Published
+    configurations name resolutions instead: attn_resolutions=[16] at resolution=256 is level 4, as 256 / 2^4 = 16."""
+    attention_middle: bool = True
+    """With conv: attention between the two middle blocks too (as in all published models with attention)."""
+    z_channels: int = 256
+    """Output channels of the encoder and input channels of the decoder, before and after the bridge convolutions."""
+    double_z: bool = False
+    """The encoder has 2·z_channels outputs: mean and variance of a published Gaussian VAE."""
+    quant_conv_kernel: Literal[0, 1, 3] = 1
+    """Kernel size of the convolutions before and after the quantizer (quant_conv, post_quant_conv): usually 1, 3 for
+    VAR; 0: none (MaskGIT, Open-MAGVIT2), and z_channels must match the quantizer."""
+    dropout: float = 0.0
+    """Dropout rate in residual blocks."""
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    """How latent vectors become codes."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "in_channels", "channels", "res_blocks", "z_channels", prefix="model.")
+        check("model.dropout", self.dropout, 0 <= self.dropout < 1, "a share from 0 to below 1")
+        levels = self.attention_levels
+        if levels is not None and not all(0 <= level < len(self.channel_multipliers) for level in levels):
+            raise ValueError(
+                f"model.attention_levels={list(levels)} must lie in [0, {len(self.channel_multipliers)}), the levels "
+                f"of model.channel_multipliers: leave off the others"
+            )
+        self._check_unused()
+        self._check_widths()
+        if self.quantizer.kind == "multiscale" and self.spatial_dims != 2:
+            raise ValueError(
+                f"model.spatial_dims={self.spatial_dims} is not supported with model.quantizer.kind=multiscale, which "
+                f"is for pictures: set it to 2, or choose kind=residual"
+            )
+        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+            raise ValueError(
+                f"model.channel_multipliers={list(self.channel_multipliers)} must be one or more whole numbers from 1 "
+                f"on: set it to [1, 2, 4], for example"
+            )
+
+    def _check_unused(self) -> None:
+        """Refuse settings that the backbone does not use."""
+        conv, vit = self.backbone == "conv", self.backbone == "vit"
+        unused = {
+            "attention_levels": not (conv and self.attention) and self.attention_levels is not None,
+            "attention_middle": not (conv and self.attention) and not self.attention_middle,
+            "conv_plus": self.backbone != "conv_plus" and self.conv_plus != ConvPlusConfig(),
+            "vit": not vit and self.vit != VitConfig(),
+            "channels": vit and self.channels != 128,
+            "channel_multipliers": vit and list(self.channel_multipliers) != [1, 1, 2, 2, 4],
+            "res_blocks": vit and self.res_blocks != 2,
+        }
+        for name, is_unused in unused.items():
+            if is_unused:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)} has no meaning with model.backbone={self.backbone}, "
+                    f"model.attention={self.attention}: leave it out"
+                )
+        if vit and self.spatial_dims != 2:
+            raise ValueError(f"model.spatial_dims={self.spatial_dims} is not for model.backbone=vit: set it to 2")
+        if self.latent_tokens and self.quantizer.kind == "multiscale":
+            raise ValueError(
+                f"model.vit.latent_tokens={self.latent_tokens} makes no grid to shrink, as "
+                f"model.quantizer.kind=multiscale needs: set it to 0, or choose kind=residual"
+            )
+
+    def _check_widths(self) -> None:
+        """Without bridge convolutions, the networks must have the channels of the quantizer."""
+        quantizer, z_channels = self.quantizer, self.z_channels
+        width, twice = quantizer.width, quantizer.double_input
+        if self.quant_conv_kernel or width is None:
+            return
+        if z_channels != width or self.double_z != twice:
+            raise ValueError(
+                f"model.quant_conv_kernel=0 joins encoder and quantizer directly, but model.z_channels={z_channels}, "
+                f"model.double_z={self.double_z} don't fit kind={quantizer.kind}: set them to {width} and {twice}"
+            )
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [self.channels * multiplier for multiplier in self.channel_multipliers]
+
+    @property
+    def encoder_channels(self) -> int:
+        """Output channels of the encoder."""
+        return self.z_channels * (1 + self.double_z)
+
+    @property
+    def latent_tokens(self) -> int:
+        """Length of the latent sequence; 0 if latents are on a grid."""
+        return self.vit.latent_tokens if self.backbone == "vit" else 0
+
+    @property
+    def latent_dims(self) -> int:
+        """Axes of the latents besides batch and channels: 1 for a sequence."""
+        return 1 if self.latent_tokens else self.spatial_dims
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Pixels per latent position along each spatial axis; with latent tokens, the sides of a patch."""
+        side = self.vit.patch if self.backbone == "vit" else 1 << (len(self.channel_multipliers) - 1)
+        return (side,) * self.spatial_dims
+
+
+def one_or_all(values: tuple[int, ...]) -> int | tuple[int, ...]:
+    """The common value of all axes, or the values of all axes if they differ."""
+    return values[0] if len(set(values)) == 1 else values
+
+
+def norm_groups(channels: int) -> int:
+    """The largest number of groups, at most 32, that divides the channels."""
+    return next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0)
+
+
+def attention_levels(config: ModelConfig) -> set[int]:
+    """The levels with attention."""
+    if not config.attention:
+        return set()
+    lowest = [len(config.channel_multipliers) - 1]
+    return set(lowest if config.attention_levels is None else config.attention_levels)
