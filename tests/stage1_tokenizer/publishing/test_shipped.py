@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from data.pictures.transforms import to_float, to_uint8
 from data.reading.stream import every_sample
 from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.measuring.scores import psnr
+from stage1_tokenizer.publishing.standalone import try_out, write_model_files
 from tests.imports import ROOT
 
 RELEASES = sorted((ROOT / "docs" / "releases").glob("*/config.json"))
@@ -20,7 +22,7 @@ LARGEST = 8 * 2**20
 
 
 @pytest.mark.parametrize("release", [place.parent for place in RELEASES], ids=lambda place: place.name)
-def test_a_shipped_tokenizer_loads_and_rebuilds_pictures(release: Path) -> None:
+def test_a_shipped_tokenizer_loads_and_rebuilds_pictures(release: Path, tmp_path: Path) -> None:
     assert (release / "model.safetensors").stat().st_size <= LARGEST
     card = (release / "README.md").read_text()
     assert "license:" in card
@@ -36,6 +38,10 @@ def test_a_shipped_tokenizer_loads_and_rebuilds_pictures(release: Path) -> None:
     assert codes.shape == (16, *tokenizer.codes_shape(tokenizer.transform.size))
     assert float(psnr(to_uint8(again), batch.pixels_BCHW).mean()) > 17, "emoji, of which it has seen none"
     assert json.loads((release / "metrics.json").read_text())["psnr"] > 20
+    copied = tmp_path / release.name
+    shutil.copytree(release, copied)
+    write_model_files(copied)
+    try_out(copied, tokenizer)
 
 
 def test_there_is_one() -> None:
