@@ -159,12 +159,10 @@ class PerceptualTerm(Term):
 
     def settle(self, device: torch.device, precision: str) -> str:
         """Take bf16 convolutions where that is chosen, and say by how much they change the value."""
-        halved = {
-            "bf16": True,
-            "auto": device.type == "cuda" and precision == "bf16",
-            "fast": computes_in_bf16(device),
-        }
-        self.fast = self.lpips.in_bf16() if halved.get(self.precision) else None
+        on_gpu = device.type == "cuda" and precision == "bf16"
+        halved = self.precision == "bf16" or (self.precision == "auto" and on_gpu)
+        halved = halved or (self.precision == "fast" and computes_in_bf16(device))
+        self.fast = self.lpips.in_bf16() if halved else None
         if self.fast is None:
             return ""
         exact, fast = self.compared(device)
