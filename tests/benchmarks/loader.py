@@ -217,6 +217,28 @@ def difference(pictures: list[bytes]) -> tuple[float, int, float, int]:
     )
 
 
+def compared(best: dict[str, list[float]], rounds: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    """Images per second of each way, and the quotients, which are printed too."""
+    figures: dict[str, Any] = {way: round(wall, 1) for way, (wall, _) in best.items()}
+    for over, under in (
+        ("ours", "bare"),
+        ("ours", "webdataset"),
+        ("ours_area", "webdataset"),
+        ("ours_2_threads", "ours"),
+    ):
+        if over not in best or under not in best:
+            continue
+        pairs = zip(rounds[over], rounds[under], strict=True)
+        wall, cpu = (float(np.median(of)) for of in zip(*[(a[0] / b[0], a[1] / b[1]) for a, b in pairs], strict=True))
+        print(
+            f"{over} / {under}: {best[over][0] / best[under][0]:.3f}; median of rounds {wall:.3f}, CPU time {cpu:.3f}"
+        )
+        figures[f"{over}/{under}"] = [round(wall, 3), round(cpu, 3)]
+    if "ours" in best and (others := [best[way][0] for way in OTHERS if way in best]):
+        figures["of_best_other"] = round(best["ours"][0] / max(others), 3)
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tar", type=Path, required=True, help="a tar of photographs (JPEG)")
@@ -257,23 +279,7 @@ def main() -> None:
     for way, (wall, cpu) in best.items():
         shown = "" if way == "webdataset_2_workers" else f"{cpu:9.1f} /s of its CPU time"
         print(f"{way:<22}{wall:9.1f} images/s {shown}")
-    figures: dict[str, Any] = {way: round(wall, 1) for way, (wall, _) in best.items()}
-    for over, under in (
-        ("ours", "bare"),
-        ("ours", "webdataset"),
-        ("ours_area", "webdataset"),
-        ("ours_2_threads", "ours"),
-    ):
-        if over not in best or under not in best:
-            continue
-        pairs = zip(rounds[over], rounds[under], strict=True)
-        wall, cpu = (float(np.median(of)) for of in zip(*[(a[0] / b[0], a[1] / b[1]) for a, b in pairs], strict=True))
-        print(
-            f"{over} / {under}: {best[over][0] / best[under][0]:.3f}; median of rounds {wall:.3f}, CPU time {cpu:.3f}"
-        )
-        figures[f"{over}/{under}"] = [round(wall, 3), round(cpu, 3)]
-    if "ours" in best and (others := [best[way][0] for way in OTHERS if way in best]):
-        figures["of_best_other"] = round(best["ours"][0] / max(others), 3)
+    figures = compared(best, rounds)
     print(f"first batch {begins['first_batch_seconds']} s; in mid-epoch {begins['resume_seconds']} s later")
     print(
         f"bicubic against PIL's: mean difference {mean:.4f} of 255, most {most}; "

@@ -23,6 +23,7 @@ from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.losses.lpips import load_lpips
 from stage1_tokenizer.measuring.features import load_network
 from stage1_tokenizer.measuring.scores import EvaluationSums, measure
+from stage2_prior.config.training import PriorTrainConfig
 from tests.benchmarks.race.contenders import Ours, Theirs
 from tests.benchmarks.race.settings import OURS, Race
 from tests.benchmarks.race.worker import PROBE, Entrant, Worker, plan, planned_steps
@@ -44,10 +45,8 @@ class TokenizerEntrant:
     def step(self, batch: Any, number: int, done: float) -> None:
         self.contender.step(to_float(batch.pixels_BCHW.to(self.race.device)), number, done)
 
-    @contextlib.contextmanager
-    def batches(self, start: int) -> Iterator[Iterator[Any]]:
-        with Stream(self.config.data, seed=self.config.run.seed) as stream:
-            yield stream.batches(start)
+    def batches(self, start: int) -> contextlib.AbstractContextManager[Iterator[Any]]:
+        return streamed(self.config, start)
 
     def held_out(self, count: int) -> Iterator[Any]:
         data = self.config.data
@@ -63,9 +62,17 @@ class TokenizerEntrant:
             with torch.no_grad():
                 recon_BCHW = codec.reconstruct(to_float(batch.pixels_BCHW.to(device)))[0]
             save_row(folder / f"moment-{moment:03d}.png", to_uint8(recon_BCHW).cpu())
-            save_row(self.race.folder / "originals.png", batch.pixels_BCHW)
+            if moment == 1:
+                save_row(self.race.folder / "originals.png", batch.pixels_BCHW)
         self.run.log(step, {f"eval/{name}": value for name, value in found.items()})
         return found
+
+
+@contextlib.contextmanager
+def streamed(config: TokenizerTrainConfig | PriorTrainConfig, start: int) -> Iterator[Iterator[Any]]:
+    """A configuration's training batches from step `start` on."""
+    with Stream(config.data, seed=config.run.seed) as stream:
+        yield stream.batches(start)
 
 
 def save_row(path: Path, pixels_BCHW: Tensor) -> None:
@@ -99,4 +106,4 @@ def entered(race: Race, name: str) -> Iterator[Worker]:
     steps = planned_steps(folder)
     config = race.config(steps, "--run.folder", str(folder), "--run.watchdog", "0")
     with tokenizer(race, name, config) as entrant:
-        yield Worker(race, folder, entrant, steps if name == OURS else None, race.minutes * 60, race.moments)
+        yield Worker(race, folder, entrant, steps, race.minutes * 60, race.moments)

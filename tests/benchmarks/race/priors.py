@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from data.pictures.transforms import to_float, to_uint8
-from data.reading.stream import Stream, every_sample
+from data.reading.stream import every_sample
 from data.shards.loading import load_index
 from launch.command.cli import parse
 from launch.run.runtime import Run
 from launch.run.seeding import seed_step
 from launch.run.starting import start_run
 from stage1_tokenizer import Tokenizer
-from stage1_tokenizer.measuring.distances import SetSums, figures
 from stage1_tokenizer.measuring.features import load_network
+from stage1_tokenizer.measuring.scores import EvaluationSums
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import FEED_FORWARD_MULTIPLE
 from stage2_prior.config.training import PriorTrainConfig
@@ -36,8 +36,8 @@ from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.training.loop import build, evaluate, train_step
 from tests.benchmarks.peer_steps import importable
 from tests.benchmarks.race.contenders import trained
-from tests.benchmarks.race.entrants import FEATURES, save_row
-from tests.benchmarks.race.settings import LLAMAGEN, OURS, Race
+from tests.benchmarks.race.entrants import FEATURES, save_row, streamed
+from tests.benchmarks.race.settings import LLAMAGEN, OURS, Race, scaled_optimizer, words_of
 from tests.benchmarks.race.worker import PRIOR, Entrant, Worker, plan, planned_steps
 
 GUIDANCE = 1.5
@@ -96,14 +96,12 @@ def configuration(race: Race, steps: int | None, folder: str) -> PriorTrainConfi
         "data.index": str(codes / "train" / "index.json"),
         "data.held_out": str(codes / "held_out" / "index.json"),
     }
-    words = ["--config", race.prior, *(word for name, place in places.items() for word in (f"--{name}", place))]
+    words = ["--config", race.prior, *words_of(places)]
     recipe = parse(PriorTrainConfig, words, prog="the prior's recipe")
     if steps is None:
         return recipe
-    share, optimizer = steps / recipe.steps, recipe.optimizer
-    decay = optimizer.ema_decay and min(0.9999, max(0.9, 1 - (1 - optimizer.ema_decay) / share))
-    words += ["--steps", str(steps), "--optimizer.warmup", str(math.ceil(optimizer.warmup * share))]
-    return parse(PriorTrainConfig, [*words, "--optimizer.ema_decay", str(decay)], prog="")
+    words += words_of(scaled_optimizer(recipe.optimizer, steps, recipe.steps))
+    return parse(PriorTrainConfig, words, prog="the prior's recipe")
 
 
 class PriorEntrant:
@@ -137,20 +135,13 @@ class PriorEntrant:
             save_row(folder / f"samples-{label}.png", pixels_BCHW[label_B == label][:ROW])
         network = load_network(FEATURES)
         assert network is not None
-        network.to(race.device)
-        sets = []
-        real = [
-            batch.pixels_BCHW for batch in every_sample(race.held_out, transform, batch_size=50, limit=race.samples)
-        ]
-        for pictures_BCHW in (pixels_BCHW, torch.cat(real)):
-            sums = SetSums(network, torch.device(race.device))
-            for number, part_BCHW in enumerate(pictures_BCHW.split(50)):
-                keys = [f"{number}/{k}" for k in range(len(part_BCHW))]
-                sums.add(network(part_BCHW.to(race.device)), keys)
-            sets.append(sums.result(self.run.sum, self.run.gather))
+        sums = EvaluationSums(network.to(race.device), self.run.device)
+        held_out = every_sample(race.held_out, transform, batch_size=50, limit=race.samples)
+        for real, part_BCHW in zip(held_out, pixels_BCHW.split(50), strict=True):
+            sums.add(real.pixels_BCHW.to(race.device), part_BCHW.to(race.device), real.keys)
         fitted = real_pictures(race.data, transform, FITTED, 50)
         classifier, test = fitted_classifier(*fitted), real_pictures(race.held_out, transform, 1000, 50)
-        return figures(network, *sets) | {
+        return sums.distances(self.run) | {
             "class_agreement": float((classifier(pixels_BCHW.numpy()) == label_B.numpy()).mean()),
             "real_accuracy": float(np.mean(classifier(test[1]) == test[0])),
         }
@@ -165,10 +156,8 @@ class OurPrior(PriorEntrant):
         self.raw, self.strategy, self.ema, _ = build(config, load_index(config.data.index), run)
         self.state = {**self.strategy.state("prior"), "ema": self.ema.state}
 
-    @contextlib.contextmanager
-    def batches(self, start: int) -> Iterator[Iterator[Any]]:
-        with Stream(self.config.data, seed=self.config.run.seed) as stream:
-            yield stream.batches(start)
+    def batches(self, start: int) -> contextlib.AbstractContextManager[Iterator[Any]]:
+        return streamed(self.config, start)
 
     def step(self, batch: Any, number: int, done: float) -> None:
         seed_step(self.config.run.seed, 0, number)
@@ -216,9 +205,8 @@ class LlamaGensPrior(PriorEntrant):
         self.optimizer = torch.optim.AdamW(groups, lr=race.prior_rate, betas=(0.9, 0.95), fused=True)
         self.state = {"model": self.model, "optimizer": self.optimizer}
 
-    @contextlib.contextmanager
-    def batches(self, start: int) -> Iterator[Iterator[Any]]:
-        yield self._batches(start)
+    def batches(self, start: int) -> contextlib.AbstractContextManager[Iterator[Any]]:
+        return contextlib.nullcontext(self._batches(start))
 
     def _batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         count, size = len(self.found["train/codes"]), self.config.data.batch_size

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.race.worker FOLDER NAME [--plan]
 
-    {"ready": …}                           once, when it can begin; how far it is
-    30.0  →  {"seconds": …, "done": …}     trained for so many more seconds; whether it has had all its time
+    {"seconds": …, "done": …}              once, when it can begin: how far it is, whether it has had all its time
+    30.0  →  {"seconds": …, "done": …}     trained for so many more seconds
 
 With --plan it only finds out how many steps of ours fit, as our schedules are in steps. Only what trains is timed:
 reading the batch, and the step; measuring, saving and waiting for its turn are not.
@@ -73,7 +73,7 @@ class Worker:
     def follow(self, orders: Iterator[str], answer: Callable[[dict], None]) -> None:
         """Obey until the input ends."""
         with self.entrant.batches(self.step) as batches:
-            answer({"ready": True, "seconds": self.seconds, "done": self.done})
+            answer({"seconds": self.seconds, "done": self.done})
             for line in orders:
                 self.train(batches, min(self.seconds + float(line), self.budget))
                 self.save()
