@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from launch.command import interrupts
 from launch.command.cli import UserError
@@ -129,18 +128,23 @@ def is_done(stage: Stage, out: Path, wanted: str | None) -> bool:
 
 def _run(line: list[str]) -> int:
     """A child process that gets our SIGTERM and SIGUSR1; its exit code, as a shell would give it."""
-    child = subprocess.Popen(line)
+    child: subprocess.Popen[bytes] | None = None
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
+    def press() -> None:
+        """Ctrl-C is the child's to answer, even where it has just ended; without one it ends this command."""
+        if not interrupts.to_children(interrupts.HANDED_ON) and child is None:
+            raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    try:
-        with interrupts.asking(interrupts.hand_on):
+    with interrupts.asking(press):
+        child = subprocess.Popen(line)
+        before = {number: signal.signal(number, lambda sent, _: child.send_signal(sent)) for number in FORWARDED}
+        try:
             code = child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if code == -interrupts.HANDED_ON and interrupts.asked():  # before it could answer
+        return INTERRUPTED
     return code if code >= 0 else SIGNALLED - code
 
 

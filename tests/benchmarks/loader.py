@@ -4,7 +4,8 @@ Each way is pinned to one core (two for the last two), takes turns with the othe
 work on the machine then weighs least; the quotients are also given as medians over the rounds. A round is every
 photograph once, after a first pass that fills the pipeline. Everything is in the page cache. Then the first batch of a
 run that starts, and of one that resumes in the middle of an epoch of 100,000 samples: `resume_seconds` is how much
-later the second comes. The last line is one JSON object.
+later the second comes. MosaicML Streaming and LitData join where they are installed, each with shards in its own format
+of the same JPEGs. The last line is one JSON object; `of_best_other` is ours over the best of the others on one core.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,47 @@ def folder_way(folder: Path) -> Iterator[int]:
             yield len(pixels)
 
 
+def streaming_way(folder: Path) -> Iterator[int]:
+    from streaming import MDSWriter, StreamingDataset
+
+    class Pictures(StreamingDataset):
+        def __getitem__(self, at: Any) -> torch.Tensor:
+            return pil_pixels(Image.open(io.BytesIO(super().__getitem__(at)["jpg"])))
+
+    shards = folder / "mds"
+    if not shards.is_dir():
+        with MDSWriter(out=str(shards), columns={"jpg": "bytes"}) as writer:
+            for path in sorted((folder / "folder").rglob("*.jpg")):
+                writer.write({"jpg": path.read_bytes()})
+    while True:
+        for pixels in DataLoader(Pictures(local=str(shards), shuffle=True, batch_size=BATCH), BATCH):
+            yield len(pixels)
+
+
+def litdata_way(folder: Path) -> Iterator[int]:
+    import litdata
+
+    class Pictures(litdata.StreamingDataset):
+        def __getitem__(self, at: Any) -> torch.Tensor:
+            return pil_pixels(Image.open(io.BytesIO(super().__getitem__(at))))
+
+    shards = folder / "litdata"
+    if not shards.is_dir():
+        files = [str(path) for path in sorted((folder / "folder").rglob("*.jpg"))]
+        litdata.optimize(_read, files, str(shards), num_workers=1, chunk_bytes="16MB")
+    while True:
+        for pixels in litdata.StreamingDataLoader(Pictures(str(shards), shuffle=True), batch_size=BATCH):
+            yield len(pixels)
+
+
+def _read(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+OPTIONAL = {"streaming": streaming_way, "litdata": litdata_way}
+OTHERS = ("webdataset", "folder", *OPTIONAL)
+
+
 def rate(make: Callable[[], Iterator[int]], cores: set[int], images: int) -> tuple[float, float]:
     """Images per second of wall time, and per second of this process's CPU time, after the pipeline has filled."""
     os.sched_setaffinity(0, cores)
@@ -173,6 +217,28 @@ def difference(pictures: list[bytes]) -> tuple[float, int, float, int]:
     )
 
 
+def compared(best: dict[str, list[float]], rounds: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    """Images per second of each way, and the quotients, which are printed too."""
+    figures: dict[str, Any] = {way: round(wall, 1) for way, (wall, _) in best.items()}
+    for over, under in (
+        ("ours", "bare"),
+        ("ours", "webdataset"),
+        ("ours_area", "webdataset"),
+        ("ours_2_threads", "ours"),
+    ):
+        if over not in best or under not in best:
+            continue
+        pairs = zip(rounds[over], rounds[under], strict=True)
+        wall, cpu = (float(np.median(of)) for of in zip(*[(a[0] / b[0], a[1] / b[1]) for a, b in pairs], strict=True))
+        print(
+            f"{over} / {under}: {best[over][0] / best[under][0]:.3f}; median of rounds {wall:.3f}, CPU time {cpu:.3f}"
+        )
+        figures[f"{over}/{under}"] = [round(wall, 3), round(cpu, 3)]
+    if "ours" in best and (others := [best[way][0] for way in OTHERS if way in best]):
+        figures["of_best_other"] = round(best["ours"][0] / max(others), 3)
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tar", type=Path, required=True, help="a tar of photographs (JPEG)")
@@ -194,6 +260,9 @@ def main() -> None:
             "ours_2_threads": (lambda: ours(folder, 2, "bicubic"), two),
             "webdataset_2_workers": (lambda: webdataset_way(folder, 2), two),
         }
+        for way, make_way in OPTIONAL.items():
+            if find_spec(way) is not None:
+                ways[way] = (partial(make_way, folder), one)
         ways = {way: of for way, of in ways.items() if way in (options.ways or ways)}
         rounds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for _ in range(options.rounds):
@@ -210,21 +279,7 @@ def main() -> None:
     for way, (wall, cpu) in best.items():
         shown = "" if way == "webdataset_2_workers" else f"{cpu:9.1f} /s of its CPU time"
         print(f"{way:<22}{wall:9.1f} images/s {shown}")
-    figures: dict[str, Any] = {way: round(wall, 1) for way, (wall, _) in best.items()}
-    for over, under in (
-        ("ours", "bare"),
-        ("ours", "webdataset"),
-        ("ours_area", "webdataset"),
-        ("ours_2_threads", "ours"),
-    ):
-        if over not in best or under not in best:
-            continue
-        pairs = zip(rounds[over], rounds[under], strict=True)
-        wall, cpu = (float(np.median(of)) for of in zip(*[(a[0] / b[0], a[1] / b[1]) for a, b in pairs], strict=True))
-        print(
-            f"{over} / {under}: {best[over][0] / best[under][0]:.3f}; median of rounds {wall:.3f}, CPU time {cpu:.3f}"
-        )
-        figures[f"{over}/{under}"] = [round(wall, 3), round(cpu, 3)]
+    figures = compared(best, rounds)
     print(f"first batch {begins['first_batch_seconds']} s; in mid-epoch {begins['resume_seconds']} s later")
     print(
         f"bicubic against PIL's: mean difference {mean:.4f} of 255, most {most}; "

@@ -127,14 +127,14 @@ class _Assembled(nn.Module):
 class Taming(Peer):
     """taming-transformers: two training_step calls a batch, the other network's parameters frozen in each."""
 
-    def __init__(self, folder: Path, config: ModelConfig, size: int, weight: float, start: int = 0, layers: int = 3):
+    def __init__(self, folder: Path, config: ModelConfig, size: int, weight: float, layers: int = 3):
         with importable(folder):
             from taming.modules.diffusionmodules.model import Decoder, Encoder
             from taming.modules.losses import lpips, vqperceptual
             from taming.modules.vqvae.quantize import VectorQuantizer2
 
             lpips.LPIPS.load_from_pretrained = lambda *_: None
-            loss = vqperceptual.VQLPIPSWithDiscriminator(start, disc_weight=weight, disc_num_layers=layers)
+            loss = vqperceptual.VQLPIPSWithDiscriminator(0, disc_weight=weight, disc_num_layers=layers)
         networks = {
             "ch": config.channels, "out_ch": 3, "ch_mult": config.channel_multipliers,
             "num_res_blocks": config.res_blocks, "attn_resolutions": [size // config.stride[0]], "in_channels": 3,
@@ -161,7 +161,6 @@ class LlamaGen(Peer):
         config: ModelConfig,
         weight: float,
         adaptive: bool,
-        start: int = 0,
         layers: int = 3,
         pixel: str = "l1",
     ):
@@ -170,7 +169,7 @@ class LlamaGen(Peer):
 
             lpips.LPIPS.load_from_pretrained = lambda *_: None
             loss = vq_loss.VQLoss(
-                start,
+                0,
                 disc_weight=weight,
                 disc_adaptive_weight=adaptive,
                 disc_num_layers=layers,

@@ -37,10 +37,10 @@ class Process:
     def __init__(self, race: Race, name: str):
         self.name, self.log = name, (race.folder / f"{name}.log").open("a")
         command = [sys.executable, "-m", "tests.benchmarks.race.worker", race.out, name]
-        environment = os.environ | {"OMP_NUM_THREADS": str(race.threads), "OMP_WAIT_POLICY": "passive"}
-        if not (race.folder / name / PLAN).is_file():
-            if subprocess.run([*command, "--plan"], env=environment, stderr=self.log).returncode:
-                self.ended()
+        environment = os.environ | {"OMP_NUM_THREADS": str(race.threads)}
+        planned = (race.folder / name / PLAN).is_file() or not name.endswith(OURS)
+        if not planned and subprocess.run([*command, "--plan"], env=environment, stderr=self.log).returncode:
+            self.ended()
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log}
         self.process = subprocess.Popen(command, env=environment, text=True, **pipes)  # type: ignore[call-overload]
         self.done = self.answer()["done"]
@@ -68,9 +68,15 @@ class Process:
         self.process.wait()
 
 
+def over(folder: Path) -> bool:
+    """Whether a contender has had all its time."""
+    kept = folder / "curve.json"
+    return kept.is_file() and json.loads(kept.read_text()).get("done", False)
+
+
 def run(race: Race, names: list[str]) -> None:
     """Let these train in turns until all have had their time."""
-    processes = [Process(race, name) for name in names]
+    processes = [Process(race, name) for name in names if not over(race.folder / name)]
     while waiting := [process for process in processes if not process.done]:
         for process in waiting:
             process.turn(race.slice_seconds)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from data.pictures.config import TransformConfig
 from launch.checkpoints import store as checkpoint
-from launch.checkpoints.store import Stateful
 from launch.run.runtime import Run
 from launch.run.seeding import seed_step
 from stage1_tokenizer.config.training import TokenizerTrainConfig
+from stage1_tokenizer.layers.precision import computes_in_bf16
 from stage1_tokenizer.losses.lpips import load_lpips
 from stage1_tokenizer.media.pictures import PICTURES
 from stage1_tokenizer.training.loop import train_step
@@ -45,7 +46,7 @@ class Ours:
         self.config, self.trained = config, build(config, PICTURES.terms(config.loss), run)
         self.state: Mapping[str, Any] = self.trained.state
 
-    def step(self, x_BCHW: Tensor, number: int) -> None:
+    def step(self, x_BCHW: Tensor, number: int, done: float) -> None:
         seed_step(self.config.run.seed, 0, number)
         train_step(self.config, self.trained, x_BCHW, number)
 
@@ -58,31 +59,40 @@ class Theirs:
     """A peer, with Adam as its own training has it."""
 
     def __init__(self, race: Race, name: str, config: TokenizerTrainConfig):
-        model, start = config.model, round(race.start * config.steps)
+        model, self.start = config.model, race.start
         torch.manual_seed(config.run.seed)
         peer: Peer
         if name == TAMING:
-            peer = Taming(Path(race.peer, "taming-transformers"), model, config.data.transform.size, 0.8, start, LAYERS)
+            peer = Taming(Path(race.peer, "taming-transformers"), model, config.data.transform.size, 0.8, LAYERS)
             betas, self.clip = (0.5, 0.9), 0.0
         else:
-            peer = LlamaGen(Path(race.peer, "LlamaGen"), model, 0.5, False, start, LAYERS, "l2")
+            peer = LlamaGen(Path(race.peer, "LlamaGen"), model, 0.5, False, LAYERS, "l2")
             betas, self.clip = (0.9, 0.95), 1.0
+        self.device = torch.device(race.device)
+        self.bf16 = name != TAMING and computes_in_bf16(self.device)
         give_lpips(peer.loss.perceptual_loss, load_lpips())
         self.peer, self.config = peer, config
         self.parts = [peer.model.to(race.device), peer.loss.to(race.device).discriminator]
         self.optimizers = [torch.optim.Adam(part.parameters(), lr=race.rate, betas=betas) for part in self.parts]
-        named = zip(
-            ("model", "discriminator", "optimizer", "optimizer_disc"), self.parts + self.optimizers, strict=True
-        )
-        self.state: Mapping[str, Stateful] = dict(named)  # type: ignore[arg-type]
+        self.state: Mapping[str, Any] = {
+            "model": self.parts[0], "discriminator": self.parts[1],
+            "optimizer": self.optimizers[0], "optimizer_disc": self.optimizers[1],
+        }  # fmt: skip
 
-    def step(self, x_BCHW: Tensor, number: int) -> None:
-        for turn, loss in self.peer.losses(x_BCHW, number + 1):
+    def step(self, x_BCHW: Tensor, number: int, done: float) -> None:
+        self.peer.loss.discriminator_iter_start = 0 if done >= self.start else sys.maxsize
+        losses = self.peer.losses(x_BCHW, number + 1)
+        while (found := self._next(losses)) is not None:
+            turn, loss = found
             self.optimizers[turn].zero_grad()
             loss.backward()
             if self.clip:
                 torch.nn.utils.clip_grad_norm_(self.parts[turn].parameters(), self.clip)
             self.optimizers[turn].step()
+
+    def _next(self, losses: Iterator[tuple[int, Tensor]]) -> tuple[int, Tensor] | None:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return next(losses, None)
 
     def codec(self) -> PeersCodec:
         return PeersCodec(self.peer.model, self.config)

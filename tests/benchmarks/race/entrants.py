@@ -6,9 +6,7 @@ Legend: B batch, C channels, H W pixels.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,10 @@ from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.losses.lpips import load_lpips
 from stage1_tokenizer.measuring.features import load_network
 from stage1_tokenizer.measuring.scores import EvaluationSums, measure
+from stage2_prior.config.training import PriorTrainConfig
 from tests.benchmarks.race.contenders import Ours, Theirs
 from tests.benchmarks.race.settings import OURS, Race
-from tests.benchmarks.race.worker import PLAN, PROBE, Entrant, Worker, plan
+from tests.benchmarks.race.worker import PROBE, Entrant, Worker, plan, planned_steps
 
 SHOWN = 10
 """Held-out pictures whose reconstructions are kept at each moment."""
@@ -43,13 +42,11 @@ class TokenizerEntrant:
         self.lpips = load_lpips().to(race.device)
         self.network = load_network(FEATURES, lpips=self.lpips)
 
-    def step(self, batch: Any, number: int) -> None:
-        self.contender.step(to_float(batch.pixels_BCHW.to(self.race.device)), number)
+    def step(self, batch: Any, number: int, done: float) -> None:
+        self.contender.step(to_float(batch.pixels_BCHW.to(self.race.device)), number, done)
 
-    @contextlib.contextmanager
-    def batches(self, start: int) -> Iterator[Iterator[Any]]:
-        with Stream(self.config.data, seed=self.config.run.seed) as stream:
-            yield stream.batches(start)
+    def batches(self, start: int) -> contextlib.AbstractContextManager[Iterator[Any]]:
+        return streamed(self.config, start)
 
     def held_out(self, count: int) -> Iterator[Any]:
         data = self.config.data
@@ -65,9 +62,17 @@ class TokenizerEntrant:
             with torch.no_grad():
                 recon_BCHW = codec.reconstruct(to_float(batch.pixels_BCHW.to(device)))[0]
             save_row(folder / f"moment-{moment:03d}.png", to_uint8(recon_BCHW).cpu())
-            save_row(self.race.folder / "originals.png", batch.pixels_BCHW)
+            if moment == 1:
+                save_row(self.race.folder / "originals.png", batch.pixels_BCHW)
         self.run.log(step, {f"eval/{name}": value for name, value in found.items()})
         return found
+
+
+@contextlib.contextmanager
+def streamed(config: TokenizerTrainConfig | PriorTrainConfig, start: int) -> Iterator[Iterator[Any]]:
+    """A configuration's training batches from step `start` on."""
+    with Stream(config.data, seed=config.run.seed) as stream:
+        yield stream.batches(start)
 
 
 def save_row(path: Path, pixels_BCHW: Tensor) -> None:
@@ -84,21 +89,21 @@ def tokenizer(race: Race, name: str, config: TokenizerTrainConfig) -> Iterator[E
         yield TokenizerEntrant(race, config, contender, run)
 
 
-def rehearse(race: Race, name: str) -> None:
-    """Plan a contender's steps: with a discriminator from step 2·PROBE on, where it has one."""
-    recipe, trial = race.config(), str(race.folder / f"{name}-trial")
-    adversarial, steps = recipe.loss.adversarial, 4 * PROBE
-    config = race.config(steps, "--run.folder", trial, "--loss.adversarial.start", str(2 * PROBE))
-    start = (adversarial.start / recipe.steps if adversarial.weight else 1.0) if name == OURS else race.start
-    with tokenizer(replace(race, start=0.5), name, config) as entrant:
-        plan(race.folder / name, race.minutes * 60, start, entrant)
+def rehearse(race: Race) -> None:
+    """Plan our steps: with a discriminator from step 2·PROBE on, where there is one."""
+    recipe, trial = race.config(), str(race.folder / "trial")
+    adversarial = recipe.loss.adversarial
+    config = race.config(4 * PROBE, "--run.folder", trial, "--loss.adversarial.start", str(2 * PROBE))
+    start = adversarial.start / recipe.steps if adversarial.weight else 1.0
+    with tokenizer(race, OURS, config) as entrant:
+        plan(race.folder / OURS, race.minutes * 60, start, entrant)
 
 
 @contextlib.contextmanager
 def entered(race: Race, name: str) -> Iterator[Worker]:
     """The worker of a contender's tokenizer."""
     folder = race.folder / name
-    steps = json.loads((folder / PLAN).read_text())["steps"]
+    steps = planned_steps(folder)
     config = race.config(steps, "--run.folder", str(folder), "--run.watchdog", "0")
     with tokenizer(race, name, config) as entrant:
-        yield Worker(race, folder, entrant, steps if name == OURS else None, race.minutes * 60, race.moments)
+        yield Worker(race, folder, entrant, steps, race.minutes * 60, race.moments)

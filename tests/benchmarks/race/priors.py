@@ -7,7 +7,6 @@ Shapes: B batch, N codes of a picture, C channels, H W pixels.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import subprocess
 import sys
@@ -20,15 +19,15 @@ import torch
 from torch import Tensor
 
 from data.pictures.transforms import to_float, to_uint8
-from data.reading.stream import Stream, every_sample
+from data.reading.stream import every_sample
 from data.shards.loading import load_index
 from launch.command.cli import parse
 from launch.run.runtime import Run
 from launch.run.seeding import seed_step
 from launch.run.starting import start_run
 from stage1_tokenizer import Tokenizer
-from stage1_tokenizer.measuring.distances import SetSums, figures
 from stage1_tokenizer.measuring.features import load_network
+from stage1_tokenizer.measuring.scores import EvaluationSums
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import FEED_FORWARD_MULTIPLE
 from stage2_prior.config.training import PriorTrainConfig
@@ -37,9 +36,9 @@ from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.training.loop import build, evaluate, train_step
 from tests.benchmarks.peer_steps import importable
 from tests.benchmarks.race.contenders import trained
-from tests.benchmarks.race.entrants import FEATURES, save_row
-from tests.benchmarks.race.settings import LLAMAGEN, OURS, Race
-from tests.benchmarks.race.worker import PLAN, Entrant, Worker, plan
+from tests.benchmarks.race.entrants import FEATURES, save_row, streamed
+from tests.benchmarks.race.settings import LLAMAGEN, OURS, Race, scaled_optimizer, words_of
+from tests.benchmarks.race.worker import PRIOR, Entrant, Worker, plan, planned_steps
 
 GUIDANCE = 1.5
 """Classifier-free guidance of both."""
@@ -60,6 +59,8 @@ def make_codes(race: Race, name: str) -> None:
             _command("stage1_tokenizer.release", str(race.folder / OURS), str(release), "--licence", "apache-2.0")
         for part, index in sets.items():
             out = race.folder / "codes" / part
+            if (out / "index.json").is_file():
+                continue
             _command("stage2_prior.encode", "--tokenizer", str(release), "--data", index, "--out", str(out),
                      "--flip", str(part == "train").lower())  # fmt: skip
         return
@@ -95,14 +96,12 @@ def configuration(race: Race, steps: int | None, folder: str) -> PriorTrainConfi
         "data.index": str(codes / "train" / "index.json"),
         "data.held_out": str(codes / "held_out" / "index.json"),
     }
-    words = ["--config", race.prior, *(word for name, place in places.items() for word in (f"--{name}", place))]
+    words = ["--config", race.prior, *words_of(places)]
     recipe = parse(PriorTrainConfig, words, prog="the prior's recipe")
     if steps is None:
         return recipe
-    share, optimizer = steps / recipe.steps, recipe.optimizer
-    decay = optimizer.ema_decay and min(0.9999, max(0.9, 1 - (1 - optimizer.ema_decay) / share))
-    words += ["--steps", str(steps), "--optimizer.warmup", str(math.ceil(optimizer.warmup * share))]
-    return parse(PriorTrainConfig, [*words, "--optimizer.ema_decay", str(decay)], prog="")
+    words += words_of(scaled_optimizer(recipe.optimizer, steps, recipe.steps))
+    return parse(PriorTrainConfig, words, prog="the prior's recipe")
 
 
 class PriorEntrant:
@@ -136,20 +135,13 @@ class PriorEntrant:
             save_row(folder / f"samples-{label}.png", pixels_BCHW[label_B == label][:ROW])
         network = load_network(FEATURES)
         assert network is not None
-        network.to(race.device)
-        sets = []
-        real = [
-            batch.pixels_BCHW for batch in every_sample(race.held_out, transform, batch_size=50, limit=race.samples)
-        ]
-        for pictures_BCHW in (pixels_BCHW, torch.cat(real)):
-            sums = SetSums(network, torch.device(race.device))
-            for number, part_BCHW in enumerate(pictures_BCHW.split(50)):
-                keys = [f"{number}/{k}" for k in range(len(part_BCHW))]
-                sums.add(network(part_BCHW.to(race.device)), keys)
-            sets.append(sums.result(self.run.sum, self.run.gather))
+        sums = EvaluationSums(network.to(race.device), self.run.device)
+        held_out = every_sample(race.held_out, transform, batch_size=50, limit=race.samples)
+        for real, part_BCHW in zip(held_out, pixels_BCHW.split(50), strict=True):
+            sums.add(real.pixels_BCHW.to(race.device), part_BCHW.to(race.device), real.keys)
         fitted = real_samples(race.data, transform, FITTED, 50)
         classifier, test = fitted_classifier(*fitted), real_samples(race.held_out, transform, 1000, 50)
-        return figures(network, *sets) | {
+        return sums.distances(self.run) | {
             "class_agreement": float((classifier(pixels_BCHW.numpy()) == label_B.numpy()).mean()),
             "real_accuracy": float(np.mean(classifier(test[1]) == test[0])),
         }
@@ -164,12 +156,10 @@ class OurPrior(PriorEntrant):
         self.raw, self.strategy, self.ema, _ = build(config, load_index(config.data.index), run)
         self.state = {**self.strategy.state("prior"), "ema": self.ema.state}
 
-    @contextlib.contextmanager
-    def batches(self, start: int) -> Iterator[Iterator[Any]]:
-        with Stream(self.config.data, seed=self.config.run.seed) as stream:
-            yield stream.batches(start)
+    def batches(self, start: int) -> contextlib.AbstractContextManager[Iterator[Any]]:
+        return streamed(self.config, start)
 
-    def step(self, batch: Any, number: int) -> None:
+    def step(self, batch: Any, number: int, done: float) -> None:
         seed_step(self.config.run.seed, 0, number)
         self.raw.set_progress(number / self.config.steps)
         train_step(self.raw, self.strategy, batch, self.config, number, self.run)
@@ -215,9 +205,8 @@ class LlamaGensPrior(PriorEntrant):
         self.optimizer = torch.optim.AdamW(groups, lr=race.prior_rate, betas=(0.9, 0.95), fused=True)
         self.state = {"model": self.model, "optimizer": self.optimizer}
 
-    @contextlib.contextmanager
-    def batches(self, start: int) -> Iterator[Iterator[Any]]:
-        yield self._batches(start)
+    def batches(self, start: int) -> contextlib.AbstractContextManager[Iterator[Any]]:
+        return contextlib.nullcontext(self._batches(start))
 
     def _batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         count, size = len(self.found["train/codes"]), self.config.data.batch_size
@@ -229,7 +218,7 @@ class LlamaGensPrior(PriorEntrant):
                 yield self.found["train/codes"][rows], self.found["train/labels"][rows]
                 number += 1
 
-    def step(self, batch: tuple[Tensor, Tensor], number: int) -> None:
+    def step(self, batch: tuple[Tensor, Tensor], number: int, done: float) -> None:
         code_BN, label_B = (part.to(self.race.device) for part in batch)
         loss = self.model(cond_idx=label_B, idx=code_BN[:, :-1], targets=code_BN)[1]
         loss.backward()
@@ -268,17 +257,18 @@ def prior(race: Race, name: str, config: PriorTrainConfig) -> Iterator[Entrant]:
         yield (OurPrior if name == OURS else LlamaGensPrior)(race, config, run)
 
 
-def rehearse_prior(race: Race, name: str) -> None:
-    """Make the codes, and plan a prior's steps."""
-    make_codes(race, name)
-    with prior(race, name, configuration(race, 100, str(race.folder / f"prior-{name}-trial"))) as entrant:
-        plan(race.folder / f"prior-{name}", race.prior_minutes * 60, 1.0, entrant)
+def rehearse_prior(race: Race) -> None:
+    """Plan our prior's steps."""
+    make_codes(race, OURS)
+    with prior(race, OURS, configuration(race, 100, str(race.folder / "prior-trial"))) as entrant:
+        plan(race.folder / f"{PRIOR}{OURS}", race.prior_minutes * 60, 1.0, entrant)
 
 
 @contextlib.contextmanager
 def entered_prior(race: Race, name: str) -> Iterator[Worker]:
     """The worker of a contender's prior."""
-    folder = race.folder / f"prior-{name}"
-    steps = json.loads((folder / PLAN).read_text())["steps"]
+    folder = race.folder / f"{PRIOR}{name}"
+    steps = planned_steps(folder)
+    make_codes(race, name)
     with prior(race, name, configuration(race, steps, str(folder))) as entrant:
-        yield Worker(race, folder, entrant, steps if name == OURS else None, race.prior_minutes * 60, MOMENTS)
+        yield Worker(race, folder, entrant, steps, race.prior_minutes * 60, MOMENTS)

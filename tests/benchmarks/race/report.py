@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
-import subprocess
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +10,20 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from launch.run import provenance
 from tests.benchmarks.race.settings import LLAMAGEN, OURS, TAMING, Race, differences
-from tests.benchmarks.race.worker import PLAN, PRIOR
+from tests.benchmarks.race.worker import PRIOR
 
 FIGURES = {
-    "psnr": ("PSNR, dB", 1),
-    "lpips": ("LPIPS (vgg)", -1),
-    "frechet_vgg16": ("Fréchet distance (vgg16)", -1),
-    "codebook_usage": ("share of the codes in use", 1),
-    "entropy_bits": ("bits per code", 1),
+    "psnr": "PSNR, dB",
+    "lpips": "LPIPS (vgg)",
+    "frechet_vgg16": "Fréchet distance (vgg16)",
+    "codebook_usage": "share of the codes in use",
+    "entropy_bits": "bits per code",
 }
-"""What is drawn, and whether more (1) or less (-1) is better."""
+"""What is drawn."""
+SHORT = {"frechet_vgg16": "frechet"}
+"""Names of figures in the JSON object that differ from the evaluator's."""
 NAMES = {OURS: "vqloom", TAMING: "taming-transformers", LLAMAGEN: "LlamaGen"}
 COLOURS = {OURS: "#0b6e4f", TAMING: "#b3541e", LLAMAGEN: "#4059ad"}
 COMPARED = ("lpips", "frechet_vgg16")
@@ -48,7 +47,7 @@ def report(race: Race, names: list[str]) -> dict[str, Any]:
     }
     if race.prior:
         result["prior"] = {name: prior_of(race, name) for name in names if name != TAMING}
-    draw(race.folder / "curves.png", curves, race)
+    draw(race.folder / "curves.png", curves)
     pictures(race, curves)
     (race.folder / "table.md").write_text(table(curves, result, race))
     (race.folder / "settings.md").write_text(settings(race, names, result["hardware"]))
@@ -58,15 +57,14 @@ def report(race: Race, names: list[str]) -> dict[str, Any]:
 
 def final(curve: Curve) -> dict[str, float]:
     """The last figures of a curve, with short names."""
-    short = {"psnr": "psnr", "lpips": "lpips", "frechet_vgg16": "frechet", "steps": "steps", "seconds": "seconds"}
-    return {name: round(curve[-1][key], 4) for key, name in short.items()}
+    names = ("psnr", "lpips", "frechet_vgg16", "steps", "seconds")
+    return {SHORT.get(name, name): round(curve[-1][name], 4) for name in names}
 
 
 def prior_of(race: Race, name: str) -> dict[str, float]:
     """The last figures of a contender's prior."""
     last = json.loads((race.folder / f"{PRIOR}{name}" / "curve.json").read_text())["curve"][-1]
-    short = {"bits_per_code": "bits_per_code", "frechet_vgg16": "frechet", "class_agreement": "class_agreement"}
-    return {short.get(key, key): round(value, 4) for key, value in last.items()}
+    return {SHORT.get(name, name): round(value, 4) for name, value in last.items()}
 
 
 def share_of_time(ours: Curve, theirs: Curve, figure: str) -> float | None:
@@ -86,27 +84,12 @@ def share_of_time(ours: Curve, theirs: Curve, figure: str) -> float | None:
 
 def hardware(race: Race) -> dict[str, str]:
     """What it ran on."""
-    model = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line), "unknown")
-    flags = next((line for line in _lines("/proc/cpuinfo") if line.startswith("flags")), "")
-    wide = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
-    found = {"processor": f"{model} ({wide})", "threads": str(race.threads), "system": platform.system()}
-    if race.device == "cuda":
-        found["gpu"] = torch.cuda.get_device_name()
-    packages = ("torch", "torchvision", "accelerate", "lpips")
-    found |= {package: importlib.metadata.version(package) for package in packages}
-    return found | {"commit": _commit(Path(__file__).parent), "date": date.today().isoformat()}
+    capability = {} if race.device == "cuda" else {"instructions": torch.backends.cpu.get_cpu_capability()}
+    found = {"hardware": provenance.hardware(), **capability, "threads": str(race.threads), **provenance.versions()}
+    return found | {"commit": provenance.commit() or "unknown", "date": provenance.now()}
 
 
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
-
-
-def _commit(folder: Path) -> str:
-    words = ["git", "-C", str(folder), "log", "-1", "--format=%h"]
-    return subprocess.run(words, capture_output=True, text=True).stdout.strip() or "unknown"
-
-
-def draw(path: Path, curves: dict[str, Curve], race: Race) -> None:
+def draw(path: Path, curves: dict[str, Curve]) -> None:
     """Each figure against the minutes of training."""
     import matplotlib
 
@@ -114,7 +97,7 @@ def draw(path: Path, curves: dict[str, Curve], race: Race) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, 3, figsize=(13, 7), constrained_layout=True)
-    for axis, (name, (label, _)) in zip(axes.flat, FIGURES.items(), strict=False):
+    for axis, (name, label) in zip(axes.flat, FIGURES.items(), strict=False):
         for contender, curve in curves.items():
             minutes = [moment["seconds"] / 60 for moment in curve]
             values = [moment.get(name, np.nan) for moment in curve]
@@ -169,7 +152,7 @@ def table(curves: dict[str, Curve], result: dict[str, Any], race: Race) -> str:
     for figure, shares in result["time_to_final"].items():
         for peer, share in shares.items():
             told = f"after {share:.0%} of its time" if share is not None else "not reached"
-            lines.append(f"- {NAMES[peer]}'s final {FIGURES[figure][0]}: {told}")
+            lines.append(f"- {NAMES[peer]}'s final {FIGURES[figure]}: {told}")
     for name, found in result.get("prior", {}).items():
         lines.append(
             f"- {NAMES[name]}'s prior, {race.prior_minutes:g} minutes: Fréchet {found['frechet']:.1f}, class agreement "
@@ -190,8 +173,7 @@ def settings(race: Race, names: list[str], about: dict[str, str]) -> str:
     ]) + ".", "", "| | " + " | ".join(NAMES.values()) + " | why |", "|---|---|---|---|---|"]  # fmt: skip
     lines += ["| " + " | ".join(row) + " |" for row in differences(race)]
     for name in names:
-        plan = json.loads((race.folder / name / PLAN).read_text())
-        before, after = plan["step_seconds"]
-        lines.append(f"\n{NAMES[name]}: {before:.3f} s a step in a trial, {after:.3f} s with a discriminator's turn.")
+        last = json.loads((race.folder / name / "curve.json").read_text())["curve"][-1]
+        lines.append(f"\n{NAMES[name]}: {last['seconds'] / last['steps']:.3f} seconds a step.")
     lines += ["", "Ran on: " + ", ".join(f"{name} {value}" for name, value in about.items()) + "."]
     return "\n".join(lines) + "\n"

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from launch.command.cli import parse
+from launch.config import OptimizerConfig
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 
 OURS, TAMING, LLAMAGEN = "ours", "taming", "llamagen"
-PLACES = ("run.folder", "data.index", "data.held_out")
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class Race:
     threads: int = 2
     """Of torch, for each on a CPU."""
     device: str = "cpu"
-    rate: float = 5e-4
+    rate: float = 1e-3
     """The peers' learning rate."""
-    start: float = 0.5
-    """Share of their steps after which the peers' discriminators start."""
+    start: float = 1.0
+    """Share of the time after which the peers' discriminators start."""
     prior_rate: float = 1e-3
     """The learning rate of LlamaGen's GPT."""
     options: list[str] = field(default_factory=list)
@@ -80,28 +81,36 @@ class Race:
 
     def config(self, steps: int | None = None, *more: str) -> TokenizerTrainConfig:
         """The recipe's settings on the race's data. With `steps`, all that is counted in steps keeps its share."""
-        places = dict(zip(PLACES, (str(self.folder / OURS), self.data, self.held_out), strict=True))
-        words = ["--config", self.recipe, *(word for name, place in places.items() for word in (f"--{name}", place))]
-        words += ["--run.trackers", "[]", *self.options]
-        recipe = parse(TokenizerTrainConfig, words, prog="the recipe")
-        return (
-            recipe if steps is None else parse(TokenizerTrainConfig, [*words, *scaled(recipe, steps), *more], prog="")
-        )
+        places = {"run.folder": self.folder / OURS, "data.index": self.data, "data.held_out": self.held_out}
+        words = ["--config", self.recipe, *words_of(places), "--run.trackers", "[]", *self.options]
+        if steps is not None:
+            words += words_of(scaled(parse(TokenizerTrainConfig, words, prog="the recipe"), steps))
+        return parse(TokenizerTrainConfig, [*words, *more], prog="the recipe")
 
 
-def scaled(recipe: TokenizerTrainConfig, steps: int) -> list[str]:
-    """Options that give the recipe's schedule another number of steps."""
-    share, optimizer, adversarial = steps / recipe.steps, recipe.optimizer, recipe.loss.adversarial
-    decay = optimizer.ema_decay and max(0.9, 1 - (1 - optimizer.ema_decay) / share)
-    found = {
-        "steps": steps,
-        "optimizer.warmup": math.ceil(optimizer.warmup * share),
-        "optimizer.ema_decay": min(decay, 0.9999),
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Options as words of a command line."""
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+def scaled(recipe: TokenizerTrainConfig, steps: int) -> dict[str, Any]:
+    """Options that give a tokenizer's schedule another number of steps."""
+    share, adversarial = steps / recipe.steps, recipe.loss.adversarial
+    return scaled_optimizer(recipe.optimizer, steps, recipe.steps) | {
         "loss.adversarial.start": round(adversarial.start * share),
         "loss.adversarial.ramp": round(adversarial.ramp * share),
         "evaluate_every": 0,
     }
-    return [word for name, value in found.items() for word in (f"--{name}", str(value))]
+
+
+def scaled_optimizer(optimizer: OptimizerConfig, steps: int, of: int) -> dict[str, Any]:
+    """Those of any stage: `steps` instead of `of`, warm-up and averages over the same shares."""
+    decay = optimizer.ema_decay and max(0.9, 1 - (1 - optimizer.ema_decay) * of / steps)
+    return {
+        "steps": steps,
+        "optimizer.warmup": math.ceil(optimizer.warmup * steps / of),
+        "optimizer.ema_decay": min(decay, 0.9999),
+    }
 
 
 def differences(race: Race) -> list[tuple[str, str, str, str, str]]:
@@ -110,7 +119,7 @@ def differences(race: Race) -> list[tuple[str, str, str, str, str]]:
     loss, optimizer, quantizer, own = config.loss, config.optimizer, config.model.quantizer, "each its own"
     adversarial = loss.adversarial
     share = f"from {adversarial.start / config.steps:.0%} of the steps on" if adversarial.weight else "none"
-    theirs = f"from {race.start:.0%} of the steps on"
+    theirs = f"from {race.start:.0%} of the time on" if race.start < 1 else "none"
     unit = "unit length" if quantizer.l2_normalise else "free length"
     learning = {"gradient": "gradient", "moving_average": "moving averages"}[quantizer.learning]
     ours_start = f"{quantizer.start}" + (f", revived after {quantizer.revive_after}" if quantizer.revive_after else "")
@@ -127,6 +136,7 @@ def differences(race: Race) -> list[tuple[str, str, str, str, str]]:
         ("codebook learned by", learning, "gradient", "gradient", own),
         ("first codes", ours_start, "uniform", "uniform", own),
         ("learning rate", f"{optimizer.learning_rate:g}, {optimizer.decay}", *[f"{race.rate:g}"] * 2, reached),
+        ("precision", f"{config.run.precision}, LPIPS {loss.perceptual.precision}", "fp32", "bf16 if fast", own),
         ("Adam's betas", betas, "0.5, 0.9", "0.9, 0.95", own),
         ("gradients' norm clipped to", f"{optimizer.clip:g}", "no", "1", own),
         ("measured", kept, "last weights", "last weights", "vq_train.py's --ema is off by default"),

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.race.worker FOLDER NAME [--plan]
 
-    {"ready": …}                           once, when it can begin; how far it is
-    30.0  →  {"seconds": …, "done": …}     trained for so many more seconds; whether it has had all its time
+    {"seconds": …, "done": …}              once, when it can begin: how far it is, whether it has had all its time
+    30.0  →  {"seconds": …, "done": …}     trained for so many more seconds
 
-With --plan it only finds out how many steps fit. Only what trains is timed: reading the batch, and the step; measuring,
-saving and waiting for its turn are not.
+With --plan it only finds out how many steps of ours fit, as our schedules are in steps. Only what trains is timed:
+reading the batch, and the step; measuring, saving and waiting for its turn are not.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Entrant(Protocol):
 
     state: Mapping[str, Any]
 
-    def step(self, batch: Any, number: int) -> None:
-        """Train on a batch."""
+    def step(self, batch: Any, number: int, done: float) -> None:
+        """Train on a batch, step `number` of its training, of whose time a share of `done` is over."""
         ...
 
     def batches(self, start: int) -> contextlib.AbstractContextManager[Iterator[Any]]:
@@ -73,7 +73,7 @@ class Worker:
     def follow(self, orders: Iterator[str], answer: Callable[[dict], None]) -> None:
         """Obey until the input ends."""
         with self.entrant.batches(self.step) as batches:
-            answer({"ready": True, "seconds": self.seconds, "done": self.done})
+            answer({"seconds": self.seconds, "done": self.done})
             for line in orders:
                 self.train(batches, min(self.seconds + float(line), self.budget))
                 self.save()
@@ -82,7 +82,7 @@ class Worker:
     def train(self, batches: Iterator[Any], until: float) -> None:
         while self.seconds < until and self.step != self.steps:
             began = time.perf_counter()
-            self.entrant.step(next(batches), self.step)
+            self.entrant.step(next(batches), self.step, self.seconds / self.budget)
             if self.race.device == "cuda":
                 torch.cuda.synchronize()
             self.seconds += time.perf_counter() - began
@@ -98,7 +98,8 @@ class Worker:
     def save(self) -> None:
         """A checkpoint and, with it, the curve so far."""
         checkpoint.save(self.folder, self.step, self.entrant.state, keep=1)
-        write_file(self.folder / "curve.json", json.dumps({"seconds": self.seconds, "curve": self.curve}))
+        kept = {"seconds": self.seconds, "done": self.done, "curve": self.curve}
+        write_file(self.folder / "curve.json", json.dumps(kept))
 
 
 def plan(folder: Path, budget: float, start: float, entrant: Entrant) -> None:
@@ -110,12 +111,17 @@ def plan(folder: Path, budget: float, start: float, entrant: Entrant) -> None:
     with entrant.batches(0) as batches:
         for number in range(4 * PROBE):
             began = time.perf_counter()
-            entrant.step(next(batches), number)
+            entrant.step(next(batches), number, 0.0)
             times.append(time.perf_counter() - began)
     before, after = (sorted(times[PROBE * part : PROBE * (part + 1)])[PROBE // 2] for part in (1, 3))
     steps = max(4, int(MARGIN * budget / (start * before + (1 - start) * after)))
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / PLAN, json.dumps({"steps": steps, "step_seconds": [before, after]}))
+
+
+def planned_steps(folder: Path) -> int | None:
+    """The steps that `plan` wrote down; None for an entrant without a plan, which trains until its time is over."""
+    return json.loads((folder / PLAN).read_text())["steps"] if (folder / PLAN).is_file() else None
 
 
 def main() -> None:
@@ -130,7 +136,7 @@ def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # what the contenders print goes to their log
     torch.set_num_threads(race.threads)
     if sys.argv[3:] == ["--plan"]:
-        rehearse(race, contender)
+        rehearse(race)
         return
 
     def answer(words: dict) -> None:

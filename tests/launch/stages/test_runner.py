@@ -147,3 +147,32 @@ def test_ctrl_c_ends_the_stage_at_work_and_begins_no_other(
     assert (started.returncode, "Traceback" in errors) == (INTERRUPTED, False), errors
     assert said in told and "do more" not in told
     assert records.read(out, "one")["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("stage", "wait", "said"),
+    [
+        ("open('result', 'w')", "code = before(child); signal.raise_signal(signal.SIGINT)", "after the one stage"),
+        ("import time; time.sleep(100)", "signal.raise_signal(signal.SIGINT); code = before(child)", "was interrupted"),
+    ],
+)
+def test_ctrl_c_at_a_stages_end_and_before_it_listens(tmp_path: Path, stage: str, wait: str, said: str) -> None:
+    """Deterministic: the press comes when the child has been waited for, or when it has no handler."""
+    (tmp_path / "stage.py").write_text(stage)
+    (tmp_path / "first.py").write_text(
+        "import signal, subprocess, sys\nfrom pathlib import Path\nfrom launch.command import cli\n"
+        "from launch.stages import runner\nfrom launch.stages.listing import Stage\n"
+        "runner.command = lambda stage: [sys.executable, *stage.arguments]\n"
+        "before = subprocess.Popen.wait\n"
+        f"def wait(child):\n    {wait}\n    return code\n"
+        "subprocess.Popen.wait = wait\n"
+        "one = Stage('one', 'do it', 'x', ('stage.py',), makes=(Path('result').absolute(),))\n"
+        "def main():\n"
+        "    with runner.Runner(Path('out'), 'test', keyed=False) as running:\n"
+        "        return running.run([one], 1)\n"
+        "cli.run(main)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "first.py"]
+    done = subprocess.run(line, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "") and said in done.stdout

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from launch.command.cli import UserError
 from stage1_tokenizer.config.losses import PerceptualConfig
+from stage1_tokenizer.layers.precision import computes_in_bf16
 from stage1_tokenizer.losses.lpips import LPIPS, PerceptualTerm, load_lpips
 from stage1_tokenizer.losses.lpips_weights import _download, find_heads
 from tests.stage1_tokenizer.losses.random_lpips import random_lpips
@@ -179,6 +180,7 @@ def test_bf16_convolutions_are_within_a_thousandth_on_pictures(lpips: LPIPS) -> 
         ("cuda", "bf16", "fp32", False),
         ("cpu", "bf16", "auto", False),
         ("cpu", "fp32", "bf16", True),
+        ("cpu", "fp32", "fast", computes_in_bf16(torch.device("cpu"))),
     ],
 )
 def test_bf16_is_for_gpus_in_bf16_unless_told(
