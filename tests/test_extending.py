@@ -265,7 +265,9 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the packages with all additions."""
     root = tmp_path_factory.mktemp("extended")
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "mnist", "emoji", "speech"))
+        shutil.copytree(
+            ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "mnist", "emoji", "speech")
+        )
     for toy in TOYS:
         follow(toy, root)
     return root

@@ -36,7 +36,9 @@ def convert(encoded: bytes | None, array: np.ndarray | None, config: SoundConver
             return extension, encoded
     form: Any = "flac" if config.format == "keep" else config.format
     if form == "flac" and (channels > _FLAC_CHANNELS or rate > _FLAC_RATE):
-        raise DamagedSampleError(f"FLAC can't hold {channels} channels at {rate} Hz: set sound.channels or sound.format")
+        raise DamagedSampleError(
+            f"FLAC can't hold {channels} channels at {rate} Hz: set sound.channels or sound.format"
+        )
     return form, encode(x_CT, rate, form)
 
 

@@ -16,7 +16,6 @@ import yaml
 
 from launch.command import values
 
-
 _ABOUT = ("__doc__", "__firstlineno__")
 """With name and module, what the docstrings of fields are found by."""
 

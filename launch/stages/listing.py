@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from launch.command.checks import at_least
 from launch.command.cli import UserError
@@ -161,7 +162,7 @@ def _first(config: PipelineConfig) -> list[Stage]:
     out, train, held_out = config.folder, config.index("train"), config.index("held_out")
     recipe, run, tokenizer = config.recipe_folder / "tokenizer.yaml", out / "tokenizer-run", out / "tokenizer"
     figures, pictures = out / "evaluation" / "tokenizer.json", out / "evaluation" / "reconstructions.png"
-    shown = {"pictures": pictures}
+    shown: dict[str, Any] = {"pictures": pictures}
     if config.kind == "sounds":
         shown |= {"sounds": out / "evaluation" / "sounds", "picture_count": SOUNDS_SHOWN}
     short = {"steps": SHORT_STEPS, "evaluate_samples": 64, "run__log_every": 5} if config.short else {}

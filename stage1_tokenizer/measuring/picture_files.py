@@ -41,7 +41,7 @@ class Files:
         """All below a folder, sorted by path; of a folder of samples, the classes' pictures."""
         described = folder / "samples.json"
         if not described.exists():
-            return cls(folder, [name for name, _ in Listing(folder, tally).pictures])
+            return cls(folder, [name for name, _ in Listing(folder, tally).samples])
         values = json.loads(described.read_text())
         if not values.get("complete"):
             raise UserError(f"{folder} holds no finished samples: run stage2_prior.sample there first, to its end")
@@ -126,7 +126,7 @@ def finished(source: str, tally: Tally | None = None) -> Files | Array | None:
 
 
 def _has_pictures(folder: Path) -> bool:
-    return (folder / "samples.json").exists() or bool(Listing(folder, Tally()).pictures)
+    return (folder / "samples.json").exists() or bool(Listing(folder, Tally()).samples)
 
 
 def shown(size: Sequence[int]) -> str:

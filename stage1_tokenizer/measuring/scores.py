@@ -210,7 +210,8 @@ def measure(
     ranks.
     """
     scores = Scores(tokenizer.codebook_size, device, tokenizer.codebooks)
-    size = tokenizer.transform.size if tokenizer.transform else WINDOW
+    transform = tokenizer.transform
+    size = transform.size if isinstance(transform, TransformConfig) else WINDOW
     names = ("psnr", *(["ssim"] if size >= WINDOW else []), *(["lpips"] if lpips is not None else []))
     for batch in batches:
         count = len(batch.keys)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from data.pictures.config import TransformConfig
 from data.pictures.decode import decode_picture
 from data.pictures.transforms import to_float, to_uint8
 from data.shards.sample import DamagedSampleError
@@ -97,7 +98,7 @@ def reconstruct_files(
 def read_picture(file: Path, tokenizer: Tokenizer, *, trained_size: bool, max_pixels: int) -> Tensor:
     """A file's pixels, uint8 (C, H, W), at their own size or prepared as in training; UserError for no picture."""
     transform = tokenizer.transform
-    assert transform is not None
+    assert isinstance(transform, TransformConfig)
     whole = dataclasses.replace(transform, resize="bicubic")  # area would decode JPEGs at a part of their size
     try:
         pixels_HWC = decode_picture(file.read_bytes(), transform if trained_size else whole, max_pixels=max_pixels)

@@ -99,7 +99,7 @@ def add_distances(config: EvaluateConfig, prior: Prior | None, network: FeatureN
     """Add the samples' distances from the reference."""
     assert config.samples is not None and config.reference is not None
     own = read_transform(prior.source.transform) if prior else None
-    if own and not isinstance(own, TransformConfig):
+    if own is not None and not isinstance(own, TransformConfig):
         raise UserError(f"reference={config.reference} is for pictures, not for {own.kind}: leave it out")
     size, ranks = checked_size(config.samples), evaluation.ranks
     transform = own or TransformConfig(size=size[0])

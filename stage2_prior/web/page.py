@@ -4,6 +4,7 @@ from typing import Any
 
 from PIL import Image
 
+from data.pictures.config import TransformConfig
 from data.pictures.transforms import to_uint8
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
@@ -33,6 +34,7 @@ class Demo:
 
     def reconstruct(self, picture: Any) -> tuple[Any, Any, Any, list[Any], str]:
         """A PIL picture as prepared, its reconstruction, heat map of codes (None without a grid), codes and figures."""
+        assert isinstance(self.tokenizer.transform, TransformConfig)
         x_BCHW = as_batch(picture, self.tokenizer.transform)
         y_BCHW, codes = self.tokenizer.reconstruct(x_BCHW)
         assert codes is not None
@@ -139,7 +141,7 @@ def _sample_tab(gradio: Any, demo: Demo) -> None:
 
 
 def _described(tokenizer: Tokenizer) -> str:
-    assert tokenizer.transform is not None
+    assert isinstance(tokenizer.transform, TransformConfig)
     size = tokenizer.transform.size
     count = sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6
     shape = "×".join(map(str, tokenizer.codes_shape(size)))

@@ -26,7 +26,11 @@ from launch.command.cli import UserError
 SETS = Path(__file__).parents[3] / "data/samples"
 
 
-LICENCE = {"mnist": "Permission is hereby granted", "emoji": "Permission is hereby granted", "speech": "Changes: prompts"}
+LICENCE = {
+    "mnist": "Permission is hereby granted",
+    "emoji": "Permission is hereby granted",
+    "speech": "Changes: prompts",
+}
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("mnist", (9000, 1000)), ("emoji", (3036, 337)), ("speech", (878, 97))])
@@ -80,12 +84,21 @@ def test_shards_are_mixed_and_splits_disjoint() -> None:
 def test_speech_is_short_and_split_by_prompts() -> None:
     assert sum(path.stat().st_size for path in (SETS / "speech").iterdir()) < 8e6
     text = (SETS / "speech/LICENSE").read_text()
-    for word in ("Allison Smith", "June Wallack", "Carlo Flora", "Maxim Topal", "CC-BY-SA-3.0\n\nTHE WORK", "CC-BY-3.0\n\n"):
+    for word in (
+        "Allison Smith",
+        "June Wallack",
+        "Carlo Flora",
+        "Maxim Topal",
+        "CC-BY-SA-3.0\n\nTHE WORK",
+        "CC-BY-3.0\n\n",
+    ):
         assert word in text
     names: dict[str, set[str]] = {}
     seen: set[bytes] = set()
     for split in ("train", "held_out"):
-        for batch in every_sample(str(SETS / f"speech/{split}.json"), SoundConfig(sample_rate=8000, length=8192), batch_size=200):
+        for batch in every_sample(
+            str(SETS / f"speech/{split}.json"), SoundConfig(sample_rate=8000, length=8192), batch_size=200
+        ):
             names.setdefault(split, set()).update(key.partition("/")[2] for key in batch.keys)
             assert all(batch.captions) and int(batch.lengths_B.min()) >= 2000
             assert batch.samples_BCT.shape[1:] == (1, 8192) and int(batch.lengths_B.max()) <= 8192

@@ -53,9 +53,18 @@ def test_a_folder_of_sounds_with_captions_and_splits(tmp_path: Path) -> None:
     put(root / "train/metadata.csv", "file_name,transcription\ncat/b.flac,a meow\n")
     found = packed(root, tmp_path / "out", "folder", media="sounds")
     assert sorted(found["train"]) == sorted(
-        ["dog/a.wav", "dog/a.cls", "dog/a.txt", "cat/b.flac", "cat/b.cls", "cat/b.txt", "dog/noname.flac", "dog/noname.cls"]
+        [
+            "dog/a.wav",
+            "dog/a.cls",
+            "dog/a.txt",
+            "cat/b.flac",
+            "cat/b.cls",
+            "cat/b.txt",
+            "dog/noname.flac",
+            "dog/noname.cls",
+        ]
     )
-    assert found["train"]["cat/b.txt"] == b"a meow" and list(found["dev"])[0] == "dog/c.wav"
+    assert found["train"]["cat/b.txt"] == b"a meow" and next(iter(found["dev"])) == "dog/c.wav"
     index = load_index(tmp_path / "out/train.json")
     assert index.kind == "sounds" and index.classes == ["cat", "dog"]
     cut = SoundConfig(sample_rate=8000, length=100)
@@ -65,10 +74,12 @@ def test_a_folder_of_sounds_with_captions_and_splits(tmp_path: Path) -> None:
 
 def test_sounds_without_the_setting_are_told(tmp_path: Path) -> None:
     put(tmp_path / "in/a.wav")
-    with pytest.raises(UserError, match="holds no samples of kind=folder.*a sound: --media sounds packs those"):
+    with pytest.raises(UserError, match=r"holds no samples of kind=folder.*a sound: --media sounds packs those"):
         open_source("folder", str(tmp_path / "in"))
     write_tar(tmp_path / "in/x.tar", [("a", {"wav": WORD})])
-    with pytest.raises(UserError, match=r"no pictures in .*x\.tar; extensions there: 1 wav; for sounds: .* --media sounds"):
+    with pytest.raises(
+        UserError, match=r"no pictures in .*x\.tar; extensions there: 1 wav; for sounds: .* --media sounds"
+    ):
         open_source("tars", str(tmp_path / "in/x.tar"))
 
 
@@ -109,7 +120,7 @@ def test_checks_of_kept_bytes() -> None:
         convert(cut, None, SoundConvertConfig(check="decode"))
     assert convert(flac, None, SoundConvertConfig(check="decode")) == ("flac", flac)
     many = encoded(np.zeros((50, 9)) + 0.1, 8000)
-    with pytest.raises(DamagedSampleError, match="FLAC can.t hold 9 channels at 8000 Hz"):
+    with pytest.raises(DamagedSampleError, match=r"FLAC can.t hold 9 channels at 8000 Hz"):
         convert(many, None, SoundConvertConfig(format="flac"))
     assert convert(many, None, SoundConvertConfig(format="wav"))[0] == "wav"
     extension, wav = convert(flac, None, SoundConvertConfig(format="wav"))
@@ -134,7 +145,7 @@ def test_librispeech(tmp_path: Path) -> None:
     assert load_index(tmp_path / "out/dev.json").classes == ["20", "84", "103"]
     source = open_source("librispeech", str(root), {"splits": {"train-other-500": ""}})
     assert len(source.splits["train"]) == 2
-    with pytest.raises(UserError, match="holds no samples of kind=librispeech"):
+    with pytest.raises(UserError, match=r"holds no samples of kind=librispeech"):
         open_source("librispeech", str(put(tmp_path / "x/other/a.wav").parent.parent))
 
 
@@ -181,7 +192,12 @@ def test_parquet_columns_of_sounds(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     sounds = [{"bytes": encoded(ramp(40, i), 8000), "path": f"{i}.wav"} for i in range(4)]
-    columns = {"cover": [{"bytes": jpeg(1), "path": ""}] * 4, "audio": sounds, "label": [0, 1, 1, 0], "text": list("abcd")}
+    columns = {
+        "cover": [{"bytes": jpeg(1), "path": ""}] * 4,
+        "audio": sounds,
+        "label": [0, 1, 1, 0],
+        "text": list("abcd"),
+    }
     features = {"cover": {"_type": "Image"}, "audio": {"sampling_rate": 8000, "_type": "Audio"}}
     about = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
     file = put(tmp_path / "in/train-00000-of-00001.parquet", b"")
@@ -212,16 +228,27 @@ def test_tars_of_sounds_are_sharded_anew(tmp_path: Path) -> None:
     index = load_index(tmp_path / "2/train.json")
     (batch,) = every_sample(index, SoundConfig(length=120), batch_size=20)
     assert index.kind == "sounds" and len(batch.keys) == 9 and batch.captions == ["t"] * 9
-    with pytest.raises(UserError, match="media=pictures is not what source=.* holds, sounds"):
+    with pytest.raises(UserError, match=r"media=pictures is not what source=.* holds, sounds"):
         open_source("tars", str(tmp_path / "out/train.json"), {"media": "pictures"})
 
 
 def test_settings_of_the_other_kind_are_refused(tmp_path: Path) -> None:
     put(tmp_path / "in/a.wav")
-    with pytest.raises(UserError, match="convert has settings, but source=.* holds sounds: set those of sound"):
-        main([str(tmp_path / "in"), str(tmp_path / "out"), "--kind", "folder", "--media", "sounds", "--convert.size", "9"])
+    with pytest.raises(UserError, match=r"convert has settings, but source=.* holds sounds: set those of sound"):
+        main(
+            [
+                str(tmp_path / "in"),
+                str(tmp_path / "out"),
+                "--kind",
+                "folder",
+                "--media",
+                "sounds",
+                "--convert.size",
+                "9",
+            ]
+        )
     put(tmp_path / "pictures/a.jpg", jpeg(1))
-    with pytest.raises(UserError, match="sound has settings, but source=.* holds pictures: set those of convert"):
+    with pytest.raises(UserError, match=r"sound has settings, but source=.* holds pictures: set those of convert"):
         main([str(tmp_path / "pictures"), str(tmp_path / "out"), "--kind", "folder", "--sound.sample_rate", "16000"])
     with pytest.raises(UserError, match="media is an option of kind=folder, parquet, tars, not of kind=vctk"):
         main([str(tmp_path / "in"), str(tmp_path / "out"), "--kind", "vctk", "--media", "sounds"])
