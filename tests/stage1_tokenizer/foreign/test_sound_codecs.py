@@ -112,16 +112,18 @@ def converted(layout: str, model: Any, weights: dict[str, Tensor] | None = None)
 @pytest.mark.parametrize("size", ["small", "published"])
 @layouts
 def test_codes_and_waveforms_are_the_peers(layout: str, size: str) -> None:
+    """In float64: random weights make sounds so loud that float32's rounding would be heard."""
     published = PEERS[layout][2]
     model = peer_of(layout, published if size == "published" else None)
-    tokenizer = converted(layout, model)
-    x_BCT = sounds(tokenizer.config.stride[0], 24 if size == "small" else 8)
+    tokenizer = converted(layout, model).double()
+    model = model.double()
+    x_BCT = sounds(tokenizer.config.stride[0], 24 if size == "small" else 8).double()
     codes, waves = theirs(layout, model, x_BCT)
     ours = tokenizer.encode(x_BCT)
     assert len(codes.unique()) > 8 and torch.equal(ours, codes)
     decoded = tokenizer.decode(codes)
     assert decoded.shape == x_BCT.shape
-    torch.testing.assert_close(decoded[..., : waves.shape[-1]], waves.clamp(-1, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(decoded[..., : waves.shape[-1]], waves.clamp(-1, 1), atol=1e-6, rtol=0)
     shorter = 2 if (layout, size) == ("dac", "small") else 0  # one sample at a stride of 5, before one of 2
     assert x_BCT.shape[-1] - waves.shape[-1] == shorter
 
@@ -248,7 +250,7 @@ def test_published_names_give_the_same(layout: str) -> None:
     x_BCT = sounds(own.config.stride[0])
     codes = own.encode(x_BCT)
     assert torch.equal(published.encode(x_BCT), codes)
-    torch.testing.assert_close(published.decode(codes), own.decode(codes), atol=1e-5, rtol=0)
+    torch.testing.assert_close(published.decode(codes), own.decode(codes), atol=1e-4, rtol=0)
     assert published.config.seanet.weight_norm == (layout != "mimi")
 
 
