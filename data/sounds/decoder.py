@@ -44,9 +44,9 @@ class SoundDecoder:
         numbers = None if self._seed is None else draws(self._seed, epoch, sample.key)
         clip_CT = clip_of(sample.files[sound_member(sample)], self._transform, numbers)
         length = clip_CT.shape[1]
-        row_CT = buffer.samples_BCT[row].numpy()
+        row_CT = buffer.samples_BCT[row].numpy()  # by NumPy: a thread may not write to tensors of inference mode
         row_CT[:, :length], row_CT[:, length:] = clip_CT, 0
-        buffer.lengths_B[row] = length
+        buffer.lengths_B.numpy()[row] = length
 
     @staticmethod
     def batch(step: int, buffer: Clips, label_B: torch.Tensor, keys: list[str], captions: list[str]) -> SoundBatch:
