@@ -24,7 +24,7 @@ from tests.imports import PACKAGES, ROOT, rooms
 
 ROOMS = rooms()
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "launch" / "slurm" / "README.md", *ROOT.glob("docs/*.md")]
-SUFFIXES = (".json", ".jsonl", ".yaml", ".py", ".sh", ".md", ".safetensors")
+SUFFIXES = (".json", ".jsonl", ".yaml", ".py", ".sh", ".md", ".safetensors", ".xz")
 OURS = (*PACKAGES, "tests")
 
 

@@ -130,9 +130,8 @@ def test_a_released_tokenizer_is_small_and_carries_no_kernels(tmp_path: Path) ->
     counts = {path.name: path.read_text().count("\n") for path in written}
     assert sum(counts.values()) <= RELEASED, counts
     for path in written:
-        carried = re.findall(
-            r"kernels|winograd|(?<!backends\.)mkldnn|channels_last", f"{path.name}\n{path.read_text()}", re.IGNORECASE
-        )
+        text = f"{path.name}\n{path.read_text()}"
+        carried = re.findall(r"tokenizer[._]kernels|winograd|(?<!backends\.)mkldnn|channels_last", text, re.IGNORECASE)
         assert not carried, f"{path.name}: {set(carried)}"
 
 

@@ -127,25 +127,33 @@ class _Walk:
             return self.origin(given.module, first, inner)
         return Name(statement.module, alias.name)
 
-    def import_line(self, module: str, statement: Import, alias: ast.alias) -> str:
-        """The line that imports the same in the flat files."""
-        if is_ours(statement):
-            origin, local = self.origin(module, statement, alias), name_of(alias)
-            renamed = "" if origin.name == local else f" as {local}"
-            return f"from .{self.flat(origin.module)} import {origin.name}{renamed}"
-        package = alias.name if isinstance(statement, ast.Import) else statement.module or ""
-        if package.split(".")[0] not in THERE:
-            raise FlattenError(f"{module} line {statement.lineno}: {package} isn't installed wherever transformers is")
-        if isinstance(statement, ast.Import):
-            return ast.unparse(ast.Import([alias]))
-        return ast.unparse(ast.ImportFrom(statement.module, [alias], 0))
+    def import_lines(self, module: str) -> list[str]:
+        """The lines that import the same in the flat files, one for each module that names come from."""
+        whole, names = list[str](), dict[str, list[str]]()
+        for statement, alias in self.source(module).imports.values():
+            if is_ours(statement):
+                origin, local = self.origin(module, statement, alias), name_of(alias)
+                renamed = None if origin.name == local else local
+                names.setdefault(f".{self.flat(origin.module)}", []).append(
+                    ast.unparse(ast.alias(origin.name, renamed))
+                )
+                continue
+            package = alias.name if isinstance(statement, ast.Import) else statement.module or ""
+            if package.split(".")[0] not in THERE:
+                raise FlattenError(
+                    f"{module} line {statement.lineno}: {package} isn't installed wherever transformers is"
+                )
+            if isinstance(statement, ast.Import):
+                whole.append(ast.unparse(ast.Import([alias])))
+            else:
+                names.setdefault(package, []).append(ast.unparse(alias))
+        return whole + [f"from {place} import {', '.join(sorted(of))}" for place, of in names.items()]
 
     def written(self, module: str, header: str) -> str:
         """The text of a module's flat file."""
         source = self.source(module)
         text = "\n".join(f"# {line}" for line in header.format(module=module).splitlines())
-        imports = [self.import_line(module, statement, alias) for statement, alias in source.imports.values()]
-        text += "\n\nfrom __future__ import annotations\n\n" + "\n".join(imports) + "\n"
+        text += "\n\nfrom __future__ import annotations\n\n" + "\n".join(self.import_lines(module)) + "\n"
         return text + "".join(f"\n\n{source.text(number)}\n" for number in sorted(source.reached))
 
     def refuse_named_modules(self, source: Source, line: int, text: str) -> None:
