@@ -72,23 +72,28 @@ class VitConfig:
             check(f"{at}{name}.width", shape.width, fits, f"a multiple of {least}, for its heads and positions")
 
 
+SOUND = {"seanet": ("seanet",), "vocos": ("vocos",), "seanet_vocos": ("seanet", "vocos")}
+"""The backbones for sound, with the settings that they use."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The networks of a tokenizer: encoder, quantizer, decoder."""
 
-    backbone: Literal["conv", "conv_plus", "vit", "seanet", "vocos"] = "conv"
+    backbone: Literal["conv", "conv_plus", "vit", "seanet", "vocos", "seanet_vocos"] = "conv"
     """conv: VQGAN's (taming-transformers, LlamaGen, IBQ, VAR, diffusers); conv_plus: residual blocks without biases or
     attention, as many in the middle as in a level (MaskGIT, Open-MAGVIT2); vit: transformers on patches (ViT-VQGAN,
-    TiTok); for sound: seanet, convolutions (EnCodec, DAC, Mimi), and vocos, blocks between Fourier transforms. The last
-    three do not use channel_multipliers, res_blocks and attention."""
+    TiTok); for sound: seanet, convolutions (EnCodec, DAC, Mimi), vocos, blocks between Fourier transforms, and
+    seanet_vocos, the encoder of one and the decoder of the other (WavTokenizer). The last four do not use
+    channel_multipliers, res_blocks and attention."""
     conv_plus: ConvPlusConfig = field(default_factory=ConvPlusConfig)
     """Settings of backbone=conv_plus."""
     vit: VitConfig = field(default_factory=VitConfig)
     """Settings of backbone=vit."""
     seanet: SeanetConfig = field(default_factory=SeanetConfig)
-    """Settings of backbone=seanet."""
+    """Settings of backbone=seanet, and of the encoder of seanet_vocos."""
     vocos: VocosConfig = field(default_factory=VocosConfig)
-    """Settings of backbone=vocos."""
+    """Settings of backbone=vocos, and of the decoder of seanet_vocos."""
     spatial_dims: Literal[1, 2, 3] = 2
     """Axes of the convolutions: 1 for audio, 2 for pictures, 3 for video."""
     in_channels: int = 3
@@ -145,7 +150,7 @@ class ModelConfig:
 
     def _check_unused(self) -> None:
         """Refuse settings that the backbone does not use."""
-        conv, vit, sound = self.backbone == "conv", self.backbone == "vit", self.backbone in ("seanet", "vocos")
+        conv, vit, sound = self.backbone == "conv", self.backbone == "vit", self.backbone in SOUND
         unused = {
             "attention_levels": not (conv and self.attention) and self.attention_levels is not None,
             "attention_middle": not (conv and self.attention) and not self.attention_middle,
@@ -155,7 +160,8 @@ class ModelConfig:
             "dropout": sound and self.dropout != 0,
         }
         kinds = {"conv_plus": ConvPlusConfig, "vit": VitConfig, "seanet": SeanetConfig, "vocos": VocosConfig}
-        unused |= {name: name != self.backbone and getattr(self, name) != kind() for name, kind in kinds.items()}
+        used = SOUND.get(self.backbone, (self.backbone,))
+        unused |= {name: name not in used and getattr(self, name) != kind() for name, kind in kinds.items()}
         for name, is_unused in unused.items():
             if is_unused:
                 raise ValueError(
@@ -177,6 +183,8 @@ class ModelConfig:
         even, step = 2 * self.seanet.heads if self.seanet.layers else 1, math.lcm(*self.quantizer.strides)
         check("model.z_channels", self.z_channels, self.z_channels % even == 0, f"a multiple of {even}, for its heads")
         check("model.seanet.block", self.block, self.block % step == 0, f"a multiple of {step}, of quantizer.strides")
+        meets = self.backbone != "seanet_vocos" or self.vocos.hop == self.seanet.hop
+        check("model.vocos.hop", self.vocos.hop, meets, f"{self.seanet.hop}, the product of model.seanet.strides")
         quantizer, z_channels = self.quantizer, self.z_channels
         width, twice = quantizer.width, quantizer.double_input
         if self.quant_conv_kernel or width is None:
@@ -216,7 +224,8 @@ class ModelConfig:
     def stride(self) -> tuple[int, ...]:
         """Pixels or samples per latent position along each spatial axis; with latent tokens, the sides of a patch."""
         halved = 1 << (len(self.channel_multipliers) - 1)
-        sides = {"vit": self.vit.patch, "seanet": self.seanet.hop, "vocos": self.vocos.hop}
+        sides = {"vit": self.vit.patch, "vocos": self.vocos.hop}
+        sides |= dict.fromkeys(("seanet", "seanet_vocos"), self.seanet.hop)
         return (sides.get(self.backbone, halved),) * self.spatial_dims
 
 

@@ -80,6 +80,11 @@ class VocosConfig:
     """Channels of the blocks; 3 times as many inside."""
     blocks: list[int] = field(default_factory=lambda: [4, 4])
     """Number of blocks in the encoder and in the decoder."""
+    attention: bool = False
+    """In the decoder, four residual blocks with attention to the whole sound amid them before its blocks
+    (WavTokenizer)."""
+    loudest: float | None = None
+    """Limit of the decoder's magnitudes (WavTokenizer: 100); null: window / 2, which a constant of full scale has."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "hop", "width", prefix="model.vocos.")
@@ -88,3 +93,4 @@ class VocosConfig:
         )
         good = self.window >= 2 * self.hop and (self.window - self.hop) % 2 == 0
         check("model.vocos.window", self.window, good, f"{2 * self.hop} (2·hop) or more, odd only if the hop is")
+        check("model.vocos.loudest", self.loudest, self.loudest is None or self.loudest > 0, "above 0, or null")

@@ -147,7 +147,7 @@ class TokenizerTrainConfig:
         for adversarial in self.loss.adversaries.values():
             adversarial.check_samples(self.model.in_channels, self.model.spatial_dims)
             bounded = self.model.backbone == "seanet" and self.model.seanet.tanh
-            if adversarial.adaptive and (bounded or self.model.backbone == "vocos"):
+            if adversarial.adaptive and (bounded or self.model.backbone in ("vocos", "seanet_vocos")):
                 raise ValueError(
                     "loss.adversarial.adaptive=true needs a decoder that ends with a convolution, which that of "
                     f"model.backbone={self.model.backbone}{' with tanh' if bounded else ''} doesn't: set it to false, "

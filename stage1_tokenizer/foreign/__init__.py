@@ -1,6 +1,6 @@
 """Published tokenizers' checkpoints in our names and settings. To add a layout: its file and an entry here."""
 
-from stage1_tokenizer.foreign import dac, diffusers_vq, encodec, magvit, taming
+from stage1_tokenizer.foreign import dac, diffusers_vq, encodec, magvit, taming, wavtokenizer
 from stage1_tokenizer.foreign.base import Layout
 
 LAYOUTS: dict[str, Layout] = {
@@ -15,5 +15,6 @@ LAYOUTS: dict[str, Layout] = {
     "dac": Layout(dac.dac, "quantizer.quantizers.0.codebook.weight"),
     "encodec": Layout(encodec.encodec, "quantizer.layers.0.codebook.embed"),
     "mimi": Layout(encodec.mimi, "quantizer.semantic_residual_vector_quantizer.input_proj.weight"),
+    "wavtokenizer": Layout(wavtokenizer.wavtokenizer, "backbone.pos_net.0.norm1.weight"),
 }
 """Every layout by the name of its project, in the order in which they are recognised."""

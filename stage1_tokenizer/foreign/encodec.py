@@ -68,7 +68,7 @@ def encodec(source: Source) -> Converted:
     if any(name.startswith("encoder.") and ".norm." in name for name in weights):
         raise UserError(f"{source.where} has group norms over time, as EnCodec of 48 kHz: not supported")
     table = r"^quantizer\.layers\.(\d+)\.codebook\.embed$"
-    weights = renamed(_without_statistics(weights), [(table, r"quantizer.parts.\1.embedding.weight")])
+    weights = renamed(without_statistics(weights), [(table, r"quantizer.parts.\1.embedding.weight")])
     weights = numbered(weights, source)
     model = _model(weights, source)
     mode = source.settings.get("pad_mode", "reflect")
@@ -127,14 +127,15 @@ def _notes(source: Source) -> list[str]:
     return ["Without a configuration, dilations, padding, heads and window are taken to be as published."]
 
 
-def _without_statistics(weights: Weights) -> Weights:
+def without_statistics(weights: Weights) -> Weights:
+    """All but the buffers of codebooks' moving averages."""
     return {name: tensor for name, tensor in weights.items() if not name.endswith(STATISTICS)}
 
 
 def _books(weights: Weights, first: str) -> Weights:
     """Codebooks, which are kept as sums and counts of their vectors, and projections by our names."""
     rest = first.replace("semantic", "acoustic")
-    result = _without_statistics(weights)
+    result = without_statistics(weights)
     for number, group in enumerate((first, rest)):
         for layer in range(count(weights, group.replace(".", r"\.") + r"layers\.(\d+)\.")):
             at = f"{group}layers.{layer}.codebook."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from launch.command.cli import UserError
@@ -40,25 +40,31 @@ def kernel(weights: Mapping[str, Tensor], name: str, source: Source) -> Tensor:
 
 
 def shaped(weights: Weights, source: Source) -> dict[str, Any]:
-    """Settings of seanet that the shapes of the weights, by our names, determine; and those of the model around it."""
+    """Settings of seanet that the shapes of the weights, by our names, determine; and those of the model around it.
+
+    The decoder may be of another kind.
+    """
     first = kernel(weights, "encoder.conv_in.conv", source)
     unit = kernel(weights, "encoder.stages.0.units.0.conv1.conv", source)
     stages = count(weights, r"encoder\.stages\.(\d+)\.")
     resampled = [kernel(weights, f"encoder.stages.{stage}.resample.conv", source) for stage in range(stages)]
-    last, end = kernel(weights, "encoder.conv_out.conv", source), kernel(weights, "decoder.conv_out.conv", source)
+    last = kernel(weights, "encoder.conv_out.conv", source)
     if first.shape[-1] != 7:
         raise UserError(f"{source.where} begins with a kernel of {first.shape[-1]}, not 7: not supported")
-    settings = {
+    settings: dict[str, Any] = {
         "strides": [each.shape[-1] // 2 for each in resampled],
-        "kernels": [unit.shape[-1], last.shape[-1], end.shape[-1]],
+        "kernels": [unit.shape[-1], last.shape[-1], 7],
         "compress": unit.shape[1] // unit.shape[0],
         "shortcut": "conv" if any(".shortcut." in name for name in weights) else "input",
         "lstm": count(weights, r"encoder\.lstm\.lstm\.weight_ih_l(\d+)"),
         "layers": count(weights, r"encoder\.transformer\.blocks\.(\d+)\."),
         "weight_norm": any(name.endswith(LENGTH) for name in weights),
     }
-    if end.shape[1] != len(first):
-        settings["decoder_channels"] = end.shape[1]
+    if any(name.startswith("decoder.stages.") for name in weights):
+        end = kernel(weights, "decoder.conv_out.conv", source)
+        settings["kernels"][2] = end.shape[-1]
+        if end.shape[1] != len(first):
+            settings["decoder_channels"] = end.shape[1]
     return {
         "backbone": "seanet",
         "seanet": settings,
@@ -70,14 +76,14 @@ def shaped(weights: Weights, source: Source) -> dict[str, Any]:
     }
 
 
-def numbered(weights: Weights, source: Source) -> Weights:
+def numbered(weights: Weights, source: Source, sides: Sequence[str] = ("encoder", "decoder")) -> Weights:
     """SEANet's layers, `encoder.layers.N` and `decoder.layers.N`, by our names.
 
     Residual units have a `block`; the first and the last of the other convolutions are those of the ends, the rest
     change the resolution: after a stage's units in the encoder, before them in the decoder.
     """
     rules: list[tuple[str, str]] = []
-    for side in ("encoder", "decoder"):
+    for side in sides:
         numbers = sorted({int(m[1]) for name in weights if (m := re.match(rf"{side}\.layers\.(\d+)\.", name))})
         plain = [n for n in numbers if any(name.startswith(f"{side}.layers.{n}.conv.") for name in weights)]
         if len(plain) < 3:

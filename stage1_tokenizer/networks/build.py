@@ -30,6 +30,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "vit": VitEncoder,
     "seanet": SeanetEncoder,
     "vocos": VocosEncoder,
+    "seanet_vocos": SeanetEncoder,
 }
 DECODERS: dict[str, type[Decoder]] = {
     "conv": VqganDecoder,
@@ -37,6 +38,7 @@ DECODERS: dict[str, type[Decoder]] = {
     "vit": VitDecoder,
     "seanet": SeanetDecoder,
     "vocos": VocosDecoder,
+    "seanet_vocos": VocosDecoder,
 }
 """Encoders and decoders by their name in the configuration (backbone)."""
 

@@ -9,6 +9,7 @@ Legend: B batch, C channels, T samples, t frames, F frequencies, N samples of a 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.config.sound_networks import VocosConfig
+from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.layers.precision import as_weights_of, at_least_float32
 from stage1_tokenizer.layers.recompute import Recomputable
 from stage1_tokenizer.networks.base import PictureDecoder, refuse_odd_sizes
+from stage1_tokenizer.networks.vqgan import AttentionBlock, ResnetBlock
 
 POWER, QUIET = 0.3, 1e-7
 """The encoder's input is a spectrum whose magnitudes are raised to POWER, with QUIET added to their squares."""
@@ -41,10 +44,20 @@ class Block(Recomputable):
         return h_BEt + (self.gamma * self.pwconv2(F.gelu(self.pwconv1(h_BtE)))).mT
 
 
+def attending(width: int) -> nn.Module:
+    """Residual blocks with attention to all frames amid them, and a norm (Ji et al. 2024)."""
+    first, second, third, fourth = (ResnetBlock(1, width, width) for _ in range(4))
+    return nn.Sequential(first, second, AttentionBlock(1, width), third, fourth, Norm(width, swish=False))
+
+
+MIXERS: dict[str, Callable[[int], nn.Module]] = {"attention": attending}
+"""What may stand before a decoder's blocks; a table, so that releases without it don't carry it."""
+
+
 class Backbone(nn.Module):
     """A convolution to the width, blocks, norms, and a linear layer."""
 
-    def __init__(self, config: VocosConfig, inputs: int, outputs: int, blocks: int):
+    def __init__(self, config: VocosConfig, inputs: int, outputs: int, blocks: int, attention: bool = False):
         super().__init__()
         self.embed = nn.Conv1d(inputs, config.width, 7, padding=3)
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
@@ -52,10 +65,13 @@ class Backbone(nn.Module):
         self.norm_out = nn.LayerNorm(config.width, eps=1e-6)
         self.out = nn.Linear(config.width, outputs)
         self.apply(_initialise)
+        self.mixer = MIXERS["attention"](config.width) if attention else None
 
     def forward(self, h_BIt: Tensor) -> Tensor:
         """(B, inputs, t) to (B, outputs, t)."""
-        h_BEt = self.norm(self.embed(h_BIt).mT).mT
+        h_BEt = self.embed(h_BIt)
+        h_BEt = h_BEt if self.mixer is None else self.mixer(h_BEt)
+        h_BEt = self.norm(h_BEt.mT).mT
         for block in self.blocks:
             h_BEt = block(h_BEt)
         return self.out(self.norm_out(h_BEt.mT)).mT
@@ -83,7 +99,7 @@ class Decoder(PictureDecoder):
         super().__init__()
         settings = config.vocos
         outputs = config.in_channels * 2 * frequencies(settings)
-        self.backbone = Backbone(settings, config.z_channels, outputs, settings.blocks[1])
+        self.backbone = Backbone(settings, config.z_channels, outputs, settings.blocks[1], settings.attention)
         self.conv_out = InverseTransform(settings)
 
     def features(self, z_BDt: Tensor) -> Tensor:
@@ -108,7 +124,7 @@ class InverseTransform(nn.Module):
         with torch.autocast(h_BSt.device.type, enabled=False):
             h_BSt, samples = at_least_float32(h_BSt), hop * h_BSt.shape[-1]
             log_BCFt, phase_BCFt = h_BSt.unflatten(1, (-1, 2, frequencies(self.settings))).unbind(2)
-            loudest = math.log(window / 2)  # a constant of full scale
+            loudest = math.log(self.settings.loudest or window / 2)
             bins_BCFt = torch.polar(log_BCFt.clamp(max=loudest).exp(), phase_BCFt)
             shape_N1 = hann(window, h_BSt)[:, None]
             frames_BCNt = torch.fft.irfft(bins_BCFt, window, dim=2) * shape_N1

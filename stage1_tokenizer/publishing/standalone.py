@@ -14,7 +14,7 @@ import torch
 from launch.command.cli import UserError
 from launch.files.templates import render
 from stage1_tokenizer import quantizers
-from stage1_tokenizer.networks import build, seanet
+from stage1_tokenizer.networks import build, seanet, vocos
 from stage1_tokenizer.publishing.flatten import Tables, flatten
 from stage1_tokenizer.tokenizer.folder import CONFIG
 from stage1_tokenizer.tokenizer.model import Tokenizer
@@ -84,6 +84,7 @@ def tables(model: dict[str, Any]) -> Tables:
         build.__name__: {"ENCODERS": backbone, "DECODERS": backbone},
         quantizers.__name__: {"KINDS": quantizer},
         seanet.__name__: {"TRANSFORMERS": ["window"] if model.get("seanet", {}).get("layers") else []},
+        vocos.__name__: {"MIXERS": ["attention"] if model.get("vocos", {}).get("attention") else []},
     }
 
 

@@ -31,11 +31,12 @@ class SeveralCodebooks(Quantizer):
         changes |= {"projections": "none", "codebook_dropout": 0.0, "strides": []}
         one = replace(config, kind="vq", code_dim=code_dim, **changes)
         self.parts = nn.ModuleList(kind(one) for _ in range(config.codebooks))
+        self.strides = [1] * config.codebooks  # positions that share a code
 
     def begin(self, positions: int) -> None:
         """Begin a training step of each codebook."""
-        for book in self.books:
-            book.begin(positions)
+        for book, stride in zip(self.books, self.strides, strict=True):
+            book.begin(positions // stride)
         self.starting = any(book.starting for book in self.books)
         self.reviving = any(book.reviving for book in self.books)
 
@@ -53,18 +54,8 @@ class SeveralCodebooks(Quantizer):
         means = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
         return Quantized(self.as_weights(codes_to_grid(latents_ND, grid)), idx_BGhw, means)
 
-    def embed(self, idx_BGhw: Tensor) -> Tensor:
-        """Codes to latents (B, D, h, w)."""
-        with exactly(idx_BGhw):
-            rows = [book.rows(idx_Bhw.flatten()) for book, idx_Bhw in zip(self.books, idx_BGhw.unbind(1), strict=True)]
-            return self.as_weights(codes_to_grid(self._join(rows), idx_BGhw[:, 0].shape))
-
     def _quantize(self, z_ND: Tensor, samples: int) -> Parts:
         """Rows of so many samples, one after the other."""
-        raise NotImplementedError
-
-    def _join(self, vectors: list[Tensor]) -> Tensor:
-        """Latents (N, D) from each codebook's vectors."""
         raise NotImplementedError
 
 
@@ -74,13 +65,16 @@ class ProductQuantizer(SeveralCodebooks):
     def __init__(self, config: QuantizerConfig):
         super().__init__(config, config.code_dim // config.codebooks)
 
+    def embed(self, idx_BGhw: Tensor) -> Tensor:
+        """Codes to latents (B, D, h, w)."""
+        with exactly(idx_BGhw):
+            rows = [book.rows(idx_Bhw.flatten()) for book, idx_Bhw in zip(self.books, idx_BGhw.unbind(1), strict=True)]
+            return self.as_weights(codes_to_grid(torch.cat(rows, dim=1), idx_BGhw[:, 0].shape))
+
     def _quantize(self, z_ND: Tensor, samples: int) -> Parts:
         shares = zip(self.books, z_ND.chunk(self.codebooks, dim=1), strict=True)
         latents, codes, losses = zip(*(book.quantize(part_Nd) for book, part_Nd in shares), strict=True)
-        return self._join(list(latents)), list(codes), list(losses)
-
-    def _join(self, vectors: list[Tensor]) -> Tensor:
-        return torch.cat(vectors, dim=1)
+        return torch.cat(latents, dim=1), list(codes), list(losses)
 
     def nearest(self, latents_BDhw: Tensor) -> Tensor:
         """Codes (B, G, h, w) of latents from `embed`."""

@@ -43,7 +43,7 @@ class ResidualQuantizer(SeveralCodebooks):
         kind = DirectionQuantizer if config.l2_normalise else VectorQuantizer
         super().__init__(config, config.code_dim, kind, l2_normalise=False)
         count, width = config.codebooks, config.latent_dim
-        self.strides = list(config.strides) or [1] * count
+        self.strides = list(config.strides) or self.strides
         self.groups = [range(count)]
         self.maps: nn.ModuleList = nn.ModuleList()
         if config.projections != "none":
@@ -54,13 +54,6 @@ class ResidualQuantizer(SeveralCodebooks):
                 both = {"to_codes": nn.Linear(width, dim, bias), "to_latents": nn.Linear(dim, width, bias)}
                 self.maps.append(nn.ModuleDict(both))
             self.input_channels = self.latent_channels = width
-
-    def begin(self, positions: int) -> None:
-        """Begin a training step of each codebook."""
-        for book, stride in zip(self.books, self.strides, strict=True):
-            book.begin(positions // stride)
-        self.starting = any(book.starting for book in self.books)
-        self.reviving = any(book.reviving for book in self.books)
 
     def codes_shape(self, grid: Sequence[int]) -> tuple[int, ...]:
         """(G, h, w). ValueError unless the strides divide the last axis."""
@@ -85,8 +78,8 @@ class ResidualQuantizer(SeveralCodebooks):
             for number, group in enumerate(self.groups):
                 vectors = [self._vectors(g, idx_BGhw[:, g]) for g in group if g < there]
                 if vectors:
-                    totals.append(self._mapped(number, "to_latents", self._join(vectors)))
-            return self.as_weights(codes_to_grid(self._join(totals), idx_BGhw[:, 0].shape))
+                    totals.append(self._mapped(number, "to_latents", added(vectors)))
+            return self.as_weights(codes_to_grid(added(totals), idx_BGhw[:, 0].shape))
 
     def _vectors(self, number: int, idx_Bhw: Tensor) -> Tensor:
         """A codebook's vectors (N, D)."""
@@ -109,12 +102,12 @@ class ResidualQuantizer(SeveralCodebooks):
                 vectors.append(e_ND if use is None or len(group) == 1 else e_ND * use)
                 codes.append(idx if stride == 1 else idx.repeat_interleave(stride))
                 losses.append(loss)
-            sum_ND = GRADIENTS[self.config.gradient](inner_ND, self._join(vectors))
+            sum_ND = GRADIENTS[self.config.gradient](inner_ND, added(vectors))
             total_NC = self._mapped(number, "to_latents", sum_ND)
             rest_NC = rest_NC - total_NC if self.config.projections == "each" else z_NC
             use = use_N1[group[0]]
             totals.append(total_NC if use is None or len(group) > 1 else total_NC * use)
-        return self._join(totals), codes, losses
+        return added(totals), codes, losses
 
     def _used(self, positions: int, samples: int, like: Tensor) -> list[Tensor | None]:
         """For each codebook, 1 for positions of samples that use it, else 0, (N, 1); None: all do."""
@@ -130,9 +123,10 @@ class ResidualQuantizer(SeveralCodebooks):
         """Rows `to_codes` or `to_latents` by a group's projections, if there are any."""
         return widened(cast("nn.ModuleDict", self.maps[number])[which], rows) if self.maps else rows
 
-    def _join(self, vectors: list[Tensor]) -> Tensor:
-        """The sum, always in the same order, so that embed and forward give the same bits."""
-        return reduce(torch.add, vectors)
+
+def added(vectors: list[Tensor]) -> Tensor:
+    """The sum, always in the same order, so that embed and forward give the same bits."""
+    return reduce(torch.add, vectors)
 
 
 class DirectionQuantizer(VectorQuantizer):

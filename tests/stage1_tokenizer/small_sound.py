@@ -62,6 +62,13 @@ SOUND: dict[str, ModelConfig] = {
         quantizer=CODES,
         **{**{name: value for name, value in NETWORK.items() if name != "channels"}, "in_channels": 2},
     ),
+    "wavtokenizer": ModelConfig(
+        backbone="seanet_vocos",
+        seanet=replace(ENCODEC, causal=False, padding="reflect"),
+        vocos=VocosConfig(hop=6, window=24, width=16, blocks=[4, 2], attention=True, loudest=5.0),
+        quantizer=replace(CODES, kind="vq"),
+        **NETWORK,
+    ),
 }
 """Every network, by name."""
 

@@ -95,7 +95,7 @@ def test_causal_networks_never_look_ahead(name: str) -> None:
 
 
 def test_recomputed_activations_are_not_kept() -> None:
-    for name in ("dac", "mimi", "vocos"):
+    for name in ("dac", "mimi", "vocos", "wavtokenizer"):
         kept = []
         for recompute in (False, True):
             tokenizer = tokenizer_of(name).train()
@@ -232,6 +232,12 @@ def test_a_released_network_loads_again(name: str, tmp_path: Path) -> None:
         (lambda: SeanetConfig(padding="reflect", block=4), "block=4 .* set it to 7 or more"),
         (lambda: VocosConfig(hop=256, window=400), r"window=400 .* set it to 512 \(2·hop\) or more"),
         (lambda: VocosConfig(blocks=[4]), r"blocks=\[4\] .* two numbers"),
+        (lambda: VocosConfig(loudest=0.0), r"loudest=0.0 .* above 0, or null"),
+        (lambda: replace(SOUND["vocos"], seanet=DAC), "model.seanet=.* has no meaning with model.backbone=vocos"),
+        (
+            lambda: replace(SOUND["wavtokenizer"], vocos=VocosConfig(hop=8)),
+            "model.vocos.hop=8 .* 6, the product of model.seanet.strides",
+        ),
         (
             lambda: replace(SOUND["snac"], seanet=replace(SOUND["snac"].seanet, block=6)),
             "model.seanet.block=6 .* a multiple of 4, of quantizer.strides",

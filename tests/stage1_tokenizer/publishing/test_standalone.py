@@ -134,14 +134,15 @@ def model_files(backbone: str, quantizer: str, layers: int = 0) -> dict[str, str
     return flatten(MODEL, MODEL_FILE, "From {module}", tables(model))
 
 
-@pytest.mark.parametrize(("backbone", "layers"), [("seanet", 0), ("seanet", 8), ("vocos", 0)])
+@pytest.mark.parametrize(("backbone", "layers"), [("seanet", 0), ("seanet", 8), ("vocos", 0), ("seanet_vocos", 0)])
 def test_networks_for_sound_travel_with_their_layers(backbone: str, layers: int):
     files = model_files(backbone, "residual", layers)
     for name, text in files.items():
         compile(text, name, "exec")
     networks = {name for name in files if "_networks_" in name or "_layers_" in name or "_quantizers_" in name}
-    assert {f"stage1_tokenizer_networks_{backbone}.py", "stage1_tokenizer_quantizers_residual.py"} <= networks
-    assert ("stage1_tokenizer_layers_waveform.py" in networks) == (backbone == "seanet")
+    halves = {f"stage1_tokenizer_networks_{half}.py" for half in backbone.split("_")}
+    assert halves | {"stage1_tokenizer_quantizers_residual.py"} <= networks
+    assert ("stage1_tokenizer_layers_waveform.py" in networks) == (backbone != "vocos")
     assert ("stage1_tokenizer_layers_window_attention.py" in networks) == bool(layers)
     assert "stage1_tokenizer_networks_vqgan.py" not in networks
 
