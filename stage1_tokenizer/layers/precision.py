@@ -85,12 +85,17 @@ def as_weights_of(module: nn.Module, h: Tensor) -> Tensor:
     return h if weight is None else h.to(weight.dtype)
 
 
+def no_autocast(like: Tensor) -> AbstractContextManager[Any]:
+    """Inside, autocast computes nothing on the tensor's device; that of tensors without data has no autocast."""
+    return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
+
+
 def without_autocast(method: Callable[..., Result]) -> Callable[..., Result]:
     """A method that computes in the types of its weights, whatever autocast says; its first argument is a tensor."""
 
     @functools.wraps(method)
     def plain(self: Any, first: Tensor, *others: Any, **named: Any) -> Result:
-        with torch.autocast(first.device.type, enabled=False):
+        with no_autocast(first):
             return method(self, first, *others, **named)
 
     return plain

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage1_tokenizer.layers.precision import at_least_float32
+from stage1_tokenizer.layers.precision import at_least_float32, no_autocast
 
 MelScale = Literal["slaney", "htk"]
 """slaney: linear below 1 kHz, filters of equal area (librosa's default); htk: 2595 log10(1 + f/700), of equal height
@@ -48,7 +48,7 @@ def spectrum(
     x = reflected(at_least_float32(x_BCT), left, right)
     x = F.pad(x, (0, max(window - x.shape[-1], 0)))
     width = width or window
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         z = torch.stft(
             x.flatten(0, 1),
             window,

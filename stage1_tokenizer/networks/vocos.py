@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.config.sound_networks import VocosConfig
 from stage1_tokenizer.layers.norm import Norm
-from stage1_tokenizer.layers.precision import as_weights_of, at_least_float32
+from stage1_tokenizer.layers.precision import as_weights_of, at_least_float32, no_autocast
 from stage1_tokenizer.layers.recompute import Recomputable
 from stage1_tokenizer.networks.base import PictureDecoder, refuse_odd_sizes
 from stage1_tokenizer.networks.vqgan import AttentionBlock, ResnetBlock
@@ -121,7 +121,7 @@ class InverseTransform(nn.Module):
     def forward(self, h_BSt: Tensor) -> Tensor:
         """(B, C·2·F, t) to (B, C, hop·t), computed in at least float32."""
         window, hop = self.settings.window, self.settings.hop
-        with torch.autocast(h_BSt.device.type, enabled=False):
+        with no_autocast(h_BSt):
             h_BSt, samples = at_least_float32(h_BSt), hop * h_BSt.shape[-1]
             log_BCFt, phase_BCFt = h_BSt.unflatten(1, (-1, 2, frequencies(self.settings))).unbind(2)
             loudest = math.log(self.settings.loudest or window / 2)
@@ -138,7 +138,7 @@ class InverseTransform(nn.Module):
 def spectrum(x_BCT: Tensor, settings: VocosConfig) -> Tensor:
     """Real and imaginary parts of a waveform's compressed spectrum, (B, C·2·F, t), at least float32."""
     side = (settings.window - settings.hop) // 2
-    with torch.autocast(x_BCT.device.type, enabled=False):
+    with no_autocast(x_BCT):
         padded = F.pad(at_least_float32(x_BCT), (side, side))
         frames_BCtN = padded.unfold(-1, settings.window, settings.hop) * hann(settings.window, padded)
         bins_BCtF2 = torch.view_as_real(torch.fft.rfft(frames_BCtN))

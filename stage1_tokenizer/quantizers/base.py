@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
-from stage1_tokenizer.layers.precision import HALF, at_least_float32, float32_as
+from stage1_tokenizer.layers.precision import HALF, at_least_float32, float32_as, no_autocast
 
 
 @dataclass
@@ -185,7 +185,7 @@ class Counter(nn.Module):
 @contextmanager
 def exactly(like: Tensor) -> Iterator[None]:
     """Inside, nothing on the tensor's device is computed by autocast or as TF32."""
-    with torch.autocast(like.device.type, enabled=False), float32_as("ieee"):
+    with no_autocast(like), float32_as("ieee"):
         yield
 
 
