@@ -348,9 +348,14 @@ def test_it_is_refused_with_one_line_and_nothing_is_executed(
 ):
     place = tmp_path / "place"
     shutil.copytree(sound, place)
-    module, words = CASES[name](place)
-    monkeypatch.setattr(sys, "argv", ["test", *words])
     monkeypatch.chdir(place)
+    refused(CASES[name](place), place, monkeypatch, capfd)
+
+
+def refused(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Run a command that must refuse its input with one line, without writing `place`/out or executing anything."""
+    module, words = command
+    monkeypatch.setattr(sys, "argv", ["test", *words])
     with pytest.raises(SystemExit) as ended:
         run(module.main)
     lines = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
