@@ -352,7 +352,7 @@ def test_it_is_refused_with_one_line_and_nothing_is_executed(
     refused(CASES[name](place), place, monkeypatch, capfd)
 
 
-def refused(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def refused(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
     """Run a command that must refuse its input with one line, without writing `place`/out or executing anything."""
     module, words = command
     monkeypatch.setattr(sys, "argv", ["test", *words])
@@ -363,6 +363,7 @@ def refused(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch, capf
     assert ended.value.code == BAD_INPUT
     assert len(told) == 1 and told[0].startswith("error: ") and len(told[0]) < 1000, told
     assert not executed(place).exists() and not (place / "out").exists()
+    return told[0]
 
 
 def test_the_pickles_here_would_be_executed_elsewhere(tmp_path: Path):

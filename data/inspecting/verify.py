@@ -16,7 +16,7 @@ from data.shards.locations import is_remote
 from data.shards.runs import Samples, Scan, scan
 from data.shards.sample import DamagedSampleError, read_sample, unsettled
 from data.shards.scanning import sha256_of
-from data.shards.settling import told
+from data.shards.settling import ORDER, told
 from data.shards.tally import Tally, printable
 from launch.command.cli import UserError
 from launch.command.progress import Progress
@@ -123,8 +123,8 @@ def _verify_shard(index: ShardIndex, max_pixels: int, shard: int) -> tuple[Findi
                 stretches += samples.pieces.get(position, [])
                 raw = b"".join(os.pread(file.fileno(), end - start, start) for start, end in stretches)
                 _verify_sample(index, raw, Bad(url, position, key, ""), max_pixels, of, seen)
-    if index.kind == "pictures":
-        of.tally = told([tar], index.layout)
+    if index.kind in ORDER:
+        of.tally = told([tar], index.layout, index.kind)
     if not tar.damage and len(samples.keys) != expected:
         tar.damage = f"{len(samples.keys)} samples, but the index says {expected}: make the index again"
     stated = index.shards[shard].sha256

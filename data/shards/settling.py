@@ -50,9 +50,9 @@ def settled(
     return (replace(layout, labels="names") if by_name else layout), names, tally
 
 
-def told(scans: Sequence[Scan], layout: Layout) -> Tally:
-    """What is taken and what is left out of some archives of pictures under a layout."""
-    return _told(scans, _seen(scans), layout, "pictures")
+def told(scans: Sequence[Scan], layout: Layout, kind: str) -> Tally:
+    """What is taken and what is left out of some archives of pictures or sounds under a layout."""
+    return _told(scans, _seen(scans), layout, kind)
 
 
 def _told(scans: Sequence[Scan], seen: Seen, layout: Layout, kind: str) -> Tally:

@@ -85,7 +85,7 @@ class SoundConvertConfig:
 
     def __post_init__(self) -> None:
         rate, channels, quiet = self.sample_rate, self.channels, self.silence_level
-        check("sound.sample_rate", rate or 0, rate is None or 4000 <= rate <= 384_000, "such as 16000, or to null")
+        check("sound.sample_rate", rate or 0, rate is None or 4000 <= rate <= 384_000, "4000 to 384000, or to null")
         check("sound.channels", channels or 0, channels in (None, 1, 2), "1, 2 or null")
         check("sound.least_seconds", self.least_seconds, self.least_seconds >= 0, "0 or more seconds")
         longer = self.most_seconds > self.least_seconds

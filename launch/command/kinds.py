@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ _ABOUT = ("__doc__", "__firstlineno__")
 def narrowed(config_class: type, words: Sequence[str], prefix: str = "") -> type:
     """The dataclass with one form for each of its fields that has several; itself where none has.
 
-    The form is that of the `kind` which is given last, else that of the default. ValueError for an unknown one.
+    The form is that of the `kind` which is given, else that of the default. ValueError for an unknown one, and for two.
     """
     hints = typing.get_type_hints(config_class)
     replaced: dict[str, tuple[type, Any]] = {}
@@ -61,10 +61,10 @@ def whole(config: Any) -> Any:
 
 def _chosen(key: str, forms: Sequence[Any], field: Any, words: Sequence[str]) -> type:
     kinds = {form.kind: form for form in forms}
-    given = _given(f"{key}.kind", words)
-    if given is None:
-        return type(field.default_factory())
-    return kinds[values.settled(f"{key}.kind", given, Literal[tuple(kinds)])]
+    given = {values.settled(f"{key}.kind", kind, Literal[tuple(kinds)]) for kind in _given(f"{key}.kind", words)}
+    if len(given) > 1:
+        raise ValueError(f"{key}.kind is given as {' and as '.join(sorted(given))}: leave one out, with its settings")
+    return kinds[given.pop()] if given else type(field.default_factory())
 
 
 def _default(form: type, field: Any) -> Any:
@@ -74,9 +74,8 @@ def _default(form: type, field: Any) -> Any:
     return dataclasses.field(kw_only=field.kw_only, **default)
 
 
-def _given(key: str, words: Sequence[str]) -> Any:
-    """What is given last for a key: as an option, in a block or in a configuration file; None where it isn't."""
-    found = None
+def _given(key: str, words: Sequence[str]) -> Iterator[Any]:
+    """What is given for a key: as an option, in a block or in a configuration file."""
     for word, following in zip(words, [*words, ""][1:], strict=True):
         if not word.startswith("--"):
             continue
@@ -85,11 +84,11 @@ def _given(key: str, words: Sequence[str]) -> Any:
             continue
         name, value = name.replace("-", "_"), value if joined else following
         if name == key:
-            found = values.word(value)
+            yield values.word(value)
         elif name == "config" or key.startswith(f"{name}."):
             inside = _inside(value, key if name == "config" else key.removeprefix(f"{name}."))
-            found = found if inside is None else inside
-    return found
+            if inside is not None:
+                yield inside
 
 
 def _inside(text: str, key: str) -> Any:

@@ -66,7 +66,8 @@ def read_sound(file: Path, transform: SoundConfig) -> Tensor:
         with opened(file.read_bytes()) as sound:
             x_CT = part(sound, 0, sound.frames, transform.channels, transform.sample_rate)
     except (OSError, DamagedSampleError) as error:
-        raise UserError(f"{file} can't be used as a sound ({error}): leave it out, or convert it") from error
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{file} can't be used as a sound ({why}): leave it out, or convert it") from error
     return torch.from_numpy(x_CT.copy())[None].clamp(-1.0, 1.0)
 
 

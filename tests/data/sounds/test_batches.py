@@ -147,7 +147,7 @@ def test_inspect_verifies_and_shows_spectrograms(tmp_path: Path, capsys: pytest.
     sheet = tmp_path / "sheet.png"
     found = inspect([str(tmp_path / "s.json"), "--verify", "--processes", "1", "--contact_sheet", str(sheet)])
     told = capsys.readouterr().out
-    assert found == 1 and "unsound samples: 1" in told and "called .flac, is wav" in told
+    assert found == 1 and "unsound samples: 1" in told and "taken: 3 sounds" in told and "called .flac, is wav" in told
     assert Image.open(sheet).size[0] > 96
 
 

@@ -102,6 +102,10 @@ def test_a_file_chooses_and_what_is_printed_loads_again(tmp_path: Path, capsys: 
         (("--block.shape.kind", "square", "--block.shape.side", "0"), "block.shape.side=0 is out of range"),
         (("--block.shape.kind", "square", "--block.shape.side", "x"), "block.shape.side=x is not a whole number"),
         (("--config", "missing.yaml"), "config=missing.yaml can't be read"),
+        (
+            ("--config", '{"block": {"shape": {"kind": "round"}}}', "--block.shape.kind", "square"),
+            "block.shape.kind is given as round and as square: leave one out",
+        ),
         (("--block.shape.kind",), "--block.shape.kind has no value"),
     ],
 )
