@@ -11,58 +11,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Self
 
-from data.shards.signature import PICTURES
+from data.shards.signature import PICTURES, SOUNDS
 
 NO_PICTURE = "!"
 """Begins the extension of a member that may be a picture by its name, and by its first bytes is none that is read."""
 _NO_PICTURES = frozenset(
-    [
-        *(
-            "cls",
-            "txt",
-            "json",
-            "jsonl",
-            "npy",
-            "npz",
-            "pth",
-            "pt",
-            "pyd",
-            "pkl",
-            "pickle",
-            "cbor",
-            "csv",
-            "tsv",
-            "xml",
-        ),
-        *("yaml", "yml", "id", "index", "md", "html", "htm", "caption", "text", "url", "key", "wav", "flac", "mp3"),
-        *(
-            "ogg",
-            "m4a",
-            "opus",
-            "oga",
-            "mp2",
-            "aif",
-            "aiff",
-            "aifc",
-            "au",
-            "snd",
-            "caf",
-            "w64",
-            "rf64",
-            "sph",
-            "mp4",
-            "mkv",
-            "avi",
-            "webm",
-            "mov",
-            "tar",
-            "zip",
-            "gz",
-            "h5",
-            "parquet",
-        ),
-    ]
-)
+    ("cls", "txt", "json", "jsonl", "npy", "npz", "pth", "pt", "pyd", "pkl", "pickle", "cbor", "csv", "tsv", "xml",
+     "yaml", "yml", "id", "index", "md", "html", "htm", "caption", "text", "url", "key", "m4a", "mp4", "mkv", "avi",
+     "webm", "mov", "tar", "zip", "gz", "h5", "parquet", *SOUNDS)
+)  # fmt: skip
 """Last parts of extensions of members that aren't looked into: they are no pictures."""
 _SYSTEM = ("thumbs.db", "desktop.ini", "ehthumbs.db")
 _ABOUT = (

@@ -15,23 +15,8 @@ PICTURES = (
 picture: photographs are stored with loss, masks and maps without."""
 
 SOUNDS = (
-    "wav",
-    "flac",
-    "opus",
-    "ogg",
-    "oga",
-    "mp3",
-    "mp2",
-    "aif",
-    "aiff",
-    "aifc",
-    "au",
-    "snd",
-    "caf",
-    "w64",
-    "rf64",
-    "sph",
-)
+    "wav", "flac", "opus", "ogg", "oga", "mp3", "mp2", "aif", "aiff", "aifc", "au", "snd", "caf", "w64", "rf64", "sph",
+)  # fmt: skip
 """Last parts of the extensions of members that hold a sound. Where a sample has several, the first listed here is the
 sound: what is stored without loss before what isn't."""
 

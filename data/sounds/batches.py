@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-FULL_SCALE = 32768
-"""What 1.0 is as int16."""
+from data.sounds.config import FULL_SCALE
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from functools import lru_cache
 import numpy as np
 
 from data.shards.quarantine import QuarantinedError
-from data.sounds.config import SoundConfig
+from data.sounds.config import FULL_SCALE, SoundConfig
 from data.sounds.files import SoundFile, part
 
-FULL_SCALE = 32768
 TRIES = 8
 """Places that are tried, at most, for a clip that isn't silent."""
 _GATE = -70.0

@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from launch.command.checks import at_least, check
 
+FULL_SCALE = 32768
+"""What 1.0 is as int16."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SoundConfig:

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.shards import signature
-from data.sounds.batches import FULL_SCALE, to_float, to_int16
+from data.sounds.batches import to_float, to_int16
 from data.sounds.clips import clip_of
-from data.sounds.config import SoundConfig
+from data.sounds.config import FULL_SCALE, SoundConfig
 from data.sounds.convert import encode
 from data.sounds.files import SoundFile
 from data.sounds.inspection import spectrogram
