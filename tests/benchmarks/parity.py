@@ -153,7 +153,8 @@ def compare(name: str, folder: Path, published: bool) -> Compared:
     x_BCHW = torch.rand(1 if published else 2, 3, size, size, generator=torch.Generator().manual_seed(2)) * 2 - 1
     their_codes, their_recon = peer.reconstruct(x_BCHW)
     with tempfile.TemporaryDirectory() as place:
-        out = convert.convert(convert.parse([*written(peer, Path(place)), "--from", case.layout]))
+        out = Path(place) / "out"
+        convert.main([*written(peer, Path(place)), "--from", case.layout])
         tokenizer = Tokenizer.from_pretrained(out)
         carried = "carried over" if (out / "discriminator.safetensors").is_file() else "none"
     codes, recon = ours(tokenizer, x_BCHW)

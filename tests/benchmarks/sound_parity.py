@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.sound_parity --peer DIR [--published]
 
-DIR holds a checkout WavTokenizer/, which needs einops and scipy; torchaudio, which it imports for files, may be missing.
-Its model, with random weights, is saved as its trainer would, converted, and given the same sound. The other codecs are
-held to transformers' models by tests/stage1_tokenizer/foreign/test_sound_codecs.py.
+DIR holds a checkout WavTokenizer/, which needs einops and scipy; torchaudio, which it imports for files, may be
+missing. Its model, with random weights, is saved as its trainer would, converted, and given the same sound. The other
+codecs are held to transformers' models by tests/stage1_tokenizer/foreign/test_sound_codecs.py.
 """
 
 from __future__ import annotations
