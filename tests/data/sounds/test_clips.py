@@ -165,7 +165,7 @@ def test_what_cant_be_decoded_is_damaged() -> None:
         encoded(np.array([0.0, np.nan]), 16000, "WAV", "FLOAT"): "NaN or infinite",
         encoded(np.array([0.0, np.inf]), 16000, "WAV", "FLOAT"): "NaN or infinite",
         flac[: len(flac) // 2]: "can't be decoded",
-        flac[:60]: "can't be decoded",
+        flac[:60]: "can't be opened",
         flac[: len(flac) // 2] + bytes(400) + flac[len(flac) // 2 + 400 :]: "can't be decoded",
         encoded(np.zeros((4, 80))): "80 channels are more than 64",
         encoded(np.zeros(9), 3_000_000): "its rate is 3000000 Hz",
