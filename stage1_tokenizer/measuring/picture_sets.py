@@ -52,7 +52,7 @@ def every_picture(
     index = None if pictures is not None else shards_of(source)
     total = len(pictures if index is None else index)  # type: ignore[arg-type]
     if not total:
-        raise UserError(f"{source} holds no pictures: give another set")
+        raise UserError(f"{source} holds no {transform.kind}: give another set")
     numbers = np.arange(total)
     if limit is not None and limit < total:
         numbers = numbers[:limit] * total // limit
@@ -63,7 +63,8 @@ def every_picture(
         return _batches(pictures, numbers, batch_size, transform if prepare else None, tally)
     ranks: dict[str, int] = {"rank": rank, "world_size": world_size}
     options: dict[str, Any] = {"limit": limit, "threads": threads, "max_damaged": allow_left_out}
-    return _tallied(every_sample(index, transform, batch_size=batch_size, **ranks, **options), index, numbers, tally)
+    batches = every_sample(index, transform, batch_size=batch_size, **ranks, **options)
+    return _tallied(batches, index, numbers, tally, transform.kind)
 
 
 def _batches(
@@ -86,19 +87,19 @@ def _batches(
 
 
 def _tallied(
-    batches: Iterator[PictureBatch], index: ShardIndex, numbers: np.ndarray, tally: Tally
+    batches: Iterator[PictureBatch], index: ShardIndex, numbers: np.ndarray, tally: Tally, kind: str
 ) -> Iterator[PictureBatch]:
     taken, listed, reasons = 0, 0, quarantined([index])
     for batch in batches:
         taken += len(batch.keys)
-        tally.took("pictures", len(batch.keys))
+        tally.took(kind, len(batch.keys))
         yield batch
     for shard, place in zip(*(part.tolist() for part in index.places(numbers)), strict=True) if any(reasons) else ():
         if place in reasons[shard]:
             listed += 1
             tally.ignored(f"in the quarantine list ({reasons[shard][place]})", f"{index.shards[shard].url} {place}")
     if lost := len(numbers) - taken - listed:
-        tally.left_out("damaged, see the warnings above", index.name, count=lost)
+        tally.left_out("damaged, see the warnings above", index.name, of=kind, count=lost)
 
 
 def filled(pixels_BCHW: Tensor, rows: int) -> Tensor:

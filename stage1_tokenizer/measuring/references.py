@@ -88,16 +88,16 @@ def measure_set(
     return MeasuredSet(statistics, about, classes_of(source))
 
 
-def settle(tally: Tally, ranks: Ranks, allow: float, *, quiet: bool = False) -> int:
+def settle(tally: Tally, ranks: Ranks, allow: float, *, of: str = "pictures", quiet: bool = False) -> int:
     """Show on rank 0 what all ranks took and left out (`quiet`: only if something is); how many pictures were left out.
 
-    UserError on every rank if they are more than `allow`, a share.
+    `of` is what they are, where not pictures. UserError on every rank if they are more than `allow`, a share.
     """
     whole = sum(ranks.gather(tally), Tally())
     warnings = whole.settle(allow)
-    if ranks.rank == 0 and not (quiet and not whole.lost()):
+    if ranks.rank == 0 and not (quiet and not whole.lost(of)):
         print(*whole.lines(), *warnings, sep="\n", file=sys.stderr, flush=True)
-    return whole.lost()
+    return whole.lost(of)
 
 
 def describe(

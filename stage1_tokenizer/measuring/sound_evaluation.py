@@ -51,7 +51,7 @@ def measure_set_of_sounds(
             rows=rows,
             hashed=hashed,
         )
-    if lost := settle(tally, ranks, config.allow_left_out):
+    if lost := settle(tally, ranks, config.allow_left_out, of="sounds"):
         add({}, left_out=lost)
     if not figures["samples"]:
         raise UserError(f"data={config.data} holds no sound that can be read: give another set")
