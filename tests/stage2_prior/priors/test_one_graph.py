@@ -26,8 +26,8 @@ def inputs(name: str) -> tuple[Prior, tuple[Any, ...]]:
 
 @pytest.mark.parametrize(
     ("name", "chunked"),
-    [(name, False) for name in ("raster", "random", "masked", "text", "depth", "multiscale")]
-    + [("levels-delay", False), ("levels-flat", False), ("levels-levels-delays", False), ("raster", True)],
+    [(name, False) for name in ("raster", "random", "masked", "text", "depth", "multiscale", "levels-levels-delays")]
+    + [("raster", True)],
 )
 def test_the_losses_of_every_prior_are_one_graph(name: str, chunked: bool, monkeypatch: pytest.MonkeyPatch):
     if chunked:
