@@ -37,7 +37,7 @@ class Given(Subjects):
         self.x_BCHW, names, labels, captions, sizes = read(config, transform, prior)
         super().__init__(prior, range(len(names)), names, numbered(names))
         self.classes = requested_classes(config.classes, labels, prior)
-        texts = requested_texts(config, captions) if prior.condition.prefix else []
+        texts = requested_texts(config, captions, self.kind.name) if prior.condition.prefix else []
         condition = prior.condition
         self._tokens = condition.of_texts(texts) if texts else condition.of_labels(torch.tensor(self.classes))
         say_cut(prior, texts)
@@ -132,11 +132,11 @@ def requested_classes(classes: Sequence[str] | None, own: list[int], prior: Prio
     return labels * len(own) if len(labels) == 1 else labels
 
 
-def requested_texts(config: InpaintConfig, own: list[str]) -> list[str]:
-    """The text of each picture: the configured ones, else its own caption. UserError for a wrong number of texts."""
+def requested_texts(config: InpaintConfig, own: list[str], what: str = "pictures") -> list[str]:
+    """The text of each sample: the configured ones, else its own caption. UserError for a wrong number of texts."""
     texts = prompts_of(config.prompt, config.prompts) or own
     if len(texts) not in (1, len(own)):
-        raise UserError(f"prompts={config.prompts} has {len(texts)} texts for {len(own)} pictures: give one for each")
+        raise UserError(f"prompts={config.prompts} has {len(texts)} texts for {len(own)} {what}: give one for each")
     return texts * len(own) if len(texts) == 1 else texts
 
 
