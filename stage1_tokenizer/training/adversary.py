@@ -89,7 +89,8 @@ class Adversary:
                 loss = loss + config.penalty_every * gamma / 2 * penalty
                 metrics[f"gan/penalty{name}"] = penalty.detach()
         real, fake = real.detach().float(), fake.detach().float()
-        right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+        middle = 0.5 if config.loss == "least_squares" else 0.0  # between its targets
+        right = ((real > middle).float().mean() + (fake < middle).float().mean()) / 2
         return loss, {**metrics, "gan/logits_real": real.mean(), "gan/logits_fake": fake.mean(), "gan/accuracy": right}
 
     def named(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -37,6 +37,12 @@ def test_what_is_logged_are_means_without_a_graph() -> None:
     assert loss.requires_grad and not any(value.requires_grad for value in metrics.values())
 
 
+def test_a_guess_is_right_on_its_side_of_the_losses_targets() -> None:
+    adversary = Adversary(AdversarialConfig(loss="least_squares"))  # 1 and 0
+    _, metrics = adversary.loss(torch.tensor([0.9, 0.4]), torch.tensor([0.1, 0.3]), REAL, FAKE, 0)
+    assert metrics["gan/accuracy"].item() == pytest.approx((1 / 2 + 1) / 2)
+
+
 def test_penalties_come_every_so_many_steps_from_the_start_on_and_weigh_as_much() -> None:
     """γ/2 · ‖∇D‖² (Mescheder et al. 2018, eq. 9), times the steps between two of them."""
     config = AdversarialConfig(loss="non_saturating", penalty=4.0, penalty_fake=2.0, penalty_every=3, start=1)
