@@ -131,22 +131,20 @@ class _Walk:
         """The lines that import the same in the flat files, one for each module that names come from."""
         whole, names = list[str](), dict[str, list[str]]()
         for statement, alias in self.source(module).imports.values():
+            name = alias
             if is_ours(statement):
                 origin, local = self.origin(module, statement, alias), name_of(alias)
-                renamed = None if origin.name == local else local
-                names.setdefault(f".{self.flat(origin.module)}", []).append(
-                    ast.unparse(ast.alias(origin.name, renamed))
-                )
-                continue
-            package = alias.name if isinstance(statement, ast.Import) else statement.module or ""
-            if package.split(".")[0] not in THERE:
-                raise FlattenError(
-                    f"{module} line {statement.lineno}: {package} isn't installed wherever transformers is"
-                )
-            if isinstance(statement, ast.Import):
-                whole.append(ast.unparse(ast.Import([alias])))
+                place = f".{self.flat(origin.module)}"
+                name = ast.alias(origin.name, None if origin.name == local else local)
             else:
-                names.setdefault(package, []).append(ast.unparse(alias))
+                place = alias.name if isinstance(statement, ast.Import) else statement.module or ""
+                if place.split(".")[0] not in THERE:
+                    why = "isn't installed wherever transformers is"
+                    raise FlattenError(f"{module} line {statement.lineno}: {place} {why}")
+            if isinstance(statement, ast.Import):
+                whole.append(ast.unparse(ast.Import([name])))
+            else:
+                names.setdefault(place, []).append(ast.unparse(name))
         return whole + [f"from {place} import {', '.join(sorted(of))}" for place, of in names.items()]
 
     def written(self, module: str, header: str) -> str:
