@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stage1_tokenizer.kernels.cpu import winograd
 
 LEAST_CHANNELS = 128 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 32
-"""With fewer channels, torch's own convolutions are faster: its matrix products win earlier on AVX2 (measured)."""
+"""With fewer channels, torch's own convolutions are faster: Winograd's has its transforms (docs/performance.md)."""
 
 LEAST_POSITIONS = 1024
 """With fewer positions in a batch, transforming the weights costs more than is gained."""
