@@ -24,8 +24,7 @@ from tests.stage2_prior.tiny import write_tokenizer
 
 SMALL = {
     "stage1_tokenizer.train": "--steps 2 --run.precision fp32 --data.transform.size 32 --data.batch_size 4 "
-    "--model.channels 32 --model.res_blocks 1 --model.quantizer.codebook_size 16 --evaluate_samples 4 "
-    "--loss.adversarial.start 1 --loss.adversarial.channels 8",
+    "--evaluate_samples 4 --loss.adversarial.start 1 --loss.adversarial.channels 8",
     "stage2_prior.train": "--steps 2 --run.precision fp32 --data.batch_size 4 --model.layers 1 --model.width 16 "
     "--model.heads 2",
     "stage2_prior.sample": "--count 1",

@@ -8,9 +8,9 @@ Everything goes through public commands and classes, on one CPU thread. Recorded
 both stages, those of stage one's first two steps, the released tokenizer's fingerprint and its codes of 100 held-out
 pictures, batches of SampleOrder, the prior's bits per code, and the codes of 50 samples.
 
-mnist_short.json is the record of the commit that it names, the last before the rooms, with deleted_kernels.patch: two
-kernels for CPUs were deleted since (weight gradients as products; repetition joined with its convolution), and their
-rounding with them. Without them that commit and this code agree bit by bit.
+mnist_short.json is the record of the commit that it names. With LEAST_CHANNELS = 32 in kernels/cpu/convolution.py, that
+commit agrees bit by bit with the record before: of d10b866, the last before the rooms, with deleted_kernels.patch (two
+kernels for CPUs were deleted since, and their rounding with them).
 """
 
 from __future__ import annotations

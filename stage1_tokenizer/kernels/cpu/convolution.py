@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.kernels.cpu import winograd
 
-LEAST_CHANNELS = 32
-"""With fewer channels, the matrix products are too narrow to be faster."""
+LEAST_CHANNELS = 128 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 32
+"""With fewer channels, torch's own convolutions are faster: Winograd's has its transforms (docs/performance.md)."""
 
 LEAST_POSITIONS = 1024
 """With fewer positions in a batch, transforming the weights costs more than is gained."""

@@ -15,8 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stage1_tokenizer.kernels.cpu import winograd
-from stage1_tokenizer.kernels.cpu.convolution import LEAST_CHANNELS, applies, torch_gradients
+from stage1_tokenizer.kernels.cpu.convolution import applies, torch_gradients
 from stage1_tokenizer.layers.frozen import FrozenConv2d
+
+LEAST_CHANNELS = 32
+"""With fewer channels, Winograd's matrix products are too narrow to be faster; its transformed weights are kept."""
 
 MOST_SHAPES = 2
 """Shapes of x with a cached layout: the layout for one shape works for another, but many times slower."""

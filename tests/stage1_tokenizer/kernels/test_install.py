@@ -93,6 +93,7 @@ def gradients(module: nn.Module, y: Tensor) -> list[Tensor]:
 def test_networks_compute_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stage1_tokenizer.kernels.cpu.group_norm.LEAST_VALUES", 1)
     monkeypatch.setattr("stage1_tokenizer.kernels.cpu.convolution.LEAST_POSITIONS", 1)
+    monkeypatch.setattr("stage1_tokenizer.kernels.cpu.convolution.LEAST_CHANNELS", 32)
     tokenizer, discriminator = built(replace(BACKBONES[name], channels=64))
     x = torch.randn(2, 3, 32, 32)
     for module in (tokenizer.encoder, discriminator):
@@ -119,6 +120,7 @@ def test_copies_and_pickles_keep_the_kernels() -> None:
 
 def test_parametrized_layers_keep_their_weights_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stage1_tokenizer.kernels.cpu.convolution.LEAST_POSITIONS", 1)
+    monkeypatch.setattr("stage1_tokenizer.kernels.cpu.convolution.LEAST_CHANNELS", 32)
     stylegan = AdversarialConfig(discriminator="stylegan", channels=64, layers=2, group=1, spectral_norm=True)
     _, discriminator = built(adversarial=stylegan)
     plain = copy.deepcopy(discriminator)

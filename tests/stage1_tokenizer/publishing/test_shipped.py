@@ -11,9 +11,12 @@ import torch
 
 from data.pictures.transforms import to_float, to_uint8
 from data.reading.stream import every_sample
+from launch.command.cli import parse
 from stage1_tokenizer import Tokenizer
+from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.measuring.scores import psnr
 from stage1_tokenizer.publishing.standalone import try_out, write_model_files
+from stage1_tokenizer.training.fine_tuning import check_init, with_model
 from tests.imports import ROOT
 
 RELEASES = sorted((ROOT / "docs" / "releases").glob("*/config.json"))
@@ -44,5 +47,10 @@ def test_a_shipped_tokenizer_loads_and_rebuilds_pictures(release: Path, tmp_path
     try_out(copied, tokenizer)
 
 
-def test_there_is_one() -> None:
-    assert RELEASES
+def test_first_try_begins_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = with_model(["--config", "launch/recipes/first_try/tokenizer.yaml"])
+    config = parse(TokenizerTrainConfig, words, prog="test")
+    check_init(config)
+    assert config.init is not None and ROOT / config.init / "config.json" in RELEASES
+    assert config.model == Tokenizer.from_pretrained(config.init).config
