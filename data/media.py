@@ -10,11 +10,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from data.pictures.config import TransformConfig
-from data.shards.signature import PICTURES, SOUNDS
+from data.shards.signature import PICTURES, SOUNDS, VIDEOS
 from data.sounds.config import SoundConfig
+from data.videos.config import VideoConfig
 from launch.command.cli import UserError
 
-Transform = TransformConfig | SoundConfig
+Transform = TransformConfig | SoundConfig | VideoConfig
 """Settings of `data.transform`, of any kind: options and files choose one by its `kind` (launch.command.kinds)."""
 
 
@@ -55,6 +56,14 @@ KINDS: dict[str, Media] = {
         check="data.sounds.inspection:check",
         thumbnail="data.sounds.inspection:thumbnail",
         convert="data.sounds.convert:convert",
+    ),
+    "videos": Media(
+        members=VIDEOS,
+        transform=VideoConfig,
+        decoder="data.videos.decoder:VideoDecoder",
+        check="data.videos.inspection:check",
+        thumbnail="data.videos.inspection:thumbnail",
+        convert="data.videos.convert:convert",
     ),
 }
 

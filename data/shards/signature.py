@@ -19,6 +19,9 @@ SOUNDS = (
 )  # fmt: skip
 """Last parts of the extensions of members that hold a sound. Where a sample has several, the first listed here is the
 sound: what is stored without loss before what isn't."""
+VIDEOS = ("mp4", "m4v", "mov", "webm", "mkv", "avi", "webp", "gif")
+"""Last parts of the extensions of members that hold a video. Where a sample has several, the first listed here is the
+video: films before animations, which may be their previews."""
 
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpg"),
