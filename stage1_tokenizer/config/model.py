@@ -1,12 +1,14 @@
 """Settings of a tokenizer's networks."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from launch.command.checks import at_least, check
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.config.sound_networks import SeanetConfig, VocosConfig
+from stage1_tokenizer.config.video_networks import VideoNetConfig
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class ModelConfig:
     """Settings of backbone=vocos, and of the decoder of seanet_vocos."""
     spatial_dims: Literal[1, 2, 3] = 2
     """Axes of the convolutions: 1 for audio, 2 for pictures, 3 for video."""
+    video: VideoNetConfig = field(default_factory=VideoNetConfig)
+    """With spatial_dims=3, what convolutional networks do along time."""
     in_channels: int = 3
     """Channels of the data: 3 for colour, 1 for grey."""
     pixel_range: Literal["symmetric", "unit"] = "symmetric"
@@ -137,6 +141,7 @@ class ModelConfig:
             )
         self._check_unused()
         self._check_widths()
+        self._check_time()
         if self.quantizer.kind == "multiscale" and self.spatial_dims != 2:
             raise ValueError(
                 f"model.spatial_dims={self.spatial_dims} is not supported with model.quantizer.kind=multiscale, which "
@@ -168,6 +173,11 @@ class ModelConfig:
                     f"model.{name}={getattr(self, name)} has no meaning with model.backbone={self.backbone}, "
                     f"model.attention={self.attention}: leave it out"
                 )
+        if self.video != VideoNetConfig() and (self.spatial_dims != 3 or vit or sound):
+            raise ValueError(
+                f"model.video={self.video} is for model.spatial_dims=3 and backbone=conv or conv_plus, not for "
+                f"spatial_dims={self.spatial_dims} and backbone={self.backbone}: leave it out"
+            )
         axes = 1 if sound else 2
         if (vit or sound) and self.spatial_dims != axes:
             value = f"model.spatial_dims={self.spatial_dims}"
@@ -195,6 +205,20 @@ class ModelConfig:
                 f"model.double_z={self.double_z} don't fit kind={quantizer.kind}: set them to {width} and {twice}"
             )
 
+    def _check_time(self) -> None:
+        """The strides of videos fit the levels, and nothing that promises causality looks ahead."""
+        changes = len(self.channel_multipliers) - 1
+        for name in ("time_strides", "space_strides"):
+            strides = getattr(self.video, name)
+            rule = f"{changes} numbers, one for each change of resolution between model.channel_multipliers, or none"
+            check(f"model.video.{name}", strides, len(strides) in (0, changes), rule)
+        if self.video.causal and self.quant_conv_kernel == 3:
+            raise ValueError(
+                "model.quant_conv_kernel=3 looks ahead, which model.video.causal=true rules out: set it to 1 or 0"
+            )
+        if self.spatial_dims == 3 and any(step > 1 for step in self.quantizer.strides):
+            raise ValueError(f"model.quantizer.strides={list(self.quantizer.strides)} is for sounds: leave it out")
+
     @property
     def widths(self) -> list[int]:
         """Channels of each level."""
@@ -217,13 +241,35 @@ class ModelConfig:
 
     @property
     def block(self) -> int:
-        """Latent positions that are encoded and decoded at a time; 0: all of them."""
+        """Latent positions along the first axis that are encoded and decoded at a time; 0: all of them."""
+        if self.spatial_dims == 3:
+            return self.video.block if self.video.causal else 0
         return self.seanet.block if self.backbone == "seanet" and self.seanet.causal else 0
 
     @property
+    def first_alone(self) -> bool:
+        """Whether the first frame has codes of its own, so that a clip has 1 + k·stride[0] frames."""
+        return self.spatial_dims == 3 and self.video.causal
+
+    def latent_size(self, sizes: Sequence[int]) -> tuple[int, ...] | None:
+        """Latent positions along each axis of samples of these sizes; None if these don't fit the stride."""
+        alone = [int(self.first_alone and axis == 0) for axis in range(len(sizes))]
+        parts = list(zip(sizes, self.stride, alone, strict=True))
+        if any(size < 1 or (size - first) % step for size, step, first in parts):
+            return None
+        return tuple(first + (size - first) // step for size, step, first in parts)
+
+    @property
     def stride(self) -> tuple[int, ...]:
-        """Pixels or samples per latent position along each spatial axis; with latent tokens, the sides of a patch."""
+        """Pixels or samples per latent position along each spatial axis; with latent tokens, the sides of a patch.
+
+        Of videos (frames, pixels, pixels).
+        """
         halved = 1 << (len(self.channel_multipliers) - 1)
+        if self.spatial_dims == 3:
+            video = self.video
+            sides3 = (video.time_strides, video.space_strides, video.space_strides)
+            return tuple(video.haar * (math.prod(strides) if strides else halved) for strides in sides3)
         sides = {"vit": self.vit.patch, "vocos": self.vocos.hop}
         sides |= dict.fromkeys(("seanet", "seanet_vocos"), self.seanet.hop)
         return (sides.get(self.backbone, halved),) * self.spatial_dims

@@ -87,22 +87,26 @@ class Codec(nn.Module):
     def grid(self, size: int | Sequence[int]) -> tuple[int, ...]:
         """Codes along each axis, (h, w), of a picture of `size` pixels (one number means a square); or (N,) tokens.
 
-        Raises ValueError if a side isn't a multiple of the stride or, with latent tokens, isn't the trained size.
+        Of a clip of `size` (T, H, W): (t, h, w), where a causal tokenizer has T = 1 + k·stride and t = 1 + k. Raises
+        ValueError if a side isn't a multiple of the stride or, with latent tokens, isn't the trained size.
         """
-        sides = [size] * self.config.spatial_dims if isinstance(size, int) else list(size)
-        pairs = list(zip(sides, self.config.stride, strict=True))
-        for side, step in pairs:
-            if side < 1 or side % step:
-                raise ValueError(
-                    f"size={side} is not a multiple of the tokenizer's stride {step}: "
-                    f"pad, crop{' or resize' if len(sides) > 1 else ''} to {max(side // step, 1) * step}"
-                )
-        tokens, trained = self.config.latent_tokens, self.config.vit.size
+        config = self.config
+        sides = [size] * config.spatial_dims if isinstance(size, int) else list(size)
+        grid, first = config.latent_size(sides), config.first_alone
+        if grid is None:
+            alone = [int(first and axis == 0) for axis in range(len(sides))]
+            axes = zip(sides, config.stride, alone, strict=True)
+            side, step, one = next(axis for axis in axes if axis[0] < 1 or (axis[0] - axis[2]) % axis[1])
+            raise ValueError(
+                f"size={side} is not {'1 + ' * one}a multiple of the tokenizer's stride {step}: "
+                f"pad, crop{' or resize' if len(sides) > 1 else ''} to {one + max((side - one) // step, 1 - one) * step}"
+            )
+        tokens, trained = config.latent_tokens, config.vit.size
         if tokens and sides != [trained] * 2:
             raise ValueError(
                 f"size={sides} is not supported with latent tokens, which need model.vit.size={trained}: resize"
             )
-        return (tokens,) if tokens else tuple(side // step for side, step in pairs)
+        return (tokens,) if tokens else grid
 
     @ieee()
     @torch.no_grad()

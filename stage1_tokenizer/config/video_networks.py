@@ -1,0 +1,36 @@
+"""Settings of the networks along time (model.video), for backbones conv and conv_plus with spatial_dims=3."""
+
+from dataclasses import dataclass, field
+
+from launch.command.checks import at_least, check
+
+
+@dataclass(frozen=True)
+class VideoNetConfig:
+    """What convolutional networks do along time. The defaults treat it as a third axis like height and width."""
+
+    causal: bool = False
+    """Never look ahead. Convolutions see the first frame repeated before the clip; norms and attention are of each
+    frame by itself; the first frame has codes of its own, so that a clip has 1 + k·s frames, s being the stride of
+    time, and a picture is a clip of one frame."""
+    factorised: bool = False
+    """Convolutions of blocks and of changes of resolution in two: 1×3×3, then 3×1×1."""
+    time_strides: list[int] = field(default_factory=list)
+    """Stride of time, 1 or 2, of each change of resolution, from full resolution on: one for each level but the last;
+    none: 2 in all."""
+    space_strides: list[int] = field(default_factory=list)
+    """As time_strides, of height and width."""
+    haar: int = 1
+    """Side of the blocks that a Haar wavelet transform turns into channels before the networks and back after them, in
+    time too: 1 (none), 2 or 4 (Cosmos). With causal, the first frame is repeated to fill its block."""
+    block: int = 4
+    """With causal: frames of codes that are encoded and decoded at a time, in a stream and outside of one, after the
+    first frame, which is always by itself."""
+
+    def __post_init__(self) -> None:
+        at = "model.video."
+        for name in ("time_strides", "space_strides"):
+            values = getattr(self, name)
+            check(at + name, values, all(value in (1, 2) for value in values), "a list of 1 and 2")
+        check(at + "haar", self.haar, self.haar in (1, 2, 4), "1, 2 or 4")
+        at_least(1, self, "block", prefix=at)
