@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.pictures.transforms import to_float
 from launch.command.cli import UserError
-from stage1_tokenizer.losses.lpips import LPIPS
+from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.features import SMALLEST, FeatureNetwork, Vgg16
 from stage1_tokenizer.measuring.video_metrics import frames_of, of_clips
 
@@ -28,6 +28,8 @@ STYLEGANV = "93daef59c7ae0e9e8f76225521407e60cbafa6aa"
 """Git's id of `i3d_torchscript.pt`, with which StyleGAN-V and LARP measure."""
 VIDEOGPT = "a867b87ac3a9097d200598b1d48a1b890d8ec744"
 """That of `i3d_pretrained_400.pt`, with which VideoGPT, TATS and OmniTokenizer measure."""
+
+I3D_FILE = "i3d_torchscript.pt"
 
 LEAST_FRAMES = 10
 """Of a clip for I3D, which halves time three times."""
@@ -102,31 +104,33 @@ def blob_id(contents: bytes) -> str:
     return hashlib.sha1(f"blob {len(contents)}\0".encode() + contents, usedforsecurity=False).hexdigest()
 
 
-def load_video_network(name: str, lpips: LPIPS | None, i3d_weights: str | None) -> FeatureNetwork | None:
-    """The network of clips' features; None for `none`. UserError for one of pictures, and for an I3D file whose hash
-    isn't that of a published one."""
+def load_video_network(
+    name: str, lpips: LPIPS | None, vgg_weights: str | None = None, i3d_weights: str | None = None
+) -> FeatureNetwork | None:
+    """The network of clips' features, on the CPU; None for `none`. `lpips`, if it is of VGG16, shares its weights.
+
+    UserError for a network of pictures, and for an I3D file whose hash isn't that of a published one.
+    """
     if name == "none":
         return None
     if name == "vgg16":
-        assert lpips is not None, "vgg16's features are those of LPIPS"
-        return VideoVgg16(lpips)
+        return VideoVgg16(lpips if lpips is not None and lpips.net == "vgg" else load_lpips("vgg", vgg_weights)).eval()
     if name != "i3d":
         raise UserError(f"features={name} is for pictures: set it to vgg16, i3d or none")
     if i3d_weights is None:
-        raise UserError("features=i3d needs i3d_weights, the file i3d_torchscript.pt: set it, or features to vgg16")
+        raise UserError(f"features=i3d needs i3d_weights, the file {I3D_FILE}: set it, or features to vgg16")
     try:
         contents = Path(i3d_weights).read_bytes()
     except OSError as error:
-        why = error.strerror
-        raise UserError(f"i3d_weights={i3d_weights} can't be read ({why}): give i3d_torchscript.pt") from error
+        raise UserError(f"i3d_weights={i3d_weights} can't be read ({error.strerror}): give {I3D_FILE}") from error
     found = blob_id(contents)
     if found == VIDEOGPT:
         raise UserError(
-            f"i3d_weights={i3d_weights} is VideoGPT's file, whose distance isn't supported: give i3d_torchscript.pt"
+            f"i3d_weights={i3d_weights} is VideoGPT's file, whose distance isn't supported: give {I3D_FILE}"
         )
     if found != STYLEGANV:
         raise UserError(
             f"i3d_weights={i3d_weights} is not the file that fvd_styleganv is measured with (its git blob id is "
-            f"{found[:12]}…, not {STYLEGANV[:12]}…): give i3d_torchscript.pt, or set features to vgg16"
+            f"{found[:12]}…, not {STYLEGANV[:12]}…): give {I3D_FILE}, or set features to vgg16"
         )
     return I3d(contents)
