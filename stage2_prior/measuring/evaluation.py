@@ -27,6 +27,7 @@ from stage1_tokenizer.measuring.picture_sets import count_of, size_of
 from stage1_tokenizer.measuring.references import measure_set, reference_of, save_reference
 from stage2_prior.codes.matching import matched
 from stage2_prior.config.evaluation import EvaluateConfig
+from stage2_prior.measuring.attributes import attribute_agreement
 from stage2_prior.measuring.classifier import agreement
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.base import Prior, weights_hash
@@ -36,7 +37,7 @@ from stage2_prior.priors.fused import install
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure what is configured, write it to config.out, and return it (the same on every rank)."""
-    inputs = (config.codes, config.data, config.held_out, config.samples, config.reference)
+    inputs = (config.codes, config.data, config.held_out, config.samples, config.predictions, config.reference)
     try_files({"out": config.out, "save_reference": config.save_reference}, inputs=inputs)
     if config.save_reference and Path(config.save_reference).exists():
         raise UserError(f"save_reference={config.save_reference} exists: choose another file, or delete it")
@@ -77,12 +78,19 @@ def add_prior(config: EvaluateConfig, prior: Prior, ranks: Ranks, evaluation: Ev
         codes = {"set": identity.brief(), "digest": identity.digest, "count": len(index), **prior.source.to_dict()}
         evaluation.add({**figures, "codes": len(index)}, codes=codes)
     if config.data:
-        assert config.samples is not None
-        sets, settings = (config.samples, config.data, config.held_out), (config.limit, config.batch_size)
-        classified = on_main(ranks.accelerator, partial(agreement, *sets, prior, *settings))
-        figures = ranks.gather(classified)[0]
+        figures = ranks.gather(on_main(ranks.accelerator, partial(classified, config, prior)))[0]
         classifier = {**figures.pop("fitted_to"), "limit": config.limit, "what": figures["classifier"]}
         evaluation.add(figures, classifier=classifier)
+
+
+def classified(config: EvaluateConfig, prior: Prior) -> dict[str, Any]:
+    """The classifiers' figures: of what captions say if the set's can be checked, else of classes."""
+    sets, settings = (str(config.data), config.held_out), (config.limit, config.batch_size)
+    if found := attribute_agreement(config.samples, config.predictions, *sets, prior, *settings):
+        return found
+    if config.samples is None:
+        raise UserError(f"predictions={config.predictions} can't be checked: data={config.data} has no meta.attributes")
+    return agreement(config.samples, *sets, prior, *settings)
 
 
 def checked_size(samples: str) -> Size:
