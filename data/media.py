@@ -34,6 +34,8 @@ class Media:
     Equal contents are duplicates (None: never); `note` says what is odd about a usable sample."""
     thumbnail: str = ""
     """Function `(sample, side) → PIL image` of at most side×side pixels, for contact sheets."""
+    mixes: tuple[str, ...] = ()
+    """Other kinds that `data.mixture` may add. Then each batch is of one source: the step decides of which."""
     convert: str = ""
     """Function `(encoded, array, convert settings) → (extension, contents)`: what packing stores of a source's
     sample."""
@@ -64,6 +66,7 @@ KINDS: dict[str, Media] = {
         check="data.videos.inspection:check",
         thumbnail="data.videos.inspection:thumbnail",
         convert="data.videos.convert:convert",
+        mixes=("pictures",),
     ),
 }
 

@@ -226,6 +226,6 @@ def test_settings_that_cant_be_are_one_line(settings: dict, words: str) -> None:
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:
-    assert library("json").loads("3") == 3
+    assert library("json", "sound").loads("3") == 3
     with pytest.raises(UserError, match=r"sounds need no_such_library \(.*\): pip install 'vqloom\[sound\]'"):
-        library("no_such_library").read()
+        library("no_such_library", "sound").read()
