@@ -28,6 +28,13 @@ class ClipDraw:
     start: float
 
 
+def clip_of(data: bytes | memoryview, config: VideoConfig, max_pixels: int = 100_000_000) -> np.ndarray:
+    """The clip x_CTHW, uint8, of an encoded video, as in evaluation; DamagedSampleError for what can't be decoded."""
+    clip_CTHW = np.empty((config.channels, *config.sizes), np.uint8)
+    fill_clip(data, config, clip_CTHW, max_pixels=max_pixels, random=None)
+    return clip_CTHW
+
+
 def fill_clip(
     data: bytes | memoryview, config: VideoConfig, out_CTHW: np.ndarray, *, max_pixels: int, random: ClipDraw | None
 ) -> None:

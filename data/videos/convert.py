@@ -6,7 +6,7 @@ Shapes: T frames, H W pixels, C channels.
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,7 @@ from PIL import Image
 from data.pictures.config import FrameConfig
 from data.pictures.convert import ConvertConfig, resized
 from data.shards.sample import DamagedSampleError
+from data.videos.animation import every_frame
 from data.videos.clips import shown_at
 from data.videos.colours import to_sdr
 from data.videos.config import VideoConvertConfig
@@ -82,14 +83,14 @@ def _prepared(frames: Iterable[np.ndarray], config: VideoConvertConfig, form: st
 def encode(
     frames: Iterable[np.ndarray],
     seconds: Sequence[float],
-    form: Literal["mp4", "webp", "gif"],
+    form: Literal["mp4", "webp"],
     *,
     quality: int = 18,
     gop: int | None = None,
 ) -> bytes:
     """Frames, each uint8 (H, W), (H, W, 1) or (H, W, 3) and shown for so many seconds, as one video.
 
-    webp has no loss and gif 256 colours: they are repeated without end. mp4 is H.264 of constant rate factor `quality`,
+    webp has no loss, and equal neighbours stay frames of their own. mp4 is H.264 of constant rate factor `quality`,
     whose sides have to be even, with a key frame every `gop` (16) frames; it needs the extra `video`.
     """
     plain = (frame[:, :, 0] if frame.ndim == 3 and frame.shape[2] == 1 else frame for frame in frames)
@@ -97,18 +98,7 @@ def encode(
         return _mp4(plain, seconds, quality, gop or _GOP)
     pictures = [Image.fromarray(frame) for frame in plain]
     edges = np.rint(np.cumsum([0.0, *seconds]) * 1000).astype(int)
-    options: dict[str, Any] = {"lossless": True, "quality": 50, "method": 4, "minimize_size": False}
-    buffer = io.BytesIO()
-    pictures[0].save(
-        buffer,
-        form.upper(),
-        save_all=True,
-        append_images=pictures[1:],
-        duration=np.diff(edges).tolist(),
-        loop=0,
-        **(options if form == "webp" else {}),
-    )
-    return buffer.getvalue()
+    return every_frame(pictures, np.diff(edges).tolist())
 
 
 def _mp4(frames: Iterator[np.ndarray], seconds: Sequence[float], quality: int, gop: int) -> bytes:
