@@ -169,16 +169,19 @@ def test_only_what_is_needed_travels():
     assert not any(part in name for name in files for part in ("lpips", "train.py", "launch_run", "remote"))
 
 
-def test_every_release_has_at_most_1900_lines_and_none_of_kernels():
+def test_every_release_has_at_most_2000_lines_and_none_of_kernels():
     """The largest quantizer with every backbone, the largest backbone with every quantizer: lines add up.
 
-    Mimi's transformers and WavTokenizer's attention are counted where they are published.
+    Mimi's transformers and WavTokenizer's attention are counted where they are published. Of videos, 300 lines more.
     """
     kinds = {(name, "residual") for name in ENCODERS} | {("seanet", kind) for kind in KINDS} | {("seanet_vocos", "vq")}
+    video = {"backbone": "conv_plus", "quantizer": {"kind": "residual"}, "video": {"causal": True, "haar": 2}}
+    files = flatten(MODEL, MODEL_FILE, "From {module}", tables(video))
+    assert sum(text.count("\n") for text in files.values()) <= 2300
     for backbone, quantizer in kinds:
         published = (backbone, quantizer) == ("seanet_vocos", "vq")
         files = model_files(backbone, quantizer, layers=8 * (backbone == "seanet"), attention=published)
-        assert sum(text.count("\n") for text in files.values()) <= 1900, (backbone, quantizer)
+        assert sum(text.count("\n") for text in files.values()) <= 2000, (backbone, quantizer)
         for name, text in files.items():
             assert "kernels" not in name and "winograd" not in text and "channels_last" not in text
 
