@@ -1,7 +1,7 @@
 """Train a tokenizer: `accelerate launch -m stage1_tokenizer.train --config launch/recipes/NAME/tokenizer.yaml …`.
 
 RUN/checkpoints/   tokenizer, discriminators, their optimizers, averaged weights (launch.checkpoint)
-RUN/pictures/      held-out pictures beside their reconstructions, at each evaluation; of sounds: RUN/sounds/
+RUN/pictures/      held-out pictures beside their reconstructions, at each evaluation (RUN/sounds/, RUN/videos/)
 RUN/metrics.jsonl  loss/…, gan/…, codes/…, rate/…; eval/psnr, eval/lpips, eval/codebook_usage, …
 """
 
@@ -12,7 +12,7 @@ from data.shards.index import ShardIndex
 from launch.command.checks import named
 from launch.command.cli import UserError, parse, run
 from launch.files.outputs import try_folder
-from stage1_tokenizer.config.training import TokenizerTrainConfig, init_of
+from stage1_tokenizer.config.training import TokenizerTrainConfig, setting_of
 
 FREE = (
     "evaluate_every",
@@ -118,7 +118,7 @@ def free(config: TokenizerTrainConfig) -> tuple[str, ...]:
 def main() -> int:
     """The command; the model of the tokenizer that --init names comes before the other settings."""
     words = sys.argv[1:]
-    if init_of(words) is not None:
+    if setting_of("init", words) is not None:
         from stage1_tokenizer.training.fine_tuning import with_model
 
         words = with_model(words)

@@ -10,9 +10,11 @@ class VideoNetConfig:
     """What convolutional networks do along time. The defaults treat it as a third axis like height and width."""
 
     causal: bool = False
-    """Never look ahead. Convolutions see the first frame repeated before the clip; norms and attention are of each
-    frame by itself; the first frame has codes of its own, so that a clip has 1 + k·s frames, s being the stride of
-    time, and a picture is a clip of one frame."""
+    """Never look ahead. Convolutions see the first frame repeated before the clip; the first frame has codes of its
+    own, so that a clip has 1 + k·s frames, s being the stride of time, and a picture is a clip of one frame."""
+    by_frame: bool | None = None
+    """Norms and attention are of each frame by itself, as they must be to be causal; false: of the whole clip. Null: as
+    `causal`."""
     factorised: bool = False
     """Convolutions of blocks and of changes of resolution in two: 1×3×3, then 3×1×1."""
     time_strides: list[int] = field(default_factory=list)
@@ -34,3 +36,10 @@ class VideoNetConfig:
             check(at + name, values, all(value in (1, 2) for value in values), "a list of 1 and 2")
         check(at + "haar", self.haar, self.haar in (1, 2, 4), "1, 2 or 4")
         at_least(1, self, "block", prefix=at)
+        fits = not (self.causal and self.by_frame is False)
+        check(at + "by_frame", self.by_frame, fits, "true or null: norms over a clip look ahead, and causal is true")
+
+    @property
+    def apart(self) -> bool:
+        """Whether norms and attention are of each frame by itself."""
+        return self.causal if self.by_frame is None else self.by_frame

@@ -201,7 +201,7 @@ class VideoLayers(Layers):
     def __init__(self, config: ModelConfig):
         super().__init__(3)
         self.video = config.video
-        self.causal = self.by_frame = config.video.causal
+        self.causal, self.by_frame = config.video.causal, config.video.apart
         self.strides = list(zip(config.time_strides, config.space_strides, strict=True))
 
     def _wide(
@@ -233,7 +233,7 @@ class VideoLayers(Layers):
 
     def norm(self, channels: int, *, swish: bool = True) -> nn.Module:
         """A group normalization, of each frame if causal."""
-        return FrameNorm(channels, swish=swish) if self.causal else super().norm(channels, swish=swish)
+        return FrameNorm(channels, swish=swish) if self.by_frame else super().norm(channels, swish=swish)
 
     def downsample(self, number: int, channels: int, how: Down) -> nn.Module:
         """What divides the resolution by the strides after level `number`."""

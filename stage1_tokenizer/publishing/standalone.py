@@ -92,7 +92,7 @@ def tables(model: dict[str, Any]) -> Tables:
             "LAYERS": ["alike" if video == asdict(VideoNetConfig()) else "video"],
             "PATCHES": ["encoder", "decoder"] if video["haar"] > 1 else [],
         },
-        maskgit.__name__: {"ADAPTIVE": ["frame" if video["causal"] else "clip"]},
+        maskgit.__name__: {"ADAPTIVE": ["frame" if VideoNetConfig(**video).apart else "clip"]},
     }
 
 
