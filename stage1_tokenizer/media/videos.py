@@ -20,7 +20,7 @@ from stage1_tokenizer.losses.pixel import PixelTerm
 from stage1_tokenizer.losses.term import Term, further_terms
 from stage1_tokenizer.losses.video import FrameDifferenceTerm, FramePerceptualTerm
 from stage1_tokenizer.measuring.features import FeatureName
-from stage1_tokenizer.measuring.video_features import load_network
+from stage1_tokenizer.measuring.video_features import load_video_network
 from stage1_tokenizer.measuring.video_scores import ClipSets, measure_videos
 from stage1_tokenizer.measuring.videos_shown import save_videos
 from stage1_tokenizer.media.medium import Medium
@@ -51,7 +51,7 @@ def measure(
 ) -> dict[str, float]:
     """The figures of `measure_videos`, LPIPS where it is a term; distances between sets unless `features` is none."""
     lpips = next((term.lpips for term in terms if isinstance(term, PerceptualTerm)), None)
-    network = load_network(features, lpips=lpips)
+    network = load_video_network(features, lpips)
     sets = ClipSets(network.to(run.device), run.device) if network is not None else None
     figures = measure_videos(tokenizer, batches, lpips, device=run.device, total=run.sum, sets=sets)
     return figures if sets is None else figures | sets.distances(run)
