@@ -12,6 +12,7 @@ from data.packing.sources.base import Source
 from data.packing.sources.celeba import CelebASource
 from data.packing.sources.folders import FolderSource
 from data.packing.sources.imagenet import ImageNetSource
+from data.packing.sources.moving import MovingDigitsSource
 from data.packing.sources.sounds import Esc50Source, LibriSpeechSource, LJSpeechSource, VctkSource
 from data.packing.sources.tables import ParquetSource
 from data.packing.sources.tars import TarSource
@@ -30,6 +31,7 @@ SOURCES: dict[str, type[Any]] = {
     "ljspeech": LJSpeechSource,
     "vctk": VctkSource,
     "esc50": Esc50Source,
+    "moving_digits": MovingDigitsSource,
 }
 """`--kind` → class; its constructor takes the path and the class's own `options`."""
 
