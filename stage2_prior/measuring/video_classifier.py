@@ -1,7 +1,7 @@
 """Classifiers of videos: what is seen in every frame, and how it moves.
 
 Frames are looked at where their brightness differs from that of their border, which suits a thing in front of an even
-background. Shapes: B clips, C channels, T frames, H W pixels, S side of a window, F frames of all clips; features are
+background. Shapes: B clips, C channels, T frames, H W pixels, S = SIDE, F frames of all clips; features are
 (F, X) or (B, X).
 """
 
@@ -13,8 +13,12 @@ import numpy as np
 from stage2_prior.codes.videos import load
 from stage2_prior.measuring.classifier import Classified, Classifier
 
-CELLS, BINS = 5, 8
-"""Cells on each side of a frame's window, and directions of gradients in each."""
+CELLS, BINS, SIDE = 5, 8, 20
+"""Cells on each side of a frame's window, directions of gradients in each, and numbers on a side."""
+WIDTH = 4.2
+"""A window's side, in standard deviations of the mass that it shows."""
+PATHS = 1000
+"""Clips whose motion is learned, at most."""
 NONE = -1
 """The label of a clip in whose frames different things are seen."""
 
@@ -37,10 +41,16 @@ def centres(x_FHW: np.ndarray) -> np.ndarray:
 
 
 def centred(x_FHW: np.ndarray) -> np.ndarray:
-    """Windows around the centres of mass, x_FSS, S three quarters of the side; between pixels by bilinear weights."""
-    side = 3 * min(x_FHW.shape[1:]) // 4
-    padded_FHW = np.pad(x_FHW, ((0, 0), (side, side), (side, side)))
-    at_F2S = centres(x_FHW)[..., None] + side + np.arange(side) - (side - 1) / 2
+    """Windows around the centres of mass, x_FSS, whose sides are WIDTH deviations of the mass; by bilinear weights."""
+    centre_F2, (height, width) = centres(x_FHW), x_FHW.shape[1:]
+    mass_F = (x_FHW + 1e-9).sum(axis=(1, 2))
+    rows_F = (x_FHW.sum(axis=2) * (np.arange(height) - centre_F2[:, :1]) ** 2).sum(axis=1)
+    columns_F = (x_FHW.sum(axis=1) * (np.arange(width) - centre_F2[:, 1:]) ** 2).sum(axis=1)
+    deviation_F = np.sqrt((rows_F + columns_F) / mass_F / 2).clip(1, max(height, width) / WIDTH)
+    step_F = WIDTH * deviation_F / SIDE
+    margin = max(height, width)
+    padded_FHW = np.pad(x_FHW, ((0, 0), (margin, margin), (margin, margin)))
+    at_F2S = centre_F2[..., None] + margin + step_F[:, None, None] * (np.arange(SIDE) - (SIDE - 1) / 2)
     first_F2S = np.floor(at_F2S).astype(int)
     share_F2S = (at_F2S - first_F2S).astype(np.float32)
     frames = np.arange(len(x_FHW))[:, None, None]
@@ -60,13 +70,12 @@ def shapes(x_FHW: np.ndarray) -> np.ndarray:
     bin_FSS = np.arctan2(down_FSS, across_FSS) / (2 * np.pi) * BINS % BINS
     first_FSS = np.floor(bin_FSS)
     share_FSS = bin_FSS - first_FSS
-    step = x_FSS.shape[1] // CELLS
+    step = SIDE // CELLS
     found = []
     for number in range(BINS):
         weight_FSS = length_FSS * np.where(first_FSS == number, 1 - share_FSS, 0)
         weight_FSS += length_FSS * np.where(first_FSS == (number - 1) % BINS, share_FSS, 0)
-        kept_FSS = weight_FSS[:, : step * CELLS, : step * CELLS]
-        found.append(kept_FSS.reshape(len(x_FSS), CELLS, step, CELLS, step).sum(axis=(2, 4)))
+        found.append(weight_FSS.reshape(len(x_FSS), CELLS, step, CELLS, step).sum(axis=(2, 4)))
     histogram_FX = np.stack(found, axis=-1).reshape(len(x_FSS), -1)
     total_F1 = np.linalg.norm(histogram_FX, axis=1, keepdims=True) + 1e-6
     return np.asarray(np.sqrt(histogram_FX / total_F1), dtype=np.float32)
@@ -104,7 +113,8 @@ def by_motion(label_B: np.ndarray, pixels_BCTHW: np.ndarray, _: Any = None) -> C
     """A support-vector machine with a Gaussian kernel on the paths of the centres of mass."""
     from sklearn.svm import SVC
 
-    machine = SVC(C=10.0, gamma="scale", cache_size=500).fit(motion(pixels_BCTHW), label_B)
+    chosen = np.unique(np.linspace(0, len(label_B) - 1, min(PATHS, len(label_B))).astype(int))
+    machine = SVC(C=10.0, gamma="scale", cache_size=500).fit(motion(pixels_BCTHW[chosen]), label_B[chosen])
     return lambda pixels_BCTHW: np.asarray(machine.predict(motion(pixels_BCTHW)))
 
 
