@@ -12,7 +12,7 @@ from PIL import Image
 from data.pictures.transforms import to_float, to_uint8
 from data.reading.stream import every_sample
 from data.shards.index import ShardIndex
-from data.videos.animation import images_of, webp
+from data.videos.animation import film
 from data.videos.config import VideoConfig
 from launch.files.atomic import write_file, writing
 from launch.files.outputs import output
@@ -40,26 +40,25 @@ def save_videos(folder: Path | None, picture: Path, tokenizer: Tokenizer, source
         y_BCTHW = to_uint8(tokenizer.reconstruct(to_float(batch.pixels_BCTHW.to(device)))[0]).cpu()
         for x_CTHW, y_CTHW in zip(batch.pixels_BCTHW.numpy(), y_BCTHW.numpy(), strict=True):
             if folder is not None:
-                write_file(folder / f"{len(strips) // 2:02d}.webp", webp(pair(x_CTHW, y_CTHW), transform.frame_rate))
+                write_file(folder / f"{len(strips) // 2:02d}.webp", film(pair(x_CTHW, y_CTHW), transform.frame_rate))
             strips += [strip(x_CTHW), strip(y_CTHW)]
     with writing(picture) as file:
         Image.fromarray(sheet(strips)).save(file, format="PNG")
 
 
-def pair(x_CTHW: np.ndarray, y_CTHW: np.ndarray) -> list[Image.Image]:
-    """Frames with the one clip on the left and the other, of the same size, on the right."""
-    channels, frames, height, _ = x_CTHW.shape
-    gap_CTHW = np.full((channels, frames, height, GAP), 255, np.uint8)
-    return images_of(np.concatenate([x_CTHW, gap_CTHW, y_CTHW], axis=3))
+def pair(x_CTHW: np.ndarray, y_CTHW: np.ndarray) -> np.ndarray:
+    """One clip on the left and another, of the same size, on the right."""
+    gap_CTHW = np.full((*x_CTHW.shape[:3], GAP), 255, np.uint8)
+    return np.concatenate([x_CTHW, gap_CTHW, y_CTHW], axis=3)
 
 
 def strip(x_CTHW: np.ndarray) -> np.ndarray:
     """Some frames of a uint8 clip in a row, an RGB picture (H, W, 3)."""
     frames = x_CTHW.shape[1]
     chosen = np.linspace(0, frames - 1, min(STRIP, frames)).round().astype(int)
-    images = [np.asarray(image) for image in images_of(x_CTHW[:, chosen])]
-    space = np.full((x_CTHW.shape[2], GAP, 3), 255, np.uint8)
-    return np.concatenate([part for image in images for part in (image, space)][:-1], axis=1)
+    frames_THWC = np.broadcast_to(x_CTHW[:, chosen], (3, len(chosen), *x_CTHW.shape[2:])).transpose(1, 2, 3, 0)
+    space_HWC = np.full((x_CTHW.shape[2], GAP, 3), 255, np.uint8)
+    return np.concatenate([part for frame_HWC in frames_THWC for part in (frame_HWC, space_HWC)][:-1], axis=1)
 
 
 def sheet(strips: Sequence[np.ndarray]) -> np.ndarray:

@@ -15,13 +15,16 @@ from torch import Tensor
 
 from data.pictures.transforms import to_float, to_uint8
 from data.shards import signature
-from data.videos.animation import frames_of, images_of, webp
+from data.videos.animation import film, frames_of
+from data.videos.clips import fill_clip
 from data.videos.config import VideoConfig
 from launch.files.atomic import write_file
 from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.measuring.videos_shown import strip
 from stage2_prior.codes.kinds import SampleKind
 
+MOST_PIXELS = 100_000_000
+"""Of a frame of a file."""
 GAP = 2
 """Pixels between the clips of a moving grid."""
 
@@ -38,7 +41,11 @@ class Video:
     def save(self, path: Path) -> None:
         """Write a strip of frames, NAME.png, and then NAME.webp."""
         self.picture().save(path.with_suffix(".png"))
-        write_file(path, webp(images_of(self.x_CTHW), self.rate))
+        write_file(path, film(self.x_CTHW, self.rate))
+
+    def save_film(self, path: Path) -> None:
+        """Write an .mp4."""
+        write_file(path, film(self.x_CTHW, self.rate, "mp4"))
 
     def picture(self) -> Image.Image:
         """Some of its frames in a row."""
@@ -63,7 +70,7 @@ def moving_grid(rows: Sequence[Sequence[Video]]) -> bytes:
             top, left, own = y * (height + GAP), x * (width + GAP), video.x_CTHW.shape[1]
             at = page_CTHW[:, :, top : top + height, left : left + width]
             at[:, :own], at[:, own:] = video.x_CTHW, video.x_CTHW[:, -1:]
-    return webp(images_of(page_CTHW), rows[0][0].rate)
+    return film(page_CTHW, rows[0][0].rate)
 
 
 def decoded(tokenizer: Tokenizer, x_BCTHW: Tensor) -> list[Video]:
@@ -80,9 +87,9 @@ def input_of(batch: Any, device: torch.device) -> Tensor:
 
 def read(contents: bytes, transform: Any) -> tuple[Tensor, tuple[int, ...]]:
     """The clip of a video file as in evaluation, x_BCTHW; the size of the file's frames isn't told."""
-    from data.videos.clips import clip_of
-
-    return to_float(torch.from_numpy(clip_of(contents, transform)))[None], ()
+    x_CTHW = np.empty((transform.channels, *transform.sizes), np.uint8)
+    fill_clip(contents, transform, x_CTHW, max_pixels=MOST_PIXELS, random=None)
+    return to_float(torch.from_numpy(x_CTHW))[None], ()
 
 
 VIDEOS = SampleKind(
