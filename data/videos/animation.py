@@ -36,24 +36,3 @@ def frames_of(contents: bytes, rate: float | None, channels: int, frames: int) -
             found += [pixels_HWC.transpose(2, 0, 1)] * max(1, round(image.info.get("duration", each) / each))
     found += [found[-1]] * (frames - len(found))
     return np.stack(found[:frames], axis=1)
-
-
-def every_frame(images: Sequence[Image.Image], milliseconds: Sequence[int]) -> bytes:
-    """An endless animation that has all the pictures as frames of their own, shown for so many milliseconds.
-
-    Other than `webp` (and PIL's GIF), which make equal neighbours one frame. Each frame is coded by itself.
-    """
-    width, height = images[0].size
-    chunks = [_chunk(b"ANIM", b"\xff" * 4 + b"\0\0")]
-    for image, shown in zip(images, milliseconds, strict=True):
-        buffer = io.BytesIO()
-        image.save(buffer, format="WEBP", lossless=True, quality=40, method=2)
-        place = b"".join(number.to_bytes(3, "little") for number in (0, 0, width - 1, height - 1, shown))
-        chunks.append(_chunk(b"ANMF", place + b"\x02" + buffer.getvalue()[12:]))
-    head = _chunk(b"VP8X", b"\x02\0\0\0" + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"))
-    body = b"WEBP" + head + b"".join(chunks)
-    return b"RIFF" + len(body).to_bytes(4, "little") + body
-
-
-def _chunk(name: bytes, contents: bytes) -> bytes:
-    return name + len(contents).to_bytes(4, "little") + contents + b"\0" * (len(contents) % 2)

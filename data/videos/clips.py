@@ -13,7 +13,8 @@ from data.pictures.transforms import apply
 from data.shards.quarantine import QuarantinedError
 from data.videos.colours import to_sdr
 from data.videos.config import VideoConfig
-from data.videos.files import VideoFile, open_video
+from data.videos.files import open_video
+from data.videos.video import VideoFile
 
 _EARLY = 0.1
 """Share of the time between two frames of a clip by which a frame may be shown too late: containers round times."""

@@ -14,11 +14,13 @@ from PIL import Image
 from data.pictures.config import FrameConfig
 from data.pictures.convert import ConvertConfig, resized
 from data.shards.sample import DamagedSampleError
-from data.videos.animation import every_frame
+from data.videos.animated import every_frame
 from data.videos.clips import shown_at
 from data.videos.colours import to_sdr
 from data.videos.config import VideoConvertConfig
-from data.videos.files import VideoFile, av, extension_of, open_video
+from data.videos.files import extension_of, open_video
+from data.videos.film import av
+from data.videos.video import VideoFile
 
 _TICKS = 90_000
 """Parts of a second that times are rounded to in mp4."""
@@ -121,6 +123,7 @@ def _mp4(frames: Iterator[np.ndarray], seconds: Sequence[float], quality: int, g
 
 
 def check_all(file: VideoFile) -> None:
-    """DamagedSampleError unless all frames can be decoded."""
+    """DamagedSampleError unless all frames can be decoded, up to the end that the header states."""
+    file.check_end()
     for _ in file.read(range(file.frames), _RGB):
         pass

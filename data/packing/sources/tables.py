@@ -25,8 +25,9 @@ class ParquetSource(Source):
     """A `.parquet` file or a folder of them; splits are named by files or folders (`split_names`).
 
     A sample is a struct with `bytes` (the Hub's image, audio or video feature) or plain bytes, or each row has a list
-    of them. A label is a whole number (its names come from the Hub's metadata) or a word; a caption is a text, of a list
-    the first one.
+    of them. A label is a whole number (its names come from the Hub's metadata) or a word; a caption is a text, of a
+    list the first one.
+
     Needs pyarrow: `pip install vqloom[parquet]`.
     """
 
