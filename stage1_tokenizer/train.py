@@ -79,7 +79,6 @@ def check(config: TokenizerTrainConfig) -> dict[str, ShardIndex]:
     if rank == 0 and (note := other_classes(sets)):
         print(note, flush=True)
     from stage1_tokenizer.discriminators import check_discriminator
-    from stage1_tokenizer.measuring.features import load_network
     from stage1_tokenizer.media import MEDIA
     from stage1_tokenizer.training.fine_tuning import check_init
     from stage1_tokenizer.training.shared import check_strategy
@@ -94,7 +93,7 @@ def check(config: TokenizerTrainConfig) -> dict[str, ShardIndex]:
 
         check_cuda_graph(is_available(), ranks, strategy(config.run))
     if config.evaluate_features != "none":
-        load_network(config.evaluate_features)
+        MEDIA[kind].network(config.evaluate_features)
     for adversarial in config.loss.adversaries.values():
         if adversarial.discriminator not in MEDIA[kind].discriminators:
             raise UserError(f"discriminator={adversarial.discriminator} doesn't support {kind}: set another one")

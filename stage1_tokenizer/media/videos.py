@@ -65,4 +65,6 @@ def show(path: Path, tokenizer: Tokenizer, index: str) -> None:
 FIT = tuple(name for name in DISCRIMINATORS if name not in OF_SOUNDS)
 """Discriminators that take videos: patch along three axes, all of them on single frames (per_frame)."""
 
-VIDEOS = Medium("videos", FIT, input_of, terms, measure, show, shown="videos")
+VIDEOS = Medium(
+    "videos", FIT, input_of, terms, measure, show, shown="videos", network=lambda name: load_video_network(name, None)
+)
