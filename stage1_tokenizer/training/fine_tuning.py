@@ -67,7 +67,7 @@ def check_init(config: TokenizerTrainConfig) -> None:
     model = model_of(config.init)
     if config.inflate is not None:
         model = inflated_model(model, config.model.video)
-        check_inflated(config.model.video, config.inflate)
+        check_inflated(config.model, config.inflate)
     for key, theirs, ours in differences(plain(model), plain(config.model)):
         if not key.startswith(TRAINING_ONLY):
             raise UserError(

@@ -31,12 +31,15 @@ def inflated_model(pictures: ModelConfig, video: VideoNetConfig) -> ModelConfig:
         raise UserError(f"init can't be inflated ({error})") from error
 
 
-def check_inflated(video: VideoNetConfig, how: str) -> None:
+def check_inflated(model: ModelConfig, how: str) -> None:
     """Raise UserError for settings of time with which the networks would not begin as the picture's."""
+    video = model.video
+    averaged = model.backbone == "conv_plus" and model.conv_plus.downsample == "pool" and max(model.time_strides) > 1
     for wrong, what, way_out in (
         (video.causal != (how == "last"), f"causal={video.causal}", "last is for causal networks, central for others"),
         (video.haar > 1, f"haar={video.haar}", "set it to 1, pictures have no Haar patches"),
         (2 * len(video.space_strides) != sum(video.space_strides), "space_strides", "leave it out, pictures have 2"),
+        (averaged and not video.causal, "time_strides", "set them to 1, as downsample=pool takes the mean of frames"),
         (not video.apart, "by_frame", "set it to true, so that norms are those of pictures"),
     ):
         if wrong:
