@@ -65,7 +65,7 @@ def _inflated(name: str, shape: tuple[int, ...], weights: Mapping[str, Tensor], 
         if kernel.shape[3:] == source.shape[2:]:
             kernel[:, :, _slice(shape[2], how)] = source
             source = kernel
-    if source is not None and source.ndim in (1, 5) and len(source) < shape[0] and shape[0] % len(source) == 0:
+    if source is not None and ".upsample." in name and len(source) < shape[0] and shape[0] % len(source) == 0:
         source = source.repeat(shape[0] // len(source), *[1] * (source.ndim - 1))  # depth to space: time varies slowest
     if source is None or tuple(source.shape) != shape:
         has = "nothing" if source is None else tuple(source.shape)

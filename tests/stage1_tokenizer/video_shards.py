@@ -6,21 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data.shards.writer import Sample, ShardWriter
-from data.videos.animation import webp
+from data.videos.animation import film
 
 
 def clip(random: np.random.Generator, frames: int, side: int = 16) -> bytes:
     """A clip; consecutive frames differ."""
-    noise_HW = random.integers(0, 60, (side, side), dtype=np.uint8)
-    images, (row, column) = [], random.integers(0, side, 2)
+    x_CTHW = np.repeat(random.integers(0, 60, (1, 1, side, side), dtype=np.uint8), frames, 1)
+    row, column = random.integers(0, side, 2)
     for frame in range(frames):
-        pixels_HW = noise_HW.copy()
-        pixels_HW[(row + np.arange(4)[:, None]) % side, (column + frame + np.arange(4)) % side] = 255
-        images.append(Image.fromarray(pixels_HW))
-    return webp(images, 8.0)
+        x_CTHW[0, frame, (row + np.arange(4)[:, None]) % side, (column + frame + np.arange(4)) % side] = 255
+    return film(x_CTHW, 8.0)
 
 
 def write_videos(folder: Path, count: int = 12, frames: int = 7, seed: int = 0) -> str:

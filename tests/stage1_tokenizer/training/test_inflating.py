@@ -104,7 +104,9 @@ def test_a_run_begins_with_an_inflated_tokenizer(tmp_path: Path) -> None:
     )
     central = ("--inflate", "central", "--data.transform.frames", "4")
     assert "by_frame is not supported" in refused(*central, "--model.video.by_frame", "false")
-    assert "haar=2 is not supported" in refused("--inflate", "last", "--model.video.haar", "2")
+    assert "haar=2 is not supported" in refused(
+        "--inflate", "last", "--model.video.haar", "2", "--data.transform.frames", "9", "--loss.adversarial.weight", "0"
+    )
     assert "model.channels=16 differs from 8" in refused("--inflate", "last", "--model.channels", "16")
 
 
