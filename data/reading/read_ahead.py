@@ -163,7 +163,7 @@ class ReadAhead:
             raise QuarantinedError(self._quarantine[shard][position])
         index, _ = self._shards.part(shard)
         sample = read_sample(fetch(), index.layout)
-        number = index.label_of(sample)
+        number = index.label_of(sample) if index.kind == self._config.kind else -1
         self._decoders[index.kind].fill(sample, epoch, buffer, row)
         return _Row(sample.key, number, caption(sample))
 

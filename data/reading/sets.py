@@ -35,7 +35,7 @@ def training_sets(
                 way += f", or set data.transform.kind={index.kind}"
             raise UserError(f"{key}={path} holds {index.kind}, not {config.kind}: {way}")
         check_present(index, rank, ranks)
-        if key.startswith("data.mixture"):
+        if key.startswith("data.mixture") and not mixed:
             held_to(index, found["data.index"].classes, key, "data.index", say if rank == 0 else None)
         found[key] = index
     if rank == 0 and config.held_out:

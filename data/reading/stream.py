@@ -167,7 +167,7 @@ def _open(sources: Sequence[ShardIndex | str], kind: str, rank: int = 0, world_s
             place = index.path if isinstance(source, ShardIndex) else without_secrets(source)
             raise UserError(f"data.index={place} holds {index.kind}, not {kind}: give an index of {kind}")
         check_present(index, rank, world_size)
-        if indexes:
+        if indexes and index.kind == kind:
             what = f"data.mixture[{index.path or index.base}]"
             index = held_to(index, indexes[0].classes, what, "data.index")
         indexes.append(index)

@@ -16,8 +16,9 @@ from data.videos.config import VideoConfig
 from data.videos.files import open_video
 from data.videos.video import VideoFile
 
-_EARLY = 0.1
-"""Share of the time between two frames of a clip by which a frame may be shown too late: containers round times."""
+_LATE = 0.25
+"""Share of the time between two frames, of the clip or the video, by which a frame may come too late for its time:
+containers round times."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,23 @@ def chosen(file: VideoFile, config: VideoConfig, draw: float | None) -> list[int
 def _starts_in_time(file: VideoFile, config: VideoConfig) -> int:
     """How many of the first frames leave time enough for a clip."""
     assert config.frame_rate is not None
-    seconds = (config.frames - 1 + _EARLY) / config.frame_rate
-    return int(np.searchsorted(file.times[:-1], file.times[-1] - seconds, side="right"))
+    times = file.times
+    seconds = (config.frames - 1) / config.frame_rate + _late(times, config.frame_rate)
+    return int(np.searchsorted(times[:-1], times[-1] - seconds, side="right"))
+
+
+def _late(times: np.ndarray, rate: float) -> float:
+    return _LATE * min(1 / rate, float(np.median(np.diff(times))))
 
 
 def shown_at(times: np.ndarray, first: int, count: int, rate: float) -> list[int]:
     """Frames shown at the times k / `rate` after that of frame `first`, k < `count`; none after the video's end.
 
-    `times` is VideoFile's. A frame that is shown a tenth of 1 / `rate` too late counts as shown.
+    `times` is VideoFile's. A frame that comes a little too late for its time counts as shown.
     """
-    wanted_T = times[first] + (np.arange(count) + _EARLY) / rate
-    wanted_T = wanted_T[wanted_T <= max(times[-1], wanted_T[0])]
-    last = len(times) - 2
-    return np.minimum(np.searchsorted(times, wanted_T, side="right") - 1, last).tolist()
+    wanted_T = times[first] + np.arange(1, count) / rate + _late(times, rate)
+    found_T = np.searchsorted(times, wanted_T[wanted_T <= times[-1]], side="right") - 1
+    return [first, *np.minimum(found_T, len(times) - 2).tolist()]
 
 
 def whole(file: VideoFile, most: int) -> Sequence[int]:
