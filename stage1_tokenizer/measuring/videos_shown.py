@@ -12,8 +12,8 @@ from PIL import Image
 from data.pictures.transforms import to_float, to_uint8
 from data.reading.stream import every_sample
 from data.shards.index import ShardIndex
-from data.videos.animation import film
 from data.videos.config import VideoConfig
+from data.videos.shown import film
 from launch.files.atomic import write_file, writing
 from launch.files.outputs import output
 from stage1_tokenizer.tokenizer.model import Tokenizer

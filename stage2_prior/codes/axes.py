@@ -19,10 +19,10 @@ def frames_of_codes(frames: int, codes: int) -> list[int]:
     Where the tokenizer is causal in time, 1 for the first and as many for each of the others. ValueError for numbers
     that no tokenizer gives. (Strides are powers of 2, so that both ways never fit the same numbers.)
     """
-    if codes and frames % codes == 0:
-        return [frames // codes] * codes
-    if codes > 1 and (frames - 1) % (codes - 1) == 0:
-        return [1] + [(frames - 1) // (codes - 1)] * (codes - 1)
+    for first, others in (([], codes), ([1], codes - 1)):
+        each, rest = divmod(frames - len(first), max(others, 1))
+        if not rest and each.bit_count() == 1:
+            return first + [each] * others
     raise ValueError(f"{frames} frames don't become {codes} codes in time")
 
 

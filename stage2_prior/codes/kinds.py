@@ -42,8 +42,8 @@ class SampleKind:
     height of a picture). Any exception where they are damaged."""
     empty: float
     """Value in [-1, 1] of what isn't there."""
-    load: Callable[[Path, Any, int], Any] | None = None
-    """Of what moves: a written sample of a transform, of so many frames, as one of `decoded`."""
+    load: Callable[[Path, Any], Any] | None = None
+    """Of what moves: a written sample of a transform as one of `decoded`."""
     moving_grid: Callable[[Sequence[Sequence[Any]]], bytes] | None = None
     """Of what moves: rows of `decoded` as one moving picture, a WebP."""
 

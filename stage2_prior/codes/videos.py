@@ -15,16 +15,14 @@ from torch import Tensor
 
 from data.pictures.transforms import to_float, to_uint8
 from data.shards import signature
-from data.videos.animation import film, frames_of
-from data.videos.clips import fill_clip
+from data.videos.clips import clip_of
 from data.videos.config import VideoConfig
+from data.videos.shown import film, frames_of
 from launch.files.atomic import write_file
 from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.measuring.videos_shown import strip
 from stage2_prior.codes.kinds import SampleKind
 
-MOST_PIXELS = 100_000_000
-"""Of a frame of a file."""
 GAP = 2
 """Pixels between the clips of a moving grid."""
 
@@ -52,11 +50,10 @@ class Video:
         return Image.fromarray(strip(self.x_CTHW))
 
 
-def load(file: Path, transform: Any, frames: int) -> Video:
-    """The clip of so many frames in a file that `Video.save` wrote."""
+def load(file: Path, transform: Any) -> Video:
+    """The clip in a file that `Video.save` wrote."""
     assert isinstance(transform, VideoConfig)
-    rate = transform.frame_rate
-    return Video(frames_of(file.read_bytes(), rate, transform.channels, frames), rate)
+    return Video(frames_of(file.read_bytes(), transform.channels), transform.frame_rate)
 
 
 def moving_grid(rows: Sequence[Sequence[Video]]) -> bytes:
@@ -87,9 +84,7 @@ def input_of(batch: Any, device: torch.device) -> Tensor:
 
 def read(contents: bytes, transform: Any) -> tuple[Tensor, tuple[int, ...]]:
     """The clip of a video file as in evaluation, x_BCTHW; the size of the file's frames isn't told."""
-    x_CTHW = np.empty((transform.channels, *transform.sizes), np.uint8)
-    fill_clip(contents, transform, x_CTHW, max_pixels=MOST_PIXELS, random=None)
-    return to_float(torch.from_numpy(x_CTHW))[None], ()
+    return to_float(torch.from_numpy(clip_of(contents, transform)))[None], ()
 
 
 VIDEOS = SampleKind(

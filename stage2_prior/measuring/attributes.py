@@ -125,9 +125,10 @@ def attribute_agreement(
     Of continued clips (stage2_prior.inpaint) only what was drawn counts: the classifiers see the last given frame and
     those after it, of real clips too.
     """
+    if prior.source.kind != "videos":
+        return {}
     index, transform = load_index(data), read_transform(prior.source.transform)
-    attributes = attributes_of(index)
-    if prior.source.kind != "videos" or not attributes:
+    if not (attributes := attributes_of(index)):
         return {}
     identity = Identity.of(index)
     captions, x_BCTHW = real_clips(index, transform, limit, batch_size)

@@ -119,7 +119,7 @@ def by_motion(label_B: np.ndarray, pixels_BCTHW: np.ndarray, _: Any = None) -> C
 
 
 def _read(file: Path, transform: Any) -> np.ndarray:
-    return load(file, transform, transform.frames).x_CTHW
+    return load(file, transform).x_CTHW[:, : transform.frames]
 
 
 SEEN = {"frames": by_frames, "motion": by_motion}

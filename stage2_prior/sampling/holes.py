@@ -5,6 +5,7 @@ T H W.
 """
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from data.shards.classes import held_to
 from data.shards.loading import load_index, names_tars
 from launch.command.cli import UserError, reason
 from stage1_tokenizer import Tokenizer
+from stage2_prior.codes.axes import frames_of_codes
 from stage2_prior.codes.kinds import sample_kind
+from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.sampling import InpaintConfig
 from stage2_prior.priors.base import Prior
 from stage2_prior.sampling.conditions import Subjects, numbered, prompts_of, say_cut
@@ -49,6 +52,8 @@ class Given(Subjects):
         self.hole_HW = _masked(config, transform, sizes) if config.mask else hole(config, transform.sizes)
         self.open_N = open_codes(self.hole_HW, prior)
         check_hole(prior, self.open_N, config)
+        if note := half_kept(self.hole_HW, prior.source):
+            print(f"note: {note}", file=sys.stderr, flush=True)
         self._codes: dict[int, Tensor] = {}
 
     def about(self) -> dict[str, Any]:
@@ -197,6 +202,18 @@ def open_codes(hole_HW: Tensor, prior: Prior) -> Tensor:
     if len(prior.source.grid) != hole_HW.ndim:
         raise UserError(f"codes of {prior.source} have no place in the picture, so no part of it can be kept")
     return prior.open_codes(hole_HW)
+
+
+def half_kept(hole: Tensor, source: CodeSource) -> str:
+    """Which kept frames of a video are drawn anew because their codes reach into the hole, in words; empty for none."""
+    if hole.ndim < 3:
+        return ""
+    open_T = hole.flatten(1).any(1)
+    parts = open_T.split(frames_of_codes(len(hole), source.grid[0]))
+    lost = sum(int((~part_T).sum()) for part_T in parts if part_T.any())
+    ends = ", ".join(str(sum(map(len, parts[: number + 1]))) for number in range(len(parts) - 1))
+    what = f"{lost} of {int((~open_T).sum())} kept frames share a code with drawn ones and are drawn too"
+    return f"{what}: codes end after {ends} frames" if lost else ""
 
 
 def check_hole(prior: Prior, open_N: Tensor, config: InpaintConfig) -> None:

@@ -200,15 +200,13 @@ class Sampling:
         """Write grid.webp, the grid of what moves, and if requested the samples as .mp4."""
         assert self.kind.load is not None
         transform: Any = read_transform(self.prior.source.transform)
-        frames, rows = self.sliding.frames if self.sliding else transform.frames, []
+        rows = []
         for label in self.labels[:GRID_ROWS]:
             files = [self.path(Picture(label, number)) for number in columns]
-            rows.append(
-                [*self.subjects.shown(label).values(), *(self.kind.load(each, transform, frames) for each in files)]
-            )
+            rows.append([*self.subjects.shown(label).values(), *(self.kind.load(each, transform) for each in files)])
         write_file(self.out / "grid.webp", moving_grid(rows))
         for picture in (picture for batch in self.batches if self.config.mp4 for picture in batch):
-            self.kind.load(self.path(picture), transform, frames).save_film(self.path(picture).with_suffix(".mp4"))
+            self.kind.load(self.path(picture), transform).save_film(self.path(picture).with_suffix(".mp4"))
 
 
 def picture_grid(images: Sequence[Sequence[Image.Image]]) -> Image.Image:

@@ -41,12 +41,6 @@ class Sliding:
         half = int(ends[(source.grid[0] - 1) // 2])
         return cls(config.windows, half if config.overlap is None else config.overlap, source)
 
-    @property
-    def frames(self) -> int:
-        """Frames of the whole video."""
-        each = int(self.source.transform["frames"])
-        return each + (self.windows - 1) * (each - self.overlap)
-
     def given(self, tokenizer: Tokenizer, idx_Bthw: Tensor) -> Tensor:
         """What a window is given of the one before with these codes: given_BN, -1 where codes are to be drawn."""
         x_BCTHW = tokenizer.decode(idx_Bthw)

@@ -177,7 +177,7 @@ def test_a_given_sound_is_continued(sounds: Coded, run: str, tmp_path: Path) -> 
     assert inpaint(replace(config, given=sounds.held_out, limit=2, out=str(tmp_path / "index"))) == 0
     for wrong, words in (
         ({"keep": "end"}, "keeps codes after the hole.*from start to end.*set keep to start"),
-        ({"keep": "left"}, "keep=left is for pictures: set it to start, end, middle or border"),
+        ({"keep": "left"}, "keep=left is for pictures and videos: set it to one of start, end, ends, middle, border"),
         ({"mask": "m.png", "keep": "top", "share": 0.5}, "mask=m.png is for pictures"),
         ({"given": str(tmp_path / "out" / "codes")}, "is no sound and holds none"),
     ):
