@@ -10,7 +10,9 @@ from typing import Any
 from data.packing.sources.arrays import ArraySource, CifarSource, IdxSource
 from data.packing.sources.base import Source
 from data.packing.sources.celeba import CelebASource
+from data.packing.sources.films import KineticsSource, Ucf101Source
 from data.packing.sources.folders import FolderSource
+from data.packing.sources.frames import BairSource, FramesSource
 from data.packing.sources.imagenet import ImageNetSource
 from data.packing.sources.moving import MovingDigitsSource
 from data.packing.sources.sounds import Esc50Source, LibriSpeechSource, LJSpeechSource, VctkSource
@@ -31,6 +33,10 @@ SOURCES: dict[str, type[Any]] = {
     "ljspeech": LJSpeechSource,
     "vctk": VctkSource,
     "esc50": Esc50Source,
+    "ucf101": Ucf101Source,
+    "kinetics": KineticsSource,
+    "bair": BairSource,
+    "frames": FramesSource,
     "moving_digits": MovingDigitsSource,
 }
 """`--kind` → class; its constructor takes the path and the class's own `options`."""

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soxr
 
+from data.shards.draws import draws
 from data.shards.quarantine import QuarantinedError
 from data.shards.sample import DamagedSampleError
 from data.shards.signature import sound_format
 from data.sounds.clips import clip_of, k_filters, level, loudness
 from data.sounds.config import SoundConfig
-from data.shards.draws import draws
 from data.sounds.files import SoundFile, library, part
 from launch.command.cli import UserError
 from tests.data.sounds.making import encoded, ramp, tone
