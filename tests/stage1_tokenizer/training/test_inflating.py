@@ -17,7 +17,7 @@ from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import open_run
 from stage1_tokenizer.train import train
 from stage1_tokenizer.training.fine_tuning import check_init, with_model
-from stage1_tokenizer.training.inflating import inflated, inflated_model
+from stage1_tokenizer.training.inflating import check_inflated, inflated, inflated_model
 from tests.stage1_tokenizer.small_backbones import BACKBONES
 from tests.stage1_tokenizer.training.test_video_training import OPTIONS
 from tests.stage1_tokenizer.video_shards import write_videos
@@ -104,9 +104,6 @@ def test_a_run_begins_with_an_inflated_tokenizer(tmp_path: Path) -> None:
     )
     central = ("--inflate", "central", "--data.transform.frames", "4")
     assert "by_frame is not supported" in refused(*central, "--model.video.by_frame", "false")
-    assert "haar=2 is not supported" in refused(
-        "--inflate", "last", "--model.video.haar", "2", "--data.transform.frames", "9", "--loss.adversarial.weight", "0"
-    )
     assert "model.channels=16 differs from 8" in refused("--inflate", "last", "--model.channels", "16")
 
 
@@ -115,6 +112,9 @@ def test_what_has_no_form_for_videos_is_refused() -> None:
         inflated_model(BACKBONES["vit"], VideoNetConfig(causal=True))
     with pytest.raises(UserError, match="needs a tokenizer of pictures"):
         inflated_model(replace(BACKBONES["conv"], spatial_dims=3), VideoNetConfig(causal=True))
+    model = inflated_model(BACKBONES["conv"], VideoNetConfig(causal=True, haar=2))
+    with pytest.raises(UserError, match="haar=2 is not supported with inflate=last: set it to 1"):
+        check_inflated(model, "last")
     pictures = Codec(BACKBONES["conv"])
     other = inflated_model(replace(pictures.config, channels=16), VideoNetConfig(causal=True))
     with pytest.raises(UserError, match=r"encoder.conv_in.weight of the model of videos is \(16, 3, 3, 3, 3\)"):
