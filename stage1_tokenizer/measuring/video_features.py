@@ -21,8 +21,8 @@ from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.features import SMALLEST, FeatureNetwork, Vgg16
 from stage1_tokenizer.measuring.video_metrics import frames_of, of_clips
 
-AT_ONCE = 128
-"""Frames in a network at once, at least one clip: their features are large."""
+AT_ONCE = 2**19
+"""Pixels in a network at once, of at least one clip: their features are large."""
 
 STYLEGANV = "93daef59c7ae0e9e8f76225521407e60cbafa6aa"
 """Git's id of `i3d_torchscript.pt`, with which StyleGAN-V and LARP measure."""
@@ -86,8 +86,8 @@ class I3d(FeatureNetwork):
 
 
 def in_parts(x_BCTHW: Tensor) -> tuple[Tensor, ...]:
-    """Some clips at a time, of AT_ONCE frames together."""
-    return x_BCTHW.split(max(1, AT_ONCE // x_BCTHW.shape[2]))
+    """Some clips at a time, of AT_ONCE pixels together."""
+    return x_BCTHW.split(max(1, AT_ONCE // x_BCTHW[0, 0].numel()))
 
 
 def check_clips(sizes: Any, frames: int, side: int, name: str) -> None:

@@ -61,10 +61,10 @@ def strip(x_CTHW: np.ndarray) -> np.ndarray:
     return np.concatenate([part for frame_HWC in frames_THWC for part in (frame_HWC, space_HWC)][:-1], axis=1)
 
 
-def sheet(strips: Sequence[np.ndarray]) -> np.ndarray:
-    """Strips of one size below each other; a wider gap below each second one."""
+def sheet(strips: Sequence[np.ndarray], together: int = 2) -> np.ndarray:
+    """Strips of one size below each other; a wider gap after so many."""
     width = strips[0].shape[1]
     parts: list[np.ndarray] = []
-    for number, one in enumerate(strips):
-        parts += [one, np.full((GAP if number % 2 == 0 else 4 * GAP, width, 3), 255, np.uint8)]
+    for number, one in enumerate(strips, start=1):
+        parts += [one, np.full((4 * GAP if number % together == 0 else GAP, width, 3), 255, np.uint8)]
     return np.concatenate(parts[:-1], axis=0)
