@@ -128,7 +128,7 @@ def table(results: dict[str, dict[str, Any]], steps: int) -> str:
     """The figures as a Markdown table, with their conditions."""
     last = list(results.values())[-1]
     measured = last["measured"]
-    kind = measured["transform"].get("kind", "pictures")
+    kind = (measured.get("transform") or {}).get("kind", "pictures")
     columns = {"sounds": SOUND_COLUMNS, "videos": VIDEO_COLUMNS}.get(kind, COLUMNS)
     lines = ["| tokenizer | " + " | ".join(title for title, _ in columns.values()) + " |"]
     lines.append("|---" * (len(columns) + 1) + "|")
