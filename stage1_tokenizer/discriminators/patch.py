@@ -6,6 +6,7 @@ Legend: B batch, C channels, H W pixels, h w grid of patches.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ class Discriminator(nn.Module):
     def __init__(self, config: AdversarialConfig, in_channels: int, spatial_dims: int = 2):
         super().__init__()
         conv, strided = CONVOLUTIONS[spatial_dims], 1 if config.blur else 2
-        kernel = (3, 4, 4) if spatial_dims == 3 else 4
+        kernel: Any = (3, 4, 4) if spatial_dims == 3 else 4
         widths = [config.channels * min(2**number, 8) for number in range(config.layers + 1)]
         parts: list[nn.Module] = [
             conv(in_channels, widths[0], kernel, strided, 1),

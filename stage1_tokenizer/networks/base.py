@@ -61,7 +61,7 @@ def in_blocks(
     ends = itertools.accumulate(sizes)
     at = torch.arange(begun + size * (len(sizes) - bool(begun)), device=whole.device)
     padded = whole.index_select(axis, at.clamp_max(whole.shape[axis] - 1))
-    followers = [part for part in network.modules() if hasattr(part, "past")]
+    followers: list[Any] = [part for part in network.modules() if hasattr(part, "past")]
     try:
         for part in followers:
             part.past = past

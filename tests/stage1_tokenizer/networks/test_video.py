@@ -44,6 +44,7 @@ def test_pictures_and_shorter_clips_have_the_codes_of_the_beginning(name: str) -
     x = clips(config)
     codes, y = tokenizer.encode(x), tokenizer.decode(tokenizer.encode(x))
     assert torch.equal(tokenizer.encode(x[:, :, :1]), codes[:, :1])
+    assert torch.equal(tokenizer.encode(x[:, :, 0]), codes[:, :1])
     assert torch.equal(tokenizer.decode(codes[:, :1]), y[:, :, :1])
     frames = 1 + 2 * config.stride[0]
     assert torch.equal(tokenizer.encode(x[:, :, :frames]), codes[:, :3])
