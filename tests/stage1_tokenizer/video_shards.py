@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.shards.writer import Sample, ShardWriter
-from data.videos.animation import film
+from data.videos.shown import film
 
 
 def clip(random: np.random.Generator, frames: int, side: int = 16) -> bytes:
