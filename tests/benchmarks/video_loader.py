@@ -3,8 +3,9 @@
     python tests/benchmarks/video_loader.py [--clips 120] [--rounds 3] [--side 128] [--size 128] [--gop 12]
 
 All read the same clips from memory by one thread; the rounds of all alternate. Rates are of processor time. `bare PyAV`
-opens, seeks, decodes and converts to RGB, without listing frames, cropping or batches; at another --size it resizes by
-swscale. `torchcodec` takes part where it is installed and finds FFmpeg. The last line is one JSON object.
+opens, seeks, decodes and converts to RGB by `frame.to_ndarray`, without listing frames, cropping or batches; `PyAV,
+tuned` keeps the tables of the conversion, as this loader does. `torchcodec` (which has to find FFmpeg, and the torch
+that it is built for) and `decord` take part where they are installed. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,9 @@ def videos(count: int, side: int, gop: int) -> list[bytes]:
     return made
 
 
-def bare(contents: bytes, start: int, out_CTHW: np.ndarray) -> None:
+def bare(contents: bytes, start: int, out_CTHW: np.ndarray, tuned: bool = False) -> None:
     """What one would write by hand."""
-    size = out_CTHW.shape[-1]
+    size, colours = out_CTHW.shape[-1], av.video.reformatter.VideoReformatter()
     with av.open(io.BytesIO(contents)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -67,6 +69,8 @@ def bare(contents: bytes, start: int, out_CTHW: np.ndarray) -> None:
             if frame.pts < first:
                 continue
             resized = {} if frame.width == size else {"width": size, "height": size, "interpolation": "AREA"}
+            if tuned:
+                frame, resized = colours.reformat(frame, format="rgb24", threads=1, **resized), {}
             out_CTHW[:, found] = frame.to_ndarray(format="rgb24", **resized).transpose(2, 0, 1)
             found += 1
             if found == FRAMES:
@@ -109,6 +113,18 @@ def torchcodec_reader(mode: str) -> Reader:
     return read
 
 
+def decord_reader() -> Reader:
+    """ImportError where it isn't installed."""
+    import decord
+
+    def read(contents: bytes, start: int, out_CTHW: np.ndarray) -> None:
+        size = out_CTHW.shape[-1]
+        reader = decord.VideoReader(io.BytesIO(contents), width=size, height=size, num_threads=1)
+        out_CTHW[:] = reader.get_batch(range(start, start + FRAMES)).asnumpy().transpose(3, 0, 1, 2)
+
+    return read
+
+
 def main() -> None:
     """Measure, print a table, then the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -117,13 +133,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = VideoConfig(size=options.size, frames=FRAMES, resize="area")
-    readers: dict[str, Reader] = {"bare PyAV": bare, "clips": ours(config), "loader": whole_loader(config)}
+    readers: dict[str, Reader] = {"bare PyAV": bare, "PyAV, tuned": partial(bare, tuned=True)}
+    readers |= {"clips": ours(config), "loader": whole_loader(config)}
+    others = {f"torchcodec, {mode}": partial(torchcodec_reader, mode) for mode in ("exact", "approximate")}
     why = {}
-    for mode in ("exact", "approximate"):
+    for name, make in {**others, "decord": decord_reader}.items():
         try:
-            readers[f"torchcodec, {mode}"] = torchcodec_reader(mode)
+            readers[name] = make()
         except (ImportError, RuntimeError, OSError) as error:
-            why["torchcodec"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"[:120]
+            why[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"[:120]
     contents = videos(options.videos, options.side, options.gop)
     out_CTHW = np.empty((3, FRAMES, options.size, options.size), np.uint8)
     rng, seconds = np.random.default_rng(1), dict.fromkeys(readers, 0.0)
