@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from launch.command.checks import at_least, check
@@ -21,12 +21,13 @@ SOUND = {"seanet": ("seanet",), "vocos": ("vocos",), "seanet_vocos": ("seanet", 
 class ModelConfig:
     """The networks of a tokenizer: encoder, quantizer, decoder."""
 
-    backbone: Literal["conv", "conv_plus", "vit", "seanet", "vocos", "seanet_vocos"] = "conv"
+    backbone: Literal["conv", "conv_plus", "vit", "movq", "seanet", "vocos", "seanet_vocos"] = "conv"
     """conv: VQGAN's (taming-transformers, LlamaGen, IBQ, VAR, diffusers); conv_plus: residual blocks without biases or
     attention, as many in the middle as in a level (MaskGIT, Open-MAGVIT2); vit: transformers on patches (ViT-VQGAN,
-    TiTok); for sound: seanet, convolutions (EnCodec, DAC, Mimi), vocos, blocks between Fourier transforms, and
-    seanet_vocos, the encoder of one and the decoder of the other (WavTokenizer). The last four do not use
-    channel_multipliers, res_blocks and attention."""
+    TiTok); movq: conv on each frame of a video, with layers along time at the latents (Emu3); for sound: seanet,
+    convolutions (EnCodec, DAC, Mimi), vocos, blocks between Fourier transforms, and seanet_vocos, the encoder of one
+    and the decoder of the other (WavTokenizer). vit and those for sound do not use channel_multipliers, res_blocks and
+    attention."""
     conv_plus: ConvPlusConfig = field(default_factory=ConvPlusConfig)
     """Settings of backbone=conv_plus."""
     vit: VitConfig = field(default_factory=VitConfig)
@@ -94,7 +95,7 @@ class ModelConfig:
 
     def _check_unused(self) -> None:
         """Refuse settings that the backbone does not use."""
-        conv, vit, sound = self.backbone == "conv", self.backbone == "vit", self.backbone in SOUND
+        conv, vit, sound = self.backbone in ("conv", "movq"), self.backbone == "vit", self.backbone in SOUND
         unused = {
             "attention_levels": not (conv and self.attention) and self.attention_levels is not None,
             "attention_middle": not (conv and self.attention) and not self.attention_middle,
@@ -117,8 +118,9 @@ class ModelConfig:
                 f"model.video={self.video} is for model.spatial_dims=3 and backbone=conv or conv_plus, not for "
                 f"spatial_dims={self.spatial_dims} and backbone={self.backbone}: leave it out"
             )
-        axes = 1 if sound else 2
-        if (vit or sound) and self.spatial_dims != axes:
+        movq = self.backbone == "movq"
+        axes = 3 if movq else 1 if sound else 2
+        if (vit or sound or movq) and self.spatial_dims != axes:
             value = f"model.spatial_dims={self.spatial_dims}"
             raise ValueError(f"{value} is not for model.backbone={self.backbone}: set it to {axes}")
         if self.latent_tokens and self.quantizer.kind == "multiscale":
@@ -154,6 +156,12 @@ class ModelConfig:
         if self.video.causal and self.quant_conv_kernel == 3:
             raise ValueError(
                 "model.quant_conv_kernel=3 looks ahead, which model.video.causal=true rules out: set it to 1 or 0"
+            )
+        others = replace(self.video, time_strides=[]) != VideoNetConfig() or self.quant_conv_kernel or self.double_z
+        if self.backbone == "movq" and others:
+            raise ValueError(
+                f"model.backbone=movq has model.video.time_strides, but not the rest of model.video={self.video}; and "
+                f"it needs quant_conv_kernel=0, double_z=false: leave the others out"
             )
         if self.spatial_dims == 3 and any(step > 1 for step in self.quantizer.strides):
             raise ValueError(f"model.quantizer.strides={list(self.quantizer.strides)} is for sounds: leave it out")

@@ -1,6 +1,6 @@
 """Published tokenizers' checkpoints in our names and settings. To add a layout: its file and an entry here."""
 
-from stage1_tokenizer.foreign import dac, diffusers_vq, encodec, magvit, taming, wavtokenizer
+from stage1_tokenizer.foreign import dac, diffusers_vq, emu3, encodec, magvit, taming, wavtokenizer
 from stage1_tokenizer.foreign.base import Layout
 
 LAYOUTS: dict[str, Layout] = {
@@ -10,6 +10,7 @@ LAYOUTS: dict[str, Layout] = {
     "simvq": Layout(magvit.simvq, "quantize.embedding_proj.weight"),
     "open_magvit2": Layout(magvit.open_magvit2, "decoder.adaptive.0.gamma.weight"),
     "maskgit": Layout(magvit.maskgit, "decoder.up.1.upsample_conv.weight"),
+    "emu3": Layout(emu3.emu3, "encoder.time_conv.0.conv.conv.weight"),
     "taming": Layout(taming.taming, "encoder.down.0.block.0.conv1.weight"),
     "ibq": Layout(taming.ibq),
     "dac": Layout(dac.dac, "quantizer.quantizers.0.codebook.weight"),

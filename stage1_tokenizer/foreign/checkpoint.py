@@ -33,7 +33,7 @@ BOOKKEEPING_NAMES = ("argparse.Namespace", "collections.defaultdict", "_codecs.e
 PREFIXES = ("first_stage_model.", "vqgan.", "vae.")
 """Prefixes that larger models put before a tokenizer's names."""
 
-BLOCKS = ("quantizer", "seanet", "vocos")
+BLOCKS = ("quantizer", "video", "seanet", "vocos")
 """Blocks of the model's settings, in which a change leaves the others as they are."""
 
 

@@ -70,11 +70,12 @@ class Level(nn.Module):
     downsample: nn.Module
     upsample: nn.Module
 
-    def __init__(self, config: ModelConfig, number: int, inputs: int, outputs: int, blocks: int):
+    def __init__(self, config: ModelConfig, layers: Layers, number: int, widths: tuple[int, int], blocks: int):
+        """`widths`: inputs, outputs."""
         super().__init__()
-        layers, attends = layers_of(config), number in attention_levels(config)
-        widths = itertools.pairwise([inputs, *[outputs] * blocks])
-        self.block = nn.ModuleList(ResnetBlock(layers, *pair, config.dropout) for pair in widths)
+        (inputs, outputs), attends = widths, number in attention_levels(config)
+        pairs = itertools.pairwise([inputs, *[outputs] * blocks])
+        self.block = nn.ModuleList(ResnetBlock(layers, *pair, config.dropout) for pair in pairs)
         self.attn = nn.ModuleList(AttentionBlock(layers, outputs) for _ in range(blocks * attends))
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
@@ -89,9 +90,9 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, config: ModelConfig, channels: int):
+    def __init__(self, config: ModelConfig, layers: Layers, channels: int):
         super().__init__()
-        layers, attends = layers_of(config), config.attention and config.attention_middle
+        attends = config.attention and config.attention_middle
         self.block_1 = ResnetBlock(layers, channels, channels, config.dropout)
         self.attn_1 = AttentionBlock(layers, channels) if attends else nn.Identity()
         self.block_2 = ResnetBlock(layers, channels, channels, config.dropout)
@@ -109,11 +110,11 @@ class Encoder(ConvolutionalEncoder):
         layers, widths = layers_of(config), config.widths
         self.conv_in = layers.outermost(self.patched(config.in_channels), config.channels)
         self.down = nn.ModuleList()
-        for number, (inputs, outputs) in enumerate(zip([config.channels, *widths], widths, strict=False)):
-            level, lowest = Level(config, number, inputs, outputs, config.res_blocks), number == len(widths) - 1
-            level.downsample = nn.Identity() if lowest else layers.downsample(number, outputs, "behind")
+        for number, pair in enumerate(zip([config.channels, *widths], widths, strict=False)):
+            level, lowest = Level(config, layers, number, pair, config.res_blocks), number == len(widths) - 1
+            level.downsample = nn.Identity() if lowest else layers.downsample(number, pair[1], "behind")
             self.down.append(level)
-        self.mid = Middle(config, widths[-1])
+        self.mid = Middle(config, layers, widths[-1])
         self.norm_out = layers.norm(widths[-1])
         self.conv_out = layers.outermost(widths[-1], config.encoder_channels)
 
@@ -126,16 +127,16 @@ class Encoder(ConvolutionalEncoder):
 
 
 class Decoder(ConvolutionalDecoder):
-    """Latents to pictures."""
+    """Latents to pictures, with the configuration's layers or others."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layers: Layers | None = None):
         super().__init__(config)
-        layers, widths = layers_of(config), config.widths
+        layers, widths = layers or layers_of(config), config.widths
         self.conv_in = layers.outermost(config.z_channels, widths[-1])
-        self.mid = Middle(config, widths[-1])
+        self.mid = Middle(config, layers, widths[-1])
         self.up = nn.ModuleList()  # up[0] is the highest resolution, as in taming-transformers
         for number, (outputs, inputs) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
-            level = Level(config, number, inputs, outputs, config.res_blocks + 1)
+            level = Level(config, layers, number, (inputs, outputs), config.res_blocks + 1)
             level.upsample = layers.upsample(number - 1, outputs, "nearest") if number else nn.Identity()
             self.up.append(level)
         self.norm_out = layers.norm(widths[0])

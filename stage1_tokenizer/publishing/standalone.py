@@ -89,7 +89,7 @@ def tables(model: dict[str, Any]) -> Tables:
         seanet.__name__: {"TRANSFORMERS": ["window"] if model.get("seanet", {}).get("layers") else []},
         vocos.__name__: {"MIXERS": ["attention"] if model.get("vocos", {}).get("attention") else []},
         along_time.__name__: {
-            "LAYERS": ["alike" if video == asdict(VideoNetConfig()) else "video"],
+            "LAYERS": ["alike" if video == asdict(VideoNetConfig()) or backbone == ["movq"] else "video"],
             "PATCHES": ["encoder", "decoder"] if video["haar"] > 1 else [],
         },
         maskgit.__name__: {"ADAPTIVE": ["frame" if VideoNetConfig(**video).apart else "clip"]},

@@ -25,7 +25,8 @@ class Tokenizer(Codec):
     """A Codec that also takes PIL pictures and is saved to and loaded from a folder.
 
     `transform` says how its training pictures, sounds or videos were prepared. It is applied to PIL pictures; tensors
-    are taken as they are. To a tokenizer of videos pictures (B, C, H, W) are clips of one frame.
+    are taken as they are. To a tokenizer of videos pictures (B, C, H, W) are clips of one frame; where it isn't
+    causal, of as many equal ones as its stride of time.
     """
 
     def __init__(self, config: ModelConfig, transform: Transform | None = None):
@@ -44,7 +45,10 @@ class Tokenizer(Codec):
         if isinstance(self.transform, SoundConfig):
             return stacked(pictures, "sounds")
         batch = as_batch(pictures, self.transform)
-        return batch.unsqueeze(2) if self.config.spatial_dims == 3 and batch.ndim == 4 else batch
+        if self.config.spatial_dims < 3 or batch.ndim != 4:
+            return batch
+        frames = 1 if self.config.first_alone else self.config.stride[0]
+        return batch.unsqueeze(2).expand(-1, -1, frames, -1, -1)
 
     @property
     def fingerprint(self) -> str:

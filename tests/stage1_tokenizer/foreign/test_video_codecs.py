@@ -1,0 +1,85 @@
+"""Converted tokenizers of videos beside their own code on random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import Emu3VQVAE, Emu3VQVAEConfig
+
+from launch.command.cli import UserError
+from stage1_tokenizer.convert import main
+from stage1_tokenizer.foreign import LAYOUTS
+from stage1_tokenizer.foreign.base import Source, renamed
+from stage1_tokenizer.publishing.convert import build
+from stage1_tokenizer.tokenizer.model import Tokenizer
+
+EMU3 = {"codebook_size": 64, "base_channels": 32, "channel_multiplier": [1, 2], "attn_resolutions": [1]}
+EMU3 |= {"hidden_size": 64, "num_res_blocks": 1, "temporal_downsample_factor": 2}
+
+
+@torch.no_grad()
+def emu3() -> Emu3VQVAE:
+    torch.manual_seed(0)
+    model = Emu3VQVAE(Emu3VQVAEConfig(**EMU3)).eval()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm3d):
+            nn.init.normal_(part.weight, 1, 0.2), nn.init.normal_(part.bias, 0, 0.2)
+            nn.init.normal_(part.running_mean, 0, 0.2), nn.init.uniform_(part.running_var, 0.5, 2)
+    return model
+
+
+@torch.no_grad()
+def test_emu3_gives_transformers_codes_and_frames(tmp_path: Path) -> None:
+    model = emu3()
+    model.save_pretrained(tmp_path / "theirs")
+    main([str(tmp_path / "theirs"), str(tmp_path / "ours"), "--from", "emu3", "--size", "32"])
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "ours")
+    assert tokenizer.transform is not None and tokenizer.transform.sizes == (16, 32, 32)
+    x_BCTHW = torch.rand(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    sizes = torch.tensor([[16, 16]] * 2)
+    codes = torch.stack(model.encode(x_BCTHW.transpose(1, 2), sizes).image_tokens)
+    assert torch.equal(tokenizer.encode(x_BCTHW), codes) and len(codes.unique()) > 8
+    frames = model.decode(codes).transpose(1, 2).clamp(-1, 1)
+    torch.testing.assert_close(tokenizer.decode(codes), frames, atol=1e-4, rtol=0)
+    of_pictures = torch.stack(model.encode(x_BCTHW[:, :, 0], sizes).image_tokens)
+    assert torch.equal(tokenizer.encode(x_BCTHW[:, :, 0])[:, 0], of_pictures)
+    torch.testing.assert_close(
+        tokenizer.decode(of_pictures[:, None])[:, :, 0], model.decode(of_pictures).clamp(-1, 1), atol=1e-4, rtol=0
+    )
+
+
+PUBLISHED = [
+    (r"_block\.(down|up)\.", r".\1."),
+    (r"coder\.(down|up)\.(down|up)\.", r"coder.\1."),
+    ("middle_block", "mid"),
+]
+PUBLISHED += [(r"attn_norms\.(\d)", r"attn.\1.norm"), ("attn_norm", "attn_1.norm"), (r"\.(q|k|v)_proj", r".\1")]
+PUBLISHED += [(r"\.out_proj", ".proj_out")]
+"""From transformers' names to those of the published code."""
+
+
+@torch.no_grad()
+def test_the_published_names_give_the_same() -> None:
+    state = emu3().state_dict()
+    theirs = renamed(state, PUBLISHED)
+    theirs = {name: x[..., None, None] if ".attn" in name and x.ndim == 2 else x for name, x in theirs.items()}
+    assert "decoder.up.1.attn.0.norm.conv_y.weight" in theirs and "encoder.mid.attn_1.q.weight" in theirs
+    one, two = (
+        build(LAYOUTS["emu3"].convert(Source("emu3", "peer", weights, {}, {}, {})), "peer").weights()
+        for weights in (state, theirs)
+    )
+    assert one.keys() == two.keys() and all(torch.equal(weight, two[name]) for name, weight in one.items())
+
+
+def test_what_is_not_supported_of_emu3() -> None:
+    model = emu3()
+    for changes, message in (
+        ({"num_attention_heads": 2}, "num_attention_heads=2"),
+        ({"double_latent": True}, "double"),
+    ):
+        source = Source("emu3", "peer", model.state_dict(), {}, {**EMU3, **changes}, {})
+        with pytest.raises(UserError, match=message):
+            build(LAYOUTS["emu3"].convert(source), "peer")
