@@ -1,13 +1,14 @@
 """The largest batch that fits on a device, found by trying."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 
 from stage1_tokenizer import Tokenizer
 
-ON_CPU = 64
-"""Batch size on CPUs, where memory isn't the limit."""
+ON_CPU, PIXELS_ON_CPU = 64, 64 * 256**2
+"""Batch size on CPUs, where memory isn't the limit, and of clips the most pixels in all of a batch's frames."""
 
 MOST = 4096
 """Larger batches bring no speed."""
@@ -30,7 +31,7 @@ def batch_size(tokenizer: Tokenizer, sizes: Sequence[int]) -> int:
     """Samples of these sizes to encode at once on the tokenizer's device: measured on GPUs, ON_CPU elsewhere."""
     device = next(tokenizer.parameters()).device
     if device.type != "cuda":
-        return ON_CPU
+        return min(ON_CPU, max(1, PIXELS_ON_CPU // math.prod(sizes))) if len(sizes) == 3 else ON_CPU
     assert tokenizer.transform is not None
     channels = tokenizer.transform.channels
 

@@ -28,9 +28,11 @@ from stage2_prior.encode import encode
 from stage2_prior.inpaint import inpaint
 from stage2_prior.measuring.attributes import Judge, word_of
 from stage2_prior.measuring.evaluation import evaluate
+from stage2_prior.priors.build import load_prior
 from stage2_prior.release import ReleaseConfig, release
 from stage2_prior.sample import sample
 from stage2_prior.train import train
+from stage2_prior.web.videos import VideoDemo, page
 from tests.stage2_prior.commands.test_train import settings
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.videos import (
@@ -178,8 +180,10 @@ def test_samples_and_predictions_are_held_to_their_texts(videos: Coded, run: str
         predictions=str(tmp_path / "on"),
         data=videos.pictures,
         held_out=videos.held_out,
+        reference=videos.held_out,
     )
     figures = evaluate(config)
+    assert figures["frechet_video_vgg16"] > 0 and figures["measured"]["measured_set"]["pictures"] == 8
     assert figures["real_size_accuracy"] == figures["real_way_accuracy"] == 1.0 and figures["real_samples"] == 8
     assert 0 <= figures["size_agreement"] <= 1 and set(figures["way_agreement_by_word"]) == {"left", "right"}
     assert figures["prediction"]["real_way_accuracy"] == 1.0 and figures["prediction"]["frames_kept"] == 3
@@ -216,3 +220,16 @@ def test_a_release_tells_of_videos(videos: Coded, run: str, tmp_path: Path) -> N
     out = release(ReleaseConfig(prior=run, out=str(tmp_path / "prior"), tokenizer=videos.tokenizer, licence="mit"))
     card = (out / "README.md").read_text()
     assert f"3×4×4 codes out of {CODES}" in card and "video-generation" in card and CLASSES
+
+
+def test_what_the_buttons_of_the_demo_do(videos: Coded, run: str, tmp_path: Path) -> None:
+    demo = VideoDemo(Tokenizer.from_pretrained(videos.tokenizer), load_prior(run))
+    file = tmp_path / "one.webp"
+    file.write_bytes(film(clip(1, 1, np.random.default_rng(3)), RATE))
+    given, back, told = demo.reconstruct(str(file))
+    assert Image.open(given).n_frames == Image.open(back).n_frames == FRAMES and Image.open(given).size == (192, 192)  # type: ignore[attr-defined]
+    assert "**48 codes**" in told and "of changes" in told
+    drawn = demo.sample(caption(0, 0), 2, 2.0, 1.0, 0, str(file), 3)
+    assert len(drawn) == 2 and all(Image.open(one).n_frames == FRAMES for one in drawn)  # type: ignore[attr-defined]
+    labels = {getattr(component, "label", None) for component in page(demo, "squares", str(file)).blocks.values()}
+    assert {"reconstruction", "samples", "frames that stay"} <= labels
