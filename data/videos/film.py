@@ -41,6 +41,7 @@ class Film(VideoFile):
             raise DamagedSampleError(f"can't be opened: {_why(error)}") from error
         try:
             self._stream = self._first_stream()
+            self._aspect = self._stream.sample_aspect_ratio
             self._colours = av.video.reformatter.VideoReformatter()
             check_pixels(self._stream.width, self._stream.height, max_pixels)
             self._list()
@@ -75,7 +76,7 @@ class Film(VideoFile):
         made_up = self._extension == "avi" and self._stream.codec_context.name in ("h264", "hevc")
         self._numbered = len(set(pts)) == len(shown) and not made_up
         """Whether times of presentation tell the frames; else they are counted from the first one on."""
-        keys = [i for i, one in enumerate(self._packets) if one.is_keyframe]
+        keys = [i for i, one in enumerate(self._packets) if one.is_keyframe and one.pts is not None]
         if self._numbered and keys:
             self._keys = np.array(keys)
             self._key_pts = np.array([self._packets[i].pts for i in keys], dtype=np.int64)
@@ -123,12 +124,14 @@ class Film(VideoFile):
         """Number and frame of all that is decoded from a packet on; of those before `wanted`, some may be missing."""
         context = self._stream.codec_context
         context.flush_buffers()
+        context.skip_frame = "DEFAULT"
         count = 0
         try:
+            skipping, start = False, int(self._pts[wanted]) if self._numbered else 0
             for packet in [*self._packets[first:], None]:
-                if self._numbered and packet is not None:
-                    early = packet.pts is not None and packet.pts < self._pts[wanted]
-                    context.skip_frame = "NONREF" if early else "DEFAULT"
+                early = self._numbered and packet is not None and packet.pts is not None and packet.pts < start
+                if early != skipping:
+                    skipping, context.skip_frame = early, "NONREF" if early else "DEFAULT"
                 for frame in context.decode(packet):
                     number = self._number.get(frame.pts, -1) if self._numbered else count
                     count += 1
@@ -140,8 +143,7 @@ class Film(VideoFile):
         """A frame in RGB or grey, upright and with square pixels."""
         check_pixels(frame.width, frame.height, self._max_pixels)
         self.hdr = _TRANSFERS.get(int(frame.color_trc), "")
-        shape = self._stream.sample_aspect_ratio
-        width = max(1, round(frame.width * shape)) if shape else frame.width
+        width = max(1, round(frame.width * self._aspect)) if self._aspect else frame.width
         check_pixels(width, frame.height, self._max_pixels)
         colours = "rgb24" if config.channels == 3 else "gray"
         try:
