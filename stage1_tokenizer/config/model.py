@@ -206,7 +206,7 @@ class ModelConfig:
     @property
     def first_alone(self) -> bool:
         """Whether the first frame has codes of its own, so that a clip has 1 + k·stride[0] frames."""
-        return self.spatial_dims == 3 and self.video.causal
+        return self.spatial_dims == 3 and self.video.first_alone
 
     def latent_size(self, sizes: Sequence[int]) -> tuple[int, ...] | None:
         """Latent positions along each axis of samples of these sizes; None if these don't fit the stride."""

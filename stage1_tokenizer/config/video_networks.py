@@ -15,6 +15,9 @@ class VideoNetConfig:
     by_frame: bool | None = None
     """Norms and attention are of each frame by itself, as they must be to be causal; false: of the whole clip. Null: as
     `causal`."""
+    front: bool = False
+    """For networks that aren't causal, as their norms are over the clip: convolutions see zeros before it and nothing
+    after it, and the first frame has codes of its own (Open-MAGVIT2)."""
     factorised: bool = False
     """Convolutions of blocks and of changes of resolution in two: 1×3×3, then 3×1×1."""
     time_strides: list[int] = field(default_factory=list)
@@ -36,8 +39,14 @@ class VideoNetConfig:
             check(at + name, values, all(value in (1, 2) for value in values), "a list of 1 and 2")
         check(at + "haar", self.haar, self.haar in (1, 2, 4), "1, 2 or 4")
         at_least(1, self, "block", prefix=at)
+        check(at + "front", self.front, not (self.front and self.causal), "false, as causal is true")
         fits = not (self.causal and self.by_frame is False)
         check(at + "by_frame", self.by_frame, fits, "true or null: norms over a clip look ahead, and causal is true")
+
+    @property
+    def first_alone(self) -> bool:
+        """Whether the first frame has codes of its own."""
+        return self.causal or self.front
 
     @property
     def apart(self) -> bool:

@@ -8,6 +8,7 @@ LAYOUTS: dict[str, Layout] = {
     "llamagen": Layout(taming.llamagen, "encoder.conv_blocks.0.res.0.conv1.weight"),
     "var": Layout(taming.var, "encoder.mid.attn_1.qkv.weight"),
     "simvq": Layout(magvit.simvq, "quantize.embedding_proj.weight"),
+    "open_magvit2_video": Layout(magvit.open_magvit2_video, "encoder.conv_in.conv_1.weight"),
     "open_magvit2": Layout(magvit.open_magvit2, "decoder.adaptive.0.gamma.weight"),
     "maskgit": Layout(magvit.maskgit, "decoder.up.1.upsample_conv.weight"),
     "emu3": Layout(emu3.emu3, "encoder.time_conv.0.conv.conv.weight"),

@@ -9,6 +9,7 @@ Legend: B batch, C channels (I in, O out), T frames, H W pixels, t h w latent gr
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from stage1_tokenizer.layers.norm import group_norm
 
 
 class TimeConv3d(nn.Conv3d):
-    """A convolution with zeros around height and width; in time causal, where the first frame is repeated before it.
+    """A convolution with zeros around height and width; in time causal, the first frame repeated before it, or `zeros`.
 
     Without `causal`, zeros are around time too, or with a stride behind it.
     """
@@ -34,13 +35,14 @@ class TimeConv3d(nn.Conv3d):
         stride: tuple[int, int] = (1, 1),
         *,
         causal: bool,
+        zeros: bool = False,
         padding: int = 1,
         bias: bool = True,
     ):
         """`sizes`: inputs, outputs; kernel and stride: in time, and in height and width, whose padding is `padding`."""
         widths, steps = (kernel[0], kernel[1], kernel[1]), (stride[0], stride[1], stride[1])
         super().__init__(*sizes, widths, stride=steps, padding=(0, padding, padding), bias=bias)
-        self.causal, self.beyond = causal, kernel[0] - stride[0]
+        self.causal, self.zeros, self.beyond = causal, zeros, kernel[0] - stride[0]
         self.past: dict[Any, Any] | None = None
 
     def forward(self, h_BITHW: Tensor) -> Tensor:
@@ -56,7 +58,8 @@ class TimeConv3d(nn.Conv3d):
             return h_BITHW
         before = None if self.past is None else self.past.get(self)
         if before is None:
-            before = h_BITHW[:, :, :1].expand(-1, -1, self.kernel_size[0] - 1, -1, -1)
+            first = h_BITHW[:, :, :1] * 0 if self.zeros else h_BITHW[:, :, :1]
+            before = first.expand(-1, -1, self.kernel_size[0] - 1, -1, -1)
         whole = torch.cat([before, h_BITHW], dim=2)
         if self.past is not None:
             self.past[self] = whole[:, :, whole.shape[2] - self.beyond :]
@@ -89,19 +92,22 @@ class FrameNorm(nn.GroupNorm):
 
 
 class Skipping(nn.Module):
-    """What doubles time, for causal networks: the first frame of a clip stays one, so a frame is dropped."""
+    """What multiplies time, for causal networks: the first frame of a clip stays one, so copies of it are dropped."""
 
     def __init__(self, *, causal: bool):
         super().__init__()
         self.causal = causal
         self.past: dict[Any, Any] | None = None
 
-    def dropped(self, h_BCTHW: Tensor, count: int) -> Tensor:
-        """Without the first `count` frames, if they are the beginning of a clip and the network is causal."""
+    def dropped(self, h_BCTHW: Tensor, count: int, kept: int = 0) -> Tensor:
+        """Without `count` frames after the first `kept`, if the clip begins here and the network is causal."""
         begins = self.causal and (self.past is None or self not in self.past)
         if self.past is not None:
             self.past[self] = True
-        return h_BCTHW[:, :, count:] if begins and count else h_BCTHW
+        if not (begins and count):
+            return h_BCTHW
+        rest = h_BCTHW[:, :, kept + count :]
+        return torch.cat([h_BCTHW[:, :, :kept], rest], dim=2) if kept else rest
 
 
 class VideoUpsample(Skipping):
@@ -115,7 +121,7 @@ class VideoUpsample(Skipping):
         """(B, C, T, H, W) to (B, C, factor·T, …); causal, the first frame gives one."""
         skipped = self.factors[0] - 1
         if self.how == "shuffle":
-            return self.dropped(depth_to_space(self.conv(h_BCTHW), self.factors), skipped)
+            return self.dropped(depth_to_space(self.conv(h_BCTHW), self.factors), skipped, kept=1)
         factors = [float(factor) for factor in self.factors]
         return self.conv(self.dropped(F.interpolate(h_BCTHW, scale_factor=factors, mode="nearest"), skipped))
 
@@ -201,7 +207,7 @@ class VideoLayers(Layers):
     def __init__(self, config: ModelConfig):
         super().__init__(3)
         self.video = config.video
-        self.causal, self.by_frame = config.video.causal, config.video.apart
+        self.causal, self.by_frame = config.video.first_alone, config.video.apart
         self.strides = list(zip(config.time_strides, config.space_strides, strict=True))
 
     def _wide(
@@ -216,12 +222,15 @@ class VideoLayers(Layers):
     ) -> nn.Module:
         """A convolution of width 3, and of width `time` in time; in two, where `split` (by default, factorised)."""
         split = self.video.factorised if split is None else split
+        conv = partial(TimeConv3d, causal=self.causal, zeros=self.video.front, bias=bias)
         if not split or time == 1:
-            return TimeConv3d(sizes, (time, 3), strides, causal=self.causal, padding=padding, bias=bias)
-        outputs = sizes[1]
-        space = TimeConv3d(sizes, (1, 3), (1, strides[1]), causal=self.causal, padding=padding, bias=bias)
-        along = TimeConv3d((outputs, outputs), (time, 1), (strides[0], 1), causal=self.causal, padding=0, bias=bias)
-        return FactorisedConv3d(space, along)
+            return conv(sizes, (time, 3), strides, padding=padding)
+        space = conv(sizes, (1, 3), (1, strides[1]), padding=padding)
+        return FactorisedConv3d(space, conv((sizes[1], sizes[1]), (time, 1), (strides[0], 1), padding=0))
+
+    def _width(self, stride: int) -> int:
+        """Of a kernel in time where resolution changes."""
+        return 3 if stride == 2 or self.video.front else 1
 
     def convolution(self, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> nn.Module:
         """A convolution of width 1 or 3 that keeps the size."""
@@ -243,7 +252,7 @@ class VideoLayers(Layers):
         if how == "pool":
             return VideoPool(strides, causal=self.causal)
         pad = how == "behind" and space == 2
-        conv = self._wide((channels, channels), 3 if time == 2 else 1, strides, padding=int(not pad))
+        conv = self._wide((channels, channels), self._width(time), strides, padding=int(not pad))
         return VideoDownsample(conv, pad=pad)
 
     def upsample(self, number: int, channels: int, how: Up) -> nn.Module:
@@ -252,7 +261,7 @@ class VideoLayers(Layers):
         if strides == (1, 1):
             return nn.Identity()
         outputs = channels * time * space**2 if how == "shuffle" else channels
-        conv = self._wide((channels, outputs), 3 if time == 2 else 1)
+        conv = self._wide((channels, outputs), self._width(time))
         return VideoUpsample(conv, strides, how, causal=self.causal)
 
 

@@ -23,8 +23,8 @@ LAYERS: dict[str, Callable[[ModelConfig], Layers]] = {
 """Layers by how they treat time; a table, so that releases for pictures don't carry those of videos."""
 
 PATCHES: dict[str, Callable[[ModelConfig], nn.Module]] = {
-    "encoder": lambda config: HaarPatches(config.video.haar, causal=config.video.causal),
-    "decoder": lambda config: HaarPixels(config.video.haar, causal=config.video.causal),
+    "encoder": lambda config: HaarPatches(config.video.haar, causal=config.video.first_alone),
+    "decoder": lambda config: HaarPixels(config.video.haar, causal=config.video.first_alone),
 }
 """Haar patches of videos; a table for the same reason."""
 

@@ -10,10 +10,13 @@ from torch import nn
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from launch.command.cli import UserError
+from stage1_tokenizer.config.model import ConvPlusConfig, ModelConfig, QuantizerConfig
+from stage1_tokenizer.config.video_networks import VideoNetConfig
 from stage1_tokenizer.convert import main
 from stage1_tokenizer.foreign import LAYOUTS
 from stage1_tokenizer.foreign.base import Source, renamed
 from stage1_tokenizer.publishing.convert import build
+from stage1_tokenizer.tokenizer.codec import Codec
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
 EMU3 = {"codebook_size": 64, "base_channels": 32, "channel_multiplier": [1, 2], "attn_resolutions": [1]}
@@ -72,6 +75,34 @@ def test_the_published_names_give_the_same() -> None:
         for weights in (state, theirs)
     )
     assert one.keys() == two.keys() and all(torch.equal(weight, two[name]) for name, weight in one.items())
+
+
+def test_open_magvit2_s_video_tokenizer() -> None:
+    """Names and settings; docs/convert.md says how near its own code is."""
+    network = {"channels": 8, "channel_multipliers": [1, 2, 2], "res_blocks": 1, "z_channels": 4}
+    network |= {"conv_plus": ConvPlusConfig(), "quant_conv_kernel": 0, "backbone": "conv_plus", "spatial_dims": 3}
+    quantizer = QuantizerConfig(kind="lfq", codebook_size=16, code_dim=4, entropy_temperature=0.01)
+    video = VideoNetConfig(front=True, time_strides=[1, 2])
+    torch.manual_seed(0)
+    ours = Codec(ModelConfig(**network, video=video, quantizer=quantizer)).eval()  # type: ignore[arg-type]
+    state = {name: weight for name, weight in ours.weights().items() if weight.ndim != 5}
+    state |= {name.replace(".weight", ".conv_1.weight"): w for name, w in ours.weights().items() if w.ndim == 5}
+    convs = [name.removesuffix("conv_1.weight") for name in state if name.endswith("conv_1.weight")]
+    state = {name.replace(".bias", ".conv_1.bias") if name[:-4] in convs else name: w for name, w in state.items()}
+    rules = [
+        (r"coder\.mid\.", "coder.mid_block."),
+        (r"downsample\.conv\.", "downsample."),
+        (r"upsample\.conv\.", "upsample.conv1."),
+    ]
+    tokenizer = build(
+        LAYOUTS["open_magvit2_video"].convert(Source("", "peer", renamed(state, rules), {}, {}, {})), "peer"
+    )
+    assert tokenizer.config == ours.config and not tokenizer.config.block, "not causal, so not streamed"
+    x_BCTHW = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    codes, bits = ours.encode(x_BCTHW), torch.arange(4)
+    swapped = ((codes[..., None] >> bits & 1) << (3 - bits)).sum(-1)  # their first channel is the lowest bit
+    assert len(codes.unique()) > 2 and torch.equal(tokenizer.encode(x_BCTHW), swapped)
+    torch.testing.assert_close(tokenizer.decode(swapped), ours.decode(codes))
 
 
 def test_what_is_not_supported_of_emu3() -> None:

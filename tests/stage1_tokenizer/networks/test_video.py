@@ -10,7 +10,7 @@ import torch
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.config.video_networks import VideoNetConfig
 from stage1_tokenizer.layers.norm import Norm
-from stage1_tokenizer.layers.video import FrameNorm, HaarPatches, TimeConv3d
+from stage1_tokenizer.layers.video import FrameNorm, HaarPatches, TimeConv3d, VideoUpsample
 from stage1_tokenizer.tokenizer.tiling import TiledTokenizer
 from tests.stage1_tokenizer.small_videos import CAUSAL, NETWORK, clips, tokenizer_of
 
@@ -90,6 +90,19 @@ def test_convolutions_see_the_first_frame_before_the_clip() -> None:
     expected = torch.nn.functional.conv3d(x[:, :, frames], conv.weight, conv.bias, (2, 1, 1), (0, 1, 1))
     assert got.shape == (1, 3, 3, 4, 4)
     torch.testing.assert_close(got, expected)
+    zeros = TimeConv3d((2, 3), (3, 3), causal=True, zeros=True).double()
+    padded = torch.nn.functional.pad(x, (0, 0, 0, 0, 2, 0))
+    expected = torch.nn.functional.conv3d(padded, zeros.weight, zeros.bias, 1, (0, 1, 1))
+    torch.testing.assert_close(zeros(x), expected)
+
+
+def test_the_first_frame_stays_one_where_time_is_doubled() -> None:
+    """Of its two frames by depth to space the first remains."""
+    up = VideoUpsample(torch.nn.Identity(), (2, 1), "shuffle", causal=True)
+    h = torch.arange(12.0).view(1, 4, 3, 1, 1)  # channels: 2 of the first frame, 2 of the second
+    assert up(h)[0, :, :, 0, 0].tolist() == [[0, 1, 7, 2, 8], [3, 4, 10, 5, 11]]
+    near = VideoUpsample(torch.nn.Identity(), (2, 1), "nearest", causal=True)
+    assert near(h)[0, 0, :, 0, 0].tolist() == [0, 1, 1, 2, 2]
 
 
 def test_haar_patches_are_means_and_differences_and_go_back() -> None:
