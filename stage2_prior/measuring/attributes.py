@@ -60,7 +60,7 @@ def real_clips(index: ShardIndex, transform: Any, limit: int, batch_size: int) -
     return captions, np.concatenate([VIDEOS.values(batch) for batch in batches])
 
 
-class Judge:
+class Classifiers:
     """Classifiers of all attributes of a set, fitted to its real clips from frame `first` on."""
 
     def __init__(self, attributes: Attributes, captions: Sequence[str], x_BCTHW: np.ndarray, first: int = 0):
@@ -142,11 +142,11 @@ def attribute_agreement(
             continue
         texts, drawn_BCTHW, described = drawn_clips(folder, prior)
         kept = int(described.get("frames_kept", 0))
-        judge = Judge(attributes, captions, x_BCTHW, max(kept - 1, 0))
-        figures = judge.figures(texts, drawn_BCTHW) | {"samples": len(texts)}
+        classifiers = Classifiers(attributes, captions, x_BCTHW, max(kept - 1, 0))
+        figures = classifiers.figures(texts, drawn_BCTHW) | {"samples": len(texts)}
         if not any(key.endswith("_agreement") for key in figures):
             raise UserError(f"samples={folder} have no texts with words of {', '.join(attributes)}: leave out data")
         if others is not None:
-            figures |= judge.figures(*others, real=True) | {"real_samples": len(others[0])}
+            figures |= classifiers.figures(*others, real=True) | {"real_samples": len(others[0])}
         results |= {name: figures | {"frames_kept": kept}} if name else figures
     return results

@@ -4,6 +4,7 @@ Shapes: B samples, C channels, T frames, H W pixels.
 """
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from stage2_prior.codes.axes import kept_codes
 from stage2_prior.codes.kinds import sample_kind
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.base import Prior
-from stage2_prior.sampling.conditions import Classes, Prompts
+from stage2_prior.sampling.conditions import Classes, Prompts, Subjects
 from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.sampling.writing import decode_samples
 from stage2_prior.web.page import NONE
@@ -30,6 +31,22 @@ SAMPLES = 8
 """Clips that are sampled at once, at most."""
 LARGE = 192
 """Pixels that clips are enlarged to, about."""
+
+
+class Begun(Subjects):
+    """Other subjects, whose samples all begin with the same codes."""
+
+    def __init__(self, others: Subjects, given_1N: torch.Tensor):
+        super().__init__(others.prior, others.labels, list(others.names.values()), list(others.folders.values()))
+        self.others, self.given_1N = others, given_1N
+
+    def tokens(self, labels: Sequence[int]) -> torch.Tensor:
+        """The others'."""
+        return self.others.tokens(labels)
+
+    def given(self, labels: Sequence[int]) -> torch.Tensor:
+        """The codes that stay, given_BN."""
+        return self.given_1N.expand(len(labels), -1)
 
 
 class VideoDemo:
@@ -78,10 +95,11 @@ class VideoDemo:
         assert self.prior is not None
         drawing = Drawing(guidance=guidance, temperature=temperature)
         text = bool(self.prior.condition.prefix)
-        subjects = Prompts(self.prior, [of]) if text else Classes(self.prior, [of] if of != NONE else ["none"])
+        subjects: Subjects = (
+            Prompts(self.prior, [of]) if text else Classes(self.prior, [of] if of != NONE else ["none"])
+        )
         if first is not None:
-            given_N = self._given(first, int(frames))
-            subjects.given = lambda labels: given_N.expand(len(labels), -1)  # type: ignore[method-assign]
+            subjects = Begun(subjects, self._given(first, int(frames)))
         wanted = [Picture(subjects.labels[0], number) for number in range(int(count))]
         codes = sample_codes(self.prior, wanted, int(seed), drawing, subjects)
         return [self.shown(video) for video in decode_samples(self.tokenizer, codes, 8)]

@@ -26,7 +26,7 @@ from stage2_prior.config.model import PriorModelConfig, TextConfig
 from stage2_prior.config.sampling import InpaintConfig, SampleConfig
 from stage2_prior.encode import encode
 from stage2_prior.inpaint import inpaint
-from stage2_prior.measuring.attributes import Judge, word_of
+from stage2_prior.measuring.attributes import Classifiers, word_of
 from stage2_prior.measuring.evaluation import evaluate
 from stage2_prior.priors.build import load_prior
 from stage2_prior.release import ReleaseConfig, release
@@ -190,16 +190,18 @@ def test_samples_and_predictions_are_held_to_their_texts(videos: Coded, run: str
     assert figures["prediction"]["samples"] == 2 and figures["samples"] == 8
 
 
-def test_a_judge_knows_shape_and_way_and_asks_every_frame() -> None:
+def test_classifiers_know_shape_and_way_and_ask_every_frame() -> None:
     random = np.random.default_rng(0)
     kinds = [(label, way) for label in (0, 1) for way in (0, 1)] * 6
-    judge = Judge(ATTRIBUTES, [caption(*kind) for kind in kinds], np.stack([clip(*kind, random) for kind in kinds]))
+    classifiers = Classifiers(
+        ATTRIBUTES, [caption(*kind) for kind in kinds], np.stack([clip(*kind, random) for kind in kinds])
+    )
     x_BCTHW = np.stack([clip(0, 0, random), clip(1, 1, random), clip(1, 0, random)])
     said = [caption(0, 0), caption(1, 1), caption(1, 1)]
-    figures = judge.figures(said, x_BCTHW)
+    figures = classifiers.figures(said, x_BCTHW)
     assert figures["size_agreement"] == 1.0 and figures["way_agreement"] == pytest.approx(2 / 3)
     x_BCTHW[1, :, 2] = x_BCTHW[0, :, 2]
-    assert judge.figures(said, x_BCTHW)["size_agreement"] == pytest.approx(2 / 3), "one wrong frame is enough"
+    assert classifiers.figures(said, x_BCTHW)["size_agreement"] == pytest.approx(2 / 3), "one wrong frame is enough"
     assert (
         word_of("It goes up and left", ["up", "up and left", "left"]) == 1
         and word_of("left, right", ["left", "right"]) < 0
