@@ -5,6 +5,7 @@ Shapes: N frames of a file, H W pixels, C channels.
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -44,15 +45,11 @@ class Animation(VideoFile):
     """An animated WebP or GIF; a still picture of these formats has one frame."""
 
     def __init__(self, data: bytes | memoryview, extension: str, max_pixels: int):
-        self._data, self._extension = data, extension
-        try:
+        self._data, self._extension, self._max_pixels = data, extension, max_pixels
+        with _told("can't be opened"):
             self._image = opened(data)
             check_pixels(*self._image.size, max_pixels)
             self.frames = getattr(self._image, "n_frames", 1)
-        except DamagedSampleError:
-            raise
-        except Exception as error:  # PIL raises all kinds of exceptions on damaged input
-            raise DamagedSampleError(f"can't be opened: {reason(error)}"[:200]) from error
 
     @property
     def times(self) -> np.ndarray:
@@ -61,30 +58,39 @@ class Animation(VideoFile):
         return np.concatenate([[0.0], np.cumsum([one or _SHOWN for one in seconds or [0.0]])])
 
     def _gif_seconds(self) -> list[float]:
-        try:
-            found = []
-            for number in range(self.frames):
-                self._image.seek(number)
-                found.append(self._image.info.get("duration", 0) / 1000)
-            return found
-        except Exception as error:  # see above
-            raise DamagedSampleError(f"can't be decoded: {reason(error)}"[:200]) from error
+        found = []
+        for number in range(self.frames):
+            self._seek(number)
+            found.append(self._image.info.get("duration", 0) / 1000)
+        return found
+
+    def _seek(self, number: int) -> None:
+        with _told(f"frame {number} can't be decoded"):
+            self._image.seek(number)
+            check_pixels(*self._image.size, self._max_pixels)  # a GIF's frames may be larger than itself
 
     def read(self, numbers: Sequence[int], config: FrameConfig) -> Iterator[np.ndarray]:
         """See VideoFile."""
         for number in numbers:
-            try:
-                self._image.seek(number)
+            self._seek(number)
+            with _told(f"frame {number} can't be decoded"):
                 pixels_HWC = pixels_of(self._image, config)
-            except DamagedSampleError:
-                raise
-            except Exception as error:  # see above
-                raise DamagedSampleError(f"frame {number} can't be decoded: {reason(error)}"[:200]) from error
             yield pixels_HWC
 
     def close(self) -> None:
         """See VideoFile."""
         self._image.close()
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turns what PIL raises on damaged input, which is all kinds of exceptions, into a DamagedSampleError."""
+    try:
+        yield
+    except DamagedSampleError:
+        raise
+    except Exception as error:
+        raise DamagedSampleError(f"{what}: {reason(error)}"[:200]) from error
 
 
 def webp_seconds(data: bytes | memoryview) -> list[float]:
