@@ -133,7 +133,8 @@ class ModelConfig:
         """Heads share the latents' channels; without bridge convolutions these are those of the quantizer."""
         even, step = 2 * self.seanet.heads if self.seanet.layers else 1, math.lcm(*self.quantizer.strides)
         check("model.z_channels", self.z_channels, self.z_channels % even == 0, f"a multiple of {even}, for its heads")
-        check("model.seanet.block", self.block, self.block % step == 0, f"a multiple of {step}, of quantizer.strides")
+        fits = self.spatial_dims == 3 or self.block % step == 0
+        check("model.seanet.block", self.block, fits, f"a multiple of {step}, of quantizer.strides")
         meets = self.backbone != "seanet_vocos" or self.vocos.hop == self.seanet.hop
         check("model.vocos.hop", self.vocos.hop, meets, f"{self.seanet.hop}, the product of model.seanet.strides")
         quantizer, z_channels = self.quantizer, self.z_channels

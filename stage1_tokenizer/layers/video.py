@@ -150,7 +150,8 @@ class VideoPool(nn.Module):
         time, space = self.strides
         if self.causal:  # an odd number of frames has the first one of the clip
             h_BCTHW, time = h_BCTHW[:, :, (h_BCTHW.shape[2] + 1) % time :: time], 1
-        return F.avg_pool3d(h_BCTHW, (time, space, space))
+        pooled = F.avg_pool2d(h_BCTHW.flatten(1, 2), space).unflatten(1, h_BCTHW.shape[1:3])
+        return pooled if time == 1 else pooled.unflatten(2, (-1, time)).mean(3)
 
 
 class HaarPatches(Skipping):

@@ -137,10 +137,13 @@ class Decoder(PictureDecoder):
         for conv in self.up:
             h = F.silu(conv(h.repeat_interleave(2, dim=2)))
         h_NDhw, guide_NDhw = (frames_of(part) for part in h.chunk(2))
-        for part in self.frames.modules():
-            if isinstance(part, GuidedNorm):
-                part.guide = guide_NDhw
-        return clips_of(self.frames.features(h_NDhw), h.shape[2])
+        norms = [part for part in self.frames.modules() if isinstance(part, GuidedNorm)]
+        for norm in norms:
+            norm.guide = guide_NDhw
+        features = clips_of(self.frames.features(h_NDhw), h.shape[2])
+        for norm in norms if not torch.is_grad_enabled() else []:  # else recomputed activations need it
+            norm.guide = None
+        return features
 
 
 def of_frames(config: ModelConfig) -> ModelConfig:

@@ -10,12 +10,19 @@ import torch
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.config.video_networks import VideoNetConfig
 from stage1_tokenizer.layers.norm import Norm
+from stage1_tokenizer.layers.recompute import recompute_activations
 from stage1_tokenizer.layers.video import FrameNorm, HaarPatches, TimeConv3d, VideoUpsample
+from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.tokenizer.streaming import Stream
 from stage1_tokenizer.tokenizer.tiling import TiledTokenizer
+from tests.stage1_tokenizer.quantizers.test_kinds import EVERY
 from tests.stage1_tokenizer.small_videos import CAUSAL, NETWORK, clips, tokenizer_of
 
 KEPT = 3
 """Frames of codes before what changes."""
+
+MOVQ = {**NETWORK, "z_channels": 4, "quant_conv_kernel": 0}
+"""Of backbone=movq, whose latents are the codebook's."""
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -136,3 +143,43 @@ def test_more_that_does_not_fit_is_refused() -> None:
             VideoNetConfig(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="tiles are not supported"):
         TiledTokenizer(tokenizer_of(CAUSAL["conv"]), 16, 8)
+
+
+@pytest.mark.parametrize("name", [*CAUSAL, "movq", "front"])
+def test_half_precision_and_recomputed_activations(name: str) -> None:
+    movq = ModelConfig(backbone="movq", video=VideoNetConfig(time_strides=[1, 2]), **MOVQ)  # type: ignore[arg-type]
+    front = replace(CAUSAL["magvit2"], video=VideoNetConfig(front=True, time_strides=[1, 2]))
+    config = {**CAUSAL, "movq": movq, "front": front}[name]
+    tokenizer, half, x = tokenizer_of(config), tokenizer_of(config).bfloat16(), clips(config, codes=3)
+    (y, codes), (rough, others) = tokenizer.reconstruct(x), half.reconstruct(x)
+    assert rough.dtype is torch.bfloat16 and (rough.float() - y).abs().mean() < 0.05
+    assert codes is not None and others is not None and (codes == others).float().mean() > 0.9
+    gradients = []
+    for recompute in (False, True):
+        tokenizer.zero_grad()
+        if recompute:
+            recompute_activations(tokenizer)
+        result = tokenizer.train()(x)
+        (result.x_BCHW.square().mean() + sum(result.losses.values())).backward()
+        gradients.append([weight.grad for weight in tokenizer.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        assert one is not None and two is not None and torch.equal(one, two)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind != "multiscale"])
+def test_every_quantizer_keeps_the_order_of_time(kind: str) -> None:
+    """Its codes of the beginning are those of a shorter clip, and clips in parts have those of the whole."""
+    if EVERY[kind].strides:
+        with pytest.raises(ValueError, match=r"quantizer.strides=.* is for sounds"):
+            replace(CAUSAL["conv"], quantizer=EVERY[kind])
+    config = replace(CAUSAL["conv"], quantizer=replace(EVERY[kind], strides=[]))
+    torch.manual_seed(0)
+    tokenizer, x = Tokenizer(config).eval(), clips(config)
+    codes = tokenizer.encode(x)
+    assert codes.shape[1:] == tokenizer.codes_shape(x.shape[2:]) and codes.shape[-3:] == (5, 4, 4)
+    assert torch.equal(tokenizer.encode(x[:, :, :5]), codes[..., :3, :, :])
+    stream = Stream(tokenizer)
+    parts = [stream.encode(x[:, :, :2]), stream.encode(x[:, :, 2:], last=True)]
+    assert torch.equal(torch.cat(parts, -3), codes)
+    frames = torch.cat([stream.decode(codes[..., :1, :, :]), stream.decode(codes[..., 1:, :, :], last=True)], 2)
+    assert torch.equal(frames, tokenizer.decode(codes))
