@@ -1,7 +1,6 @@
 """Settings of a tokenizer's networks."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -164,6 +163,10 @@ class ModelConfig:
                 f"model.backbone=movq has model.video.time_strides, but not the rest of model.video={self.video}; and "
                 f"it needs quant_conv_kernel=0, double_z=false: leave the others out"
             )
+        if self.video.layers == "cosmos" and self.backbone != "conv":
+            raise ValueError(
+                f"model.video.layers=cosmos needs model.backbone=conv, not {self.backbone}: change one of them"
+            )
         if self.spatial_dims == 3 and any(step > 1 for step in self.quantizer.strides):
             raise ValueError(f"model.quantizer.strides={list(self.quantizer.strides)} is for sounds: leave it out")
 
@@ -209,13 +212,10 @@ class ModelConfig:
         """Whether the first frame has codes of its own, so that a clip has 1 + k·stride[0] frames."""
         return self.spatial_dims == 3 and self.video.first_alone
 
-    def latent_size(self, sizes: Sequence[int]) -> tuple[int, ...] | None:
-        """Latent positions along each axis of samples of these sizes; None if these don't fit the stride."""
-        alone = [int(self.first_alone and axis == 0) for axis in range(len(sizes))]
-        parts = list(zip(sizes, self.stride, alone, strict=True))
-        if any(size < 1 or (size - first) % step for size, step, first in parts):
-            return None
-        return tuple(first + (size - first) // step for size, step, first in parts)
+    def fitted(self, axis: int, size: int) -> int:
+        """The size that fits the stride along an axis: this one or the next smaller one, or else the smallest."""
+        first, step = int(self.first_alone and axis == 0), self.stride[axis]
+        return first + max((size - first) // step, 1 - first) * step
 
     @property
     def stride(self) -> tuple[int, ...]:

@@ -167,16 +167,12 @@ class TokenizerTrainConfig:
         assert isinstance(clip, VideoConfig)
         if model.spatial_dims != 3:
             raise ValueError(f"model.spatial_dims={model.spatial_dims} is not for videos: set it to 3")
-        for name, sizes, value in (
-            ("frames", (clip.frames, *model.stride[1:]), clip.frames),
-            ("size", (model.first_alone + model.stride[0] * (not model.first_alone), clip.size, clip.size), clip.size),
-        ):
-            if model.latent_size(sizes) is None:
-                step, one = model.stride[name == "size"], int(model.first_alone and name == "frames")
-                good = one + max((value - one) // step, 1 - one) * step
+        for axis, name in enumerate(("frames", "size")):
+            value, step = clip.sizes[axis], model.stride[axis]
+            if value != (good := model.fitted(axis, value)):
                 raise ValueError(
-                    f"data.transform.{name}={value} is not {'1 + ' * one}a multiple of {step}, the model's stride: set "
-                    f"it to {good}"
+                    f"data.transform.{name}={value} is not {'1 + ' * (good % step)}a multiple of {step}, the model's "
+                    f"stride: set it to {good}"
                 )
         if model.in_channels != clip.channels:
             raise ValueError(
@@ -185,10 +181,11 @@ class TokenizerTrainConfig:
             )
         for adversarial in self.loss.adversaries.values():
             adversarial.check_samples(model.in_channels, model.spatial_dims, clip.size)
-            if adversarial.adaptive and model.video.haar > 1:
+            odd = "haar" if model.video.haar > 1 else "layers"
+            if adversarial.adaptive and (model.video.haar > 1 or model.video.layers == "cosmos"):
                 raise ValueError(
-                    f"loss.adversarial.adaptive=true needs a decoder that ends with a convolution, which it doesn't "
-                    f"with model.video.haar={model.video.haar}: set it to false"
+                    f"loss.adversarial.adaptive=true needs a decoder that ends with one convolution, which it doesn't "
+                    f"with model.video.{odd}={getattr(model.video, odd)}: set it to false"
                 )
 
     def _check_method(self) -> None:

@@ -1,6 +1,7 @@
 """Settings of the networks along time (model.video), for backbones conv and conv_plus with spatial_dims=3."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from launch.command.checks import at_least, check
 
@@ -25,6 +26,9 @@ class VideoNetConfig:
     none: 2 in all."""
     space_strides: list[int] = field(default_factory=list)
     """As time_strides, of height and width."""
+    layers: Literal["vqgan", "cosmos"] = "vqgan"
+    """cosmos (Cosmos tokenizers), with causal and backbone=conv: always factorised; norms over all channels of a frame;
+    resolution changes by a convolution beside a mean or copies; attention along time, too, to all frames before."""
     haar: int = 1
     """Side of the blocks that a Haar wavelet transform turns into channels before the networks and back after them, in
     time too: 1 (none), 2 or 4 (Cosmos). With causal, the first frame is repeated to fill its block."""
@@ -39,9 +43,15 @@ class VideoNetConfig:
             check(at + name, values, all(value in (1, 2) for value in values), "a list of 1 and 2")
         check(at + "haar", self.haar, self.haar in (1, 2, 4), "1, 2 or 4")
         at_least(1, self, "block", prefix=at)
+        check(at + "causal", self.causal, self.causal or self.layers == "vqgan", "true, as layers=cosmos are")
         check(at + "front", self.front, not (self.front and self.causal), "false, as causal is true")
         fits = not (self.causal and self.by_frame is False)
         check(at + "by_frame", self.by_frame, fits, "true or null: norms over a clip look ahead, and causal is true")
+
+    @property
+    def kind(self) -> str:
+        """The layers that networks are made of (stage1_tokenizer.networks.along_time)."""
+        return "alike" if self == VideoNetConfig() else "video" if self.layers == "vqgan" else self.layers
 
     @property
     def first_alone(self) -> bool:
@@ -52,3 +62,18 @@ class VideoNetConfig:
     def apart(self) -> bool:
         """Whether norms and attention are of each frame by itself."""
         return self.causal if self.by_frame is None else self.by_frame
+
+
+def decoder_strides(strides: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(time, space) of each change of resolution of Cosmos' decoders, from those of the encoder.
+
+    From the latents on: the first change is not of time; pixels go before where they are doubled more often.
+    """
+    times, spaces = (sum(one == 2 for one in each) for each in zip(*strides, strict=True))
+    found = []
+    for place in range(len(strides)):
+        time = 0 < place < times + 1
+        space = time or (place < spaces and spaces > times)
+        found.append((1 + time, 1 + space))
+    made = [sum(one == 2 for one in each) for each in zip(*found, strict=True)]
+    return list(reversed(found)) if made == [times, spaces] else strides

@@ -1,6 +1,6 @@
 """Published tokenizers' checkpoints in our names and settings. To add a layout: its file and an entry here."""
 
-from stage1_tokenizer.foreign import dac, diffusers_vq, emu3, encodec, magvit, taming, wavtokenizer
+from stage1_tokenizer.foreign import cosmos, dac, diffusers_vq, emu3, encodec, magvit, taming, wavtokenizer
 from stage1_tokenizer.foreign.base import Layout
 
 LAYOUTS: dict[str, Layout] = {
@@ -17,6 +17,7 @@ LAYOUTS: dict[str, Layout] = {
     "dac": Layout(dac.dac, "quantizer.quantizers.0.codebook.weight"),
     "encodec": Layout(encodec.encodec, "quantizer.layers.0.codebook.embed"),
     "mimi": Layout(encodec.mimi, "quantizer.semantic_residual_vector_quantizer.input_proj.weight"),
+    "cosmos": Layout(cosmos.cosmos, "encoder.conv_in.0.conv3d.weight"),
     "wavtokenizer": Layout(wavtokenizer.wavtokenizer, "backbone.pos_net.0.norm1.weight"),
 }
 """Every layout by the name of its project, in the order in which they are recognised."""

@@ -30,7 +30,7 @@ SUFFIXES = (".safetensors", *PICKLES)
 BOOKKEEPING = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "numpy.", "typing.", "pathlib.")
 """Packages whose objects in a checkpoint are settings and counters; they are not read."""
 BOOKKEEPING_NAMES = ("argparse.Namespace", "collections.defaultdict", "_codecs.encode", "builtins.int", "builtins.list")
-PREFIXES = ("first_stage_model.", "vqgan.", "vae.")
+PREFIXES = ("first_stage_model.", "vqgan.", "vae.", "network.")
 """Prefixes that larger models put before a tokenizer's names."""
 
 BLOCKS = ("quantizer", "video", "seanet", "vocos")

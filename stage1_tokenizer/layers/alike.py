@@ -41,6 +41,10 @@ class Layers:
         """A group normalization."""
         return Norm(channels, swish=swish)
 
+    def attention(self, block: nn.Module, channels: int) -> nn.Module:
+        """What follows a residual block where there is attention: `block`, which is attention, and more."""
+        return block
+
     def downsample(self, number: int, channels: int, how: Down) -> nn.Module:
         """What halves the resolution after level `number`."""
         return Downsample(self.dims, channels, how)

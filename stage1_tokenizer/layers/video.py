@@ -81,8 +81,8 @@ class FactorisedConv3d(nn.Module):
 class FrameNorm(nn.GroupNorm):
     """`layers.norm.Norm` of each frame by itself, so that no frame depends on later ones."""
 
-    def __init__(self, channels: int, *, swish: bool = True):
-        super().__init__(norm_groups(channels), channels, eps=1e-6)
+    def __init__(self, channels: int, *, swish: bool = True, groups: int | None = None):
+        super().__init__(groups or norm_groups(channels), channels, eps=1e-6)
         self.swish = swish
 
     def forward(self, h_BCTHW: Tensor) -> Tensor:

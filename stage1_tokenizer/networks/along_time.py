@@ -11,14 +11,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import ModelConfig
-from stage1_tokenizer.config.video_networks import VideoNetConfig
 from stage1_tokenizer.layers.alike import Layers
+from stage1_tokenizer.layers.cosmos import CosmosLayers
 from stage1_tokenizer.layers.video import HaarPatches, HaarPixels, VideoLayers
 from stage1_tokenizer.networks.base import PictureDecoder, refuse_odd_sizes
 
 LAYERS: dict[str, Callable[[ModelConfig], Layers]] = {
     "alike": lambda config: Layers(config.spatial_dims),
     "video": VideoLayers,
+    "cosmos": CosmosLayers,
 }
 """Layers by how they treat time; a table, so that releases for pictures don't carry those of videos."""
 
@@ -29,14 +30,14 @@ PATCHES: dict[str, Callable[[ModelConfig], nn.Module]] = {
 """Haar patches of videos; a table for the same reason."""
 
 
-def kind_of_layers(config: ModelConfig) -> str:
-    """The entry of LAYERS."""
-    return "alike" if config.video == VideoNetConfig() else "video"
-
-
 def layers_of(config: ModelConfig) -> Layers:
     """The layers that a configuration asks for."""
-    return LAYERS[kind_of_layers(config)](config)
+    return LAYERS[config.video.kind](config)
+
+
+def patched(config: ModelConfig) -> int:
+    """Channels of the networks' input and output, pixels or patches of them."""
+    return config.in_channels * config.video.haar**3
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -44,12 +45,8 @@ class ConvolutionalEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.alone, self.stride, self.side = int(config.first_alone), config.stride, config.video.haar
-        self.patches = PATCHES["encoder"](config) if self.side > 1 else None
-
-    def patched(self, channels: int) -> int:
-        """Channels of the patches."""
-        return channels * self.side**3
+        self.alone, self.stride = int(config.first_alone), config.stride
+        self.patches = PATCHES["encoder"](config) if config.video.haar > 1 else None
 
     def entering(self, x_BCHW: Tensor) -> Tensor:
         """What enters the first convolution. ValueError for odd sizes, save of time if causal."""
@@ -62,12 +59,7 @@ class ConvolutionalDecoder(PictureDecoder):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.side = config.video.haar
-        self.pixels = PATCHES["decoder"](config) if self.side > 1 else None
-
-    def patched(self, channels: int) -> int:
-        """Channels of the patches."""
-        return channels * self.side**3
+        self.pixels = PATCHES["decoder"](config) if config.video.haar > 1 else None
 
     @property
     def last_layer(self) -> Any:

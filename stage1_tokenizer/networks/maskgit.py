@@ -27,7 +27,7 @@ from stage1_tokenizer.layers.norm import group_norm
 from stage1_tokenizer.layers.precision import as_weights_of, at_least_float32
 from stage1_tokenizer.layers.recompute import Recomputable
 from stage1_tokenizer.layers.video import clips_of, frames_of
-from stage1_tokenizer.networks.along_time import ConvolutionalDecoder, ConvolutionalEncoder, layers_of
+from stage1_tokenizer.networks.along_time import ConvolutionalDecoder, ConvolutionalEncoder, layers_of, patched
 
 
 class Block(Recomputable):
@@ -137,7 +137,7 @@ class Encoder(ConvolutionalEncoder):
         super().__init__(config)
         layers, widths = layers_of(config), config.widths
         how: Down = "around" if config.conv_plus.downsample == "conv" else "pool"
-        self.conv_in = layers.outermost(self.patched(config.in_channels), config.channels, bias=False)
+        self.conv_in = layers.outermost(patched(config), config.channels, bias=False)
         self.down = nn.ModuleList()
         for number, (inputs, outputs) in enumerate(zip([config.channels, *widths], widths, strict=False)):
             level, lowest = Level(config, inputs, outputs), number == len(widths) - 1
@@ -173,7 +173,7 @@ class Decoder(ConvolutionalDecoder):
             if config.conv_plus.adaptive_norm:
                 self.adaptive.append(norm(config, inputs, number))
         self.norm_out = layers.norm(widths[0])
-        self.conv_out = layers.outermost(widths[0], self.patched(config.in_channels))
+        self.conv_out = layers.outermost(widths[0], patched(config))
 
     def features(self, z_BDhw: Tensor) -> Tensor:
         """(B, z_channels, h, w) to the input of the last layer, (B, channels, H, W)."""

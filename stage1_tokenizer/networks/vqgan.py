@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stage1_tokenizer.config.model import ModelConfig, attention_levels
 from stage1_tokenizer.layers.alike import Layers
 from stage1_tokenizer.layers.recompute import Recomputable
-from stage1_tokenizer.networks.along_time import ConvolutionalDecoder, ConvolutionalEncoder, layers_of
+from stage1_tokenizer.networks.along_time import ConvolutionalDecoder, ConvolutionalEncoder, layers_of, patched
 
 
 class ResnetBlock(Recomputable):
@@ -76,7 +76,8 @@ class Level(nn.Module):
         (inputs, outputs), attends = widths, number in attention_levels(config)
         pairs = itertools.pairwise([inputs, *[outputs] * blocks])
         self.block = nn.ModuleList(ResnetBlock(layers, *pair, config.dropout) for pair in pairs)
-        self.attn = nn.ModuleList(AttentionBlock(layers, outputs) for _ in range(blocks * attends))
+        attention = (layers.attention(AttentionBlock(layers, outputs), outputs) for _ in range(blocks * attends))
+        self.attn = nn.ModuleList(attention)
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """Through the blocks, resolution unchanged."""
@@ -94,7 +95,7 @@ class Middle(nn.Module):
         super().__init__()
         attends = config.attention and config.attention_middle
         self.block_1 = ResnetBlock(layers, channels, channels, config.dropout)
-        self.attn_1 = AttentionBlock(layers, channels) if attends else nn.Identity()
+        self.attn_1 = layers.attention(AttentionBlock(layers, channels), channels) if attends else nn.Identity()
         self.block_2 = ResnetBlock(layers, channels, channels, config.dropout)
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ class Encoder(ConvolutionalEncoder):
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         layers, widths = layers_of(config), config.widths
-        self.conv_in = layers.outermost(self.patched(config.in_channels), config.channels)
+        self.conv_in = layers.outermost(patched(config), config.channels)
         self.down = nn.ModuleList()
         for number, pair in enumerate(zip([config.channels, *widths], widths, strict=False)):
             level, lowest = Level(config, layers, number, pair, config.res_blocks), number == len(widths) - 1
@@ -140,7 +141,7 @@ class Decoder(ConvolutionalDecoder):
             level.upsample = layers.upsample(number - 1, outputs, "nearest") if number else nn.Identity()
             self.up.append(level)
         self.norm_out = layers.norm(widths[0])
-        self.conv_out = layers.outermost(widths[0], self.patched(config.in_channels))
+        self.conv_out = layers.outermost(widths[0], patched(config))
 
     def features(self, z_BDhw: Tensor) -> Tensor:
         """(B, z_channels, h, w) to the input of the last layer, (B, channels, H, W)."""

@@ -84,7 +84,7 @@ def write_card(
     if isinstance(transform, VideoConfig):
         shown = sorted((path.parent / VIDEOS).glob("*.webp"))
         known |= {"videos": [f"{VIDEOS}/{file.name}" for file in shown]}
-        known |= {"bits_per_second": metrics.get("bits_per_second"), "causal": tokenizer.config.first_alone}
+        known |= {"bits_per_second": metrics.get("bits_per_second"), "causal": tokenizer.config.video.causal}
         known |= {"stride_of_time": tokenizer.config.stride[0]}
     text = render(
         {"sounds": "card_sounds.md", "videos": "card_videos.md"}.get(transform.kind, "card_tokenizer.md"),

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -82,17 +81,17 @@ def write_model_files(folder: Path) -> None:
 def tables(model: dict[str, Any]) -> Tables:
     """The entries that a model's settings (config.json) need of the tables of kinds."""
     backbone, quantizer = [model["backbone"]], [model["quantizer"]["kind"]]
-    video = asdict(VideoNetConfig()) | model.get("video", {})
+    video = VideoNetConfig(**model.get("video", {}))
     return {
         build.__name__: {"ENCODERS": backbone, "DECODERS": backbone},
         quantizers.__name__: {"KINDS": quantizer},
         seanet.__name__: {"TRANSFORMERS": ["window"] if model.get("seanet", {}).get("layers") else []},
         vocos.__name__: {"MIXERS": ["attention"] if model.get("vocos", {}).get("attention") else []},
         along_time.__name__: {
-            "LAYERS": ["alike" if video == asdict(VideoNetConfig()) or backbone == ["movq"] else "video"],
-            "PATCHES": ["encoder", "decoder"] if video["haar"] > 1 else [],
+            "LAYERS": ["alike" if backbone == ["movq"] else video.kind],
+            "PATCHES": ["encoder", "decoder"] if video.haar > 1 else [],
         },
-        maskgit.__name__: {"ADAPTIVE": ["frame" if VideoNetConfig(**video).apart else "clip"]},
+        maskgit.__name__: {"ADAPTIVE": ["frame" if video.apart else "clip"]},
     }
 
 

@@ -92,22 +92,18 @@ class Codec(nn.Module):
         """
         config = self.config
         sides = [size] * config.spatial_dims if isinstance(size, int) else list(size)
-        grid, first = config.latent_size(sides), config.first_alone
-        if grid is None:
-            alone = [int(first and axis == 0) for axis in range(len(sides))]
-            axes = zip(sides, config.stride, alone, strict=True)
-            side, step, one = next(axis for axis in axes if axis[0] < 1 or (axis[0] - axis[2]) % axis[1])
-            good = one + max((side - one) // step, 1 - one) * step
-            raise ValueError(
-                f"size={side} is not {'1 + ' * one}a multiple of the tokenizer's stride {step}: "
-                f"pad, crop{' or resize' if len(sides) > 1 else ''} to {good}"
-            )
+        for axis, (side, step) in enumerate(zip(sides, config.stride, strict=True)):
+            if side != (good := config.fitted(axis, side)):
+                raise ValueError(
+                    f"size={side} is not {'1 + ' * (good % step)}a multiple of the tokenizer's stride {step}: "
+                    f"pad, crop{' or resize' if len(sides) > 1 else ''} to {good}"
+                )
         tokens, trained = config.latent_tokens, config.vit.size
         if tokens and sides != [trained] * 2:
             raise ValueError(
                 f"size={sides} is not supported with latent tokens, which need model.vit.size={trained}: resize"
             )
-        return (tokens,) if tokens else grid
+        return (tokens,) if tokens else tuple(-(-side // step) for side, step in zip(sides, config.stride, strict=True))
 
     @ieee()
     @torch.no_grad()

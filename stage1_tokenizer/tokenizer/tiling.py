@@ -48,7 +48,7 @@ class TiledTokenizer(Tokenizer):
             )
         if self.config.first_alone:
             raise ValueError(
-                "model.video.causal=true gives the first frame codes of its own, so tiles are not supported: use "
+                "the first frame has codes of its own with this model.video, so tiles are not supported: use "
                 "stage1_tokenizer.tokenizer.streaming.Stream for long clips, or smaller frames"
             )
         for name, value, least in (("tile", tile, stride), ("overlap", overlap, 0)):

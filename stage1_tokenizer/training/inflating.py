@@ -37,6 +37,7 @@ def check_inflated(model: ModelConfig, how: str) -> None:
     averaged = model.backbone == "conv_plus" and model.conv_plus.downsample == "pool" and max(model.time_strides) > 1
     for wrong, what, way_out in (
         (video.causal != (how == "last"), f"causal={video.causal}", "last is for causal networks, central for others"),
+        (video.layers != "vqgan", f"layers={video.layers}", "set it to vqgan, which pictures have"),
         (video.haar > 1, f"haar={video.haar}", "set it to 1, pictures have no Haar patches"),
         (2 * len(video.space_strides) != sum(video.space_strides), "space_strides", "leave it out, pictures have 2"),
         (averaged and not video.causal, "time_strides", "set them to 1, as downsample=pool takes the mean of frames"),

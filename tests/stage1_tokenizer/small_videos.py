@@ -32,6 +32,10 @@ CAUSAL: dict[str, ModelConfig] = {
         video=VideoNetConfig(causal=True, time_strides=[2, 1], block=1),
         **NETWORK,  # type: ignore[arg-type]
     ),
+    "cosmos": ModelConfig(
+        video=VideoNetConfig(causal=True, layers="cosmos", time_strides=[2, 1], space_strides=[2, 1], haar=2, block=1),
+        **NETWORK,  # type: ignore[arg-type]
+    ),
 }
 """Every kind of causal network, by name."""
 

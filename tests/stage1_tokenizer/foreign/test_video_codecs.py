@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,12 @@ from stage1_tokenizer.config.video_networks import VideoNetConfig
 from stage1_tokenizer.convert import main
 from stage1_tokenizer.foreign import LAYOUTS
 from stage1_tokenizer.foreign.base import Source, renamed
+from stage1_tokenizer.foreign.cosmos import in_order
+from stage1_tokenizer.layers.video import HaarPatches
 from stage1_tokenizer.publishing.convert import build
 from stage1_tokenizer.tokenizer.codec import Codec
 from stage1_tokenizer.tokenizer.model import Tokenizer
+from tests.stage1_tokenizer.small_videos import CAUSAL as VIDEOS
 
 EMU3 = {"codebook_size": 64, "base_channels": 32, "channel_multiplier": [1, 2], "attn_resolutions": [1]}
 EMU3 |= {"hidden_size": 64, "num_res_blocks": 1, "temporal_downsample_factor": 2}
@@ -103,6 +108,49 @@ def test_open_magvit2_s_video_tokenizer() -> None:
     swapped = ((codes[..., None] >> bits & 1) << (3 - bits)).sum(-1)  # their first channel is the lowest bit
     assert len(codes.unique()) > 2 and torch.equal(tokenizer.encode(x_BCTHW), swapped)
     torch.testing.assert_close(tokenizer.decode(swapped), ours.decode(codes))
+
+
+RESAMPLED = {"downsample": {"space": "conv1", "time": "conv2"}, "upsample": {"time": "conv1", "space": "conv2"}}
+
+
+def in_cosmos_names(name: str) -> str:
+    """Of one of our tensors."""
+    stem, kind = name.rsplit(".", 1)
+    for way, parts in RESAMPLED.items():
+        for ours, theirs in {**parts, "mix": "conv3"}.items():
+            stem = stem.replace(f"{way}.{ours}", f"{way}.{theirs}")
+    stem = re.sub(r"\.space$", ".0", re.sub(r"\.time$", ".1", stem))
+    return f"{stem}.norm.{kind}" if re.search(r"norm(\d|_out)?$", stem) else f"{stem}.conv3d.{kind}"
+
+
+def test_cosmos_names_and_settings() -> None:
+    """Also the convolutions that it has, but never uses; docs/convert.md says how near its own code is."""
+    quantizer = QuantizerConfig(kind="fsq", levels=[8, 8, 8, 5, 5, 5])
+    torch.manual_seed(0)
+    ours = Codec(replace(VIDEOS["cosmos"], in_channels=3, quantizer=quantizer)).eval()
+    state = {in_cosmos_names(name): weight for name, weight in ours.weights().items()}
+    state |= {"encoder.down.1.downsample.conv1.conv3d.weight": torch.zeros(1)}
+    compression = {"spatial_compression": 4, "temporal_compression": 4}
+    source = Source("cosmos", "peer", state, {}, compression, {})
+    tokenizer = build(LAYOUTS["cosmos"].convert(source), "peer")
+    assert replace(tokenizer.config.video, block=1) == ours.config.video
+    x_BCTHW = torch.rand(1, 3, 9, 16, 16) * 2 - 1
+    codes = ours.encode(x_BCTHW)  # one level of Haar patches has the same order there and here
+    assert len(codes.unique()) > 2 and torch.equal(tokenizer.encode(x_BCTHW), codes)
+    torch.testing.assert_close(tokenizer.decode(codes), ours.decode(codes))
+    with pytest.raises(UserError, match="temporal_compression, from 2 to 8: give a --config"):
+        LAYOUTS["cosmos"].convert(replace(source, settings={}))
+
+
+def test_cosmos_order_of_patches() -> None:
+    """Two levels of sums and differences in T, H and W, each of all channels that there are."""
+    x_BCTHW = torch.rand(1, 3, 4, 8, 4)
+    theirs = x_BCTHW
+    for _ in range(2):
+        for axis in (4, 3, 2):  # the last becomes the slowest
+            pairs = theirs.unflatten(axis, (-1, 2)).unbind(axis + 1)
+            theirs = torch.cat([(pairs[0] + pairs[1]) / 2, (pairs[0] - pairs[1]) / 2], 1)
+    torch.testing.assert_close(in_order(theirs, 1, 4), HaarPatches(4, causal=False)(x_BCTHW))
 
 
 def test_what_is_not_supported_of_emu3() -> None:

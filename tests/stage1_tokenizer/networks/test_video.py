@@ -79,13 +79,14 @@ def test_a_network_that_is_not_causal_looks_ahead() -> None:
 
 def test_strides_of_time_and_the_grid() -> None:
     config = CAUSAL["haar"]
-    assert config.stride == (4, 4, 4) and config.latent_size((17, 8, 16)) == (5, 2, 4)
-    assert config.latent_size((1, 4, 4)) == (1, 1, 1) and config.latent_size((16, 8, 8)) is None
-    assert ModelConfig(spatial_dims=3, channel_multipliers=[1, 1, 1]).latent_size((16, 8, 8)) == (4, 2, 2)
+    tokenizer = tokenizer_of(config)
+    assert config.stride == (4, 4, 4) and tokenizer.grid((17, 8, 16)) == (5, 2, 4)
+    assert tokenizer.grid((1, 4, 4)) == (1, 1, 1) and [config.fitted(0, size) for size in (0, 1, 16)] == [1, 1, 13]
+    assert Tokenizer(ModelConfig(**{**NETWORK, "channel_multipliers": [1, 1, 1]})).grid((16, 8, 8)) == (4, 2, 2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"size=16 is not 1 \+ a multiple of the tokenizer's stride 4: pad, .* to 13"):
-        tokenizer_of(config).encode(torch.zeros(1, 1, 16, 8, 8))
+        tokenizer.encode(torch.zeros(1, 1, 16, 8, 8))
     with pytest.raises(ValueError, match="size=9 is not a multiple of the tokenizer's stride 4"):
-        tokenizer_of(config).encode(torch.zeros(1, 1, 17, 9, 8))
+        tokenizer.encode(torch.zeros(1, 1, 17, 9, 8))
 
 
 def test_convolutions_see_the_first_frame_before_the_clip() -> None:

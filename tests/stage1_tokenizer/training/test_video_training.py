@@ -116,7 +116,9 @@ def _train(config: TokenizerTrainConfig) -> int:
 
 
 def test_two_processes_compute_what_one_does(videos: str, tmp_path: Path) -> None:
-    changes = {**MIXED, "model__channels": 64, "steps": 3}  # of 64 channels: see test_train.py
+    small = '[{"per_frame": true, "channels": 4, "layers": 1}]'
+    changes = {**MIXED, "data__transform__size": 8, "loss__discriminators": small, "evaluate_samples": 3}
+    changes |= {"model__channels": 64, "steps": 3}  # of 64 channels: see test_train.py
     for ranks in (1, 2):
         config = configured(tmp_path / str(ranks), videos, **changes)
         assert run_distributed_test(_train, ranks, [config]) == [0] * ranks
@@ -132,7 +134,7 @@ def test_two_processes_compute_what_one_does(videos: str, tmp_path: Path) -> Non
         ({"data__transform__size": 15}, "size=15 is not a multiple of 2"),
         ({"model__in_channels": 3}, "in_channels=3 differs from data.transform.channels=1"),
         ({"loss__adversarial__discriminator": "stylegan"}, "stylegan needs 2 axes"),
-        ({"model__video__haar": 2}, "adaptive=true needs a decoder that ends with a convolution"),
+        ({"model__video__haar": 2}, "adaptive=true needs a decoder that ends with one convolution"),
         ({"model__video__by_frame": "false"}, "norms over a clip look ahead"),
     ],
 )
