@@ -47,6 +47,8 @@ class EvaluateConfig(DistanceConfig):
             raise ValueError("predictions need data, whose captions say what can be checked: set it, or leave them out")
         if given == (self.data is None and self.reference is None):
             raise ValueError("samples go with data (for class_agreement), with reference (for distances), or with both")
+        if self.reference is not None and self.samples is None:
+            raise ValueError(f"reference={self.reference} needs samples to measure: set them, or leave it out")
         if self.prior is None and (self.codes or self.data or self.tokenizer):
             raise ValueError("codes, data and tokenizer need prior: set it, or leave them out")
         if self.save_reference and not self.reference:
