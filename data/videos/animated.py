@@ -49,7 +49,12 @@ class Animation(VideoFile):
         with _told("can't be opened"):
             self._image = opened(data)
             check_pixels(*self._image.size, max_pixels)
-            self.frames = getattr(self._image, "n_frames", 1)
+            self._frames = int(getattr(self._image, "n_frames", 1))
+
+    @property
+    def frames(self) -> int:
+        """See VideoFile."""
+        return self._frames
 
     @property
     def times(self) -> np.ndarray:

@@ -71,8 +71,8 @@ class VideoConvertConfig:
     quality: int = 18
     """Constant rate factor of mp4: 0 (without loss of what 4:2:0 keeps) to 51; 18 is hardly visible."""
     check: Literal["none", "header", "decode"] = "header"
-    """How videos whose bytes are kept are checked: none; header (finds other files, those without frames and most
-    truncated ones); decode (finds all that can't be decoded). Those that fail are left out and listed."""
+    """How videos whose bytes are kept are checked: none; header (finds other files, those without frames and those
+    that end too early); decode (finds all that can't be decoded). Those that fail are left out and listed."""
     least_frames: int = 1
     """A video with fewer frames is left out."""
     max_pixels: int = 100_000_000

@@ -44,7 +44,9 @@ def convert(encoded: bytes | None, array: np.ndarray | None, config: VideoConver
     with open_video(encoded, config.max_pixels) as file:
         _must_fit(file.frames, config)
         if config.keeps_bytes:
-            if config.check == "decode":
+            if config.check == "header":
+                file.check_end()
+            elif config.check == "decode":
                 check_all(file)
             return extension_of(encoded), encoded
         form = "mp4" if config.format == "keep" else config.format

@@ -5,6 +5,8 @@ Shapes: N frames of the file, H W pixels, C channels.
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,13 @@ import numpy as np
 from data.pictures.config import FrameConfig
 from data.pictures.decode import check_pixels
 from data.shards.sample import DamagedSampleError
+from data.videos.packets import Indexed, Listed, Table, UnclearError, av, told
 from data.videos.video import VideoFile
-from launch.command.cli import reason
-from launch.command.libraries import library
 
-av = library("av", "video")
 DEMUXERS = {"mp4": "mov", "mov": "mov", "webm": "matroska", "mkv": "matroska", "avi": "avi"}
 """FFmpeg's names: it is told the format, so that nothing else is tried (playlists would open other files)."""
-_DELAY = 16
-"""Frames between two wanted ones from which on decoding begins anew at a later key frame."""
+_DELAY = 8
+"""Frames between two wanted ones above which decoding begins anew at a later key frame."""
 _TRANSFERS = {16: "pq", 18: "hlg"}
 """Transfer characteristics of HDR, by their numbers in ITU-T H.273."""
 _SLACK = 0.5
@@ -28,9 +28,9 @@ _SLACK = 0.5
 
 
 class Film(VideoFile):
-    """A video that FFmpeg decodes. All its packets are listed, and only those that wanted frames need are decoded.
+    """A video that FFmpeg decodes: from the key frame before a wanted frame on, and no further than needed.
 
-    So frames are exact at any frame rate, variable ones included, and no container has to be trusted to seek.
+    Frames are exact at any frame rate, variable ones included: where the index doesn't tell them, packets are listed.
     """
 
     def __init__(self, data: bytes | memoryview, extension: str, max_pixels: int):
@@ -38,13 +38,13 @@ class Film(VideoFile):
         try:
             self._container = av.open(io.BytesIO(data), format=DEMUXERS[extension])
         except (av.FFmpegError, ValueError, OSError) as error:
-            raise DamagedSampleError(f"can't be opened: {_why(error)}") from error
+            raise DamagedSampleError(f"can't be opened: {told(error)}") from error
         try:
             self._stream = self._first_stream()
             self._aspect = self._stream.sample_aspect_ratio
             self._colours = av.video.reformatter.VideoReformatter()
             check_pixels(self._stream.width, self._stream.height, max_pixels)
-            self._list()
+            self._table = self._find()
         except BaseException:
             self._container.close()
             raise
@@ -58,86 +58,71 @@ class Film(VideoFile):
         streams[0].codec_context.thread_count = 1
         return streams[0]
 
-    def _list(self) -> None:
-        """Read all packets; find the frames and the key frames from which they can be decoded."""
-        try:
-            listed = [one for one in self._container.demux(self._stream) if one.size or one.dts is not None]
-        except (av.FFmpegError, ValueError, OSError) as error:
-            raise DamagedSampleError(f"can't be read: {_why(error)}") from error
-        stated = len(self._stream.index_entries) if DEMUXERS[self._extension] == "mov" else 0
-        if len(listed) < stated:
-            raise DamagedSampleError(f"it ends after {len(listed)} of {stated} frames")
-        self._packets = [one for one in listed if one.size]
-        shown = [one for one in self._packets if not one.is_discard]
-        if self._stream.codec_context.name == "vp8":
-            shown = [one for one in shown if not _hidden(one)]
-        pts = [one.pts for one in shown if one.pts is not None]
-        # AVI's have no times of presentation: for H.264, FFmpeg numbers them in the order of decoding
-        made_up = self._extension == "avi" and self._stream.codec_context.name in ("h264", "hevc")
-        self._numbered = len(set(pts)) == len(shown) and not made_up
-        """Whether times of presentation tell the frames; else they are counted from the first one on."""
-        keys = [i for i, one in enumerate(self._packets) if one.is_keyframe and one.pts is not None]
-        if self._numbered and keys:
-            self._keys = np.array(keys)
-            self._key_pts = np.array([self._packets[i].pts for i in keys], dtype=np.int64)
-            self._pts = np.array(sorted(one for one in pts if one >= self._key_pts[0]), dtype=np.int64)
-            self._number = {one: i for i, one in enumerate(self._pts.tolist())}
-            self.frames = len(self._pts)
-        else:
-            self._numbered, self.frames = False, len(shown)
-        if not self.frames:
-            raise DamagedSampleError("it has no frames")
+    def _find(self) -> Table:
+        """The table of packets: by the index where that is enough."""
+        if DEMUXERS[self._extension] == "mov":
+            with suppress(UnclearError):
+                return Indexed(self._container, self._stream)
+        return self._listed()
+
+    def _listed(self) -> Listed:
+        return Listed(self._container, self._stream, indexed=DEMUXERS[self._extension] == "mov")
+
+    @property
+    def frames(self) -> int:
+        """See VideoFile."""
+        return self._table.frames
 
     @property
     def times(self) -> np.ndarray:
         """See VideoFile."""
-        rate = self._stream.average_rate or self._stream.guessed_rate or 25
-        if not self._numbered:
-            return np.arange(self.frames + 1) / float(rate)
-        last = self._pts[-1] - self._pts[-2] if self.frames > 1 else round(1 / rate / self._stream.time_base)
-        return (np.append(self._pts, self._pts[-1] + last) - self._pts[0]) * float(self._stream.time_base)
+        return self._table.times
 
     def read(self, numbers: Sequence[int], config: FrameConfig) -> Iterator[np.ndarray]:
         """See VideoFile."""
-        left = list(numbers)[::-1]
+        left = list(numbers)
         while left:
-            first = self._key_before(left[-1])
-            for number, frame in self._decoded(first, left[-1]):
-                if number < left[-1]:
-                    continue
-                if number > left[-1] or frame.is_corrupt:
-                    raise DamagedSampleError(f"frame {left[-1]} of {self.frames} can't be decoded")
-                left.pop()
+            if left[-1] >= self.frames:
+                raise DamagedSampleError(f"it ends after {self.frames} frames, before frame {left[-1]}")
+            begin = self._table.begins(left[0])
+            far = (i for i, (before, after) in enumerate(pairwise(left), 1)
+                   if after - before > _DELAY and self._table.begins(after) > begin)  # fmt: skip
+            stop = next(far, len(left))
+            try:
+                packets, number_of = self._table.stretch(left[0], left[stop - 1])
+            except UnclearError:
+                self._table = self._listed()
+                continue
+            for frame in self._decoded(packets, number_of, left[:stop]):
                 yield self._pixels(frame, config)
-                if not left or (left[-1] - number > _DELAY and self._key_before(left[-1]) > first):
-                    break
-            else:
-                raise DamagedSampleError(f"it ends before frame {left[-1]} of {self.frames}")
+            left = left[stop:]
 
-    def _key_before(self, number: int) -> int:
-        """The packet at which decoding has to begin for a frame."""
-        if not self._numbered:
-            return 0
-        return int(self._keys[np.searchsorted(self._key_pts, self._pts[number], side="right") - 1])
-
-    def _decoded(self, first: int, wanted: int) -> Iterator[tuple[int, Any]]:
-        """Number and frame of all that is decoded from a packet on; of those before `wanted`, some may be missing."""
-        context = self._stream.codec_context
+    def _decoded(self, packets: list[Any], number_of: dict[int, int] | None, wanted: list[int]) -> Iterator[Any]:
+        """The wanted frames, from packets that begin with a key frame. `number_of` is `Table.stretch`'s."""
+        context, left, count, skipping = self._stream.codec_context, wanted[::-1], 0, False
         context.flush_buffers()
         context.skip_frame = "DEFAULT"
-        count = 0
         try:
-            skipping, start = False, int(self._pts[wanted]) if self._numbered else 0
-            for packet in [*self._packets[first:], None]:
-                early = self._numbered and packet is not None and packet.pts is not None and packet.pts < start
-                if early != skipping:
+            for packet in [*packets, None]:
+                early = bool(packet and number_of and number_of.get(packet.pts, wanted[0]) < wanted[0])
+                if early != skipping:  # frames that none refers to
                     skipping, context.skip_frame = early, "NONREF" if early else "DEFAULT"
                 for frame in context.decode(packet):
-                    number = self._number.get(frame.pts, -1) if self._numbered else count
+                    number = count if number_of is None else number_of.get(frame.pts, -1)
                     count += 1
-                    yield number, frame
+                    if number < left[-1]:
+                        continue
+                    if number > left[-1] or frame.is_corrupt:
+                        raise DamagedSampleError(f"frame {left[-1]} of {self.frames} can't be decoded")
+                    left.pop()
+                    yield frame
+                    if not left:
+                        return
+        except DamagedSampleError:
+            raise
         except (av.FFmpegError, ValueError, OSError) as error:
-            raise DamagedSampleError(f"can't be decoded: {_why(error)}") from error
+            raise DamagedSampleError(f"can't be decoded: {told(error)}") from error
+        raise DamagedSampleError(f"it ends before frame {left[-1]} of {self.frames}")
 
     def _pixels(self, frame: Any, config: FrameConfig) -> np.ndarray:
         """A frame in RGB or grey, upright and with square pixels."""
@@ -150,13 +135,14 @@ class Film(VideoFile):
             # by one thread and with tables that are kept: frame.to_ndarray(format=…) takes ten times as long
             pixels = self._colours.reformat(frame, width, frame.height, colours, threads=1).to_ndarray()
         except (av.FFmpegError, ValueError, OSError) as error:
-            raise DamagedSampleError(f"its colours can't be converted: {_why(error)}") from error
+            raise DamagedSampleError(f"its colours can't be converted: {told(error)}") from error
         turns = round(frame.rotation / 90) % 4
         pixels = np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
         return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
     def check_end(self) -> None:
         """See VideoFile: whether some stream goes on for as long as the header says."""
+        self._table = self._listed()
         stated = (self._container.duration or 0) / av.time_base
         try:
             self._container.seek(0)
@@ -166,20 +152,10 @@ class Film(VideoFile):
                 if one.pts is not None and one.time_base
             ]
         except (av.FFmpegError, ValueError, OSError) as error:
-            raise DamagedSampleError(f"can't be read: {_why(error)}") from error
+            raise DamagedSampleError(f"can't be read: {told(error)}") from error
         if ends and max(ends) < stated - max(_SLACK, 0.05 * stated):
             raise DamagedSampleError(f"it ends after {max(ends):.1f} of {stated:.1f} s")
 
     def close(self) -> None:
         """See VideoFile."""
         self._container.close()
-
-
-def _why(error: Exception) -> str:
-    """What FFmpeg says, without the name of a file that there isn't."""
-    return (getattr(error, "strerror", None) or reason(error))[:200]
-
-
-def _hidden(packet: Any) -> bool:
-    """Whether a packet of VP8 holds a frame that is only referred to, which its first byte says (RFC 6386, 9.1)."""
-    return not memoryview(packet)[0] & 16

@@ -13,10 +13,13 @@ from data.pictures.config import FrameConfig
 class VideoFile(ABC):
     """One video; a context manager. Frames are numbered from 0 in the order in which they are shown."""
 
-    frames: int
-    """Frames N that can be shown, 1 or more."""
     hdr: str = ""
     """Transfer characteristics, pq or hlg, of videos with a high dynamic range."""
+
+    @property
+    @abstractmethod
+    def frames(self) -> int:
+        """Frames N that can be shown, 1 or more."""
 
     @property
     @abstractmethod

@@ -16,6 +16,8 @@ from data.shards.sample import DamagedSampleError
 from data.videos.animated import every_frame
 from data.videos.convert import check_all
 from data.videos.files import open_video
+from data.videos.film import Film
+from data.videos.packets import Indexed
 from launch.command.cli import UserError
 from launch.command.libraries import library
 from tests.data.videos.making import film, number_of, numbered
@@ -25,7 +27,7 @@ FRAMES = [numbered(i) for i in range(48)]
 WANTED = [0, 1, 14, 15, 31, 46, 47]
 MADE: dict[str, dict[str, Any]] = {
     "B-frames": {"bf": "3", "g": "12"},
-    "open groups": {"x264-params": "open-gop=1:keyint=10:bframes=3:b-pyramid=normal"},
+    "open groups": {"x264-params": "open-gop=1:keyint=10:scenecut=0:bframes=3:b-adapt=0"},
     "mkv": {"form": "mkv", "bf": "2", "g": "12"},
     "xvid": {"form": "avi", "codec": "mpeg4", "bf": "2", "g": "10", "qscale": "2", "flags": "+qscale"},
     "avi without times": {"form": "avi", "bf": "2", "g": "12"},
@@ -42,6 +44,9 @@ MADE: dict[str, dict[str, Any]] = {
     "10 bits": {"pix_fmt": "yuv420p10le", "preset": "ultrafast"},
     "odd sides": {"form": "mkv", "codec": "ffv1"},
 }
+
+BY_INDEX = ("B-frames", "mov", "10 bits")
+"""Those of which only the packets of a few groups are read."""
 
 
 def read(contents: bytes, numbers: list[int], config: FrameConfig = RGB) -> list[np.ndarray]:
@@ -62,6 +67,7 @@ def test_wanted_frames_are_those_of_reading_all(name: str) -> None:
         for numbers in (WANTED, [20], [9, 45]):
             for number, frame in zip(numbers, file.read(numbers, RGB), strict=True):
                 assert np.array_equal(frame, everything[number]), number
+        assert isinstance(file, Film) and isinstance(file._table, Indexed) == (name in BY_INDEX)
     check_all(file := open_video(contents, 1_000_000))
     file.close()
 

@@ -20,6 +20,7 @@ from data.shards.sample import DamagedSampleError
 from data.videos.config import VideoConfig, VideoConvertConfig
 from data.videos.convert import convert
 from data.videos.files import open_video
+from data.videos.film import Film
 from launch.command.cli import UserError
 from tests.data.making import encoded as picture
 from tests.data.making import jpeg, write_tar
@@ -173,7 +174,7 @@ def test_encoding_again(tmp_path: Path) -> None:
     with open_video(small, 10**6) as file:
         (frame,) = file.read([7], FrameConfig())
         assert extension == "mp4" and file.frames == 20 and frame.shape == (24, 48, 3) and number_of(frame) == 7
-        assert len(file._keys) >= 4  # type: ignore[attr-defined]
+        assert isinstance(file, Film) and file._table.begins(19) > 14
     assert frames(convert(contents, None, VideoConvertConfig(frame_rate=5.0))[1]) == [0, 5, 10, 15]
     odd = film([numbered(i, 31, 63) for i in range(3)], "mkv", "ffv1")
     assert frames(convert(odd, None, VideoConvertConfig(format="mp4"))[1]) == [0, 1, 2]
@@ -187,9 +188,9 @@ def test_encoding_again(tmp_path: Path) -> None:
     with pytest.raises(DamagedSampleError, match=r"20 frames are less than video\.least_frames=30"):
         convert(contents, None, VideoConvertConfig(least_frames=30))
     cut = contents[: len(contents) * 2 // 3]
-    assert convert(cut, None, VideoConvertConfig())[1] == cut, "a header can't tell"
+    assert convert(cut, None, VideoConvertConfig(check="none"))[1] == cut
     with pytest.raises(DamagedSampleError, match=r"it ends after"):
-        convert(cut, None, VideoConvertConfig(check="decode"))
+        convert(cut, None, VideoConvertConfig())
 
 
 def test_parquet_tars_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
