@@ -60,7 +60,7 @@ def _strides(source: Source, side: int, changes: int) -> tuple[list[int], list[i
     """Of time and of space, for each change of resolution of the encoder."""
     given = find(source.changes, "video", "time_strides"), find(source.changes, "video", "space_strides")
     if all(isinstance(one, list) and len(one) == changes for one in given):
-        return given  # type: ignore[return-value]
+        return given
     found = []
     for name in ("temporal_compression", "spatial_compression"):
         value = find(source.settings, name)
