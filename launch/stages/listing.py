@@ -33,7 +33,7 @@ LICENCES = {"speech": "cc-by-sa-3.0"}
 SHORT_STEPS, SHORT_CLIPS, SHOWN = 20, 450, 8
 A_CLASS, A_PROMPT = 50, 3
 """Samples drawn of each class, or of each prompt of a recipe's prompts.txt."""
-VIDEOS_MEASURED, VIDEOS_CLASSIFIED = 200, 4000
+VIDEOS_MEASURED, VIDEOS_CLASSIFIED = 100, 4000
 """Held-out clips on which a tokenizer is measured, and clips that classifiers are fitted to, at most."""
 
 
