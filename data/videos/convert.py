@@ -15,7 +15,7 @@ from data.pictures.config import FrameConfig
 from data.pictures.convert import ConvertConfig, resized
 from data.shards.sample import DamagedSampleError
 from data.videos.animated import every_frame
-from data.videos.clips import shown_at
+from data.videos.choice import shown_at
 from data.videos.colours import to_sdr
 from data.videos.config import VideoConvertConfig
 from data.videos.files import extension_of, open_video

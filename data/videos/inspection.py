@@ -5,7 +5,7 @@ from PIL import Image
 
 from data.pictures.transforms import apply
 from data.shards.sample import Sample
-from data.videos.clips import whole
+from data.videos.choice import whole
 from data.videos.colours import to_sdr
 from data.videos.config import VideoConfig
 from data.videos.convert import check_all

@@ -17,7 +17,7 @@ from torch import Tensor
 from data.pictures.transforms import apply, to_float, to_uint8
 from data.shards.sample import DamagedSampleError
 from data.shards.signature import VIDEOS
-from data.videos.clips import shown_at
+from data.videos.choice import shown_at
 from data.videos.colours import to_sdr
 from data.videos.config import VideoConfig
 from data.videos.files import open_video

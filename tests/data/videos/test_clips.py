@@ -14,7 +14,8 @@ from data.pictures.decode import decode_picture
 from data.pictures.geometry import draw
 from data.pictures.transforms import apply
 from data.shards.quarantine import QuarantinedError
-from data.videos.clips import ClipDraw, chosen, clip_of, fill_clip, shown_at
+from data.videos.choice import chosen, shown_at
+from data.videos.clips import ClipDraw, clip_of, fill_clip
 from data.videos.colours import to_sdr
 from data.videos.config import VideoConfig
 from data.videos.files import open_video
