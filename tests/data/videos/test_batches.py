@@ -68,7 +68,7 @@ def test_damaged_videos_are_replaced_and_counted_and_short_ones_dropped(tmp_path
 
 
 def test_a_mixture_with_pictures_alternates_whole_batches(tmp_path: Path) -> None:
-    videos = str(video_set(tmp_path / "v", [6] * 8))
+    videos = str(video_set(tmp_path / "v", [6] * 8, damaged=(1,)))
     tar = write_tar(tmp_path / "p.tar", [(f"p{i}", {"jpg": jpeg(i)}) for i in range(9)])
     build_index([tar], base=tmp_path).save(tmp_path / "p.json")
     pictures = str(tmp_path / "p.json")
@@ -78,6 +78,8 @@ def test_a_mixture_with_pictures_alternates_whole_batches(tmp_path: Path) -> Non
     frames = [batch.pixels_BCTHW.shape[2] for batch in batches]
     assert sorted(frames) == [1] * 4 + [5] * 8, "a third of the batches, evenly spread"
     assert np.diff(np.flatnonzero(np.array(frames) == 1)).max() <= 4
+    assert {key[0] for batch in batches for key in batch.keys if batch.pixels_BCTHW.shape[2] == 5} == {"k"}
+    assert "k001" not in {key for batch in batches for key in batch.keys}, "the next video takes its place"
     seen = [key for batch in batches for key in batch.keys if batch.pixels_BCTHW.shape[2] == 1]
     assert len(set(seen[:8])) == 8, "pictures go on where their last batch ended"
     with Stream(config, seed=3) as stream:
