@@ -106,7 +106,9 @@ class Indexed:
         self._container, self._stream = container, stream
         entries = [(one.timestamp, one.is_keyframe, one.is_discard or not one.size) for one in stream.index_entries]
         steps = {after - before for (before, *_), (after, *_) in pairwise(entries)}
-        if len(steps) != 1 or not entries[0][1] or any(left_out for *_, left_out in entries):
+        # of a file in fragments it holds the first one only, while nobody says how many frames there are
+        whole = len(entries) == stream.frames and not any(left_out for *_, left_out in entries)
+        if len(steps) != 1 or not whole or not entries[0][1]:
             raise UnclearError
         self.frames, self._first, self._step = len(entries), entries[0][0], steps.pop()
         if self._step <= 0:

@@ -42,11 +42,13 @@ def film(
     ticks: Sequence[int] | None = None,
     pix_fmt: str = "yuv420p",
     rotated: int = 0,
+    movflags: str = "",
     **options: str,
 ) -> bytes:
     """Frames as a video; `ticks` are times in milliseconds, in which none is that of a constant rate."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format={"mkv": "matroska"}.get(form, form)) as container:
+    muxer = {"movflags": movflags} if movflags else {}
+    with av.open(buffer, "w", format={"mkv": "matroska"}.get(form, form), options=muxer) as container:
         stream: Any = container.add_stream(codec, rate=rate, options={"threads": "1", **options})
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pix_fmt

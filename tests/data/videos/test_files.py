@@ -28,6 +28,7 @@ WANTED = [0, 1, 14, 15, 31, 46, 47]
 MADE: dict[str, dict[str, Any]] = {
     "B-frames": {"bf": "3", "g": "12"},
     "open groups": {"x264-params": "open-gop=1:keyint=10:scenecut=0:bframes=3:b-adapt=0"},
+    "fragments": {"movflags": "frag_keyframe+empty_moov", "g": "12"},
     "mkv": {"form": "mkv", "bf": "2", "g": "12"},
     "xvid": {"form": "avi", "codec": "mpeg4", "bf": "2", "g": "10", "qscale": "2", "flags": "+qscale"},
     "avi without times": {"form": "avi", "bf": "2", "g": "12"},
