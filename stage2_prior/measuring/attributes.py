@@ -122,8 +122,8 @@ def attribute_agreement(
 ) -> dict[str, Any]:
     """The figures of a folder of samples and, as `prediction`, of one of continued clips; empty for other sets.
 
-    Of continued clips (stage2_prior.inpaint) only what was drawn counts: the classifiers see the last given frame and
-    those after it, of real clips too.
+    Of continued clips (stage2_prior.inpaint) the classifiers see only frames that were drawn, of real clips the same:
+    after a given frame at an edge, noise would seem to move on.
     """
     if prior.source.kind != "videos":
         return {}
@@ -142,7 +142,7 @@ def attribute_agreement(
             continue
         texts, drawn_BCTHW, described = drawn_clips(folder, prior)
         kept = int(described.get("frames_kept", 0))
-        classifiers = Classifiers(attributes, captions, x_BCTHW, max(kept - 1, 0))
+        classifiers = Classifiers(attributes, captions, x_BCTHW, kept)
         figures = classifiers.figures(texts, drawn_BCTHW) | {"samples": len(texts)}
         if not any(key.endswith("_agreement") for key in figures):
             raise UserError(f"samples={folder} have no texts with words of {', '.join(attributes)}: leave out data")
