@@ -21,8 +21,12 @@ from stage1_tokenizer.foreign.cosmos import in_order
 from stage1_tokenizer.layers.video import HaarPatches
 from stage1_tokenizer.publishing.convert import build
 from stage1_tokenizer.tokenizer.codec import Codec
+from stage1_tokenizer.tokenizer.folder import model_config
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer.small_videos import CAUSAL as VIDEOS
+
+OF_VIDEOS = ("emu3", "open_magvit2_video", "cosmos")
+"""The layouts tried here."""
 
 EMU3 = {"codebook_size": 64, "base_channels": 32, "channel_multiplier": [1, 2], "attn_resolutions": [1]}
 EMU3 |= {"hidden_size": 64, "num_res_blocks": 1, "temporal_downsample_factor": 2}
@@ -151,6 +155,15 @@ def test_cosmos_order_of_patches() -> None:
             pairs = theirs.unflatten(axis, (-1, 2)).unbind(axis + 1)
             theirs = torch.cat([(pairs[0] + pairs[1]) / 2, (pairs[0] - pairs[1]) / 2], 1)
     torch.testing.assert_close(in_order(theirs, 1, 4), HaarPatches(4, causal=False)(x_BCTHW))
+
+
+def test_emu3_at_its_published_size() -> None:
+    with torch.device("meta"):
+        made = LAYOUTS["emu3"].convert(Source("", "peer", Emu3VQVAE(Emu3VQVAEConfig()).state_dict(), {}, {}, {}))
+        config = model_config(made.model, Path("peer"))
+        ours = {name: weight.shape for name, weight in Codec(config).weights().items()}
+    assert {name: weight.shape for name, weight in made.weights.items()} == ours
+    assert (config.stride, config.quantizer.codebook_size, config.widths) == ((4, 8, 8), 32768, [256, 512, 512, 1024])
 
 
 def test_what_is_not_supported_of_emu3() -> None:
