@@ -226,7 +226,7 @@ def _metadata(publication: Publication, opened: OpenedRun, metrics: dict[str, An
         publication.licence,
         publication.name,
         library_name="transformers",
-        tags=["vqloom", f"{medium}-tokenizer", "vector-quantization", "vqgan", "custom_code"],
+        tags=["vqloom", f"{medium}-tokenizer", "vector-quantization", *["vqgan"] * (medium == "image"), "custom_code"],
         metrics=[key for key in SHOWN if key in metrics and key != "samples"],
         model_name=publication.name,
         eval_results=results or None,
