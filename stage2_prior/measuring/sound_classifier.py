@@ -19,9 +19,9 @@ from stage2_prior.measuring.classifier import Classified, Classifier
 SECONDS, BANDS = 0.064, 40
 """Length of a window, and mel bands."""
 LOUDNESS = 0.3
-"""Power of energy that loudness grows with (Stevens 1955). A logarithm would hear what a codec leaves of quiet bands."""
+"""Power of energy that loudness grows with (Stevens 1955). A logarithm would hear what a codec leaves in pauses."""
 HEARD, QUIET = 5e-5, 1e-6
-"""Shares of the loudest frame's energy: frames with less than the first aren't heard, bands have at least the second."""
+"""Shares of the loudest frame's energy: frames of less than the first aren't heard, bands have at least the second."""
 
 
 def features(samples_BCT: np.ndarray, rate: int) -> np.ndarray:
