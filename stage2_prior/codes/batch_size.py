@@ -6,8 +6,8 @@ import torch
 
 from stage1_tokenizer import Tokenizer
 
-ON_CPU = 64
-"""Batch size on CPUs, where memory isn't the limit."""
+MOST_ON_CPU, PIXELS_ON_CPU = 64, 1 << 18
+"""Pictures, and pixels of all of them, at once on a CPU: more large ones would take more memory and be no faster."""
 
 MOST = 4096
 """Larger batches bring no speed."""
@@ -26,11 +26,16 @@ def largest(fits: Callable[[int], bool], first: int = 16, most: int = MOST) -> i
     return max(1, size // 2)
 
 
+<<<<<<< HEAD
 def batch_size(tokenizer: Tokenizer, sizes: Sequence[int]) -> int:
     """Samples of these sizes to encode at once on the tokenizer's device: measured on GPUs, ON_CPU elsewhere."""
+=======
+def batch_size(tokenizer: Tokenizer, side: int) -> int:
+    """Pictures of this side to encode at once on the tokenizer's device: measured on GPUs, elsewhere by pixels."""
+>>>>>>> e7cf75dcf12eeb4671f4f280d8cd7c2c9d184e00
     device = next(tokenizer.parameters()).device
     if device.type != "cuda":
-        return ON_CPU
+        return max(1, min(MOST_ON_CPU, PIXELS_ON_CPU // side**2))
     assert tokenizer.transform is not None
     channels = tokenizer.transform.channels
 
