@@ -20,11 +20,8 @@ from launch.command import interrupts
 from launch.command.cores import settle
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED, SIGNALLED
 from launch.command.file_errors import DISK, OutputError, told
-<<<<<<< HEAD
 from launch.command.kinds import narrowed, whole
-=======
 from launch.command.memory import keep_freed
->>>>>>> e7cf75dcf12eeb4671f4f280d8cd7c2c9d184e00
 from launch.command.values import form, inner
 from launch.command.words import Words
 

@@ -1,13 +1,14 @@
 """The largest batch that fits on a device, found by trying."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 
 from stage1_tokenizer import Tokenizer
 
-MOST_ON_CPU, PIXELS_ON_CPU = 64, 1 << 18
-"""Pictures, and pixels of all of them, at once on a CPU: more large ones would take more memory and be no faster."""
+MOST_ON_CPU, PLACES_ON_CPU = 64, 1 << 18
+"""Samples, and pixels or times of all of them, at once on a CPU: more large ones take more memory and are no faster."""
 
 MOST = 4096
 """Larger batches bring no speed."""
@@ -26,16 +27,11 @@ def largest(fits: Callable[[int], bool], first: int = 16, most: int = MOST) -> i
     return max(1, size // 2)
 
 
-<<<<<<< HEAD
 def batch_size(tokenizer: Tokenizer, sizes: Sequence[int]) -> int:
-    """Samples of these sizes to encode at once on the tokenizer's device: measured on GPUs, ON_CPU elsewhere."""
-=======
-def batch_size(tokenizer: Tokenizer, side: int) -> int:
-    """Pictures of this side to encode at once on the tokenizer's device: measured on GPUs, elsewhere by pixels."""
->>>>>>> e7cf75dcf12eeb4671f4f280d8cd7c2c9d184e00
+    """Samples of these sizes to encode at once on the tokenizer's device: measured on GPUs, elsewhere set."""
     device = next(tokenizer.parameters()).device
     if device.type != "cuda":
-        return max(1, min(MOST_ON_CPU, PIXELS_ON_CPU // side**2))
+        return max(1, min(MOST_ON_CPU, PLACES_ON_CPU // math.prod(sizes)))
     assert tokenizer.transform is not None
     channels = tokenizer.transform.channels
 

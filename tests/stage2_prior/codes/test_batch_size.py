@@ -23,4 +23,4 @@ def test_half_of_what_fits_is_taken(room: int, found: int):
 
 def test_on_cpus_fewer_large_pictures_are_encoded_at_once():
     tokenizer = Tokenizer(ModelConfig(channels=8, channel_multipliers=[1]))
-    assert [batch_size(tokenizer, side) for side in (28, 64, 128, 256, 384, 1024)] == [64, 64, 16, 4, 1, 1]
+    assert [batch_size(tokenizer, (side, side)) for side in (28, 64, 128, 256, 384, 1024)] == [64, 64, 16, 4, 1, 1]
