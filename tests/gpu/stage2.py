@@ -28,6 +28,7 @@ CLASSES = tuple(f"class {number}" for number in range(10))
 SOURCES = {
     "autoregressive": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}),
     "depth": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, codebooks=2),
+    "delay": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, codebooks=2),
     "multiscale": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, scales=(1, 2)),
 }
 """Small codes for each kind of prior; a masked one takes the autoregressive one's."""
