@@ -14,7 +14,6 @@ from torch import Tensor
 from data.pictures.batches import PictureBatch
 from data.pictures.config import TransformConfig
 from data.pictures.transforms import to_float, to_uint8
-from data.sounds.config import SoundConfig
 from launch.ranks.joined import Ranks
 from launch.ranks.reduce import all_rows
 from stage1_tokenizer.losses.lpips import LPIPS
@@ -211,8 +210,7 @@ def measure(
     ranks.
     """
     scores = Scores(tokenizer.codebook_size, device, tokenizer.codebooks)
-    transform = tokenizer.transform
-    size = WINDOW if transform is None or isinstance(transform, SoundConfig) else transform.size
+    size = getattr(tokenizer.transform, "size", WINDOW)
     names = ("psnr", *(["ssim"] if size >= WINDOW else []), *(["lpips"] if lpips is not None else []))
     for batch in batches:
         count = len(batch.keys)

@@ -39,7 +39,7 @@ def convert_published(
     config: Path | None,
     weights: str,
     size: int | None,
-    sample_rate: int | None = None,
+    sample_rate: int | None,
     licence: str | None,
     origin: str | None,
     model: Mapping[str, Any],

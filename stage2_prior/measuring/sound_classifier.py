@@ -39,9 +39,9 @@ def _of_some(samples_BCT: Tensor, rate: int) -> Tensor:
     power_BFN = spectrum(mono_B1T, window, window // 4)[:, 0].abs().square()
     energy_BMN = mel_filters(rate, window, BANDS).to(power_BFN.dtype) @ power_BFN
     frame_B1N = energy_BMN.sum(1, keepdim=True).clamp_min(1e-10)
-    share_BMN = energy_BMN / frame_B1N.amax(2, keepdim=True)
-    heard_B1N = frame_B1N / frame_B1N.amax(2, keepdim=True) >= HEARD
-    return torch.cat(_moments(share_BMN.clamp_min(QUIET) ** LOUDNESS, heard_B1N), dim=1)
+    loudest_B11 = frame_B1N.amax(2, keepdim=True)
+    loudness_BMN = (energy_BMN / loudest_B11).clamp_min(QUIET) ** LOUDNESS
+    return torch.cat(_moments(loudness_BMN, frame_B1N / loudest_B11 >= HEARD), dim=1)
 
 
 def _moments(x_BMN: Tensor, heard_B1N: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,10 +25,11 @@ from tests.gpu.stage1 import QUIET, run_of_one
 from tests.gpu.watch import CUDA
 
 CLASSES = tuple(f"class {number}" for number in range(10))
+LEVELS = CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, codebooks=2)
 SOURCES = {
     "autoregressive": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}),
-    "depth": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, codebooks=2),
-    "delay": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, codebooks=2),
+    "depth": LEVELS,
+    "delay": LEVELS,
     "multiscale": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, scales=(1, 2)),
 }
 """Small codes for each kind of prior; a masked one takes the autoregressive one's."""
