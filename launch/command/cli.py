@@ -21,6 +21,7 @@ from launch.command.cores import settle
 from launch.command.exit_codes import BAD_INPUT, INTERRUPTED, SIGNALLED
 from launch.command.file_errors import DISK, OutputError, told
 from launch.command.kinds import narrowed, whole
+from launch.command.memory import keep_freed
 from launch.command.values import form, inner
 from launch.command.words import Words
 
@@ -137,6 +138,7 @@ def run(main: Callable[[], int | None], *, computes: bool = True) -> NoReturn:
     interrupts.listen()
     if computes:
         settle()
+        keep_freed()
     try:
         code = main() or 0
         _flush()

@@ -120,7 +120,7 @@ def finished(source: str, tally: Tally | None = None) -> Files | Array | None:
     if path.is_dir():
         return Files.below(path, Tally() if tally is None else tally) if _has_pictures(path) else None
     names = [source] if path.is_file() else sorted(glob.glob(source, recursive=True))  # noqa: PTH207
-    if names and all(extension_in(name) in EXTENSIONS for name in names):
+    if names and all(extension_in(name) in EXTENSIONS["pictures"] for name in names):
         return Files(Path(), names)
     return None
 

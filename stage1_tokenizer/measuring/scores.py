@@ -213,8 +213,7 @@ def measure(
     ranks.
     """
     scores = Scores(tokenizer.codebook_size, device, tokenizer.codebooks)
-    transform = tokenizer.transform
-    size = transform.size if isinstance(transform, TransformConfig) else WINDOW
+    size = getattr(tokenizer.transform, "size", WINDOW)
     names = ("psnr", *(["ssim"] if size >= WINDOW else []), *(["lpips"] if lpips is not None else []))
     for batch in batches:
         count = len(batch.keys)

@@ -222,6 +222,7 @@ def metadata(licence: str | None, name: str, **values: Any) -> str:
 
 def _metadata(publication: Publication, opened: OpenedRun, metrics: dict[str, Any]) -> str:
     medium = _medium(opened.tokenizer.transform) if opened.tokenizer.transform else "image"
+    kind = ["vqgan"] if medium == "image" else []
     data = metrics["measured"].get("data") or set_of(opened.folder, opened.config, "index")
     results = [
         EvalResult(
@@ -240,7 +241,7 @@ def _metadata(publication: Publication, opened: OpenedRun, metrics: dict[str, An
         publication.licence,
         publication.name,
         library_name="transformers",
-        tags=["vqloom", f"{medium}-tokenizer", "vector-quantization", "vqgan", "custom_code"],
+        tags=["vqloom", f"{medium}-tokenizer", "vector-quantization", *kind, "custom_code"],
         metrics=[key for key in SHOWN if key in metrics and key != "samples"],
         model_name=publication.name,
         eval_results=results or None,

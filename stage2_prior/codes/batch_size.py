@@ -7,8 +7,8 @@ import torch
 
 from stage1_tokenizer import Tokenizer
 
-ON_CPU, PIXELS_ON_CPU = 64, 64 * 256**2
-"""Batch size on CPUs, where memory isn't the limit, and of clips the most pixels in all of a batch's frames."""
+MOST_ON_CPU, PLACES_ON_CPU = 64, 1 << 18
+"""Samples, and pixels or times of all of them, at once on a CPU: more large ones take more memory and are no faster."""
 
 MOST = 4096
 """Larger batches bring no speed."""
@@ -28,10 +28,10 @@ def largest(fits: Callable[[int], bool], first: int = 16, most: int = MOST) -> i
 
 
 def batch_size(tokenizer: Tokenizer, sizes: Sequence[int]) -> int:
-    """Samples of these sizes to encode at once on the tokenizer's device: measured on GPUs, ON_CPU elsewhere."""
+    """Samples of these sizes to encode at once on the tokenizer's device: measured on GPUs, elsewhere set."""
     device = next(tokenizer.parameters()).device
     if device.type != "cuda":
-        return min(ON_CPU, max(1, PIXELS_ON_CPU // math.prod(sizes))) if len(sizes) == 3 else ON_CPU
+        return max(1, min(MOST_ON_CPU, PLACES_ON_CPU // math.prod(sizes)))
     assert tokenizer.transform is not None
     channels = tokenizer.transform.channels
 

@@ -25,7 +25,8 @@ class EncodeConfig:
     verify: int = 0
     """Number of pictures to encode again and compare at the end; OUT/verify.png shows them decoded."""
     batch_size: int | None = None
-    """Pictures that each rank encodes at once; null: as many as fit on the GPU, found by trying; 64 on CPUs."""
+    """Pictures that each rank encodes at once; null: as many as fit on the GPU, found by trying; on CPUs 4 of 256
+    pixels, up to 64 of smaller ones."""
     threads: int | None = None
     """Reading and decoding threads of each rank; null: its share of the cores, at most 8."""
     allow_left_out: float = 0.1

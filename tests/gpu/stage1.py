@@ -12,12 +12,15 @@ from unittest import mock
 import torch
 
 from data.pictures.batches import PictureBatch
+from data.sounds.batches import SoundBatch
+from data.sounds.config import SoundConfig
 from launch.command.cli import parse
 from launch.config import RunConfig
 from launch.run.runtime import Run
 from launch.run.seeding import seed_step
 from stage1_tokenizer.config.training import TokenizerTrainConfig
-from stage1_tokenizer.losses import lpips
+from stage1_tokenizer.layers import spectrum
+from stage1_tokenizer.losses import lpips, spectral
 from stage1_tokenizer.media import MEDIA
 from stage1_tokenizer.training.loop import train_step
 from stage1_tokenizer.training.monitor import Monitor
@@ -65,9 +68,10 @@ class Stage1:
         self.pictures = pictures or self.config.data.batch_size
         self.run = run_of_one(self.config.run)
         self.medium = MEDIA[self.config.data.kind]
-        lpips.evenly_spread.cache_clear()  # fakes of one `pretend` are no tensors of the next
+        for kept in (lpips.evenly_spread, spectrum.hann, spectrum.mel_filters, spectral._filters):
+            kept.cache_clear()  # fakes of one `pretend` are no tensors of the next
         with mock.patch("stage1_tokenizer.media.pictures.load_lpips", random_lpips):
-            terms = self.medium.terms(self.config.loss)
+            terms = self.medium.terms(self.config.loss, self.config.data.transform)
         told = mock.patch.object(
             lpips.PerceptualTerm, "compared", return_value=(0.0, 0.0)
         )  # said before the first step
@@ -76,9 +80,13 @@ class Stage1:
         self.monitor = Monitor.of(self.config, self.trained.tokenizer)
         self.number = 0
 
-    def batch(self) -> PictureBatch:
+    def batch(self) -> PictureBatch | SoundBatch:
         """Pinned, as the stream's batches are where there is a GPU."""
         transform = self.config.data.transform
+        if isinstance(transform, SoundConfig):
+            samples = torch.empty((self.pictures, transform.channels, transform.length), dtype=torch.int16)
+            lengths = torch.full((self.pictures,), transform.length).pin_memory()
+            return SoundBatch(self.number, samples.pin_memory(), lengths, torch.zeros(self.pictures).long(), [])
         shape = (self.pictures, transform.channels, transform.size, transform.size)
         pixels = torch.empty(shape, dtype=torch.uint8).pin_memory()
         return PictureBatch(self.number, pixels, torch.zeros(self.pictures, dtype=torch.int64), [])
@@ -88,7 +96,8 @@ class Stage1:
         batch = self.batch()
         seed_step(self.config.run.seed, 0, self.number)
         inputs = self.medium.input(batch, self.run.device)
-        scalars, good = train_step(self.config, self.trained, inputs, self.number)
+        beside = self.medium.beside(batch, self.run.device)
+        scalars, good = train_step(self.config, self.trained, inputs, self.number, **beside)
         logged = self.run.record(scalars, step=self.number, samples=self.config.data.batch_size, good=good)
         self.run.note(self.number, self.monitor.look(logged or {}))
         self.number += 1

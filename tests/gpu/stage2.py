@@ -17,7 +17,7 @@ from stage1_tokenizer.quantizers import Quantizer, build_quantizer
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.training import PriorTrainConfig
-from stage2_prior.generation import autoregressive, depth
+from stage2_prior.generation import autoregressive, places
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior
 from stage2_prior.training.loop import build, train_step
@@ -25,9 +25,11 @@ from tests.gpu.stage1 import QUIET, run_of_one
 from tests.gpu.watch import CUDA
 
 CLASSES = tuple(f"class {number}" for number in range(10))
+LEVELS = CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, codebooks=2)
 SOURCES = {
     "autoregressive": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}),
-    "depth": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, codebooks=2),
+    "depth": LEVELS,
+    "delay": LEVELS,
     "multiscale": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, scales=(1, 2)),
 }
 """Small codes for each kind of prior; a masked one takes the autoregressive one's."""
@@ -119,6 +121,6 @@ class Sampler:
         """Draw one batch."""
         capture = (lambda step: step) if self.graph else None
         with contextlib.ExitStack() as patched:
-            for module in (autoregressive, depth):
+            for module in (autoregressive, places):
                 patched.enter_context(mock.patch.object(module, "capture_for", lambda _: capture))
             self.prior.sample(self.token_B, self.uniform_BU, self.drawing, self.given_BN)

@@ -63,22 +63,45 @@ SMALL = {
 """What the rows of a stage share."""
 
 CONVOLUTIONS = "model.res_blocks=1 model.channels=8 model.channel_multipliers=[1,2]"
+SOUNDS = (
+    "data.transform.kind=sounds data.transform.sample_rate=8000 data.transform.length=4096 model.spatial_dims=1 "
+    'model.in_channels=1 loss.terms={"waveform":1,"mel":1,"stft":1} loss.adversarial.adaptive=false '
+    "loss.adversarial.channels=4"
+)
+VOCOS = f"{SOUNDS} model.backbone=vocos model.vocos.hop=16 model.vocos.window=64 model.vocos.width=16"
+SEANET = f"{SOUNDS} model.backbone=seanet model.seanet.strides=[2,4] model.channels=4"
+PICTURES_ONLY = ("data.transform.size", "loss.perceptual.weight", "loss.adversarial.layers")
+"""Of SMALL, what sounds don't have."""
 VIT = "model.backbone=vit model.vit.size=32 model.vit.patch=8 " + " ".join(
     f"model.vit.{half}.width=16 model.vit.{half}.depth=1 model.vit.{half}.heads=2" for half in ("encoder", "decoder")
 )
 NEEDS = {
     "loss.adversarial.discriminator=dino": "loss.adversarial.weights=DINO loss.adversarial.resize=32",
     "loss.adversarial.discriminator=stylegan": "loss.adversarial.layers=3",
+    "loss.adversarial.discriminator=periods": VOCOS,
+    "loss.adversarial.discriminator=bands": f"{VOCOS} loss.adversarial.windows=[64]",
+    "loss.adversarial.discriminator=stft": f"{VOCOS} loss.adversarial.windows=[64]",
+    "loss.adversarial.reduction": f"{VOCOS} loss.adversarial.discriminator=periods",
+    "loss.balance": VOCOS,
+    "loss.preset": VOCOS,
     "loss.adversarial.penalty": "loss.adversarial.penalty_every=1",
     "loss.adversarial.penalty_fake": "loss.adversarial.penalty_every=1",
     "loss.perceptual": "loss.perceptual.weight=1",
     "model.conv_plus": "model.backbone=conv_plus",
+    "model.backbone=seanet": SEANET,
+    "model.backbone=seanet_vocos": f"{VOCOS} {SEANET} model.vocos.hop=8 model.backbone=seanet_vocos",
+    "model.backbone=vocos": VOCOS,
+    "model.per_level_weights": "model.kind=depth",
     "model.quant_conv_kernel=0": "model.quantizer.code_dim=8",
     "model.quantizer.anneal": "model.quantizer.kind=gumbel",
+    "model.quantizer.projections": "model.quantizer.kind=residual",
     "model.quantizer.kind=fsq": "model.quantizer.levels=[3,4,5]",
     "model.quantizer.kind=multiscale": "model.quantizer.scales=[1,2,16]",
+    "model.seanet": SEANET,
+    "model.seanet.odd_trim": "model.seanet.causal=false",
     "model.vit": VIT,
     "model.vit.latent_tokens": "model.vit.head=linear",
+    "model.vocos": VOCOS,
 }
 """What a setting, or one value of it, needs besides."""
 
@@ -220,7 +243,9 @@ def options(stage: str, row: str) -> list[str]:
     """The options of a training that are a row, with what it needs."""
     own = row.split()
     needed = [NEEDS[key] for one in own for key in known(one.partition("=")[0], one, NEEDS)]
-    every = " ".join([SMALL[stage], *needed, *own]).split()
-    if stage == "tokenizer" and "model.backbone=vit" not in every:
-        every = [*CONVOLUTIONS.split(), *every]
-    return [part for one in every for part in (f"--{one.partition('=')[0]}", one.partition("=")[2])]
+    every = dict(one.split("=", 1) for one in " ".join([SMALL[stage], *needed, *own]).split())
+    if every.get("data.transform.kind") == "sounds":
+        every = {name: value for name, value in every.items() if name not in PICTURES_ONLY}
+    elif stage == "tokenizer" and every.get("model.backbone") != "vit":
+        every = dict(one.split("=", 1) for one in CONVOLUTIONS.split()) | every
+    return [part for name, value in every.items() for part in (f"--{name}", value)]

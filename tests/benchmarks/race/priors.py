@@ -68,16 +68,21 @@ def make_codes(race: Race, name: str) -> None:
     if file.is_file():
         return
     codec, config = trained(race, LLAMAGEN), race.config()
+    positions = math.prod(config.data.transform.size // stride for stride in config.model.stride)
+    found: dict[str, Tensor] = {}
     with torch.no_grad():
-        found: dict[str, Tensor] = {}
         for part, index in sets.items():
-            codes, labels = [], []
+            views = 2 if part == "train" else 1
+            label_N = torch.empty(views * len(load_index(index)), dtype=torch.int64)
+            # Made at once: among small tensors that stay, freed memory isn't reused.
+            codes_NP, at = torch.empty(len(label_N), positions, dtype=torch.int64), 0
             for batch in every_sample(index, config.data.transform, batch_size=50):
                 x_BCHW = to_float(batch.pixels_BCHW.to(race.device))
-                for shown in (x_BCHW, x_BCHW.flip(-1))[: 2 if part == "train" else 1]:
-                    codes.append(codec.encode(shown).flatten(1).cpu())
-                    labels.append(batch.label_B)
-            found |= {f"{part}/codes": torch.cat(codes), f"{part}/labels": torch.cat(labels)}
+                for shown in (x_BCHW, x_BCHW.flip(-1))[:views]:
+                    codes_BP = codec.encode(shown).flatten(1).cpu()
+                    rows = slice(at, at := at + len(codes_BP))
+                    codes_NP[rows], label_N[rows] = codes_BP, batch.label_B
+            found |= {f"{part}/codes": codes_NP[:at], f"{part}/labels": label_N[:at]}
     torch.save(found, file)
 
 

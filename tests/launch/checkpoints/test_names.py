@@ -75,7 +75,7 @@ def test_a_published_checkpoint(prefix: str, tmp_path: Path, monkeypatch: pytest
         path, out = tmp_path / f"{number}.bin", tmp_path / f"out{number}"
         torch.save({"model": {before + name: tensor for name, tensor in weights.items()}}, path)
         options = {"to": "vqloom", "config": None, "weights": "averaged", "size": 16, "licence": None, "origin": None}
-        convert_published(source=path, out=out, layout="maskgit", model={}, **options)  # type: ignore[arg-type]
+        convert_published(source=path, out=out, layout="maskgit", sample_rate=None, model={}, **options)  # type: ignore[arg-type]
         prints.add(Tokenizer.from_pretrained(out).fingerprint)
     assert len(prints) == 1
 

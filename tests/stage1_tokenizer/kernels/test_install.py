@@ -135,7 +135,7 @@ def test_parametrized_layers_keep_their_weights_rules(monkeypatch: pytest.Monkey
 
 
 def losses(tokenizer: Tokenizer, discriminator: nn.Module, perceptual: Any) -> list[dict[str, float]]:
-    """Of 20 steps in float64: in float32, Adam and the adversarial game make more and more of rounding."""
+    """Of 8 steps in float64: in float32, Adam and the adversarial game make more and more of rounding."""
     config = LossConfig(perceptual=PerceptualConfig(net="alex"), adversarial=replace(PATCH, start=3))
     step = one_forward(config, perceptual)
     optimizers = [torch.optim.AdamW(module.parameters(), 1e-3) for module in (tokenizer.train(), discriminator.train())]
@@ -143,7 +143,7 @@ def losses(tokenizer: Tokenizer, discriminator: nn.Module, perceptual: Any) -> l
     rows = []
     for module in (tokenizer, discriminator, perceptual):
         module.double()
-    for number in range(20):
+    for number in range(8):
         x = nn.functional.interpolate(torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1, (64, 64), mode="bilinear")
         result = step(tokenizer, [discriminator], x.double(), number)
         for optimizer in optimizers:

@@ -47,9 +47,9 @@ def test_every_kind_is_compared_under_settings_that_load(tmp_path: Path) -> None
 def test_every_variant_of_sounds_loads_and_residual_ones_have_rows_by_rate(tmp_path: Path) -> None:
     recipe = str(tiny.ROOT / "launch" / "recipes" / "speech" / "tokenizer.yaml")
     given = replace(config(tmp_path), recipe=recipe, options={}, variants=[])
-    assert kind_and_grid(given) == ("sounds", 64)
+    assert kind_and_grid(given) == ("sounds", 128)
     for name in OF_SOUNDS:
-        options = settings(given, name, tmp_path / "run", 64, "sounds")
+        options = settings(given, name, tmp_path / "run", 128, "sounds")
         parts = [part for key, value in options.items() for part in (f"--{key}", str(value))]
         made = parse(TokenizerTrainConfig, ["--config", recipe, *parts], prog="test")
         assert made.model.quantizer.kind == OF_SOUNDS[name][0]["kind"]

@@ -32,9 +32,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, first: int, last: int, folder: Path, 
     original = OneForwardStep.__call__
 
     def spoilt(
-        self: OneForwardStep, generator: nn.Module, discriminators: Sequence[nn.Module], x: torch.Tensor, step: int
+        self: OneForwardStep, generator: nn.Module, nets: Sequence[nn.Module], x: torch.Tensor, step: int, *more: Any
     ) -> StepResult:
-        result = original(self, generator, discriminators, x, step)
+        result = original(self, generator, nets, x, step, *more)
         if first <= step <= last and len(rollbacks(folder)) < turns:
             gradient = next(generator.parameters()).grad
             assert gradient is not None

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from stage2_prior.codes.batch_size import largest
+from stage1_tokenizer.config.model import ModelConfig
+from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage2_prior.codes.batch_size import batch_size, largest
 
 
 @pytest.mark.parametrize(
@@ -17,3 +19,8 @@ def test_half_of_what_fits_is_taken(room: int, found: int):
 
     assert largest(fits) == found
     assert len(tried) == len(set(tried)), "nothing is tried twice"
+
+
+def test_on_cpus_fewer_large_pictures_are_encoded_at_once():
+    tokenizer = Tokenizer(ModelConfig(channels=8, channel_multipliers=[1]))
+    assert [batch_size(tokenizer, (side, side)) for side in (28, 64, 128, 256, 384, 1024)] == [64, 64, 16, 4, 1, 1]
