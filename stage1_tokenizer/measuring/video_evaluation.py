@@ -31,7 +31,7 @@ def check_videos(config: EvaluateConfig) -> None:
     if Path(config.data).is_dir() or finished(config.data) is not None:
         raise UserError(
             f"data={config.data} is not an index or tars, from which videos are measured: pack it with python -m "
-            "data.pack --kind videos, or name its index"
+            "data.pack --media videos, or name its index"
         )
 
 
