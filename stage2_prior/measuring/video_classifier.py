@@ -19,15 +19,18 @@ WIDTH = 4.2
 """A window's side, in standard deviations of the mass that it shows."""
 PATHS = 1000
 """Clips whose motion is learned, at most."""
+NOISE = 0.15
+"""Of full scale: what differs less from its frame's border is no thing, as reconstructions of an even background do."""
 NONE = -1
 """The label of a clip in whose frames different things are seen."""
 
 
 def foreground(pixels_BCTHW: np.ndarray) -> np.ndarray:
-    """How far each pixel is from its frame's border, in [0, 1], float32 (B, T, H, W)."""
+    """How far each pixel is from its frame's border, in [0, 1], 0 below NOISE, float32 (B, T, H, W)."""
     x_BTHW = pixels_BCTHW.mean(axis=1, dtype=np.float32) / 255
     edges = (x_BTHW[..., 0, :], x_BTHW[..., -1, :], x_BTHW[..., 0], x_BTHW[..., -1])
-    return np.abs(x_BTHW - np.median(np.concatenate(edges, axis=-1), axis=-1)[..., None, None])
+    far_BTHW = np.abs(x_BTHW - np.median(np.concatenate(edges, axis=-1), axis=-1)[..., None, None])
+    return np.where(far_BTHW < NOISE, np.float32(0), far_BTHW)
 
 
 def centres(x_FHW: np.ndarray) -> np.ndarray:
@@ -127,7 +130,7 @@ SEEN = {"frames": by_frames, "motion": by_motion}
 
 VIDEOS = Classified(
     what=f"scikit-learn SVC, Gaussian kernel: of frames, all of which must agree, on gradients' directions in "
-    f"{CELLS}×{CELLS} cells around the centre of mass; of motion, on the centres' path",
+    f"{CELLS}×{CELLS} cells around the centre of mass; of motion, on the centres' path; less than {NOISE} is no mass",
     values=lambda batch: batch.pixels_BCTHW.numpy(),
     read=_read,
     fitted=by_frames,
