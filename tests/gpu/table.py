@@ -72,7 +72,8 @@ VOCOS = f"{SOUNDS} model.backbone=vocos model.vocos.hop=16 model.vocos.window=64
 SEANET = f"{SOUNDS} model.backbone=seanet model.seanet.strides=[2,4] model.channels=4"
 VIDEOS = (
     "data.transform.kind=videos data.transform.frames=4 model.spatial_dims=3 model.res_blocks=1 model.channels=4 "
-    'model.channel_multipliers=[1,2] model.attention=false loss.adversarial.channels=4 loss.terms={"frame_difference":1}'
+    "model.channel_multipliers=[1,2] model.attention=false loss.adversarial.channels=4 "
+    'loss.terms={"frame_difference":1}'
 )
 PICTURES_ONLY = ("data.transform.size", "loss.perceptual.weight", "loss.adversarial.layers")
 """Of SMALL, what sounds don't have."""
