@@ -13,9 +13,8 @@ class VideoNetConfig:
     causal: bool = False
     """Never look ahead. Convolutions see the first frame repeated before the clip; the first frame has codes of its
     own, so that a clip has 1 + k·s frames, s being the stride of time, and a picture is a clip of one frame."""
-    by_frame: bool | None = None
-    """Norms and attention are of each frame by itself, as they must be to be causal; false: of the whole clip. Null: as
-    `causal`."""
+    by_frame: bool = False
+    """Norms and attention are of each frame by itself, as they always are if causal; false: of the whole clip."""
     front: bool = False
     """For networks that aren't causal, as their norms are over the clip: convolutions see zeros before it and nothing
     after it, and the first frame has codes of its own (Open-MAGVIT2)."""
@@ -45,8 +44,6 @@ class VideoNetConfig:
         at_least(1, self, "block", prefix=at)
         check(at + "causal", self.causal, self.causal or self.layers == "vqgan", "true, as layers=cosmos are")
         check(at + "front", self.front, not (self.front and self.causal), "false, as causal is true")
-        fits = not (self.causal and self.by_frame is False)
-        check(at + "by_frame", self.by_frame, fits, "true or null: norms over a clip look ahead, and causal is true")
 
     @property
     def kind(self) -> str:
@@ -61,7 +58,7 @@ class VideoNetConfig:
     @property
     def apart(self) -> bool:
         """Whether norms and attention are of each frame by itself."""
-        return self.causal if self.by_frame is None else self.by_frame
+        return self.causal or self.by_frame
 
 
 def decoder_strides(strides: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -39,7 +39,7 @@ def with_model(words: Sequence[str]) -> list[str]:
     model = model_of(folder)
     if inflate is not None:
         last = inflate == "last"
-        model = inflated_model(model, VideoNetConfig(causal=last, by_frame=None if last else True))
+        model = inflated_model(model, VideoNetConfig(causal=last, by_frame=not last))
     return ["--config", json.dumps({"model": plain(model)}), *words]
 
 

@@ -135,7 +135,6 @@ def test_two_processes_compute_what_one_does(videos: str, tmp_path: Path) -> Non
         ({"model__in_channels": 3}, "in_channels=3 differs from data.transform.channels=1"),
         ({"loss__adversarial__discriminator": "stylegan"}, "stylegan needs 2 axes"),
         ({"model__video__haar": 2}, "adaptive=true needs a decoder that ends with one convolution"),
-        ({"model__video__by_frame": "false"}, "norms over a clip look ahead"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str, videos: str, tmp_path: Path) -> None:
