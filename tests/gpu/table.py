@@ -27,6 +27,7 @@ NOT_HERE = {
     "data.transform": "is done on the CPU",
     "dry_run": "takes no steps",
     "evaluate_features": "is for evaluations, not for steps",
+    "inflate": "is how a run begins",
     "loss.perceptual.net=squeeze": "needs a file of weights, and is no other code than alex",
     "model.double_z": "is for published weights",
     "model.preset": "is a size",
@@ -219,7 +220,14 @@ ROWS = {
             "model.quantizer.reparametrise=affine freeze=[quantizer]",
             "model.conv_plus.downsample=pool model.conv_plus.upsample=nearest model.conv_plus.adaptive_norm=false "
             "model.conv_plus.shortcut=inner loss.discriminators=further",
-            "model.vit.positions=sincos model.vit.head=linear data.micro_batch=2",
+            "model.vit.positions=sincos model.vit.head=linear data.micro_batch=2 run.log_every=1",
+            "model.vit.latent_tokens=5 loss.perceptual.precision=fp32 run.bind_cores=false compile_fallback=true",
+            "model.seanet.shortcut=input model.seanet.activation=snake model.seanet.weight_norm=false "
+            "model.seanet.padding=reflect",
+            "model.seanet.causal=false model.seanet.odd_trim=true model.seanet.tanh=true",
+            "model.vocos.attention=true loss.balance=gradient loss.adversarial.discriminator=periods "
+            "loss.adversarial.reduction=sum",
+            "model.video.by_frame=true model.video.factorised=true loss.adversarial.per_frame=true",
             "loss.adversarial.penalty=10 loss.adversarial.penalty_fake=10 channels_last=true",
             "loss.perceptual.fraction=0.5 model.quant_conv_kernel=0 loss.adversarial.adaptive=false",
             "loss.perceptual.net=alex model.quant_conv_kernel=3 loss.adversarial.weight=0",
