@@ -30,7 +30,7 @@ MADE = {"moving_digits": ("mnist", "videos")}
 LICENCES = {"speech": "cc-by-sa-3.0"}
 """Of tokenizers of sample sets whose data ask for the same licence; else apache-2.0."""
 
-SHORT_STEPS, SHORT_CLIPS, SHOWN = 20, 450, 8
+SHORT_STEPS, CLIPS, SHORT_CLIPS, SHOWN = 20, 18000, 450, 8
 A_CLASS, A_PROMPT = 50, 3
 """Samples drawn of each class, or of each prompt of a recipe's prompts.txt."""
 VIDEOS_MEASURED, VIDEOS_CLASSIFIED = 100, 4000
@@ -125,7 +125,7 @@ def _data(config: PipelineConfig) -> list[Stage]:
         return []
     source = _shipped("data", "samples", MADE[config.data][0])
     about = {"name": config.data, "licence": settings_of(source / "train.json").get("licence", "")}
-    options = _options(kind=config.data, **about, **({"clips": SHORT_CLIPS} if config.short else {}))
+    options = _options(kind=config.data, **about, clips=SHORT_CLIPS if config.short else CLIPS)
     arguments = (str(source), str(config.folder / "data"), *options)
     indexes = (config.index("train"), config.index("held_out"))
     reads = (source / "train.json", source / "held_out.json")

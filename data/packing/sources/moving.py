@@ -15,9 +15,8 @@ from data.shards.sample import DamagedSampleError
 from data.videos.convert import encode
 from launch.command.cli import UserError
 
-FRAMES, SIDE, DIGIT = 17, 24, 16
-"""Frames of a clip, their side, and the longest side of the thing in them, in pixels: it moves by half of one each
-frame."""
+FRAMES, SIDE, DIGIT = 9, 24, 16
+"""Frames of a clip, their side, and the longest side of the thing in them, in pixels: it moves by one each frame."""
 SECONDS = 0.125
 """That a frame is shown."""
 DIRECTIONS = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}
@@ -113,20 +112,14 @@ def thing(picture_HW: np.ndarray) -> np.ndarray:
 
 
 def moved(thing_HW: np.ndarray, step: tuple[int, int], across: float) -> np.ndarray:
-    """clip_THW, uint8: a thing in the middle of a cell of DIGIT pixels that moves by `step` times half a pixel a frame.
+    """clip_THW, uint8: a thing in the middle of a cell of DIGIT pixels that moves by `step` in each frame.
 
-    The cell goes from one edge to the other; `across` in [0, 1) says where it is on the other axis. Between pixels it
-    is interpolated linearly.
+    The cell goes from one edge to the other; `across` in [0, 1) says where it is on the other axis.
     """
-    clip_THW = np.zeros((FRAMES, SIDE + 1, SIDE + 1), np.float32)
+    clip_THW = np.zeros((FRAMES, SIDE, SIDE), np.uint8)
     room, (height, width) = SIDE - DIGIT, thing_HW.shape
     for t, frame_HW in enumerate(clip_THW):
-        far = room * t / (FRAMES - 1)
-        along = {1: far, -1: room - far, 0: int((room + 1) * across)}
-        at = along[step[0]] + (DIGIT - height) // 2, along[step[1]] + (DIGIT - width) // 2
-        (top, down), (left, right) = (divmod(one, 1) for one in at)
-        for row, rows in enumerate((1 - down, down)):
-            for column, columns in enumerate((1 - right, right)):
-                y, x = int(top) + row, int(left) + column
-                frame_HW[y : y + height, x : x + width] += rows * columns * thing_HW
-    return np.rint(clip_THW[:, :SIDE, :SIDE]).astype(np.uint8)
+        along = {1: t, -1: room - t, 0: int((room + 1) * across)}
+        top, left = along[step[0]] + (DIGIT - height) // 2, along[step[1]] + (DIGIT - width) // 2
+        frame_HW[top : top + height, left : left + width] = thing_HW
+    return clip_THW

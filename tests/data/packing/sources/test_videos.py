@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +152,15 @@ def test_moving_digits_say_what_they_show(tmp_path: Path) -> None:
     assert index.kind == "videos" and index.classes == [str(digit) for digit in range(10)]
     assert set(index.meta["attributes"]) == {"digit", "direction"} and index.meta["frame_rate"] == 8.0
     seen = set()
-    for batch in every_sample(index, VideoConfig(size=24, frames=17, channels=1), batch_size=18):
+    for batch in every_sample(index, VideoConfig(size=24, frames=9, channels=1), batch_size=18):
         for clip_THW, text, label in zip(
             batch.pixels_BCTHW[:, 0].numpy(), batch.captions, batch.label_B.tolist(), strict=True
         ):
             _, digit, _, direction = text.split()
             down, right = DIRECTIONS[direction]
             assert digit == str(label) and clip_THW.max() > 150
-            for before, between, after in zip(clip_THW[::2], clip_THW[1::2], clip_THW[2::2], strict=False):
-                assert np.array_equal(np.roll(before, (down, right), (0, 1)), after), "a pixel in two, all in sight"
-                assert np.abs(between - (before / 2 + after / 2)).max() <= 0.5
+            for before, after in pairwise(clip_THW):
+                assert np.array_equal(np.roll(before, (down, right), (0, 1)), after), "one pixel a frame, all in sight"
             seen.add(direction)
     assert len(seen) > 2
     source = open_source("moving_digits", "data/samples/mnist", {"clips": 18000})
