@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from launch.command.checks import at_least, check
+from stage1_tokenizer.config.perturb import PerturbConfig
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class QuantizerConfig:
     """With gumbel, temperature after `anneal` steps."""
     anneal: int = 0
     """Training steps over which temperature and entropy weight change; 0: both are constant."""
+    perturb: PerturbConfig = field(default_factory=PerturbConfig)
+    """Codes replaced by near ones in training."""
 
     def __post_init__(self) -> None:
         at = "model.quantizer."
@@ -144,6 +147,14 @@ class QuantizerConfig:
                 not self.l2_normalise,
                 f"is not supported with {kind}, which adds up vectors of any length: set it to false",
             )
+        perturbs, samples = self.perturb.samples > 0, self.perturb.samples
+        yield "perturb.samples", samples, not (perturbs and kind == "gaussian"), "is not for gaussian: set it to 0"
+        yield (
+            "perturb.samples",
+            samples,
+            not (perturbs and self.codebook_dropout),
+            "is not supported with codebook_dropout, whose samples have fewer codes: set one of them to 0",
+        )
         yield from self._residual_rules()
         if kind == "multiscale":
             yield "learning", self.learning, not averages, "is not for multiscale: set it to gradient"

@@ -154,7 +154,20 @@ class TokenizerTrainConfig:
                     "and loss.balance=gradient for weights that don't depend on the terms' scales"
                 )
 
+    def _check_codes(self) -> None:
+        place = self.data.codes
+        if place is None:
+            return
+        if not {"encoder", "quantizer"} <= set(self.freeze):
+            raise ValueError(
+                f"data.codes={place} trains the decoder on codes that must stay the tokenizer's: set "
+                "freeze=[encoder, quantizer]"
+            )
+        if self.init is None:
+            raise ValueError(f"data.codes={place} needs the tokenizer whose codes they are: set init to its folder")
+
     def _check_method(self) -> None:
+        self._check_codes()
         if set(self.freeze) == {"encoder", "quantizer", "decoder"}:
             raise ValueError(f"freeze={list(self.freeze)} leaves nothing to train: remove the part to train")
         if self.channels_last and self.model.spatial_dims != 2:
@@ -163,6 +176,7 @@ class TokenizerTrainConfig:
             )
         beside = {"compile": self.compile, "activation_checkpointing": self.activation_checkpointing}
         beside["data.micro_batch"] = self.data.micro_batch is not None
+        beside["model.quantizer.perturb.samples"] = self.model.quantizer.perturb.samples > 0
         for name in [name for name, there in beside.items() if there and self.cuda_graph]:
             raise ValueError(f"cuda_graph=true is not supported with {name}: set one of them only")
         for adversarial in self.loss.adversaries.values():

@@ -16,6 +16,11 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.layers.precision import HALF, at_least_float32, float32_as, no_autocast
+from stage1_tokenizer.quantizers.nearby import nearby_vectors
+
+Perturbed = tuple[Tensor, Tensor]
+"""Which samples of a batch are perturbed, rows_X int64, and the ranks (`Quantizer.nearby`) of what replaces their
+codes, rank_X… in the form of the codes."""
 
 
 @dataclass
@@ -90,6 +95,26 @@ class Quantizer(nn.Module):
         """The codes whose latents are nearest: the inverse of `embed`. TypeError for kinds whose latents are sums."""
         raise TypeError("codes cannot be recovered from a sum of code vectors: keep the codes themselves")
 
+    def nearby(self, codes: Tensor, ranks: Tensor, nearest: int) -> Tensor:
+        """Codes replaced by those of `ranks` among the `nearest` codes of each: 0 is the code itself, 1 the next, ….
+
+        All have the shape of the codes; ranks from `nearest` on count as the last one. TypeError without codes.
+        """
+        raise TypeError(f"kind={self.config.kind} has no codes: choose another quantizer")
+
+    def perturbed(self, quantized: Quantized, chosen: Perturbed) -> Tensor:
+        """The latents where the codes of the chosen samples are replaced by near ones. (Qiu et al. 2025, RobusTok)
+
+        Gradients are those of the latents as they were; the other samples' keep their bits.
+        """
+        rows_X, rank_X = chosen
+        assert quantized.codes is not None
+        own = quantized.latents.index_select(0, rows_X)
+        with torch.no_grad():
+            idx_X = self.nearby(quantized.codes.index_select(0, rows_X), rank_X, self.config.perturb.nearest)
+            moved = self.embed(idx_X)
+        return quantized.latents.index_copy(0, rows_X, moved + (own - own.detach()))
+
     def codes_shape(self, grid: Sequence[int]) -> tuple[int, ...]:
         """Shape of one picture's codes on a latent grid (h, w). ValueError for an unsupported grid."""
         return tuple(grid) if self.codebooks == 1 else (self.codebooks, *grid)
@@ -134,6 +159,16 @@ class RowQuantizer(Quantizer):
         with exactly(latents_BDhw):
             rows_ND, grid = grid_to_rows(latents_BDhw)
             return self.search(rows_ND).view(grid)
+
+    def nearby(self, codes: Tensor, ranks: Tensor, nearest: int) -> Tensor:
+        """The nearest codes by the vectors that the search compares."""
+        with exactly(codes), torch.no_grad():
+            code_KD = self.compared()
+            return nearby_vectors(code_KD, codes.flatten(), ranks.flatten(), nearest).view(codes.shape)
+
+    def compared(self) -> Tensor:
+        """The vectors of all codes that the search compares with its rows, (K, D), at least float32."""
+        return self.rows(torch.arange(self.codebook_size, device=self.unit.device))
 
     def _scaled(self, rows_ND: Tensor) -> Tensor:
         return F.normalize(rows_ND, dim=1) if self.config.l2_normalise else rows_ND

@@ -14,6 +14,7 @@ from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.quantizers.base import RowQuantizer
 from stage1_tokenizer.quantizers.gradients import straight_through
+from stage1_tokenizer.quantizers.nearby import nearby_levels
 
 
 class FiniteScalarQuantizer(RowQuantizer):
@@ -49,6 +50,12 @@ class FiniteScalarQuantizer(RowQuantizer):
         """Codes (N,) of the nearest levels."""
         half_D = self.level_D // 2
         return self._index((rows_ND * half_D + half_D).round().clamp_min(0).minimum(self.level_D - 1))
+
+    def nearby(self, codes: Tensor, ranks: Tensor, nearest: int) -> Tensor:
+        """The codes with the fewest changed levels."""
+        digit_ND = codes.flatten()[:, None] // self.basis_D % self.level_D
+        moved_ND = nearby_levels(self.config.levels, digit_ND, ranks.flatten(), nearest)
+        return self._index(moved_ND).view(codes.shape)
 
     def _bounded(self, z_ND: Tensor) -> Tensor:
         """A curve like tanh whose values round to L integers; for even L, one more of them is negative."""

@@ -85,6 +85,10 @@ class MultiscaleQuantizer(Quantizer):
             }
         return Quantized(self.as_weights(straight_through(z, total)).contiguous(), idx_BN, losses)
 
+    def nearby(self, codes: Tensor, ranks: Tensor, nearest: int) -> Tensor:
+        """The nearest codes of the codebook, whatever the scale."""
+        return self.codebook.nearby(codes, ranks, nearest)
+
     def embed(self, idx_BN: Tensor) -> Tensor:
         """Codes to latents (B, D, h, w)."""
         total = torch.zeros(())

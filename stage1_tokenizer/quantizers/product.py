@@ -54,6 +54,11 @@ class SeveralCodebooks(Quantizer):
         means = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
         return Quantized(self.as_weights(codes_to_grid(latents_ND, grid)), idx_BGhw, means)
 
+    def nearby(self, codes: Tensor, ranks: Tensor, nearest: int) -> Tensor:
+        """The nearest codes, each in its own codebook."""
+        each = zip(self.books, codes.unbind(1), ranks.unbind(1), strict=True)
+        return torch.stack([book.nearby(idx, rank, nearest) for book, idx, rank in each], dim=1)
+
     def _quantize(self, z_ND: Tensor, samples: int) -> Parts:
         """Rows of so many samples, one after the other."""
         raise NotImplementedError

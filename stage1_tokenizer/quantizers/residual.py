@@ -136,3 +136,7 @@ class DirectionQuantizer(VectorQuantizer):
         with torch.no_grad():
             code_KD = F.normalize(at_least_float32(self.embedding.weight).to(z_ND.dtype), dim=1)
         return nearest_code(F.normalize(z_ND.detach(), dim=1), code_KD)
+
+    def compared(self) -> Tensor:
+        """Directions."""
+        return F.normalize(super().compared(), dim=1)
