@@ -20,6 +20,7 @@ from stage1_tokenizer.layers.precision import as_weights_of, ieee
 from stage1_tokenizer.networks.base import in_blocks
 from stage1_tokenizer.networks.build import DECODERS, ENCODERS, build_bridge
 from stage1_tokenizer.quantizers import Quantized, build_quantizer
+from stage1_tokenizer.quantizers.base import Perturbed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -143,16 +144,27 @@ class Codec(nn.Module):
             getattr(self, name).eval()
         return self
 
-    def forward(self, x_BCHW: Tensor, micro_batch: int | None = None) -> Reconstruction:
+    def forward(
+        self,
+        x_BCHW: Tensor,
+        micro_batch: int | None = None,
+        codes_Bhw: Tensor | None = None,
+        perturbed: Perturbed | None = None,
+    ) -> Reconstruction:
         """The unclamped reconstruction of pictures in [-1, 1], with the quantizer's losses, for training. No checks.
 
         With `micro_batch`, encoder and decoder take at most that many pictures at a time and recompute them in the
         backward pass. The quantizer takes all of them, so its statistics and losses are those of the whole batch.
+        With `codes_Bhw` the pictures are decoded from these, and there is nothing to encode. `perturbed` says which
+        samples are decoded from other codes than their own.
         """
-        z_BDhw = in_parts(self._latents, x_BCHW, micro_batch)
-        quantized: Quantized = self.quantizer(z_BDhw)
+        if codes_Bhw is None:
+            quantized: Quantized = self.quantizer(in_parts(self._latents, x_BCHW, micro_batch))
+        else:
+            quantized = Quantized(self.quantizer.embed(codes_Bhw), codes_Bhw)
+        latents_BDhw = quantized.latents if perturbed is None else self.quantizer.perturbed(quantized, perturbed)
         features_BCHW = in_parts(
-            lambda part: self.decoder.features(self.post_quant_conv(part)), quantized.latents, micro_batch
+            lambda part: self.decoder.features(self.post_quant_conv(part)), latents_BDhw, micro_batch
         )
         return Reconstruction(
             self.decoder.last_layer(features_BCHW), features_BCHW, quantized.codes, losses=quantized.losses

@@ -14,13 +14,13 @@ from launch.run.folder import add_to_start, differences, plain
 from launch.run.runtime import Run
 from stage1_tokenizer.config.training import ModelConfig, TokenizerTrainConfig, init_of
 from stage1_tokenizer.foreign import discriminator as foreign
-from stage1_tokenizer.tokenizer.folder import model_config
+from stage1_tokenizer.tokenizer.folder import code_weights, model_config
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
 from stage1_tokenizer.training.trained import Trained
 
 _LEARNING = """
 gradient learning decay commitment beta_placement start revive_after kl_weight entropy_weight entropy_diversity
-entropy_temperature entropy_bits entropy_boost temperature temperature_final anneal codebook_dropout
+entropy_temperature entropy_bits entropy_boost temperature temperature_final anneal codebook_dropout perturb
 """
 TRAINING_ONLY = ("dropout", "seanet.block", *(f"quantizer.{name}" for name in _LEARNING.split()))
 """Settings of a model that change how it learns or computes, not what weights mean: fine-tuning may change them."""
@@ -80,6 +80,8 @@ def begin(config: TokenizerTrainConfig, trained: Trained, run: Run) -> None:
     run.say(f"initialised from {config.init}, fingerprint {tokenizer.fingerprint}; discriminator: {origin}")
     if run.is_main:
         init: dict[str, Any] = {"folder": config.init, "fingerprint": tokenizer.fingerprint, "discriminator": origin}
+        if {"encoder", "quantizer"} <= set(config.freeze):
+            init["codes"] = {"fingerprint": tokenizer.code_fingerprint, "weights": code_weights(state)}
         add_to_start(run.folder, init=init)
 
 

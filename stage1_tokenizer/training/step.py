@@ -32,6 +32,7 @@ from stage1_tokenizer.discriminators.weight_norms import advance
 from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.networks.build import Decoder
+from stage1_tokenizer.quantizers.base import Perturbed
 from stage1_tokenizer.tokenizer.codec import Reconstruction
 from stage1_tokenizer.training.adversary import Adversary
 from stage1_tokenizer.training.balance import Balance, Pull
@@ -105,18 +106,21 @@ class OneForwardStep:
         x_BCHW: Tensor,
         step: int,
         valid: Tensor | None = None,
+        codes_Bhw: Tensor | None = None,
+        perturbed: Perturbed | None = None,
     ) -> StepResult:
         """Leave the gradients of this batch in the parameters of all networks.
 
         x_BCHW is this rank's part of the batch, in [-1, 1]. There is one discriminator for each adversary; as long as
         none has started, `discriminators` may be empty, else ValueError. `valid` is 1 in samples and 0 beyond their
-        ends, where x is 0; None: they have no ends.
+        ends, where x is 0; None: they have no ends. x̂ is decoded from `codes_Bhw`, where they are given, and of the
+        `perturbed` samples from other codes than theirs.
         """
         ramps = [adversary.ramp(step) for adversary in self.adversaries]
         if len(discriminators) != len(self.adversaries) and any(ramps):
             raise ValueError(f"the step needs {len(self.adversaries)} discriminators, not {len(discriminators)}")
         with self.autocast():
-            output: Reconstruction = generator(x_BCHW, self.micro_batch)
+            output: Reconstruction = generator(x_BCHW, self.micro_batch, codes_Bhw, perturbed)
         x_hat = at_least_float32(output.x_BCHW)
         if valid is not None:
             x_hat = x_hat * valid
