@@ -68,7 +68,7 @@ def checked_codes(config: PriorTrainConfig) -> dict[str, ShardIndex]:
     sets = training_sets(config.data, rank, ranks)
     index, condition = sets["data.index"], config.model.condition
     source = CodeSource.of_index(index, config.data.index)
-    source.must_be_of(Tokenizer.from_pretrained(config.tokenizer).fingerprint, "tokenizer", config.tokenizer)
+    source.must_be_of(Tokenizer.from_pretrained(config.tokenizer).code_fingerprint, "tokenizer", config.tokenizer)
     check_form(config.model.kind, source)
     if condition == "text" and not index.meta.get("captions"):
         raise UserError(

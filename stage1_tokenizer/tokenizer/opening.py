@@ -15,7 +15,7 @@ from launch.command.cli import UserError, one_line
 from launch.files.inputs import settings_of
 from launch.run.folder import CONFIG, ORIGIN
 from stage1_tokenizer.kernels.install import install_for_all
-from stage1_tokenizer.tokenizer.folder import model_config
+from stage1_tokenizer.tokenizer.folder import codes_of, model_config
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
 
@@ -56,6 +56,8 @@ def open_run(folder: Path) -> OpenedRun:
             tokenizer.load_state_dict(read_state(place / "ema.pt") if state is None else state)
             install_for_all(tokenizer)
             origin = settings_of(folder / ORIGIN) if (folder / ORIGIN).exists() else {}
+            begun = [start["init"] for start in origin.get("starts", []) if "init" in start]
+            tokenizer.codes_of = codes_of(begun[-1].get("codes"), tokenizer) if begun else None
             return OpenedRun(folder, tokenizer.eval(), step, place, config, origin)
     raise UserError(f"run={folder} has no whole checkpoint: let it train until its first one, or resume it")
 

@@ -64,8 +64,10 @@ def sample_codes(
 class Sampling:
     """One sampling: its batches and its folder."""
 
-    def __init__(self, config: SampleConfig, prior: Prior, subjects: Subjects):
+    def __init__(self, config: SampleConfig, prior: Prior, subjects: Subjects, decoder: str = ""):
+        """`decoder` is the fingerprint of the tokenizer that decodes."""
         self.config, self.prior, self.subjects = config, prior, subjects
+        self.decoder = decoder or prior.source.tokenizer
         self.out, self.kind = Path(config.out), sample_kind(prior.source.kind)
         if config.npz and self.kind.name != "pictures":
             raise UserError(f"npz=true is for pictures, but the prior is of {self.kind.name}: leave it out")
@@ -101,6 +103,7 @@ class Sampling:
         return {
             "settings": settings,
             "tokenizer": self.prior.source.tokenizer,
+            **({"decoder": self.decoder} if self.decoder != self.prior.source.tokenizer else {}),
             "prior_weights": self.weights,
             **self.subjects.about(),
             "grid": list(self.prior.source.grid),
@@ -125,6 +128,8 @@ class Sampling:
         if file.exists():
             there = json.loads(file.read_text())
             there["settings"] = {key: value for key, value in there.get("settings", {}).items() if key not in PLACES}
+            described["decoder"] = self.decoder  # left out where it is the tokenizer that made the codes
+            there.setdefault("decoder", there.get("tokenizer"))
             later = ("prior_weights", *self.subjects.about())  # older versions don't state them
             wrong = [
                 key for key, value in described.items() if there.get(key, ...) not in (value, *[...] * (key in later))

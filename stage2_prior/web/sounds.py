@@ -37,7 +37,7 @@ class SoundDemo:
         if not isinstance(transform, SoundConfig) or not tokenizer.codebook_size:
             raise UserError("the demo needs a tokenizer of sounds with codes: choose another tokenizer")
         if prior is not None:
-            prior.source.must_be_of(tokenizer.fingerprint, "tokenizer", "the page's")
+            prior.source.must_be_of(tokenizer.code_fingerprint, "tokenizer", "the page's")
         self.tokenizer, self.prior, self.transform, self.kind = tokenizer, prior, transform, sample_kind("sounds")
 
     @property
