@@ -23,8 +23,11 @@ class Drawing:
     """Draw from codes at least this share as likely as the most likely one; 0 for all."""
     guidance: float = 1.0
     """Strength s of classifier-free guidance, logits = null + s (class - null); 1 is none."""
-    guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the strength grows from 1 to `guidance` over the positions (or steps); constant: `guidance` everywhere."""
+    guidance_schedule: Literal["constant", "linear", "cosine", "power-cosine"] = "constant"
+    """How the strength grows from 1 to `guidance` over the positions (or steps); constant: `guidance` everywhere.
+    power-cosine: 1 + (s - 1)(1 - cos(π (i/N)^p)) / 2 at position i of N, from 0, with p the guidance_power (RAR)."""
+    guidance_power: float = 1.0
+    """With guidance_schedule=power-cosine: p; the larger, the later guidance sets in. RAR-B: 2.75, guidance=16."""
     guidance_from: float = 0.0
     """Share of the positions (or steps) drawn before guidance begins."""
     guidance_until: float = 1.0
@@ -51,9 +54,15 @@ class Drawing:
                 0 <= self.guidance_from <= self.guidance_until,
                 "a number in [0, guidance_until]; 0 guides from the start",
             ),
+            ("guidance_power", self.guidance_power > 0, "more than 0; RAR-B has 2.75, RAR-XXL 1.2"),
             ("choice_temperature", self.choice_temperature >= 0, "0 (no noise) or more"),
         ):
             check(name, getattr(self, name), good, rule)
+        if self.guidance_power != 1 and self.guidance_schedule != "power-cosine":
+            raise ValueError(
+                f"guidance_power={self.guidance_power} needs guidance_schedule=power-cosine, not "
+                f"{self.guidance_schedule}: set that, or leave guidance_power out"
+            )
         at_least(1, self, "steps")
 
     def guidance_at(self, position: int, positions: int) -> float:
@@ -63,10 +72,12 @@ class Drawing:
         """
         if not self.guidance_from * positions <= position < self.guidance_until * positions:
             return 1.0
-        done = (position + 1) / positions
         if self.guidance_schedule == "constant":
             return self.guidance
-        if self.guidance_schedule == "cosine":
+        done = (position + 1) / positions
+        if self.guidance_schedule == "power-cosine":
+            done = (position / positions) ** self.guidance_power
+        if self.guidance_schedule in ("cosine", "power-cosine"):
             done = (1 - math.cos(math.pi * done)) / 2
         return 1 + (self.guidance - 1) * done
 

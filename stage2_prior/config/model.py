@@ -4,17 +4,9 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from launch.command.checks import at_least, check
+from stage2_prior.config.presets import PRESETS, SHAPE, PresetName
 
-PresetName = Literal["LlamaGen-B", "LlamaGen-L", "LlamaGen-XL", "LlamaGen-XXL", "LlamaGen-3B"]
-SHAPE = ("layers", "width", "heads", "feed_forward_width")
-PRESETS = {
-    "LlamaGen-B": (12, 768, 12, 2048),
-    "LlamaGen-L": (24, 1024, 16, 2816),
-    "LlamaGen-XL": (36, 1280, 20, 3584),
-    "LlamaGen-XXL": (48, 1536, 24, 4096),
-    "LlamaGen-3B": (24, 3200, 32, 8704),
-}
-"""Sun et al. 2024, table 1; inner widths are 8/3 of the width rounded up to a multiple of 256, as in their code."""
+Architecture = Literal["llama", "qwen3", "olmo2"]
 BYTES = "bytes"
 """The encoder that is trained with the prior."""
 FEED_FORWARD_MULTIPLE = 32
@@ -55,8 +47,13 @@ class PriorModelConfig:
     """What the codes depend on: the sample's class, nothing, or its caption."""
     text: TextConfig = field(default_factory=TextConfig)
     """How captions are encoded."""
+    architecture: Architecture = "llama"
+    """The stock transformer, of all kinds but masked. qwen3: a Llama whose queries and keys pass a norm of each head
+    (QK-norm), against attention that grows ever sharper; olmo2: with one norm of all heads' queries, one of all keys,
+    and norms after attention and feed-forward layers instead of before."""
     preset: PresetName | None = None
-    """A published shape, which sets layers, width, heads and feed_forward_width; null: as set below."""
+    """A published shape, which sets layers, width, heads, feed_forward_width and, if the published model has QK-norm,
+    architecture=qwen3; null: as set below."""
     layers: int = 6
     """Transformer layers."""
     depth_layers: int = 4
@@ -80,11 +77,18 @@ class PriorModelConfig:
     """Base of the rotary embeddings' wavelengths."""
     attention_dropout: float = 0.0
     """Dropout of attention weights in training."""
+    dropout: float = 0.0
+    """Dropout of what attention and feed-forward layers add to the residual stream, in training."""
+    token_dropout: float = 0.0
+    """Dropout of the features of embedded tokens (classes and codes), in training."""
     code_noise: float = 0.0
     """Share of the input codes (not the targets) replaced by random ones in training, against overfitting small
     sets."""
     class_dropout: float = 0.1
     """Share of training samples without their class or caption; guidance needs it above 0."""
+    class_tokens: int = 1
+    """Tokens in front of the codes that tell the class: its token, so many times. 32 gives later tokens more to attend
+    to (BAR)."""
     order: Literal["raster", "random"] = "raster"
     """Of an autoregressive prior, order of codes in training: row by row; or random for each sample, annealed to row by
     row, so that the prior learns context from all sides (RAR). Sampling is row by row."""
@@ -107,13 +111,14 @@ class PriorModelConfig:
                 "model.kind to another one"
             )
         self._check_levels()
+        self._check_tokens()
         if not 0 <= self.anneal_from <= self.anneal_until <= 1:
             raise ValueError(
                 f"model.anneal_from={self.anneal_from} and model.anneal_until={self.anneal_until} must be in [0, 1], "
                 "the first not above the second"
             )
         check("model.z_loss", self.z_loss, self.z_loss >= 0, "0 (none) or more")
-        at_least(1, self, "layers", "depth_layers", "width", "heads", prefix="model.")
+        at_least(1, self, "layers", "depth_layers", "width", "heads", "class_tokens", prefix="model.")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(
                 f"model.width={self.width} divided by model.heads={self.heads} must be an even whole number: set "
@@ -124,8 +129,26 @@ class PriorModelConfig:
                 f"model.key_value_heads={self.key_value_heads} doesn't divide model.heads={self.heads}: "
                 "set it to null or to a divisor"
             )
-        for name in ("attention_dropout", "code_noise", "class_dropout", "label_smoothing"):
+        for name in ("attention_dropout", "dropout", "token_dropout", "code_noise", "class_dropout", "label_smoothing"):
             check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "a share in [0, 1)")
+
+    def _check_tokens(self) -> None:
+        """What not every kind or condition supports, by its default and the kinds that don't."""
+        for name, default, kinds in (
+            ("architecture", "llama", ("masked",)),
+            ("token_dropout", 0.0, ("multiscale",)),
+            ("class_tokens", 1, ("multiscale",)),
+        ):
+            if getattr(self, name) != default and self.kind in kinds:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)} is not supported with model.kind={self.kind}: leave it out, "
+                    "or set model.kind to another one"
+                )
+        if self.class_tokens > 1 and self.condition != "class":
+            raise ValueError(
+                f"model.class_tokens={self.class_tokens} is not supported with model.condition={self.condition}: leave "
+                "it out, or set model.condition to class"
+            )
 
     def _check_levels(self) -> None:
         if self.per_level_weights and self.kind != "depth":
@@ -160,8 +183,8 @@ class PriorModelConfig:
 
     @property
     def prefix(self) -> int:
-        """Positions that a caption takes in front of the codes."""
-        return self.text.tokens if self.condition == "text" else 0
+        """Positions that the condition takes in front of the codes, but the last one."""
+        return self.text.tokens if self.condition == "text" else self.class_tokens - 1
 
     @property
     def inner_width(self) -> int:

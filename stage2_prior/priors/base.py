@@ -271,7 +271,7 @@ class Prior(nn.Module):
             "vocabulary": self.vocabulary.to_dict(),
             "codes": self.source.to_dict(),
             **self.described,
-            **({"condition": self.condition.name} if self.condition.modules else {}),
+            **self.condition.described,
             **notes,
         }
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")

@@ -12,9 +12,10 @@ from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.autoregressive import AutoregressivePrior
 from stage2_prior.priors.base import DESCRIPTION, Prior
-from stage2_prior.priors.condition import TEXT, TextCondition
+from stage2_prior.priors.condition import TEXT, ClassCondition, TextCondition
 from stage2_prior.priors.delay import DelayPrior
 from stage2_prior.priors.depth import DepthPrior
+from stage2_prior.priors.dropout import drop_out
 from stage2_prior.priors.masked import MaskedPrior
 from stage2_prior.priors.multiscale import MultiscalePrior
 from stage2_prior.priors.text_prefix import TextPrefix
@@ -40,8 +41,11 @@ def build_prior(
     vocabulary = Vocabulary(source.codebook_size, names, kind.mask_token, source.codebooks)
     prior = kind.build(config, vocabulary, source, quantizer)
     prior.set_training(config)
+    drop_out(prior, config)
     if config.condition == "text":
         prior.set_condition(TextCondition(vocabulary, TextPrefix(config.text, config.width, config.heads)))
+    elif config.class_tokens > 1:
+        prior.set_condition(ClassCondition(vocabulary, config.class_tokens))
     return prior
 
 
@@ -73,7 +77,10 @@ def load_prior(folder: str | Path, revision: str | None = None, text_encoder: st
     if described.get("condition") == "text":
         text = TextPrefix.from_pretrained(place / TEXT, text_encoder).eval()
         prior.set_condition(TextCondition(vocabulary, text))
-    elif text_encoder is not None:
+        return prior
+    if "class_tokens" in described:
+        prior.set_condition(ClassCondition(vocabulary, int(described["class_tokens"])))
+    if text_encoder is not None:
         raise UserError(f"text_encoder={text_encoder} needs a prior of texts, which {folder} isn't: leave it out")
     return prior
 

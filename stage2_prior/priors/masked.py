@@ -118,7 +118,7 @@ class MaskedPrior(Prior):
 
     def usage(self, name: str) -> str:
         """Plain transformers load it; the decoding in steps is vqloom's."""
-        if self.condition.prefix:
+        if self.condition.texts:
             return super().usage(name)
         mask = self.vocabulary.mask
         return f'It is a stock ModernBERT: `{self.stock}.from_pretrained("{name}")` loads it; the mask token is {mask}.'

@@ -33,7 +33,7 @@ def write_card(
         codes=codes_of(prior.source),
         condition=str(prior.condition),
         tokenizer=prior.source.tokenizer,
-        text=bool(prior.condition.prefix),
+        text=prior.condition.texts,
         usage=prior.usage(name),
         last=prior.vocabulary.codes - 1,
         null=prior.vocabulary.null,

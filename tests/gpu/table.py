@@ -46,9 +46,9 @@ FURTHER = {
         model.quantizer.revive_after=1 model.vit.latent_tokens=5 optimizer.clip=0 optimizer.ema_decay=0 run.log_every=1
     """,
     "prior": """
-        data.micro_batch=2 model.attention_dropout=0.1 model.class_dropout=0 model.code_noise=0.1
-        model.key_value_heads=2 model.label_smoothing=0.1 model.z_loss=0.0001 optimizer.accumulate=2 optimizer.clip=0
-        run.log_every=1
+        data.micro_batch=2 model.attention_dropout=0.1 model.class_dropout=0 model.class_tokens=3 model.code_noise=0.1
+        model.dropout=0.1 model.key_value_heads=2 model.label_smoothing=0.1 model.token_dropout=0.1 model.z_loss=0.0001
+        optimizer.accumulate=2 optimizer.clip=0 run.log_every=1
     """,
 }
 """Settings without listed choices that change what a step does."""
@@ -229,9 +229,11 @@ ROWS = {
         *_pairs((f"model.kind={kind}" for kind in KINDS), ["given", "guidance=3 top_k=5 bf16"]),
         "guidance=3 guidance_schedule=linear min_p=0.1",
         "guidance=3 guidance_schedule=cosine guidance_until=0.5 top_p=0.9 final_temperature=0.5",
+        "guidance=3 guidance_schedule=power-cosine guidance_power=2.75",
         "temperature=0",
         "model.kind=masked order=halton",
         "model.condition=text guidance=3",
+        "graph model.architecture=olmo2 guidance=3 top_k=5 bf16",
         *_pairs(["graph", "graph model.kind=depth"], ["given", "guidance=3 top_k=5 bf16", "top_p=0.9 temperature=0.5"]),
     ],
 }
