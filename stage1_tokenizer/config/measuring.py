@@ -70,9 +70,17 @@ class EvaluateConfig(DistanceConfig):
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the tokenizer; fp32 is IEEE float32 on every device, tf32 faster on GPUs. Results of different ones
     aren't comparable."""
+    perturb_share: float = 0.0
+    """Also measure how well the decoder bears wrong codes: the Fréchet distance of reconstructions whose codes are
+    replaced by near ones, this share of them. It is named frechet_…_perturbed_SHARE_of_NEAREST. 0: not measured."""
+    perturb_nearest: int = 100
+    """The nearest codes among which the replacement is drawn, the code itself among them."""
     overwrite: bool = False
     """Overwrite `out`, `pictures`, `sounds` and `save_reference` if they exist."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "picture_count", "batch_size", "threads", "samples")
+        at_least(1, self, "picture_count", "batch_size", "threads", "samples", "perturb_nearest")
+        check("perturb_share", self.perturb_share, 0 <= self.perturb_share <= 1, "a share from 0 to 1")
+        if self.perturb_share and self.features == "none":
+            raise ValueError(f"perturb_share={self.perturb_share:g} needs features: set them to vgg16 or inception")

@@ -176,7 +176,8 @@ class TokenizerTrainConfig:
             )
         beside = {"compile": self.compile, "activation_checkpointing": self.activation_checkpointing}
         beside["data.micro_batch"] = self.data.micro_batch is not None
-        beside["model.quantizer.perturb.samples"] = self.model.quantizer.perturb.samples > 0
+        perturbs = self.model.quantizer.perturb.samples > 0 and self.data.codes is None
+        beside["model.quantizer.perturb.samples"] = perturbs
         for name in [name for name, there in beside.items() if there and self.cuda_graph]:
             raise ValueError(f"cuda_graph=true is not supported with {name}: set one of them only")
         for adversarial in self.loss.adversaries.values():

@@ -109,10 +109,11 @@ class Quantizer(nn.Module):
         """
         rows_X, rank_X = chosen
         assert quantized.codes is not None
-        own = quantized.latents.index_select(0, rows_X)
+        own, own_idx = (tensor.index_select(0, rows_X) for tensor in (quantized.latents, quantized.codes))
         with torch.no_grad():
-            idx_X = self.nearby(quantized.codes.index_select(0, rows_X), rank_X, self.config.perturb.nearest)
-            moved = self.embed(idx_X)
+            idx = self.nearby(own_idx, rank_X, self.config.perturb.nearest)
+            other_X = (idx != own_idx).flatten(1).any(1)  # embedding fewer samples at once may round otherwise
+            moved = torch.where(other_X.view(-1, *[1] * (own.ndim - 1)), self.embed(idx), own)
         return quantized.latents.index_copy(0, rows_X, moved + (own - own.detach()))
 
     def codes_shape(self, grid: Sequence[int]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import count
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,15 @@ from stage1_tokenizer.layers.precision import float32_as
 
 TILE = 1 << 24
 """Distances computed at once."""
+
+
+def drawn_ranks(uniform_X2N: np.ndarray, share: float, nearest: int) -> np.ndarray:
+    """The ranks of what replaces the codes of some samples, int64 (X, N), from two uniform numbers for each code.
+
+    0, the code itself, unless the first number is below `share`; else the second one evenly among `nearest` ranks.
+    """
+    rank_XN = np.minimum((uniform_X2N[:, 1] * nearest).astype(np.int64), nearest - 1)
+    return np.where(uniform_X2N[:, 0] < share, rank_XN, 0)
 
 
 @torch.no_grad()

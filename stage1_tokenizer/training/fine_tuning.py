@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from data.shards.index import ShardIndex
 from launch.checkpoints import folders
 from launch.command.cli import UserError
 from launch.files.inputs import settings_of
@@ -24,6 +25,10 @@ entropy_temperature entropy_bits entropy_boost temperature temperature_final ann
 """
 TRAINING_ONLY = ("dropout", "seanet.block", *(f"quantizer.{name}" for name in _LEARNING.split()))
 """Settings of a model that change how it learns or computes, not what weights mean: fine-tuning may change them."""
+
+
+RANDOM = ("flip", "random_crop", "min_scale", "gain", "silence", "silence_level")
+"""Settings of transforms that matter only where something random is done to samples."""
 
 
 def with_model(words: Sequence[str]) -> list[str]:
@@ -62,6 +67,26 @@ def check_init(config: TokenizerTrainConfig) -> None:
                 f"model.{key}={ours!r} differs from {theirs!r}, that of init={config.init}: remove it to use the "
                 "tokenizer's"
             )
+
+
+def check_codes(config: TokenizerTrainConfig, codes: ShardIndex) -> None:
+    """Raise UserError unless the codes of data.codes are those of `config.init`, for samples prepared as here.
+
+    A run that has a checkpoint doesn't need `config.init`.
+    """
+    what = f"data.codes={config.data.codes}"
+    theirs, ours = dict(codes.meta.get("transform", {})), config.data.transform.to_dict()
+    for key, before, now in differences(theirs, ours):
+        if key not in RANDOM and key in theirs:
+            raise UserError(f"{what} has codes of samples with data.transform.{key}={before!r}, not {now!r}: set it so")
+    if config.init is None or folders.steps(Path(config.run.folder)):
+        return
+    fingerprint = open_tokenizer(config.init).code_fingerprint
+    if codes.meta.get("tokenizer") != fingerprint:
+        raise UserError(
+            f"{what} has codes of the tokenizer {str(codes.meta.get('tokenizer'))[:12]}…, but init={config.init} has "
+            f"those of {fingerprint[:12]}…: name the tokenizer that made them"
+        )
 
 
 def begin(config: TokenizerTrainConfig, trained: Trained, run: Run) -> None:

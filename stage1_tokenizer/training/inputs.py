@@ -19,6 +19,7 @@ from stage1_tokenizer.config.perturb import PerturbConfig
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.media.medium import Medium
 from stage1_tokenizer.quantizers.base import Perturbed
+from stage1_tokenizer.quantizers.nearby import drawn_ranks
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
 SALT = 0x70657274
@@ -48,21 +49,11 @@ class Perturbing:
         mine = (chosen >= rows.start) & (chosen < rows.stop)
         if not mine.any():
             return None
-        rank_XN = ranks_of(uniform_X2N[mine], self.config, self.config.strength(done))
+        strength = self.config.strength(done)
+        nearest = max(1, round(self.config.nearest * strength))
+        rank_XN = drawn_ranks(uniform_X2N[mine], self.config.share * strength, nearest)
         rank_X = torch.from_numpy(rank_XN).unflatten(1, self.shape)
         return torch.from_numpy(chosen[mine] - rows.start), rank_X
-
-
-def ranks_of(uniform_X2N: np.ndarray, config: PerturbConfig, strength: float = 1.0) -> np.ndarray:
-    """The ranks of what replaces each code (`Quantizer.nearby`), int64 (X, N), from two uniform numbers each.
-
-    0, the code itself, unless the first number is below share × strength; else the second, evenly among
-    nearest × strength ranks.
-    """
-    which_XN, place_XN = uniform_X2N[:, 0], uniform_X2N[:, 1]
-    count = max(1, round(config.nearest * strength))
-    rank_XN = np.minimum((place_XN * count).astype(np.int64), count - 1)
-    return np.where(which_XN < config.share * strength, rank_XN, 0)
 
 
 class Inputs:

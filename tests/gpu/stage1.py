@@ -22,6 +22,7 @@ from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.layers import spectrum
 from stage1_tokenizer.losses import lpips, spectral
 from stage1_tokenizer.media import MEDIA
+from stage1_tokenizer.training.inputs import Inputs
 from stage1_tokenizer.training.loop import train_step
 from stage1_tokenizer.training.monitor import Monitor
 from stage1_tokenizer.training.trained import Trained, build
@@ -67,7 +68,7 @@ class Stage1:
         self.config: TokenizerTrainConfig = parse(TokenizerTrainConfig, [*options, *QUIET], prog="")
         self.pictures = pictures or self.config.data.batch_size
         self.run = run_of_one(self.config.run)
-        self.medium = MEDIA[self.config.data.kind]
+        medium = self.medium = MEDIA[self.config.data.kind]
         for kept in (lpips.evenly_spread, spectrum.hann, spectrum.mel_filters, spectral._filters):
             kept.cache_clear()  # fakes of one `pretend` are no tensors of the next
         with mock.patch("stage1_tokenizer.media.pictures.load_lpips", random_lpips):
@@ -78,6 +79,7 @@ class Stage1:
         with told, _vit_without_file() if _has_dino(self.config) else contextlib.nullcontext():
             self.trained: Trained = build(self.config, terms, self.run)
         self.monitor = Monitor.of(self.config, self.trained.tokenizer)
+        self.inputs = Inputs(self.config, self.trained.tokenizer, medium, self.run)
         self.number = 0
 
     def batch(self) -> PictureBatch | SoundBatch:
@@ -95,9 +97,8 @@ class Stage1:
         """One step with all that the loop does in it."""
         batch = self.batch()
         seed_step(self.config.run.seed, 0, self.number)
-        inputs = self.medium.input(batch, self.run.device)
-        beside = self.medium.beside(batch, self.run.device)
-        scalars, good = train_step(self.config, self.trained, inputs, self.number, **beside)
+        x_BCHW, beside = self.inputs.of(batch, self.number)
+        scalars, good = train_step(self.config, self.trained, x_BCHW, self.number, **beside)
         logged = self.run.record(scalars, step=self.number, samples=self.config.data.batch_size, good=good)
         self.run.note(self.number, self.monitor.look(logged or {}))
         self.number += 1

@@ -43,7 +43,8 @@ FURTHER = {
         data.micro_batch=2 freeze=[encoder,quantizer] loss.adversarial.lecam=0.1 loss.adversarial.penalty=10
         loss.adversarial.penalty_fake=10 loss.adversarial.ramp=10 loss.adversarial.weight=0 loss.discriminators=further
         loss.perceptual.fraction=0.5 loss.perceptual.weight=1 model.dropout=0.1 model.quantizer.anneal=5
-        model.quantizer.revive_after=1 model.vit.latent_tokens=5 optimizer.clip=0 optimizer.ema_decay=0 run.log_every=1
+        model.quantizer.perturb.samples=1 model.quantizer.revive_after=1 model.vit.latent_tokens=5 optimizer.clip=0
+        optimizer.ema_decay=0 run.log_every=1
     """,
     "prior": """
         data.micro_batch=2 model.attention_dropout=0.1 model.class_dropout=0 model.class_tokens=3 model.code_noise=0.1
