@@ -51,7 +51,7 @@ class Redrawing:
         names, condition = prior.vocabulary.classes, prior.condition
         self.index = matched(index, prior.source, condition.name, names, "codes")
         self.whole = Identity.of(whole)
-        if config.guidance != 1 and not (names or condition.prefix):
+        if config.guidance != 1 and not (names or condition.texts):
             raise UserError(f"guidance={config.guidance:g} needs {condition.what}, and there are none: leave it at 1")
         variants = index.meta.get("variants", ["plain"])
         if "plain" not in variants:

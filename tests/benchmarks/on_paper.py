@@ -32,7 +32,10 @@ from tests.gpu.stand_ins import stand_ins
 from tests.gpu.watch import CUDA, ROOT
 
 RECIPES = ROOT / "launch" / "recipes"
-CLASSES = {"imagenet256": 1000, "imagenet256_taming": 1000, "cifar10": 10, "mnist": 10}
+CLASSES = dict.fromkeys(("imagenet256", "imagenet256_taming", "imagenet256_rar", "imagenet256_alitok"), 1000) | {
+    "cifar10": 10,
+    "mnist": 10,
+}
 """Classes of a recipe's data; elsewhere 40, which hardly matters."""
 NEAREST = (4096, 16384, 8)
 """Latents, codes and dimension of imagenet256's search at 16 pictures a GPU."""
