@@ -119,11 +119,33 @@ class TokenizerTrainConfig:
             )
         for adversarial in self.loss.adversaries.values():
             adversarial.check_samples(self.model.in_channels, self.model.spatial_dims, size)
+        self._check_semantic()
         if self.model.in_channels != self.data.transform.channels:
             raise ValueError(
                 f"model.in_channels={self.model.in_channels} differs from data.transform.channels="
                 f"{self.data.transform.channels}: set both to the same number"
             )
+
+    def _check_semantic(self) -> None:
+        """Refuse an alignment that trains nothing, or that the networks have no place for."""
+        semantic, at = self.loss.semantic, f"loss.semantic.at={self.loss.semantic.at}"
+        if not semantic.weight:
+            return
+        trained = {"latents": {"encoder"}, "codes": {"encoder", "quantizer"}}
+        if trained.get(semantic.at, {"decoder", "encoder"}) <= set(self.freeze):
+            raise ValueError(f"{at} trains nothing of the tokenizer with freeze={list(self.freeze)}: set at=decoder")
+        if semantic.adaptive and "encoder" in self.freeze:
+            raise ValueError("loss.semantic.adaptive=true needs a trained encoder: remove it from freeze")
+        depth = self.model.vit.decoder.depth if self.model.backbone == "vit" else semantic.layer
+        if semantic.at == "decoder" and semantic.layer > depth:
+            raise ValueError(f"loss.semantic.layer={semantic.layer} is beyond model.vit.decoder.depth={depth}: lower it")
+        if semantic.at == "decoder" and self.data.micro_batch is not None:
+            raise ValueError(f"{at} is not supported with data.micro_batch: set activation_checkpointing instead")
+        if semantic.branch is not None:
+            quantizer = self.model.quantizer
+            good = quantizer.kind == "product" and -quantizer.codebooks <= semantic.branch < quantizer.codebooks
+            rule = "a codebook of model.quantizer.kind=product"
+            check("loss.semantic.branch", semantic.branch, good, rule)
 
     def _check_sounds(self) -> None:
         clip = self.data.transform
@@ -178,6 +200,7 @@ class TokenizerTrainConfig:
         beside["data.micro_batch"] = self.data.micro_batch is not None
         perturbs = self.model.quantizer.perturb.samples > 0 and self.data.codes is None
         beside["model.quantizer.perturb.samples"] = perturbs
+        beside["loss.adversarial.augment"] = any(one.augment for one in self.loss.adversaries.values())
         for name in [name for name, there in beside.items() if there and self.cuda_graph]:
             raise ValueError(f"cuda_graph=true is not supported with {name}: set one of them only")
         for adversarial in self.loss.adversaries.values():

@@ -139,6 +139,7 @@ class Decoder(PictureDecoder):
     def __init__(self, config: ModelConfig):
         super().__init__()
         dims, widths = config.spatial_dims, config.widths
+        self.inner_channels = widths[-1]
         self.conv_in = convolution(dims, config.z_channels, widths[-1], 3, padding=1)
         self.mid = Middle(config, widths[-1])
         self.up = nn.ModuleList()  # up[0] is the highest resolution, as in taming-transformers
@@ -152,6 +153,8 @@ class Decoder(PictureDecoder):
     def features(self, z_BDhw: Tensor) -> Tensor:
         """(B, z_channels, h, w) to the input of the last layer, (B, channels, H, W)."""
         h = self.mid(self.conv_in(z_BDhw))
+        if self.inner_layer:
+            self.inner = h.flatten(2).mT
         for level in reversed(cast("list[Level]", self.up)):
             h = level.upsample(level(h))
         return self.norm_out(h)

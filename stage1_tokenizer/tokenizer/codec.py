@@ -42,6 +42,12 @@ class Reconstruction:
     codes_Bhw: Tensor | None
     losses: dict[str, Tensor]
     """The quantizer's losses, weighted."""
+    aligned_BNE: Tensor | None = None
+    """With loss.semantic, projected features: stage1_tokenizer.tokenizer.projector."""
+
+
+PROJECTOR = "projector"
+"""Name of the part of a tokenizer that only training has."""
 
 
 class Codec(nn.Module):
@@ -61,6 +67,7 @@ class Codec(nn.Module):
         self.quant_conv = build_bridge(config, config.encoder_channels, self.quantizer.input_channels)
         self.post_quant_conv = build_bridge(config, self.quantizer.latent_channels, config.z_channels)
         self.decoder = DECODERS[config.backbone](config)
+        self.projector: nn.Module | None = None
 
     @property
     def codebook_size(self) -> int:
@@ -158,16 +165,19 @@ class Codec(nn.Module):
         With `codes_Bhw` the pictures are decoded from these, and there is nothing to encode. `perturbed` says which
         samples are decoded from other codes than their own.
         """
+        z_BDhw = None
         if codes_Bhw is None:
-            quantized: Quantized = self.quantizer(in_parts(self._latents, x_BCHW, micro_batch))
+            z_BDhw = in_parts(self._latents, x_BCHW, micro_batch)
+            quantized: Quantized = self.quantizer(z_BDhw)
         else:
             quantized = Quantized(self.quantizer.embed(codes_Bhw), codes_Bhw)
         latents_BDhw = quantized.latents if perturbed is None else self.quantizer.perturbed(quantized, perturbed)
         features_BCHW = in_parts(
             lambda part: self.decoder.features(self.post_quant_conv(part)), latents_BDhw, micro_batch
         )
+        aligned = None if self.projector is None else self.projector(z_BDhw, quantized.latents, self.decoder)
         return Reconstruction(
-            self.decoder.last_layer(features_BCHW), features_BCHW, quantized.codes, losses=quantized.losses
+            self.decoder.last_layer(features_BCHW), features_BCHW, quantized.codes, quantized.losses, aligned
         )
 
     def _quantize(self, x_BCHW: Tensor, past: Any = None) -> Quantized:
@@ -243,8 +253,12 @@ class Codec(nn.Module):
             )
 
     def weights(self) -> dict[str, Tensor]:
-        """The tensors that encoding and decoding need, by name: the state without training statistics."""
-        return {name: tensor.detach() for name, tensor in self.state_dict().items() if ".statistics." not in name}
+        """The tensors that encoding and decoding need, by name: the state without what only training needs."""
+        return {
+            name: tensor.detach()
+            for name, tensor in self.state_dict().items()
+            if ".statistics." not in name and not name.startswith(f"{PROJECTOR}.")
+        }
 
 
 def in_parts(network: Callable[[Tensor], Tensor], x_BCHW: Tensor, most: int | None) -> Tensor:

@@ -15,6 +15,7 @@ from launch.run.folder import add_to_start, differences, plain
 from launch.run.runtime import Run
 from stage1_tokenizer.config.training import ModelConfig, TokenizerTrainConfig, init_of
 from stage1_tokenizer.foreign import discriminator as foreign
+from stage1_tokenizer.tokenizer.codec import PROJECTOR
 from stage1_tokenizer.tokenizer.folder import code_weights, model_config
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
 from stage1_tokenizer.training.trained import Trained
@@ -98,7 +99,7 @@ def begin(config: TokenizerTrainConfig, trained: Trained, run: Run) -> None:
     if config.init is None:
         return
     tokenizer = open_tokenizer(config.init)
-    state = tokenizer.weights()
+    state = tokenizer.weights() | _projector(trained)
     trained.generator.load(state)
     trained.ema.load(state)
     origin = _begin_discriminator(config.init, trained)
@@ -108,6 +109,13 @@ def begin(config: TokenizerTrainConfig, trained: Trained, run: Run) -> None:
         if {"encoder", "quantizer"} <= set(config.freeze):
             init["codes"] = {"fingerprint": tokenizer.code_fingerprint, "weights": code_weights(state)}
         add_to_start(run.folder, init=init)
+
+
+def _projector(trained: Trained) -> dict[str, torch.Tensor]:
+    """The new weights of the run's projector, which no folder has; every rank calls it."""
+    with trained.generator.gathered():
+        weights = trained.generator.raw.named_parameters()
+        return {name: weight.detach().clone() for name, weight in weights if name.startswith(f"{PROJECTOR}.")}
 
 
 def _begin_discriminator(folder: str, trained: Trained) -> str:

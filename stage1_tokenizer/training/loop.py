@@ -125,7 +125,7 @@ def evaluate(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int
         world_size=run.world_size,
         limit=config.evaluate_samples,
     )
-    terms, features = trained.gradients.terms, config.evaluate_features
+    terms, features = trained.gradients.every_term, config.evaluate_features
     with trained.ema.whole() as tokenizer:
         figures = medium.measure(tokenizer, heartbeat(batches, run), terms, features, run)
         if run.is_main:

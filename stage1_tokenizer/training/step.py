@@ -8,7 +8,9 @@ computed at x̂, weighted there, and sent through G in one backward:
     for each discriminator D:
         g_adv = ∂(adversarial)/∂x'                one forward of D and one backward to its input; the graph is kept
         weight = ‖g_rec → last layer‖ / (‖g_adv → last layer‖ + 1e-4)
-    backward of ⟨x̂, g_rec + Σ weight·g_adv⟩ + the quantizer's losses          gives G's gradients
+    with an alignment, f = projected features of G's forward, f' = f without its graph:
+        g_sem = ∂(weighted alignment)/∂f', times ‖g_rec → encoder's last layer‖ / ‖g_sem → that‖ where it is adaptive
+    backward of ⟨x̂, g_rec + Σ weight·g_adv⟩ + ⟨f, g_sem⟩ + the quantizer's losses          gives G's gradients
     backward of each D's loss from D(x) and the logits of x' already there    gives D's gradients
 
 With feature matching D(x) comes before D(x'), as its features are the target of a term of D's; each is still computed
@@ -30,8 +32,10 @@ from torch import Tensor, nn
 from stage1_tokenizer.discriminators.verdict import Verdict, verdict_of
 from stage1_tokenizer.discriminators.weight_norms import advance
 from stage1_tokenizer.layers.precision import at_least_float32
+from stage1_tokenizer.losses.adversarial import encoder_ratio
+from stage1_tokenizer.losses.semantic import SemanticTerm
 from stage1_tokenizer.losses.term import Term
-from stage1_tokenizer.networks.build import Decoder
+from stage1_tokenizer.networks.build import Decoder, Encoder
 from stage1_tokenizer.quantizers.base import Perturbed
 from stage1_tokenizer.tokenizer.codec import Reconstruction
 from stage1_tokenizer.training.adversary import Adversary
@@ -74,6 +78,7 @@ class OneForwardStep:
     weights for a step. With `micro_batch`, the generator and the terms process at most so many samples at a time; all
     that looks at the batch as a whole (quantizer, discriminators, adaptive weights) still does, so the gradients are
     the same. With `scale`, all gradients are left multiplied by it; with `balance`, weights are shares of gradients.
+    `semantic` is a term at the generator's projected features, outside any balance.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class OneForwardStep:
         micro_batch: int | None = None,
         scale: LossScale | None = None,
         balance: Balance | None = None,
+        semantic: SemanticTerm | None = None,
     ):
         self.terms = list(terms)
         self.adversaries = list(adversaries)
@@ -98,6 +104,12 @@ class OneForwardStep:
         self.micro_batch = micro_batch
         self.scale = scale
         self.balance = balance
+        self.semantic = semantic
+
+    @property
+    def every_term(self) -> list[Term]:
+        """The terms at the reconstruction, and the alignment, if there is one."""
+        return self.terms if self.semantic is None else [*self.terms, self.semantic]
 
     def __call__(
         self,
@@ -147,7 +159,11 @@ class OneForwardStep:
             grad_x, norms = self.balance(weighted)
             metrics |= norms
         quantizer = sum(output.losses.values(), x_hat.new_zeros(()))
-        self.backward(self._scaled((x_hat * grad_x).sum() + self.quantizer_weight * quantizer), generator)
+        pulled = (x_hat * grad_x).sum() + self.quantizer_weight * quantizer
+        if self.semantic is not None:
+            aligned, found = self._align(self.semantic, generator, output, x_BCHW, grad_rec)
+            pulled, metrics = pulled + aligned, metrics | found
+        self.backward(self._scaled(pulled), generator)
         metrics |= {f"loss/{name}": value.detach() for name, value in output.losses.items()}
         for judged in started:
             metrics |= self._discriminate(judged, leaf, step)
@@ -164,6 +180,21 @@ class OneForwardStep:
             metrics[f"loss/{term.name}"], gradient = term.at(leaf, x_BCHW, self.micro_batch)
             pulls[term.name] = Pull(gradient, term.weight, term.weight)
         return pulls, metrics
+
+    def _align(
+        self, term: SemanticTerm, generator: nn.Module, output: Reconstruction, x_BCHW: Tensor, grad_rec: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What brings the gradient of the alignment into the generator, and what is logged of it."""
+        assert output.aligned_BNE is not None
+        features = at_least_float32(output.aligned_BNE)
+        value, gradient = term.at(features, x_BCHW, self.micro_batch)
+        metrics = {f"loss/{term.name}": value}
+        if term.config.adaptive:
+            layer = cast(Encoder, unwrapped(generator).encoder).conv_out
+            both = [(at_least_float32(output.x_BCHW), grad_rec), (features, gradient / term.weight)]
+            ratio = encoder_ratio(layer, [(tensor, self._scaled(grad)) for tensor, grad in both])
+            gradient, metrics["semantic/weight"] = gradient * ratio, term.weight * ratio
+        return (features * gradient).sum(), metrics
 
     def _judge(self, adversary: Adversary, network: nn.Module, leaf: Tensor, x_BCHW: Tensor, step: int) -> _Judged:
         """What a discriminator says of x' and, with feature matching, of x before."""
