@@ -171,7 +171,9 @@ class AdversarialConfig:
                 f"{at}discriminator={kind} is for sounds, not for model.spatial_dims={spatial_dims}: set patch"
             )
         if self.augment and spatial_dims != 2:
-            raise ValueError(f"{at}augment={self.augment} needs 2 axes, not model.spatial_dims={spatial_dims}: remove it")
+            raise ValueError(
+                f"{at}augment={self.augment} needs 2 axes, not model.spatial_dims={spatial_dims}: remove it"
+            )
         if kind in ("maskbit", "stylegan", "dino") and spatial_dims != 2:
             raise ValueError(f"{at}discriminator={kind} needs 2 axes, not model.spatial_dims={spatial_dims}: set patch")
         if kind == "dino" and in_channels not in (1, 3):

@@ -138,7 +138,9 @@ class TokenizerTrainConfig:
             raise ValueError("loss.semantic.adaptive=true needs a trained encoder: remove it from freeze")
         depth = self.model.vit.decoder.depth if self.model.backbone == "vit" else semantic.layer
         if semantic.at == "decoder" and semantic.layer > depth:
-            raise ValueError(f"loss.semantic.layer={semantic.layer} is beyond model.vit.decoder.depth={depth}: lower it")
+            raise ValueError(
+                f"loss.semantic.layer={semantic.layer} is beyond model.vit.decoder.depth={depth}: lower it"
+            )
         if semantic.at == "decoder" and self.data.micro_batch is not None:
             raise ValueError(f"{at} is not supported with data.micro_batch: set activation_checkpointing instead")
         if semantic.branch is not None:

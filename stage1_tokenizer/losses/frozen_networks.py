@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +89,9 @@ def loaded(key: str, name: str, kind: str) -> tuple[nn.Module, Path]:
         raise UserError(f"{key}={name} is no folder with a config.json: give a folder of transformers, or ORG/NAME")
     try:
         with _quietly():
-            network, report = getattr(transformers, kind).from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+            network, report = getattr(transformers, kind).from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{key}={name} can't be loaded by {kind} ({one_line(error, 160)}): give another") from error
     # Some networks have a pooling layer that their files leave out, as nothing uses it.

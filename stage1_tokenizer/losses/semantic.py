@@ -73,7 +73,9 @@ class Teacher(nn.Module):
         self.network = cast(Any, network.vision_model if hasattr(network, "vision_model") else network)
         settings = self.network.config
         if not isinstance(getattr(settings, "patch_size", None), int) or not hasattr(settings, "hidden_size"):
-            raise UserError(f"{key}={name} is no vision transformer on patches: give DINOv2, SigLIP or CLIP, for example")
+            raise UserError(
+                f"{key}={name} is no vision transformer on patches: give DINOv2, SigLIP or CLIP, for example"
+            )
         self.patch, self.width = settings.patch_size, settings.hidden_size
         statistics = statistics_of(config.normalise, folder, "loss.semantic.normalise")
         self.enter = Entrance(statistics, config.size, config.resize)
@@ -161,9 +163,7 @@ class SemanticTerm(Term):
         config, own_BNE = self.config, _repeated(at_least_float32(own_BNE), given_BNE)
         given_BNE = given_BNE.to(own_BNE.dtype)
         if config.form == "contrastive":
-            return contrastive_form(
-                own_BNE[:, 0], given_BNE[:, 0], scale=config.scale, unit_length=config.unit_length
-            )
+            return contrastive_form(own_BNE[:, 0], given_BNE[:, 0], scale=config.scale, unit_length=config.unit_length)
         if config.form == "margin":
             return margin_form(own_BNE, given_BNE, (config.margins[0], config.margins[1]))
         return cosine_form(own_BNE, given_BNE)

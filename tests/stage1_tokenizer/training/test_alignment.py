@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from launch.command.cli import parse
 from launch.run.metrics import read
-from stage1_tokenizer.config.training import LossConfig, PerceptualConfig, TokenizerTrainConfig
 from stage1_tokenizer.config.semantic import SemanticConfig
+from stage1_tokenizer.config.training import LossConfig, PerceptualConfig, TokenizerTrainConfig
 from stage1_tokenizer.losses.semantic import Features, SemanticTerm, margin_form
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import open_run
@@ -77,12 +77,16 @@ def test_gradients_are_those_of_the_published_loss(adaptive: bool) -> None:
 
 
 def contrasted(rank: int, ranks: int) -> tuple[list[np.ndarray], float]:
-    generator, discriminator, term, x = aligned(weight=0.5, form="contrastive", unit_length=True, scale=5, adaptive=True)
+    generator, discriminator, term, x = aligned(
+        weight=0.5, form="contrastive", unit_length=True, scale=5, adaptive=True
+    )
     loss = LossConfig(perceptual=PerceptualConfig(weight=0), adversarial=ADVERSARIAL)
     module: nn.Module = DistributedDataParallel(generator) if ranks > 1 else generator
     judge: nn.Module = DistributedDataParallel(discriminator) if ranks > 1 else discriminator
     result = one_forward(loss, semantic=term)(module, [judge], x.chunk(ranks)[rank], 0)
-    return [w.grad.numpy() for w in generator.parameters() if w.grad is not None], float(result.metrics["loss/semantic"])
+    return [w.grad.numpy() for w in generator.parameters() if w.grad is not None], float(
+        result.metrics["loss/semantic"]
+    )
 
 
 def on_rank() -> tuple[list[np.ndarray], float]:
