@@ -75,8 +75,8 @@ class LogitsConfig:
     """Squared difference of a frozen classifier's logits, of the reconstruction and of the original."""
 
     weight: float = 0.0
-    """Weight of the term; 0: none. Published, in the place of LPIPS: 0.1 (MaskBit and TiTok's second stage, beside an l2
-    of weight 4 and 1 for pictures in [0, 1], which is loss.pixel_weight=1 and 0.25 for ours in [-1, 1])."""
+    """Weight of the term; 0: none. Published, in the place of LPIPS: 0.1 (MaskBit and TiTok's second stage, beside l2
+    with weight 4 and 1 on pictures in [0, 1], which is loss.pixel_weight=1 and 0.25 on ours in [-1, 1])."""
     network: str = "resnet50"
     """The classifier: resnet50 (MaskBit), convnext_small (TiTok) or another of torchvision's by its name there, with
     ImageNet's first weights; or a folder, or a name on the Hub, that transformers' AutoModelForImageClassification

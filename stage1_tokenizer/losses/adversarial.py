@@ -130,9 +130,8 @@ def encoder_ratio(layer: nn.Module, pulls: Sequence[tuple[Tensor, Tensor]]) -> T
     `layer` is that last layer, or a sequence that ends with it. `pulls` are a tensor of the generator's graph, which
     is kept, and a gradient there, of each loss. The gradients are averaged over ranks before their norms are computed.
     """
-    weight = next(
-        one for part in reversed(list(layer.modules())) if isinstance(one := getattr(part, "weight", None), Tensor)
-    )
+    weights = [getattr(part, "weight", None) for part in layer.modules()]
+    weight = [one for one in weights if isinstance(one, Tensor)][-1]
     norms = []
     for tensor, gradient in pulls:
         (found,) = torch.autograd.grad(tensor, weight, gradient.to(tensor.dtype), retain_graph=True)

@@ -97,7 +97,7 @@ def test_other_folders_are_refused_in_a_line(tmp_path: Path) -> None:
         Teacher(SemanticConfig(weight=1, network=str(tmp_path)))
     network = save(tmp_path, "siglip")
     (tmp_path / "preprocessor_config.json").unlink()
-    with pytest.raises(UserError, match="set loss.semantic.normalise to imagenet"):
+    with pytest.raises(UserError, match=r"set loss\.semantic\.normalise to imagenet"):
         Teacher(SemanticConfig(weight=1, network=network))
     with pytest.raises(ValueError, match=r"loss.semantic.network is not set"):
         SemanticConfig(weight=1)
