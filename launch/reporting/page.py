@@ -27,6 +27,7 @@ from launch.run.provenance import now
 RUNS = {
     "tokenizer-run": "Stage one: tokenizer",
     "prior-run": "Stage two: prior",
+    "decoder-run": "Stage one: decoder, tuned on the prior's codes",
     "prior-run-masked": "Stage two: masked prior",
 }
 SAMPLES = {"samples": "Samples by class", "samples-masked": "Samples of the masked prior by class"}
