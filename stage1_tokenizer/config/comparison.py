@@ -67,6 +67,10 @@ SMALL_PRIOR = {
 }
 """Settings of stage2_prior.train that make the small prior of every tokenizer; samples are drawn without guidance."""
 
+PERTURBED: dict[str, Any] = {"perturb_share": 0.2, "perturb_nearest": 10}
+"""Settings of stage1_tokenizer.evaluate that go with the small prior: the distance where a fifth of the codes is wrong."""
+PERTURBED_NAME = "frechet_vgg16_perturbed_{perturb_share:g}_of_{perturb_nearest}".format(**PERTURBED)
+
 
 def variants_of(kind: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """The variants for a kind of data."""
@@ -101,7 +105,7 @@ class CompareConfig:
     """File with the weights of LPIPS's network; null: an installed one."""
     prior: Literal["none", "small"] = "none"
     """small: also train one small prior of fixed size on each tokenizer's codes, and measure how far its samples are
-    from the held-out pictures: what is reconstructed best isn't what is learned best."""
+    from the held-out pictures, and reconstructions from perturbed codes: what reconstructs best isn't learned best."""
     prior_steps: int = 2000
     """With prior=small: its training steps, of 64 samples."""
     prior_samples: int = 1000

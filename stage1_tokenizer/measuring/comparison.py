@@ -21,7 +21,7 @@ from data.sounds import batches as sounds
 from launch.command.cli import UserError, parse
 from launch.files.atomic import write_file, writing
 from launch.files.outputs import try_folder
-from stage1_tokenizer.config.comparison import PLAIN, CompareConfig, variants_of
+from stage1_tokenizer.config.comparison import PERTURBED, PERTURBED_NAME, PLAIN, CompareConfig, variants_of
 from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.measuring.evaluation import evaluate_tokenizer
@@ -46,10 +46,9 @@ COLUMNS = {
     "perplexity": ("perplexity", ".1f"),
 }
 
-
 PRIOR_COLUMNS = {
     "frechet_vgg16": ("Fréchet (VGG16)", ".1f"),
-    "perturbed_frechet_vgg16": ("from perturbed codes", ".1f"),
+    PERTURBED_NAME: ("a fifth of the codes wrong", ".1f"),
     "prior_frechet_vgg16": ("of the prior's samples", ".1f"),
     "prior_bits_per_code": ("prior's bits/code", ".2f"),
 }
@@ -101,13 +100,15 @@ def words(config: CompareConfig, options: dict[str, Any]) -> list[str]:
 def measure(config: CompareConfig, name: str, folder: Path) -> dict[str, Any]:
     """Figures of a variant, from its metrics.json if that was measured on the same weights and pictures."""
     out = folder.parent / "metrics.json"
+    perturbed = PERTURBED if config.prior != "none" and name != "vae" else {}
     if out.exists():
         known: dict[str, Any] = json.loads(out.read_text())
         measured = known["measured"]
         data = Identity.of(load_index(config.held_out)).brief()
         same = measured["fingerprint"] == open_run(folder).tokenizer.fingerprint and measured["data"] == data
         complete = "lpips" in known or not config.lpips or "mel_distance" in known
-        complete = complete and ("frechet_vgg16" in known or config.prior == "none")
+        needed = ["frechet_vgg16"] * (config.prior != "none") + [PERTURBED_NAME] * bool(perturbed)
+        complete = complete and all(key in known for key in needed)
         if same and complete and config.samples in (None, known["samples"]):
             return known
     return evaluate_tokenizer(
@@ -120,6 +121,7 @@ def measure(config: CompareConfig, name: str, folder: Path) -> dict[str, Any]:
             lpips_weights=config.lpips_weights,
             features="vgg16" if config.lpips or config.prior != "none" else "none",
             overwrite=True,
+            **perturbed,
         )
     )
 

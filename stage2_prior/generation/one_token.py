@@ -95,8 +95,8 @@ class _Layer(NamedTuple):
     @classmethod
     def of(cls, layer: Any) -> Self:
         """Those of a layer of a CachedBody."""
-        products = layer.qkv_ED, layer.out_DD, layer.gated_2FD, layer.down_DF
-        return cls(*(product.weight for product in products), layer.norms)
+        halves = layer.gated_2FD.weight, layer.down_DF.weight
+        return cls(layer.qkv_ED.weight, layer.out_DD.weight, *halves, layer.norms)
 
 
 class _Form(NamedTuple):

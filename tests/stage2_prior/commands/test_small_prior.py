@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from launch.command.cli import UserError
 from launch.stages import runner
 from stage1_tokenizer import Tokenizer
-from stage1_tokenizer.config.comparison import CompareConfig
+from stage1_tokenizer.config.comparison import PERTURBED, PERTURBED_NAME, CompareConfig
 from stage1_tokenizer.measuring.comparison import table
+from stage1_tokenizer.measuring.perturbed import PerturbedSums
 from stage1_tokenizer.measuring.small_prior import judged, steps
 from tests.commands import call
 from tests.stage2_prior.conftest import Coded
@@ -45,11 +49,13 @@ def test_each_tokenizers_codes_get_the_same_small_prior_whose_samples_are_measur
     other = Tokenizer.from_pretrained(write_tokenizer(tmp_path / "other", seed=3))
     with pytest.raises(UserError, match=r"holds another tokenizer: delete .*vqgan, or choose another out"):
         judged(config, "vqgan", other)
+    network: Any = SimpleNamespace(names={"frechet": "frechet_vgg16"}, widths={"pool": 1})
+    assert PerturbedSums(tokenizer, network, torch.device("cpu"), *PERTURBED.values()).name == PERTURBED_NAME
     about = {"lpips": "vgg", "data": {"name": "halves"}, "commit": "abc", "hardware": "a CPU", "date": "2026-11-29"}
     figures = {"psnr": 20.0, "frechet_vgg16": 3.0, "samples": 18, "measured": about}
-    text = table({"vae": figures, "vqgan": figures | found}, 12)
-    assert "| Fréchet (VGG16) | of the prior's samples | prior's bits/code |" in text
-    assert "| vae | 20.00 | – | – | – | – | – | 3.0 | – | – |" in text
+    text = table({"vae": figures, "vqgan": figures | found | {PERTURBED_NAME: 4.0}}, 12)
+    assert "| Fréchet (VGG16) | a fifth of the codes wrong | of the prior's samples | prior's bits/code |" in text
+    assert "| vae | 20.00 | – | – | – | – | – | 3.0 | – | – | – |" in text
     assert "18 pictures of `halves`; LPIPS vgg; 6 samples of each small prior; commit" in text
     assert "prior" not in table({"vqgan": figures}, 12)
 
