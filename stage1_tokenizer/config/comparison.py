@@ -68,13 +68,17 @@ SMALL_PRIOR = {
 """Settings of stage2_prior.train that make the small prior of every tokenizer; samples are drawn without guidance."""
 
 PERTURBED: dict[str, Any] = {"perturb_share": 0.2, "perturb_nearest": 10}
-"""Settings of stage1_tokenizer.evaluate that go with the small prior: the distance where a fifth of the codes is wrong."""
+"""Settings of stage1_tokenizer.evaluate that go with the small prior: a distance where a fifth of the codes is wrong."""
 PERTURBED_NAME = "frechet_vgg16_perturbed_{perturb_share:g}_of_{perturb_nearest}".format(**PERTURBED)
+
+
+OF_VIDEOS = {name: one for name, one in VARIANTS.items() if name != "multiscale"}
+"""As VARIANTS, for videos."""
 
 
 def variants_of(kind: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """The variants for a kind of data."""
-    return OF_SOUNDS if kind == "sounds" else VARIANTS
+    return {"sounds": OF_SOUNDS, "videos": OF_VIDEOS}.get(kind, VARIANTS)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class CompareConfig:
     samples: int | None = None
     """Number of held-out samples to measure, evenly spaced; null: all."""
     lpips: bool = True
-    """Measure LPIPS (of pictures)."""
+    """Measure LPIPS (of pictures, and of videos' frames)."""
     lpips_weights: str | None = None
     """File with the weights of LPIPS's network; null: an installed one."""
     prior: Literal["none", "small"] = "none"
@@ -114,7 +118,7 @@ class CompareConfig:
     """With prior=small: more settings of stage2_prior.train for all priors, by dotted name, such as
     {"model.preset": "LlamaGen-B"}."""
     pictures: int = 8
-    """Held-out samples in reconstructions.png; of sounds, their spectrograms."""
+    """Held-out samples in reconstructions.png; of sounds, their spectrograms; of videos, strips of frames."""
 
     def __post_init__(self) -> None:
         for name in self.variants:
