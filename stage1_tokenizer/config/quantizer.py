@@ -52,7 +52,10 @@ class QuantizerConfig:
     latent_dim: int = 256
     """With projections, channels of the latents, where code_dim is that of the codes."""
     codebook_dropout: float = 0.0
-    """With residual, share of the training samples that use only the first n codebooks, n ~ U{1..G}."""
+    """With residual and multiscale, share of the training samples that use only the first n of the G codebooks (or
+    scales), n evenly from codebook_dropout_from to G. ImageFolder has 0.1, from 3 on."""
+    codebook_dropout_from: int = 1
+    """The fewest codebooks (or scales) that such a sample uses."""
     strides: list[int] = field(default_factory=list)
     """With residual, positions that share a code, for each codebook: [8, 4, 2, 1] in SNAC; []: 1 for all."""
     scales: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6, 8, 10, 13, 16])
@@ -169,6 +172,11 @@ class QuantizerConfig:
         """As `_rules`, of settings that only `residual` has."""
         strides, dropped, only = list(self.strides), self.codebook_dropout, self.kind == "residual"
         yield "projections", self.projections, only or self.projections == "none", "is for residual: set it to none"
-        yield "codebook_dropout", dropped, 0 <= dropped <= only, "is no share, or not for residual: set it to 0"
+        several = {"residual": self.codebooks, "multiscale": len(self.scales)}.get(self.kind, 0)
+        good, rule = 0 <= dropped <= (several > 0), "is no share, or not for residual and multiscale: set it to 0"
+        yield "codebook_dropout", dropped, good, rule
+        fewest, most = self.codebook_dropout_from, max(several, 1) if dropped else 1
+        rule = f"is not from 1 to {most}" + ("" if dropped else ", as codebook_dropout=0 has no use for it")
+        yield "codebook_dropout_from", fewest, 1 <= fewest <= most, f"{rule}: set it to 1"
         good = not strides or (only and len(strides) == self.codebooks and min(strides) >= 1)
         yield "strides", strides, good, "must be [], or with residual a number from 1 on for each codebook: set so many"

@@ -116,6 +116,17 @@ class Quantizer(nn.Module):
             moved = torch.where(other_X.view(-1, *[1] * (own.ndim - 1)), self.embed(idx), own)
         return quantized.latents.index_copy(0, rows_X, moved + (own - own.detach()))
 
+    def levels_kept(self, levels: int, samples: int, device: torch.device) -> Tensor | None:
+        """How many of the first `levels` each sample of a training step keeps, kept_B int64; None: all keep all.
+
+        (`codebook_dropout`: Kumar et al. 2023, DAC, section 3.3; Li et al. 2024, ImageFolder)
+        """
+        if not (self.training and self.config.codebook_dropout):
+            return None
+        drawn_B = torch.randint(self.config.codebook_dropout_from, levels + 1, (samples,), device=device)
+        fewer_B = torch.rand(samples, device=device) < self.config.codebook_dropout
+        return torch.where(fewer_B, drawn_B, levels)
+
     def codes_shape(self, grid: Sequence[int]) -> tuple[int, ...]:
         """Shape of one picture's codes on a latent grid (h, w). ValueError for an unsupported grid."""
         return tuple(grid) if self.codebooks == 1 else (self.codebooks, *grid)

@@ -28,7 +28,7 @@ class SeveralCodebooks(Quantizer):
         """`changes` are to the settings of each codebook."""
         super().__init__(config)
         self.codebooks = config.codebooks
-        changes |= {"projections": "none", "codebook_dropout": 0.0, "strides": []}
+        changes |= {"projections": "none", "codebook_dropout": 0.0, "codebook_dropout_from": 1, "strides": []}
         one = replace(config, kind="vq", code_dim=code_dim, **changes)
         self.parts = nn.ModuleList(kind(one) for _ in range(config.codebooks))
         self.strides = [1] * config.codebooks  # positions that share a code

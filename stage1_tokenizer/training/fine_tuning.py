@@ -24,7 +24,8 @@ from stage1_tokenizer.training.trained import Trained
 
 _LEARNING = """
 gradient learning decay commitment beta_placement start revive_after kl_weight entropy_weight entropy_diversity
-entropy_temperature entropy_bits entropy_boost temperature temperature_final anneal codebook_dropout perturb
+entropy_temperature entropy_bits entropy_boost temperature temperature_final anneal codebook_dropout
+codebook_dropout_from perturb
 """
 TRAINING_ONLY = ("dropout", "seanet.block", "video.block", *(f"quantizer.{name}" for name in _LEARNING.split()))
 """Settings of a model that change how it learns or computes, not what weights mean: fine-tuning may change them."""

@@ -236,6 +236,8 @@ def test_two_ranks_equal_one_process_on_the_same_batch() -> None:
         ({"kind": "residual", "l2_normalise": True}, "l2_normalise=True is not supported"),
         ({"projections": "each"}, "projections=each is for residual"),
         ({"codebook_dropout": 0.5}, "codebook_dropout=0.5 is no share, or not for residual"),
+        ({"kind": "residual", "codebook_dropout": 0.5, "codebook_dropout_from": 5}, "from=5 is not from 1 to 4: set"),
+        ({"kind": "residual", "codebook_dropout_from": 2}, "codebook_dropout_from=2 is not from 1 to 1, as codebook_d"),
         ({"kind": "residual", "codebook_dropout": 1.5}, "codebook_dropout=1.5 is no share"),
         ({"kind": "residual", "strides": [2, 1]}, "strides=[2, 1] must be []"),
         ({"kind": "multiscale", "scales": [1, 4, 2]}, "must rise"),
