@@ -69,11 +69,7 @@ SMALL_PRIOR = {
 """Settings of stage2_prior.train that make the small prior of every tokenizer; samples are drawn without guidance."""
 
 PERTURBED: dict[str, Any] = {"perturb_share": 0.2, "perturb_nearest": 10}
-<<<<<<< HEAD
-"""Settings of stage1_tokenizer.evaluate that go with the small prior: a distance where a fifth of the codes is wrong."""
-=======
 """Settings of stage1_tokenizer.evaluate that go with the small prior: distances where a fifth of the codes is wrong."""
->>>>>>> 3c1e99c960668c00c9cd69691aca0ffd9283829e
 PERTURBED_NAME = "frechet_vgg16_perturbed_{perturb_share:g}_of_{perturb_nearest}".format(**PERTURBED)
 
 
