@@ -1,8 +1,8 @@
 """How codes are drawn from logits, for every kind of prior: temperature, cut-offs, guidance, and their schedules."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from launch.command.checks import at_least, check
 
@@ -39,6 +39,10 @@ class Drawing:
     choice_temperature: float = 4.5
     """Of a masked prior with order=confidence: noise in the choice at the first step."""
 
+    bit_steps: list[int] | None = None
+    """Of an autoregressive prior with head=bits: how many bits of a code each step fills in, the most certain ones
+    first; they add up to the code's bits (BAR: [2, 2, 5, 7] of 16). null: one a step, as held-out codes are rated."""
+
     def __post_init__(self) -> None:
         final = self.final_temperature
         for name, good, rule in (
@@ -64,6 +68,10 @@ class Drawing:
                 f"{self.guidance_schedule}: set that, or leave guidance_power out"
             )
         at_least(1, self, "steps")
+        if self.bit_steps is not None and not (self.bit_steps and min(self.bit_steps) >= 1):
+            raise ValueError(
+                f"bit_steps={self.bit_steps} must be numbers from 1 on: set it to [2, 2, 5, 7], for example"
+            )
 
     def guidance_at(self, position: int, positions: int) -> float:
         """Guidance strength at a position in [0, positions); 1, no guidance, outside guidance_from … guidance_until.
@@ -84,6 +92,10 @@ class Drawing:
     def guided_steps(self, positions: int) -> int:
         """How many of the first positions (or steps) need the null half: all up to the last guided one."""
         return max((i + 1 for i in range(positions) if self.guidance_at(i, positions) != 1), default=0)
+
+    def at(self, position: int, positions: int) -> Self:
+        """The drawing at a position in [0, positions): its temperature is the same everywhere."""
+        return replace(self, temperature=self.temperature_at(position, positions), final_temperature=None)
 
     def temperature_at(self, position: int, positions: int) -> float:
         """The temperature at a position in [0, positions)."""

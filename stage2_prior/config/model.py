@@ -9,6 +9,8 @@ from stage2_prior.config.presets import PRESETS, SHAPE, PresetName
 Architecture = Literal["llama", "qwen3", "olmo2"]
 BYTES = "bytes"
 """The encoder that is trained with the prior."""
+MOST_FACTOR_BITS = 16
+"""Bits of a factor: it has a table of all its values."""
 FEED_FORWARD_MULTIPLE = 32
 """The inner width is rounded up to a multiple of this, which suits matrix kernels."""
 
@@ -100,6 +102,18 @@ class PriorModelConfig:
     """Share of the target spread evenly over all codes."""
     z_loss: float = 0.0
     """Weight of the squared log-sum-exp of the logits, which keeps them near 0 in long training; 1e-4 is usual."""
+    head: Literal["softmax", "factors", "bits"] = "softmax"
+    """Of an autoregressive or masked prior, how a code is predicted. softmax: one out of K; factors: its bits in a few
+    factors, one after the other, by a small Llama (Open-MAGVIT2); bits: autoregressive, masked bits that are filled in
+    by a few layers (BAR); masked, groups of bits that are masked each by itself (MaskBit). Memory of factors and bits
+    grows with log2 K; they are for lfq, bsq and fsq with 2 levels, factors for every K that is a power of 2."""
+    factors: list[int] | None = None
+    """With head=factors, or bits of a masked prior: bits of each factor (or group) of a code, most significant first;
+    null: as few as possible of at most 8 bits."""
+    head_layers: int = 3
+    """With head=factors or bits, layers of the head; a masked prior's head=bits has none."""
+    head_width: int | None = None
+    """With head=bits of an autoregressive prior, features in the head (BAR: 2048); null: `width`."""
 
     def __post_init__(self) -> None:
         self._apply_preset()
@@ -112,13 +126,15 @@ class PriorModelConfig:
             )
         self._check_levels()
         self._check_tokens()
+        self._check_head()
         if not 0 <= self.anneal_from <= self.anneal_until <= 1:
             raise ValueError(
                 f"model.anneal_from={self.anneal_from} and model.anneal_until={self.anneal_until} must be in [0, 1], "
                 "the first not above the second"
             )
         check("model.z_loss", self.z_loss, self.z_loss >= 0, "0 (none) or more")
-        at_least(1, self, "layers", "depth_layers", "width", "heads", "class_tokens", prefix="model.")
+        sizes = ("layers", "depth_layers", "width", "heads", "class_tokens", "head_layers", "head_width")
+        at_least(1, self, *sizes, prefix="model.")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(
                 f"model.width={self.width} divided by model.heads={self.heads} must be an even whole number: set "
@@ -167,6 +183,23 @@ class PriorModelConfig:
             raise ValueError(
                 f"model.delays={self.delays} must be a number of steps for each codebook, the smallest of them 0: set "
                 "it to [0, 1, 1, 1], for example"
+            )
+
+    def _check_head(self) -> None:
+        bits, factors = self.head == "bits" and self.kind == "autoregressive", self.factors
+        for name, wrong, way in (
+            ("head", self.head != "softmax" and self.kind not in ("autoregressive", "masked"), "set it to softmax"),
+            ("order", self.head != "softmax" and self.order == "random", "set it to raster"),
+            ("factors", factors is not None and (self.head == "softmax" or bits), "leave it out"),
+            ("head_width", self.head_width is not None and not bits, "leave it out"),
+        ):
+            if wrong:
+                value, other = getattr(self, name), "" if name == "head" else f" and model.head={self.head}"
+                raise ValueError(f"model.{name}={value} is not supported with model.kind={self.kind}{other}: {way}")
+        if factors is not None and not (factors and min(factors) >= 1 and max(factors) <= MOST_FACTOR_BITS):
+            raise ValueError(
+                f"model.factors={factors} must be numbers of bits from 1 to {MOST_FACTOR_BITS}: set it to [6, 6, 6], "
+                "for example, of codes of 18 bits"
             )
 
     def _apply_preset(self) -> None:

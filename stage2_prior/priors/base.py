@@ -41,6 +41,8 @@ class Prior(nn.Module):
 
     kind: ClassVar[str]
     """Its name in `model.kind` and prior.json."""
+    head: ClassVar[str] = "softmax"
+    """How it predicts a code, as in `model.head`."""
     stock: ClassVar[str]
     """The transformers class that loads `lm`."""
     loaders: ClassVar[dict[str, Callable[[Path], nn.Module]]] = {}

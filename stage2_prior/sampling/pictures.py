@@ -24,6 +24,7 @@ from stage2_prior.codes.source import code_type
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.priors.base import Prior, weights_hash
+from stage2_prior.priors.bits import check_drawing
 from stage2_prior.sampling.conditions import Classes, Subjects
 from stage2_prior.sampling.sliding import Sliding
 from stage2_prior.sampling.writing import Files, Writers
@@ -88,6 +89,7 @@ class Sampling:
             if getattr(config, name) and self.kind.name != own:
                 raise UserError(f"{name}=true is for {own}, but the prior is of {self.kind.name}: leave it out")
         self.sliding = Sliding.of(config, prior.source)
+        check_drawing(prior, config)
         self.weights = weights_hash(prior)
         self.labels, self.folders = self.subjects.labels, self.subjects.folders
         if config.guidance != 1 and not self.subjects.guidable:
