@@ -43,7 +43,7 @@ class QuantizerConfig:
     kl_weight: float = 1e-4
     """With gaussian and gumbel, weight of the KL divergence, in nats per latent element or per code."""
     levels: list[int] = field(default_factory=lambda: [8, 5, 5, 5])
-    """With fsq, levels of each channel; their product is the number of codes."""
+    """With fsq, levels of each channel; their product is the number of codes. All 2: a bit a channel (BAR)."""
     codebooks: int = 4
     """With residual and product, number of codebooks."""
     projections: Literal["none", "each", "split"] = "none"
@@ -108,6 +108,11 @@ class QuantizerConfig:
         return (widths | dict.fromkeys(learned, width)).get(self.kind)
 
     @property
+    def binary(self) -> bool:
+        """Whether each bit of a code is a channel of its own."""
+        return self.kind in ("lfq", "bsq") or (self.kind == "fsq" and set(self.levels) == {2})
+
+    @property
     def double_input(self) -> bool:
         """Whether the input is means and variances, with twice the channels of the latents."""
         return self.kind == "gaussian"
@@ -165,8 +170,8 @@ class QuantizerConfig:
             rising = bool(self.scales) and min(self.scales) >= 1 and sorted(set(self.scales)) == list(self.scales)
             yield "scales", list(self.scales), rising, "must rise from 1 or more: set it to [1, 2, 4], for example"
         if kind == "fsq":
-            good = bool(self.levels) and min(self.levels) >= 3
-            yield "levels", list(self.levels), good, "must be one or more numbers from 3 on: set it to [8, 5, 5, 5]"
+            good = bool(self.levels) and min(self.levels) >= 2
+            yield "levels", list(self.levels), good, "must be one or more numbers from 2 on: set it to [8, 5, 5, 5]"
 
     def _residual_rules(self) -> Iterator[tuple[str, object, bool, str]]:
         """As `_rules`, of settings that only `residual` has."""

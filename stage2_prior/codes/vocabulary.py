@@ -63,6 +63,14 @@ class Vocabulary:
         """The tokens of the codes at some places, of all codebooks (or factors) in the last axis."""
         return code_BPG + numbers(self.first_tokens, code_BPG.device)
 
+    def counts(self, code_BX: Tensor) -> Tensor:
+        """How often each code of each codebook (or value of each factor) occurs in codes of some samples, int64."""
+        if self.factors:
+            code_BX = self.code_tokens(self.digits(code_BX))
+        elif self.codebooks > 1:
+            code_BX = self.code_tokens(code_BX.movedim(1, -1))
+        return torch.bincount(code_BX.flatten(), minlength=self.codes)
+
     def digits(self, code_X: Tensor) -> Tensor:
         """The factors of codes, digit_XF; -1 of a negative one."""
         return digits(code_X, self.factors)

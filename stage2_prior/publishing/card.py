@@ -36,6 +36,7 @@ def write_card(
         text=prior.condition.texts,
         usage=prior.usage(name),
         last=prior.vocabulary.codes - 1,
+        factors=prior.vocabulary.factors,
         null=prior.vocabulary.null,
         figures=[(key, value) for key, value in metrics.items() if is_figure(value)],
         **about_training(run, config, origin, config["steps"]),

@@ -22,11 +22,13 @@ from launch.command.progress import Progress
 from launch.ranks.transfer import to_device
 from stage2_prior.codes.encoding import npy
 from stage2_prior.codes.matching import matched
-from stage2_prior.codes.shares import INDEX, NUMBERS, summary
+from stage2_prior.codes.shares import INDEX, NUMBERS, counted_bits, summary
 from stage2_prior.codes.source import code_type
+from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.redrawing import RedrawConfig
 from stage2_prior.priors.base import Prior, weights_hash
+from stage2_prior.priors.bits import check_drawing
 
 OWN = ("variants", "crop_range", "captions", "histogram", "used", "perplexity", "precision", NUMBERS)
 """Meta of the stored codes that the redrawn ones don't take over."""
@@ -51,6 +53,9 @@ class Redrawing:
         names, condition = prior.vocabulary.classes, prior.condition
         self.index = matched(index, prior.source, condition.name, names, "codes")
         self.whole = Identity.of(whole)
+        check_drawing(prior, config)
+        size, binary = prior.source.codebook_size, "counted" in index.meta
+        self.counted = Vocabulary(size, codebooks=prior.source.codebooks, factors=counted_bits(size, binary))
         if config.guidance != 1 and not (names or condition.texts):
             raise UserError(f"guidance={config.guidance:g} needs {condition.what}, and there are none: leave it at 1")
         variants = index.meta.get("variants", ["plain"])
@@ -89,13 +94,11 @@ class Redrawing:
         self.out.write(self.names[shard], self._samples(shard, notes, bar), notes)
 
     def _samples(self, shard: int, notes: dict[str, Any], bar: Progress) -> Iterator[Sample]:
-        histogram_K, captions, changed = np.zeros(self.prior.vocabulary.codes, dtype=np.int64), 0, 0
-        kind, several = code_type(self.prior.vocabulary.codebook_size), self.prior.source.codebooks > 1
-        first_G = torch.tensor(self.prior.vocabulary.first_tokens).view(-1, *[1] * len(self.prior.source.grid))
+        histogram_K, captions, changed = np.zeros(self.counted.codes, dtype=np.int64), 0, 0
+        kind = code_type(self.prior.vocabulary.codebook_size)
         for rows in self._batches(shard):
             idx_Bhw = self.draw(rows, self.numbers[shard])
-            tokens = idx_Bhw + first_G if several else idx_Bhw
-            histogram_K += np.bincount(tokens.numpy().ravel(), minlength=len(histogram_K))
+            histogram_K += self.counted.counts(idx_Bhw).numpy()
             for row, idx_hw in zip(rows, idx_Bhw, strict=True):
                 changed += int((idx_hw != row.idx_hw).sum())
                 members = {"codes.npy": npy(idx_hw.numpy().astype(kind))}
@@ -152,7 +155,7 @@ class Redrawing:
             **self.about,
             **({NUMBERS: list(self.numbers)} if self.config.parts > 1 else {}),
             **({"captions": captions} if captions else {}),
-            **summary(histogram_K),
+            **summary(histogram_K, bits=bool(self.counted.factors)),
             "histogram": histogram_K.tolist(),
         }
         index = self.out.index(
@@ -164,7 +167,7 @@ class Redrawing:
             meta=meta,
         )
         self.out.finish({INDEX: index})
-        total = max(1, int(histogram_K.sum()))
+        total = max(1, len(index) * self.prior.source.positions)
         left = len(self.index) - len(index)
         print(
             f"redrawn: {len(index)} samples, {changed / total:.1%} of their codes are others now"

@@ -27,7 +27,7 @@ from tests.gpu.watch import CUDA
 CLASSES = tuple(f"class {number}" for number in range(10))
 LEVELS = CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, codebooks=2)
 SOURCES = {
-    "autoregressive": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}),
+    "autoregressive": CodeSource("f" * 64, 32, (2, 2), {"size": 16, "channels": 1}),
     "depth": LEVELS,
     "delay": LEVELS,
     "multiscale": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, scales=(1, 2)),

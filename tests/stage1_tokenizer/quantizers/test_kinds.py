@@ -242,7 +242,7 @@ def test_two_ranks_equal_one_process_on_the_same_batch() -> None:
         ({"kind": "residual", "strides": [2, 1]}, "strides=[2, 1] must be []"),
         ({"kind": "multiscale", "scales": [1, 4, 2]}, "must rise"),
         ({"kind": "multiscale", "learning": "moving_average"}, "set it to gradient"),
-        ({"kind": "fsq", "levels": [8, 2]}, "from 3 on"),
+        ({"kind": "fsq", "levels": [8, 1]}, "from 2 on"),
         ({"reparametrise": "linear", "revive_after": 5}, "revive_after=0"),
     ],
 )
