@@ -27,6 +27,7 @@ from stage1_tokenizer.measuring.distances import METHOD, NEEDED, SetStatistics, 
 from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
 from stage1_tokenizer.measuring.perturbed import PerturbedSums
 from stage1_tokenizer.measuring.picture_sets import brief_of, count_of, every_picture
+from stage1_tokenizer.measuring.probing import probed
 from stage1_tokenizer.measuring.references import MeasuredSet, reference_of, save_reference, settle
 from stage1_tokenizer.measuring.results import conditions
 from stage1_tokenizer.measuring.scores import EvaluationSums, measure
@@ -103,6 +104,8 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
         raise UserError(f"{config.tokenizer} has no preprocessor_config.json: how pictures are prepared is unknown")
     if config.perturb_share and not tokenizer.codebook_size:
         raise UserError(f"perturb_share={config.perturb_share:g} needs codes, which {config.tokenizer} hasn't: set 0")
+    if config.probe is not None and transform.kind != "pictures":
+        raise UserError(f"probe={config.probe} is for tokenizers of pictures, not of {transform.kind}: leave it out")
     check_kind(config, transform.kind)
     lpips, network = _networks(config, transform.kind)
     fingerprint = tokenizer.fingerprint
@@ -202,6 +205,9 @@ def _measure(
         if perturbed is not None:
             figures = perturbed.result(reference.statistics, ranks)
             evaluation.add(figures, metrics=dict.fromkeys(figures, perturbed.about))
+    if config.probe is not None:
+        found, about = probed(config, tokenizer, ranks)
+        evaluation.add(found, probe=about)
     return reference
 
 

@@ -145,6 +145,12 @@ class Codec(nn.Module):
         quantized = self._quantize(self._batch(pictures))
         return self._decoded(self._pictures, quantized.latents), quantized.codes
 
+    @ieee()
+    @torch.no_grad()
+    def latents(self, pictures: Pictures) -> Tensor:
+        """The quantizer's output for pictures, (B, D, h, w) or (B, D, N): the code vectors that the decoder gets."""
+        return self._quantize(self._batch(pictures)).latents
+
     def train(self, mode: bool = True) -> Self:
         """As for any module, except that the parts in `frozen` stay in evaluation mode and keep their statistics."""
         super().train(mode)

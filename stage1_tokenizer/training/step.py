@@ -38,7 +38,7 @@ from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.networks.build import Decoder, Encoder
 from stage1_tokenizer.quantizers.base import Perturbed
 from stage1_tokenizer.tokenizer.codec import Reconstruction
-from stage1_tokenizer.training.adversary import Adversary
+from stage1_tokenizer.training.adversary import FAKE, FAKE_AGAIN, REAL, REAL_AGAIN, Adversary
 from stage1_tokenizer.training.balance import Balance, Pull
 from stage1_tokenizer.training.loss_scale import LossScale
 
@@ -201,12 +201,11 @@ class OneForwardStep:
         self.advance(network)
         if adversary.config.penalty and adversary.penalised(step):
             x_BCHW = x_BCHW.detach().requires_grad_()
-        real = self._real(network, x_BCHW) if adversary.config.feature_matching else None
-        with self.autocast():
-            fake = verdict_of(unwrapped(network)(leaf))
+        real = self._verdict(network, adversary.seen(x_BCHW, step, REAL)) if adversary.config.feature_matching else None
+        fake = self._verdict(unwrapped(network), adversary.seen(leaf, step, FAKE))
         return _Judged(adversary, network, x_BCHW, fake, real)
 
-    def _real(self, network: nn.Module, x_BCHW: Tensor) -> Verdict:
+    def _verdict(self, network: nn.Module, x_BCHW: Tensor) -> Verdict:
         with self.autocast():
             return verdict_of(network(x_BCHW))
 
@@ -257,10 +256,20 @@ class OneForwardStep:
 
     def _discriminate(self, judged: _Judged, leaf: Tensor, step: int) -> dict[str, Tensor]:
         """Leave a discriminator's gradients, from what it said of x', and of x."""
-        real = self._real(judged.network, judged.x_BCHW) if judged.real is None else judged.real
-        loss, metrics = judged.adversary.loss(real, judged.fake, judged.x_BCHW, leaf, step)
-        self.backward(self._scaled(loss), judged.network)
-        return judged.adversary.named(metrics)
+        adversary, network, real = judged.adversary, judged.network, judged.real
+        if real is None:
+            real = self._verdict(network, adversary.seen(judged.x_BCHW, step, REAL))
+        loss, metrics = adversary.loss(real, judged.fake, judged.x_BCHW, leaf, step)
+        if adversary.config.consistency:
+            pairs = ((real, judged.x_BCHW, REAL_AGAIN), (judged.fake, leaf, FAKE_AGAIN))
+            again = [
+                (verdict, self._verdict(unwrapped(network), adversary.seen(samples.detach(), step, draw)))
+                for verdict, samples, draw in pairs
+            ]
+            apart = adversary.consistency(again)
+            loss, metrics = loss + adversary.config.consistency * apart, {**metrics, "gan/consistency": apart.detach()}
+        self.backward(self._scaled(loss), network)
+        return adversary.named(metrics)
 
 
 def _sum(gradients: Sequence[Tensor], like: Tensor) -> Tensor:

@@ -105,7 +105,9 @@ def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trai
     freeze(tokenizer, config.freeze)
     if config.activation_checkpointing:
         recompute_activations(tokenizer)
-    adversaries = [Adversary(adversarial, suffix) for suffix, adversarial in config.loss.adversaries.items()]
+    adversaries = [
+        Adversary(adversarial, suffix, config.run.seed) for suffix, adversarial in config.loss.adversaries.items()
+    ]
     networks = [_discriminator(adversary, config) for adversary in adversaries]
     sizes = [sum(weight.numel() for weight in network.parameters()) / 1e6 for network in (tokenizer, *networks)]
     generator = _learner(tokenizer, config.optimizer, config, run)

@@ -136,6 +136,6 @@ def test_a_run_resumes_with_its_projector_and_opens_without_it(tmp_path: Path, m
             assert tensor.numpy().tobytes() == resumed[part][name].numpy().tobytes(), name
     opened = open_run(one).tokenizer
     assert not any(name.startswith("projector.") for name in opened.state_dict())
-    written = [line for line in read(one) if "eval/semantic_cosine" in line]
+    written = [line for line in read(one / "metrics.jsonl") if "eval/semantic_cosine" in line]
     assert -1 <= written[-1]["eval/semantic_cosine"] <= 1
     assert "semantic" not in json.dumps(sorted(opened.weights()))
