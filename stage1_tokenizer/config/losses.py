@@ -256,9 +256,6 @@ class LossConfig:
 
     def check_sounds(self) -> None:
         """Raise ValueError for settings of pictures, and where nothing compares a sound with its reconstruction."""
-        for name in ("logits", "semantic"):
-            if getattr(self, name).weight:
-                raise ValueError(f"loss.{name} is for pictures: set loss.{name}.weight to 0")
         for name, default in (("pixel", "l1"), ("pixel_weight", 1.0)):
             if getattr(self, name) not in (default, 0):
                 raise ValueError(

@@ -98,6 +98,9 @@ class TokenizerTrainConfig:
         at_least(0, self, "evaluate_every")
         if self.data.kind == "pictures":
             self._check_pictures()
+        for name in ("logits", "semantic"):
+            if self.data.kind != "pictures" and getattr(self.loss, name).weight:
+                raise ValueError(f"loss.{name} is for pictures, not for {self.data.kind}: set loss.{name}.weight to 0")
         if self.data.kind == "sounds":
             self._check_sounds()
         if self.data.kind == "videos":

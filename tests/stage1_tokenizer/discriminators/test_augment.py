@@ -101,7 +101,8 @@ def test_the_step_has_augmented_pictures_and_the_consistency_term() -> None:
     x_hat = output.x_BCHW.detach()
     real, fake = (plain_network(adversary.seen(seen, 2, draw)) for seen, draw in ((x, REAL), (x_hat, FAKE)))
     again = [(real, x, REAL_AGAIN), (fake, x_hat, FAKE_AGAIN)]
-    apart: Tensor = sum((plain_network(adversary.seen(seen, 2, draw)) - one).square().mean() for one, seen, draw in again)
+    others = [(one, plain_network(adversary.seen(seen, 2, draw))) for one, seen, draw in again]
+    apart = torch.stack([(other - one).square().mean() for one, other in others]).sum()
     hinge = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
     lecam = (real - fake.detach().mean()).square().mean() + (fake - real.detach().mean()).square().mean()
     (hinge + 4 * apart + 0.1 * lecam).backward()
