@@ -4,7 +4,7 @@
 
 No published weights are at hand where this is run, so the frozen network is trained on the spot: a small DINOv2, with
 the classes of the training digits, saved as a folder of transformers. Each tokenizer is that of launch/recipes/mnist,
-without LPIPS and discriminator, and differs in loss.semantic alone; its codes then get a small prior of fixed size.
+at 16×16 pixels, with L1 alone, and differs in loss.semantic alone; its codes then get a small prior of fixed size.
 Finished parts in the folder are reused. Prints a table: mean and range over seeds, and in how many seeds each form is
 better than none.
 """
@@ -39,7 +39,16 @@ from stage2_prior.train import train as train_prior
 
 RECIPE = "launch/recipes/mnist/tokenizer.yaml"
 TRAIN, HELD_OUT = "data/samples/mnist/train.json", "data/samples/mnist/held_out.json"
-SIZE, PATCH = 32, 4
+SIZE, PATCH, WIDTH = 16, 2, 48
+SMALL: dict[str, Any] = {
+    "data.transform.size": SIZE,
+    "data.transform.fit": "stretch",
+    "model.channel_multipliers": "[1, 2]",
+    "model.attention": "false",
+    "loss.perceptual.weight": 0,
+    "loss.adversarial.weight": 0,
+}
+"""What differs from the recipe: half the side, the same 8×8 codes, and L1 alone."""
 
 FORMS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -57,8 +66,8 @@ LARGER_IS_BETTER = {"linear_probe": True, "semantic_cosine": True, "psnr": True,
 
 
 def digits(index: str) -> tuple[Tensor, Tensor]:
-    """All pictures of an index, uint8 (N, 1, 32, 32), and their classes."""
-    config = parse(TokenizerTrainConfig, ["--config", RECIPE], prog="alignment")
+    """All pictures of an index, uint8 (N, 1, 16, 16), and their classes."""
+    config = parse(TokenizerTrainConfig, ["--config", RECIPE, *options(SMALL)], prog="alignment")
     batches = list(every_picture(index, config.data.transform, batch_size=256))
     return torch.cat([batch.pixels_BCHW for batch in batches]), torch.cat([batch.label_B for batch in batches])
 
@@ -66,9 +75,9 @@ def digits(index: str) -> tuple[Tensor, Tensor]:
 def train_network(folder: Path, epochs: int) -> dict[str, float]:
     """Train a small DINOv2 on the digits' classes, from the mean of its patches, and save it; its held-out accuracy."""
     torch.manual_seed(0)
-    shape: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "mlp_ratio": 2}
+    shape: dict[str, Any] = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 3, "mlp_ratio": 2}
     network = Dinov2Model(Dinov2Config(**shape, image_size=SIZE, patch_size=PATCH)).train()
-    head = nn.Linear(64, 10)
+    head = nn.Linear(WIDTH, 10)
     optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], lr=1e-3, weight_decay=0.05)
     pixels, labels = digits(TRAIN)
     steps = epochs * (len(pixels) // 64)
@@ -111,11 +120,10 @@ def one(place: Path, network: Path, form: str, seed: int, steps: int) -> dict[st
     settings = {
         **shared,
         "run.folder": run,
-        "loss.perceptual.weight": 0,
-        "loss.adversarial.weight": 0,
         "steps": steps,
         "evaluate_every": 0,
         "run.save_every": steps,
+        **SMALL,
         **semantic,
     }
     train(parse(TokenizerTrainConfig, ["--config", RECIPE, *options(settings)], prog="alignment"))
@@ -135,7 +143,7 @@ def one(place: Path, network: Path, form: str, seed: int, steps: int) -> dict[st
         "data.batch_size": 64,
         "model.kind": "autoregressive",
         "model.layers": 2,
-        "model.width": 96,
+        "model.width": 64,
         "model.heads": 4,
         "model.class_dropout": 0,
         "optimizer.learning_rate": 3e-3,
@@ -176,7 +184,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=list(FORMS), choices=list(FORMS))
     given = parser.parse_args()
     network, known = given.out / "network", given.out / "network.json"

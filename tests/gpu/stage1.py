@@ -22,7 +22,7 @@ from launch.run.runtime import Run
 from launch.run.seeding import seed_step
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.layers import spectrum
-from stage1_tokenizer.losses import lpips, spectral
+from stage1_tokenizer.losses import frozen_networks, lpips, spectral
 from stage1_tokenizer.media import MEDIA
 from stage1_tokenizer.training.inputs import Inputs
 from stage1_tokenizer.training.loop import train_step
@@ -76,7 +76,7 @@ class Stage1:
         loading = [
             mock.patch(f"stage1_tokenizer.media.{kind}.load_lpips", random_lpips) for kind in ("pictures", "videos")
         ]
-        with loading[0], loading[1]:
+        with loading[0], loading[1], _networks_without_files():
             terms = self.medium.terms(self.config.loss, self.config.data.transform)
         told = mock.patch.object(
             lpips.PerceptualTerm, "compared", return_value=(0.0, 0.0)
@@ -108,6 +108,26 @@ class Stage1:
         logged = self.run.record(scalars, step=self.number, samples=self.config.data.batch_size, good=good)
         self.run.note(self.number, self.monitor.look(logged or {}))
         self.number += 1
+
+
+def _networks_without_files() -> contextlib.AbstractContextManager[Any]:
+    """Inside, loss.semantic and loss.logits have small networks of random weights."""
+
+    def drawn(_: str, name: str, kind: str) -> tuple[torch.nn.Module, Path]:
+        import transformers
+
+        if kind == "AutoModel":
+            shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+            network: Any = transformers.Dinov2Model(transformers.Dinov2Config(**shape, image_size=32, patch_size=2))
+        else:
+            shape = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+            network = transformers.ResNetForImageClassification(transformers.ResNetConfig(**shape))
+        return frozen_networks.frozen(network), Path(name)
+
+    stack = contextlib.ExitStack()
+    for module in ("semantic", "logits"):
+        stack.enter_context(mock.patch(f"stage1_tokenizer.losses.{module}.loaded", drawn))
+    return stack
 
 
 def _has_dino(config: TokenizerTrainConfig) -> bool:

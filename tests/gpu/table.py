@@ -27,7 +27,10 @@ NOT_HERE = {
     "data.transform": "is done on the CPU",
     "dry_run": "takes no steps",
     "evaluate_features": "is for evaluations, not for steps",
+    "loss.logits.normalise": "is a mean and a deviation",
     "loss.perceptual.net=squeeze": "needs a file of weights, and is no other code than alex",
+    "loss.semantic.normalise": "is a mean and a deviation",
+    "loss.semantic.resize": "is a choice of torch's interpolation",
     "model.double_z": "is for published weights",
     "model.preset": "is a size",
     "model.spatial_dims": "is 2 for pictures",
@@ -40,7 +43,8 @@ NOT_HERE = {
 
 FURTHER = {
     "tokenizer": """
-        data.micro_batch=2 freeze=[encoder,quantizer] loss.adversarial.lecam=0.1 loss.adversarial.penalty=10
+        data.micro_batch=2 freeze=[encoder,quantizer] loss.adversarial.consistency=4 loss.logits.weight=0.1
+        loss.adversarial.lecam=0.1 loss.adversarial.penalty=10
         loss.adversarial.penalty_fake=10 loss.adversarial.ramp=10 loss.adversarial.weight=0 loss.discriminators=further
         loss.perceptual.fraction=0.5 loss.perceptual.weight=1 model.dropout=0.1 model.quantizer.anneal=5
         model.quantizer.perturb.samples=1 model.quantizer.revive_after=1 model.vit.latent_tokens=5 optimizer.clip=0
@@ -88,6 +92,10 @@ NEEDS = {
     "loss.adversarial.discriminator=bands": f"{VOCOS} loss.adversarial.windows=[64]",
     "loss.adversarial.discriminator=stft": f"{VOCOS} loss.adversarial.windows=[64]",
     "loss.adversarial.per_frame": VIDEOS,
+    "loss.adversarial.consistency": "loss.adversarial.augment.translate=0.1",
+    "loss.logits": "loss.logits.network=TINY/CLASSIFIER loss.logits.normalise=imagenet",
+    "loss.semantic": "loss.semantic.network=TINY/VISION loss.semantic.weight=1 loss.semantic.size=32 "
+    "loss.semantic.normalise=imagenet loss.semantic.hidden=8",
     "loss.adversarial.reduction": f"{VOCOS} loss.adversarial.discriminator=periods",
     "loss.balance": VOCOS,
     "loss.preset": VOCOS,
@@ -224,6 +232,11 @@ ROWS = {
             "loss.adversarial.penalty=10 loss.adversarial.penalty_fake=10 channels_last=true",
             "loss.perceptual.fraction=0.5 model.quant_conv_kernel=0 loss.adversarial.adaptive=false",
             "loss.perceptual.net=alex model.quant_conv_kernel=3 loss.adversarial.weight=0",
+            "loss.semantic.at=codes loss.semantic.form=contrastive loss.semantic.unit_length=true",
+            "loss.semantic.at=decoder loss.semantic.projector=linear run.precision=bf16",
+            "loss.semantic.form=margin loss.semantic.adaptive=true",
+            "loss.adversarial.discriminator=maskbit loss.adversarial.augment.colour=true "
+            "loss.adversarial.consistency=4 loss.logits.weight=0.1",
         ],
         carriers=[
             *(f"model.quantizer.kind={kind} run.precision=bf16" for kind in QUANTIZERS),
