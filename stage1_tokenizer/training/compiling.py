@@ -64,4 +64,4 @@ def _compile_whole(tokenizer: Tokenizer, backend: str) -> None:
                 return plain(x_BCHW, *others)
         return compiled(x_BCHW, *others)
 
-    tokenizer.forward = forward  # type: ignore[method-assign]
+    tokenizer.forward = forward  # type: ignore[method-assign, assignment]

@@ -69,7 +69,8 @@ class Inputs:
 
     def of(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Any]]:
         """The samples x_BC…, and by name what is beside them, on the run's device."""
-        run, beside = self._run, {}
+        run = self._run
+        beside: dict[str, Any] = {}
         if isinstance(batch, Paired):
             batch, beside["codes_Bhw"] = batch.samples, to_device(batch.idx_Bhw, run.device)
         x_BCHW = self._medium.input(batch, run.device)

@@ -48,7 +48,7 @@ from stage2_prior.train import train as train_prior
 
 TRAIN, HELD_OUT = "data/samples/mnist/train.json", "data/samples/mnist/held_out.json"
 SEEDS, PER_CLASS, SHARE, NEAREST = (0, 1, 2), 100, 0.3, 16
-STEPS, TUNING_STEPS, PRIOR_STEPS = 500, 250, 500
+STEPS, TUNING_STEPS, PRIOR_STEPS = 300, 150, 300
 TOKENIZER = json.dumps(
     yaml.safe_load(f"""
 run: {{trackers: [], log_every: 50, save_every: 100}}
@@ -67,16 +67,16 @@ model:
   quantizer: {{codebook_size: 256, code_dim: 8, l2_normalise: true, start: batch, revive_after: 25}}
 loss:
   perceptual: {{weight: 1.0, fraction: 0.25}}
-  adversarial: {{weight: 0.1, start: 250, ramp: 100, channels: 16, layers: 2, norm: group}}
-optimizer: {{learning_rate: 1.0e-3, discriminator_learning_rate: 3.0e-4, warmup: 50, decay: cosine, ema_decay: 0.99}}
+  adversarial: {{weight: 0.1, start: 150, ramp: 50, channels: 16, layers: 2, norm: group}}
+optimizer: {{learning_rate: 1.0e-3, discriminator_learning_rate: 3.0e-4, warmup: 30, decay: cosine, ema_decay: 0.98}}
 steps: {STEPS}
 """)
 )
 PERTURB = ["--model.quantizer.perturb.samples", "0.1", "--model.quantizer.perturb.nearest", str(NEAREST)]
 TUNING = ["--freeze", "[encoder, quantizer]", "--steps", str(TUNING_STEPS), "--loss.adversarial.start", "0"]
-TUNING += ["--loss.adversarial.ramp", "50", "--optimizer.learning_rate", "3.0e-4"]
+TUNING += ["--loss.adversarial.ramp", "20", "--optimizer.learning_rate", "3.0e-4"]
 PRIOR = ["--data.batch_size", "32", "--data.threads", "1", "--model.layers", "3", "--model.width", "96"]
-PRIOR += ["--model.heads", "3", "--optimizer.learning_rate", "2e-3", "--optimizer.warmup", "50"]
+PRIOR += ["--model.heads", "3", "--optimizer.learning_rate", "2e-3", "--optimizer.warmup", "30"]
 PRIOR += ["--steps", str(PRIOR_STEPS), "--run.trackers", "[]", "--run.log_every", "50", "--run.save_every", "100"]
 
 
