@@ -81,6 +81,23 @@ def test_simvq_is_the_librarys() -> None:
     assert not ours.embedding.weight.requires_grad
 
 
+def test_two_levels_of_fsq_are_signs_with_the_curve_steepest_at_zero() -> None:
+    """The library's curve for even numbers would put 2 levels at -1 and 0 and be flat where latents begin."""
+    quantizer = build_quantizer(QuantizerConfig(kind="fsq", levels=[2, 2, 3]))
+    z = (2 * latents(3)).requires_grad_()
+    made = quantizer(z)
+    assert torch.equal(made.latents[:, :2], torch.where(z[:, :2] > 0, 1.0, -1.0))
+    made.latents[:, :2].sum().backward()
+    expected = 1.001 * (1 - z[:, :2].detach().tanh().square())
+    torch.testing.assert_close(z.grad[:, :2], expected)  # type: ignore[index]
+    idx_1N1 = torch.arange(12).view(1, -1, 1)
+    embedded = quantizer.embed(idx_1N1)
+    assert torch.equal(embedded[0, 0, :4, 0], torch.tensor([-1.0, 1.0, -1.0, 1.0]))
+    assert torch.equal(quantizer.nearest(embedded), idx_1N1)
+    assert torch.equal(quantizer.embed(made.codes), made.latents)  # type: ignore[arg-type]
+    assert not quantizer.config.binary and QuantizerConfig(kind="fsq", levels=[2, 2]).binary
+
+
 @pytest.mark.parametrize("levels", [[8, 5, 5, 5], [3, 4, 7], [16]])
 def test_fsq_is_the_librarys(levels: list[int]) -> None:
     ours, theirs = build_quantizer(QuantizerConfig(kind="fsq", levels=levels)), library.FSQ(levels)

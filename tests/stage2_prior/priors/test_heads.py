@@ -16,7 +16,7 @@ from launch.command.cli import UserError
 from stage2_prior.codes.factors import digits, factors_for, joined, split_evenly
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.drawing import Drawing
-from stage2_prior.config.model import PriorModelConfig, TextConfig
+from stage2_prior.config.model import TextConfig
 from stage2_prior.priors import losses
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.bits import BitsPrior, check_drawing
@@ -214,7 +214,7 @@ def test_it_learns_two_codes_by_heart(name: str) -> None:
     code_BN, label_B = codes_of(2).repeat(8, 1), torch.tensor([0, 1]).repeat(8)
     token_B, adam = prior.condition.of_labels(label_B), torch.optim.AdamW(prior.parameters(), lr=1e-2)
     generator = torch.manual_seed(0)
-    for _ in range(100 if "masked" in name else 60):
+    for _ in range(160 if "masked" in name else 60):
         loss, _ = prior(code_BN, token_B)
         adam.zero_grad()
         loss.backward()
@@ -276,25 +276,6 @@ def test_losses_in_chunks_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         found.append([loss_BN, nats_BN, *prior.score(code_BN, tokens_of(prior)), *gradients])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {"kind": "depth", "head": "bits"},
-            "model.head=bits is not supported with model.kind=depth: set",
-        ),
-        ({"head": "factors", "order": "random"}, "model.order=random is not supported .* and model.head=factors"),
-        ({"factors": [2, 2]}, r"model.factors=\[2, 2\] is not supported .* model.head=softmax: leave it out"),
-        ({"head": "bits", "factors": [2, 2]}, "is not supported with model.kind=autoregressive and model.head=bits"),
-        ({"head": "factors", "factors": [17, 1]}, "must be numbers of bits from 1 to 16"),
-        ({"head": "factors", "head_width": 64}, "model.head_width=64 is not supported"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PriorModelConfig(**settings)
 
 
 def test_drawing_that_does_not_fit_is_refused() -> None:
