@@ -32,27 +32,25 @@ class Perturbing:
     batch, so that any number of ranks, also after a resumption, draws the same."""
 
     config: PerturbConfig
-    shape: tuple[int, ...]
-    """Of a sample's codes."""
     batch: int
     """B."""
     seed: int
 
-    def draw(self, step: int, done: float, rows: slice) -> tuple[Tensor, Tensor] | None:
-        """rows_X and rank_X… (`Perturbed`) of these rows of the global batch; None: none is perturbed.
+    def draw(self, step: int, done: float, rows: slice, shape: Sequence[int]) -> Perturbed | None:
+        """rows_X and rank_X… of these rows of the global batch, on the CPU; None: none is perturbed.
 
-        `done` is the share of the training steps that are done.
+        `done` is the share of the training steps that are done, `shape` that of a sample's codes.
         """
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step, SALT])))
         chosen = np.flatnonzero(random.random(self.batch) < self.config.samples)
-        uniform_X2N = random.random((len(chosen), 2, math.prod(self.shape)))
+        uniform_X2N = random.random((len(chosen), 2, math.prod(shape)))
         mine = (chosen >= rows.start) & (chosen < rows.stop)
         if not mine.any():
             return None
         strength = self.config.strength(done)
         nearest = max(1, round(self.config.nearest * strength))
         rank_XN = drawn_ranks(uniform_X2N[mine], self.config.share * strength, nearest)
-        rank_X = torch.from_numpy(rank_XN).unflatten(1, self.shape)
+        rank_X = torch.from_numpy(rank_XN).unflatten(1, tuple(shape))
         return torch.from_numpy(chosen[mine] - rows.start), rank_X
 
 
@@ -60,12 +58,11 @@ class Inputs:
     """Turns batches of a run into what `train_step` takes."""
 
     def __init__(self, config: TokenizerTrainConfig, tokenizer: Tokenizer, medium: Medium, run: Run):
-        self._medium, self._run, self._steps = medium, run, config.steps
+        self._tokenizer, self._medium, self._run, self._steps = tokenizer, medium, run, config.steps
         self._perturbing: Perturbing | None = None
         perturb = config.model.quantizer.perturb
         if perturb.samples and config.data.codes is None and "quantizer" not in config.freeze:
-            shape = tokenizer.codes_shape(config.data.transform.sizes)
-            self._perturbing = Perturbing(perturb, shape, config.data.batch_size, config.run.seed)
+            self._perturbing = Perturbing(perturb, config.data.batch_size, config.run.seed)
 
     def of(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Any]]:
         """The samples x_BC…, and by name what is beside them, on the run's device."""
@@ -78,12 +75,7 @@ class Inputs:
         if self._perturbing is not None:
             own = len(x_BCHW)
             rows = slice(run.rank * own, (run.rank + 1) * own)
-            if (chosen := self._perturbing.draw(step, step / self._steps, rows)) is not None:
-                beside["perturbed"] = on_device(chosen, run.device)
+            shape = self._tokenizer.codes_shape(x_BCHW.shape[2:])
+            if (chosen := self._perturbing.draw(step, step / self._steps, rows, shape)) is not None:
+                beside["perturbed"] = tuple(to_device(tensor, run.device) for tensor in chosen)
         return x_BCHW, beside
-
-
-def on_device(chosen: Sequence[Tensor], device: torch.device) -> Perturbed:
-    """What is perturbed, on a device."""
-    rows_X, rank_X = (to_device(tensor, device) for tensor in chosen)
-    return rows_X, rank_X

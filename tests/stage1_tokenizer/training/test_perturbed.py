@@ -17,6 +17,7 @@ from stage1_tokenizer.train import train
 from stage1_tokenizer.training.inputs import Perturbing
 from tests.stage1_tokenizer import tiny
 
+SHAPE = (3, 2)
 PUBLISHED = PerturbConfig(samples=0.1)
 ON = {"model__quantizer__perturb__samples": 0.6, "model__quantizer__perturb__nearest": 5, "data__held_out": "null"}
 
@@ -28,25 +29,25 @@ def test_the_strength_falls_as_published():
 
 
 def test_the_draws_are_the_samples_own_whatever_the_ranks():
-    perturbing = Perturbing(PerturbConfig(samples=0.3, share=0.5, nearest=8), (3, 2), batch=64, seed=1)
-    whole = perturbing.draw(5, 0.0, slice(0, 64))
+    perturbing = Perturbing(PerturbConfig(samples=0.3, share=0.5, nearest=8), batch=64, seed=1)
+    whole = perturbing.draw(5, 0.0, slice(0, 64), SHAPE)
     assert whole is not None
     rows, ranks = [], []
     for rank in range(4):
-        part = perturbing.draw(5, 0.0, slice(16 * rank, 16 * rank + 16))
+        part = perturbing.draw(5, 0.0, slice(16 * rank, 16 * rank + 16), SHAPE)
         if part is not None:
             rows.append(part[0] + 16 * rank)
             ranks.append(part[1])
     assert torch.equal(torch.cat(rows), whole[0]) and torch.equal(torch.cat(ranks), whole[1])
-    other = perturbing.draw(6, 0.0, slice(0, 64))
+    other = perturbing.draw(6, 0.0, slice(0, 64), SHAPE)
     assert other is not None and not torch.equal(other[0], whole[0])
-    late = perturbing.draw(5, 1.0, slice(0, 64))
+    late = perturbing.draw(5, 1.0, slice(0, 64), SHAPE)
     assert late is not None and torch.equal(late[0], whole[0]) and int(late[1].max()) < 4 <= int(whole[1].max())
 
 
 def test_the_share_of_samples_is_binomial():
-    perturbing = Perturbing(PUBLISHED, (1,), batch=100, seed=0)
-    drawn = [perturbing.draw(step, 0.0, slice(0, 100)) for step in range(100)]
+    perturbing = Perturbing(PUBLISHED, batch=100, seed=0)
+    drawn = [perturbing.draw(step, 0.0, slice(0, 100), SHAPE) for step in range(100)]
     count = sum(0 if chosen is None else len(chosen[0]) for chosen in drawn)
     assert abs(count - 1000) < 4.5 * math.sqrt(10_000 * 0.1 * 0.9)
 
