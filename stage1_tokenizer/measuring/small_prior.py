@@ -16,8 +16,8 @@ from typing import Any
 
 from data.shards.loading import load_index
 from launch.command.cli import UserError
-from launch.stages.listing import Stage
 from launch.stages.runner import Runner
+from launch.stages.stage import Stage
 from stage1_tokenizer.config.comparison import SMALL_PRIOR, CompareConfig
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
