@@ -1,6 +1,6 @@
 """DiffAugment: pictures that a discriminator sees, shifted, recoloured and cut, with gradients to the pictures.
 
-(Zhao et al. 2020, in the form of StyleGAN-T, section 3.2.) What happens to a picture follows from seven uniform numbers
+(Zhao et al. 2020, in the form of StyleGAN-T.) What happens to a picture follows from seven uniform numbers
 of its own. Legend: B batch, C channels, H W pixels.
 """
 

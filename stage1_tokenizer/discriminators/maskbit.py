@@ -1,4 +1,4 @@
-"""MaskBit's discriminator for VQGAN+: one logit for each of 16×16 regions. (Weber et al. 2024, section 3)
+"""MaskBit's discriminator for VQGAN+: one logit for each of 16×16 regions. (Weber et al. 2024)
 
 Legend: B batch, C channels, H W pixels.
 """

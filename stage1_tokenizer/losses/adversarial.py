@@ -128,7 +128,7 @@ def adaptive_weight(layer: LastLayer, features_BCHW: Tensor, grad_rec: Tensor, g
 
 
 def encoder_ratio(layer: nn.Module, pulls: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """‖∇L_rec‖ / (‖∇L_vf‖ + 1e-4), at most 1e8, with the gradients of the encoder's last weight. (VA-VAE, eq. 6)
+    """‖∇L_rec‖ / (‖∇L_vf‖ + 1e-4), at most 1e8, at the encoder's last weight. (VA-VAE, Yao & Wang 2025)
 
     `layer` is that last layer, or a sequence that ends with it. `pulls` are a tensor of the generator's graph, which
     is kept, and a gradient there, of each loss. The gradients are averaged over ranks before their norms are computed.

@@ -17,7 +17,7 @@ from stage1_tokenizer.losses.term import Term
 
 
 class LogitsTerm(Term):
-    """Mean squared difference between logits of x̂ and of x. (Weber et al. 2024, MaskBit, section 3; TiTok's decoder)
+    """Mean squared difference between logits of x̂ and of x. (MaskBit, Weber et al. 2024; TiTok, Yu et al. 2024)
 
     Pictures are resized bilinearly with antialiasing, and not clamped. The gradient goes to x̂ alone.
     """

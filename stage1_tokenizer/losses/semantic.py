@@ -35,12 +35,12 @@ class Features(NamedTuple):
 
 
 def cosine_form(own_BNE: Tensor, given_BNE: Tensor) -> Tensor:
-    """Mean of 1 - cos over positions and pictures. (GigaTok, Xiong et al. 2025, eq. 3, is 1 less)"""
+    """Mean of 1 - cos over positions and pictures. (GigaTok, Xiong et al. 2025, leaves the 1 out)"""
     return (1 - F.cosine_similarity(own_BNE, given_BNE, dim=2)).mean()
 
 
 def margin_form(own_BNE: Tensor, given_BNE: Tensor, margins: tuple[float, float]) -> Tensor:
-    """Mean relu(1 - m1 - cos) plus mean relu(|S - S'| - m2). (VA-VAE, Yao & Wang 2025, eqs. 2 to 4)
+    """Mean relu(1 - m1 - cos) plus mean relu(|S - S'| - m2). (VA-VAE, Yao & Wang 2025)
 
     S and S' are the cosines between the positions of one picture, (B, N, N).
     """

@@ -45,7 +45,7 @@ class Projector(nn.Module):
             h_BND, decoder.inner = decoder.inner, None
         if self.config.form == "contrastive":
             h_BND = h_BND.mean(1, keepdim=True)
-        return self.layers(as_weights_of(self.layers, h_BND))
+        return self.layers(as_weights_of(self.layers, h_BND)).clone()  # FSDP2 wants outputs that are no views
 
 
 def attach(codec: Codec, config: SemanticConfig, width: int) -> None:

@@ -150,7 +150,7 @@ def one(place: Path, network: Path, form: str, seed: int, steps: int) -> dict[st
         "optimizer.warmup": steps // 10,
         "optimizer.ema_decay": 0.98,
         "steps": steps,
-        "evaluate_every": 0,
+        "evaluate_every": steps,
         "run.save_every": steps,
     }
     train_prior(parse(PriorTrainConfig, options(prior), prog="alignment"))

@@ -12,10 +12,14 @@ import torch
 import transformers
 from torch import Tensor
 
+from data.config import DataConfig
+from data.pictures.config import TransformConfig
 from launch.command.cli import UserError
+from launch.config import RunConfig
 from stage1_tokenizer.config.model import ModelConfig, TransformerConfig, VitConfig
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.config.semantic import SemanticConfig
+from stage1_tokenizer.config.training import LossConfig, TokenizerTrainConfig
 from stage1_tokenizer.losses.semantic import (
     SemanticTerm,
     Teacher,
@@ -25,7 +29,7 @@ from stage1_tokenizer.losses.semantic import (
 )
 from stage1_tokenizer.tokenizer.codec import Codec
 from stage1_tokenizer.tokenizer.projector import aligned_features, attach
-from tests.stage1_tokenizer.losses.tiny_networks import BEFORE, DEVIATION, KINDS, MEAN, WIDTH, save
+from tests.stage1_tokenizer.losses.tiny_networks import BEFORE, DEVIATION, MEAN, WIDTH, save
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -70,7 +74,7 @@ def test_contrastive_is_clips_loss(unit_length: bool) -> None:
     assert float(contrastive_form(own, given, scale=2, unit_length=unit_length)) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BEFORE)
 def test_patches_are_those_of_the_network_without_class_and_registers(kind: str, tmp_path: Path) -> None:
     config = SemanticConfig(weight=1, network=save(tmp_path, kind), size=32)
     teacher = Teacher(config)
@@ -101,6 +105,38 @@ def test_other_folders_are_refused_in_a_line(tmp_path: Path) -> None:
         Teacher(SemanticConfig(weight=1, network=network))
     with pytest.raises(ValueError, match=r"loss.semantic.network is not set"):
         SemanticConfig(weight=1)
+
+
+def test_a_pooling_layer_without_weights_gives_way_to_the_class_token(tmp_path: Path) -> None:
+    network = save(tmp_path, "vit")
+    teacher = Teacher(SemanticConfig(weight=1, network=network, size=16))
+    x = torch.rand(1, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        tokens = teacher.network(pixel_values=teacher.enter(x)).last_hidden_state
+    assert torch.equal(teacher(x).pooled_BE, tokens[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"freeze": ["encoder"]}, r"at=latents trains nothing of the tokenizer with freeze=\['encoder'\]"),
+        ({"freeze": ["encoder"], "at": "decoder", "adaptive": True}, r"adaptive=true needs a trained encoder"),
+        ({"at": "decoder", "micro_batch": 1}, r"at=decoder is not supported with data\.micro_batch"),
+        ({"at": "codes", "branch": 0}, r"loss\.semantic\.branch=0 is out of range"),
+        ({"branch": 0}, r"branch=0 is not supported with loss\.semantic\.at=latents"),
+        ({"margins": [0.5]}, r"margins=\[0\.5\] is out of range: set it to two numbers"),
+    ],
+)
+def test_settings_that_dont_go_together_are_refused(settings: dict[str, Any], words: str) -> None:
+    freeze, micro_batch = settings.pop("freeze", []), settings.pop("micro_batch", None)
+    with pytest.raises(ValueError, match=words):
+        TokenizerTrainConfig(
+            run=RunConfig(folder="unused"),
+            data=DataConfig(index="unused", micro_batch=micro_batch, transform=TransformConfig(size=16)),
+            model=replace(CONV, in_channels=3),
+            loss=LossConfig(semantic=SemanticConfig(weight=1, network="unused", **settings)),
+            freeze=freeze,
+        )
 
 
 def test_positions_have_to_agree(tmp_path: Path) -> None:

@@ -23,12 +23,13 @@ KINDS: dict[str, Any] = {
     "registers": lambda: transformers.Dinov2WithRegistersConfig(**VISION, mlp_ratio=2, num_register_tokens=3),
     "siglip": lambda: transformers.SiglipVisionConfig(**VISION, **MLP),
     "clip": lambda: transformers.CLIPVisionConfig(**VISION, **MLP),
+    "vit": lambda: transformers.ViTConfig(**VISION, **MLP),
     "whole_clip": lambda: transformers.CLIPConfig(
         text_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, **MLP, "vocab_size": 50000},
         vision_config={**VISION, **MLP},
     ),
 }
-"""Vision transformers with patches of 2 pixels, by name."""
+"""Vision transformers with patches of 2 pixels, by name; vit is saved without its pooling layer."""
 
 BEFORE = {"dinov2": 1, "registers": 4, "siglip": 0, "clip": 1, "whole_clip": 1}
 """Tokens before the patches: of the class, and registers."""
@@ -40,6 +41,8 @@ def save(folder: Path, kind: str = "dinov2") -> str:
     """Write a vision transformer into a folder; its path."""
     torch.manual_seed(0)
     network = transformers.AutoModel.from_config(KINDS[kind]())
+    if kind == "vit":
+        network.pooler = None
     return _written(folder, network)
 
 
