@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from launch.command.cli import UserError
-from stage2_prior.codes.factors import digits, factors_for, joined, split_evenly
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import TextConfig
@@ -56,18 +55,6 @@ def tokens_of(prior: Prior) -> Tensor:
 
 def uniform_of(prior: Prior, drawing: Drawing, batch: int = 3) -> Tensor:
     return torch.rand(batch, prior.draws(drawing), generator=torch.Generator().manual_seed(0))
-
-
-def test_factors_are_the_digits_of_codes_and_as_equal_as_possible() -> None:
-    code_X = torch.tensor([0, 5, 63, 37, -1])
-    assert digits(code_X, [2, 1, 3]).tolist() == [[0, 0, 0], [0, 0, 5], [3, 1, 7], [2, 0, 5], [-1, -1, -1]]
-    wide_X = torch.tensor([(1 << 40) - 3, 1 << 33])
-    assert torch.equal(joined(digits(wide_X, [1] * 40), [1] * 40), wide_X)
-    assert [split_evenly(bits) for bits in (4, 10, 18, 20)] == [(4,), (5, 5), (6, 6, 6), (6, 7, 7)]
-    with pytest.raises(UserError, match=r"model.factors=\[9, 8\] are not the 18 bits"):
-        factors_for("masked", "bits", [9, 8], 1 << 18)
-    with pytest.raises(UserError, match="a power of 2, not 24"):
-        factors_for("autoregressive", "factors", None, 24)
 
 
 @names
@@ -264,6 +251,19 @@ def test_nothing_has_a_row_for_each_code(name: str) -> None:
         and drawn_BN.min() >= 0
         and prior.score(code_BN, tokens_of(prior)[:2])[0].isfinite().all()
     )
+
+
+@names
+def test_ranks_and_micro_batches_add_up_to_the_whole_batch(name: str) -> None:
+    """What is random belongs to the sample: the mean loss of two halves is that of the batch, noise and all."""
+    prior, code_BN = prior_of(name, class_dropout=0.3, code_noise=0.2).train(), codes_of(4)
+    token_B, found = prior.condition.of_labels(torch.tensor([0, 1, 2, -1])), []
+    for rows in (slice(0, 4), slice(0, 2), slice(2, 4)):
+        with prior.sample_noise.of_batch(0, 7, 4, rows), torch.no_grad():
+            found.append(torch.stack(prior(code_BN[rows], token_B[rows])))
+    torch.testing.assert_close((found[1] + found[2]) / 2, found[0])
+    with prior.sample_noise.of_batch(0, 8, 4, slice(0, 4)), torch.no_grad():
+        assert (torch.stack(prior(code_BN, token_B)) - found[0]).abs().max() > 1e-3, "another step draws others"
 
 
 def test_losses_in_chunks_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
