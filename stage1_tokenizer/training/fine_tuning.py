@@ -31,7 +31,7 @@ TRAINING_ONLY = ("dropout", "seanet.block", "video.block", *(f"quantizer.{name}"
 """Settings of a model that change how it learns or computes, not what weights mean: fine-tuning may change them."""
 
 
-RANDOM = ("flip", "random_crop", "min_scale", "gain", "silence", "silence_level")
+RANDOM = ("flip", "random_crop", "min_scale", "gain", "silence", "silence_level", "random_start")
 """Settings of transforms that matter only where something random is done to samples."""
 
 

@@ -154,12 +154,10 @@ def test_training_measures_what_the_command_measures(tmp_path: Path):
 
 def test_the_distance_of_perturbed_codes_says_what_it_is(released: Path):
     few = {"samples": 12, "perturb_nearest": 6}
-    none, some, all_codes = (
-        evaluate(config(released, f"{share}.json", perturb_share=share, **few)) for share in (1e-9, 0.3, 1.0)
-    )
+    none, some = (evaluate(config(released, f"{share}.json", perturb_share=share, **few)) for share in (1e-9, 0.3))
     name = "frechet_vgg16_perturbed_0.3_of_6"
     assert none["frechet_vgg16_perturbed_1e-09_of_6"] == pytest.approx(none["frechet_vgg16"], rel=1e-6)
-    assert none["frechet_vgg16"] < some[name] < all_codes["frechet_vgg16_perturbed_1_of_6"]
+    assert some["frechet_vgg16"] == none["frechet_vgg16"] != pytest.approx(some[name], rel=1e-3)
     about = some["measured"]["metrics"][name]
     assert about["share"] == 0.3 and about["nearest"] == 6 and len(about["hash"]) == 16
     again = json.loads(json.dumps(some))
