@@ -80,6 +80,9 @@ class DataConfig(CodeDataConfig):
 
     transform: Transform = field(default_factory=TransformConfig)
     """How samples are prepared: size, crop, augmentation. Travels with the released tokenizer."""
+    codes: str | None = None
+    """Path of an index of codes of `index`'s samples, from stage2_prior.redraw or .encode: the decoder is trained to
+    rebuild the samples from these, not from codes of its own, and nothing random is done to the samples."""
     max_pixels: int = 80_000_000
     """A picture with more pixels than this is refused before it is decoded, and counted as damaged."""
 
@@ -95,5 +98,7 @@ class DataConfig(CodeDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.codes is not None and self.mixture:
+            raise ValueError(f"data.codes={self.codes} is not supported with data.mixture: remove one of them")
         fits = 1 <= self.max_pixels <= 178_956_970
         check("data.max_pixels", self.max_pixels, fits, "a number from 1 to 178956970, PIL's own limit")

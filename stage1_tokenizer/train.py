@@ -80,10 +80,15 @@ def check(config: TokenizerTrainConfig) -> dict[str, ShardIndex]:
         print(note, flush=True)
     from stage1_tokenizer.discriminators import check_discriminator
     from stage1_tokenizer.media import MEDIA
-    from stage1_tokenizer.training.fine_tuning import check_init
+    from stage1_tokenizer.training.fine_tuning import check_codes, check_init
     from stage1_tokenizer.training.shared import check_strategy
 
     check_init(config)
+    if config.data.codes is not None:
+        from data.reading.paired import paired_codes
+
+        sets["data.codes"] = paired_codes(config.data.codes, sets["data.index"], rank, ranks)
+        check_codes(config, sets["data.codes"])
     check_strategy(config)
     if config.cuda_graph:
         from torch.cuda import is_available

@@ -15,6 +15,8 @@ after any interruption. Labels and captions are kept. index.json's `meta` ties t
     precision      arithmetic of the tokenizer, if it isn't fp32
     captions       number of samples with a caption, if any
     histogram      how often each code occurs, K numbers (per codebook); used and perplexity summarise it
+    counted        "bits" where the histogram is of bits, a number of zeros and of ones for each: of more than 65,536
+                   codes of lfq, bsq or fsq with 2 levels
 
 Shapes: B batch, C channels, H W pixels, h w latent grid, K codes.
 """

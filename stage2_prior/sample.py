@@ -46,8 +46,9 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
         )
     prior.compiled_steps = config.compile
     tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
-    prior.source.must_be_of(tokenizer.fingerprint, "tokenizer", config.tokenizer)
-    sampling = Sampling(config, prior, subjects_of(prior, tokenizer) if subjects_of else requested(config, prior))
+    prior.source.must_be_of(tokenizer.code_fingerprint, "tokenizer", config.tokenizer)
+    subjects = subjects_of(prior, tokenizer) if subjects_of else requested(config, prior)
+    sampling = Sampling(config, prior, subjects, tokenizer.fingerprint)
     if config.dry_run:
         print(sampling.plan())
         return 0

@@ -68,8 +68,14 @@ def checked_codes(config: PriorTrainConfig) -> dict[str, ShardIndex]:
     sets = training_sets(config.data, rank, ranks)
     index, condition = sets["data.index"], config.model.condition
     source = CodeSource.of_index(index, config.data.index)
-    source.must_be_of(Tokenizer.from_pretrained(config.tokenizer).fingerprint, "tokenizer", config.tokenizer)
-    check_form(config.model.kind, source)
+    tokenizer = Tokenizer.from_pretrained(config.tokenizer)
+    source.must_be_of(tokenizer.code_fingerprint, "tokenizer", config.tokenizer)
+    check_form(config.model.kind, source, config.model.head)
+    if config.model.head == "bits" and not tokenizer.config.quantizer.binary:
+        raise UserError(
+            f"model.head=bits needs codes whose bits are channels, of lfq, bsq or fsq with 2 levels, but these are of "
+            f"{tokenizer.config.quantizer.kind}: set model.head to factors or softmax"
+        )
     if condition == "text" and not index.meta.get("captions"):
         raise UserError(
             f"data.index={config.data.index} has no captions, which model.condition=text needs: pack the pictures with "

@@ -149,6 +149,11 @@ TABLE: dict[str, Command] = {
         {"--data.index": "codes", "--data.held_out": "codes", "--tokenizer": "tokenizer", "--config": "yaml"},
         {"--run.folder": "folder"},
     ),
+    "stage2_prior.redraw": Command(
+        {"--prior": "@prior", "--codes": "@codes/index.json", "--out": ">redrawn", "--batch_size": "8"},
+        {"--prior": "prior", "--codes": "codes"},
+        {"--out": "folder"},
+    ),
     "stage2_prior.sample": Command(
         SAMPLING,
         {"--prior": "prior", "--tokenizer": "tokenizer", "--prompts": "text"},

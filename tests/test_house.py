@@ -37,8 +37,8 @@ from tests.imports import (
 from tests.stage1_tokenizer import tiny
 
 RECIPES = sorted((ROOT / "launch" / "recipes").glob("*/*.yaml"))
-OPTIONS = {"tokenizer": [], "prior": ["--tokenizer", "released", "--data.index", "codes/index.json"]}
-CLASSES = {"tokenizer": TokenizerTrainConfig, "prior": PriorTrainConfig}
+OPTIONS = {"tokenizer": [], "decoder": [], "prior": ["--tokenizer", "released", "--data.index", "codes/index.json"]}
+CLASSES = {"tokenizer": TokenizerTrainConfig, "prior": PriorTrainConfig, "decoder": TokenizerTrainConfig}
 
 FILE, FUNCTION, MAIN, RELEASED = 300, 60, 35, 2000
 """The most lines: of a file, a function, a command's main, and of the model files in a released tokenizer."""

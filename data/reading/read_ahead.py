@@ -3,6 +3,8 @@
 The number of threads changes nothing: what a row holds is a function of its request alone.
 """
 
+from __future__ import annotations
+
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ import torch
 from data.config import CodeDataConfig
 from data.media import handler
 from data.order.sample_order import Order
+from data.reading.paired import Paired, PairedCodes
 from data.reading.readers import Fetch, LocalReader, NumberedShards
 from data.reading.remote_reader import RemoteReader
 from data.shards.quarantine import QuarantinedError, quarantined
@@ -52,6 +55,17 @@ class Decoder(Protocol):
     def batch(self) -> Callable[[int, Memory, torch.Tensor, list[str], list[str]], Any]:
         """The class of its batches: of step, filled rows, label_B, keys and captions."""
         ...
+
+
+class Both(NamedTuple):
+    """Memory for samples and for their codes."""
+
+    samples: Memory
+    codes: Any
+
+    def of(self, rows: list[int]) -> Both:
+        """Some rows."""
+        return Both(self.samples[rows], self.codes[rows])
 
 
 @dataclass(frozen=True)
@@ -94,13 +108,20 @@ class Tally:
 class ReadAhead:
     """Reads and decodes requests on a thread pool, at most `config.read_ahead` batches ahead of the one in use.
 
-    `seed` decides the augmentation (None: none); `order` says what replaces a damaged sample.
+    `seed` decides the augmentation (None: none); `order` says what replaces a damaged sample. With `codes` the batches
+    are Paired.
     """
 
     def __init__(
-        self, config: CodeDataConfig, shards: NumberedShards, *, seed: int | None = None, order: Order | None = None
+        self,
+        config: CodeDataConfig,
+        shards: NumberedShards,
+        *,
+        seed: int | None = None,
+        order: Order | None = None,
+        codes: PairedCodes | None = None,
     ):
-        self._config, self._shards, self._order = config, shards, order
+        self._config, self._shards, self._order, self._codes = config, shards, order, codes
         self.reader = RemoteReader(shards, config) if shards.remote else LocalReader(shards)
         make = handler(config.kind, "decoder")
         firsts = {index.kind: index for index in reversed(shards.indexes)}
@@ -131,10 +152,14 @@ class ReadAhead:
         """End the threads and close the files."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.reader.close()
+        if self._codes is not None:
+            self._codes.close()
 
     def _submit(self, request: Request) -> _Pending:
         count = len(request.fetches)
-        buffer = self._decoder(request).allocate(count)
+        buffer: Memory = self._decoder(request).allocate(count)
+        if self._codes is not None:
+            buffer = Both(buffer, self._codes.allocate(count))
         # Small pieces keep the threads level at a batch's end; of one digit each, they would cost more than the digits.
         size = max(1, min(64, -(-count // (4 * self._threads))))
         pieces = [range(first, min(first + size, count)) for first in range(0, count, size)]
@@ -164,7 +189,12 @@ class ReadAhead:
         index, _ = self._shards.part(shard)
         sample = read_sample(fetch(), index.layout)
         number = index.label_of(sample) if index.kind == self._config.kind else -1
-        self._decoders[index.kind].fill(sample, epoch, buffer, row)
+        decoder = self._decoders[index.kind]
+        if self._codes is None:
+            decoder.fill(sample, epoch, buffer, row)
+        else:
+            decoder.fill(sample, epoch, buffer.samples, row)
+            self._codes.fill(shard, position, sample.key, buffer.codes, row)
         return _Row(sample.key, number, caption(sample))
 
     def _replace(self, slot: tuple[int, int], damaged: int, epoch: int, buffer: Memory, row: int) -> _Row:
@@ -202,10 +232,12 @@ class ReadAhead:
         if not kept:
             return
         if len(kept) < len(rows):
-            buffer, rows = buffer[kept], [rows[i] for i in kept]
+            buffer, rows = buffer.of(kept) if isinstance(buffer, Both) else buffer[kept], [rows[i] for i in kept]
         keys, labels, captions = zip(*((row.key, row.label, row.caption) for row in rows), strict=True)
         label_B = torch.tensor(labels, dtype=torch.int64)
-        yield self._decoder(request).batch(request.step, buffer, label_B, list(keys), list(captions))
+        both = buffer if self._codes is not None else Both(buffer, None)
+        batch = self._decoder(request).batch(request.step, both.samples, label_B, list(keys), list(captions))
+        yield batch if self._codes is None else Paired(batch, both.codes)
 
     def _count(self, shard: str, position: int, damage: DamagedSampleError) -> None:
         tally = self.tally

@@ -13,6 +13,7 @@ from data.config import CodeDataConfig, DataConfig
 from data.media import Transform, media_of
 from data.order.mixture import MixtureOrder
 from data.order.sample_order import SampleOrder, divisors
+from data.reading.paired import PairedCodes, paired_codes
 from data.reading.read_ahead import ReadAhead, Request
 from data.reading.readers import NumberedShards
 from data.remote.stores import without_secrets
@@ -29,7 +30,8 @@ class Stream:
 
     The configuration says which kind of samples they are; the batches are those of its decoder (`data.media`). Raises
     UserError, before the first batch, for a missing shard or ranks that don't divide the lanes; while reading, for more
-    damaged samples than `config.max_damaged` allows. `index` is the (first) shard index.
+    damaged samples than `config.max_damaged` allows. With `config.codes` the batches are `data.reading.paired.Paired`.
+    `index` is the (first) shard index.
     """
 
     def __init__(self, config: CodeDataConfig, *, seed: int, rank: int = 0, world_size: int = 1):
@@ -43,7 +45,9 @@ class Stream:
             self.order.part(0, rank, world_size)
         except ValueError as error:
             raise UserError(str(error)) from error
-        self._read_ahead = ReadAhead(config, self.shards, seed=seed, order=self.order)
+        place = config.codes if isinstance(config, DataConfig) else None
+        codes = PairedCodes(paired_codes(place, self.index, rank, world_size), self.index) if place else None
+        self._read_ahead = ReadAhead(config, self.shards, seed=None if codes else seed, order=self.order, codes=codes)
         self.tally = self._read_ahead.tally
 
     def batches(self, start: int = 0) -> Iterator[Any]:

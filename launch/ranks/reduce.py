@@ -56,6 +56,24 @@ def differentiable_sum(tensor: Tensor) -> Tensor:
     return tensor if world()[1] == 1 else _SumOverRanks.apply(tensor)
 
 
+class _RowsOfRanks(torch.autograd.Function):
+    """The rows of all ranks; the gradient of the sum of all ranks' losses reaches the rank that a row is from."""
+
+    @staticmethod
+    def forward(context: object, tensor: Tensor) -> Tensor:
+        return all_rows(tensor)
+
+    @staticmethod
+    def backward(context: object, *gradients: Tensor) -> Tensor:
+        rank, ranks = world()
+        return all_sum(gradients[0]).chunk(ranks)[rank]
+
+
+def differentiable_rows(tensor: Tensor) -> Tensor:
+    """The tensors of all ranks, which have one shape, one after the other; gradients flow to every rank's tensor."""
+    return tensor if world()[1] == 1 else _RowsOfRanks.apply(tensor)
+
+
 def all_finite(values: Iterable[Tensor]) -> Tensor:
     """Whether all of these losses and norms of gradients are finite on all ranks, as one boolean on their device."""
     good = torch.isfinite(torch.cat([value.detach().float().reshape(-1) for value in values])).all()

@@ -27,6 +27,7 @@ from launch.run.provenance import now
 RUNS = {
     "tokenizer-run": "Stage one: tokenizer",
     "prior-run": "Stage two: prior",
+    "decoder-run": "Stage one: decoder, tuned on the prior's codes",
     "prior-run-masked": "Stage two: masked prior",
 }
 SAMPLES = {
@@ -66,7 +67,8 @@ def write(source: Path, out: Path | None = None) -> Path:
     if not runs:
         raise UserError(f"folder={source} holds no run (metrics.jsonl): name a run's folder or a pipeline's --out")
     figures = without_places(read_json(source / "metrics.json"))
-    counts = read_json(source / "codes" / "train" / "index.json").get("meta", {}).get("histogram")
+    meta = read_json(source / "codes" / "train" / "index.json").get("meta", {})
+    counts = None if "counted" in meta else meta.get("histogram")
     page = render(
         "report.html",
         title=figures.get("data") or source.resolve().name,

@@ -18,17 +18,25 @@ NEEDS = {
     "codes-train": ("release",),
     "codes-held_out": ("release",),
     "prior": ("codes-train", "codes-held_out"),
-    "samples": ("prior",),
+    "redraw": ("prior",),
+    "decoder": ("redraw",),
+    "decoder-release": ("decoder",),
+    "samples": ("prior", "decoder-release"),
     "prediction": ("prior",),
     "prior-evaluation": ("samples", "prediction"),
     "report": ("tokenizer-evaluation", "prior-evaluation"),
 }
-"""The stages in their order, with those that must be done before. Only recipes with a predict.yaml have prediction."""
+"""The stages in their order, with those that must be done before. Only recipes with a predict.yaml have prediction,
+and only those with a decoder.yaml have BY_CHOICE."""
+
+BY_CHOICE = ("redraw", "decoder", "decoder-release")
 
 SCRIPTS = {
     "tokenizer-evaluation": "evaluate",
     "codes-train": "encode",
     "codes-held_out": "encode",
+    "decoder": "tokenizer",
+    "decoder-release": "release",
     "samples": "sample",
     "prediction": "evaluate_prior",
     "prior-evaluation": "evaluate_prior",

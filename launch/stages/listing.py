@@ -5,6 +5,7 @@ OUT/tokenizer/       the released tokenizer           OUT/evaluation/sounds/ of 
 OUT/codes/{train,held_out}/   code shards             OUT/samples/   pictures, grid.png
 OUT/prior-run/       stage two's run folder           OUT/stages/*.json   what was done, with which options
 OUT/metrics.json     all figures                      OUT/report.html
+OUT/codes/redrawn/   what the prior draws, and        OUT/decoder-run/, OUT/decoder/   the decoder tuned on it
 OUT/data/            a sample set that is made        OUT/prediction/     given clips and how they go on
 """
 
@@ -18,7 +19,9 @@ from typing import Any
 from launch.command.checks import at_least
 from launch.command.cli import UserError
 from launch.files.inputs import settings_of
+from launch.stages.decoder import decoder_stages
 from launch.stages.stage import Stage
+from launch.stages.stage import options as _options
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds the packages, the recipes and the sample sets."""
@@ -116,7 +119,8 @@ def stages(config: PipelineConfig) -> list[Stage]:
             )
     masked = _second(config, "-masked", model__kind="masked") if config.masked else []
     codes = [_codes(config, "train", "training"), _codes(config, "held_out", "held-out")]
-    return [*_data(config), *_first(config), *codes, *_second(config), *masked]
+    prior, *sampling = _second(config)
+    return [*_data(config), *_first(config), *codes, prior, *_decoder(config), *sampling, *masked]
 
 
 def _data(config: PipelineConfig) -> list[Stage]:
@@ -183,6 +187,14 @@ def _codes(config: PipelineConfig, part: str, title: str) -> Stage:
     )
 
 
+def _decoder(config: PipelineConfig) -> list[Stage]:
+    """The decoder's post-training, where the recipe has a decoder.yaml."""
+    indexes = config.index("train"), config.index("held_out")
+    short = {"steps": SHORT_STEPS, "evaluate_samples": 64, "run__log_every": 5} if config.short else {}
+    about: dict[str, Any] = {"processes": config.processes, "licence": LICENCES.get(config.data, "apache-2.0")}
+    return decoder_stages(config.folder, config.recipe_folder / "decoder.yaml", *indexes, short=short, **about)
+
+
 def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Stage]:
     out, train, held_out = config.folder, config.index("train"), config.index("held_out")
     tokenizer, run, samples = out / "tokenizer", out / f"prior-run{suffix}", out / f"samples{suffix}"
@@ -197,6 +209,8 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
     own |= {"prompts": prompts} if prompts.is_file() else {}
     measured: dict[str, Any] = {"reference": held_out} if config.kind == "pictures" else {}
     measured |= {"limit": VIDEOS_CLASSIFIED} if config.kind == "videos" else {}
+    tuned = (config.recipe_folder / "decoder.yaml").is_file() and not suffix  # on what the first prior draws
+    decoder = out / "decoder" if tuned else tokenizer
     predictions = _prediction(config, suffix, run)
     measured |= {"predictions": predictions[0].makes[0].parent} if predictions else {}
     return [
@@ -213,7 +227,7 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
             f"samples{suffix}",
             f"sample {count} {config.kind} of each {of}",
             "stage2_prior.sample",
-            _options(**own, prior=run, tokenizer=tokenizer, out=samples, count=count),
+            _options(**own, prior=run, tokenizer=decoder, out=samples, count=count),
             makes=(samples / "grid.png",),
             reads=tuple(path for path in (sampling, prompts) if path.is_file()),
             processes=config.processes,
@@ -247,9 +261,3 @@ def _prediction(config: PipelineConfig, suffix: str, run: Path) -> list[Stage]:
     options = _options(config=recipe, prior=run, tokenizer=tokenizer, given=given, out=out)
     title, makes = "go on from given frames", (out / "grid.png",)
     return [Stage(out.name, title, "stage2_prior.inpaint", options, makes=makes, reads=(recipe, given))]
-
-
-def _options(**values: object) -> tuple[str, ...]:
-    """Keyword arguments as options: `run__folder=x` is `--run.folder x`."""
-    pairs = [(f"--{name.replace('__', '.')}", str(value)) for name, value in values.items()]
-    return tuple(part for pair in pairs for part in pair)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from launch.stages.resources import Resources
 
-TRAINS = ("tokenizer", "prior")
+TRAINS = ("tokenizer", "prior", "decoder")
 """Stages of a chain that train: they write checkpoints, are requeued and take --nodes."""
 
-SHARED = ("codes-train", "codes-held_out", "samples")
+SHARED = ("codes-train", "codes-held_out", "redraw", "samples")
 """Stages that an array job may share; one more job, NAME-index, then writes what lists all parts."""
 
 
@@ -60,3 +60,9 @@ class Stage:
         """The command's arguments for one of several jobs."""
         own = ["--part", str(part), "--parts", str(parts)] if parts > 1 else []
         return [*self.arguments, *(self.resources.arguments or []), *own]
+
+
+def options(**values: object) -> tuple[str, ...]:
+    """Keyword arguments as options: `run__folder=x` is `--run.folder x`."""
+    pairs = [(f"--{name.replace('__', '.')}", str(value)) for name, value in values.items()]
+    return tuple(part for pair in pairs for part in pair)

@@ -15,7 +15,7 @@ from launch.command.cli import UserError
 from launch.files.inputs import settings_of
 from launch.run import metrics
 from launch.stages import records
-from launch.stages.jobs import NEEDS
+from launch.stages.jobs import BY_CHOICE, NEEDS
 from launch.stages.stage import TRAINS
 
 STALE_SECONDS = 300
@@ -143,7 +143,8 @@ def table(out: Path) -> list[tuple[str, ...]]:
     jobs = records.jobs(out)
     if not files and not jobs:
         raise UserError(f"{out} is neither a run's folder nor a chain's: it has no config.yaml, stages or jobs.json")
-    names = [name for stage in NEEDS for name in (stage, f"{stage}-index") if name in {*NEEDS, *jobs, *files}]
+    shown = {*(name for name in NEEDS if name not in BY_CHOICE), *jobs, *files}
+    names = [name for stage in NEEDS for name in (stage, f"{stage}-index") if name in shown]
     return [HEADER, *(stage_row(out, name, files.get(name, [])) for name in names)]
 
 

@@ -1,7 +1,7 @@
 """Which tokenizers `stage1_tokenizer.compare` trains, and its settings."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from launch.command.checks import at_least
 
@@ -17,6 +17,7 @@ PLAIN = {
     "revive_after": 0,
     "projections": "none",
     "codebook_dropout": 0,
+    "codebook_dropout_from": 1,
     "strides": "[]",
 }
 """Settings of the quantizer in every variant, unless it sets its own; the recipe's are ignored."""
@@ -56,6 +57,21 @@ OF_SOUNDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 """As VARIANTS, for sounds. The residual ones are measured at several rates: the first 1, 2, 4 and all 8 books."""
 
+SMALL_PRIOR = {
+    "model.layers": 4,
+    "model.width": 128,
+    "model.heads": 4,
+    "model.class_dropout": 0,
+    "data.batch_size": 64,
+    "optimizer.learning_rate": 3.0e-3,
+    "optimizer.ema_decay": 0.995,
+}
+"""Settings of stage2_prior.train that make the small prior of every tokenizer; samples are drawn without guidance."""
+
+PERTURBED: dict[str, Any] = {"perturb_share": 0.2, "perturb_nearest": 10}
+"""Settings of stage1_tokenizer.evaluate that go with the small prior: distances where a fifth of the codes is wrong."""
+PERTURBED_NAME = "frechet_vgg16_perturbed_{perturb_share:g}_of_{perturb_nearest}".format(**PERTURBED)
+
 
 OF_VIDEOS = {name: one for name, one in VARIANTS.items() if name != "multiscale"}
 """As VARIANTS, for videos."""
@@ -92,6 +108,16 @@ class CompareConfig:
     """Measure LPIPS (of pictures, and of videos' frames)."""
     lpips_weights: str | None = None
     """File with the weights of LPIPS's network; null: an installed one."""
+    prior: Literal["none", "small"] = "none"
+    """small: also train one small prior of fixed size on each tokenizer's codes, and measure how far its samples are
+    from the held-out pictures, and reconstructions from perturbed codes: what reconstructs best isn't learned best."""
+    prior_steps: int = 2000
+    """With prior=small: its training steps, of 64 samples."""
+    prior_samples: int = 1000
+    """With prior=small: samples to draw and measure, the same number of each class."""
+    prior_options: dict[str, str] = field(default_factory=dict)
+    """With prior=small: more settings of stage2_prior.train for all priors, by dotted name, such as
+    {"model.preset": "LlamaGen-B"}."""
     pictures: int = 8
     """Held-out samples in reconstructions.png; of sounds, their spectrograms; of videos, strips of frames."""
 
@@ -99,4 +125,5 @@ class CompareConfig:
         for name in self.variants:
             if name not in VARIANTS | OF_SOUNDS:
                 raise ValueError(f"variants={name} is not known: choose among {', '.join(VARIANTS | OF_SOUNDS)}")
-        at_least(1, self, "steps", "processes", "pictures")
+        at_least(1, self, "steps", "processes", "prior_steps", "pictures")
+        at_least(2, self, "prior_samples")

@@ -4,7 +4,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from launch.command.checks import at_least, check
+from stage1_tokenizer.config.discriminators import AugmentConfig as AugmentConfig
+from stage1_tokenizer.config.discriminators import DiscriminatorOptimizerConfig as DiscriminatorOptimizerConfig
 from stage1_tokenizer.config.loss_presets import PRESETS, PresetName, filled, merged
+from stage1_tokenizer.config.semantic import LogitsConfig as LogitsConfig
+from stage1_tokenizer.config.semantic import SemanticConfig as SemanticConfig
 
 
 @dataclass(frozen=True)
@@ -27,36 +31,6 @@ class PerceptualConfig:
     def __post_init__(self) -> None:
         at_least(0, self, "weight", prefix="loss.perceptual.")
         check("loss.perceptual.fraction", self.fraction, 0 < self.fraction <= 1, "a share above 0, up to 1")
-
-
-@dataclass(frozen=True)
-class DiscriminatorOptimizerConfig:
-    """A discriminator's own optimizer settings; null: the value in `optimizer`."""
-
-    learning_rate: float | None = None
-    """Peak learning rate; null: optimizer.discriminator_learning_rate, or optimizer.learning_rate."""
-    beta1: float | None = None
-    """Decay of Adam's mean of gradients."""
-    beta2: float | None = None
-    """Decay of Adam's mean of squared gradients."""
-    weight_decay: float | None = None
-    """Decoupled weight decay."""
-    clip: float | None = None
-    """Maximum norm of the gradient; 0: no clipping."""
-
-    def __post_init__(self) -> None:
-        at = "loss.adversarial.optimizer."
-        for name, value in self.own().items():
-            good, rule = value >= 0, "0 or more"
-            if name == "learning_rate":
-                good, rule = value > 0, "above 0"
-            elif name.startswith("beta"):
-                good, rule = 0 <= value < 1, "a share from 0 to below 1"
-            check(at + name, value, good, f"{rule}, or to null")
-
-    def own(self) -> dict[str, Any]:
-        """The settings that differ from the run's."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 OF_SOUNDS = ("periods", "bands", "stft")
@@ -94,9 +68,16 @@ class AdversarialConfig:
     """gamma of the gradient penalty on reconstructions (R2); 0: none."""
     penalty_every: int = 16
     """Steps between gradient penalties; each is multiplied by this number."""
-    discriminator: Literal["patch", "stylegan", "dino", "periods", "bands", "stft"] = "patch"
-    """patch: one logit per patch (Isola et al. 2017); stylegan: one per picture, from residual blocks (StyleGAN2);
-    dino: one per patch at five depths of a frozen DINO transformer, which needs `weights` (StyleGAN-T). For sounds:
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of the pictures, real and reconstructed, that the discriminator sees."""
+    consistency: float = 0.0
+    """Weight of the squared difference between the discriminator's logits of pictures with `augment` and the same
+    pictures under another draw of it (UniTok: 4); 0: none."""
+    discriminator: Literal["patch", "maskbit", "stylegan", "dino", "periods", "bands", "stft"] = "patch"
+    """patch: one logit per patch (Isola et al. 2017); maskbit: one per patch, by convolutions of stride 1 with low-pass
+    filters between and pooling to 16×16 (MaskBit's VQGAN+); stylegan: one per picture, from residual blocks
+    (StyleGAN2); dino: one per patch at five depths of a frozen DINO transformer, which needs `weights` (StyleGAN-T),
+    and as published `augment`, spectral_norm and a late `start`. For sounds:
     periods: columns of every P-th sample (HiFi-GAN's MPD); bands: bands of complex spectra (DAC's MRD); stft: whole
     complex spectra (EnCodec's MS-STFT)."""
     per_frame: bool = False
@@ -137,8 +118,8 @@ class AdversarialConfig:
 
     def __post_init__(self) -> None:
         at = "loss.adversarial."
-        not_negative = ("weight", "start", "ramp", "lecam", "penalty", "penalty_fake", "resize", "feature_matching")
-        at_least(0, self, *not_negative, prefix=at)
+        not_negative = "weight start ramp lecam penalty penalty_fake consistency resize feature_matching"
+        at_least(0, self, *not_negative.split(), prefix=at)
         at_least(1, self, "penalty_every", "channels", "layers", "group", prefix=at)
         check(at + "adaptive_limit", self.adaptive_limit, self.adaptive_limit > 0, "above 0")
         check(at + "lecam_decay", self.lecam_decay, 0 <= self.lecam_decay < 1, "a share from 0 to below 1")
@@ -157,6 +138,8 @@ class AdversarialConfig:
                 f"{at}blur=true is not supported with {at}discriminator={kind}, only with patch: remove it"
             )
         check(at + "peak", self.peak, 0 <= self.peak <= 1, "a peak from 0 to 1")
+        if self.consistency and not self.augment:
+            raise ValueError(f"{at}consistency={self.consistency} needs an augmentation: set {at}augment.translate")
         if not self.periods or min(self.periods) < 1:
             raise ValueError(f"{at}periods={list(self.periods)} must be one or more whole numbers from 1 on")
         if any(window < 32 or window % 4 for window in self.windows):
@@ -170,6 +153,7 @@ class AdversarialConfig:
             "windows": kind not in SIZES and bool(self.windows),
             **{name: kind not in OF_SOUNDS and getattr(self, name) != 0 for name in ("peak", "feature_matching")},
             "reduction": kind not in OF_SOUNDS and self.reduction != "mean",
+            "augment": kind in OF_SOUNDS and bool(self.augment),
         }
         for name in [name for name, odd in unused.items() if odd]:
             raise ValueError(
@@ -192,7 +176,11 @@ class AdversarialConfig:
             raise ValueError(
                 f"{at}discriminator={kind} is for sounds, not for model.spatial_dims={spatial_dims}: set patch"
             )
-        if kind in ("stylegan", "dino") and spatial_dims != 2:
+        if self.augment and spatial_dims != 2:
+            raise ValueError(
+                f"{at}augment={self.augment} needs 2 axes, not model.spatial_dims={spatial_dims}: remove it"
+            )
+        if kind in ("maskbit", "stylegan", "dino") and spatial_dims != 2:
             raise ValueError(f"{at}discriminator={kind} needs 2 axes, not model.spatial_dims={spatial_dims}: set patch")
         if kind == "dino" and in_channels not in (1, 3):
             raise ValueError(f"{at}discriminator=dino needs 1 or 3 channels, not {in_channels}: set patch or stylegan")
@@ -215,6 +203,10 @@ class LossConfig:
     """Weight of the sum of the quantizer's losses (codebook, commitment, KL)."""
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     """The perceptual term."""
+    logits: LogitsConfig = field(default_factory=LogitsConfig)
+    """A perceptual term on a classifier's logits."""
+    semantic: SemanticConfig = field(default_factory=SemanticConfig)
+    """The alignment with a frozen vision transformer."""
     terms: dict[str, Any] = field(default_factory=dict)
     """Further terms at the reconstruction, by name: a weight, or a block of the term's settings. The available terms
     depend on the kind of data (stage1_tokenizer/media/)."""

@@ -76,9 +76,27 @@ class EvaluateConfig(DistanceConfig):
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the tokenizer; fp32 is IEEE float32 on every device, tf32 faster on GPUs. Results of different ones
     aren't comparable."""
+    probe: str | None = None
+    """Index of training pictures with classes: also measure linear_probe, the accuracy of a linear map from a picture's
+    mean code vector to its class, fitted there and measured on `data`. Null: not measured."""
+    probe_samples: int | None = None
+    """Number of its pictures to fit on, evenly spaced; null: all."""
+    teacher: str | None = None
+    """With `probe`, a frozen vision transformer as in loss.semantic.network: also measure semantic_cosine, between its
+    features and what a linear map makes of the code vector at the same place, fitted and measured likewise."""
+    perturb_share: float = 0.0
+    """Also measure how well the decoder bears wrong codes: the Fréchet distance of reconstructions whose codes are
+    replaced by near ones, this share of them. It is named frechet_…_perturbed_SHARE_of_NEAREST. 0: not measured."""
+    perturb_nearest: int = 100
+    """The nearest codes among which the replacement is drawn, the code itself among them."""
     overwrite: bool = False
     """Overwrite `out`, `pictures`, `sounds`, `videos` and `save_reference` if they exist."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "picture_count", "batch_size", "threads", "samples")
+        at_least(1, self, "picture_count", "batch_size", "threads", "samples", "perturb_nearest", "probe_samples")
+        check("perturb_share", self.perturb_share, 0 <= self.perturb_share <= 1, "a share from 0 to 1")
+        if self.teacher is not None and self.probe is None:
+            raise ValueError(f"teacher={self.teacher} needs probe: set it to an index of training pictures")
+        if self.perturb_share and self.features == "none":
+            raise ValueError(f"perturb_share={self.perturb_share:g} needs features: set them to vgg16 or inception")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from launch.command.checks import at_least, check
+from stage1_tokenizer.config.perturb import PerturbConfig
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class QuantizerConfig:
     kl_weight: float = 1e-4
     """With gaussian and gumbel, weight of the KL divergence, in nats per latent element or per code."""
     levels: list[int] = field(default_factory=lambda: [8, 5, 5, 5])
-    """With fsq, levels of each channel; their product is the number of codes."""
+    """With fsq, levels of each channel; their product is the number of codes. All 2: a bit a channel (BAR)."""
     codebooks: int = 4
     """With residual and product, number of codebooks."""
     projections: Literal["none", "each", "split"] = "none"
@@ -51,7 +52,10 @@ class QuantizerConfig:
     latent_dim: int = 256
     """With projections, channels of the latents, where code_dim is that of the codes."""
     codebook_dropout: float = 0.0
-    """With residual, share of the training samples that use only the first n codebooks, n ~ U{1..G}."""
+    """With residual and multiscale, share of the training samples that use only the first n of the G codebooks (or
+    scales), n evenly from codebook_dropout_from to G. ImageFolder has 0.1, from 3 on."""
+    codebook_dropout_from: int = 1
+    """The fewest codebooks (or scales) that such a sample uses."""
     strides: list[int] = field(default_factory=list)
     """With residual, positions that share a code, for each codebook: [8, 4, 2, 1] in SNAC; []: 1 for all."""
     scales: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6, 8, 10, 13, 16])
@@ -73,6 +77,8 @@ class QuantizerConfig:
     """With gumbel, temperature after `anneal` steps."""
     anneal: int = 0
     """Training steps over which temperature and entropy weight change; 0: both are constant."""
+    perturb: PerturbConfig = field(default_factory=PerturbConfig)
+    """Codes replaced by near ones in training."""
 
     def __post_init__(self) -> None:
         at = "model.quantizer."
@@ -100,6 +106,11 @@ class QuantizerConfig:
         learned = ("vq", "gumbel", "ibq", "residual", "product", "multiscale", "gaussian")
         width = self.code_dim if self.projections == "none" else self.latent_dim
         return (widths | dict.fromkeys(learned, width)).get(self.kind)
+
+    @property
+    def binary(self) -> bool:
+        """Whether each bit of a code is a channel of its own."""
+        return self.kind in ("lfq", "bsq") or (self.kind == "fsq" and set(self.levels) == {2})
 
     @property
     def double_input(self) -> bool:
@@ -144,6 +155,14 @@ class QuantizerConfig:
                 not self.l2_normalise,
                 f"is not supported with {kind}, which adds up vectors of any length: set it to false",
             )
+        perturbs, samples = self.perturb.samples > 0, self.perturb.samples
+        yield "perturb.samples", samples, not (perturbs and kind == "gaussian"), "is not for gaussian: set it to 0"
+        yield (
+            "perturb.samples",
+            samples,
+            not (perturbs and self.codebook_dropout),
+            "is not supported with codebook_dropout, whose samples have fewer codes: set one of them to 0",
+        )
         yield from self._residual_rules()
         if kind == "multiscale":
             yield "learning", self.learning, not averages, "is not for multiscale: set it to gradient"
@@ -151,13 +170,18 @@ class QuantizerConfig:
             rising = bool(self.scales) and min(self.scales) >= 1 and sorted(set(self.scales)) == list(self.scales)
             yield "scales", list(self.scales), rising, "must rise from 1 or more: set it to [1, 2, 4], for example"
         if kind == "fsq":
-            good = bool(self.levels) and min(self.levels) >= 3
-            yield "levels", list(self.levels), good, "must be one or more numbers from 3 on: set it to [8, 5, 5, 5]"
+            good = bool(self.levels) and min(self.levels) >= 2
+            yield "levels", list(self.levels), good, "must be one or more numbers from 2 on: set it to [8, 5, 5, 5]"
 
     def _residual_rules(self) -> Iterator[tuple[str, object, bool, str]]:
         """As `_rules`, of settings that only `residual` has."""
         strides, dropped, only = list(self.strides), self.codebook_dropout, self.kind == "residual"
         yield "projections", self.projections, only or self.projections == "none", "is for residual: set it to none"
-        yield "codebook_dropout", dropped, 0 <= dropped <= only, "is no share, or not for residual: set it to 0"
+        several = {"residual": self.codebooks, "multiscale": len(self.scales)}.get(self.kind, 0)
+        good, rule = 0 <= dropped <= (several > 0), "is no share, or not for residual and multiscale: set it to 0"
+        yield "codebook_dropout", dropped, good, rule
+        fewest, most = self.codebook_dropout_from, max(several, 1) if dropped else 1
+        rule = f"is not from 1 to {most}" + ("" if dropped else ", as codebook_dropout=0 has no use for it")
+        yield "codebook_dropout_from", fewest, 1 <= fewest <= most, f"{rule}: set it to 1"
         good = not strides or (only and len(strides) == self.codebooks and min(strides) >= 1)
         yield "strides", strides, good, "must be [], or with residual a number from 1 on for each codebook: set so many"

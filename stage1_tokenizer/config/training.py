@@ -98,6 +98,9 @@ class TokenizerTrainConfig:
         at_least(0, self, "evaluate_every")
         if self.data.kind == "pictures":
             self._check_pictures()
+        for name in ("logits", "semantic"):
+            if self.data.kind != "pictures" and getattr(self.loss, name).weight:
+                raise ValueError(f"loss.{name} is for pictures, not for {self.data.kind}: set loss.{name}.weight to 0")
         if self.data.kind == "sounds":
             self._check_sounds()
         if self.data.kind == "videos":
@@ -127,11 +130,35 @@ class TokenizerTrainConfig:
             )
         for adversarial in self.loss.adversaries.values():
             adversarial.check_samples(self.model.in_channels, self.model.spatial_dims, size)
+        self._check_semantic()
         if self.model.in_channels != self.data.transform.channels:
             raise ValueError(
                 f"model.in_channels={self.model.in_channels} differs from data.transform.channels="
                 f"{self.data.transform.channels}: set both to the same number"
             )
+
+    def _check_semantic(self) -> None:
+        """Refuse an alignment that trains nothing, or that the networks have no place for."""
+        semantic, at = self.loss.semantic, f"loss.semantic.at={self.loss.semantic.at}"
+        if not semantic.weight:
+            return
+        trained = {"latents": {"encoder"}, "codes": {"encoder", "quantizer"}}
+        if trained.get(semantic.at, {"decoder", "encoder"}) <= set(self.freeze):
+            raise ValueError(f"{at} trains nothing of the tokenizer with freeze={list(self.freeze)}: set at=decoder")
+        if semantic.adaptive and "encoder" in self.freeze:
+            raise ValueError("loss.semantic.adaptive=true needs a trained encoder: remove it from freeze")
+        depth = self.model.vit.decoder.depth if self.model.backbone == "vit" else semantic.layer
+        if semantic.at == "decoder" and semantic.layer > depth:
+            raise ValueError(
+                f"loss.semantic.layer={semantic.layer} is beyond model.vit.decoder.depth={depth}: lower it"
+            )
+        if semantic.at == "decoder" and self.data.micro_batch is not None:
+            raise ValueError(f"{at} is not supported with data.micro_batch: set activation_checkpointing instead")
+        if semantic.branch is not None:
+            quantizer = self.model.quantizer
+            good = quantizer.kind == "product" and -quantizer.codebooks <= semantic.branch < quantizer.codebooks
+            rule = "a codebook of model.quantizer.kind=product"
+            check("loss.semantic.branch", semantic.branch, good, rule)
 
     def _check_sounds(self) -> None:
         clip = self.data.transform
@@ -162,6 +189,18 @@ class TokenizerTrainConfig:
                     "and loss.balance=gradient for weights that don't depend on the terms' scales"
                 )
 
+    def _check_codes(self) -> None:
+        place = self.data.codes
+        if place is None:
+            return
+        if not {"encoder", "quantizer"} <= set(self.freeze):
+            raise ValueError(
+                f"data.codes={place} trains the decoder on codes that must stay the tokenizer's: set "
+                "freeze=[encoder, quantizer]"
+            )
+        if self.init is None:
+            raise ValueError(f"data.codes={place} needs the tokenizer whose codes they are: set init to its folder")
+
     def _check_videos(self) -> None:
         model, clip = self.model, self.data.transform
         assert isinstance(clip, VideoConfig)
@@ -189,6 +228,7 @@ class TokenizerTrainConfig:
                 )
 
     def _check_method(self) -> None:
+        self._check_codes()
         if set(self.freeze) == {"encoder", "quantizer", "decoder"}:
             raise ValueError(f"freeze={list(self.freeze)} leaves nothing to train: remove the part to train")
         if self.channels_last and self.model.spatial_dims != 2:
@@ -197,6 +237,9 @@ class TokenizerTrainConfig:
             )
         beside = {"compile": self.compile, "activation_checkpointing": self.activation_checkpointing}
         beside["data.micro_batch"] = self.data.micro_batch is not None
+        perturbs = self.model.quantizer.perturb.samples > 0 and self.data.codes is None
+        beside["model.quantizer.perturb.samples"] = perturbs
+        beside["loss.adversarial.augment"] = any(one.augment for one in self.loss.adversaries.values())
         for name in [name for name, there in beside.items() if there and self.cuda_graph]:
             raise ValueError(f"cuda_graph=true is not supported with {name}: set one of them only")
         for adversarial in self.loss.adversaries.values():

@@ -14,6 +14,7 @@ from stage1_tokenizer.config.losses import AdversarialConfig
 from stage1_tokenizer.discriminators.bands import Resolution
 from stage1_tokenizer.discriminators.dino import ProjectedDiscriminator
 from stage1_tokenizer.discriminators.dino_vit import load_vit
+from stage1_tokenizer.discriminators.maskbit import MaskbitDiscriminator
 from stage1_tokenizer.discriminators.patch import Discriminator
 from stage1_tokenizer.discriminators.periods import Period
 from stage1_tokenizer.discriminators.sound_layers import SoundDiscriminator
@@ -25,6 +26,7 @@ __all__ = ["DISCRIMINATORS", "Discriminator", "build_discriminator", "check_disc
 
 DISCRIMINATORS: dict[str, Callable[[AdversarialConfig, int, int], nn.Module]] = {
     "patch": Discriminator,
+    "maskbit": lambda config, in_channels, _: MaskbitDiscriminator(config, in_channels),
     "stylegan": lambda config, in_channels, _: ResidualDiscriminator(config, in_channels),
     "dino": lambda config, *_: ProjectedDiscriminator(config, load_vit(str(config.weights))),
     "periods": lambda config, in_channels, _: SoundDiscriminator(

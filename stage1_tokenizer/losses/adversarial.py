@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from launch.ranks.reduce import all_mean
@@ -125,3 +125,18 @@ def adaptive_weight(layer: LastLayer, features_BCHW: Tensor, grad_rec: Tensor, g
     gradient = _WEIGHT_GRADIENTS[both.ndim - 2](entering, shape, grad_out, stride=layer.stride, padding=layer.padding)
     gradient = all_mean(gradient.transpose(0, 1) if layer.transposed else gradient)
     return gradient[:outputs].norm() / (gradient[outputs:].norm() + 1e-4)
+
+
+def encoder_ratio(layer: nn.Module, pulls: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """‖∇L_rec‖ / (‖∇L_vf‖ + 1e-4), at most 1e8, at the encoder's last weight. (VA-VAE, Yao & Wang 2025)
+
+    `layer` is that last layer, or a sequence that ends with it. `pulls` are a tensor of the generator's graph, which
+    is kept, and a gradient there, of each loss. The gradients are averaged over ranks before their norms are computed.
+    """
+    weights = [getattr(part, "weight", None) for part in layer.modules()]
+    weight = [one for one in weights if isinstance(one, Tensor)][-1]
+    norms = []
+    for tensor, gradient in pulls:
+        (found,) = torch.autograd.grad(tensor, weight, gradient.to(tensor.dtype), retain_graph=True)
+        norms.append(all_mean(at_least_float32(found)).norm())
+    return (norms[0] / (norms[1] + 1e-4)).clamp(max=1e8)

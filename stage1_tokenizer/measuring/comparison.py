@@ -22,10 +22,11 @@ from data.sounds import batches as sounds
 from launch.command.cli import UserError, parse
 from launch.files.atomic import write_file, writing
 from launch.files.outputs import try_folder
-from stage1_tokenizer.config.comparison import PLAIN, CompareConfig, variants_of
+from stage1_tokenizer.config.comparison import PERTURBED, PERTURBED_NAME, PLAIN, CompareConfig, variants_of
 from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.measuring.evaluation import evaluate_tokenizer
+from stage1_tokenizer.measuring.small_prior import judged
 from stage1_tokenizer.measuring.sounds_shown import spectrograms
 from stage1_tokenizer.measuring.videos_shown import sheet, strip
 from stage1_tokenizer.tokenizer.opening import open_run
@@ -55,6 +56,14 @@ COLUMNS = {
     "codebook_usage": ("codes used", ".1%"),
     "perplexity": ("perplexity", ".1f"),
 }
+
+PRIOR_COLUMNS = {
+    "frechet_vgg16": ("Fréchet (VGG16)", ".1f"),
+    PERTURBED_NAME: ("a fifth of the codes wrong", ".1f"),
+    "prior_frechet_vgg16": ("of the prior's samples", ".1f"),
+    "prior_bits_per_code": ("prior's bits/code", ".2f"),
+}
+"""What a comparison with priors shows besides, of what was measured."""
 
 
 def settings(
@@ -102,12 +111,15 @@ def words(config: CompareConfig, options: dict[str, Any]) -> list[str]:
 def measure(config: CompareConfig, name: str, folder: Path) -> dict[str, Any]:
     """Figures of a variant, from its metrics.json if that was measured on the same weights and pictures."""
     out = folder.parent / "metrics.json"
+    perturbed = PERTURBED if config.prior != "none" and name != "vae" else {}
     if out.exists():
         known: dict[str, Any] = json.loads(out.read_text())
         measured = known["measured"]
         data = Identity.of(load_index(config.held_out)).brief()
         same = measured["fingerprint"] == open_run(folder).tokenizer.fingerprint and measured["data"] == data
         complete = "lpips" in known or not config.lpips or "mel_distance" in known
+        needed = ["frechet_vgg16"] * (config.prior != "none") + [PERTURBED_NAME] * bool(perturbed)
+        complete = complete and all(key in known for key in needed)
         if same and complete and config.samples in (None, known["samples"]):
             return known
     return evaluate_tokenizer(
@@ -118,18 +130,22 @@ def measure(config: CompareConfig, name: str, folder: Path) -> dict[str, Any]:
             samples=config.samples,
             lpips=config.lpips,
             lpips_weights=config.lpips_weights,
-            features="vgg16" if config.lpips else "none",
+            features="vgg16" if config.lpips or config.prior != "none" else "none",
             overwrite=True,
+            **perturbed,
         )
     )
 
 
 def table(results: dict[str, dict[str, Any]], steps: int) -> str:
     """The figures as a Markdown table, with their conditions."""
-    last = list(results.values())[-1]
+    rows = list(results.values())
+    last, of_priors = rows[-1], any("prior_samples" in row for row in rows)
     measured = last["measured"]
     kind = (measured.get("transform") or {}).get("kind", "pictures")
+    shown = [key for key in PRIOR_COLUMNS if of_priors and any(key in row for row in rows)]
     columns = {"sounds": SOUND_COLUMNS, "videos": VIDEO_COLUMNS}.get(kind, COLUMNS)
+    columns = columns | {key: PRIOR_COLUMNS[key] for key in shown}
     lines = ["| tokenizer | " + " | ".join(title for title, _ in columns.values()) + " |"]
     lines.append("|---" * (len(columns) + 1) + "|")
     for name, figures in results.items():
@@ -139,6 +155,8 @@ def table(results: dict[str, dict[str, Any]], steps: int) -> str:
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
     samples = f"{last['samples']} {kind} of `{name_of(measured['data'])}`"
     conditions = [f"{steps} steps each", samples, *([f"LPIPS {measured['lpips']}"] if "lpips" in measured else [])]
+    if of_priors:
+        conditions += [f"{max(row.get('prior_samples', 0) for row in rows)} samples of each small prior"]
     conditions += [f"commit {measured['commit']}", measured["hardware"], f"{measured['date'][:10]}."]
     return "\n".join([*lines, "\n" + "; ".join(conditions)]) + "\n"
 
@@ -212,6 +230,8 @@ def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
     for name in names:
         if name not in variants_of(kind):
             raise UserError(f"variants={name} is not for {kind}: choose among {', '.join(variants_of(kind))}")
+    if config.prior != "none" and kind != "pictures":
+        raise UserError(f"prior={config.prior} is for pictures, not for {kind}: leave it out")
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Any]] = {}
@@ -219,6 +239,8 @@ def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
     for name in names:
         folders[name] = train(config, name, grid, kind)
         results[name] = measure(config, name, folders[name])
+        if config.prior == "small":
+            results[name] |= judged(config, name, open_run(folders[name]).tokenizer)
         write_file(out / "table.md", table(results, config.steps))
         write_file(out / "table.json", json.dumps(results, indent=2) + "\n")
     show = {"sounds": page_of_sounds, "videos": page_of_videos}.get(kind, picture)

@@ -25,7 +25,9 @@ from stage1_tokenizer.layers.precision import TYPES, Precision, at_precision
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.distances import METHOD, NEEDED, SetStatistics, figures
 from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
+from stage1_tokenizer.measuring.perturbed import PerturbedSums
 from stage1_tokenizer.measuring.picture_sets import brief_of, count_of, every_picture
+from stage1_tokenizer.measuring.probing import probed
 from stage1_tokenizer.measuring.references import MeasuredSet, reference_of, save_reference, settle
 from stage1_tokenizer.measuring.results import conditions
 from stage1_tokenizer.measuring.scores import EvaluationSums, measure
@@ -100,6 +102,10 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
     transform = tokenizer.transform
     if transform is None:
         raise UserError(f"{config.tokenizer} has no preprocessor_config.json: how pictures are prepared is unknown")
+    if config.perturb_share and not tokenizer.codebook_size:
+        raise UserError(f"perturb_share={config.perturb_share:g} needs codes, which {config.tokenizer} hasn't: set 0")
+    if config.probe is not None and transform.kind != "pictures":
+        raise UserError(f"probe={config.probe} is for tokenizers of pictures, not of {transform.kind}: leave it out")
     check_kind(config, transform.kind)
     lpips, network = _networks(config, transform.kind)
     fingerprint = tokenizer.fingerprint
@@ -168,12 +174,16 @@ def _measure(
         settings = {**options, "limit": None, "kept": config.kept, **sizes}
         reference = reference_of(config.reference, transform, network, ranks, **settings)
     sums = EvaluationSums(network, ranks.device, kept=config.kept, originals=reference is None)
+    perturbed = None
+    if network is not None and config.perturb_share:
+        perturbed = PerturbedSums(tokenizer, network, ranks.device, config.perturb_share, config.perturb_nearest)
     rows, tally = min(config.batch_size, config.samples or config.batch_size, count_of(config.data)), Tally()
     options |= {"rank": ranks.rank, "world_size": ranks.world_size, "tally": tally}
     with Progress("evaluate tokenizer", None, unit="pictures", enabled=ranks.rank == 0) as bar:
         batches = every_picture(config.data, transform, prepare=True, allow_left_out=config.allow_left_out, **options)
         counted = _counted(batches, bar.advance)
-        scores = measure(tokenizer, counted, lpips, device=ranks.device, total=ranks.sum, sums=sums, rows=rows)
+        how: dict[str, Any] = {"sums": sums, "perturbed": perturbed, "rows": rows}
+        scores = measure(tokenizer, counted, lpips, device=ranks.device, total=ranks.sum, **how)
     if lost := settle(tally, ranks, config.allow_left_out):
         evaluation.add({}, left_out=lost)
     if not scores["samples"]:
@@ -192,6 +202,12 @@ def _measure(
     if network is not None:
         reference = reference or sums.originals_set(config.data, data_hash, transform, ranks)
         evaluation.add_distances(network, sums.reconstructions(ranks), reference, kept=config.kept)
+        if perturbed is not None:
+            figures = perturbed.result(reference.statistics, ranks)
+            evaluation.add(figures, metrics=dict.fromkeys(figures, perturbed.about))
+    if config.probe is not None:
+        found, about = probed(config, tokenizer, ranks)
+        evaluation.add(found, probe=about)
     return reference
 
 

@@ -24,6 +24,7 @@ CIRCUMSTANTIAL = ("commit", "hardware", "ranks", "versions", "date", "by", "subs
 PARTS = {
     "codes": ("bits_per_code", "accuracy", "codes"),
     "classifier": ("class_agreement", "real_accuracy", "real_samples"),
+    "probe": ("linear_probe", "semantic_cosine"),
 }
 """Conditions that only some figures depend on: if they differ, only these figures can't be compared."""
 METRICS = "metrics"

@@ -5,7 +5,7 @@ each picture, then the mean over pictures. Legend: B batch, C channels, H W pixe
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from launch.ranks.reduce import all_rows
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.measuring.distances import KEPT, SetStatistics, SetSums, figures
 from stage1_tokenizer.measuring.features import FeatureNetwork, Vgg16
+from stage1_tokenizer.measuring.perturbed import PerturbedSums
 from stage1_tokenizer.measuring.picture_sets import PictureHash, filled
 from stage1_tokenizer.measuring.references import MeasuredSet, describe
 from stage1_tokenizer.quantizers.usage import count_codes
@@ -203,18 +204,21 @@ def measure(
     device: torch.device,
     total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     sums: EvaluationSums | None = None,
+    perturbed: PerturbedSums | None = None,
     rows: int = 0,
+    others: Mapping[str, Callable[[Tokenizer, Tensor], Tensor]] | None = None,
 ) -> dict[str, float]:
     """PSNR, SSIM, LPIPS and codebook use over this rank's batches and, through `total`, the other ranks'.
 
     Keys: psnr (dB), ssim (pictures of 11 pixels and more), lpips, codes_used, codebook_usage, entropy_bits (per code),
     perplexity, bits_per_pixel (at log2 K bits a code), samples. `tokenizer` is in evaluation mode. `sums` takes what
-    distances between sets need. Batches are filled up to `rows` pictures, so that figures don't depend on the number of
-    ranks.
+    distances between sets need, `perturbed` what those of perturbed codes need; `others` are further figures, by what
+    gives one of each picture, (B,). Batches are filled up to `rows` pictures, so that figures don't depend on the
+    number of ranks.
     """
     scores = Scores(tokenizer.codebook_size, device, tokenizer.codebooks)
     size = getattr(tokenizer.transform, "size", WINDOW)
-    names = ("psnr", *(["ssim"] if size >= WINDOW else []), *(["lpips"] if lpips is not None else []))
+    names = ("psnr", *(["ssim"] if size >= WINDOW else []), *(["lpips"] if lpips is not None else []), *(others or {}))
     for batch in batches:
         count = len(batch.keys)
         pixels_BCHW = filled(batch.pixels_BCHW, rows).to(device, non_blocking=True)
@@ -229,8 +233,11 @@ def measure(
             if lpips is not None:
                 taps = lpips.features(x_BCHW), lpips.features(to_float(rounded_BCHW))
                 values["lpips"] = lpips.distance(taps[1], taps[0])
+            values |= {name: score(tokenizer, x_BCHW) for name, score in (others or {}).items()}
             if sums is not None:
                 sums.add(pixels_BCHW, rounded_BCHW, batch.keys, lpips, taps)
+            if perturbed is not None and idx_Bhw is not None:
+                perturbed.add(idx_Bhw, batch.keys)
         values = {name: score_B[:count] for name, score_B in values.items()}
         scores.add(values, None if idx_Bhw is None else idx_Bhw[:count], x_BCHW[:count])
     return scores.result(names, total)

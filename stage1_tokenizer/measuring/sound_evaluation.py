@@ -25,6 +25,11 @@ def check_sounds(config: EvaluateConfig) -> None:
     for name in ("reference", "save_reference"):
         if getattr(config, name):
             raise UserError(f"{name} is not supported with sounds, which have no distances between sets: remove it")
+    if config.perturb_share:
+        raise UserError(
+            f"perturb_share={config.perturb_share:g} is not supported with sounds, which have no distances between "
+            "sets: remove it"
+        )
     if Path(config.data).is_dir() or finished(config.data) is not None:
         raise UserError(
             f"data={config.data} is not an index or tars, from which sounds are measured: pack it with python -m "

@@ -28,6 +28,8 @@ def check_videos(config: EvaluateConfig) -> None:
     for name in ("reference", "save_reference"):
         if getattr(config, name):
             raise UserError(f"{name} is not supported with videos, whose distances are from the originals: remove it")
+    if config.perturb_share:
+        raise UserError(f"perturb_share={config.perturb_share:g} is for pictures, not for videos: leave it out")
     if Path(config.data).is_dir() or finished(config.data) is not None:
         raise UserError(
             f"data={config.data} is not an index or tars, from which videos are measured: pack it with python -m "

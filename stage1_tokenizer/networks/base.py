@@ -18,6 +18,12 @@ class PictureDecoder(nn.Module):
     """Latents to pictures, as `last_layer(features(z))`: the adaptive weight needs what enters the last layer."""
 
     conv_out: Any
+    inner_layer: int = 0
+    """In training with loss.semantic, the layer after which `features` keeps what it has in `inner`; 0: none."""
+    inner_channels: int
+    """Its channels."""
+    inner: Tensor | None = None
+    """(B, N, D), until it is used."""
 
     @property
     def last_layer(self) -> Any:

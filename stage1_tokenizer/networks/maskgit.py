@@ -161,6 +161,7 @@ class Decoder(ConvolutionalDecoder):
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         layers, widths = layers_of(config), config.widths
+        self.inner_channels = widths[-1]
         self.conv_in = layers.outermost(config.z_channels, widths[-1])
         self.mid = nn.ModuleList(Block(config, widths[-1], widths[-1]) for _ in range(config.res_blocks))
         self.up, self.adaptive = nn.ModuleList(), nn.ModuleList()
@@ -178,6 +179,8 @@ class Decoder(ConvolutionalDecoder):
     def features(self, z_BDhw: Tensor) -> Tensor:
         """(B, z_channels, h, w) to the input of the last layer, (B, channels, H, W)."""
         h = through(self.mid, self.conv_in(z_BDhw))
+        if self.inner_layer:
+            self.inner = h.flatten(2).mT
         for number, level in reversed(list(enumerate(cast("Sequence[Level]", self.up)))):
             if self.adaptive:
                 h = self.adaptive[number](h, z_BDhw)

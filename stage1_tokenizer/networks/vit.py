@@ -73,6 +73,9 @@ class Transformer(nn.Module):
     """The base of encoder and decoder: positions, class token (only with latent tokens), blocks, norms."""
 
     sines_ME: Tensor | None
+    inner_layer: int = 0
+    inner: Tensor | None = None
+    """Patches (B, M, E) after that block: PictureDecoder has both."""
 
     def __init__(self, config: ModelConfig, shape: TransformerConfig):
         super().__init__()
@@ -101,8 +104,10 @@ class Transformer(nn.Module):
         if latents_BNE is not None and self.latent_token_positional_embedding is not None:
             h = torch.cat([h, latents_BNE + self.latent_token_positional_embedding], dim=1)
         h = self.ln_pre(h)
-        for block in self.transformer:
+        for number, block in enumerate(self.transformer, 1):
             h = block(h)
+            if number == self.inner_layer:
+                self.inner = h[:, first : h_BME.shape[1]]
         h = self.ln_post(h)
         return h[:, first : h_BME.shape[1]], h[:, h_BME.shape[1] :]
 
@@ -181,6 +186,7 @@ class Decoder(Transformer, PictureDecoder):
 
     def __init__(self, config: ModelConfig):
         super().__init__(config, config.vit.decoder)
+        self.inner_channels = self.width
         channels, patch, hidden = config.in_channels, self.config.patch, 4 * self.width
         self.decoder_embed = nn.Linear(config.z_channels, self.width)
         self.mask_token = _drawn(1, self.width) if config.latent_tokens else None

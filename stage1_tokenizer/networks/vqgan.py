@@ -133,6 +133,7 @@ class Decoder(ConvolutionalDecoder):
     def __init__(self, config: ModelConfig, layers: Layers | None = None):
         super().__init__(config)
         layers, widths = layers or layers_of(config), config.widths
+        self.inner_channels = widths[-1]
         self.conv_in = layers.outermost(config.z_channels, widths[-1])
         self.mid = Middle(config, layers, widths[-1])
         self.up = nn.ModuleList()  # up[0] is the highest resolution, as in taming-transformers
@@ -146,6 +147,8 @@ class Decoder(ConvolutionalDecoder):
     def features(self, z_BDhw: Tensor) -> Tensor:
         """(B, z_channels, h, w) to the input of the last layer, (B, channels, H, W)."""
         h = self.mid(self.conv_in(z_BDhw))
+        if self.inner_layer:
+            self.inner = h.flatten(2).mT
         for level in reversed(cast("list[Level]", self.up)):
             h = level.upsample(level(h))
         return self.norm_out(h)

@@ -192,6 +192,7 @@ def about_tokenizer(tokenizer: Tokenizer, transform: Any) -> dict[str, Any]:
         "codes": f"{grid} codes out of {codes}" if codes else f"{grid} Gaussian latents",
         "millions": sum(tensor.numel() for tensor in tokenizer.weights().values()) / 1e6,
         "fingerprint": tokenizer.fingerprint,
+        "codes_of": tokenizer.codes_of,
     }
 
 

@@ -16,6 +16,11 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.layers.precision import HALF, at_least_float32, float32_as, no_autocast
+from stage1_tokenizer.quantizers.nearby import nearby_vectors
+
+Perturbed = tuple[Tensor, Tensor]
+"""Which samples of a batch are perturbed, rows_X int64, and the ranks (`Quantizer.nearby`) of what replaces their
+codes, rank_X… in the form of the codes."""
 
 
 @dataclass
@@ -90,6 +95,38 @@ class Quantizer(nn.Module):
         """The codes whose latents are nearest: the inverse of `embed`. TypeError for kinds whose latents are sums."""
         raise TypeError("codes cannot be recovered from a sum of code vectors: keep the codes themselves")
 
+    def nearby(self, codes: Tensor, ranks: Tensor, nearest: int) -> Tensor:
+        """Codes replaced by those of `ranks` among the `nearest` codes of each: 0 is the code itself, 1 the next, ….
+
+        All have the shape of the codes; ranks from `nearest` on count as the last one. TypeError without codes.
+        """
+        raise TypeError(f"kind={self.config.kind} has no codes: choose another quantizer")
+
+    def perturbed(self, quantized: Quantized, chosen: Perturbed) -> Tensor:
+        """The latents where the codes of the chosen samples are replaced by near ones. (Qiu et al. 2025, RobusTok)
+
+        Gradients are those of the latents as they were; the other samples' keep their bits.
+        """
+        rows_X, rank_X = chosen
+        assert quantized.codes is not None
+        own, own_idx = (tensor.index_select(0, rows_X) for tensor in (quantized.latents, quantized.codes))
+        with torch.no_grad():
+            idx = self.nearby(own_idx, rank_X, self.config.perturb.nearest)
+            other_X = (idx != own_idx).flatten(1).any(1)  # embedding fewer samples at once may round otherwise
+            moved = torch.where(other_X.view(-1, *[1] * (own.ndim - 1)), self.embed(idx), own)
+        return quantized.latents.index_copy(0, rows_X, moved + (own - own.detach()))
+
+    def levels_kept(self, levels: int, samples: int, device: torch.device) -> Tensor | None:
+        """How many of the first `levels` each sample of a training step keeps, kept_B int64; None: all keep all.
+
+        (`codebook_dropout`: Kumar et al. 2023, DAC, section 3.3; Li et al. 2024, ImageFolder)
+        """
+        if not (self.training and self.config.codebook_dropout):
+            return None
+        drawn_B = torch.randint(self.config.codebook_dropout_from, levels + 1, (samples,), device=device)
+        fewer_B = torch.rand(samples, device=device) < self.config.codebook_dropout
+        return torch.where(fewer_B, drawn_B, levels)
+
     def codes_shape(self, grid: Sequence[int]) -> tuple[int, ...]:
         """Shape of one picture's codes on a latent grid (h, w). ValueError for an unsupported grid."""
         return tuple(grid) if self.codebooks == 1 else (self.codebooks, *grid)
@@ -134,6 +171,16 @@ class RowQuantizer(Quantizer):
         with exactly(latents_BDhw):
             rows_ND, grid = grid_to_rows(latents_BDhw)
             return self.search(rows_ND).view(grid)
+
+    def nearby(self, codes: Tensor, ranks: Tensor, nearest: int) -> Tensor:
+        """The nearest codes by the vectors that the search compares."""
+        with exactly(codes), torch.no_grad():
+            code_KD = self.compared()
+            return nearby_vectors(code_KD, codes.flatten(), ranks.flatten(), nearest).view(codes.shape)
+
+    def compared(self) -> Tensor:
+        """The vectors of all codes that the search compares with its rows, (K, D), at least float32."""
+        return self.rows(torch.arange(self.codebook_size, device=self.unit.device))
 
     def _scaled(self, rows_ND: Tensor) -> Tensor:
         return F.normalize(rows_ND, dim=1) if self.config.l2_normalise else rows_ND

@@ -14,6 +14,7 @@ from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.quantizers.base import Counter, RowQuantizer
 from stage1_tokenizer.quantizers.entropy import annealed_weight, binary_entropies, weighted
 from stage1_tokenizer.quantizers.gradients import straight_through
+from stage1_tokenizer.quantizers.nearby import nearby_levels
 
 
 class LookupFreeQuantizer(RowQuantizer):
@@ -56,6 +57,12 @@ class LookupFreeQuantizer(RowQuantizer):
     def search(self, rows_NL: Tensor) -> Tensor:
         """Codes (N,) of the signs."""
         return ((rows_NL > 0) * self.bit_L).sum(1)
+
+    def nearby(self, codes: Tensor, ranks: Tensor, nearest: int) -> Tensor:
+        """The codes with the fewest changed bits."""
+        bit_NL = ((codes.flatten()[:, None] & self.bit_L) != 0).long()
+        moved_NL = nearby_levels([2] * self.input_channels, bit_NL, ranks.flatten(), nearest)
+        return self.search(moved_NL).view(codes.shape)
 
     def _prepared(self, rows_NL: Tensor) -> Tensor:
         return rows_NL

@@ -26,7 +26,7 @@ class MultiscaleQuantizer(Quantizer):
     For each scale: the residual, downsampled to s×s by area, is quantized; the code vectors, upsampled bicubically and
     passed through a convolution φ, are subtracted from the residual and added to the latents. Codes (B, N) are those of
     all scales, coarsest first, each in row-major order. The losses compare the sum after each scale with z, as means
-    over the scales.
+    over the scales. With `codebook_dropout` the sum, and the losses, of some training samples end with a drawn scale.
     """
 
     def __init__(self, config: QuantizerConfig):
@@ -67,23 +67,29 @@ class MultiscaleQuantizer(Quantizer):
             if self.training:
                 self.codebook.revive(_rows(rest))
             codes, looked_up, commitment, codebook = [], [], [], []
+            kept_B = self.levels_kept(len(self.scales), len(z), z.device)
             for number, scale in enumerate(self.scales):
                 small = rest if scale == self.scales[-1] else F.interpolate(rest, size=(scale, scale), mode="area")
                 idx_N = self.codebook.search(_rows(small))
                 looked_up.append(small.flatten(2).transpose(1, 2))
                 codes.append(idx_N.view(len(z), -1))
                 h = self._enlarged(number, idx_N)
-                total, rest = total + h, rest - h.detach()
-                commitment.append(F.mse_loss(total.detach(), z))
-                codebook.append(F.mse_loss(total, z.detach()))
+                rest = rest - h.detach()
+                total = total + (h if kept_B is None else h * (kept_B > number)[:, None, None, None])
+                commitment.append(_error(total.detach(), z, kept_B))
+                codebook.append(_error(total, z.detach(), kept_B))
             idx_BN = torch.cat(codes, dim=1)
             if self.training:
                 self.codebook.count(torch.cat(looked_up, dim=1).flatten(0, 1), idx_BN.flatten())
             losses = {
-                "commitment": self.config.commitment * torch.stack(commitment).mean(),
-                "codebook": torch.stack(codebook).mean(),
+                "commitment": self.config.commitment * _mean(commitment, kept_B),
+                "codebook": _mean(codebook, kept_B),
             }
         return Quantized(self.as_weights(straight_through(z, total)).contiguous(), idx_BN, losses)
+
+    def nearby(self, codes: Tensor, ranks: Tensor, nearest: int) -> Tensor:
+        """The nearest codes of the codebook, whatever the scale."""
+        return self.codebook.nearby(codes, ranks, nearest)
 
     def embed(self, idx_BN: Tensor) -> Tensor:
         """Codes to latents (B, D, h, w)."""
@@ -130,6 +136,20 @@ def _nearest_tick(at: float, count: int) -> int:
     """
     margin = 1 / 3 / count if count == 4 else 1 / 2 / count
     return int(np.argmin(np.abs(np.linspace(margin, 1 - margin, count) - at)))
+
+
+def _error(x_BDhw: Tensor, y_BDhw: Tensor, kept_B: Tensor | None) -> Tensor:
+    """The mean squared difference; where samples keep some of the scales, each sample's."""
+    return F.mse_loss(x_BDhw, y_BDhw) if kept_B is None else (x_BDhw - y_BDhw).square().flatten(1).mean(1)
+
+
+def _mean(errors: Sequence[Tensor], kept_B: Tensor | None) -> Tensor:
+    """The mean over the scales; of samples that keep some, over those, then over the samples."""
+    error_SB = torch.stack(list(errors))
+    if kept_B is None:
+        return error_SB.mean()
+    used_SB = torch.arange(len(error_SB), device=kept_B.device)[:, None] < kept_B
+    return ((error_SB * used_SB).sum(0) / kept_B).mean()
 
 
 def _rows(h_BDhw: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class SeveralCodebooks(Quantizer):
         """`changes` are to the settings of each codebook."""
         super().__init__(config)
         self.codebooks = config.codebooks
-        changes |= {"projections": "none", "codebook_dropout": 0.0, "strides": []}
+        changes |= {"projections": "none", "codebook_dropout": 0.0, "codebook_dropout_from": 1, "strides": []}
         one = replace(config, kind="vq", code_dim=code_dim, **changes)
         self.parts = nn.ModuleList(kind(one) for _ in range(config.codebooks))
         self.strides = [1] * config.codebooks  # positions that share a code
@@ -53,6 +53,11 @@ class SeveralCodebooks(Quantizer):
         idx_BGhw = torch.stack([idx_N.view(grid) for idx_N in codes], dim=1)
         means = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
         return Quantized(self.as_weights(codes_to_grid(latents_ND, grid)), idx_BGhw, means)
+
+    def nearby(self, codes: Tensor, ranks: Tensor, nearest: int) -> Tensor:
+        """The nearest codes, each in its own codebook."""
+        each = zip(self.books, codes.unbind(1), ranks.unbind(1), strict=True)
+        return torch.stack([book.nearby(idx, rank, nearest) for book, idx, rank in each], dim=1)
 
     def _quantize(self, z_ND: Tensor, samples: int) -> Parts:
         """Rows of so many samples, one after the other."""

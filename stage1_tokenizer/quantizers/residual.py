@@ -112,11 +112,10 @@ class ResidualQuantizer(SeveralCodebooks):
     def _used(self, positions: int, samples: int, like: Tensor) -> list[Tensor | None]:
         """For each codebook, 1 for positions of samples that use it, else 0, (N, 1); None: all do."""
         count = self.codebooks
-        if not (self.training and self.config.codebook_dropout):
+        kept_B = self.levels_kept(count, samples, like.device)
+        if kept_B is None:
             return [None] * count
-        drawn_B = torch.randint(1, count + 1, (samples,), device=like.device)
-        fewer_B = torch.rand(samples, device=like.device) < self.config.codebook_dropout
-        kept_N = torch.where(fewer_B, drawn_B, count).repeat_interleave(positions // samples)
+        kept_N = kept_B.repeat_interleave(positions // samples)
         return [(kept_N > g).to(like.dtype)[:, None] for g in range(count)]
 
     def _mapped(self, number: int, which: str, rows: Tensor) -> Tensor:
@@ -136,3 +135,7 @@ class DirectionQuantizer(VectorQuantizer):
         with torch.no_grad():
             code_KD = F.normalize(at_least_float32(self.embedding.weight).to(z_ND.dtype), dim=1)
         return nearest_code(F.normalize(z_ND.detach(), dim=1), code_KD)
+
+    def compared(self) -> Tensor:
+        """Directions."""
+        return F.normalize(super().compared(), dim=1)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
+MOST_COMPARED = 1 << 24
+"""Codes whose vectors may be compared with that of one."""
 SWATCH = 4
 """Side of a swatch's grid, which repeats one code."""
 
@@ -28,8 +30,10 @@ def heat_map(idx_hw: Tensor, codebook_size: int, side: int = 512) -> Any:
 
 
 def has_neighbours(tokenizer: Tokenizer) -> bool:
-    """Whether codes lie on a grid and come from a single codebook; only then each code has a vector."""
+    """Whether codes lie on a grid and come from a single codebook, so that each has a vector, and are not too many."""
     kind = tokenizer.config.quantizer.kind
+    if tokenizer.codebook_size > MOST_COMPARED:
+        return False
     return tokenizer.codebooks == 1 and kind not in ("gaussian", "multiscale") and not tokenizer.config.latent_tokens
 
 
@@ -41,7 +45,9 @@ def neighbours(tokenizer: Tokenizer, code: int, count: int = 8) -> list[tuple[in
     """
     size = tokenizer.codebook_size
     if not has_neighbours(tokenizer):
-        raise ValueError("this tokenizer's codes have no vectors of their own, so they have no neighbours")
+        raise ValueError(
+            "this tokenizer's codes have no vectors of their own, or are too many: no neighbours are shown"
+        )
     if not 0 <= code < size:
         raise ValueError(f"code={code} must be between 0 and {size - 1}: choose another")
     device = next(tokenizer.parameters()).device

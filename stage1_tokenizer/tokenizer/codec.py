@@ -20,6 +20,7 @@ from stage1_tokenizer.layers.precision import as_weights_of, ieee
 from stage1_tokenizer.networks.base import in_blocks
 from stage1_tokenizer.networks.build import DECODERS, ENCODERS, build_bridge
 from stage1_tokenizer.quantizers import Quantized, build_quantizer
+from stage1_tokenizer.quantizers.base import Perturbed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,6 +42,12 @@ class Reconstruction:
     codes_Bhw: Tensor | None
     losses: dict[str, Tensor]
     """The quantizer's losses, weighted."""
+    aligned_BNE: Tensor | None = None
+    """With loss.semantic, projected features: stage1_tokenizer.tokenizer.projector."""
+
+
+PROJECTOR = "projector"
+"""Name of the part of a tokenizer that only training has."""
 
 
 class Codec(nn.Module):
@@ -60,6 +67,7 @@ class Codec(nn.Module):
         self.quant_conv = build_bridge(config, config.encoder_channels, self.quantizer.input_channels)
         self.post_quant_conv = build_bridge(config, self.quantizer.latent_channels, config.z_channels)
         self.decoder = DECODERS[config.backbone](config)
+        self.projector: nn.Module | None = None
 
     @property
     def codebook_size(self) -> int:
@@ -137,6 +145,12 @@ class Codec(nn.Module):
         quantized = self._quantize(self._batch(pictures))
         return self._decoded(self._pictures, quantized.latents), quantized.codes
 
+    @ieee()
+    @torch.no_grad()
+    def latents(self, pictures: Pictures) -> Tensor:
+        """The quantizer's output for pictures, (B, D, h, w) or (B, D, N): the code vectors that the decoder gets."""
+        return self._quantize(self._batch(pictures)).latents
+
     def train(self, mode: bool = True) -> Self:
         """As for any module, except that the parts in `frozen` stay in evaluation mode and keep their statistics."""
         super().train(mode)
@@ -144,19 +158,33 @@ class Codec(nn.Module):
             getattr(self, name).eval()
         return self
 
-    def forward(self, x_BCHW: Tensor, micro_batch: int | None = None) -> Reconstruction:
+    def forward(
+        self,
+        x_BCHW: Tensor,
+        micro_batch: int | None = None,
+        codes_Bhw: Tensor | None = None,
+        perturbed: Perturbed | None = None,
+    ) -> Reconstruction:
         """The unclamped reconstruction of pictures in [-1, 1], with the quantizer's losses, for training. No checks.
 
         With `micro_batch`, encoder and decoder take at most that many pictures at a time and recompute them in the
         backward pass. The quantizer takes all of them, so its statistics and losses are those of the whole batch.
+        With `codes_Bhw` the pictures are decoded from these, and there is nothing to encode. `perturbed` says which
+        samples are decoded from other codes than their own.
         """
-        z_BDhw = in_parts(self._latents, x_BCHW, micro_batch)
-        quantized: Quantized = self.quantizer(z_BDhw)
+        z_BDhw = None
+        if codes_Bhw is None:
+            z_BDhw = in_parts(self._latents, x_BCHW, micro_batch)
+            quantized: Quantized = self.quantizer(z_BDhw)
+        else:
+            quantized = Quantized(self.quantizer.embed(codes_Bhw), codes_Bhw)
+        latents_BDhw = quantized.latents if perturbed is None else self.quantizer.perturbed(quantized, perturbed)
         features_BCHW = in_parts(
-            lambda part: self.decoder.features(self.post_quant_conv(part)), quantized.latents, micro_batch
+            lambda part: self.decoder.features(self.post_quant_conv(part)), latents_BDhw, micro_batch
         )
+        aligned = None if self.projector is None else self.projector(z_BDhw, quantized.latents, self.decoder)
         return Reconstruction(
-            self.decoder.last_layer(features_BCHW), features_BCHW, quantized.codes, losses=quantized.losses
+            self.decoder.last_layer(features_BCHW), features_BCHW, quantized.codes, quantized.losses, aligned
         )
 
     def _quantize(self, x_BCHW: Tensor, past: Any = None) -> Quantized:
@@ -243,8 +271,12 @@ class Codec(nn.Module):
             )
 
     def weights(self) -> dict[str, Tensor]:
-        """The tensors that encoding and decoding need, by name: the state without training statistics."""
-        return {name: tensor.detach() for name, tensor in self.state_dict().items() if ".statistics." not in name}
+        """The tensors that encoding and decoding need, by name: the state without what only training needs."""
+        return {
+            name: tensor.detach()
+            for name, tensor in self.state_dict().items()
+            if ".statistics." not in name and not name.startswith(f"{PROJECTOR}.")
+        }
 
 
 def in_parts(network: Callable[[Tensor], Tensor], x_BCHW: Tensor, most: int | None) -> Tensor:

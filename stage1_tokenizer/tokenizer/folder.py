@@ -25,6 +25,8 @@ from stage1_tokenizer.tokenizer.codec import Codec
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 MODEL_TYPE = "vqloom_tokenizer"
 FORMAT = 1
+OF_CODES = ("encoder", "quant_conv", "quantizer")
+"""The parts of a tokenizer that decide which codes a sample gets."""
 
 
 def fingerprint(config: ModelConfig, weights: dict[str, Tensor]) -> str:
@@ -33,15 +35,35 @@ def fingerprint(config: ModelConfig, weights: dict[str, Tensor]) -> str:
     Settings at their defaults are left out, so that a setting added later doesn't change it. Device and order of the
     weights don't matter.
     """
-    digest = hashlib.sha256(json.dumps(_changed(config), sort_keys=True).encode())
+    return _digest(hashlib.sha256(json.dumps(_changed(config), sort_keys=True).encode()), weights)
+
+
+def _digest(digest: Any, weights: dict[str, Tensor]) -> str:
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
-def save(folder: Path, codec: Codec, transform: Transform | None) -> None:
-    """Write config.json, model.safetensors and, if the transform is known, preprocessor_config.json into a folder."""
+def code_weights(weights: dict[str, Tensor]) -> str:
+    """sha256 (hex) over the weights that decide which codes a sample gets: all but the decoder's."""
+    ours = {name: tensor for name, tensor in weights.items() if name.split(".")[0] in OF_CODES}
+    return _digest(hashlib.sha256(), ours)
+
+
+def codes_of(claim: Any, codec: Codec) -> str | None:
+    """The fingerprint of the tokenizer whose codes `codec` has, by a claim {fingerprint, weights} that it is made with;
+    None without one, and where the codec's encoder and quantizer are not those of the claim."""
+    if not isinstance(claim, dict) or claim.get("weights") != code_weights(codec.weights()):
+        return None
+    return str(claim["fingerprint"])
+
+
+def save(folder: Path, codec: Codec, transform: Transform | None, codes_of: str | None = None) -> None:
+    """Write config.json, model.safetensors and, if the transform is known, preprocessor_config.json into a folder.
+
+    `codes_of` is the fingerprint of the tokenizer whose codes it has, if that is another one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = codec.weights()
     config = {
@@ -51,6 +73,7 @@ def save(folder: Path, codec: Codec, transform: Transform | None) -> None:
         "codebook_size": codec.codebook_size,
         "stride": codec.stride,
         "fingerprint": fingerprint(codec.config, weights),
+        **({"codes_of": {"fingerprint": codes_of, "weights": code_weights(weights)}} if codes_of else {}),
         "model": dataclasses.asdict(codec.config),
     }
     _write_json(folder / CONFIG, config)
@@ -73,8 +96,11 @@ def read_settings(folder: Path) -> tuple[ModelConfig, Transform | None, str | No
     return config, transform, values.get("fingerprint")
 
 
-def load_weights(folder: Path, codec: Codec, stated: str | None) -> None:
-    """Fill `codec` with the folder's weights; UserError if they don't fit or aren't those of the stated fingerprint."""
+def load_weights(folder: Path, codec: Codec, stated: str | None) -> str | None:
+    """Fill `codec` with the folder's weights; UserError if they don't fit or aren't those of the stated fingerprint.
+
+    Returns the fingerprint of the tokenizer whose codes it has, if that is another one.
+    """
     try:
         weights = unwrapped(load_file(folder / WEIGHTS), str(folder / WEIGHTS))
         _take_types(codec, weights)
@@ -87,6 +113,7 @@ def load_weights(folder: Path, codec: Codec, stated: str | None) -> None:
             f"{folder} was altered: its weights or settings don't match the fingerprint in {CONFIG}: "
             f"download or release it again"
         )
+    return codes_of(_read_config(folder).get("codes_of"), codec)
 
 
 def _take_types(codec: Codec, weights: dict[str, Tensor]) -> None:

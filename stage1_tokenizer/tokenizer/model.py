@@ -26,12 +26,14 @@ class Tokenizer(Codec):
 
     `transform` says how its training pictures, sounds or videos were prepared. It is applied to PIL pictures; tensors
     are taken as they are. To a tokenizer of videos pictures (B, C, H, W) are clips of one frame; where it isn't
-    causal, of as many equal ones as its stride of time.
+    causal, of as many equal ones as its stride of time. `codes_of` is the fingerprint of the tokenizer whose codes it
+    has, if only its decoder was tuned.
     """
 
     def __init__(self, config: ModelConfig, transform: Transform | None = None):
         super().__init__(config)
         self.transform = transform
+        self.codes_of: str | None = None
 
     def to_pil(self, x_BCHW: Tensor) -> list[Any]:
         """PIL pictures of floats in [-1, 1], such as `decode` returns."""
@@ -55,9 +57,17 @@ class Tokenizer(Codec):
         """sha256 (hex) over the configuration and every weight: it ties code shards and priors to this tokenizer."""
         return stock.fingerprint(self.config, self.weights())
 
+    @property
+    def code_fingerprint(self) -> str:
+        """The fingerprint that its codes carry: its own, or that of the tokenizer of which only the decoder was tuned.
+
+        Codes, and priors over them, are of every tokenizer with this one.
+        """
+        return self.codes_of or self.fingerprint
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json, model.safetensors and, if the transform is known, preprocessor_config.json."""
-        stock.save(Path(folder), self, self.transform)
+        stock.save(Path(folder), self, self.transform, self.codes_of)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], revision: str | None = None) -> Self:
@@ -70,6 +80,6 @@ class Tokenizer(Codec):
         place = fetched(folder, revision)
         config, transform, stated = stock.read_settings(place)
         tokenizer = cls(config, transform)
-        stock.load_weights(place, tokenizer, stated)
+        tokenizer.codes_of = stock.load_weights(place, tokenizer, stated)
         install_for_all(tokenizer)
         return tokenizer.eval()

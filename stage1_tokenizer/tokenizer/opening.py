@@ -15,7 +15,8 @@ from launch.command.cli import UserError, one_line
 from launch.files.inputs import settings_of
 from launch.run.folder import CONFIG, ORIGIN
 from stage1_tokenizer.kernels.install import install_for_all
-from stage1_tokenizer.tokenizer.folder import model_config
+from stage1_tokenizer.tokenizer.codec import PROJECTOR
+from stage1_tokenizer.tokenizer.folder import codes_of, model_config
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
 
@@ -53,9 +54,13 @@ def open_run(folder: Path) -> OpenedRun:
         place = folder / folders.FOLDER / f"{folders.PREFIX}{step:09d}"
         if folders.verify(place) is None:
             state = saved_network(place, "ema")
-            tokenizer.load_state_dict(read_state(place / "ema.pt") if state is None else state)
+            state = read_state(place / "ema.pt") if state is None else state
+            own = {name: weight for name, weight in state.items() if not name.startswith(f"{PROJECTOR}.")}
+            tokenizer.load_state_dict(own)
             install_for_all(tokenizer)
             origin = settings_of(folder / ORIGIN) if (folder / ORIGIN).exists() else {}
+            begun = [start["init"] for start in origin.get("starts", []) if "init" in start]
+            tokenizer.codes_of = codes_of(begun[-1].get("codes"), tokenizer) if begun else None
             return OpenedRun(folder, tokenizer.eval(), step, place, config, origin)
     raise UserError(f"run={folder} has no whole checkpoint: let it train until its first one, or resume it")
 

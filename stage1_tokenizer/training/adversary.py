@@ -3,9 +3,17 @@
 Legend: B batch, C channels, H W pixels.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from launch.ranks.reduce import world
+from launch.ranks.transfer import to_device
 from stage1_tokenizer.config.losses import AdversarialConfig
+from stage1_tokenizer.discriminators.augment import NUMBERS, augmented
 from stage1_tokenizer.discriminators.verdict import Verdict, verdict_of
 from stage1_tokenizer.layers.convolution import LastLayer
 from stage1_tokenizer.layers.precision import at_least_float32
@@ -19,14 +27,24 @@ from stage1_tokenizer.losses.adversarial import (
     reduced,
 )
 
+SALT = 0x61756720
+"""Keeps the draws of augmentations apart from others."""
+
+REAL, FAKE, REAL_AGAIN, FAKE_AGAIN = range(4)
+"""Draws of a step."""
+
 
 class Adversary:
     """The settings and the running means of one discriminator; the network itself is passed to the step."""
 
-    def __init__(self, config: AdversarialConfig, suffix: str = ""):
-        """`suffix` follows the names of its metrics and of its files in checkpoints (LossConfig.adversaries)."""
+    def __init__(self, config: AdversarialConfig, suffix: str = "", seed: int = 0):
+        """`suffix` follows the names of its metrics and of its files in checkpoints (LossConfig.adversaries).
+
+        `seed` is the run's, of augmentations.
+        """
         self.config = config
         self.suffix = suffix
+        self.seed = seed
         self.lecam = LeCam(config.lecam_decay)
         self.dial: Tensor | None = None
 
@@ -56,6 +74,31 @@ class Adversary:
     def penalised(self, step: int) -> bool:
         """Whether this step's loss has the gradient penalties."""
         return (step - self.config.start) % self.config.penalty_every == 0
+
+    def seen(self, samples: Tensor, step: int, draw: int) -> Tensor:
+        """Samples as the discriminator sees them: augmented, where that is configured.
+
+        What is drawn for a sample follows from the run's seed, the step, its place in the global batch, and `draw`.
+        """
+        if not self.config.augment:
+            return samples
+        rank, ranks = world()
+        count = len(samples)
+        seeds = [self.seed, step, SALT, int(self.suffix.strip("_") or 1), draw]
+        uniform_N7 = np.random.Generator(np.random.Philox(np.random.SeedSequence(seeds))).random(
+            (ranks * count, NUMBERS)
+        )
+        uniform_B7 = torch.from_numpy(uniform_N7[rank * count : (rank + 1) * count].astype(np.float32))
+        return augmented(samples, to_device(uniform_B7, samples.device), self.config.augment)
+
+    def consistency(self, pairs: Sequence[tuple[Verdict, Verdict]]) -> Tensor:
+        """Mean squared difference of logits under two augmentations, summed over real samples and x̂. (UniTok)"""
+        values = [
+            F.mse_loss(at_least_float32(other), at_least_float32(one))
+            for verdict, again in pairs
+            for one, other in zip(verdict.logits, again.logits, strict=True)
+        ]
+        return sum(values[1:], values[0])
 
     def generator_loss(self, fake: Verdict) -> Tensor:
         """The adversarial term, from what the discriminator says of x̂."""

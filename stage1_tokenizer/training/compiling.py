@@ -8,6 +8,7 @@ Legend: B batch, C channels, H W pixels.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch._functorch.config as functorch
@@ -56,11 +57,11 @@ def _compile_whole(tokenizer: Tokenizer, backend: str) -> None:
     compiled = torch.compile(plain, backend=backend)
     quantizer.led = True
 
-    def forward(x_BCHW: Tensor, micro_batch: int | None = None) -> Reconstruction:
+    def forward(x_BCHW: Tensor, *others: Any) -> Reconstruction:
         if quantizer.training:
             quantizer.begin(len(x_BCHW) * math.prod(tokenizer.grid(x_BCHW.shape[2:])))
             if quantizer.starting:
-                return plain(x_BCHW, micro_batch)
-        return compiled(x_BCHW, micro_batch)
+                return plain(x_BCHW, *others)
+        return compiled(x_BCHW, *others)
 
-    tokenizer.forward = forward  # type: ignore[method-assign]
+    tokenizer.forward = forward  # type: ignore[method-assign, assignment]

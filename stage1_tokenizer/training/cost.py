@@ -156,6 +156,8 @@ def dry_run(config: TokenizerTrainConfig) -> str:
         f"{each * batch * config.steps:.3g} FLOP",
         *memory_table(config.run.precision, lambda devices: memory(config, cost, devices)),
     ]
+    if others := [name for name in ("logits", "semantic") if getattr(config.loss, name).weight]:
+        lines.append(f"not counted: the frozen networks of {' and '.join(f'loss.{name}' for name in others)}")
     whole = 4 * cost.generator / 2**30
     lines.append(f"an evaluation needs {whole:.2f} GiB more, for whole averaged weights (none more with DDP)")
     return "\n".join(lines)

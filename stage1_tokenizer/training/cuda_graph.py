@@ -11,7 +11,7 @@ Legend: B batch, C channels, H W pixels.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, Protocol
 
@@ -77,7 +77,7 @@ def check_cuda_graph(gpu: bool, ranks: int, strategy: str) -> None:
 
 
 class CapturedStep:
-    """train_step(config, trained, x, step, valid=…), replayed from CUDA graphs where it can be."""
+    """train_step(config, trained, x, step, share, **beside), replayed from CUDA graphs where it can be."""
 
     def __init__(self, config: TokenizerTrainConfig, trained: Trained, step: Step, recorder: Recorder):
         self.config, self.trained, self.step, self.recorder = config, trained, step, recorder
@@ -90,13 +90,13 @@ class CapturedStep:
         for adversary in adversaries:
             adversary.dial = torch.zeros((), device=self._device)
         trained.tokenizer.quantizer.led = True
-        self._inputs: list[Tensor] = []
+        self._inputs: dict[str, Tensor] = {}
         self._done: Counter[Hashable] = Counter()
         self.graphs: dict[Hashable, tuple[Callable[[], None], tuple[Scalars, Tensor]]] = {}
 
-    def __call__(self, x_BCHW: Tensor, step: int, valid: Tensor | None = None) -> tuple[Scalars, Tensor]:
+    def __call__(self, x_BCHW: Tensor, step: int, **beside: Tensor) -> tuple[Scalars, Tensor]:
         """One step; what it returns is there until the next one."""
-        inputs = [x_BCHW] if valid is None else [x_BCHW, valid]
+        inputs = {"x_BCHW": x_BCHW, **beside}
         share = self._set_dials(step)
         tokenizer, quantizer = self.trained.tokenizer, self.trained.tokenizer.quantizer
         if quantizer.training:
@@ -105,8 +105,8 @@ class CapturedStep:
         if quantizer.training and (quantizer.starting or quantizer.reviving):
             scalars, good = self._run(inputs, step)
         elif kind in self.graphs:
-            for static, new in zip(self._inputs, inputs, strict=True):
-                static.copy_(new, non_blocking=True)
+            for name, new in inputs.items():
+                self._inputs[name].copy_(new, non_blocking=True)
             replay, (scalars, good) = self.graphs[kind]
             replay()
         elif self._done[kind] < WARM_UP:
@@ -137,18 +137,17 @@ class CapturedStep:
             for adversary in self.trained.gradients.adversaries
         )
 
-    def _run(self, inputs: Sequence[Tensor], step: int) -> tuple[Scalars, Tensor]:
+    def _run(self, inputs: dict[str, Tensor], step: int) -> tuple[Scalars, Tensor]:
         return self.recorder.run(partial(self._step, inputs, step))
 
-    def _step(self, inputs: Sequence[Tensor], step: int) -> tuple[Scalars, Tensor]:
-        x_BCHW, *valid = inputs
-        return self.step(self.config, self.trained, x_BCHW, step, self._share, *valid)
+    def _step(self, inputs: dict[str, Tensor], step: int) -> tuple[Scalars, Tensor]:
+        return self.step(self.config, self.trained, step=step, share=self._share, **inputs)
 
-    def _capture(self, kind: Hashable, inputs: Sequence[Tensor], step: int) -> tuple[Scalars, Tensor]:
+    def _capture(self, kind: Hashable, inputs: dict[str, Tensor], step: int) -> tuple[Scalars, Tensor]:
         if not self._inputs:
-            self._inputs = [tensor.clone() for tensor in inputs]
-        for static, new in zip(self._inputs, inputs, strict=True):
-            static.copy_(new)
+            self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+        for name, new in inputs.items():
+            self._inputs[name].copy_(new)
         learners = [self.trained.generator, *self.trained.discriminators]
         groups = [group for learner in learners for group in learner.optimizer.param_groups]
         for group in groups:  # torch's optimizers ask for it in a capture; fused ones work the same without

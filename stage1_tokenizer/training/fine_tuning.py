@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from data.shards.index import ShardIndex
 from launch.checkpoints import folders
 from launch.command.cli import UserError
 from launch.files.inputs import settings_of
@@ -15,7 +16,8 @@ from launch.run.runtime import Run
 from stage1_tokenizer.config.training import ModelConfig, TokenizerTrainConfig, setting_of
 from stage1_tokenizer.config.video_networks import VideoNetConfig
 from stage1_tokenizer.foreign import discriminator as foreign
-from stage1_tokenizer.tokenizer.folder import model_config
+from stage1_tokenizer.tokenizer.codec import PROJECTOR
+from stage1_tokenizer.tokenizer.folder import code_weights, model_config
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
 from stage1_tokenizer.training.inflating import check_inflated, inflated, inflated_model
 from stage1_tokenizer.training.trained import Trained
@@ -23,9 +25,14 @@ from stage1_tokenizer.training.trained import Trained
 _LEARNING = """
 gradient learning decay commitment beta_placement start revive_after kl_weight entropy_weight entropy_diversity
 entropy_temperature entropy_bits entropy_boost temperature temperature_final anneal codebook_dropout
+codebook_dropout_from perturb
 """
 TRAINING_ONLY = ("dropout", "seanet.block", "video.block", *(f"quantizer.{name}" for name in _LEARNING.split()))
 """Settings of a model that change how it learns or computes, not what weights mean: fine-tuning may change them."""
+
+
+RANDOM = ("flip", "random_crop", "min_scale", "gain", "silence", "silence_level", "random_start")
+"""Settings of transforms that matter only where something random is done to samples."""
 
 
 def with_model(words: Sequence[str]) -> list[str]:
@@ -76,6 +83,26 @@ def check_init(config: TokenizerTrainConfig) -> None:
             )
 
 
+def check_codes(config: TokenizerTrainConfig, codes: ShardIndex) -> None:
+    """Raise UserError unless the codes of data.codes are those of `config.init`, for samples prepared as here.
+
+    A run that has a checkpoint doesn't need `config.init`.
+    """
+    what = f"data.codes={config.data.codes}"
+    theirs, ours = dict(codes.meta.get("transform", {})), config.data.transform.to_dict()
+    for key, before, now in differences(theirs, ours):
+        if key not in RANDOM and key in theirs:
+            raise UserError(f"{what} has codes of samples with data.transform.{key}={before!r}, not {now!r}: set it so")
+    if config.init is None or folders.steps(Path(config.run.folder)):
+        return
+    fingerprint = open_tokenizer(config.init).code_fingerprint
+    if codes.meta.get("tokenizer") != fingerprint:
+        raise UserError(
+            f"{what} has codes of the tokenizer {str(codes.meta.get('tokenizer'))[:12]}…, but init={config.init} has "
+            f"those of {fingerprint[:12]}…: name the tokenizer that made them"
+        )
+
+
 def begin(config: TokenizerTrainConfig, trained: Trained, run: Run) -> None:
     """Load the weights of `config.init`, if it is set, into a new run, and record that in run.json.
 
@@ -88,13 +115,23 @@ def begin(config: TokenizerTrainConfig, trained: Trained, run: Run) -> None:
     state = tokenizer.weights()
     if config.inflate is not None:
         state = inflated(state, config.model, config.inflate)
+    state |= _projector(trained)
     trained.generator.load(state)
     trained.ema.load(state)
     origin = _begin_discriminator(config.init, trained)
     run.say(f"initialised from {config.init}, fingerprint {tokenizer.fingerprint}; discriminator: {origin}")
     if run.is_main:
         init: dict[str, Any] = {"folder": config.init, "fingerprint": tokenizer.fingerprint, "discriminator": origin}
+        if {"encoder", "quantizer"} <= set(config.freeze):
+            init["codes"] = {"fingerprint": tokenizer.code_fingerprint, "weights": code_weights(state)}
         add_to_start(run.folder, init=init)
+
+
+def _projector(trained: Trained) -> dict[str, torch.Tensor]:
+    """The new weights of the run's projector, which no folder has; every rank calls it."""
+    with trained.generator.gathered():
+        weights = trained.generator.raw.named_parameters()
+        return {name: weight.detach().clone() for name, weight in weights if name.startswith(f"{PROJECTOR}.")}
 
 
 def _begin_discriminator(folder: str, trained: Trained) -> str:

@@ -21,7 +21,9 @@ from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.layers.precision import IN_TRAINING, float32_as
 from stage1_tokenizer.measuring.scores import batch_use
 from stage1_tokenizer.media import MEDIA
+from stage1_tokenizer.quantizers.base import Perturbed
 from stage1_tokenizer.training.cuda_graph import CapturedStep, CudaGraphs, check_cuda_graph
+from stage1_tokenizer.training.inputs import Inputs
 from stage1_tokenizer.training.monitor import Monitor
 from stage1_tokenizer.training.trained import Trained
 
@@ -33,6 +35,7 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
         return 0
     began, held_out, medium = step, config.data.held_out, MEDIA[config.data.kind]
     monitor, step_on = Monitor.of(config, trained.tokenizer), _step(config, trained, run)
+    inputs = Inputs(config, trained.tokenizer, medium, run)
     with (
         Stream(config.data, seed=run.data_seed, rank=run.rank, world_size=run.world_size) as samples,
         run.progress("train tokenizer", config.steps, unit="steps", start=step) as bar,
@@ -46,7 +49,8 @@ def fit(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int) -> 
             if last or stop:
                 break
             seed_step(config.run.seed, run.rank, step)
-            scalars, good = step_on(medium.input(batch, run.device), step, **medium.beside(batch, run.device))
+            x_BCHW, beside = inputs.of(batch, step)
+            scalars, good = step_on(x_BCHW, step, **beside)
             logged = run.record(scalars, step=step, samples=config.data.batch_size, good=good)
             run.note(step, monitor.look(logged or {}))
             step += 1
@@ -71,16 +75,19 @@ def train_step(
     step: int,
     share: float | Tensor | None = None,
     valid: Tensor | None = None,
+    codes_Bhw: Tensor | None = None,
+    perturbed: Perturbed | None = None,
 ) -> tuple[dict[str, Tensor | float], Tensor]:
     """One step of all optimizers on this rank's part of a batch; its scalars, and whether it was done.
 
-    `share` of the peak learning rates: by default the step's. `valid` as OneForwardStep takes it. What is returned is
-    still on the device. If a loss or a gradient of any network isn't finite on any rank, none is updated.
+    `share` of the peak learning rates: by default the step's. `valid`, `codes_Bhw` and `perturbed` as OneForwardStep
+    takes them. What is returned is still on the device. If a loss or a gradient of any network isn't finite on any
+    rank, none is updated.
     """
     gradients, generator = trained.gradients, trained.generator
     with float32_as(IN_TRAINING[config.run.tf32]):
         networks = [learner.module for learner in trained.discriminators]
-        result = gradients(generator.module, networks, x_BCHW, step, valid)
+        result = gradients(generator.module, networks, x_BCHW, step, valid, codes_Bhw, perturbed)
     share = learning_rate(config.optimizer, step, config.steps, peak=1.0) if share is None else share
     scale = gradients.scale.value if gradients.scale else None
     clipped = {"optimizer/gradient_norm": generator.clip(scale)}
@@ -118,7 +125,7 @@ def evaluate(config: TokenizerTrainConfig, trained: Trained, run: Run, step: int
         world_size=run.world_size,
         limit=config.evaluate_samples,
     )
-    terms, features = trained.gradients.terms, config.evaluate_features
+    terms, features = trained.gradients.every_term, config.evaluate_features
     with trained.ema.whole() as tokenizer:
         figures = medium.measure(tokenizer, heartbeat(batches, run), terms, features, run)
         if run.is_main:

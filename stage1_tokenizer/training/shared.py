@@ -28,6 +28,7 @@ from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.layers.recompute import Recomputable
 from stage1_tokenizer.tokenizer.codec import Reconstruction
 from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.tokenizer.projector import Projector, attach
 from stage1_tokenizer.training.learner import Learner, build_optimizer, named_moments
 from stage1_tokenizer.training.step import unwrapped
 
@@ -36,7 +37,7 @@ EXTRA = "_extra_state"
 
 pytree.register_pytree_node(  # so that FSDP finds the tensors whose gradients begin the backward pass
     Reconstruction,
-    lambda made: ([made.x_BCHW, made.features_BCHW, made.codes_Bhw, made.losses], None),
+    lambda made: ([made.x_BCHW, made.features_BCHW, made.codes_Bhw, made.losses, made.aligned_BNE], None),
     lambda parts, _: Reconstruction(*parts),
 )
 
@@ -54,6 +55,7 @@ def check_strategy(config: TokenizerTrainConfig) -> None:
     gathers = name in ("fsdp2", "zero3")
     spectral = any(one.spectral_norm for one in config.loss.adversaries.values())
     penalty = any(one.penalty or one.penalty_fake for one in config.loss.adversaries.values())
+    adaptive = config.loss.semantic.adaptive and bool(config.loss.semantic.weight)
     recomputes = config.activation_checkpointing or config.data.micro_batch is not None
     for wrong, what, way_out in (
         (config.run.precision == "fp16" and name != "fsdp2", "run.precision=fp16", "use bf16 or fp32, or fsdp2"),
@@ -61,6 +63,7 @@ def check_strategy(config: TokenizerTrainConfig) -> None:
         (config.compile and name == "zero3", "compile=true", "remove it, or use fsdp2 or zero2"),
         (penalty and gathers, "a gradient penalty (loss.adversarial.penalty)", "set it to 0, or use zero2 or ddp"),
         (spectral and name == "zero3", "loss.adversarial.spectral_norm=true", "remove it, or use fsdp2 or zero2"),
+        (adaptive, "loss.semantic.adaptive=true", "set it to false, or use ddp"),
         (recomputes and name == "zero3", "activation_checkpointing or data.micro_batch", "use fsdp2 or zero2"),
         ({"encoder", "decoder"} <= set(config.freeze), "freeze=[encoder, decoder]", "use ddp, nothing is to share"),
     ):
@@ -186,6 +189,8 @@ class SharedTokenizerEma(SharedEma):
         assert isinstance(raw, Tokenizer)
         with torch.device("meta"):
             tokenizer = Tokenizer(raw.config, raw.transform)
+            if isinstance(raw.projector, Projector):
+                attach(tokenizer, raw.projector.config, raw.projector.outputs)
         tokenizer.to_empty(device=self._learner.strategy.run.device)
         with self.applied(), torch.no_grad():
             targets = dict(tokenizer.named_parameters())

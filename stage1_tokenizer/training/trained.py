@@ -17,8 +17,10 @@ from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.discriminators import build_discriminator
 from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.layers.recompute import recompute_activations
+from stage1_tokenizer.losses.semantic import SemanticTerm
 from stage1_tokenizer.losses.term import Term
 from stage1_tokenizer.tokenizer.model import Tokenizer
+from stage1_tokenizer.tokenizer.projector import attach
 from stage1_tokenizer.training.adversary import Adversary
 from stage1_tokenizer.training.balance import Balance
 from stage1_tokenizer.training.compiling import compile_networks
@@ -94,10 +96,18 @@ class Trained:
 def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trained:
     """Networks, optimizers and averages on the run's device, the same on every rank."""
     tokenizer = Tokenizer(config.model, config.data.transform)
+    semantic = next((term for term in terms if isinstance(term, SemanticTerm)), None)
+    if semantic is not None:
+        sizes, step = config.data.transform.sizes, config.model.stride
+        inside = [side // one for side, one in zip(sizes, step, strict=True)]  # patches, with latent tokens too
+        semantic.check(sizes, inside if semantic.config.at == "decoder" else tokenizer.grid(sizes))
+        attach(tokenizer, semantic.config, semantic.teacher.width)
     freeze(tokenizer, config.freeze)
     if config.activation_checkpointing:
         recompute_activations(tokenizer)
-    adversaries = [Adversary(adversarial, suffix) for suffix, adversarial in config.loss.adversaries.items()]
+    adversaries = [
+        Adversary(adversarial, suffix, config.run.seed) for suffix, adversarial in config.loss.adversaries.items()
+    ]
     networks = [_discriminator(adversary, config) for adversary in adversaries]
     sizes = [sum(weight.numel() for weight in network.parameters()) / 1e6 for network in (tokenizer, *networks)]
     generator = _learner(tokenizer, config.optimizer, config, run)
@@ -109,8 +119,9 @@ def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trai
         for module in (tokenizer, *networks, *terms):
             install(module, run.device)
     gradients = OneForwardStep(
-        [term.to(run.device) for term in terms],
+        [term.to(run.device) for term in terms if term is not semantic],
         adversaries,
+        semantic=None if semantic is None else semantic.to(run.device),
         quantizer_weight=config.loss.quantizer_weight,
         autocast=run.autocast,
         **how_to_share([generator, *discriminators], run),

@@ -40,8 +40,8 @@ class Variant:
 
 
 def variants(crops: int, flip: bool) -> list[Variant]:
-    """The variants of each picture: itself or 5 crops, and with `flip` their mirror images."""
-    chosen = []
+    """The variants of each picture: itself or 5 crops, and with `flip` (or 10 crops) their mirror images."""
+    chosen, flip = [], flip or crops == 10
     places: dict[str, tuple[int, int] | None] = {"plain": None} if crops == 1 else dict(PLACES)
     for name, place in places.items():
         chosen.append(Variant(name, place, False))

@@ -25,7 +25,7 @@ from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.batch_size import batch_size
 from stage2_prior.codes.crops import Variant, check_variants, reading, variants
 from stage2_prior.codes.kinds import sample_kind
-from stage2_prior.codes.shares import INDEX, NUMBERS, summary
+from stage2_prior.codes.shares import INDEX, NUMBERS, counted_bits, summary
 from stage2_prior.codes.source import CodeSource, code_type
 from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.encoding import EncodeConfig
@@ -47,7 +47,8 @@ class Encoding:
         self.whole = Identity.of(whole or index)
         self.source = CodeSource.of_tokenizer(tokenizer, transform)
         classes, codebooks = tuple(index.classes), self.source.codebooks
-        self.vocabulary = Vocabulary(tokenizer.codebook_size, classes, codebooks=codebooks)
+        bits = counted_bits(tokenizer.codebook_size, tokenizer.config.quantizer.binary)
+        self.vocabulary = Vocabulary(tokenizer.codebook_size, classes, codebooks=codebooks, factors=bits)
         self.kind = sample_kind(transform.kind)
         check_variants(transform, config.crops, config.flip)
         self.variants = variants(config.crops, config.flip)
@@ -66,6 +67,7 @@ class Encoding:
             **({"crop_range": self.config.crop_range} if self.config.crops > 1 else {}),
             "data": self.whole.brief(),
             **({"precision": self.config.precision} if self.config.precision != "fp32" else {}),
+            **({"counted": "bits"} if self.vocabulary.factors else {}),
         }
 
     def begin(self) -> int:
@@ -114,7 +116,7 @@ class Encoding:
             names = names_of(batch.keys, seen)
             for variant in self.variants:
                 codes_Bhw = self.codes(batch, variant)
-                histogram_K += np.bincount(self.tokens(codes_Bhw).ravel(), minlength=len(histogram_K))
+                histogram_K += self.vocabulary.counts(torch.from_numpy(codes_Bhw.astype(np.int64))).numpy()
                 labels = batch.label_B.tolist()
                 for name, label, text, codes_hw in zip(names, labels, batch.captions, codes_Bhw, strict=True):
                     self.vocabulary.check_label(label)
@@ -133,13 +135,6 @@ class Encoding:
         x_BCHW = self.kind.input(batch, next(self.tokenizer.parameters()).device)
         codes_Bhw = self.tokenizer.encode(variant.of(x_BCHW, self.transform))
         return codes_Bhw.cpu().numpy().astype(code_type(self.vocabulary.codebook_size))
-
-    def tokens(self, codes_Bhw: np.ndarray) -> np.ndarray:
-        """Codes as token ids, which differ between codebooks."""
-        if self.source.codebooks == 1:
-            return codes_Bhw
-        first_tokens = np.array(self.vocabulary.first_tokens)
-        return codes_Bhw.astype(np.int64) + first_tokens.reshape(-1, *[1] * len(self.source.grid))
 
     def finish(self) -> None:
         """Write index.json, which completes the set."""
@@ -160,7 +155,7 @@ class Encoding:
             meta={
                 **self.about,
                 **({"captions": captions} if captions else {}),
-                **summary(histogram_K),
+                **summary(histogram_K, bits=bool(self.vocabulary.factors)),
                 "histogram": histogram_K.tolist(),
             },
         )

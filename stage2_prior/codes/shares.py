@@ -21,6 +21,8 @@ from launch.command.cli import UserError, parse, run
 from launch.files.outputs import try_file
 
 INDEX, NUMBERS = "index.json", "picture_shards"
+MOST_COUNTED = 1 << 16
+"""Binary codes of more are counted by their bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,8 @@ def join(out: str, parts: int) -> ShardIndex:
         raise UserError(
             f"out={out}: the parts are not of one encoding: encode all of them from one index with the same --parts"
         )
-    meta = {**first.meta, **({"captions": captions} if captions else {}), **summary(histogram_K)}
+    use = summary(histogram_K, bits="counted" in first.meta)
+    meta = {**first.meta, **({"captions": captions} if captions else {}), **use}
     meta["histogram"] = histogram_K.tolist()
     whole = replace(first, shards=tuple(shards[number] for number in sorted(shards)), meta=meta, offsets=None)
     whole = replace(whole, base=out, path="")
@@ -92,8 +95,21 @@ def join(out: str, parts: int) -> ShardIndex:
     return whole
 
 
-def summary(histogram_K: np.ndarray) -> dict[str, float]:
-    """Share of the codes that occur, and the perplexity of their distribution (K if it is uniform)."""
+def counted_bits(codebook_size: int, binary: bool) -> tuple[int, ...]:
+    """Factors of one bit each, where codes are counted by their bits: a table of all codes would grow with 2^L."""
+    return (1,) * (codebook_size.bit_length() - 1) if binary and codebook_size > MOST_COUNTED else ()
+
+
+def summary(histogram_K: np.ndarray, bits: bool = False) -> dict[str, float]:
+    """Share of the codes that occur, and the perplexity of their distribution (K if it is uniform).
+
+    Of codes that are counted by their `bits`, histogram_K has the numbers of zeros and ones of each: the share of these
+    values that occur, and the perplexity of bits that are independent, which is not less than the codes'.
+    """
+    if bits:
+        share_L2 = histogram_K.reshape(-1, 2) / max(1, histogram_K[:2].sum())
+        nats = -np.where(share_L2 > 0, share_L2 * np.log(np.maximum(share_L2, 1e-300)), 0).sum()
+        return {"used": float((histogram_K > 0).mean()), "perplexity": float(np.exp(nats))}
     share_K = histogram_K / max(1, histogram_K.sum())
     present = share_K[share_K > 0]
     entropy = float(-(present * np.log(present)).sum())

@@ -20,7 +20,7 @@ class CodeSource:
     """Where codes come from; codes may be mixed if their sources are equal."""
 
     tokenizer: str
-    """The tokenizer's fingerprint."""
+    """The tokenizer's `code_fingerprint`."""
     codebook_size: int
     """K, the number of its codes."""
     grid: tuple[int, ...]
@@ -71,7 +71,7 @@ class CodeSource:
         tokenizer.codes_shape(transform.sizes)  # raises if the sizes don't fit
         scales = tuple(quantizer.scales) if quantizer.kind == "multiscale" else ()
         described, size = transform.to_dict(), tokenizer.codebook_size
-        return cls(tokenizer.fingerprint, size, grid, described, tokenizer.codebooks, scales)
+        return cls(tokenizer.code_fingerprint, size, grid, described, tokenizer.codebooks, scales)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` reads it back. Levels and scales are left out for codes on one grid."""

@@ -1,9 +1,10 @@
 """The meaning of token ids.
 
 K codes come first, so that a code is its own token id (with several codebooks, code k of codebook g is gK + k); then C
-class tokens, one null token (no class, which guidance compares with), and for masked priors one mask token.
+class tokens, one null token (no class, which guidance compares with), and for masked priors one mask token. Where codes
+are read in factors (stage2_prior.codes.factors), the values of each factor take the place of a codebook's codes.
 
-Shapes: B batch, N positions, P places, G codebooks.
+Shapes: B batch, N positions, P places, G codebooks (or factors).
 """
 
 import difflib
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from launch.command.cli import UserError
+from stage2_prior.codes.factors import digits, numbers
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Vocabulary:
     """Whether a mask token follows the null token."""
     codebooks: int = 1
     """G, the number of codebooks."""
+    factors: tuple[int, ...] = ()
+    """Bits of each factor of a code, where codes are read in factors."""
 
     def __post_init__(self) -> None:
         if self.codebook_size < 1:
@@ -41,18 +45,35 @@ class Vocabulary:
         return self.codes + len(self.classes)
 
     @property
+    def sizes(self) -> list[int]:
+        """The number of codes of each codebook, or of values of each factor."""
+        return [1 << bits for bits in self.factors] or [self.codebook_size] * self.codebooks
+
+    @property
     def codes(self) -> int:
-        """GK, the number of tokens that are codes."""
-        return self.codebooks * self.codebook_size
+        """GK, the number of tokens that are codes (or values of factors)."""
+        return sum(self.sizes)
 
     @property
     def first_tokens(self) -> list[int]:
-        """The token of each codebook's code 0."""
-        return list(range(0, self.codes, self.codebook_size))
+        """The token of each codebook's code 0, or of each factor's."""
+        return [sum(self.sizes[:number]) for number in range(len(self.sizes))]
 
     def code_tokens(self, code_BPG: Tensor) -> Tensor:
-        """The tokens of the codes at some places, of all codebooks in the last axis."""
-        return code_BPG + torch.arange(self.codebooks, device=code_BPG.device) * self.codebook_size
+        """The tokens of the codes at some places, of all codebooks (or factors) in the last axis."""
+        return code_BPG + numbers(self.first_tokens, code_BPG.device)
+
+    def counts(self, code_BX: Tensor) -> Tensor:
+        """How often each code of each codebook (or value of each factor) occurs in codes of some samples, int64."""
+        if self.factors:
+            code_BX = self.code_tokens(self.digits(code_BX))
+        elif self.codebooks > 1:
+            code_BX = self.code_tokens(code_BX.movedim(1, -1))
+        return torch.bincount(code_BX.flatten(), minlength=self.codes)
+
+    def digits(self, code_X: Tensor) -> Tensor:
+        """The factors of codes, digit_XF; -1 of a negative one."""
+        return digits(code_X, self.factors)
 
     @property
     def mask(self) -> int:
@@ -110,10 +131,12 @@ class Vocabulary:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` reads it back."""
         described = {"codebook_size": self.codebook_size, "classes": list(self.classes), "masked": self.masked}
-        return described | ({"codebooks": self.codebooks} if self.codebooks > 1 else {})
+        described |= {"codebooks": self.codebooks} if self.codebooks > 1 else {}
+        return described | ({"factors": list(self.factors)} if self.factors else {})
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Self:
         """The vocabulary that `to_dict` described."""
         masked, codebooks = bool(saved.get("masked", False)), int(saved.get("codebooks", 1))
-        return cls(int(saved["codebook_size"]), tuple(saved["classes"]), masked, codebooks)
+        factors = tuple(map(int, saved.get("factors", ())))
+        return cls(int(saved["codebook_size"]), tuple(saved["classes"]), masked, codebooks, factors)

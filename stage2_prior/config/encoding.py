@@ -19,9 +19,9 @@ class EncodeConfig:
     flip: bool = False
     """Also encode every picture (or crop) mirrored, as another sample (its key ends in -flip)."""
     crops: int = 1
-    """1: the picture; 5: its four corners and its centre, each a sample. 5 with flip is ten-crop."""
+    """1: the picture; 5: its four corners and its centre, as samples; 10: these and mirror images of them, ten-crop."""
     crop_range: float = 1.1
-    """With crops=5: size of the picture relative to a crop."""
+    """With crops=5 or 10: size of the picture relative to a crop."""
     verify: int = 0
     """Number of pictures to encode again and compare at the end; OUT/verify.png shows them decoded."""
     batch_size: int | None = None
@@ -46,5 +46,7 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         at_least(1, self, "batch_size", "threads")
         check("allow_left_out", self.allow_left_out, 0 <= self.allow_left_out <= 1, "a share from 0 to 1")
-        check("crops", self.crops, self.crops in (1, 5), "1 (the picture) or 5 (corners and centre)")
+        check("crops", self.crops, self.crops in (1, 5, 10), "1 (the picture), 5 (corners and centre) or 10 (ten-crop)")
+        if self.crops == 10 and self.flip:
+            raise ValueError("crops=10 has mirror images already: leave flip out, or set crops to 5")
         check("part", self.part, 0 <= self.part < self.parts, f"a number between 0 and parts - 1 = {self.parts - 1}")

@@ -4,19 +4,13 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from launch.command.checks import at_least, check
+from stage2_prior.config.presets import PRESETS, SHAPE, PresetName
 
-PresetName = Literal["LlamaGen-B", "LlamaGen-L", "LlamaGen-XL", "LlamaGen-XXL", "LlamaGen-3B"]
-SHAPE = ("layers", "width", "heads", "feed_forward_width")
-PRESETS = {
-    "LlamaGen-B": (12, 768, 12, 2048),
-    "LlamaGen-L": (24, 1024, 16, 2816),
-    "LlamaGen-XL": (36, 1280, 20, 3584),
-    "LlamaGen-XXL": (48, 1536, 24, 4096),
-    "LlamaGen-3B": (24, 3200, 32, 8704),
-}
-"""Sun et al. 2024, table 1; inner widths are 8/3 of the width rounded up to a multiple of 256, as in their code."""
+Architecture = Literal["llama", "qwen3", "olmo2"]
 BYTES = "bytes"
 """The encoder that is trained with the prior."""
+MOST_FACTOR_BITS = 16
+"""Bits of a factor: it has a table of all its values."""
 FEED_FORWARD_MULTIPLE = 32
 """The inner width is rounded up to a multiple of this, which suits matrix kernels."""
 
@@ -55,8 +49,13 @@ class PriorModelConfig:
     """What the codes depend on: the sample's class, nothing, or its caption."""
     text: TextConfig = field(default_factory=TextConfig)
     """How captions are encoded."""
+    architecture: Architecture = "llama"
+    """The stock transformer, of all kinds but masked. qwen3: a Llama whose queries and keys pass a norm of each head
+    (QK-norm), against attention that grows ever sharper; olmo2: with one norm of all heads' queries, one of all keys,
+    and norms after attention and feed-forward layers instead of before."""
     preset: PresetName | None = None
-    """A published shape, which sets layers, width, heads and feed_forward_width; null: as set below."""
+    """A published shape, which sets layers, width, heads, feed_forward_width and, if the published model has QK-norm,
+    architecture=qwen3; null: as set below."""
     layers: int = 6
     """Transformer layers."""
     depth_layers: int = 4
@@ -80,11 +79,18 @@ class PriorModelConfig:
     """Base of the rotary embeddings' wavelengths."""
     attention_dropout: float = 0.0
     """Dropout of attention weights in training."""
+    dropout: float = 0.0
+    """Dropout of what attention and feed-forward layers add to the residual stream, in training."""
+    token_dropout: float = 0.0
+    """Dropout of the features of embedded tokens (classes and codes), in training."""
     code_noise: float = 0.0
     """Share of the input codes (not the targets) replaced by random ones in training, against overfitting small
     sets."""
     class_dropout: float = 0.1
     """Share of training samples without their class or caption; guidance needs it above 0."""
+    class_tokens: int = 1
+    """Tokens in front of the codes that tell the class: its token, so many times. 32 gives later tokens more to attend
+    to (BAR)."""
     order: Literal["raster", "random"] = "raster"
     """Of an autoregressive prior, order of codes in training: row by row; or random for each sample, annealed to row by
     row, so that the prior learns context from all sides (RAR). Sampling is row by row."""
@@ -96,6 +102,18 @@ class PriorModelConfig:
     """Share of the target spread evenly over all codes."""
     z_loss: float = 0.0
     """Weight of the squared log-sum-exp of the logits, which keeps them near 0 in long training; 1e-4 is usual."""
+    head: Literal["softmax", "factors", "bits"] = "softmax"
+    """Of an autoregressive or masked prior, how a code is predicted. softmax: one out of K; factors: its bits in a few
+    factors, one after the other, by a small Llama (Open-MAGVIT2); bits: autoregressive, masked bits that are filled in
+    by a few layers (BAR); masked, groups of bits that are masked each by itself (MaskBit). Memory of factors and bits
+    grows with log2 K; they are for lfq, bsq and fsq with 2 levels, factors for every K that is a power of 2."""
+    factors: list[int] | None = None
+    """With head=factors, or bits of a masked prior: bits of each factor (or group) of a code, most significant first;
+    null: as few as possible of at most 8 bits."""
+    head_layers: int = 3
+    """With head=factors or bits, layers of the head; a masked prior's head=bits has none."""
+    head_width: int | None = None
+    """With head=bits of an autoregressive prior, features in the head (BAR: 2048); null: `width`."""
 
     def __post_init__(self) -> None:
         self._apply_preset()
@@ -107,13 +125,16 @@ class PriorModelConfig:
                 "model.kind to another one"
             )
         self._check_levels()
+        self._check_tokens()
+        self._check_head()
         if not 0 <= self.anneal_from <= self.anneal_until <= 1:
             raise ValueError(
                 f"model.anneal_from={self.anneal_from} and model.anneal_until={self.anneal_until} must be in [0, 1], "
                 "the first not above the second"
             )
         check("model.z_loss", self.z_loss, self.z_loss >= 0, "0 (none) or more")
-        at_least(1, self, "layers", "depth_layers", "width", "heads", prefix="model.")
+        sizes = ("layers", "depth_layers", "width", "heads", "class_tokens", "head_layers", "head_width")
+        at_least(1, self, *sizes, prefix="model.")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(
                 f"model.width={self.width} divided by model.heads={self.heads} must be an even whole number: set "
@@ -124,8 +145,26 @@ class PriorModelConfig:
                 f"model.key_value_heads={self.key_value_heads} doesn't divide model.heads={self.heads}: "
                 "set it to null or to a divisor"
             )
-        for name in ("attention_dropout", "code_noise", "class_dropout", "label_smoothing"):
+        for name in ("attention_dropout", "dropout", "token_dropout", "code_noise", "class_dropout", "label_smoothing"):
             check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "a share in [0, 1)")
+
+    def _check_tokens(self) -> None:
+        """What not every kind or condition supports, by its default and the kinds that don't."""
+        for name, default, kinds in (
+            ("architecture", "llama", ("masked",)),
+            ("token_dropout", 0.0, ("multiscale",)),
+            ("class_tokens", 1, ("multiscale",)),
+        ):
+            if getattr(self, name) != default and self.kind in kinds:
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)} is not supported with model.kind={self.kind}: leave it out, "
+                    "or set model.kind to another one"
+                )
+        if self.class_tokens > 1 and self.condition != "class":
+            raise ValueError(
+                f"model.class_tokens={self.class_tokens} is not supported with model.condition={self.condition}: leave "
+                "it out, or set model.condition to class"
+            )
 
     def _check_levels(self) -> None:
         if self.per_level_weights and self.kind != "depth":
@@ -146,6 +185,23 @@ class PriorModelConfig:
                 "it to [0, 1, 1, 1], for example"
             )
 
+    def _check_head(self) -> None:
+        bits, factors = self.head == "bits" and self.kind == "autoregressive", self.factors
+        for name, wrong, way in (
+            ("head", self.head != "softmax" and self.kind not in ("autoregressive", "masked"), "set it to softmax"),
+            ("order", self.head != "softmax" and self.order == "random", "set it to raster"),
+            ("factors", factors is not None and (self.head == "softmax" or bits), "leave it out"),
+            ("head_width", self.head_width is not None and not bits, "leave it out"),
+        ):
+            if wrong:
+                value, other = getattr(self, name), "" if name == "head" else f" and model.head={self.head}"
+                raise ValueError(f"model.{name}={value} is not supported with model.kind={self.kind}{other}: {way}")
+        if factors is not None and not (factors and min(factors) >= 1 and max(factors) <= MOST_FACTOR_BITS):
+            raise ValueError(
+                f"model.factors={factors} must be numbers of bits from 1 to {MOST_FACTOR_BITS}: set it to [6, 6, 6], "
+                "for example, of codes of 18 bits"
+            )
+
     def _apply_preset(self) -> None:
         if self.preset is None:
             return
@@ -160,8 +216,8 @@ class PriorModelConfig:
 
     @property
     def prefix(self) -> int:
-        """Positions that a caption takes in front of the codes."""
-        return self.text.tokens if self.condition == "text" else 0
+        """Positions that the condition takes in front of the codes, but the last one."""
+        return self.text.tokens if self.condition == "text" else self.class_tokens - 1
 
     @property
     def inner_width(self) -> int:

@@ -7,8 +7,9 @@ Shapes: B sequences, n new tokens each, T tokens in the cache, D width, H heads,
 A = H + 2G, d head width, E = A·d, F inner width.
 """
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,17 +23,27 @@ ALIGNED = 16
 """On GPUs the number of places in a cache is a multiple of this."""
 
 
+class Norms(NamedTuple):
+    """The weights of a layer's norms that can't be folded into a product; None where the architecture has none."""
+
+    turned_Ad: Tensor | None
+    """Of queries and keys (Qwen3, OLMo 2), with attention's scale, (H + G, d)."""
+    added_2D: Tensor | None
+    """Of what attention and the feed-forward layer add (OLMo 2), which has no norms before these then."""
+
+
 class _Layer(nn.Module):
     """One decoder layer's weights, joined into few products."""
 
-    def __init__(self, qkv_ED: Tensor, out_DD: Tensor, gated_2FD: Tensor, down_DF: Tensor):
+    def __init__(self, qkv_ED: Tensor, out_DD: Tensor, gated_2FD: Tensor, down_DF: Tensor, norms: Norms):
         super().__init__()
         self.qkv_ED, self.out_DD = Product(qkv_ED), Product(out_DD)
         self.gated_2FD, self.down_DF = Product(gated_2FD), Product(down_DF)
+        self.norms = norms
 
 
 class CachedBody(nn.Module):
-    """A stock LlamaModel's outputs, some tokens at a time; the tokens of one call attend to each other.
+    """A stock LlamaModel's outputs (Qwen3Model's, Olmo2Model's), some tokens at a time, which attend to each other.
 
     Takes the weights as they are when it is built, in their dtype and on their device. Equal to the module's own output
     before its last norm's weight, up to rounding.
@@ -52,7 +63,10 @@ class CachedBody(nn.Module):
         device = self.norm_D.device
         # Masks of attention on GPUs are read in units of 16 places; torch would copy others in every layer.
         self.positions = positions if device.type == "cpu" else -(-positions // ALIGNED) * ALIGNED
-        self.head_width = config.head_dim
+        self.head_width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.norms_before = hasattr(model.layers[0], "input_layernorm")
+        self.together: tuple[int, int] | None = None
+        """Heads of queries and of keys that share a norm; None where each has its own, or there is none."""
         self.rms_epsilon: float = config.rms_norm_eps
         self.register_buffer("epsilon", torch.tensor(self.rms_epsilon, device=device))
         self.layers = cast("Sequence[_Layer]", nn.ModuleList(self._join(layer) for layer in model.layers))
@@ -64,21 +78,33 @@ class CachedBody(nn.Module):
 
     @torch.no_grad()
     def _join(self, layer: Any) -> _Layer:
-        attention, gated = layer.self_attn, layer.mlp
+        attention, gated, scale = layer.self_attn, layer.mlp, self.head_width**-0.5
         pairs = torch.arange(self.head_width).view(2, -1).t().reshape(-1)
 
         def interleaved(weight: Tensor, heads: int) -> Tensor:
             """Rotary pairs (i, i + d/2) side by side, so that one complex product rotates them."""
             return weight.view(heads, self.head_width, -1)[:, pairs].reshape(weight.shape)
 
-        query = interleaved(attention.q_proj.weight, self.heads) * self.head_width**-0.5
+        def by_heads(norm: Any, heads: int) -> Tensor:
+            """A norm's weight, of one head or of all, for each head, (heads, d)."""
+            return norm.weight.view(-1, self.head_width).expand(heads, -1)[:, pairs]
+
+        turned_Ad = added_2D = None
+        if hasattr(attention, "q_norm"):  # what scales before it is lost
+            query_Hd, key_Gd = by_heads(attention.q_norm, self.heads), by_heads(attention.k_norm, self.groups)
+            turned_Ad, scale = torch.cat([query_Hd * scale, key_Gd]), 1.0
+            of_head = attention.q_norm.weight.numel() == self.head_width
+            self.together = None if of_head else (self.heads, self.groups)
+        query = interleaved(attention.q_proj.weight, self.heads) * scale
         key = interleaved(attention.k_proj.weight, self.groups)
-        return _Layer(
-            torch.cat([query, key, attention.v_proj.weight]) * layer.input_layernorm.weight,
-            attention.o_proj.weight,
-            torch.cat([gated.gate_proj.weight, gated.up_proj.weight]) * layer.post_attention_layernorm.weight,
-            gated.down_proj.weight,
-        )
+        qkv_ED = torch.cat([query, key, attention.v_proj.weight])
+        gated_2FD = torch.cat([gated.gate_proj.weight, gated.up_proj.weight])
+        if self.norms_before:
+            qkv_ED, gated_2FD = qkv_ED * layer.input_layernorm.weight, gated_2FD * layer.post_attention_layernorm.weight
+        else:
+            added_2D = torch.stack([layer.post_attention_layernorm.weight, layer.post_feedforward_layernorm.weight])
+        norms = Norms(turned_Ad, added_2D)
+        return _Layer(qkv_ED, attention.o_proj.weight, gated_2FD, gated.down_proj.weight, norms)
 
     def start(self, batch: int) -> None:
         """Start `batch` new sequences; the cache's memory is kept between calls of the same size."""
@@ -93,7 +119,11 @@ class CachedBody(nn.Module):
 
     def first_projections(self, x_VD: Tensor) -> Tensor:
         """The first layer's joined q, k and v of embedded tokens, before rotary positions: (V, E)."""
-        return self.layers[0].qkv_ED(normed(x_VD, self.epsilon))
+        return self.layers[0].qkv_ED(self._entering(x_VD))
+
+    def _entering(self, x_RD: Tensor) -> Tensor:
+        """What a product of a layer reads of the residual stream."""
+        return normed(x_RD, self.epsilon) if self.norms_before else x_RD
 
     def extend(self, x_BnD: Tensor, first: int, causal: bool = False, projected_RE: Tensor | None = None) -> Tensor:
         """The normed output y_BnD of embedded tokens at `first` and after; all before them are in the cache.
@@ -104,20 +134,26 @@ class CachedBody(nn.Module):
         assert not causal or first == 0, "causal is for the first tokens"
         batch, tokens, width = x_BnD.shape
         x_RD = x_BnD.reshape(-1, width).clone()
+        norm = partial(normed, epsilon=self.epsilon)
         assert self.cache_L2CTd is not None, "start() comes first"
         for layer, cache_2CTd in zip(self.layers, self.cache_L2CTd[:, :, : self._rows * self.groups], strict=True):
-            qkv_RE = layer.qkv_ED(normed(x_RD, self.epsilon)) if projected_RE is None else projected_RE
+            qkv_RE = layer.qkv_ED(self._entering(x_RD)) if projected_RE is None else projected_RE
             projected_RE = None  # of the first layer alone
             qkv_BnAd = qkv_RE.view(batch, tokens, -1, self.head_width)
-            x_RD += layer.out_DD(self._attend(qkv_BnAd, cache_2CTd, first, causal))
-            gate_RF, up_RF = layer.gated_2FD(normed(x_RD, self.epsilon)).chunk(2, dim=-1)
-            x_RD += layer.down_DF(F.silu(gate_RF).mul_(up_RF))
+            mixed_RD = self._attend(qkv_BnAd, cache_2CTd, first, causal, layer.norms)
+            x_RD += added(layer.out_DD(mixed_RD), layer.norms, 0, norm)
+            gate_RF, up_RF = layer.gated_2FD(self._entering(x_RD)).chunk(2, dim=-1)
+            x_RD += added(layer.down_DF(F.silu(gate_RF).mul_(up_RF)), layer.norms, 1, norm)
         return normed(x_RD, self.epsilon).view(batch, tokens, width)
 
-    def _attend(self, qkv_BnAd: Tensor, cache_2CTd: Tensor, first: int, causal: bool) -> Tensor:
+    def _attend(self, qkv_BnAd: Tensor, cache_2CTd: Tensor, first: int, causal: bool, norms: Norms) -> Tensor:
         batch, tokens, width = *qkv_BnAd.shape[:2], self.head_width
         turned, last = self.heads + self.groups, first + tokens
-        pair_BnAd2 = qkv_BnAd[:, :, :turned].float().unflatten(-1, (-1, 2))
+        qk_BnAd = qkv_BnAd[:, :, :turned]
+        if norms.turned_Ad is not None:
+            norm = partial(normed, epsilon=self.epsilon)
+            qk_BnAd = before_turning(qk_BnAd, norms.turned_Ad, self.together, norm)
+        pair_BnAd2 = qk_BnAd.float().unflatten(-1, (-1, 2))
         turn_n1d = torch.view_as_complex(self.turn_T1d2[first:last])
         qk_BnAd = torch.view_as_real(torch.view_as_complex(pair_BnAd2) * turn_n1d).flatten(-2)
         qk_BnAd = qk_BnAd.to(qkv_BnAd.dtype)
@@ -161,6 +197,21 @@ def normed(x_RD: Tensor, epsilon: Tensor) -> Tensor:
     length_R1 = torch.linalg.vector_norm(wide_RD, dim=-1, keepdim=True)
     share = 1 / x_RD.shape[-1]
     return (wide_RD * torch.addcmul(epsilon, length_R1, length_R1, value=share).rsqrt_()).to(x_RD.dtype)
+
+
+def added(y_RD: Tensor, norms: Norms, which: int, norm: Callable[[Tensor], Tensor]) -> Tensor:
+    """What attention (0) or the feed-forward layer (1) adds to the residual stream, from its output."""
+    return y_RD if norms.added_2D is None else norm(y_RD) * norms.added_2D[which]
+
+
+def before_turning(
+    qk_XAd: Tensor, weight_Ad: Tensor, together: Sequence[int] | None, norm: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Queries and keys through their norms: of each head, or of `together` so many heads of queries and of keys."""
+    if together is None:
+        return norm(qk_XAd) * weight_Ad
+    parts = [norm(part.flatten(-2)).view(part.shape) for part in qk_XAd.split(list(together), dim=-2)]
+    return torch.cat(parts, dim=-2) * weight_Ad
 
 
 def _frequencies(rotary: Any) -> Tensor:

@@ -72,7 +72,7 @@ def distance_network(config: EvaluateConfig, prior: Prior | None) -> FeatureNetw
 def add_prior(config: EvaluateConfig, prior: Prior, ranks: Ranks, evaluation: Evaluation) -> None:
     """Add bits_per_code and the classifier's figures."""
     if config.tokenizer:
-        fingerprint = Tokenizer.from_pretrained(config.tokenizer).fingerprint
+        fingerprint = Tokenizer.from_pretrained(config.tokenizer).code_fingerprint
         prior.source.must_be_of(fingerprint, "tokenizer", config.tokenizer)
     if config.codes:
         index, say = load_index(config.codes), print if ranks.rank == 0 else None

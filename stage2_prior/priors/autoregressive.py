@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LlamaForCausalLM
+from transformers import GenerationConfig
 
 from launch.command.cli import UserError
 from stage1_tokenizer.layers.precision import without_autocast
@@ -25,7 +25,7 @@ from stage2_prior.priors.base import Prior, needs_vqloom
 from stage2_prior.priors.llama import through_layers
 from stage2_prior.priors.predicted import Predicted
 from stage2_prior.priors.random_order import Aim
-from stage2_prior.priors.stock import Work, llama_settings
+from stage2_prior.priors.stock import Work, llama_settings, with_head
 
 
 class AutoregressivePrior(Prior):
@@ -47,7 +47,7 @@ class AutoregressivePrior(Prior):
         cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource, quantizer: Quantizer | None = None
     ) -> Self:
         """A prior with fresh weights, from torch's generator."""
-        lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, config.prefix + source.positions + 1))
+        lm = with_head(llama_settings(config, vocabulary.size, config.prefix + source.positions + 1))
         prior = cls(lm, vocabulary, source)
         if config.order == "random":
             if source.codebooks > 1:
@@ -77,23 +77,26 @@ class AutoregressivePrior(Prior):
 
     def usage(self, name: str) -> str:
         """Plain transformers and vLLM generate codes of a class; texts need their prefix."""
-        if self.condition.prefix:
+        if self.condition.texts:
             return super().usage(name)
         if self.source.codebooks > 1:
             why = "the codebooks take turns, and a code's token is its codebook's number times K, plus the code"
             return needs_vqloom(why, f'`{self.stock}.from_pretrained("{name}")` loads it')
-        grid = "×".join(map(str, self.source.grid))
-        return f"""With plain transformers, one grid of the most likely codes for each class token (no guidance):
+        grid, first = "×".join(map(str, self.source.grid)), self.condition.prefix + 1
+        times = f", {first} times" if first > 1 else ""
+        prompt = f"[[{self.vocabulary.codes}] * {first}]" if first > 1 else f"[[{self.vocabulary.codes}]]"
+        stock = type(self.lm).__name__.removesuffix("ForCausalLM")
+        return f"""With plain transformers, one grid of the most likely codes for each class token{times} (no guidance):
 
 ```python
 import torch
 from transformers import AutoModelForCausalLM
 
 prior = AutoModelForCausalLM.from_pretrained("{name}")
-code_BN = prior.generate(torch.tensor([[{self.vocabulary.codes}]]), do_sample=False)[:, 1:]  # {grid} codes, row by row
+code_BN = prior.generate(torch.tensor({prompt}), do_sample=False)[:, {first}:]  # {grid} codes, row by row
 ```
 
-It is a stock Llama: `vllm serve {name} --skip-tokenizer-init` serves it too; send token ids."""
+It is a stock {stock}: `vllm serve {name} --skip-tokenizer-init` serves it too; send token ids."""
 
     def predicted(self, code_BN: Tensor, token_B: Tensor, place_BN: Tensor | None = None) -> Predicted:
         """What is predicted of every code, given the condition and the codes before it.

@@ -41,6 +41,8 @@ class Prior(nn.Module):
 
     kind: ClassVar[str]
     """Its name in `model.kind` and prior.json."""
+    head: ClassVar[str] = "softmax"
+    """How it predicts a code, as in `model.head`."""
     stock: ClassVar[str]
     """The transformers class that loads `lm`."""
     loaders: ClassVar[dict[str, Callable[[Path], nn.Module]]] = {}
@@ -269,7 +271,7 @@ class Prior(nn.Module):
             "vocabulary": self.vocabulary.to_dict(),
             "codes": self.source.to_dict(),
             **self.described,
-            **({"condition": self.condition.name} if self.condition.modules else {}),
+            **self.condition.described,
             **notes,
         }
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")

@@ -7,7 +7,7 @@ Shapes: B batch, L tokens of a caption, T embeddings before the codes, D width o
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,10 @@ class Condition:
     """As in prior.json."""
     what: ClassVar[str]
     """What its values are called in messages."""
+    texts: ClassVar[bool] = False
+    """Whether its values are texts."""
     prefix = 0
-    """Embeddings in front of the codes besides the class (or null) token's."""
+    """Embeddings in front of the codes but the last one, which is the class (or null) token's."""
 
     def __init__(self, vocabulary: Vocabulary):
         self.vocabulary = vocabulary
@@ -44,6 +46,11 @@ class Condition:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """What is trained and exported for it, by name."""
+        return {}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What it adds to prior.json."""
         return {}
 
     def of_labels(self, label_B: Tensor) -> Tensor:
@@ -75,23 +82,35 @@ class Condition:
 
 
 class ClassCondition(Condition):
-    """One token for each picture, token_B: its class's, or null; always null where there are no classes."""
+    """One token for each picture, token_B: its class's, or null; always null where there are no classes.
+
+    It stands several times in front of the codes where `tokens` says so (BAR has 32).
+    """
 
     name = "class"
     what = "classes"
 
+    def __init__(self, vocabulary: Vocabulary, tokens: int = 1):
+        super().__init__(vocabulary)
+        self.prefix = tokens - 1
+
     def __str__(self) -> str:
         """The condition in words, for a model card."""
         return f"{len(self.vocabulary.classes)} classes" if self.vocabulary.classes else "no classes"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The number of its tokens, if there are several."""
+        return {"class_tokens": self.prefix + 1} if self.prefix else {}
 
     def of_labels(self, label_B: Tensor) -> Tensor:
         """The classes' tokens, token_B."""
         return self.vocabulary.class_tokens(label_B)
 
     def embedded(self, token_B: Tensor, embedding: nn.Module) -> Tensor:
-        """The token's embedding, x_B1D."""
-        x_BD: Tensor = embedding(token_B)
-        return x_BD[:, None]
+        """The token's embedding, so many times, x_BTD."""
+        x_BTD: Tensor = embedding(token_B[:, None].expand(-1, self.prefix + 1))
+        return x_BTD
 
 
 class TextCondition(Condition):
@@ -99,6 +118,7 @@ class TextCondition(Condition):
 
     name = "text"
     what = "prompts"
+    texts = True
 
     def __init__(self, vocabulary: Vocabulary, text: TextPrefix):
         super().__init__(vocabulary)
@@ -121,6 +141,11 @@ class TextCondition(Condition):
     def modules(self) -> dict[str, nn.Module]:
         """The text prefix."""
         return {TEXT: self.text}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """That it is texts."""
+        return {"condition": self.name}
 
     def of_labels(self, label_B: Tensor) -> Tensor:
         """No text, token_BL, whatever the labels."""

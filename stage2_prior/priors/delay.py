@@ -15,7 +15,6 @@ Shapes: B batch, P places, G codebooks, N = G·P codes, S steps, K codes of a co
 from typing import Self
 
 from torch import Tensor
-from transformers import LlamaForCausalLM
 
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
@@ -26,7 +25,7 @@ from stage2_prior.generation.places import CachedPlaces
 from stage2_prior.priors.base import needs_vqloom
 from stage2_prior.priors.places import PlacesPrior
 from stage2_prior.priors.predicted import Predicted
-from stage2_prior.priors.stock import Work, llama_settings
+from stage2_prior.priors.stock import Work, llama_settings, with_head
 
 
 class DelayPrior(PlacesPrior):
@@ -43,7 +42,7 @@ class DelayPrior(PlacesPrior):
         books = source.codebooks
         delays = range(books) if config.delays is None else checked(config.delays, books)
         steps = Delays(delays, source.positions // books).steps
-        lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, config.prefix + steps))
+        lm = with_head(llama_settings(config, vocabulary.size, config.prefix + steps))
         return cls(lm, vocabulary, source, delays)
 
     def work(self) -> list[Work]:

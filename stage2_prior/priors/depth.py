@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, LlamaModel
 
 from stage1_tokenizer.quantizers import Quantizer
 from stage2_prior.codes.source import CodeSource
@@ -31,7 +30,7 @@ from stage2_prior.priors.base import needs_vqloom
 from stage2_prior.priors.llama import KeyValues, through_layers
 from stage2_prior.priors.places import PlacesPrior
 from stage2_prior.priors.predicted import Predicted, PredictedByLevel
-from stage2_prior.priors.stock import Work, llama_settings, stock_model
+from stage2_prior.priors.stock import Work, llama_settings, stock_model, with_head, without_head
 
 
 class DepthPrior(PlacesPrior):
@@ -50,15 +49,15 @@ class DepthPrior(PlacesPrior):
         """A prior with fresh weights, from torch's generator."""
         books, delays = source.codebooks, checked(config.delays or [0] * source.codebooks, source.codebooks)
         steps = Delays(delays, source.positions // books).steps
-        lm = LlamaModel(llama_settings(config, vocabulary.size, config.prefix + steps))
+        lm = without_head(llama_settings(config, vocabulary.size, config.prefix + steps))
         layers: dict[str, Any] = {"num_hidden_layers": config.depth_layers}
         if not config.per_level_weights:
-            depth = LlamaForCausalLM(llama_settings(config, vocabulary.codes, books, **layers))
+            depth = with_head(llama_settings(config, vocabulary.codes, books, **layers))
             return cls(lm, vocabulary, source, delays, depth=depth)
         modules = {}
         for level, name in enumerate(level_names(books)):  # nothing reads the last level's codes: tied, all is used
             layers["tie_word_embeddings"] = config.tied or level == books - 1
-            modules[name] = LlamaForCausalLM(llama_settings(config, vocabulary.codebook_size, books, **layers))
+            modules[name] = with_head(llama_settings(config, vocabulary.codebook_size, books, **layers))
         return cls(lm, vocabulary, source, delays, **modules)
 
     @property

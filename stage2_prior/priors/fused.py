@@ -1,4 +1,4 @@
-"""A stock Llama's norms, attention and feed-forward layers in fewer kernels, for GPUs.
+"""A stock Llama's (Qwen3's, OLMo 2's) norms, attention and feed-forward layers in fewer kernels, for GPUs.
 
 Installing swaps the classes of these modules in place; weights, names and configuration do not change. On CPUs the
 stock ones stay. Each computes what the stock one does: norms as one kernel, rotary positions in four and without copies
@@ -15,13 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2Attention, Olmo2MLP, Olmo2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP, Qwen3RMSNorm
 
 
 def install(module: nn.Module, device: torch.device) -> None:
-    """Install what is fast on a device in all stock Llamas of a module; idempotent."""
+    """Install what is fast on a device in all stock Llamas (and their like) of a module; idempotent."""
     if device.type != "cuda":
         return
-    swapped: dict[type[nn.Module], type[nn.Module]] = {LlamaRMSNorm: Norm, LlamaAttention: Attention, LlamaMLP: Mlp}
+    swapped: dict[type[nn.Module], type[nn.Module]] = {LlamaAttention: Attention}
+    swapped |= dict.fromkeys((Qwen3Attention, Olmo2Attention), NormedAttention)
+    swapped |= dict.fromkeys((LlamaRMSNorm, Qwen3RMSNorm, Olmo2RMSNorm), Norm)
+    swapped |= dict.fromkeys((LlamaMLP, Qwen3MLP, Olmo2MLP), Mlp)
     for part in module.modules():
         if type(part) in swapped:
             part.__class__ = swapped[type(part)]
@@ -64,9 +69,7 @@ class Attention(LlamaAttention):
         """
         assert position_embeddings is not None
         x_BTD, shape = as_multiplied(hidden_states), (*hidden_states.shape[:2], -1, self.head_dim)
-        q_BHTd, k_BHTd, v_BHTd = (
-            project(x_BTD).view(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q_BHTd, k_BHTd, v_BHTd = (x_BTE.view(shape).transpose(1, 2) for x_BTE in self.projected(x_BTD))
         cos_B1Td, sin_B1Td = (each_BTd[:, None] for each_BTd in position_embeddings)
         q_BHTd, k_BHTd = turned(q_BHTd, cos_B1Td, sin_B1Td), turned(k_BHTd, cos_B1Td, sin_B1Td)
         how = {
@@ -86,6 +89,25 @@ class Attention(LlamaAttention):
             )
         y_BTD: Tensor = self.o_proj(y_BHTd.transpose(1, 2).flatten(2))
         return y_BTD, None
+
+    def projected(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all heads."""
+        return self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
+
+
+class NormedAttention(Attention):
+    """The same with norms of queries and keys, each head's (Qwen3) or all heads' together (OLMo 2)."""
+
+    def projected(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all heads."""
+        q_BTE, k_BTE, v_BTE = super().projected(x_BTD)
+        return _normed(q_BTE, self.q_norm), _normed(k_BTE, self.k_norm), v_BTE
+
+
+def _normed(x_BTE: Tensor, norm: nn.Module) -> Tensor:
+    """Features through a norm of all of them, or of each head."""
+    y_BTHd: Tensor = norm(x_BTE.unflatten(-1, (-1, len(norm.weight))))  # type: ignore[arg-type]
+    return y_BTHd.flatten(2)
 
 
 def by_prefixes(q_BHTd: Tensor, k_BHTd: Tensor, v_BHTd: Tensor, ends: Sequence[int], **how: Any) -> Tensor:

@@ -15,8 +15,9 @@ T = 1 + P tokens.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -25,12 +26,13 @@ from transformers import ModernBertForMaskedLM
 from launch.ranks.transfer import to_device
 from stage1_tokenizer.layers.precision import without_autocast
 from stage1_tokenizer.quantizers import Quantizer
-from stage2_prior.codes.source import CodeSource
+from stage2_prior.codes.source import CodeSource, Form
 from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.logits import draw_codes, guide
 from stage2_prior.priors.base import Prior
+from stage2_prior.priors.filling import halton_order, log_of, rank, still_masked, with_noise
 from stage2_prior.priors.predicted import Predicted
 from stage2_prior.priors.stock import Work, bert_settings
 
@@ -44,14 +46,19 @@ class MaskedPrior(Prior):
     kind = "masked"
     mask_token = True
     stock = "AutoModelForMaskedLM"
-    forms = ("grid", "levels")
+    forms: ClassVar[tuple[Form, ...]] = ("grid", "levels")
 
     @classmethod
     def build(
         cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource, quantizer: Quantizer | None = None
     ) -> Self:
         """A prior with fresh weights, from torch's generator."""
-        settings = bert_settings(
+        return cls(ModernBertForMaskedLM(cls.settings(config, vocabulary, source)), vocabulary, source)
+
+    @classmethod
+    def settings(cls, config: PriorModelConfig, vocabulary: Vocabulary, source: CodeSource) -> Any:
+        """The ModernBertConfig of `model.*`."""
+        return bert_settings(
             config.layers,
             config.rope_theta,
             vocab_size=vocabulary.size,
@@ -62,14 +69,23 @@ class MaskedPrior(Prior):
             tie_word_embeddings=config.tied,
             attention_dropout=config.attention_dropout,
         )
-        return cls(ModernBertForMaskedLM(settings), vocabulary, source)
 
     @property
     def places(self) -> int:
-        """P, the places of a sample."""
+        """P, the places of a sample that are masked and filled in each by itself."""
         return self.source.positions // self.source.codebooks
 
-    def predicted(self, code_BN: Tensor, token_B: Tensor) -> Predicted:
+    @property
+    def drawn_by(self) -> int:
+        """Random numbers that draw a code."""
+        return 1
+
+    @property
+    def hidden(self) -> int:
+        """What stands for a code that is masked."""
+        return self.vocabulary.mask
+
+    def predicted(self, code_BN: Tensor, token_B: Tensor) -> Any:
         """What is predicted of every code, given the codes (or mask tokens) at all positions."""
         books, codes = self.source.codebooks, self.vocabulary.codebook_size
         embed, read_BN = self.lm.get_input_embeddings(), self.arranged(code_BN)
@@ -89,7 +105,7 @@ class MaskedPrior(Prior):
 
     def masked(self, code_BN: Tensor, masked_BN: Tensor) -> Tensor:
         """The codes, with the mask token where masked_BN is true."""
-        return torch.where(masked_BN, self.vocabulary.mask, code_BN)
+        return torch.where(masked_BN, self.hidden, code_BN)
 
     def from_level(self, masked_BP: Tensor, level_B: Tensor) -> tuple[Tensor, Tensor]:
         """Which codes are masked where masked_BP of a codebook are, and which of these are that codebook's."""
@@ -118,7 +134,7 @@ class MaskedPrior(Prior):
 
     def usage(self, name: str) -> str:
         """Plain transformers load it; the decoding in steps is vqloom's."""
-        if self.condition.prefix:
+        if self.condition.texts:
             return super().usage(name)
         mask = self.vocabulary.mask
         return f'It is a stock ModernBERT: `{self.stock}.from_pretrained("{name}")` loads it; the mask token is {mask}.'
@@ -168,8 +184,9 @@ class MaskedPrior(Prior):
         return [max(1, drawing.steps >> level) for level in range(self.source.codebooks)]
 
     def draws(self, drawing: Drawing) -> int:
-        """In each step a number to draw each code, and with order=confidence another to choose which to keep."""
-        return sum(self.level_steps(drawing)) * self.places * (2 if drawing.order == "confidence" else 1)
+        """In each step what it takes to draw each code, and with order=confidence a number to choose which to keep."""
+        each = self.drawn_by + (drawing.order == "confidence")
+        return sum(self.level_steps(drawing)) * self.places * each
 
     @without_autocast
     @torch.inference_mode()
@@ -180,7 +197,7 @@ class MaskedPrior(Prior):
         """
         batch, books, steps_G = len(token_B), self.source.codebooks, self.level_steps(drawing)
         uniform_SBXP = uniform_BU.view(batch, sum(steps_G), -1, self.places).transpose(0, 1)
-        code_BGP = torch.full((batch, books, self.places), self.vocabulary.mask, device=token_B.device)
+        code_BGP = torch.full((batch, books, self.places), self.hidden, device=token_B.device)
         given_BGP = None if given_BN is None else given_BN.view_as(code_BGP)
         first = 0
         for level, steps in enumerate(steps_G):
@@ -188,6 +205,28 @@ class MaskedPrior(Prior):
             self._fill(code_BGP, level, first, uniform_SBXP[first : first + steps], token_B, drawing, given_BP)
             first += steps
         return code_BGP.flatten(1)
+
+    def halton_ranks(self) -> Tensor:
+        """When each place is filled in with order=halton, on the CPU."""
+        return halton_order(*self.source.grid).argsort()
+
+    def drawn(
+        self,
+        code_BGP: Tensor,
+        level: int,
+        token_B: Tensor,
+        uniform_BXP: Tensor,
+        drawing: Drawing,
+        strength: float,
+    ) -> tuple[Tensor, Callable[[], Tensor]]:
+        """A codebook's codes drawn at all places, drawn_BP, and what gives their log-probabilities, log_BP.
+
+        The first `drawn_by` of uniform_BXP are their random numbers, `strength` is that of guidance.
+        """
+        logits_BPK = self.guided_logits(code_BGP.flatten(1), token_B, strength)
+        logits_BPK = logits_BPK if logits_BPK.ndim == 3 else logits_BPK[:, :, level]
+        drawn_BP = draw_codes(logits_BPK.flatten(0, 1), uniform_BXP[:, 0].reshape(-1), drawing).view(len(token_B), -1)
+        return drawn_BP, lambda: log_of(logits_BPK, drawn_BP)
 
     def _fill(
         self,
@@ -209,64 +248,16 @@ class MaskedPrior(Prior):
         start_B1 = open_BP.sum(1, keepdim=True)
         at_P = None
         if drawing.order == "halton":
-            at_P = to_device(halton_order(*self.source.grid).argsort(), token_B.device)
+            at_P = to_device(self.halton_ranks(), token_B.device)
         for step, uniform_BXP in enumerate(uniform_SBXP):
-            strength, temperature = (at(first + step, total) for at in (drawing.guidance_at, drawing.temperature_at))
-            logits_BPK = self.guided_logits(code_BGP.flatten(1), token_B, strength)
-            logits_BPK = logits_BPK if logits_BPK.ndim == 3 else logits_BPK[:, :, level]
-            drawn_X = draw_codes(logits_BPK.flatten(0, 1), uniform_BXP[:, 0].reshape(-1), drawing, temperature)
-            drawn_BP = drawn_X.view(batch, -1)
+            strength, how = drawing.guidance_at(first + step, total), drawing.at(first + step, total)
+            drawn_BP, log_BP = self.drawn(code_BGP, level, token_B, uniform_BXP, how, strength)
             left_B1 = (start_B1.double() * still_masked(step + 1, steps)).round()
             if at_P is not None:
                 score_BP = -at_P.float().expand(batch, -1)
             else:
-                own = replace(drawing, steps=steps)
-                score_BP = confidence(logits_BPK, drawn_BP, uniform_BXP[:, 1], own, step)
+                score_BP = with_noise(log_BP(), uniform_BXP[:, -1], replace(drawing, steps=steps), step)
             now_B1 = open_BP.sum(1, keepdim=True) - left_B1
             fill_BP = open_BP & (rank(score_BP.masked_fill(~open_BP, -torch.inf)) < now_B1)
             code_BP.copy_(torch.where(fill_BP, drawn_BP, code_BP))
             open_BP = open_BP & ~fill_BP
-
-
-def still_masked(step: int, steps: int) -> float:
-    """Share of the codes that is still masked after `step` of `steps` steps: cos(π/2 · step/steps)."""
-    return math.cos(math.pi / 2 * step / steps) if step < steps else 0.0
-
-
-def confidence(logits_BNK: Tensor, drawn_BN: Tensor, uniform_BN: Tensor, drawing: Drawing, step: int) -> Tensor:
-    """Log-probability of the codes drawn, plus Gumbel noise that decreases to 0 at the last step."""
-    log_BN = logits_BNK.log_softmax(-1).gather(2, drawn_BN[..., None])[..., 0]
-    gumbel_BN = -torch.log(-torch.log(uniform_BN.clamp(1e-7, 1 - 1e-7)))
-    return log_BN + drawing.choice_temperature * (1 - (step + 1) / drawing.steps) * gumbel_BN
-
-
-def rank(score_BN: Tensor) -> Tensor:
-    """Place of each score in its row, 0 for the highest."""
-    return score_BN.argsort(stable=True, dim=1, descending=True).argsort(1)
-
-
-def halton_order(*grid: int) -> Tensor:
-    """All positions of a grid, int64 (h·w,), in the order in which the Halton sequence in bases 2 and 3 hits them.
-
-    Latent tokens, which have no place, count as one row. Time, as the first of three axes, has base 5.
-    """
-    sides = grid if len(grid) > 1 else (1, *grid)
-    bases = (5, 2, 3)[-len(sides) :]
-    order: dict[int, None] = {}
-    number = 0
-    while len(order) < math.prod(sides):
-        number, place = number + 1, 0
-        for side, base in zip(sides, bases, strict=True):
-            place = place * side + int(_halton(number, base) * side)
-        order.setdefault(place)
-    return torch.tensor(list(order))
-
-
-def _halton(number: int, base: int) -> float:
-    """The radical inverse: a number's digits in a base, mirrored at the point."""
-    value, place = 0.0, 1.0 / base
-    while number:
-        number, digit = divmod(number, base)
-        value += digit * place
-        place /= base
-    return value

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM
 
 from stage1_tokenizer.kernels.cpu.linear import Product
 from stage1_tokenizer.layers.precision import without_autocast
@@ -34,7 +33,7 @@ from stage2_prior.priors.base import Prior, needs_vqloom
 from stage2_prior.priors.llama import through_layers
 from stage2_prior.priors.predicted import Predicted
 from stage2_prior.priors.pyramid import Pyramid
-from stage2_prior.priors.stock import Work, llama_settings
+from stage2_prior.priors.stock import Work, llama_settings, with_head
 
 
 class MultiscalePrior(Prior):
@@ -54,7 +53,7 @@ class MultiscalePrior(Prior):
     ) -> Self:
         """A prior with fresh weights, from torch's generator, and a frozen copy of `quantizer`."""
         assert isinstance(quantizer, MultiscaleQuantizer), "it needs its tokenizer's quantizer"
-        lm = LlamaForCausalLM(llama_settings(config, vocabulary.size, source.positions, tie_word_embeddings=True))
+        lm = with_head(llama_settings(config, vocabulary.size, source.positions, tie_word_embeddings=True))
         return cls(lm, vocabulary, source, pyramid=Pyramid(quantizer, config.width))
 
     def work(self) -> list[Work]:

@@ -2,7 +2,7 @@
 
 Which classes are dropped, which codes are replaced or masked, and in which order they come, is drawn for the whole
 global batch from (seed, step) on every rank, and each rank takes its samples' rows: a run that resumes on another
-number of ranks draws the same. (Dropout of attention weights is drawn by each rank.)
+number of ranks draws the same. (Dropout inside the transformer is drawn by each rank.)
 """
 
 import contextlib

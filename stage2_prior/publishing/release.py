@@ -30,7 +30,7 @@ def release_prior(
         config, origin = _about_run(Path(run))
         prior = load_prior(run)
         if tokenizer is not None:
-            fingerprint = Tokenizer.from_pretrained(tokenizer).fingerprint
+            fingerprint = Tokenizer.from_pretrained(tokenizer).code_fingerprint
             prior.source.must_be_of(fingerprint, "tokenizer", tokenizer)
         if metrics:
             command = f"stage2_prior.evaluate --prior {run}"

@@ -44,7 +44,7 @@ class Given(Subjects):
         self.x_BCHW, names, labels, self.captions, sizes = read(config, transform, prior)
         super().__init__(prior, range(len(names)), names, numbered(names))
         self.classes = requested_classes(config.classes, labels, prior)
-        texts = requested_texts(config, self.captions, self.kind.name) if prior.condition.prefix else []
+        texts = requested_texts(config, self.captions, self.kind.name) if prior.condition.texts else []
         condition = prior.condition
         self._tokens = condition.of_texts(texts) if texts else condition.of_labels(torch.tensor(self.classes))
         say_cut(prior, texts)

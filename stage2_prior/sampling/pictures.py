@@ -24,6 +24,7 @@ from stage2_prior.codes.source import code_type
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.priors.base import Prior, weights_hash
+from stage2_prior.priors.bits import check_drawing
 from stage2_prior.sampling.conditions import Classes, Subjects
 from stage2_prior.sampling.sliding import Sliding
 from stage2_prior.sampling.writing import Files, Writers
@@ -79,13 +80,16 @@ def sample_codes(
 class Sampling:
     """One sampling: its batches and its folder."""
 
-    def __init__(self, config: SampleConfig, prior: Prior, subjects: Subjects):
+    def __init__(self, config: SampleConfig, prior: Prior, subjects: Subjects, decoder: str = ""):
+        """`decoder` is the fingerprint of the tokenizer that decodes."""
         self.config, self.prior, self.subjects = config, prior, subjects
+        self.decoder = decoder or prior.source.tokenizer
         self.out, self.kind = Path(config.out), sample_kind(prior.source.kind)
         for name, own in (("npz", "pictures"), ("mp4", "videos")):
             if getattr(config, name) and self.kind.name != own:
                 raise UserError(f"{name}=true is for {own}, but the prior is of {self.kind.name}: leave it out")
         self.sliding = Sliding.of(config, prior.source)
+        check_drawing(prior, config)
         self.weights = weights_hash(prior)
         self.labels, self.folders = self.subjects.labels, self.subjects.folders
         if config.guidance != 1 and not self.subjects.guidable:
@@ -118,6 +122,7 @@ class Sampling:
         return {
             "settings": settings,
             "tokenizer": self.prior.source.tokenizer,
+            **({"decoder": self.decoder} if self.decoder != self.prior.source.tokenizer else {}),
             "prior_weights": self.weights,
             **self.subjects.about(),
             "grid": list(self.prior.source.grid),
@@ -144,6 +149,8 @@ class Sampling:
             added = {field.name: field.default for field in fields(self.config) if field.default is not MISSING}
             settings = {**added, **there.get("settings", {})}  # what older versions don't state was the default
             there["settings"] = {key: value for key, value in settings.items() if key not in PLACES}
+            described["decoder"] = self.decoder  # left out where it is the tokenizer that made the codes
+            there.setdefault("decoder", there.get("tokenizer"))
             later = ("prior_weights", *self.subjects.about())  # older versions don't state them
             wrong = [
                 key for key, value in described.items() if there.get(key, ...) not in (value, *[...] * (key in later))

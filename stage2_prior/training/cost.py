@@ -14,11 +14,12 @@ from torch import nn
 from launch.strategies.memory import memory_table, state_bytes
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers import build_quantizer
+from stage2_prior.codes.factors import factors_for
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.priors.base import Prior
-from stage2_prior.priors.build import KINDS, build_prior
+from stage2_prior.priors.build import build_prior, prior_class
 from stage2_prior.priors.losses import MOST_LOGITS
 
 PEAK_TFLOPS = {
@@ -85,9 +86,12 @@ def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int)
     tokens = (model.prefix + source.positions) * -(-config.data.batch_size // (devices * config.micro_batches(devices)))
     size = 2 if config.run.precision == "bf16" else 4
     layer = (10 * model.width + 4 * model.inner_width) * size
-    layers = KINDS[model.kind].layers_per_code(model, source)
+    kind = prior_class(model.kind, model.head)
+    layers = kind.layers_per_code(model, source)
     kept = layers * model.width * 4 + layer if config.activation_checkpointing else layers * layer
-    logits = min(tokens * source.codebook_size, MOST_LOGITS)
+    factors = factors_for(model.kind, model.head, model.factors, source.codebook_size)
+    outputs = sum(1 << bits for bits in factors) or source.codebook_size
+    logits = min(tokens * outputs, MOST_LOGITS)
     return float(tokens * kept + 2 * 4 * logits)
 
 

@@ -179,7 +179,7 @@ def say_size(prior: Prior, size: Cost, config: PriorTrainConfig, run: Run) -> Ut
 
 def say_cut(prior: Prior, index: ShardIndex, run: Run) -> None:
     """Say how many captions are longer than the prior takes, of some that are evenly spaced in the set."""
-    if not prior.condition.prefix or not run.is_main:
+    if not prior.condition.texts or not run.is_main:
         return
     try:
         seen = every_code(index, batch_size=64, limit=LOOKED_AT_REMOTE if index.remote else LOOKED_AT)

@@ -29,7 +29,7 @@ class Demo:
         if tokenizer.transform is None or not tokenizer.codebook_size or tokenizer.config.spatial_dims != 2:
             raise UserError("the demo needs a tokenizer of pictures with codes: choose another tokenizer")
         if prior is not None:
-            prior.source.must_be_of(tokenizer.fingerprint, "tokenizer", "the page's")
+            prior.source.must_be_of(tokenizer.code_fingerprint, "tokenizer", "the page's")
         self.tokenizer, self.prior = tokenizer, prior
 
     def reconstruct(self, picture: Any) -> tuple[Any, Any, Any, list[Any], str]:

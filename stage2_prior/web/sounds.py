@@ -37,7 +37,7 @@ class SoundDemo:
         if not isinstance(transform, SoundConfig) or not tokenizer.codebook_size:
             raise UserError("the demo needs a tokenizer of sounds with codes: choose another tokenizer")
         if prior is not None:
-            prior.source.must_be_of(tokenizer.fingerprint, "tokenizer", "the page's")
+            prior.source.must_be_of(tokenizer.code_fingerprint, "tokenizer", "the page's")
         self.tokenizer, self.prior, self.transform, self.kind = tokenizer, prior, transform, sample_kind("sounds")
 
     @property
@@ -68,7 +68,7 @@ class SoundDemo:
         """Sounds of a class (or a text), sampled from the prior, None for the rest of SAMPLES; last, spectrograms."""
         assert self.prior is not None
         drawing = Drawing(guidance=guidance, temperature=temperature)
-        text = bool(self.prior.condition.prefix)
+        text = self.prior.condition.texts
         subjects = Prompts(self.prior, [of]) if text else Classes(self.prior, [of] if of != NONE else ["none"])
         wanted = [Picture(subjects.labels[0], number) for number in range(int(count))]
         idx_BGT = sample_codes(self.prior, wanted, int(seed), drawing, subjects)
@@ -122,7 +122,7 @@ def _reconstruct_tab(gradio: Any, blocks: Any, demo: SoundDemo, first: str | Non
 
 def _sample_tab(gradio: Any, demo: SoundDemo) -> None:
     assert demo.prior is not None
-    names, text = [*demo.prior.vocabulary.classes, NONE], bool(demo.prior.condition.prefix)
+    names, text = [*demo.prior.vocabulary.classes, NONE], demo.prior.condition.texts
     most = 10.0 if text or len(names) > 1 else 1.0
     with gradio.Row():
         chosen = gradio.Textbox(label="text") if text else gradio.Dropdown(names, value=names[0], label="class")

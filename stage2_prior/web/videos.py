@@ -94,7 +94,7 @@ class VideoDemo:
         """Clips of a class (or a text), sampled from the prior; with a video `first`, its first frames stay."""
         assert self.prior is not None
         drawing = Drawing(guidance=guidance, temperature=temperature)
-        text = bool(self.prior.condition.prefix)
+        text = self.prior.condition.texts
         subjects: Subjects = (
             Prompts(self.prior, [of]) if text else Classes(self.prior, [of] if of != NONE else ["none"])
         )
@@ -148,7 +148,7 @@ def _reconstruct_tab(gradio: Any, blocks: Any, demo: VideoDemo, first: str | Non
 
 def _sample_tab(gradio: Any, demo: VideoDemo) -> None:
     assert demo.prior is not None
-    names, text = [*demo.prior.vocabulary.classes, NONE], bool(demo.prior.condition.prefix)
+    names, text = [*demo.prior.vocabulary.classes, NONE], demo.prior.condition.texts
     most = 10.0 if text or len(names) > 1 else 1.0
     with gradio.Row():
         chosen = gradio.Textbox(label="text") if text else gradio.Dropdown(names, value=names[0], label="class")

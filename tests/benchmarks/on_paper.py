@@ -32,7 +32,10 @@ from tests.gpu.stand_ins import stand_ins
 from tests.gpu.watch import CUDA, ROOT
 
 RECIPES = ROOT / "launch" / "recipes"
-CLASSES = {"imagenet256": 1000, "imagenet256_taming": 1000, "cifar10": 10, "mnist": 10}
+CLASSES = dict.fromkeys(("imagenet256", "imagenet256_taming", "imagenet256_rar", "imagenet256_alitok"), 1000) | {
+    "cifar10": 10,
+    "mnist": 10,
+}
 """Classes of a recipe's data; elsewhere 40, which hardly matters."""
 NEAREST = (4096, 16384, 8)
 """Latents, codes and dimension of imagenet256's search at 16 pictures a GPU."""
@@ -50,6 +53,7 @@ def on_one_gpu(recipe: Path) -> int:
 def tokenizer(name: str, pictures: int, folder: str) -> Stage1:
     """A training of a recipe's tokenizer, its discriminators at work."""
     options = ["--config", str(RECIPES / name / "tokenizer.yaml"), *EAGER, folder, "--loss.adversarial.start", "0"]
+    options += ["--loss.semantic.weight", "0"]  # a frozen network's share isn't the recipe's to choose
     return Stage1(options, pictures)
 
 

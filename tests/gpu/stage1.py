@@ -22,8 +22,9 @@ from launch.run.runtime import Run
 from launch.run.seeding import seed_step
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.layers import spectrum
-from stage1_tokenizer.losses import lpips, spectral
+from stage1_tokenizer.losses import frozen_networks, lpips, spectral
 from stage1_tokenizer.media import MEDIA
+from stage1_tokenizer.training.inputs import Inputs
 from stage1_tokenizer.training.loop import train_step
 from stage1_tokenizer.training.monitor import Monitor
 from stage1_tokenizer.training.trained import Trained, build
@@ -69,13 +70,13 @@ class Stage1:
         self.config: TokenizerTrainConfig = parse(TokenizerTrainConfig, [*options, *QUIET], prog="")
         self.pictures = pictures or self.config.data.batch_size
         self.run = run_of_one(self.config.run)
-        self.medium = MEDIA[self.config.data.kind]
+        medium = self.medium = MEDIA[self.config.data.kind]
         for kept in (lpips.evenly_spread, spectrum.hann, spectrum.mel_filters, spectral._filters):
             kept.cache_clear()  # fakes of one `pretend` are no tensors of the next
         loading = [
             mock.patch(f"stage1_tokenizer.media.{kind}.load_lpips", random_lpips) for kind in ("pictures", "videos")
         ]
-        with loading[0], loading[1]:
+        with loading[0], loading[1], _networks_without_files():
             terms = self.medium.terms(self.config.loss, self.config.data.transform)
         told = mock.patch.object(
             lpips.PerceptualTerm, "compared", return_value=(0.0, 0.0)
@@ -83,6 +84,7 @@ class Stage1:
         with told, _vit_without_file() if _has_dino(self.config) else contextlib.nullcontext():
             self.trained: Trained = build(self.config, terms, self.run)
         self.monitor = Monitor.of(self.config, self.trained.tokenizer)
+        self.inputs = Inputs(self.config, self.trained.tokenizer, medium, self.run)
         self.number = 0
 
     def batch(self) -> PictureBatch | SoundBatch | VideoBatch:
@@ -101,12 +103,31 @@ class Stage1:
         """One step with all that the loop does in it."""
         batch = self.batch()
         seed_step(self.config.run.seed, 0, self.number)
-        inputs = self.medium.input(batch, self.run.device)
-        beside = self.medium.beside(batch, self.run.device)
-        scalars, good = train_step(self.config, self.trained, inputs, self.number, **beside)
+        x_BCHW, beside = self.inputs.of(batch, self.number)
+        scalars, good = train_step(self.config, self.trained, x_BCHW, self.number, **beside)
         logged = self.run.record(scalars, step=self.number, samples=self.config.data.batch_size, good=good)
         self.run.note(self.number, self.monitor.look(logged or {}))
         self.number += 1
+
+
+def _networks_without_files() -> contextlib.AbstractContextManager[Any]:
+    """Inside, loss.semantic and loss.logits have small networks of random weights."""
+
+    def drawn(_: str, name: str, kind: str) -> tuple[torch.nn.Module, Path]:
+        import transformers
+
+        if kind == "AutoModel":
+            shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+            network: Any = transformers.Dinov2Model(transformers.Dinov2Config(**shape, image_size=32, patch_size=2))
+        else:
+            shape = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+            network = transformers.ResNetForImageClassification(transformers.ResNetConfig(**shape))
+        return frozen_networks.frozen(network), Path(name)
+
+    stack = contextlib.ExitStack()
+    for module in ("semantic", "logits"):
+        stack.enter_context(mock.patch(f"stage1_tokenizer.losses.{module}.loaded", drawn))
+    return stack
 
 
 def _has_dino(config: TokenizerTrainConfig) -> bool:

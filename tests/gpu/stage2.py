@@ -27,7 +27,7 @@ from tests.gpu.watch import CUDA
 CLASSES = tuple(f"class {number}" for number in range(10))
 LEVELS = CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, codebooks=2)
 SOURCES = {
-    "autoregressive": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}),
+    "autoregressive": CodeSource("f" * 64, 32, (2, 2), {"size": 16, "channels": 1}),
     "depth": LEVELS,
     "delay": LEVELS,
     "multiscale": CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, scales=(1, 2)),
@@ -109,7 +109,7 @@ class Sampler:
         """`given`: half of the codes are given, as for inpainting; `graph`: by the steps that graphs are made of."""
         self.prior, self.drawing, self.graph = prior.to(device).eval(), drawing, graph
         self.uniform_BU = torch.rand(rows, prior.draws(drawing), device=device)
-        tokens = prior.condition.of_texts(["a text"] * rows) if prior.condition.prefix else None
+        tokens = prior.condition.of_texts(["a text"] * rows) if prior.condition.texts else None
         self.token_B = torch.zeros(rows, dtype=torch.int64) if tokens is None else tokens
         self.token_B = self.token_B.to(device)
         self.given_BN = None

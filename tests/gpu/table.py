@@ -28,7 +28,10 @@ NOT_HERE = {
     "dry_run": "takes no steps",
     "evaluate_features": "is for evaluations, not for steps",
     "inflate": "is how a run begins",
+    "loss.logits.normalise": "is a mean and a deviation",
     "loss.perceptual.net=squeeze": "needs a file of weights, and is no other code than alex",
+    "loss.semantic.normalise": "is a mean and a deviation",
+    "loss.semantic.resize": "is a choice of torch's interpolation",
     "model.double_z": "is for published weights",
     "model.preset": "is a size",
     "model.spatial_dims": "is 2 for pictures",
@@ -41,15 +44,17 @@ NOT_HERE = {
 
 FURTHER = {
     "tokenizer": """
-        data.micro_batch=2 freeze=[encoder,quantizer] loss.adversarial.lecam=0.1 loss.adversarial.penalty=10
+        data.micro_batch=2 freeze=[encoder,quantizer] loss.adversarial.consistency=4 loss.logits.weight=0.1
+        loss.adversarial.lecam=0.1 loss.adversarial.penalty=10
         loss.adversarial.penalty_fake=10 loss.adversarial.ramp=10 loss.adversarial.weight=0 loss.discriminators=further
         loss.perceptual.fraction=0.5 loss.perceptual.weight=1 model.dropout=0.1 model.quantizer.anneal=5
-        model.quantizer.revive_after=1 model.vit.latent_tokens=5 optimizer.clip=0 optimizer.ema_decay=0 run.log_every=1
+        model.quantizer.perturb.samples=1 model.quantizer.revive_after=1 model.vit.latent_tokens=5 optimizer.clip=0
+        optimizer.ema_decay=0 run.log_every=1
     """,
     "prior": """
-        data.micro_batch=2 model.attention_dropout=0.1 model.class_dropout=0 model.code_noise=0.1
-        model.key_value_heads=2 model.label_smoothing=0.1 model.z_loss=0.0001 optimizer.accumulate=2 optimizer.clip=0
-        run.log_every=1
+        data.micro_batch=2 model.attention_dropout=0.1 model.class_dropout=0 model.class_tokens=3 model.code_noise=0.1
+        model.dropout=0.1 model.key_value_heads=2 model.label_smoothing=0.1 model.token_dropout=0.1 model.z_loss=0.0001
+        optimizer.accumulate=2 optimizer.clip=0 run.log_every=1
     """,
 }
 """Settings without listed choices that change what a step does."""
@@ -88,6 +93,10 @@ NEEDS = {
     "loss.adversarial.discriminator=bands": f"{VOCOS} loss.adversarial.windows=[64]",
     "loss.adversarial.discriminator=stft": f"{VOCOS} loss.adversarial.windows=[64]",
     "loss.adversarial.per_frame": VIDEOS,
+    "loss.adversarial.consistency": "loss.adversarial.augment.translate=0.1",
+    "loss.logits": "loss.logits.network=TINY/CLASSIFIER loss.logits.normalise=imagenet",
+    "loss.semantic": "loss.semantic.network=TINY/VISION loss.semantic.weight=1 loss.semantic.size=32 "
+    "loss.semantic.normalise=imagenet loss.semantic.hidden=8",
     "loss.adversarial.reduction": f"{VOCOS} loss.adversarial.discriminator=periods",
     "loss.balance": VOCOS,
     "loss.preset": VOCOS,
@@ -231,6 +240,11 @@ ROWS = {
             "loss.adversarial.penalty=10 loss.adversarial.penalty_fake=10 channels_last=true",
             "loss.perceptual.fraction=0.5 model.quant_conv_kernel=0 loss.adversarial.adaptive=false",
             "loss.perceptual.net=alex model.quant_conv_kernel=3 loss.adversarial.weight=0",
+            "loss.semantic.at=codes loss.semantic.form=contrastive loss.semantic.unit_length=true",
+            "loss.semantic.at=decoder loss.semantic.projector=linear run.precision=bf16",
+            "loss.semantic.form=margin loss.semantic.adaptive=true",
+            "loss.adversarial.discriminator=maskbit loss.adversarial.augment.colour=true "
+            "loss.adversarial.consistency=4 loss.logits.weight=0.1",
         ],
         carriers=[
             *(f"model.quantizer.kind={kind} run.precision=bf16" for kind in QUANTIZERS),
@@ -249,9 +263,14 @@ ROWS = {
         *_pairs((f"model.kind={kind}" for kind in KINDS), ["given", "guidance=3 top_k=5 bf16"]),
         "guidance=3 guidance_schedule=linear min_p=0.1",
         "guidance=3 guidance_schedule=cosine guidance_until=0.5 top_p=0.9 final_temperature=0.5",
+        "guidance=3 guidance_schedule=power-cosine guidance_power=2.75",
         "temperature=0",
         "model.kind=masked order=halton",
+        *_pairs(["model.head=bits", "model.head=factors"], ["given", "model.kind=masked guidance=3 bf16"]),
+        "model.head=bits guidance=3 bit_steps=[2,3] bf16",
+        "graph model.head=factors guidance=3",
         "model.condition=text guidance=3",
+        "graph model.architecture=olmo2 guidance=3 top_k=5 bf16",
         *_pairs(["graph", "graph model.kind=depth"], ["given", "guidance=3 top_k=5 bf16", "top_p=0.9 temperature=0.5"]),
     ],
 }

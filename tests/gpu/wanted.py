@@ -9,6 +9,7 @@ IN_STEPS = {
         "given",
         "stage2_prior/generation/autoregressive.py",
     ): "where drawing begins depends on what is given, once a batch",
+    ("given", "stage2_prior/generation/bits.py"): "as above",
 }
 """By a word of the row and the file in which it waits."""
 

@@ -21,6 +21,11 @@ CODES, CLASSES, GRID = 24, ("circle", "square", "star"), (3, 4)
 SOURCE = CodeSource("f" * 64, CODES, GRID, {"size": 12, "channels": 1})
 
 
+NORMED: list[dict[str, object]] = [{"architecture": "qwen3"}, {"architecture": "olmo2"}]
+NORMED += [{"architecture": "qwen3", "key_value_heads": 2}, {"architecture": "olmo2", "key_value_heads": 2}]
+"""Settings of stock models with other norms than a Llama's."""
+
+
 def tiny_prior(seed: int = 0, spread: float = 6.0, source: CodeSource = SOURCE, **settings: object) -> Prior:
     """A prior of two layers; `spread` scales its matrices, so that its choices are far from uniform.
 

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 from launch.stages import figures
-from launch.stages.jobs import NEEDS
+from launch.stages.jobs import BY_CHOICE, NEEDS
 from launch.stages.listing import PipelineConfig, stages
 from tests.imports import ROOT
 
 
 def test_moving_digits_are_made_sampled_by_prompts_and_continued(tmp_path: Path) -> None:
     listed = {stage.name: stage for stage in stages(PipelineConfig(data="moving_digits", out=str(tmp_path)))}
-    assert list(listed) == ["data", *(name for name in NEEDS if name != "report")]
+    assert list(listed) == ["data", *(name for name in NEEDS if name not in ("report", *BY_CHOICE))]
     data, train = tmp_path / "data", str(tmp_path / "data" / "train.json")
     assert listed["data"].module == "data.pack" and listed["data"].makes[0] == Path(train)
     assert listed["data"].arguments[1:4] == (str(data), "--kind", "moving_digits") and "MIT, see LICENSE" in str(listed)

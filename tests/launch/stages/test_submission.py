@@ -59,6 +59,23 @@ def test_every_stage_comes_after_what_it_needs(recipe: Path, tmp_path: Path) -> 
     assert "samples-index" not in seen
 
 
+def test_a_recipe_may_tune_the_decoder_on_what_the_prior_draws(recipe: Path, tmp_path: Path) -> None:
+    (recipe / "decoder.yaml").write_text("steps: 5\n")
+    (recipe / "cluster.yaml").write_text("stages:\n  redraw: {parts: 2, arguments: [--true_share, '0.5']}\n")
+    stages = {stage.name: stage for stage in chain.read(recipe, tmp_path).stages}
+    order = ["prior", "redraw", "redraw-index", "decoder", "decoder-release", "samples", "prior-evaluation", "report"]
+    assert list(stages)[5:] == order
+    assert stages["redraw"].arguments_of(1, 2)[-6:] == ["--true_share", "0.5", "--part", "1", "--parts", "2"]
+    assert stages["redraw-index"].arguments == ("--out", str(tmp_path / "codes" / "redrawn"), "--parts", "2")
+    assert stages["decoder"].needs == ("redraw-index",) and stages["samples"].needs == ("prior", "decoder-release")
+    for name, script in (("redraw", "redraw"), ("decoder", "tokenizer"), ("decoder-release", "release")):
+        assert stages[name].script == f"{script}.sbatch" and (ROOT / "launch" / "slurm" / stages[name].script).exists()
+    arguments = stages["samples"].arguments
+    assert arguments[arguments.index("--tokenizer") + 1] == str(tmp_path / "decoder")
+    plain = chain.read(MNIST, tmp_path).stage("samples").arguments
+    assert plain[plain.index("--tokenizer") + 1] == str(tmp_path / "tokenizer")
+
+
 def rows(recipe: Path, out: Path, first: str | None = None, **live: str) -> dict[str, submission.Row]:
     jobs = {name.strip("j"): state for name, state in live.items()}
     return {row.stage.name: row for row in submission.plan(chain.read(recipe, out), recipe, out, first, jobs)}

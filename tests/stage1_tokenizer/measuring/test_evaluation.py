@@ -150,3 +150,19 @@ def test_training_measures_what_the_command_measures(tmp_path: Path):
     )
     for name in ("psnr", "frechet_vgg16", "kid_vgg16", "precision_vgg16", "recall_vgg16"):
         assert line[f"eval/{name}"] == pytest.approx(found[name], rel=1e-4), name
+
+
+def test_the_distance_of_perturbed_codes_says_what_it_is(released: Path):
+    few = {"samples": 12, "perturb_nearest": 6}
+    none, some = (evaluate(config(released, f"{share}.json", perturb_share=share, **few)) for share in (1e-9, 0.3))
+    name = "frechet_vgg16_perturbed_0.3_of_6"
+    assert none["frechet_vgg16_perturbed_1e-09_of_6"] == pytest.approx(none["frechet_vgg16"], rel=1e-6)
+    assert some["frechet_vgg16"] == none["frechet_vgg16"] != pytest.approx(some[name], rel=1e-3)
+    about = some["measured"]["metrics"][name]
+    assert about["share"] == 0.3 and about["nearest"] == 6 and len(about["hash"]) == 16
+    again = json.loads(json.dumps(some))
+    again["measured"]["metrics"][name]["hash"] = "another"
+    comparable, lines = report(some, again)
+    assert comparable and any(f"their conditions differ: {name}" in line for line in lines)
+    with pytest.raises(ValueError, match=r"perturb_share=0\.3 needs features"):
+        config(released, perturb_share=0.3, features="none")

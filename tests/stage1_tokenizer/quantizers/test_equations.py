@@ -81,6 +81,23 @@ def test_simvq_is_the_librarys() -> None:
     assert not ours.embedding.weight.requires_grad
 
 
+def test_two_levels_of_fsq_are_signs_with_the_curve_steepest_at_zero() -> None:
+    """The library's curve for even numbers would put 2 levels at -1 and 0 and be flat where latents begin."""
+    quantizer = build_quantizer(QuantizerConfig(kind="fsq", levels=[2, 2, 3]))
+    z = (2 * latents(3)).requires_grad_()
+    made = quantizer(z)
+    assert torch.equal(made.latents[:, :2], torch.where(z[:, :2] > 0, 1.0, -1.0))
+    made.latents[:, :2].sum().backward()
+    expected = 1.001 * (1 - z[:, :2].detach().tanh().square())
+    torch.testing.assert_close(z.grad[:, :2], expected)  # type: ignore[index]
+    idx_1N1 = torch.arange(12).view(1, -1, 1)
+    embedded = quantizer.embed(idx_1N1)
+    assert torch.equal(embedded[0, 0, :4, 0], torch.tensor([-1.0, 1.0, -1.0, 1.0]))
+    assert torch.equal(quantizer.nearest(embedded), idx_1N1)
+    assert torch.equal(quantizer.embed(made.codes), made.latents)  # type: ignore[arg-type]
+    assert not quantizer.config.binary and QuantizerConfig(kind="fsq", levels=[2, 2]).binary
+
+
 @pytest.mark.parametrize("levels", [[8, 5, 5, 5], [3, 4, 7], [16]])
 def test_fsq_is_the_librarys(levels: list[int]) -> None:
     ours, theirs = build_quantizer(QuantizerConfig(kind="fsq", levels=levels)), library.FSQ(levels)
@@ -309,6 +326,31 @@ def test_multiscale_is_its_algorithm() -> None:
     assert torch.equal(made.codes, torch.cat(codes, 1))
     torch.testing.assert_close(made.latents, total)
     torch.testing.assert_close(sum(made.losses.values()), 1.25 * torch.stack(errors).mean())
+
+
+def test_multiscale_dropout_ends_the_sum_and_the_losses_of_some_samples_with_a_drawn_scale() -> None:
+    """Here a half of the samples keeps 2 to 4 of 4 scales; the losses of each are means over its own (ImageFolder)."""
+    plain = QuantizerConfig(kind="multiscale", codebook_size=16, code_dim=3, scales=[1, 2, 3, 4])
+    quantizer = build_quantizer(replace(plain, codebook_dropout=0.5, codebook_dropout_from=2)).train()
+    torch.nn.init.normal_(quantizer.codebook.embedding.weight)
+    z = torch.randn(200, 3, 4, 4, requires_grad=True)
+    torch.manual_seed(3)
+    made = quantizer(z)
+    with torch.no_grad():
+        total, totals = torch.zeros_like(z), []
+        for number, idx_BM in enumerate(made.codes.split([1, 4, 9, 16], dim=1)):
+            total = quantizer.add_scale(total, number, idx_BM)
+            totals.append(total)
+        errors_SB = torch.stack([(total - z).square().mean((1, 2, 3)) for total in totals])
+        ends_SB = torch.stack([(total - made.latents).abs().amax((1, 2, 3)) < 1e-5 for total in totals])
+    assert bool((ends_SB.sum(0) == 1).all())
+    assert ends_SB.float().mean(1).tolist() == pytest.approx([0, 1 / 6, 1 / 6, 2 / 3], abs=0.1)
+    expected = torch.stack([errors_SB[: end + 1, b].mean() for b, end in enumerate(ends_SB.float().argmax(0))]).mean()
+    torch.testing.assert_close(sum(made.losses.values()), 1.25 * expected)
+    assert torch.autograd.grad(made.losses["commitment"], z)[0].flatten(1).norm(dim=1).min() > 0
+    whole = build_quantizer(plain)
+    whole.load_state_dict(quantizer.state_dict())
+    assert torch.equal(quantizer.eval()(z).latents, whole(z).latents), "in use there is none"
 
 
 @pytest.mark.parametrize(("count", "starts"), [(1, [0.0]), (2, [0.0, 0.5]), (3, [0.0, 1 / 3, 2 / 3])])

@@ -101,6 +101,8 @@ def test_dropout_ends_the_sum_of_some_samples_with_a_drawn_codebook(config: Quan
     full = built(config)(z)
     assert torch.equal(quantizer.eval()(z).latents, full.latents)
     assert made.losses["commitment"] < full.losses["commitment"]
+    fewest = built(replace(config, codebook_dropout=1.0, codebook_dropout_from=2)).train()
+    assert set(fewest.levels_kept(3, count, z.device).tolist()) == {2, 3}  # type: ignore[union-attr]
 
 
 def test_strides_share_a_code_among_neighbours() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from data.reading.stream import every_code, every_sample
 from data.shards.loading import load_index
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
+from stage2_prior.codes.crops import variants
 from stage2_prior.codes.encoding import Encoding
 from stage2_prior.codes.shares import shards_of, summary
 from stage2_prior.codes.source import CodeSource, code_type
@@ -126,8 +128,11 @@ def test_summary_of_a_histogram():
 
 def test_ten_crops_are_samples_of_their_own(coded: Coded, tmp_path: Path):
     config = EncodeConfig(
-        tokenizer=coded.tokenizer, data=coded.held_out, out=str(tmp_path / "out"), flip=True, crops=5, crop_range=1.5
+        tokenizer=coded.tokenizer, data=coded.held_out, out=str(tmp_path / "out"), crops=10, crop_range=1.5
     )
+    assert variants(10, False) == variants(5, True)
+    with pytest.raises(ValueError, match="crops=10 has mirror images already: leave flip out"):
+        replace(config, flip=True)
     assert encode(config) == 0
     found = {}
     for batch in every_code(str(tmp_path / "out" / "index.json"), batch_size=5):

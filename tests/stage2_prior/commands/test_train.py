@@ -83,7 +83,8 @@ def train_killed_at(config: PriorTrainConfig, step: int, monkeypatch: pytest.Mon
 def test_killed_and_resumed_is_bit_identical(
     coded: Coded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, step: int
 ):
-    model = PriorModelConfig(kind=kind, layers=1, width=16, heads=2, class_dropout=0.3)
+    dropout = {"attention_dropout": 0.1, "dropout": 0.1, "token_dropout": 0.1}
+    model = PriorModelConfig(kind=kind, layers=1, width=16, heads=2, class_dropout=0.3, **dropout)
     assert train(settings(coded, tmp_path / "whole", model=model)) == 0
     cut = settings(coded, tmp_path / "cut", model=model)
     train_killed_at(cut, step, monkeypatch)

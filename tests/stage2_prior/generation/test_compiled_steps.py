@@ -20,6 +20,7 @@ from stage2_prior.generation.one_token import OneToken
 from stage2_prior.sample import sample
 from tests.stage2_prior.conftest import Coded, Trained
 from tests.stage2_prior.generation.test_graphs import SOURCES, drawn, prior_of
+from tests.stage2_prior.tiny import NORMED
 
 HALF_GUIDED = Drawing(guidance=2.0, guidance_until=0.5, top_p=0.9)
 """So that the second half has half of the rows."""
@@ -48,7 +49,7 @@ def test_compiled_steps_draw_the_same_codes(kind: str, made: int, monkeypatch: p
     assert len(pieces) == 2 * made, "each with two numbers of rows"
 
 
-@pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}])
+@pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}, *NORMED])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_one_token_is_what_the_cached_body_computes(
     settings: dict[str, Any], compiled: bool, monkeypatch: pytest.MonkeyPatch

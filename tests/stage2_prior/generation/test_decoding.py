@@ -7,10 +7,10 @@ from stage1_tokenizer.kernels.cpu.linear import Product, can_pack
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.generation.autoregressive import CachedLlama, decode
 from stage2_prior.generation.logits import draw_codes
-from tests.stage2_prior.tiny import CODES, SOURCE, random_codes, tiny_prior
+from tests.stage2_prior.tiny import CODES, NORMED, SOURCE, random_codes, tiny_prior
 
 
-@pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}, {"tied": True, "spread": 2.0}])
+@pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}, {"tied": True, "spread": 2.0}, *NORMED])
 @pytest.mark.parametrize("most", [0, 1 << 28])
 def test_cached_logits_equal_uncached_ones_at_every_step(
     settings: dict[str, object], most: int, monkeypatch: pytest.MonkeyPatch
@@ -60,6 +60,21 @@ def test_guidance_schedules(schedule: str, first: float, last: float):
     drawing = Drawing(guidance=5.0, guidance_schedule=schedule)  # type: ignore[arg-type]
     assert drawing.guidance_at(0, 10) == pytest.approx(first, abs=1e-3)
     assert drawing.guidance_at(9, 10) == pytest.approx(last)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "power", "middle"), [(16.0, 2.75, 1.8031), (15.5, 2.5, 2.0896), (6.9, 1.5, 2.6402), (8.0, 1.2, 3.7932)]
+)
+def test_power_cosine_guidance_is_rars(guidance: float, power: float, middle: float):
+    """Its formula for its four published pairs, at all 256 codes, the first of which has none."""
+    drawing = Drawing(guidance=guidance, guidance_schedule="power-cosine", guidance_power=power)
+    found = [drawing.guidance_at(i, 256) for i in range(256)]
+    step_N = torch.arange(256, dtype=torch.float64)
+    expected_N = (guidance - 1) * ((1 - torch.cos((step_N / 256) ** power * torch.pi)) / 2) + 1
+    torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), expected_N, atol=1e-12, rtol=1e-12)
+    assert (found[0], found[128]) == (1, pytest.approx(middle, abs=1e-4))
+    with pytest.raises(ValueError, match="guidance_power=2 needs guidance_schedule=power-cosine, not cosine"):
+        Drawing(guidance_power=2, guidance_schedule="cosine")
 
 
 def test_draws_follow_the_distribution():

@@ -15,7 +15,7 @@ from stage2_prior.config.model import TextConfig
 from stage2_prior.generation import graphs
 from stage2_prior.priors.base import Prior
 from tests.stage2_prior.generation.tape import Tapes
-from tests.stage2_prior.tiny import CODES, SOURCE, TEXTS, tiny_prior
+from tests.stage2_prior.tiny import CODES, NORMED, SOURCE, TEXTS, tiny_prior
 
 SOURCES = {"autoregressive": SOURCE, "depth": CodeSource("f" * 64, CODES, (3, 4), {}, codebooks=2)}
 
@@ -137,7 +137,7 @@ def test_texts_are_in_the_cache_before_captured_steps(tapes: Tapes, monkeypatch:
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_groups_of_heads_and_other_types(kind: str, tapes: Tapes, monkeypatch: pytest.MonkeyPatch) -> None:
-    for dtype, settings in ((torch.float32, {"key_value_heads": 2}), (torch.float64, {})):
+    for dtype, settings in ((torch.float32, {"key_value_heads": 2}), (torch.float64, {}), (torch.float32, NORMED[3])):
         prior = prior_of(kind, **settings).to(dtype)
         assert torch.equal(drawn(prior, DRAWINGS["cooling"]), plain(prior, monkeypatch, DRAWINGS["cooling"]))
 

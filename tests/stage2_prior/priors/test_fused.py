@@ -10,10 +10,10 @@ import torch
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
 from stage2_prior.priors.build import load_prior
-from stage2_prior.priors.fused import Attention, Mlp, Norm, install
+from stage2_prior.priors.fused import Attention, Mlp, Norm, NormedAttention, install
 from stage2_prior.priors.llama import through_layers
 from tests.stage2_prior.priors.test_llama import prior_and_batch
-from tests.stage2_prior.tiny import tiny_prior
+from tests.stage2_prior.tiny import NORMED, tiny_prior
 
 CUDA = torch.device("cuda")
 STRETCHES = {"stretch_T": torch.tensor([0, 1, 1, 1, 2, 2, 2, 2, 2]), "ends": (1, 4, 9)}
@@ -26,7 +26,7 @@ def outputs(llama: Any, x_BTD: torch.Tensor, at_BT: torch.Tensor, **how: Any) ->
 
 
 @pytest.mark.parametrize("how", [{}, STRETCHES], ids=["causal", "stretches"])
-@pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}], ids=["heads", "groups"])
+@pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}, *NORMED[2:]])
 def test_in_float64_it_is_the_stock_llama(settings: dict[str, Any], how: dict[str, Any]):
     llama = tiny_prior(spread=3.0, **settings).lm.model.double()
     x_BTD = torch.randn(3, 9, 32, dtype=torch.float64, requires_grad=True)
@@ -34,7 +34,9 @@ def test_in_float64_it_is_the_stock_llama(settings: dict[str, Any], how: dict[st
     expected = outputs(llama, x_BTD, at_BT, **how)
     install(llama, CUDA)
     names = [type(part) for part in llama.modules()]
-    assert [names.count(kind) for kind in (Norm, Attention, Mlp)] == [5, 2, 2]
+    normed = llama.config.model_type != "llama"
+    attention = NormedAttention if normed else Attention
+    assert [names.count(kind) for kind in (Norm, attention, Mlp)] == [9 if normed else 5, 2, 2]
     # The stock norm computes in float32 also where its input is float64, so both agree to that only.
     for ours, theirs in zip(outputs(llama, x_BTD, at_BT, **how), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4 * theirs.abs().max().item(), rtol=1e-5)
@@ -65,9 +67,10 @@ def test_each_part_is_the_stock_one_in_float64():
     torch.testing.assert_close(norm(x_BTD), expected, atol=1e-12, rtol=1e-12)
 
 
-def test_under_autocast_it_rounds_as_the_stock_llama_does():
+@pytest.mark.parametrize("settings", [{}, *NORMED[:2]])
+def test_under_autocast_it_rounds_as_the_stock_llama_does(settings: dict[str, Any]):
     for how in ({}, STRETCHES):
-        llama, x_BTD = tiny_prior(spread=2.0).lm.model, torch.randn(3, 9, 32, requires_grad=True)
+        llama, x_BTD = tiny_prior(spread=2.0, **settings).lm.model, torch.randn(3, 9, 32, requires_grad=True)
         at_BT, found = torch.arange(9)[None], []
         exact = outputs(llama, x_BTD, at_BT, **how)
         for device in (torch.device("cpu"), CUDA):

@@ -19,13 +19,14 @@ from stage2_prior.priors.stock import checkpoint_layers
 from tests.stage2_prior.priors.test_depth_and_multiscale import codes_of, prior_of
 from tests.stage2_prior.priors.test_levels import codes_of as levels_codes
 from tests.stage2_prior.priors.test_levels import prior_of as levels_prior
-from tests.stage2_prior.tiny import random_codes, tiny_prior
+from tests.stage2_prior.tiny import NORMED, random_codes, tiny_prior
 
 WAITING = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.bincount, torch.ops.aten.equal)
 TEXT: dict[str, Any] = {"condition": "text", "text": TextConfig(tokens=8)}
 KINDS: dict[str, dict[str, Any]] = {
-    "raster": {"code_noise": 0.1, "class_dropout": 0.3, "label_smoothing": 0.1, "z_loss": 1e-3},
+    "raster": {"code_noise": 0.1, "class_dropout": 0.3, "label_smoothing": 0.1, "z_loss": 1e-3, "dropout": 0.1},
     "random": {"order": "random"},
+    "qwen3": {"architecture": "qwen3", "class_tokens": 3, "dropout": 0.2, "token_dropout": 0.2},
     "masked": {"kind": "masked"},
     "text": TEXT,
     "text-random": TEXT | {"order": "random"},
@@ -81,7 +82,7 @@ def test_the_watch_sees_what_transformers_reads():
     assert waits.found
 
 
-@pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}])
+@pytest.mark.parametrize("settings", [{}, {"key_value_heads": 2}, *NORMED[:2]])
 def test_the_loop_is_the_stock_model_bit_by_bit(settings: dict[str, Any]):
     llama = tiny_prior(**settings).lm.model
     x_BTD = torch.randn(3, 9, 32)

@@ -9,8 +9,9 @@ import torch
 
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.build import load_prior
+from stage2_prior.priors.filling import halton_order, log_of, rank, still_masked, with_noise
 from stage2_prior.priors.losses import code_losses
-from stage2_prior.priors.masked import MaskedPrior, confidence, halton_order, rank, still_masked
+from stage2_prior.priors.masked import MaskedPrior
 from stage2_prior.priors.predicted import PredictedLogits
 from stage2_prior.sampling.pictures import Picture, sample_codes, uniforms
 from tests.stage2_prior.tiny import CODES, GRID, SOURCE, random_codes, tiny_prior
@@ -165,10 +166,10 @@ def test_confidence_is_the_log_probability_with_gumbel_noise_that_ends_at_the_la
     gumbel_BN = -torch.log(-torch.log(uniform_BN.clamp(min=1e-7)))
     drawing = Drawing(choice_temperature=2.0, steps=4)
     for step, share in enumerate((0.75, 0.5, 0.25, 0.0)):
-        found_BN = confidence(logits_BNK, drawn_BN, uniform_BN, drawing, step)
+        found_BN = with_noise(log_of(logits_BNK, drawn_BN), uniform_BN, drawing, step)
         torch.testing.assert_close(found_BN, log_BN + 2.0 * share * gumbel_BN)
     largest = torch.full_like(uniform_BN, 1 - 2**-24)
-    assert confidence(logits_BNK, drawn_BN, largest, drawing, 0).isfinite().all()
+    assert with_noise(log_BN, largest, drawing, 0).isfinite().all()
 
 
 def test_the_score_is_a_mean_over_eight_numbers_of_masked_codes(monkeypatch: pytest.MonkeyPatch):

@@ -35,6 +35,22 @@ def test_presets_have_the_published_numbers_of_parameters(preset: str, published
     assert found.parameters == pytest.approx(published, rel=0.01)
 
 
+@pytest.mark.parametrize(("preset", "published"), [("AliTok-B", 177e6), ("AliTok-L", 318e6), ("AliTok-XL", 662e6)])
+def test_alitoks_presets_too_but_for_biases_and_with_its_own_codes(preset: str, published: float):
+    source = CodeSource("", 4096, (273,), {})
+    found = on_no_device(PriorModelConfig(preset=preset), source, CLASSES)  # type: ignore[arg-type]
+    assert found.parameters == pytest.approx(published, rel=0.01)
+
+
+@pytest.mark.parametrize(("preset", "published"), [("RAR-B", 261), ("RAR-L", 461), ("RAR-XL", 955), ("RAR-XXL", 1499)])
+def test_rars_presets_have_its_layers_without_adaln(preset: str, published: int):
+    """Published numbers of parameters in millions; adaLN is 6 D² of a layer and 2 D² of the head."""
+    config = PriorModelConfig(preset=preset)  # type: ignore[arg-type]
+    found = on_no_device(config, CodeSource("", 1024, (16, 16), {}), CLASSES)
+    adaln = (6 * config.layers + 2) * config.width**2
+    assert found.parameters + adaln == pytest.approx(published * 1e6, rel=0.02)
+
+
 def test_a_preset_sets_the_shape_and_refuses_another():
     config = PriorModelConfig(preset="LlamaGen-L")
     assert (config.layers, config.width, config.heads, config.inner_width) == (24, 1024, 16, 2816)

@@ -30,7 +30,10 @@ from tests.distributed import run_distributed_test
 from tests.stage2_prior.commands.test_train import weights
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.priors.test_depth_and_multiscale import KINDS, codes_of, prior_of
+from tests.stage2_prior.priors.test_heads import prior_of as head_prior
 
+HEADS = ("factors", "bits", "masked-bits")
+"""Names of priors in test_heads."""
 TOLERANCE = 5e-6
 """Largest difference of any step's loss, of about 3 nats, from one process's: sums in another order, 50 steps long."""
 
@@ -81,7 +84,7 @@ CHAIN = [*zip(STRATEGIES, (7, 14, 21, 28, 35), strict=True), ("zero1", 42)]
 def on_a_rank(coded: Coded, place: Path) -> dict[str, list[list[float]]]:
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        for kind in KINDS:
+        for kind in (*KINDS, *HEADS):
             found[kind] = []
             for strategy in STRATEGIES:
                 patch.setattr(losses_of_codes, "MOST_LOGITS", 1 << 27 if strategy == "ddp" else 150)
@@ -101,7 +104,7 @@ def few_steps(kind: str, strategy: str, place: Path) -> list[float]:
     """
     config = RunConfig(folder=str(place / f"{kind}-{strategy}"), trackers=[], strategy=strategy)  # type: ignore[arg-type]
     with start_run(config, config, strategies=STRATEGIES) as this:
-        prior = prior_of(kind, spread=1.0)
+        prior = head_prior(kind, spread=1.0) if kind in HEADS else prior_of(kind, spread=1.0)
         if strategy != "ddp":
             install(prior, torch.device("cuda"))
         shared = share_out(prior, lambda model: build_optimizer(model, PriorOptimizerConfig()), this, clip=1.0)
@@ -153,7 +156,7 @@ def test_two_ranks_reach_the_loss_of_one(place: Path, name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *HEADS])
 def test_priors_of_several_levels_can_be_shared_out_too(place: Path, kind: str):
     first, *others = json.loads((place / "kinds.json").read_text())[kind]
     assert len(others) == len(STRATEGIES) - 1
