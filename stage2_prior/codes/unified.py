@@ -1,32 +1,37 @@
 """One vocabulary of text and codes: text tokens first, then a block of ids for each tokenizer of samples.
 
-The text's ids are those of a stock `tokenizer.json`, which has the special tokens too (SPECIAL, and the opening and
-closing token of each block's kind of sample); a block of G codebooks of K codes takes the next G·K ids, so that code k of
-codebook g is first + gK + k. A span of codes is `<picture> codes </picture>`; its codes come place by place, each place's
-G codes one after the other.
+The text's ids are those of a stock `tokenizer.json`, which has the special tokens too (SPECIALS). A block of G codebooks
+of K codes takes the next G·K ids, so that code k of codebook g is first + gK + k. `spans.Span` says in which order a
+sample's codes stand between `<picture>` and `</picture>`.
 
-Shapes: B batch, N codes of a sample, V vocabulary.
+Shapes: B batch, N codes of a sample, S tokens of a span, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
 from launch.command.cli import UserError
 from stage2_prior.codes.source import CodeSource
+from stage2_prior.codes.spans import Span
 
 BEGIN, END, NONE = "<s>", "</s>", "<none>"
 """The first token of a document, its last, and what stands in place of a text that isn't there."""
 SPAN = {"pictures": "picture", "sounds": "sound", "videos": "video"}
 """What a span of codes is called, by the kind of sample: <picture> … </picture>."""
-TEXT = "text"
-"""The kind of text tokens, special ones included; codes are of their block's kind."""
+ROW, FRAME = "<row>", "<frame>"
+"""With `rows`, what ends a row of codes (but the last of a frame of a video), and what ends a frame of a video."""
+SPECIALS = (BEGIN, END, NONE, *(token for name in SPAN.values() for token in (f"<{name}>", f"</{name}>")), ROW, FRAME)
+"""The special tokens, in the order in which they are added to a tokenizer of texts."""
+TEXT, MARKS = "text", "marks"
+"""Kinds of tokens: those of texts, with the end of one; and what opens, divides and closes spans, or ends a document
+behind one. Codes are of their block's kind."""
 TOKENIZER = "tokenizer.json"
 
 
@@ -44,6 +49,12 @@ class Block:
     """The id that opens a span of its codes."""
     closing: int
     """The id that closes it."""
+    delayed: bool = False
+    """Whether the codes of codebook g come g places later (MusicGen's delay, in one row); else place by place."""
+    row: int | None = None
+    """The id that ends a row of codes; None: spans have no such tokens, and all the same size."""
+    frame: int | None = None
+    """The id that ends a frame of a video, where `row` is set."""
 
     @property
     def size(self) -> int:
@@ -52,28 +63,50 @@ class Block:
 
     @property
     def codes(self) -> int:
-        """N, the codes of a span."""
+        """N, the codes of a span of the usual size."""
         return self.source.positions
 
+    @property
+    def length(self) -> int:
+        """S, the tokens between the opening and the closing one of a span of the usual size."""
+        return self.span().length
+
+    def span(self, grid: Sequence[int] | None = None) -> Span:
+        """How codes on a grid (by default the source's) stand in a span. ValueError for another one without `rows`."""
+        source = self.source
+        own = tuple(grid) if grid is not None else source.grid
+        if own != source.grid and (self.row is None or len(own) != len(source.grid)):
+            raise ValueError(
+                f"codes on {own} are not on the grid {source.grid} of the block {self.name}: set rows=true"
+            )
+        if source.scales:
+            own = source.shape
+        size, books = source.codebook_size, source.codebooks
+        return Span.of(own, books, size, self.first, self.closing, self.delayed, self.row, self.frame)
+
     def allowed(self, place: int) -> tuple[int, int]:
-        """The ids, from the first up to but without the second, that may stand at a place of a span, 0 … N."""
-        if place == self.codes:
-            return self.closing, self.closing + 1
-        low = self.first + place % self.source.codebooks * self.source.codebook_size
-        return low, low + self.source.codebook_size
+        """The ids, from the first up to but without the second, that may stand at a place of a span, 0 … S."""
+        first, stop = self.span().limits_S2[place].tolist()
+        return first, stop
 
     def tokens(self, code_BN: Tensor) -> Tensor:
-        """The ids of codes (flattened from their form, (G, h, w)) in the order of a span."""
-        books = self.source.codebooks
-        code_BPG = code_BN.unflatten(-1, (books, -1)).transpose(-1, -2)
-        first_G = torch.arange(books, device=code_BN.device) * self.source.codebook_size + self.first
-        return (code_BPG + first_G).flatten(-2)
+        """The ids, token_BS, of codes (flattened from their form, (G, h, w)) in the order of a span."""
+        span = self.span()
+        code_N = torch.from_numpy(span.order_N).to(code_BN.device)
+        token_BS = torch.from_numpy(span.marks_S).to(code_BN.device).expand(*code_BN.shape[:-1], -1).clone()
+        first_N = torch.from_numpy(span.first_N).to(code_BN.device)
+        token_BS[..., torch.from_numpy(span.places_N).to(code_BN.device)] = code_BN[..., code_N] + first_N
+        return token_BS
 
-    def codes_of(self, token_BN: Tensor) -> Tensor:
-        """The codes, flattened from their form, of a span's ids: undoes `tokens`."""
-        books = self.source.codebooks
-        first_G = torch.arange(books, device=token_BN.device) * self.source.codebook_size + self.first
-        return (token_BN.unflatten(-1, (-1, books)) - first_G).transpose(-1, -2).flatten(-2)
+    def codes_of(self, token_BS: Tensor) -> Tensor:
+        """The codes, code_BN flattened from their form, of a span's ids: undoes `tokens`."""
+        span = self.span()
+        places_N, order_N, first_N = (
+            torch.from_numpy(x_N).to(token_BS.device) for x_N in (span.places_N, span.order_N, span.first_N)
+        )
+        code_BN = token_BS.new_empty((*token_BS.shape[:-1], len(order_N)))
+        code_BN[..., order_N] = token_BS[..., places_N] - first_N
+        return code_BN
 
 
 @dataclass(frozen=True)
@@ -84,66 +117,155 @@ class UnifiedVocabulary:
     """The stock tokenizer of texts, with all special tokens and no codes."""
     blocks: tuple[Block, ...] = ()
 
+    def __post_init__(self) -> None:
+        # A text that has "<picture>" in it means these letters. This is no part of the tokenizer's file.
+        self.text.encode_special_tokens = True
+
     @classmethod
-    def of(cls, text: Tokenizer, sources: Mapping[str, CodeSource]) -> Self:
-        """The vocabulary of a tokenizer with all special tokens and of the tokenizers of `sources`, by block's name."""
-        first, blocks = text.get_vocab_size(), []
+    def of(
+        cls, text: Tokenizer, sources: Mapping[str, CodeSource], *, delayed: bool = False, rows: bool = False
+    ) -> Self:
+        """The vocabulary of a tokenizer with all special tokens and of the tokenizers of `sources`, by block's name.
+
+        `delayed` is for blocks of several codebooks, `rows` for those on grids of rows.
+        """
+        first, blocks = size_of(text), []
         for name, source in sources.items():
             span = SPAN[source.kind]
-            opening, closing = (_id(text, token) for token in (f"<{span}>", f"</{span}>"))
-            blocks.append(Block(name, source, first, opening, closing))
+            opening, closing = (id_of(text, token) for token in (f"<{span}>", f"</{span}>"))
+            late, cut = delayed and source.codebooks > 1, rows and len(source.grid) > 1 and not source.scales
+            if late and cut:
+                raise ValueError(f"rows=true is not supported with levels=delayed (block {name}): remove one of them")
+            row, frame = (id_of(text, token) if cut else None for token in (ROW, FRAME))
+            blocks.append(
+                Block(name, source, first, opening, closing, late, row, frame if len(source.grid) > 2 else None)
+            )
             first += blocks[-1].size
         for token in (BEGIN, END, NONE):
-            _id(text, token)
+            id_of(text, token)
         return cls(text, tuple(blocks))
 
     @cached_property
     def begin(self) -> int:
         """The id of <s>."""
-        return _id(self.text, BEGIN)
+        return id_of(self.text, BEGIN)
 
     @cached_property
     def end(self) -> int:
         """The id of </s>."""
-        return _id(self.text, END)
+        return id_of(self.text, END)
 
     @cached_property
     def none(self) -> int:
         """The id of <none>."""
-        return _id(self.text, NONE)
+        return id_of(self.text, NONE)
 
-    @property
+    @cached_property
     def texts(self) -> int:
         """The number of ids that aren't codes."""
-        return self.text.get_vocab_size()
+        return size_of(self.text)
 
     @property
     def size(self) -> int:
         """V."""
         return self.texts + sum(block.size for block in self.blocks)
 
+    def block(self, name: str) -> Block:
+        """The block of a name; UserError lists those that there are."""
+        for block in self.blocks:
+            if block.name == name:
+                return block
+        names = ", ".join(block.name for block in self.blocks) or "none: it is a vocabulary of texts alone"
+        raise UserError(f"block {name!r} is not one of the prior's: it has {names}")
+
+    def block_of(self, source: CodeSource) -> Block:
+        """The block of codes of a source's tokenizer; UserError without one."""
+        for block in self.blocks:
+            if block.source.tokenizer == source.tokenizer:
+                return block
+        raise UserError(f"no block is of the tokenizer {source.tokenizer[:12]}…, of these codes: train with its codes")
+
     @property
     def kinds(self) -> dict[str, int]:
         """The kinds of tokens, in the order of their numbers, and how many ids each has."""
-        return {TEXT: self.texts} | {block.name: block.size for block in self.blocks}
+        marks = sum(token in self._marks for token in range(self.texts))
+        return {TEXT: self.texts - marks, MARKS: marks} | {block.name: block.size for block in self.blocks}
+
+    def kind_number(self, name: str) -> int:
+        """The number of a kind."""
+        return list(self.kinds).index(name)
 
     def kind_of(self, token_BT: Tensor) -> Tensor:
         """The number of each token's kind."""
-        bounds = [block.first for block in self.blocks]
-        return torch.bucketize(token_BT, torch.tensor(bounds, device=token_BT.device), right=True)
+        return self._kind_V.to(token_BT.device)[token_BT]
+
+    @cached_property
+    def _kind_V(self) -> Tensor:
+        kind_V = torch.zeros(self.size, dtype=torch.int64)
+        kind_V[sorted(self._marks)] = 1
+        for number, block in enumerate(self.blocks):
+            kind_V[block.first : block.first + block.size] = 2 + number
+        return kind_V
+
+    @cached_property
+    def _marks(self) -> set[int]:
+        found = [self.text.token_to_id(token) for token in SPECIALS if token != END]
+        return {token for token in found if token is not None}
+
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of a text; none of them is special, whatever the text holds."""
+        return list(self.text.encode(text, add_special_tokens=False).ids)
+
+    def decode_text(self, tokens: Sequence[int]) -> str:
+        """The text of ids; special ones and codes are left out."""
+        kept = [token for token in tokens if token < self.texts and token not in self._marks and token != self.end]
+        return str(self.text.decode(kept, skip_special_tokens=False))
+
+    def read(self, tokens: Sequence[int]) -> list[str | tuple[Block, np.ndarray]]:
+        """The texts and the spans' codes (in their source's shape) in some ids, in order; UserError for a broken span.
+
+        A span that isn't closed is left out, as generation may end within one.
+        """
+        found: list[str | tuple[Block, np.ndarray]] = []
+        text: list[int] = []
+        at = 0
+        while at < len(tokens):
+            follows = tokens[at + 1] if at + 1 < len(tokens) else -1
+            block = next(
+                (b for b in self.blocks if b.opening == tokens[at] and b.first <= follows < b.first + b.size), None
+            )
+            if block is None:
+                text.append(tokens[at])
+                at += 1
+                continue
+            if text and (words := self.decode_text(text)):
+                found.append(words)
+            text = []
+            try:
+                stop = tokens.index(block.closing, at)
+            except ValueError:
+                return found
+            found.append((block, block.span().read(np.array(tokens[at + 1 : stop]), block.source)))
+            at = stop + 1
+        if text and (words := self.decode_text(text)):
+            found.append(words)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description, without the tokenizer of texts."""
-        return {
-            "text_tokens": self.texts,
-            "blocks": [{"name": block.name, "first": block.first, "codes": block.source.to_dict()} for block in self.blocks],
-        }
+        blocks = []
+        for block in self.blocks:
+            forms = {"delayed": block.delayed, "rows": block.row is not None}
+            described = {"name": block.name, "first": block.first, "codes": block.source.to_dict()}
+            blocks.append(described | {form: True for form, used in forms.items() if used})
+        return {"text_tokens": self.texts, "blocks": blocks}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any], text: Tokenizer) -> Self:
         """The vocabulary that `to_dict` described; UserError where `text` isn't its tokenizer."""
         sources = {block["name"]: CodeSource.from_dict(block["codes"]) for block in saved["blocks"]}
-        found = cls.of(text, sources)
+        delayed, rows = (any(block.get(form) for block in saved["blocks"]) for form in ("delayed", "rows"))
+        found = cls.of(text, sources, delayed=delayed, rows=rows)
         if found.texts != saved["text_tokens"]:
             raise UserError(f"the tokenizer has {found.texts} tokens, the prior {saved['text_tokens']}: give its own")
         return found
@@ -161,7 +283,37 @@ class Packed:
     """The kind of each token's loss (UnifiedVocabulary.kinds), -1 where it bears none; int64."""
 
 
-def _id(text: Tokenizer, token: str) -> int:
+def with_specials(text: Tokenizer) -> Tokenizer:
+    """The tokenizer with those of SPECIALS that it lacks behind its tokens (it is changed)."""
+    missing = [token for token in SPECIALS if text.token_to_id(token) is None]
+    text.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
+    return text
+
+
+def block_names(sources: Sequence[CodeSource]) -> dict[str, CodeSource]:
+    """The sources by their blocks' names: picture, sound, video; further ones of a kind are picture2, …
+
+    Sources of one tokenizer, on whatever grids, are one block.
+    """
+    named: dict[str, CodeSource] = {}
+    for source in sources:
+        if source.kind not in SPAN:
+            raise UserError(f"codes of {source.kind} have no place in a unified prior: it takes {', '.join(SPAN)}")
+        if any(source.tokenizer == known.tokenizer for known in named.values()):
+            continue
+        name = SPAN[source.kind]
+        count = 1 + sum(known.kind == source.kind for known in named.values())
+        named[name if count == 1 else f"{name}{count}"] = source
+    return named
+
+
+def size_of(text: Tokenizer) -> int:
+    """The number of ids of a tokenizer, holes included."""
+    return max(text.get_vocab().values()) + 1
+
+
+def id_of(text: Tokenizer, token: str) -> int:
+    """The id of a token; UserError without one."""
     found = text.token_to_id(token)
     if found is None:
         raise UserError(f"the tokenizer of texts has no token {token}: add it")
