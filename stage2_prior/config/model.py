@@ -15,6 +15,7 @@ PRESETS = {
     "LlamaGen-3B": (24, 3200, 32, 8704),
 }
 """Sun et al. 2024, table 1; inner widths are 8/3 of the width rounded up to a multiple of 256, as in their code."""
+Architecture = Literal["llama", "qwen3", "olmo2"]
 BYTES = "bytes"
 """The encoder that is trained with the prior."""
 FEED_FORWARD_MULTIPLE = 32
@@ -45,16 +46,20 @@ class TextConfig:
 class PriorModelConfig:
     """The transformer over codes."""
 
-    kind: Literal["autoregressive", "masked", "multiscale", "depth", "delay"] = "autoregressive"
+    kind: Literal["autoregressive", "masked", "multiscale", "depth", "delay", "unified"] = "autoregressive"
     """autoregressive: a causal Llama, one code after the other; masked: a bidirectional encoder that fills in masks,
     with several codebooks one after the other (SoundStorm); multiscale: all codes of a scale at once, for multiscale
     quantizers (VAR); depth: a Llama over the positions and a small one over each position's codes, for residual and
     product quantizers (RQ-Transformer); delay: a Llama with a head for each codebook, whose codes are delayed against
-    each other (MusicGen)."""
+    each other (MusicGen); unified: a causal language model over one vocabulary of text and codes."""
     condition: Literal["class", "none", "text"] = "class"
     """What the codes depend on: the sample's class, nothing, or its caption."""
     text: TextConfig = field(default_factory=TextConfig)
     """How captions are encoded."""
+    architecture: Architecture = "llama"
+    """The stock transformer, of all kinds but masked. qwen3: a Llama whose queries and keys pass a norm of each head
+    (QK-norm), against attention that grows ever sharper; olmo2: with one norm of all heads' queries, one of all keys,
+    and norms after attention and feed-forward layers instead of before."""
     preset: PresetName | None = None
     """A published shape, which sets layers, width, heads and feed_forward_width; null: as set below."""
     layers: int = 6
@@ -96,6 +101,15 @@ class PriorModelConfig:
     """Share of the target spread evenly over all codes."""
     z_loss: float = 0.0
     """Weight of the squared log-sum-exp of the logits, which keeps them near 0 in long training; 1e-4 is usual."""
+    lora_rank: int = 0
+    """Of a unified prior begun from a text model (init_text): rank of the low-rank changes (LoRA) to the matrices of
+    its layers, which are else kept; embeddings and output layer are trained whole. 0: everything is trained."""
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    """Of a unified prior: weight of each kind of token's mean loss, by "text" and the blocks' names; 1 where left
+    out."""
+    normalise_losses: bool = False
+    """Of a unified prior: divide each kind's loss by its running root mean square (Dreamer 4), so that kinds with
+    larger losses don't dominate; loss_weights apply after that."""
 
     def __post_init__(self) -> None:
         self._apply_preset()

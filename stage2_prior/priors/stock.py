@@ -12,7 +12,7 @@ from transformers.utils import logging
 from launch.checkpoints.names import PATTERN
 from launch.command.checks import named
 from launch.command.cli import UserError, reason
-from stage2_prior.config.model import PriorModelConfig
+from stage2_prior.config.model import Architecture, PriorModelConfig
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,16 @@ class Work:
     """Weights of its output layer that a token is not multiplied by."""
 
 
+ARCHITECTURES: dict[Architecture, tuple[Any, Any, Any]] = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, transformers.LlamaModel),
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, transformers.Qwen3Model),
+    "olmo2": (transformers.Olmo2Config, transformers.Olmo2ForCausalLM, transformers.Olmo2Model),
+}
+"""Of each `model.architecture` the stock configuration, the model with a head and the one without."""
+
+
 def llama_settings(config: PriorModelConfig, tokens: int, positions: int, **changes: Any) -> Any:
-    """The LlamaConfig of `model.*` for a number of token ids and of positions; `changes` by LlamaConfig's names."""
+    """The stock configuration of `model.*` for a number of token ids and of positions; `changes` by its own names."""
     settings: dict[str, Any] = {
         "vocab_size": tokens,
         "hidden_size": config.width,
@@ -45,7 +53,21 @@ def llama_settings(config: PriorModelConfig, tokens: int, positions: int, **chan
         "bos_token_id": None,
         "eos_token_id": None,
     }
-    return transformers.LlamaConfig(**settings | changes)
+    if config.architecture == "qwen3":
+        settings["head_dim"] = config.width // config.heads
+    if config.architecture == "olmo2":
+        settings["pad_token_id"] = None
+    return ARCHITECTURES[config.architecture][0](**settings | changes)
+
+
+def with_head(settings: Any) -> Any:
+    """A stock causal model with a head over the tokens, with fresh weights, of what `llama_settings` gives."""
+    return ARCHITECTURES[settings.model_type][1](settings)
+
+
+def without_head(settings: Any) -> Any:
+    """The same without the head."""
+    return ARCHITECTURES[settings.model_type][2](settings)
 
 
 def bert_settings(layers: int, rope_theta: float, **shape: Any) -> Any:
