@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from data.pictures.config import TransformConfig
-from data.shards.signature import PICTURES, SOUNDS
+from data.shards.signature import PICTURES, SOUNDS, TEXTS
 from data.sounds.config import SoundConfig
 from launch.command.cli import UserError
 
@@ -55,6 +55,12 @@ KINDS: dict[str, Media] = {
         check="data.sounds.inspection:check",
         thumbnail="data.sounds.inspection:thumbnail",
         convert="data.sounds.convert:convert",
+    ),
+    "texts": Media(
+        members=TEXTS,
+        decoder="data.texts.batches:TextDecoder",
+        check="data.texts.batches:check",
+        convert="data.texts.convert:convert",
     ),
 }
 

@@ -20,6 +20,9 @@ SOUNDS = (
 """Last parts of the extensions of members that hold a sound. Where a sample has several, the first listed here is the
 sound: what is stored without loss before what isn't."""
 
+TEXTS = ("txt", "text", "md", "json")
+"""Last parts of the extensions of members that hold a text; of a `json` its "text" does."""
+
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG\r\n\x1a\n", "png"),

@@ -35,7 +35,7 @@ class Span:
     marks_S: np.ndarray
     """The span without codes: ids of marks, -1 where a code stands."""
     limits_S2: np.ndarray
-    """(S + 1, 2): the first id that may stand at each place and the one after the last; at place S the closing token."""
+    """(S + 1, 2): the first id that may stand at a place, and the one after the last; at place S the closing token."""
 
     @property
     def length(self) -> int:

@@ -1,8 +1,8 @@
 """One vocabulary of text and codes: text tokens first, then a block of ids for each tokenizer of samples.
 
-The text's ids are those of a stock `tokenizer.json`, which has the special tokens too (SPECIALS). A block of G codebooks
-of K codes takes the next G·K ids, so that code k of codebook g is first + gK + k. `spans.Span` says in which order a
-sample's codes stand between `<picture>` and `</picture>`.
+The text's ids are those of a stock `tokenizer.json`, which has the special tokens too (SPECIALS). A block of G
+codebooks of K codes takes the next G·K ids, so that code k of codebook g is first + gK + k. `spans.Span` says in which
+order a sample's codes stand between `<picture>` and `</picture>`.
 
 Shapes: B batch, N codes of a sample, S tokens of a span, V vocabulary.
 """
@@ -12,23 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-import numpy as np
 import torch
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from launch.command.cli import UserError
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.spans import Span
+from stage2_prior.codes.specials import BEGIN, END, FRAME, NONE, ROW, SPAN, SPECIALS, id_of, size_of
 
-BEGIN, END, NONE = "<s>", "</s>", "<none>"
-"""The first token of a document, its last, and what stands in place of a text that isn't there."""
-SPAN = {"pictures": "picture", "sounds": "sound", "videos": "video"}
-"""What a span of codes is called, by the kind of sample: <picture> … </picture>."""
-ROW, FRAME = "<row>", "<frame>"
-"""With `rows`, what ends a row of codes (but the last of a frame of a video), and what ends a frame of a video."""
-SPECIALS = (BEGIN, END, NONE, *(token for name in SPAN.values() for token in (f"<{name}>", f"</{name}>")), ROW, FRAME)
-"""The special tokens, in the order in which they are added to a tokenizer of texts."""
 TEXT, MARKS = "text", "marks"
 """Kinds of tokens: those of texts, with the end of one; and what opens, divides and closes spans, or ends a document
 behind one. Codes are of their block's kind."""
@@ -136,10 +128,9 @@ class UnifiedVocabulary:
             late, cut = delayed and source.codebooks > 1, rows and len(source.grid) > 1 and not source.scales
             if late and cut:
                 raise ValueError(f"rows=true is not supported with levels=delayed (block {name}): remove one of them")
-            row, frame = (id_of(text, token) if cut else None for token in (ROW, FRAME))
-            blocks.append(
-                Block(name, source, first, opening, closing, late, row, frame if len(source.grid) > 2 else None)
-            )
+            row = id_of(text, ROW) if cut else None
+            frame = id_of(text, FRAME) if cut and len(source.grid) > 2 else None
+            blocks.append(Block(name, source, first, opening, closing, late, row, frame))
             first += blocks[-1].size
         for token in (BEGIN, END, NONE):
             id_of(text, token)
@@ -197,10 +188,10 @@ class UnifiedVocabulary:
 
     def kind_of(self, token_BT: Tensor) -> Tensor:
         """The number of each token's kind."""
-        return self._kind_V.to(token_BT.device)[token_BT]
+        return self._kinds.to(token_BT.device)[token_BT]
 
     @cached_property
-    def _kind_V(self) -> Tensor:
+    def _kinds(self) -> Tensor:
         kind_V = torch.zeros(self.size, dtype=torch.int64)
         kind_V[sorted(self._marks)] = 1
         for number, block in enumerate(self.blocks):
@@ -220,36 +211,6 @@ class UnifiedVocabulary:
         """The text of ids; special ones and codes are left out."""
         kept = [token for token in tokens if token < self.texts and token not in self._marks and token != self.end]
         return str(self.text.decode(kept, skip_special_tokens=False))
-
-    def read(self, tokens: Sequence[int]) -> list[str | tuple[Block, np.ndarray]]:
-        """The texts and the spans' codes (in their source's shape) in some ids, in order; UserError for a broken span.
-
-        A span that isn't closed is left out, as generation may end within one.
-        """
-        found: list[str | tuple[Block, np.ndarray]] = []
-        text: list[int] = []
-        at = 0
-        while at < len(tokens):
-            follows = tokens[at + 1] if at + 1 < len(tokens) else -1
-            block = next(
-                (b for b in self.blocks if b.opening == tokens[at] and b.first <= follows < b.first + b.size), None
-            )
-            if block is None:
-                text.append(tokens[at])
-                at += 1
-                continue
-            if text and (words := self.decode_text(text)):
-                found.append(words)
-            text = []
-            try:
-                stop = tokens.index(block.closing, at)
-            except ValueError:
-                return found
-            found.append((block, block.span().read(np.array(tokens[at + 1 : stop]), block.source)))
-            at = stop + 1
-        if text and (words := self.decode_text(text)):
-            found.append(words)
-        return found
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description, without the tokenizer of texts."""
@@ -283,13 +244,6 @@ class Packed:
     """The kind of each token's loss (UnifiedVocabulary.kinds), -1 where it bears none; int64."""
 
 
-def with_specials(text: Tokenizer) -> Tokenizer:
-    """The tokenizer with those of SPECIALS that it lacks behind its tokens (it is changed)."""
-    missing = [token for token in SPECIALS if text.token_to_id(token) is None]
-    text.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
-    return text
-
-
 def block_names(sources: Sequence[CodeSource]) -> dict[str, CodeSource]:
     """The sources by their blocks' names: picture, sound, video; further ones of a kind are picture2, …
 
@@ -305,16 +259,3 @@ def block_names(sources: Sequence[CodeSource]) -> dict[str, CodeSource]:
         count = 1 + sum(known.kind == source.kind for known in named.values())
         named[name if count == 1 else f"{name}{count}"] = source
     return named
-
-
-def size_of(text: Tokenizer) -> int:
-    """The number of ids of a tokenizer, holes included."""
-    return max(text.get_vocab().values()) + 1
-
-
-def id_of(text: Tokenizer, token: str) -> int:
-    """The id of a token; UserError without one."""
-    found = text.token_to_id(token)
-    if found is None:
-        raise UserError(f"the tokenizer of texts has no token {token}: add it")
-    return int(found)
