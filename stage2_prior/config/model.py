@@ -1,9 +1,10 @@
 """What a prior is: the block `model` of launch/recipes/*/prior.yaml."""
 
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Literal
 
 from launch.command.checks import at_least, check
+from stage2_prior.config.unified import UnifiedConfig
 
 PresetName = Literal["LlamaGen-B", "LlamaGen-L", "LlamaGen-XL", "LlamaGen-XXL", "LlamaGen-3B"]
 SHAPE = ("layers", "width", "heads", "feed_forward_width")
@@ -101,6 +102,8 @@ class PriorModelConfig:
     """Share of the target spread evenly over all codes."""
     z_loss: float = 0.0
     """Weight of the squared log-sum-exp of the logits, which keeps them near 0 in long training; 1e-4 is usual."""
+    unified: UnifiedConfig = field(default_factory=UnifiedConfig)
+    """Of a unified prior: its vocabulary, and what is asked of samples."""
     lora_rank: int = 0
     """Of a unified prior begun from a text model (init_text): rank of the low-rank changes (LoRA) to the matrices of
     its layers, which are else kept; embeddings and output layer are trained whole. 0: everything is trained."""
@@ -127,6 +130,7 @@ class PriorModelConfig:
                 "the first not above the second"
             )
         check("model.z_loss", self.z_loss, self.z_loss >= 0, "0 (none) or more")
+        self._check_unified()
         at_least(1, self, "layers", "depth_layers", "width", "heads", prefix="model.")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(
@@ -140,6 +144,21 @@ class PriorModelConfig:
             )
         for name in ("attention_dropout", "code_noise", "class_dropout", "label_smoothing"):
             check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "a share in [0, 1)")
+
+    def _check_unified(self) -> None:
+        """What only unified priors have, or not."""
+        check("model.lora_rank", self.lora_rank, self.lora_rank >= 0, "0 (everything is trained) or more")
+        for kind, weight in self.loss_weights.items():
+            check(f"model.loss_weights[{kind}]", weight, weight >= 0, "0 (no loss) or more")
+        if self.kind == "unified" and self.code_noise > 0:
+            raise ValueError(f"model.code_noise={self.code_noise} is not supported with model.kind=unified: leave it out")
+        if self.kind != "unified":
+            own = ("unified", "lora_rank", "loss_weights", "normalise_losses")
+            for name in (one.name for one in fields(self) if one.name in own and getattr(self, one.name) != _default(one)):
+                raise ValueError(
+                    f"model.{name} is not supported with model.kind={self.kind}: leave it out, or set model.kind to "
+                    "unified"
+                )
 
     def _check_levels(self) -> None:
         if self.per_level_weights and self.kind != "depth":
@@ -183,3 +202,8 @@ class PriorModelConfig:
         if self.feed_forward_width is not None:
             return self.feed_forward_width
         return -(-8 * self.width // (3 * FEED_FORWARD_MULTIPLE)) * FEED_FORWARD_MULTIPLE
+
+
+def _default(setting: Field) -> Any:
+    """A setting's default."""
+    return setting.default if setting.default_factory is MISSING else setting.default_factory()

@@ -13,7 +13,7 @@ Shapes: B rows, T tokens of a row, K kinds, X documents, D width, V vocabulary.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -23,11 +23,15 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from launch.command.cli import UserError
-from stage2_prior.codes.unified import UnifiedVocabulary
+from stage1_tokenizer.layers.precision import without_autocast
+from stage2_prior.codes.unified import Block, UnifiedVocabulary
+from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.base import Prior
+from stage2_prior.priors.continuing import draw_tokens
 from stage2_prior.priors.documents import Documents
 from stage2_prior.priors.llama import through_layers
+from stage2_prior.priors.of_block import BlockPrior
 from stage2_prior.priors.predicted import Predicted
 from stage2_prior.priors.stock import Work, llama_settings, stock_model, with_head
 from stage2_prior.priors.text_model import LowRank, begun_from
@@ -173,6 +177,29 @@ class UnifiedPrior(Prior):
         first_B1 = torch.zeros_like(nats_BT[:, :1])
         nats, right = (torch.cat([first_B1, x_BT[:, :-1] * inside_BT], dim=1) for x_BT in (nats_BT, right_BT))
         return nats, right
+
+    def over(self, block: Block) -> BlockPrior:
+        """The prior over a block's codes given a text, with these weights; in evaluation mode."""
+        prior = BlockPrior(self.lm, self.vocabulary, block, self.source.positions)
+        return prior.eval()
+
+    def over_codes_of(self, fingerprint: str, key: str, path: str) -> BlockPrior:
+        """`over` the codes of the tokenizer with this fingerprint, the value `path` of `key`; UserError without any."""
+        for block in self.vocabulary.blocks:
+            if block.source.tokenizer == fingerprint:
+                return self.over(block)
+        known = ", ".join(f"{block.source.tokenizer[:12]}… ({block.name})" for block in self.vocabulary.blocks) or "none"
+        raise UserError(
+            f"{key}={path} has the fingerprint {fingerprint[:12]}…, but the prior is over codes of {known}: give a "
+            "tokenizer that it was trained with"
+        )
+
+    @without_autocast
+    def continued(
+        self, uniform_BU: Tensor, prompts: Sequence[Sequence[int]], drawing: Drawing, *, media: bool = False
+    ) -> list[list[int]]:
+        """What follows each prompt (ids that begin with <s>): `draw_tokens`."""
+        return draw_tokens(self.lm, self.vocabulary, prompts, uniform_BU, drawing, media=media)
 
     def save_pretrained(self, folder: str | Path, **notes: Any) -> None:
         """As of any prior, with tokenizer.json; low-rank changes are added to the matrices, for good."""

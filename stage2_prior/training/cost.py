@@ -133,18 +133,18 @@ def peak_flops(device: torch.device, precision: str) -> tuple[float, str]:
 class Utilisation:
     """Model FLOP utilisation: the model's operations as a share of its devices' peak."""
 
-    def __init__(self, flops_per_step: float, peak: float):
-        """`flops_per_step` and `peak` operations per second are of all devices together."""
-        self.flops_per_step, self.peak = flops_per_step, peak
-        self._steps, self._since = 0, time.perf_counter()
+    def __init__(self, flops_per_token: float, peak: float):
+        """Of a token (or code); `peak` operations per second are of all devices together."""
+        self.flops_per_token, self.peak = flops_per_token, peak
+        self._tokens, self._since = 0, time.perf_counter()
 
-    def step(self) -> None:
-        """Count a step."""
-        self._steps += 1
+    def step(self, tokens: int) -> None:
+        """Count a step of so many tokens on all devices together."""
+        self._tokens += tokens
 
     def take(self) -> float:
         """The utilisation since the last call (or the start), in [0, 1] up to the peak's error."""
         now = time.perf_counter()
-        share = self._steps * self.flops_per_step / max(now - self._since, 1e-9) / self.peak
-        self._steps, self._since = 0, now
+        share = self._tokens * self.flops_per_token / max(now - self._since, 1e-9) / self.peak
+        self._tokens, self._since = 0, now
         return share
