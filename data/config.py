@@ -18,7 +18,8 @@ class CodeDataConfig:
     held_out: str | None = None
     """Path or URL of the index of held-out samples; none: no evaluation."""
     mixture: dict[str, float] = field(default_factory=dict)
-    """Further indexes by weight, relative to `index`'s 1: {more/index.json: 0.5} draws two from `index` to one."""
+    """Further indexes by weight, relative to `index`'s 1: {more/index.json: 0.5} draws two from `index` to one. Indexes
+    of pictures beside one of videos make batches of their own, of clips of one frame without labels."""
     batch_size: int = 64
     """Samples in the global batch B, over all ranks together."""
     micro_batch: int | None = None

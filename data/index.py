@@ -45,10 +45,10 @@ class IndexConfig:
     hashes: bool = True
     """Read local tars whole, for the hashes of their contents: a run notices then if they are replaced by others of the
     same names and sizes. False reads their headers only."""
-    media: Literal["pictures", "sounds"] = "pictures"
+    media: Literal["pictures", "sounds", "videos"] = "pictures"
     """What the samples are."""
     picture: list[str] = field(default_factory=list)
-    """Extensions of the members that are the pictures (or sounds), the preferred one first, such as jpg,png or
+    """Extensions of the members that are the samples, the preferred one first, such as jpg,png or
     image.png. None: plain ones before compound ones (jpg before depth.png), in the order that docs/data.md has."""
     keys: Literal["first_dot", "last_dot"] = "first_dot"
     """Where a member's name ends and its extension begins: at the first dot, or at the last one for names that have

@@ -42,7 +42,7 @@ class InspectConfig:
     report: str | None = None
     """With verify: write all findings to this JSON file."""
     contact_sheet: str | None = None
-    """Write a PNG of random samples with their labels; of sounds, their spectrograms."""
+    """Write a PNG of random samples with their labels; of sounds, spectrograms; of videos, four frames."""
     count: int = 80
     """Samples on the contact sheet."""
     side: int = 96

@@ -10,11 +10,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from data.pictures.config import TransformConfig
-from data.shards.signature import PICTURES, SOUNDS, TEXTS
+from data.shards.signature import PICTURES, SOUNDS, TEXTS, VIDEOS
 from data.sounds.config import SoundConfig
+from data.videos.config import VideoConfig
 from launch.command.cli import UserError
 
-Transform = TransformConfig | SoundConfig
+Transform = TransformConfig | SoundConfig | VideoConfig
 """Settings of `data.transform`, of any kind: options and files choose one by its `kind` (launch.command.kinds)."""
 
 
@@ -33,6 +34,8 @@ class Media:
     Equal contents are duplicates (None: never); `note` says what is odd about a usable sample."""
     thumbnail: str = ""
     """Function `(sample, side) → PIL image` of at most side×side pixels, for contact sheets."""
+    mixes: tuple[str, ...] = ()
+    """Other kinds that `data.mixture` may add. Then each batch is of one source: the step decides of which."""
     convert: str = ""
     """Function `(encoded, array, convert settings) → (extension, contents)`: what packing stores of a source's
     sample."""
@@ -61,6 +64,15 @@ KINDS: dict[str, Media] = {
         decoder="data.texts.batches:TextDecoder",
         check="data.texts.batches:check",
         convert="data.texts.convert:convert",
+    ),
+    "videos": Media(
+        members=VIDEOS,
+        transform=VideoConfig,
+        decoder="data.videos.decoder:VideoDecoder",
+        check="data.videos.inspection:check",
+        thumbnail="data.videos.inspection:thumbnail",
+        convert="data.videos.convert:convert",
+        mixes=("pictures",),
     ),
 }
 

@@ -2,7 +2,8 @@
 
     python -m data.pack SOURCE OUT --kind folder|imagenet|celeba|idx|cifar|array|parquet|tars [options]
     python -m data.pack SOURCE OUT --kind librispeech|ljspeech|vctk|esc50 [options]
-    python -m data.pack SOURCE OUT --kind folder|parquet|tars --media sounds [options]
+    python -m data.pack SOURCE OUT --kind ucf101|kinetics|bair|frames|moving_digits [options]
+    python -m data.pack SOURCE OUT --kind folder|parquet|tars --media sounds|videos [options]
 
 Each split becomes `OUT/<split>.json` and `OUT/<split>-000000.tar`, …. The same command resumes a killed pack, to the
 same bytes.
@@ -25,6 +26,7 @@ from data.shards.locations import is_remote
 from data.shards.tally import ALLOWED
 from data.shards.writer import ShardRecord
 from data.sounds.config import SoundConvertConfig
+from data.videos.config import VideoConvertConfig
 from launch.command.checks import check
 from launch.command.cli import UserError, parse, run
 from launch.command.cores import cores
@@ -33,6 +35,9 @@ from launch.files.outputs import try_folder
 
 FREE = ("out", "processes", "allow_left_out", "overwrite")
 """Settings that may change when a pack is resumed."""
+
+CONVERSIONS = {"pictures": "convert", "sounds": "sound", "videos": "video"}
+"""The block of settings that says how samples of a kind are converted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,7 @@ class PackConfig:
     """Folder for shards and indexes; the second word of the command line."""
     kind: Literal[tuple(SOURCES)]  # type: ignore[valid-type]
     """Kind of the source; see the list at the top of --help."""
-    media: Literal["pictures", "sounds"] | None = None
+    media: Literal["pictures", "sounds", "videos"] | None = None
     """folder, parquet, tars: what the samples are; none: pictures, or what an index says."""
     name: str = ""
     """Name of the set; none: the last part of OUT."""
@@ -68,6 +73,8 @@ class PackConfig:
     """parquet: the column of pictures; none: the first that holds pictures."""
     audio_column: str | None = None
     """parquet: the column of sounds; with media=sounds, none is the first that holds sounds."""
+    video_column: str | None = None
+    """parquet: the column of videos; with media=videos, none is the first that holds videos."""
     label_column: str | None = None
     """parquet: the column of classes; none: `label`, where there is one."""
     caption_column: str | None = None
@@ -77,13 +84,17 @@ class PackConfig:
     """folder, parquet, array, tars: what a name (or a pattern with *) means that is no known split's, such as
     {"extra": "train"}; "" leaves it out; {"*": "train"} says that no name is a split's."""
     picture: list[str] | None = None
-    """tars: extensions of the members that are the pictures or sounds, the preferred one first, such as jpg,png."""
+    """tars: extensions of the members that are the samples, the preferred one first, such as jpg,png."""
     keys: Literal["first_dot", "last_dot"] | None = None
     """tars: where a member's name ends and its extension begins: at the first dot (the default) or the last one."""
+    clips: int | None = None
+    """moving_digits: clips of the split train; none: one of each digit."""
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     """How each picture is converted."""
     sound: SoundConvertConfig = field(default_factory=SoundConvertConfig)
     """How each sound is converted."""
+    video: VideoConvertConfig = field(default_factory=VideoConvertConfig)
+    """How each video is converted."""
     processes: int | None = None
     """Processes that read and write; none: one for each core."""
     allow_left_out: float = ALLOWED
@@ -95,7 +106,7 @@ class PackConfig:
         check("held_out", self.held_out, 0 <= self.held_out < 1, "the share that is held out, such as 0.1")
         if self.samples_per_shard is not None and self.megabytes_per_shard is not None:
             raise ValueError("samples_per_shard and megabytes_per_shard are both set: remove one of them")
-        for name in ("samples_per_shard", "megabytes_per_shard", "processes"):
+        for name in ("samples_per_shard", "megabytes_per_shard", "processes", "clips"):
             value = getattr(self, name)
             check(name, value, value is None or value > 0, "a number above 0, or to null")
 
@@ -157,21 +168,24 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
 def plan(source: Any, config: PackConfig) -> dict[str, Any]:
     """What must be the same when a pack is resumed."""
     same = {name: value for name, value in asdict(config).items() if name not in FREE}
-    for name in ("splits", "picture", "keys", "media", "audio_column"):
+    for name in ("splits", "picture", "keys", "media", "audio_column", "video_column", "clips"):
         if not same[name]:
             del same[name]  # as before this setting was there
-    if config.sound == SoundConvertConfig():
-        del same["sound"]
+    for name, default in (("sound", SoundConvertConfig()), ("video", VideoConvertConfig())):
+        if getattr(config, name) == default:
+            del same[name]
     return {**same, "source": _absolute(config.source), "samples": len(source), "files": source.fingerprint()}
 
 
-def conversion(source: Any, config: PackConfig) -> ConvertConfig | SoundConvertConfig:
-    """How the source's samples are converted. UserError where the other kind's settings are given."""
-    given = {"convert": config.convert != ConvertConfig(), "sound": config.sound != SoundConvertConfig()}
-    used, other = ("convert", "sound") if source.media == "pictures" else ("sound", "convert")
-    if given[other]:
-        raise UserError(f"{other} has settings, but source={config.source} holds {source.media}: set those of {used}")
-    return config.convert if used == "convert" else config.sound
+def conversion(source: Any, config: PackConfig) -> ConvertConfig | SoundConvertConfig | VideoConvertConfig:
+    """How the source's samples are converted. UserError where another kind's settings are given."""
+    used = CONVERSIONS[source.media]
+    for name in CONVERSIONS.values():
+        if name != used and getattr(config, name) != type(getattr(config, name))():
+            raise UserError(
+                f"{name} has settings, but source={config.source} holds {source.media}: set those of {used}"
+            )
+    return getattr(config, used)
 
 
 def _absolute(source: str) -> str:

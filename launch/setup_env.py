@@ -48,7 +48,7 @@ def main() -> int:
     """Mend, then check the packages that everything rests on."""
     if mend_torchvision():
         print("setup: declared torchvision's operators beside a CPU build of torch")
-    for module in ("torchvision", "accelerate", "webdataset", "simplejpeg", "lpips", "soundfile", "soxr"):
+    for module in ("torchvision", "accelerate", "webdataset", "simplejpeg", "lpips", "soundfile", "soxr", "av"):
         if found := problem(module):
             print(f"error: {module} does not load: {found}: remove .venv and run the set-up again", file=sys.stderr)
             return 2

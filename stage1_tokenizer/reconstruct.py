@@ -1,12 +1,14 @@
-"""Reconstruct picture or sound files: `python -m stage1_tokenizer.reconstruct FILES… --tokenizer DIR --out OUT`.
+"""Reconstruct picture, sound or video files: `python -m stage1_tokenizer.reconstruct FILES… --tokenizer DIR --out OUT`.
 
-OUT/NAME.png                each picture, and its reconstruction to the right; of sounds, the spectrograms of both
+OUT/NAME.png                each picture, and its reconstruction to the right; of sounds, the spectrograms of both; of
+                            videos, frames of the original above those of the reconstruction
 OUT/NAME.flac               each sound's reconstruction
+OUT/NAME.webp               each video, moving to the left of its reconstruction
 OUT/reconstructions.json    PSNR and LPIPS, or SI-SDR; bytes of the file and of the codes; also printed as a table
 
-Pictures keep their size: sides are padded to a multiple of the tokenizer's stride by repeating the last row or column,
-and the padding is cut off again. Large pictures are processed in overlapping tiles. Sounds are taken whole, at the rate
-and with the channels of the tokenizer.
+Pictures and videos keep their size: sides are padded to a multiple of the tokenizer's stride by repeating the last row
+or column (or frame), and the padding is cut off again. Large pictures are processed in overlapping tiles. Sounds and
+videos are taken whole, at the rate and with the channels of the tokenizer.
 """
 
 from collections.abc import Sequence
@@ -19,16 +21,16 @@ from launch.command.cli import parse, run
 
 @dataclass(frozen=True)
 class ReconstructConfig:
-    """Show how a tokenizer reconstructs some pictures or sounds, and in how many bytes."""
+    """Show how a tokenizer reconstructs some pictures, sounds or videos, and in how many bytes."""
 
     files: list[str]
-    """Pictures or sounds in any readable format, or folders of them; the first arguments."""
+    """Pictures, sounds or videos in any readable format, or folders of them; the first arguments."""
     tokenizer: str
     """Folder of a released tokenizer or of a run, or a name on the Hub."""
     out: str
     """Folder to create; it must not exist yet."""
     trained_size: bool = False
-    """Crop and resize pictures as in training instead of keeping their size."""
+    """Crop and resize pictures and frames as in training instead of keeping their size."""
     lpips: bool = True
     """Measure LPIPS (vgg) too."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
@@ -36,7 +38,7 @@ class ReconstructConfig:
     tile: int = 1024
     """Side in pixels of the tiles that larger pictures are processed in; 0: always whole."""
     max_pixels: int = 100_000_000
-    """Pictures with more pixels are refused."""
+    """Pictures with more pixels are refused, and videos with more in all frames together."""
 
     def __post_init__(self) -> None:
         if not self.files:

@@ -1,7 +1,7 @@
 """Train a tokenizer: `accelerate launch -m stage1_tokenizer.train --config launch/recipes/NAME/tokenizer.yaml …`.
 
 RUN/checkpoints/   tokenizer, discriminators, their optimizers, averaged weights (launch.checkpoint)
-RUN/pictures/      held-out pictures beside their reconstructions, at each evaluation; of sounds: RUN/sounds/
+RUN/pictures/      held-out pictures beside their reconstructions, at each evaluation (RUN/sounds/, RUN/videos/)
 RUN/metrics.jsonl  loss/…, gan/…, codes/…, rate/…; eval/psnr, eval/lpips, eval/codebook_usage, …
 """
 
@@ -12,7 +12,7 @@ from data.shards.index import ShardIndex
 from launch.command.checks import named
 from launch.command.cli import UserError, parse, run
 from launch.files.outputs import try_folder
-from stage1_tokenizer.config.training import TokenizerTrainConfig, init_of
+from stage1_tokenizer.config.training import TokenizerTrainConfig, setting_of
 
 FREE = (
     "evaluate_every",
@@ -79,7 +79,6 @@ def check(config: TokenizerTrainConfig) -> dict[str, ShardIndex]:
     if rank == 0 and (note := other_classes(sets)):
         print(note, flush=True)
     from stage1_tokenizer.discriminators import check_discriminator
-    from stage1_tokenizer.measuring.features import load_network
     from stage1_tokenizer.media import MEDIA
     from stage1_tokenizer.training.fine_tuning import check_init
     from stage1_tokenizer.training.shared import check_strategy
@@ -94,7 +93,7 @@ def check(config: TokenizerTrainConfig) -> dict[str, ShardIndex]:
 
         check_cuda_graph(is_available(), ranks, strategy(config.run))
     if config.evaluate_features != "none":
-        load_network(config.evaluate_features)
+        MEDIA[kind].network(config.evaluate_features)
     for adversarial in config.loss.adversaries.values():
         if adversarial.discriminator not in MEDIA[kind].discriminators:
             raise UserError(f"discriminator={adversarial.discriminator} doesn't support {kind}: set another one")
@@ -118,7 +117,7 @@ def free(config: TokenizerTrainConfig) -> tuple[str, ...]:
 def main() -> int:
     """The command; the model of the tokenizer that --init names comes before the other settings."""
     words = sys.argv[1:]
-    if init_of(words) is not None:
+    if setting_of("init", words) is not None:
         from stage1_tokenizer.training.fine_tuning import with_model
 
         words = with_model(words)

@@ -1,7 +1,8 @@
 """A web page on this machine: `python -m stage2_prior.demo --tokenizer DIR [--prior DIR]`. It needs gradio.
 
 Drop a picture to see its reconstruction, its codes as a heat map, and the neighbours of the code you click. With a
-prior, a tab samples pictures of a class. With a tokenizer of sounds, drop a sound to hear it from its first codebooks.
+prior, a tab samples pictures of a class. With a tokenizer of sounds, drop a sound to hear it from its first codebooks;
+with one of videos, drop a video to see it move beside its reconstruction, or to let the prior go on from its beginning.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class DemoConfig:
     prior: str | None = None
     """A released prior's folder, its name on the Hub, or a run's folder; null: no tab for sampling."""
     picture: str | None = None
-    """The picture or sound the page opens with."""
+    """The picture, sound or video the page opens with."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 accepts other machines."""
     port: int = 7860
@@ -45,7 +46,12 @@ def main() -> None:
 
     tokenizer, prior = open_tokenizer(config.tokenizer), load_prior(config.prior) if config.prior else None
     name = Path(config.tokenizer).resolve().name
-    if tokenizer.transform is not None and tokenizer.transform.kind == "sounds":
+    kind = tokenizer.transform.kind if tokenizer.transform is not None else "pictures"
+    if kind == "videos":
+        from stage2_prior.web import videos
+
+        blocks = videos.page(videos.VideoDemo(tokenizer, prior), name, config.picture)
+    elif kind == "sounds":
         from stage2_prior.web import sounds
 
         blocks = sounds.page(sounds.SoundDemo(tokenizer, prior), name, config.picture)

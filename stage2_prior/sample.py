@@ -1,8 +1,9 @@
 """Sample pictures: `accelerate launch -m stage2_prior.sample --prior RUN --tokenizer DIR --out OUT --count 10 …`.
 
-OUT/<class>/<number>.png   the pictures, `count` of each class (or prompt); of sounds .flac, and .png with spectrograms
+OUT/<class>/<number>.png   the pictures, `count` of each class (or prompt); of sounds .flac, and .png with spectrograms;
+                           of videos .webp, animated, and .png with a strip of frames
 OUT/codes/<batch>.npy      their codes, uint16 or uint32 (B, h, w) or in the tokenizer's form, once a batch is complete
-OUT/grid.png               a row for each class (or prompt)
+OUT/grid.png               a row for each class (or prompt); of videos also grid.webp, where they move
 OUT/samples.json           settings, tokenizer, classes and their folders, order of the pictures in the batches
 
 A picture's randomness is a function of (seed, class, number), and the batches don't depend on the ranks, so that any
@@ -59,7 +60,8 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
         began, rank, ranks = time.monotonic(), accelerator.process_index, accelerator.num_processes
         total = sum(len(sampling.batches[batch]) for batch in todo)
         progress = Progress("sample", total, unit=sampling.kind.name, enabled=accelerator.is_main_process)
-        with progress as bar, Writers(decoder, config.decode_batch, accelerator.device) as writers:
+        overlap = sampling.sliding.overlap if sampling.sliding else 0
+        with progress as bar, Writers(decoder, config.decode_batch, accelerator.device, overlap) as writers:
             for turn in range(0, len(todo), ranks):
                 for batch in todo[turn + rank : turn + rank + 1]:
                     sampling.draw(batch, writers)

@@ -1,7 +1,8 @@
 """Several sample orders mixed by weight, as much a pure function of the step as a single one.
 
 In every lane a fixed pattern of M slots, shifted by lane, says which source the next sample comes from; the number of a
-source's slots before a position is the position in that source's own lane. Any M slots hold the exact shares.
+source's slots before a position is the position in that source's own lane. Any M slots hold the exact shares. With
+whole batches of one source, the pattern is that of the steps and the same in all lanes.
 """
 
 from collections.abc import Sequence
@@ -17,10 +18,13 @@ PATTERN = 1024
 class MixtureOrder(Order):
     """`orders` (of one batch size and number of lanes) mixed by `weights`. Shards are numbered through the orders.
 
+    `whole_batches`: each step's samples are of one source, instead of each lane's by a shift of its own.
     ValueError for a weight too small to get one slot in 1024.
     """
 
-    def __init__(self, orders: Sequence[SampleOrder], weights: Sequence[float], *, seed: int):
+    def __init__(
+        self, orders: Sequence[SampleOrder], weights: Sequence[float], *, seed: int, whole_batches: bool = False
+    ):
         self.orders = list(orders)
         self.batch_size, self.lanes, self.window = orders[0].batch_size, orders[0].lanes, orders[0].window
         self.per_lane = self.batch_size // self.lanes
@@ -35,6 +39,10 @@ class MixtureOrder(Order):
         taken = self._pattern[:, None] == np.arange(len(orders))[None, :]
         self._before = np.concatenate([np.zeros((1, len(orders)), np.int64), np.cumsum(taken, axis=0)])
         self._shift = np.random.Generator(np.random.Philox(seed & (2**63 - 1))).integers(PATTERN, size=self.lanes)
+        self._unit = self.per_lane if whole_batches else 1
+        """Neighbours in a lane that are of one source."""
+        if whole_batches:
+            self._shift[:] = self._shift[0]
 
     def at(self, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Int64 (n, 3): shard, position in the shard and the source's epoch of each (lane, position in the lane)."""
@@ -58,10 +66,12 @@ class MixtureOrder(Order):
     def _source(self, lanes: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The source of each position of a lane, and the position in that source's own lane."""
         shift = self._shift[lanes]
-        rounds, place = np.divmod(positions + shift, PATTERN)
+        slots, inside = np.divmod(positions, self._unit)
+        rounds, place = np.divmod(slots + shift, PATTERN)
         source = self._pattern[place]
         whole = np.asarray(self.slots_of, dtype=np.int64)[source]
-        return source, rounds * whole + self._before[place, source] - self._before[shift, source]
+        before = rounds * whole + self._before[place, source] - self._before[shift, source]
+        return source, before * self._unit + inside
 
 
 def _apportioned(weights: Sequence[float]) -> list[int]:

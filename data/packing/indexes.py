@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.media import media_of
 from data.packing.sources.base import Source, place
 from data.shards.layout import Layout
-from data.shards.signature import DECODED, SOUNDS
+from data.shards.signature import DECODED
 from data.shards.writer import ShardRecord, ShardWriter
 from launch.command.cli import UserError
 
@@ -24,7 +25,7 @@ def publish(
     UserError where nothing could be packed.
     """
     indexes, files = {}, {}
-    usual = DECODED if source.media == "pictures" else SOUNDS
+    usual = DECODED if source.media == "pictures" else media_of(source.media).members
     for split, records in written.items():
         filled = [record for record in records if record.nsamples]
         if not filled:

@@ -7,10 +7,10 @@ from launch.command.checks import at_least, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformConfig:
-    """How a picture of any size and mode becomes size×size pixels with `channels` channels."""
+class FrameConfig:
+    """What pictures and the frames of videos have in common: size×size pixels with `channels` channels."""
 
-    kind: Literal["pictures"] = "pictures"
+    kind: str = ""
     """Kind of the samples, which decides what other settings there are."""
     size: int = 256
     """Pixels of each side of the result."""
@@ -32,8 +32,6 @@ class TransformConfig:
     """Grey value, 0 to 255, behind transparent pixels and around a padded picture."""
 
     def __post_init__(self) -> None:
-        if self.kind != "pictures":
-            raise ValueError(f"transform.kind={self.kind} has other settings than pictures: set kind to pictures")
         at_least(1, self, "size", prefix="transform.")
         check("transform.channels", self.channels, self.channels in (1, 3), "1 (grey) or 3 (RGB)")
         check("transform.min_scale", self.min_scale, 0 < self.min_scale <= 1, "at most 1 (the largest square), above 0")
@@ -42,6 +40,19 @@ class TransformConfig:
         if self.random_crop and self.fit != "crop":
             raise ValueError(f"transform.random_crop=true needs transform.fit=crop, not {self.fit}: change one of them")
         check("transform.background", self.background, 0 <= self.background <= 255, "0..255, such as 255 for white")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformConfig(FrameConfig):
+    """How a picture of any size and mode becomes size×size pixels with `channels` channels."""
+
+    kind: Literal["pictures"] = "pictures"
+    """Kind of the samples, which decides what other settings there are."""
+
+    def __post_init__(self) -> None:
+        if self.kind != "pictures":
+            raise ValueError(f"transform.kind={self.kind} has other settings than pictures: set kind to pictures")
+        super().__post_init__()
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -56,7 +56,7 @@ def convert(encoded: bytes | None, array: np.ndarray | None, config: ConvertConf
     if encoded is None:
         assert array is not None, "a sample has bytes or an array"
         extension: str = "png" if config.format == "keep" else config.format
-        return extension, encode(_resized(Image.fromarray(array), config), extension, config.quality)
+        return extension, encode(resized(Image.fromarray(array), config), extension, config.quality)
     if not encoded:
         raise DamagedSampleError("no bytes")
     extension = extension_of(encoded)
@@ -72,7 +72,7 @@ def convert(encoded: bytes | None, array: np.ndarray | None, config: ConvertConf
         extension = config.format
     elif extension not in _SAVED:
         extension = "png"
-    return extension, encode(_resized(image, config), extension, config.quality)
+    return extension, encode(resized(image, config), extension, config.quality)
 
 
 def extension_of(encoded: bytes) -> str:
@@ -98,7 +98,8 @@ def encode(image: Image.Image, extension: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _resized(image: Image.Image, config: ConvertConfig) -> Image.Image:
+def resized(image: Image.Image, config: ConvertConfig) -> Image.Image:
+    """The picture in the size that the settings say."""
     if config.size is None:
         return image
     width, height, size = *image.size, config.size

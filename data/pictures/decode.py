@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data.pictures.config import TransformConfig
+from data.pictures.config import FrameConfig
 from data.pictures.geometry import Draw, crop_box, target_size
 from data.pictures.png import without_large_texts
 from data.shards.sample import DamagedSampleError, Sample, picture_member
@@ -46,7 +46,7 @@ def picture_bytes(sample: Sample) -> memoryview:
 
 def decode_picture(
     data: bytes | memoryview,
-    config: TransformConfig,
+    config: FrameConfig,
     *,
     max_pixels: int,
     random: Draw | None = None,
@@ -69,7 +69,7 @@ def decode_picture(
 
 
 def _decode_jpeg(
-    data: bytes | memoryview, config: TransformConfig, max_pixels: int, random: Draw | None, workspace: Workspace | None
+    data: bytes | memoryview, config: FrameConfig, max_pixels: int, random: Draw | None, workspace: Workspace | None
 ) -> np.ndarray | None:
     """The picture by libjpeg-turbo, or None for what PIL should try (CMYK, defects that PIL tolerates)."""
     try:
@@ -96,7 +96,7 @@ def _decode_jpeg(
     return _turned(pixels_HWC, turn)
 
 
-def _least_size(width: int, height: int, config: TransformConfig, random: Draw | None) -> tuple[int, int]:
+def _least_size(width: int, height: int, config: FrameConfig, random: Draw | None) -> tuple[int, int]:
     """Smallest width and height to decode at so that the cropped part still covers the target; 0: all of it."""
     if config.resize != "area":
         return 0, 0
@@ -110,7 +110,7 @@ def opened(data: bytes | memoryview) -> Image.Image:
     return Image.open(io.BytesIO(without_large_texts(data)), formats=_FORMATS)
 
 
-def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels: int) -> np.ndarray:
+def _decode_other(data: bytes | memoryview, config: FrameConfig, max_pixels: int) -> np.ndarray:
     try:
         with opened(data) as image:
             check_pixels(*image.size, max_pixels)
@@ -121,7 +121,7 @@ def _decode_other(data: bytes | memoryview, config: TransformConfig, max_pixels:
         raise DamagedSampleError(f"can't be decoded: {reason(error)}"[:200]) from error
 
 
-def pixels_of(image: Image.Image, config: TransformConfig) -> np.ndarray:
+def pixels_of(image: Image.Image, config: FrameConfig) -> np.ndarray:
     """Pixels of a picture that PIL opened, as `decode_picture` returns them: uint8 (H, W, C).
 
     DamagedSampleError for pixels of other than 8 or 16 bits; PIL's own exceptions where it can't decode them.
@@ -132,7 +132,7 @@ def pixels_of(image: Image.Image, config: TransformConfig) -> np.ndarray:
     return _turned(pixels if pixels.ndim == 3 else pixels[:, :, None], turn)
 
 
-def _eight_bit(image: Image.Image, config: TransformConfig) -> Image.Image:
+def _eight_bit(image: Image.Image, config: FrameConfig) -> Image.Image:
     """The picture in mode RGB or L, on the background where it is transparent."""
     mode = "RGB" if config.channels == 3 else "L"
     if image.mode.startswith("I"):

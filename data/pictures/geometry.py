@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from data.pictures.config import TransformConfig
+from data.pictures.config import FrameConfig
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ def draw(seed: int, epoch: int, key: str) -> Draw:
     return Draw(*parts)
 
 
-def crop_box(width: int, height: int, config: TransformConfig, random: Draw | None) -> tuple[int, int, int, int]:
+def crop_box(width: int, height: int, config: FrameConfig, random: Draw | None) -> tuple[int, int, int, int]:
     """Left, upper, right, lower edge of the part of a width×height picture that is resized to the target."""
     if config.fit != "crop":
         return 0, 0, width, height
@@ -36,7 +36,7 @@ def crop_box(width: int, height: int, config: TransformConfig, random: Draw | No
     return left, upper, left + side, upper + side
 
 
-def target_size(width: int, height: int, config: TransformConfig) -> tuple[int, int]:
+def target_size(width: int, height: int, config: FrameConfig) -> tuple[int, int]:
     """Width and height that a width×height picture has in the result, before padding."""
     if config.fit != "pad":
         return config.size, config.size

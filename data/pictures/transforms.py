@@ -6,13 +6,13 @@ Shapes: B batch, C channels, H W pixels. Pixels are uint8 until they are on the 
 import numpy as np
 import torch
 
-from data.pictures.config import TransformConfig
+from data.pictures.config import FrameConfig
 from data.pictures.geometry import Draw, crop_box, target_size
 
 _KERNELS = {"bicubic": torch.ops.aten._upsample_bicubic2d_aa.out, "area": torch.ops.aten._upsample_bilinear2d_aa.out}
 
 
-def apply(picture_HWC: np.ndarray, config: TransformConfig, random: Draw | None, out_HWC: np.ndarray) -> None:
+def apply(picture_HWC: np.ndarray, config: FrameConfig, random: Draw | None, out_HWC: np.ndarray) -> None:
     """Crop, resize, pad and flip `picture_HWC` (uint8, config.channels channels) into `out_HWC`.
 
     `random` None: as in evaluation, the middle crop and no flip. Fastest where `out_HWC` is a view of planes (C, H, W):

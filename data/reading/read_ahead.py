@@ -102,7 +102,11 @@ class ReadAhead:
     ):
         self._config, self._shards, self._order = config, shards, order
         self.reader = RemoteReader(shards, config) if shards.remote else LocalReader(shards)
-        self._decoder: Decoder = handler(config.kind, "decoder")(shards.indexes[0], seed, **config.decoding)
+        make = handler(config.kind, "decoder")
+        firsts = {index.kind: index for index in reversed(shards.indexes)}
+        self._decoders: dict[str, Decoder] = {
+            kind: make(index, seed, **config.decoding) for kind, index in firsts.items()
+        }
         self._quarantine = quarantined(shards.indexes)
         self._threads = config.threads or share(most=MOST_THREADS)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="data")
@@ -130,11 +134,18 @@ class ReadAhead:
 
     def _submit(self, request: Request) -> _Pending:
         count = len(request.fetches)
-        buffer = self._decoder.allocate(count)
+        buffer = self._decoder(request).allocate(count)
         # Small pieces keep the threads level at a batch's end; of one digit each, they would cost more than the digits.
         size = max(1, min(64, -(-count // (4 * self._threads))))
         pieces = [range(first, min(first + size, count)) for first in range(0, count, size)]
         return request, buffer, [self._pool.submit(self._rows, request, buffer, piece) for piece in pieces]
+
+    def _decoder(self, request: Request) -> Decoder:
+        """What decodes a batch, whose samples are all of the kind of its first."""
+        return self._decoders[self._kind(int(request.places[0, 0]))]
+
+    def _kind(self, shard: int) -> str:
+        return self._shards.part(shard)[0].kind
 
     def _rows(self, request: Request, buffer: Memory, piece: range) -> list[_Row]:
         rows = []
@@ -143,7 +154,7 @@ class ReadAhead:
             try:
                 rows.append(self._decode(shard, position, epoch, request.fetches[row], buffer, row))
             except DamagedSampleError as error:
-                other = self._replace(request.slots[row], epoch, buffer, row) if request.slots else _Row()
+                other = self._replace(request.slots[row], shard, epoch, buffer, row) if request.slots else _Row()
                 rows.append(other._replace(damage=error))
         return rows
 
@@ -152,18 +163,23 @@ class ReadAhead:
             raise QuarantinedError(self._quarantine[shard][position])
         index, _ = self._shards.part(shard)
         sample = read_sample(fetch(), index.layout)
-        number = index.label_of(sample)
-        self._decoder.fill(sample, epoch, buffer, row)
+        number = index.label_of(sample) if index.kind == self._config.kind else -1
+        self._decoders[index.kind].fill(sample, epoch, buffer, row)
         return _Row(sample.key, number, caption(sample))
 
-    def _replace(self, slot: tuple[int, int], epoch: int, buffer: Memory, row: int) -> _Row:
-        """Fill a row with the nearest sound sample before it in its lane (at the very start, after it)."""
+    def _replace(self, slot: tuple[int, int], damaged: int, epoch: int, buffer: Memory, row: int) -> _Row:
+        """Fill a row with the nearest sound sample before it in its lane (at the very start, after it), of its kind.
+
+        `damaged` is the shard of its own.
+        """
         assert self._order is not None
         lane, position = slot
         tried: set[int] = set()
         for turn in range(1, _MAX_TRIES + 1):
             other = position - turn if turn <= position else turn
             shard, place, _ = self._order.at(np.array([lane]), np.array([other]))[0].tolist()
+            if self._kind(shard) != self._kind(damaged):
+                continue
             tried.add(shard)
             try:
                 return self._decode(shard, place, epoch, partial(self.reader.read, shard, place), buffer, row)
@@ -189,7 +205,7 @@ class ReadAhead:
             buffer, rows = buffer[kept], [rows[i] for i in kept]
         keys, labels, captions = zip(*((row.key, row.label, row.caption) for row in rows), strict=True)
         label_B = torch.tensor(labels, dtype=torch.int64)
-        yield self._decoder.batch(request.step, buffer, label_B, list(keys), list(captions))
+        yield self._decoder(request).batch(request.step, buffer, label_B, list(keys), list(captions))
 
     def _count(self, shard: str, position: int, damage: DamagedSampleError) -> None:
         tally = self.tally

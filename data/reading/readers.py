@@ -30,7 +30,7 @@ class NumberedShards:
     """The shards of several indexes under one numbering: the first index's, then the second's, …"""
 
     def __init__(self, indexes: Sequence[ShardIndex]):
-        """All indexes have the labels of the first (data.shards.classes)."""
+        """All indexes of the first one's kind have its labels (data.shards.classes)."""
         self.indexes = list(indexes)
         self.first = np.concatenate([[0], np.cumsum([len(index.shards) for index in indexes])]).tolist()
 

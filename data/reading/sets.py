@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from data.config import CodeDataConfig
-from data.media import KINDS
+from data.media import KINDS, media_of
 from data.shards.classes import held_to
 from data.shards.identity import Identity
 from data.shards.index import ShardIndex
@@ -31,7 +31,8 @@ def training_sets(
     found: dict[str, ShardIndex] = {}
     for key, path in places.items():
         index = load_index(path)
-        if index.kind not in (kinds or (config.kind,)):
+        mixed = key.startswith("data.mixture") and index.kind in media_of(config.kind).mixes
+        if index.kind not in (kinds or (config.kind,)) and not mixed:
             way = (
                 "encode them with stage2_prior.encode" if config.kind == "codes" else f"give an index of {config.kind}"
             )
@@ -39,7 +40,7 @@ def training_sets(
                 way += f", or set data.transform.kind={index.kind}"
             raise UserError(f"{key}={path} holds {index.kind}, not {config.kind}: {way}")
         check_present(index, rank, ranks)
-        if key.startswith("data.mixture") and not kinds:
+        if key.startswith("data.mixture") and not (kinds or mixed):
             held_to(index, found["data.index"].classes, key, "data.index", say if rank == 0 else None)
         found[key] = index
     if rank == 0 and config.held_out:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data.config import CodeDataConfig, DataConfig
-from data.media import Transform
+from data.media import Transform, media_of
 from data.order.mixture import MixtureOrder
 from data.order.sample_order import SampleOrder, divisors
 from data.reading.read_ahead import ReadAhead, Request
@@ -151,7 +151,10 @@ def make_order(config: CodeDataConfig, shards: NumberedShards, seed: int) -> Sam
             SampleOrder(index.sizes, seed=seed + (i << 64), batch_size=config.batch_size, lanes=lanes, window=window)
             for i, index in enumerate(shards.indexes)
         ]
-        return orders[0] if len(orders) == 1 else MixtureOrder(orders, [1.0, *config.mixture.values()], seed=seed)
+        if len(orders) == 1:
+            return orders[0]
+        several = len({index.kind for index in shards.indexes}) > 1
+        return MixtureOrder(orders, [1.0, *config.mixture.values()], seed=seed, whole_batches=several)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -161,11 +164,11 @@ def _open(sources: Sequence[ShardIndex | str], kind: str, rank: int = 0, world_s
     indexes: list[ShardIndex] = []
     for source in sources:
         index = source if isinstance(source, ShardIndex) else load_index(source)
-        if index.kind != kind:
+        if index.kind != kind and not (indexes and index.kind in media_of(kind).mixes):
             place = index.path if isinstance(source, ShardIndex) else without_secrets(source)
             raise UserError(f"data.index={place} holds {index.kind}, not {kind}: give an index of {kind}")
         check_present(index, rank, world_size)
-        if indexes:
+        if indexes and index.kind == kind:
             what = f"data.mixture[{index.path or index.base}]"
             index = held_to(index, indexes[0].classes, what, "data.index")
         indexes.append(index)

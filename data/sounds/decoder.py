@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
+from data.shards.draws import draws
 from data.shards.index import ShardIndex
 from data.shards.sample import Sample
 from data.sounds.batches import SoundBatch
 from data.sounds.clips import clip_of
 from data.sounds.config import SoundConfig
-from data.sounds.draws import draws
 from data.sounds.files import sound_member, soundfile, soxr
 
 

@@ -3,39 +3,19 @@
 The format is recognised by the contents, not by the extension (libsndfile does it). Shapes: C channels, T samples.
 """
 
-import importlib
 import io
 import math
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from data.shards.layout import by_preference
-from data.shards.sample import DamagedSampleError, Sample
+from data.shards.sample import DamagedSampleError, Sample, member_of
 from data.shards.signature import LENGTH, SOUNDS, sound_format
-from launch.command.cli import UserError, one_line, reason
+from launch.command.cli import reason
+from launch.command.libraries import library
 
-
-class Missing:
-    """In place of a library that isn't installed: its use is told as what the user can mend."""
-
-    def __init__(self, name: str, why: str):
-        self._name, self._why = name, why
-
-    def __getattr__(self, name: str) -> Any:
-        raise UserError(f"sounds need {self._name} ({self._why}): pip install 'vqloom[sound]'")
-
-
-def library(name: str) -> Any:
-    """A library of the extra `sound`, which commands on pictures do without."""
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # OSError: its own library is missing
-        return Missing(name, one_line(error, 100))
-
-
-soundfile, soxr = library("soundfile"), library("soxr")
+soundfile, soxr = library("soundfile", "sound"), library("soxr", "sound")
 MOST_CHANNELS, LEAST_RATE, MOST_RATE = 64, 100, 1_600_000
 """Files with more channels or other rates are refused: they are damaged, or would fill the memory."""
 _MP3 = 32 * 1152
@@ -48,16 +28,8 @@ _FILTER = 128
 
 
 def sound_member(sample: Sample) -> str:
-    """The extension of the sample's sound, by its index's rule or in the order of `SOUNDS`; DamagedSampleError without.
-
-    Plain extensions go before compound ones: `flac` before `speaker.flac`.
-    """
-    listed = sample.layout.picture or by_preference(sample.files, SOUNDS)
-    found = next((name for name in listed if name in sample.files and name.rpartition(".")[2] in SOUNDS), None)
-    found = found or next((name for name in sample.layout.picture if name in sample.files), None)
-    if found is None:
-        raise DamagedSampleError(f"no sound among {', '.join(sample.files)}")
-    return found
+    """The extension of the sample's sound (`data.shards.sample.member_of`); DamagedSampleError without one."""
+    return member_of(sample, SOUNDS, "sound")
 
 
 class SoundFile:

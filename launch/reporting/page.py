@@ -29,15 +29,22 @@ RUNS = {
     "prior-run": "Stage two: prior",
     "prior-run-masked": "Stage two: masked prior",
 }
-SAMPLES = {"samples": "Samples by class", "samples-masked": "Samples of the masked prior by class"}
+SAMPLES = {
+    "samples": "Samples by class",
+    "prediction": "Given clips, and how they go on",
+    "samples-masked": "Samples of the masked prior by class",
+    "prediction-masked": "Given clips, and how the masked prior goes on",
+}
 MOST_CLASSES, PICTURES_A_CLASS, SOUNDS_A_CLASS = 40, 10, 4
 CLIPS = 6
 """Held-out sounds that are shown with their reconstructions."""
+PAIRS = 8
+"""Held-out videos that are."""
 
-TYPES = {".png": "image/png", ".flac": "audio/flac"}
+TYPES = {".png": "image/png", ".flac": "audio/flac", ".webp": "image/webp"}
 """Of files that are embedded."""
 
-SHARES = ("codebook_usage", "class_agreement", "real_accuracy")
+SHARES = ("codebook_usage", "real_accuracy")
 
 TOGETHER = {"loss/nll_bits": "eval/bits_per_code"}
 """Training curves that an evaluation's curve belongs to."""
@@ -69,6 +76,7 @@ def write(source: Path, out: Path | None = None) -> Path:
         counts=counts if isinstance(counts, list) else [],
         reconstructions=embedded(source / "evaluation" / "reconstructions.png"),
         clips=clips(source / "evaluation" / "sounds"),
+        pairs=[embedded(file) for file in sorted((source / "evaluation" / "videos").glob("*.webp"))[:PAIRS]],
         samples={title: samples(source / name) for name, title in SAMPLES.items()},
         origin={**runs[0]["origin"], **figures},
         written=now(),
@@ -142,7 +150,9 @@ def shown(name: str, value: Any) -> str:
     """A figure as text; shares in percent."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    return f"{100 * value:.1f} %" if name.split(".")[-1] in SHARES and 0 <= value <= 1 else number(value)
+    last = name.split(".")[-1]
+    share = last in SHARES or last.endswith("_agreement") or (last.startswith("real_") and last.endswith("_accuracy"))
+    return f"{100 * value:.1f} %" if share and 0 <= value <= 1 else number(value)
 
 
 def duration(seconds: float) -> str:
@@ -153,7 +163,7 @@ def duration(seconds: float) -> str:
 
 
 def samples(source: Path) -> dict[str, Any]:
-    """Sampled pictures or sounds by class; the grid picture alone where there are none by class."""
+    """Sampled pictures, sounds or videos by class; the grid picture alone where there are none by class."""
     described = read_json(source / "samples.json").get("classes") or [
         {"name": path.name, "folder": path.name} for path in sorted(source.glob("*"), key=natural) if path.is_dir()
     ]
@@ -169,7 +179,7 @@ def samples(source: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Shown:
-    """A sample on the page: data URLs of its picture, and of a sound also of itself."""
+    """A sample on the page: data URLs of its picture, of a video one that moves, and of a sound also of itself."""
 
     picture: str
     sound: str = ""
@@ -177,8 +187,8 @@ class Shown:
 
 
 def shown_sample(file: Path, title: str = "") -> Shown:
-    """The sample whose picture is `file`; a sound of the same name lies beside it."""
-    return Shown(embedded(file), embedded(file.with_suffix(".flac")), title)
+    """The sample whose picture is `file`; a sound or video of the same name lies beside it."""
+    return Shown(embedded(file.with_suffix(".webp")) or embedded(file), embedded(file.with_suffix(".flac")), title)
 
 
 def clips(source: Path) -> list[list[Shown]]:
@@ -199,9 +209,9 @@ def clips(source: Path) -> list[list[Shown]]:
 
 
 def natural(path: Path) -> tuple[int, str]:
-    """Sort key that puts 2.png before 10.png."""
+    """Sort key that puts 2.png before 10.png, and names without a number first."""
     digits = "".join(letter for letter in path.stem if letter.isdigit())
-    return (int(digits) if digits else 0, path.name)
+    return (int(digits) if digits else -1, path.name)
 
 
 def embedded(path: Path) -> str:

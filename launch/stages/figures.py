@@ -12,7 +12,8 @@ from launch.files.inputs import settings_of
 from launch.files.places import without_places
 from launch.run import provenance
 from launch.stages import records
-from launch.stages.listing import PipelineConfig, Stage
+from launch.stages.listing import PipelineConfig
+from launch.stages.stage import Stage
 
 FILE = "metrics.json"
 
@@ -28,7 +29,9 @@ def write(config: PipelineConfig, done: Sequence[Stage]) -> None:
     out = config.folder
     tokenizer = settings_of(out / "evaluation" / "tokenizer.json")
     prior = settings_of(out / "evaluation" / "prior.json")
-    samples = {name: prior.pop(name) for name in OF_SAMPLES if name in prior}
+    agreeing = [name for name in prior if "_agreement" in name or name.startswith("real_")]
+    samples = {name: prior.pop(name) for name in dict.fromkeys((*OF_SAMPLES, *agreeing)) if name in prior}
+    prediction = {"prediction": prior.pop("prediction")} if "prediction" in prior else {}
     samples["count"] = prior.pop("samples", None)
     seconds = {stage.name: records.read(out, stage.name).get("seconds") for stage in done}
     masked = {"masked": settings_of(out / "evaluation" / "prior-masked.json")} if config.masked else {}
@@ -36,6 +39,7 @@ def write(config: PipelineConfig, done: Sequence[Stage]) -> None:
         "tokenizer": tokenizer,
         "prior": prior,
         "samples": samples,
+        **prediction,
         **masked,
         "seconds": {**seconds, "total": round(sum(value or 0 for value in seconds.values()), 1)},
         "setup_seconds": setup_seconds(),

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from launch.command.cli import UserError
 from launch.files.inputs import settings_of
-from launch.stages.listing import PipelineConfig, Stage, stages
+from launch.stages.listing import PipelineConfig, stages
 from launch.stages.resources import ClusterConfig, Resources, load
+from launch.stages.stage import Stage
 
 NEEDS = {
     "tokenizer": (),
@@ -18,16 +19,18 @@ NEEDS = {
     "codes-held_out": ("release",),
     "prior": ("codes-train", "codes-held_out"),
     "samples": ("prior",),
-    "prior-evaluation": ("samples",),
+    "prediction": ("prior",),
+    "prior-evaluation": ("samples", "prediction"),
     "report": ("tokenizer-evaluation", "prior-evaluation"),
 }
-"""The stages in their order, with those that must be done before."""
+"""The stages in their order, with those that must be done before. Only recipes with a predict.yaml have prediction."""
 
 SCRIPTS = {
     "tokenizer-evaluation": "evaluate",
     "codes-train": "encode",
     "codes-held_out": "encode",
     "samples": "sample",
+    "prediction": "evaluate_prior",
     "prior-evaluation": "evaluate_prior",
 }
 """Batch scripts in launch/slurm with another name than their stage."""
@@ -80,8 +83,10 @@ def read(recipe: Path, out: Path, *, shared: bool = True, processes: int = 1, no
     every: list[Stage] = []
     last: dict[str, str] = {}
     for name, before in NEEDS.items():
+        if name not in listed:
+            continue
         given = Resources(nodes=nodes if listed[name].trains else None, parts=None if shared else 1)
-        needs = tuple(last[need] for need in before)
+        needs = tuple(last[need] for need in before if need in last)
         every.append(_resourced(replace(listed[name], needs=needs), given.over(cluster.resources(name)), out))
         last[name] = name
         if (parts := len(every[-1].parts)) > 1:

@@ -5,11 +5,11 @@ OUT/tokenizer/       the released tokenizer           OUT/evaluation/sounds/ of 
 OUT/codes/{train,held_out}/   code shards             OUT/samples/   pictures, grid.png
 OUT/prior-run/       stage two's run folder           OUT/stages/*.json   what was done, with which options
 OUT/metrics.json     all figures                      OUT/report.html
+OUT/data/            a sample set that is made        OUT/prediction/     given clips and how they go on
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +18,23 @@ from typing import Any
 from launch.command.checks import at_least
 from launch.command.cli import UserError
 from launch.files.inputs import settings_of
-from launch.stages.resources import Resources
+from launch.stages.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds the packages, the recipes and the sample sets."""
 
-SAMPLE_SETS = ("mnist", "emoji", "speech")
+SAMPLE_SETS = ("mnist", "emoji", "speech", "moving_digits")
+MADE = {"moving_digits": ("mnist", "videos")}
+"""Sample sets that are packed from a shipped one: which, and the kind of their samples."""
 
 LICENCES = {"speech": "cc-by-sa-3.0"}
 """Of tokenizers of sample sets whose data ask for the same licence; else apache-2.0."""
 
-SHORT_STEPS, SOUNDS_SHOWN = 20, 8
+SHORT_STEPS, SHORT_CLIPS, SHOWN = 20, 450, 8
+A_CLASS, A_PROMPT = 50, 3
+"""Samples drawn of each class, or of each prompt of a recipe's prompts.txt."""
+VIDEOS_MEASURED, VIDEOS_CLASSIFIED = 100, 4000
+"""Held-out clips on which a tokenizer is measured, and clips that classifiers are fitted to, at most."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class PipelineConfig:
     """Run the whole pipeline on one machine: tokenizer, release, codes, prior, samples, evaluations, report."""
 
     data: str = "mnist"
-    """The sample set, mnist, emoji or speech; also names the default of recipe, train and held_out."""
+    """The sample set, mnist, emoji, speech or moving_digits; also names the default of recipe, train and held_out."""
     processes: int = 1
     """Ranks of the stages that can share their work."""
     out: str | None = None
@@ -47,8 +53,8 @@ class PipelineConfig:
     """Index of the training samples; null: the sample set's."""
     held_out: str | None = None
     """Index of the held-out samples; null: the sample set's."""
-    count: int = 50
-    """Samples drawn of each class."""
+    count: int | None = None
+    """Samples drawn of each class, or of each prompt of the recipe; null: 50 of a class, 3 of a prompt."""
     masked: bool = False
     """Train a masked prior over the same codes too; its samples stand beside the other's in the report."""
     short: bool = False
@@ -77,11 +83,20 @@ class PipelineConfig:
     def index(self, part: str) -> Path:
         """The index of `train` or `held_out`."""
         given = self.train if part == "train" else self.held_out
+        if given is None and self.data in MADE:
+            return self.folder / "data" / f"{part}.json"
         return Path(given) if given else _shipped("data", "samples", self.data, f"{part}.json")
+
+    @property
+    def made(self) -> bool:
+        """Whether the sample set is packed first."""
+        return self.data in MADE and None in (self.train, self.held_out)
 
     @cached_property
     def kind(self) -> str:
         """Kind of the samples, as the training index says."""
+        if self.made:
+            return MADE[self.data][1]
         index = self.index("train")
         return str(settings_of(index).get("kind", "pictures")) if index.suffix == ".json" else "pictures"
 
@@ -91,71 +106,30 @@ def _shipped(*parts: str) -> Path:
     return Path(*parts) if Path.cwd() == ROOT else ROOT.joinpath(*parts)
 
 
-TRAINS = ("tokenizer", "prior")
-"""Stages of a chain that train: they write checkpoints, are requeued and take --nodes."""
-
-SHARED = ("codes-train", "codes-held_out", "samples")
-"""Stages that an array job may share; one more job, NAME-index, then writes what lists all parts."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command of the pipeline, or of a chain of jobs."""
-
-    name: str
-    """Short name, and that of its record OUT/stages/NAME.json, its log and its job."""
-    title: str
-    """What it does, for people."""
-    module: str
-    """The module that is started."""
-    arguments: tuple[str, ...]
-    """Its options, before those of the cluster's configuration."""
-    makes: tuple[Path, ...] = ()
-    """Files that are there once it is done."""
-    reads: tuple[Path, ...] = ()
-    """Files whose content decides the result: recipes and indexes."""
-    processes: int = 1
-    """Ranks it is launched on, on this machine."""
-    needs: tuple[str, ...] = ()
-    """Stages of a chain that must be done before."""
-    script: str = ""
-    """Its batch script in launch/slurm."""
-    resources: Resources = Resources()  # noqa: RUF009
-    """What its jobs get."""
-
-    @property
-    def trains(self) -> bool:
-        """Whether it is a training run, with checkpoints to resume from."""
-        return self.name in TRAINS
-
-    @property
-    def ranks(self) -> bool:
-        """Whether it uses several ranks; else it is one process."""
-        return self.trains or self.name.removesuffix("-index") in SHARED
-
-    @property
-    def parts(self) -> Sequence[int | None]:
-        """The parts that several jobs share, under which its states are kept; [None] for one job."""
-        count = (self.resources.parts or 1) if self.name in SHARED else 1
-        return range(count) if count > 1 else [None]
-
-    def arguments_of(self, part: int = 0, parts: int = 1) -> list[str]:
-        """The command's arguments for one of several jobs."""
-        own = ["--part", str(part), "--parts", str(parts)] if parts > 1 else []
-        return [*self.arguments, *(self.resources.arguments or []), *own]
-
-
 def stages(config: PipelineConfig) -> list[Stage]:
     """The commands in their order. Raises UserError where a recipe or an index is missing."""
     needed = [config.recipe_folder / f"{part}.yaml" for part in ("tokenizer", "prior")]
-    for path in (*needed, config.index("train"), config.index("held_out")):
+    for path in (*needed, *([] if config.made else [config.index("train"), config.index("held_out")])):
         if not path.is_file():
             raise UserError(
                 f"{path} is missing: name an existing --recipe, --train and --held_out, or use --data mnist"
             )
     masked = _second(config, "-masked", model__kind="masked") if config.masked else []
     codes = [_codes(config, "train", "training"), _codes(config, "held_out", "held-out")]
-    return [*_first(config), *codes, *_second(config), *masked]
+    return [*_data(config), *_first(config), *codes, *_second(config), *masked]
+
+
+def _data(config: PipelineConfig) -> list[Stage]:
+    """What packs a sample set that is made of a shipped one."""
+    if not config.made:
+        return []
+    source = _shipped("data", "samples", MADE[config.data][0])
+    about = {"name": config.data, "licence": settings_of(source / "train.json").get("licence", "")}
+    options = _options(kind=config.data, **about, **({"clips": SHORT_CLIPS} if config.short else {}))
+    arguments = (str(source), str(config.folder / "data"), *options)
+    indexes = (config.index("train"), config.index("held_out"))
+    reads = (source / "train.json", source / "held_out.json")
+    return [Stage("data", f"make the {config.kind}", "data.pack", arguments, makes=indexes, reads=reads)]
 
 
 def _first(config: PipelineConfig) -> list[Stage]:
@@ -163,8 +137,10 @@ def _first(config: PipelineConfig) -> list[Stage]:
     recipe, run, tokenizer = config.recipe_folder / "tokenizer.yaml", out / "tokenizer-run", out / "tokenizer"
     figures, pictures = out / "evaluation" / "tokenizer.json", out / "evaluation" / "reconstructions.png"
     shown: dict[str, Any] = {"pictures": pictures}
-    if config.kind == "sounds":
-        shown |= {"sounds": out / "evaluation" / "sounds", "picture_count": SOUNDS_SHOWN}
+    if config.kind in ("sounds", "videos"):
+        shown |= {config.kind: out / "evaluation" / config.kind, "picture_count": SHOWN}
+    if config.kind == "videos":
+        shown |= {"samples": VIDEOS_MEASURED, "batch_size": 16}
     short = {"steps": SHORT_STEPS, "evaluate_samples": 64, "run__log_every": 5} if config.short else {}
     return [
         Stage(
@@ -210,14 +186,19 @@ def _codes(config: PipelineConfig, part: str, title: str) -> Stage:
 def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Stage]:
     out, train, held_out = config.folder, config.index("train"), config.index("held_out")
     tokenizer, run, samples = out / "tokenizer", out / f"prior-run{suffix}", out / f"samples{suffix}"
-    recipe, sampling = (config.recipe_folder / name for name in ("prior.yaml", "sample.yaml"))
+    recipe, sampling, prompts = (config.recipe_folder / name for name in ("prior.yaml", "sample.yaml", "prompts.txt"))
     codes, held_out_codes = (out / "codes" / part / "index.json" for part in ("train", "held_out"))
     figures = out / "evaluation" / f"prior{suffix}.json"
     data = {"tokenizer": tokenizer, "data__index": codes, "data__held_out": held_out_codes}
     short = {"steps": SHORT_STEPS, "run__log_every": 5} if config.short else {}
-    count = 2 if config.short else config.count
-    own = {"config": sampling} if sampling.is_file() else {"guidance": 3}
-    distances = {} if config.kind == "sounds" else {"reference": held_out}
+    of = "prompt" if prompts.is_file() else "class"
+    count = (2 if of == "class" else 1) if config.short else config.count or (A_CLASS if of == "class" else A_PROMPT)
+    own: dict[str, Any] = {"config": sampling} if sampling.is_file() else {"guidance": 3}
+    own |= {"prompts": prompts} if prompts.is_file() else {}
+    measured: dict[str, Any] = {"reference": held_out} if config.kind == "pictures" else {}
+    measured |= {"limit": VIDEOS_CLASSIFIED} if config.kind == "videos" else {}
+    predictions = _prediction(config, suffix, run)
+    measured |= {"predictions": predictions[0].makes[0].parent} if predictions else {}
     return [
         Stage(
             f"prior{suffix}",
@@ -230,13 +211,14 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
         ),
         Stage(
             f"samples{suffix}",
-            f"sample {count} {config.kind} of each class",
+            f"sample {count} {config.kind} of each {of}",
             "stage2_prior.sample",
             _options(**own, prior=run, tokenizer=tokenizer, out=samples, count=count),
             makes=(samples / "grid.png",),
-            reads=(sampling,) if sampling.is_file() else (),
+            reads=tuple(path for path in (sampling, prompts) if path.is_file()),
             processes=config.processes,
         ),
+        *predictions,
         Stage(
             f"prior{suffix}-evaluation",
             "evaluate the prior and its samples",
@@ -247,13 +229,24 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
                 samples=samples,
                 data=train,
                 held_out=held_out,
-                **distances,
+                **measured,
                 out=figures,
             ),
             makes=(figures,),
             reads=(train, held_out),
         ),
     ]
+
+
+def _prediction(config: PipelineConfig, suffix: str, run: Path) -> list[Stage]:
+    """What goes on from held-out clips, where the recipe has a predict.yaml."""
+    recipe, given = config.recipe_folder / "predict.yaml", config.index("held_out")
+    if not recipe.is_file():
+        return []
+    out, tokenizer = config.folder / f"prediction{suffix}", config.folder / "tokenizer"
+    options = _options(config=recipe, prior=run, tokenizer=tokenizer, given=given, out=out)
+    title, makes = "go on from given frames", (out / "grid.png",)
+    return [Stage(out.name, title, "stage2_prior.inpaint", options, makes=makes, reads=(recipe, given))]
 
 
 def _options(**values: object) -> tuple[str, ...]:

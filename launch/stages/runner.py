@@ -18,7 +18,7 @@ from launch.command.exit_codes import BAD_INPUT, INTERRUPTED, SIGNALLED
 from launch.files.outputs import try_folder
 from launch.run.folder import lock
 from launch.stages import records
-from launch.stages.listing import Stage
+from launch.stages.stage import Stage
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 

@@ -16,7 +16,7 @@ from launch.files.inputs import settings_of
 from launch.run import metrics
 from launch.stages import records
 from launch.stages.jobs import NEEDS
-from launch.stages.listing import TRAINS
+from launch.stages.stage import TRAINS
 
 STALE_SECONDS = 300
 """A running training whose last line is older is called silent."""

@@ -18,8 +18,9 @@ from launch.files.outputs import try_folder
 from launch.run import provenance as facts
 from launch.stages import records
 from launch.stages.jobs import Chain
-from launch.stages.listing import ROOT, Stage
+from launch.stages.listing import ROOT
 from launch.stages.resources import ClusterConfig
+from launch.stages.stage import Stage
 from launch.stages.status import aligned
 
 INPUTS = "inputs.json"

@@ -57,9 +57,13 @@ OF_SOUNDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """As VARIANTS, for sounds. The residual ones are measured at several rates: the first 1, 2, 4 and all 8 books."""
 
 
+OF_VIDEOS = {name: one for name, one in VARIANTS.items() if name != "multiscale"}
+"""As VARIANTS, for videos."""
+
+
 def variants_of(kind: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """The variants for a kind of data."""
-    return OF_SOUNDS if kind == "sounds" else VARIANTS
+    return {"sounds": OF_SOUNDS, "videos": OF_VIDEOS}.get(kind, VARIANTS)
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,11 @@ class CompareConfig:
     samples: int | None = None
     """Number of held-out samples to measure, evenly spaced; null: all."""
     lpips: bool = True
-    """Measure LPIPS (of pictures)."""
+    """Measure LPIPS (of pictures, and of videos' frames)."""
     lpips_weights: str | None = None
     """File with the weights of LPIPS's network; null: an installed one."""
     pictures: int = 8
-    """Held-out samples in reconstructions.png; of sounds, their spectrograms."""
+    """Held-out samples in reconstructions.png; of sounds, their spectrograms; of videos, strips of frames."""
 
     def __post_init__(self) -> None:
         for name in self.variants:

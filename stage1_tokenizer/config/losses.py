@@ -99,6 +99,8 @@ class AdversarialConfig:
     dino: one per patch at five depths of a frozen DINO transformer, which needs `weights` (StyleGAN-T). For sounds:
     periods: columns of every P-th sample (HiFi-GAN's MPD); bands: bands of complex spectra (DAC's MRD); stft: whole
     complex spectra (EnCodec's MS-STFT)."""
+    per_frame: bool = False
+    """Of videos, judge each frame as a picture; false: clips as a whole, along three axes (patch only)."""
     channels: int = 64
     """Width of the first layer; it doubles per layer, up to 8 times (patch) or to 512 (stylegan), grows fourfold up to
     32 times (periods), or stays (bands, stft); unused by dino. Those of sounds are published with 32."""
@@ -182,6 +184,10 @@ class AdversarialConfig:
     def check_samples(self, in_channels: int, spatial_dims: int, size: int | None = None) -> None:
         """Raise ValueError if the discriminator does not support samples of these channels, axes and size."""
         at, kind = "loss.adversarial.", self.discriminator
+        if self.per_frame:
+            rule = "false, as model.spatial_dims is not 3"
+            check(at + "per_frame", self.per_frame, spatial_dims == 3, rule)
+            spatial_dims = 2
         if kind in OF_SOUNDS and spatial_dims != 1:
             raise ValueError(
                 f"{at}discriminator={kind} is for sounds, not for model.spatial_dims={spatial_dims}: set patch"

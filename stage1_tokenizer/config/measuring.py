@@ -10,13 +10,16 @@ from launch.command.checks import at_least, check
 class DistanceConfig:
     """Distances of a measured set of pictures from a reference set."""
 
-    features: Literal["vgg16", "inception", "none"] = "vgg16"
+    features: Literal["vgg16", "inception", "i3d", "none"] = "vgg16"
     """Network whose features the distances are measured on. inception: FID's own (fid, sfid, inception_score, kid,
-    precision, recall); vgg16: LPIPS's (frechet_vgg16, kid_vgg16, precision_vgg16, recall_vgg16); none: no distances."""
+    precision, recall); vgg16: LPIPS's (frechet_vgg16, kid_vgg16, precision_vgg16, recall_vgg16; of videos, on frames
+    and their differences, frechet_video_vgg16, …); i3d, of videos: fvd_styleganv; none: no distances."""
     inception_weights: str | None = None
     """File with FID's weights, pt_inception-2015-12-05-6726825d.pth; null: torch hub's cache, or a download into it."""
     vgg_weights: str | None = None
     """File with VGG16's weights; null: an installed one, as for LPIPS."""
+    i3d_weights: str | None = None
+    """File i3d_torchscript.pt, for features=i3d; its hash must be that of the published file."""
     reference: str | None = None
     """The reference set: an index of shards, a folder of pictures, an .npz of pictures (arr_0), or statistics (a file
     written by `save_reference`, or ADM's)."""
@@ -49,12 +52,15 @@ class EvaluateConfig(DistanceConfig):
     out: str
     """JSON file for the figures."""
     pictures: str | None = None
-    """PNG file for originals next to their reconstructions; of sounds, their spectrograms."""
+    """PNG file for originals next to their reconstructions; of sounds, their spectrograms; of videos, strips of
+    frames."""
     picture_count: int = 32
     """Pictures in that file, evenly spaced over the set."""
     sounds: str | None = None
     """Of sounds: folder for so many originals and their reconstructions as FLAC files, with the first 1, 2, 4, … books
     too, and for their spectrograms."""
+    videos: str | None = None
+    """Of videos: folder for so many originals beside their reconstructions, as animated WebP."""
     samples: int | None = None
     """Number of pictures to measure, evenly spaced over the set; null: all."""
     batch_size: int = 64
@@ -71,7 +77,7 @@ class EvaluateConfig(DistanceConfig):
     """Arithmetic of the tokenizer; fp32 is IEEE float32 on every device, tf32 faster on GPUs. Results of different ones
     aren't comparable."""
     overwrite: bool = False
-    """Overwrite `out`, `pictures`, `sounds` and `save_reference` if they exist."""
+    """Overwrite `out`, `pictures`, `sounds`, `videos` and `save_reference` if they exist."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

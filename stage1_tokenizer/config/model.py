@@ -1,76 +1,16 @@
 """Settings of a tokenizer's networks."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from launch.command.checks import at_least, check
+from stage1_tokenizer.config.picture_networks import ConvPlusConfig as ConvPlusConfig
+from stage1_tokenizer.config.picture_networks import TransformerConfig as TransformerConfig
+from stage1_tokenizer.config.picture_networks import VitConfig as VitConfig
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.config.sound_networks import SeanetConfig, VocosConfig
-
-
-@dataclass(frozen=True)
-class ConvPlusConfig:
-    """Variants of the published convolutional tokenizers without attention; the defaults are Open-MAGVIT2's."""
-
-    downsample: Literal["conv", "pool"] = "conv"
-    """conv: 3x3 of stride 2 with zero padding on every side (Open-MAGVIT2); pool: 2x2 average pooling (MaskGIT)."""
-    upsample: Literal["shuffle", "nearest"] = "shuffle"
-    """shuffle: 3x3 to four times the channels, then depth to space (Open-MAGVIT2); nearest: nearest-neighbour
-    interpolation, then 3x3 (MaskGIT)."""
-    adaptive_norm: bool = True
-    """Before each level of the decoder, group normalization, scaled and shifted by the latents' standard deviation and
-    mean (Open-MAGVIT2); false: none (MaskGIT)."""
-    shortcut: Literal["input", "inner"] = "input"
-    """If a block's width changes, its 1x1 convolution takes the block's input, or the output of its two convolutions,
-    which drops the input (MaskGIT as published)."""
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """Size of one of the two transformers; the defaults are ViT-VQGAN's and TiTok's small one."""
-
-    width: int = 512
-    """Channels of a token."""
-    depth: int = 8
-    """Number of blocks."""
-    heads: int = 8
-    """Attention heads per block; must divide the width."""
-
-
-@dataclass(frozen=True)
-class VitConfig:
-    """Transformers on patches: ViT-VQGAN by default; TiTok has latent_tokens, patch=16, head=linear."""
-
-    size: int = 256
-    """Size of the pictures for which positions are learned. Positions are interpolated for other sizes, which are not
-    supported with latent tokens."""
-    patch: int = 8
-    """Side of a patch; each patch is one token."""
-    latent_tokens: int = 0
-    """Number of learned tokens that become the codes, so that a picture is a sequence (N,); 0: one code per patch."""
-    positions: Literal["learned", "sincos"] = "learned"
-    """Positions of patches: learned vectors, or sines and cosines of row and column."""
-    head: Literal["tanh", "linear"] = "tanh"
-    """Last layers of both networks. tanh: two with tanh between, the decoder's to patches (ViT-VQGAN); linear: one,
-    followed in the decoder by a 3x3 convolution on the pixels (TiTok)."""
-    encoder: TransformerConfig = field(default_factory=TransformerConfig)
-    """Size of the encoder."""
-    decoder: TransformerConfig = field(default_factory=TransformerConfig)
-    """Size of the decoder."""
-
-    def __post_init__(self) -> None:
-        at = "model.vit."
-        at_least(1, self, "patch", prefix=at)
-        at_least(0, self, "latent_tokens", prefix=at)
-        fits = self.size >= 1 and self.size % self.patch == 0
-        check(at + "size", self.size, fits, f"a multiple of model.vit.patch={self.patch}")
-        for name, shape in (("encoder", self.encoder), ("decoder", self.decoder)):
-            at_least(1, shape, "depth", "heads", prefix=f"{at}{name}.")
-            least = 4 * shape.heads if self.positions == "sincos" else shape.heads
-            fits = shape.width >= 1 and shape.width % least == 0
-            check(f"{at}{name}.width", shape.width, fits, f"a multiple of {least}, for its heads and positions")
-
+from stage1_tokenizer.config.video_networks import VideoNetConfig
 
 SOUND = {"seanet": ("seanet",), "vocos": ("vocos",), "seanet_vocos": ("seanet", "vocos")}
 """The backbones for sound, with the settings that they use."""
@@ -80,12 +20,13 @@ SOUND = {"seanet": ("seanet",), "vocos": ("vocos",), "seanet_vocos": ("seanet", 
 class ModelConfig:
     """The networks of a tokenizer: encoder, quantizer, decoder."""
 
-    backbone: Literal["conv", "conv_plus", "vit", "seanet", "vocos", "seanet_vocos"] = "conv"
+    backbone: Literal["conv", "conv_plus", "vit", "movq", "seanet", "vocos", "seanet_vocos"] = "conv"
     """conv: VQGAN's (taming-transformers, LlamaGen, IBQ, VAR, diffusers); conv_plus: residual blocks without biases or
     attention, as many in the middle as in a level (MaskGIT, Open-MAGVIT2); vit: transformers on patches (ViT-VQGAN,
-    TiTok); for sound: seanet, convolutions (EnCodec, DAC, Mimi), vocos, blocks between Fourier transforms, and
-    seanet_vocos, the encoder of one and the decoder of the other (WavTokenizer). The last four do not use
-    channel_multipliers, res_blocks and attention."""
+    TiTok); movq: conv on each frame of a video, with layers along time at the latents (Emu3); for sound: seanet,
+    convolutions (EnCodec, DAC, Mimi), vocos, blocks between Fourier transforms, and seanet_vocos, the encoder of one
+    and the decoder of the other (WavTokenizer). vit and those for sound do not use channel_multipliers, res_blocks and
+    attention."""
     conv_plus: ConvPlusConfig = field(default_factory=ConvPlusConfig)
     """Settings of backbone=conv_plus."""
     vit: VitConfig = field(default_factory=VitConfig)
@@ -96,6 +37,8 @@ class ModelConfig:
     """Settings of backbone=vocos, and of the decoder of seanet_vocos."""
     spatial_dims: Literal[1, 2, 3] = 2
     """Axes of the convolutions: 1 for audio, 2 for pictures, 3 for video."""
+    video: VideoNetConfig = field(default_factory=VideoNetConfig)
+    """With spatial_dims=3, what convolutional networks do along time."""
     in_channels: int = 3
     """Channels of the data: 3 for colour, 1 for grey."""
     pixel_range: Literal["symmetric", "unit"] = "symmetric"
@@ -137,6 +80,7 @@ class ModelConfig:
             )
         self._check_unused()
         self._check_widths()
+        self._check_time()
         if self.quantizer.kind == "multiscale" and self.spatial_dims != 2:
             raise ValueError(
                 f"model.spatial_dims={self.spatial_dims} is not supported with model.quantizer.kind=multiscale, which "
@@ -150,7 +94,7 @@ class ModelConfig:
 
     def _check_unused(self) -> None:
         """Refuse settings that the backbone does not use."""
-        conv, vit, sound = self.backbone == "conv", self.backbone == "vit", self.backbone in SOUND
+        conv, vit, sound = self.backbone in ("conv", "movq"), self.backbone == "vit", self.backbone in SOUND
         unused = {
             "attention_levels": not (conv and self.attention) and self.attention_levels is not None,
             "attention_middle": not (conv and self.attention) and not self.attention_middle,
@@ -168,8 +112,14 @@ class ModelConfig:
                     f"model.{name}={getattr(self, name)} has no meaning with model.backbone={self.backbone}, "
                     f"model.attention={self.attention}: leave it out"
                 )
-        axes = 1 if sound else 2
-        if (vit or sound) and self.spatial_dims != axes:
+        if self.video != VideoNetConfig() and (self.spatial_dims != 3 or vit or sound):
+            raise ValueError(
+                f"model.video={self.video} is for model.spatial_dims=3 and backbone=conv or conv_plus, not for "
+                f"spatial_dims={self.spatial_dims} and backbone={self.backbone}: leave it out"
+            )
+        movq = self.backbone == "movq"
+        axes = 3 if movq else 1 if sound else 2
+        if (vit or sound or movq) and self.spatial_dims != axes:
             value = f"model.spatial_dims={self.spatial_dims}"
             raise ValueError(f"{value} is not for model.backbone={self.backbone}: set it to {axes}")
         if self.latent_tokens and self.quantizer.kind == "multiscale":
@@ -182,7 +132,8 @@ class ModelConfig:
         """Heads share the latents' channels; without bridge convolutions these are those of the quantizer."""
         even, step = 2 * self.seanet.heads if self.seanet.layers else 1, math.lcm(*self.quantizer.strides)
         check("model.z_channels", self.z_channels, self.z_channels % even == 0, f"a multiple of {even}, for its heads")
-        check("model.seanet.block", self.block, self.block % step == 0, f"a multiple of {step}, of quantizer.strides")
+        fits = self.spatial_dims == 3 or self.block % step == 0
+        check("model.seanet.block", self.block, fits, f"a multiple of {step}, of quantizer.strides")
         meets = self.backbone != "seanet_vocos" or self.vocos.hop == self.seanet.hop
         check("model.vocos.hop", self.vocos.hop, meets, f"{self.seanet.hop}, the product of model.seanet.strides")
         quantizer, z_channels = self.quantizer, self.z_channels
@@ -195,10 +146,44 @@ class ModelConfig:
                 f"model.double_z={self.double_z} don't fit kind={quantizer.kind}: set them to {width} and {twice}"
             )
 
+    def _check_time(self) -> None:
+        """The strides of videos fit the levels, and nothing that promises causality looks ahead."""
+        changes = len(self.channel_multipliers) - 1
+        for name in ("time_strides", "space_strides"):
+            strides = getattr(self.video, name)
+            rule = f"{changes} numbers, one for each change of resolution between model.channel_multipliers, or none"
+            check(f"model.video.{name}", strides, len(strides) in (0, changes), rule)
+        if self.video.causal and self.quant_conv_kernel == 3:
+            raise ValueError(
+                "model.quant_conv_kernel=3 looks ahead, which model.video.causal=true rules out: set it to 1 or 0"
+            )
+        others = replace(self.video, time_strides=[]) != VideoNetConfig() or self.quant_conv_kernel or self.double_z
+        if self.backbone == "movq" and others:
+            raise ValueError(
+                f"model.backbone=movq has model.video.time_strides, but not the rest of model.video={self.video}; and "
+                f"it needs quant_conv_kernel=0, double_z=false: leave the others out"
+            )
+        if self.video.layers == "cosmos" and self.backbone != "conv":
+            raise ValueError(
+                f"model.video.layers=cosmos needs model.backbone=conv, not {self.backbone}: change one of them"
+            )
+        if self.spatial_dims == 3 and any(step > 1 for step in self.quantizer.strides):
+            raise ValueError(f"model.quantizer.strides={list(self.quantizer.strides)} is for sounds: leave it out")
+
     @property
     def widths(self) -> list[int]:
         """Channels of each level."""
         return [self.channels * multiplier for multiplier in self.channel_multipliers]
+
+    @property
+    def time_strides(self) -> list[int]:
+        """Of videos, the stride of time of each change of resolution."""
+        return list(self.video.time_strides) or [2] * (len(self.channel_multipliers) - 1)
+
+    @property
+    def space_strides(self) -> list[int]:
+        """Of videos, the stride of height and width of each change of resolution."""
+        return list(self.video.space_strides) or [2] * (len(self.channel_multipliers) - 1)
 
     @property
     def encoder_channels(self) -> int:
@@ -217,12 +202,30 @@ class ModelConfig:
 
     @property
     def block(self) -> int:
-        """Latent positions that are encoded and decoded at a time; 0: all of them."""
+        """Latent positions along the first axis that are encoded and decoded at a time; 0: all of them."""
+        if self.spatial_dims == 3:
+            return self.video.block if self.video.causal else 0
         return self.seanet.block if self.backbone == "seanet" and self.seanet.causal else 0
 
     @property
+    def first_alone(self) -> bool:
+        """Whether the first frame has codes of its own, so that a clip has 1 + k·stride[0] frames."""
+        return self.spatial_dims == 3 and self.video.first_alone
+
+    def fitted(self, axis: int, size: int) -> int:
+        """The size that fits the stride along an axis: this one or the next smaller one, or else the smallest."""
+        first, step = int(self.first_alone and axis == 0), self.stride[axis]
+        return first + max((size - first) // step, 1 - first) * step
+
+    @property
     def stride(self) -> tuple[int, ...]:
-        """Pixels or samples per latent position along each spatial axis; with latent tokens, the sides of a patch."""
+        """Pixels or samples per latent position along each spatial axis; with latent tokens, the sides of a patch.
+
+        Of videos (frames, pixels, pixels).
+        """
+        if self.spatial_dims == 3:
+            strides = (self.time_strides, self.space_strides, self.space_strides)
+            return tuple(self.video.haar * math.prod(one) for one in strides)
         halved = 1 << (len(self.channel_multipliers) - 1)
         sides = {"vit": self.vit.patch, "vocos": self.vocos.hop}
         sides |= dict.fromkeys(("seanet", "seanet_vocos"), self.seanet.hop)

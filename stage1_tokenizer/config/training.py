@@ -11,6 +11,7 @@ import yaml
 
 from data.config import DataConfig
 from data.sounds.config import SoundConfig
+from data.videos.config import VideoConfig
 from launch.command.checks import at_least, check
 from launch.command.values import settled, word
 from launch.config import OptimizerConfig, RunConfig
@@ -56,6 +57,11 @@ class TokenizerTrainConfig:
     """Folder of a released or converted tokenizer (or of a run) to fine-tune: a new run begins with its weights, and
     with its discriminator if that fits loss.adversarial. Model settings that are left out are taken from it; those that
     are set must agree with it, except dropout and how the quantizer learns."""
+    inflate: Literal["last", "central"] | None = None
+    """Of a tokenizer of pictures (init), make one of videos: each of its kernels becomes the last slice in time of a
+    causal one (last: model.video.causal=true is then the default), or the middle one (central, not causal). Without
+    strides of time the new tokenizer gives, on every frame, what the picture's gives; with strides, on the frames that
+    have codes. Set model.video beside it."""
     freeze: list[Literal["encoder", "quantizer", "decoder"]] = field(default_factory=list)
     """Parts of the tokenizer that aren't trained, including the convolution next to the quantizer and the codebook's
     statistics: [encoder, quantizer] fine-tunes only the decoder, so codes don't change."""
@@ -94,6 +100,8 @@ class TokenizerTrainConfig:
             self._check_pictures()
         if self.data.kind == "sounds":
             self._check_sounds()
+        if self.data.kind == "videos":
+            self._check_videos()
         self._check_method()
 
     def _check_pictures(self) -> None:
@@ -154,6 +162,32 @@ class TokenizerTrainConfig:
                     "and loss.balance=gradient for weights that don't depend on the terms' scales"
                 )
 
+    def _check_videos(self) -> None:
+        model, clip = self.model, self.data.transform
+        assert isinstance(clip, VideoConfig)
+        if model.spatial_dims != 3:
+            raise ValueError(f"model.spatial_dims={model.spatial_dims} is not for videos: set it to 3")
+        for axis, name in enumerate(("frames", "size")):
+            value, step = clip.sizes[axis], model.stride[axis]
+            if value != (good := model.fitted(axis, value)):
+                raise ValueError(
+                    f"data.transform.{name}={value} is not {'1 + ' * (good % step)}a multiple of {step}, the model's "
+                    f"stride: set it to {good}"
+                )
+        if model.in_channels != clip.channels:
+            raise ValueError(
+                f"model.in_channels={model.in_channels} differs from data.transform.channels={clip.channels}: set both "
+                "to the same number"
+            )
+        for adversarial in self.loss.adversaries.values():
+            adversarial.check_samples(model.in_channels, model.spatial_dims, clip.size)
+            odd = "haar" if model.video.haar > 1 else "layers"
+            if adversarial.adaptive and (model.video.haar > 1 or model.video.layers == "cosmos"):
+                raise ValueError(
+                    f"loss.adversarial.adaptive=true needs a decoder that ends with one convolution, which it doesn't "
+                    f"with model.video.{odd}={getattr(model.video, odd)}: set it to false"
+                )
+
     def _check_method(self) -> None:
         if set(self.freeze) == {"encoder", "quantizer", "decoder"}:
             raise ValueError(f"freeze={list(self.freeze)} leaves nothing to train: remove the part to train")
@@ -173,21 +207,21 @@ class TokenizerTrainConfig:
                 )
 
 
-def init_of(words: Sequence[str]) -> str | None:
-    """The value of `init` on a command line, or in the configuration files that it names; the last one counts.
+def setting_of(name: str, words: Sequence[str]) -> str | None:
+    """The value of `init` or `inflate` on a command line, or in the files that it names; the last one counts.
 
-    It decides the defaults of the model, so it is needed before the command line can be read as a whole.
+    They decide the defaults of the model, so they are needed before the command line can be read as a whole.
     """
-    init: str | None = None
+    found: str | None = None
     pairs = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for name, value in itertools.pairwise(pairs):
-        if name == "--init":
-            init = settled("init", word(value), str | None)
-        elif name == "--config" and not value.startswith("{"):
+    for key, value in itertools.pairwise(pairs):
+        if key == f"--{name}":
+            found = settled(name, word(value), str | None)
+        elif key == "--config" and not value.startswith("{"):
             try:
                 settings = yaml.safe_load(Path(value).expanduser().read_text())
             except (yaml.YAMLError, ValueError, OSError):
                 continue  # reported where the file is read as a configuration
-            if isinstance(settings, dict) and "init" in settings:
-                init = settled("init", word(str(settings["init"])), str | None)
-    return init
+            if isinstance(settings, dict) and name in settings:
+                found = settled(name, word(str(settings[name])), str | None)
+    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 from launch.command.cli import UserError
 from stage1_tokenizer.config.losses import AdversarialConfig
@@ -19,6 +19,7 @@ from stage1_tokenizer.discriminators.periods import Period
 from stage1_tokenizer.discriminators.sound_layers import SoundDiscriminator
 from stage1_tokenizer.discriminators.stft import Scale
 from stage1_tokenizer.discriminators.stylegan import ResidualDiscriminator
+from stage1_tokenizer.layers.video import frames_of
 
 __all__ = ["DISCRIMINATORS", "Discriminator", "build_discriminator", "check_discriminator"]
 
@@ -45,7 +46,16 @@ def build_discriminator(config: AdversarialConfig, in_channels: int, spatial_dim
     Raises ValueError if it does not support such samples, and UserError if its file has no such weights.
     """
     config.check_samples(in_channels, spatial_dims)
-    return DISCRIMINATORS[config.discriminator](config, in_channels, spatial_dims)
+    if not config.per_frame:
+        return DISCRIMINATORS[config.discriminator](config, in_channels, spatial_dims)
+    of_pictures = DISCRIMINATORS[config.discriminator](config, in_channels, 2)
+    of_pictures.register_forward_pre_hook(_as_frames)
+    return of_pictures
+
+
+def _as_frames(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Clips (B, C, T, H, W) as a batch of frames, for a discriminator of pictures, whose weights keep their names."""
+    return tuple(frames_of(clips) for clips in inputs)
 
 
 def check_discriminator(config: AdversarialConfig, batch_size: int, world_size: int) -> None:

@@ -35,5 +35,6 @@ class Blur(nn.Module):
         """(B, C, H, W) to (B, C, (H + 2·padding − k)/stride + 1, …)."""
         channels = h_BCHW.shape[1]
         kernel = self.kernel.to(h_BCHW.dtype).expand(channels, 1, *self.kernel.shape)
-        padded = F.pad(h_BCHW, self.pads, mode=self.mode)
+        mode = "replicate" if self.mode == "reflect" and 1 in h_BCHW.shape[2:] else self.mode  # a single frame
+        padded = F.pad(h_BCHW, self.pads, mode=mode)
         return _CONVOLVE[self.kernel.ndim](padded, kernel, stride=self.stride, groups=channels)

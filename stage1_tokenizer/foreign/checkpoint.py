@@ -30,10 +30,10 @@ SUFFIXES = (".safetensors", *PICKLES)
 BOOKKEEPING = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "numpy.", "typing.", "pathlib.")
 """Packages whose objects in a checkpoint are settings and counters; they are not read."""
 BOOKKEEPING_NAMES = ("argparse.Namespace", "collections.defaultdict", "_codecs.encode", "builtins.int", "builtins.list")
-PREFIXES = ("first_stage_model.", "vqgan.", "vae.")
+PREFIXES = ("first_stage_model.", "vqgan.", "vae.", "network.")
 """Prefixes that larger models put before a tokenizer's names."""
 
-BLOCKS = ("quantizer", "seanet", "vocos")
+BLOCKS = ("quantizer", "video", "seanet", "vocos")
 """Blocks of the model's settings, in which a change leaves the others as they are."""
 
 

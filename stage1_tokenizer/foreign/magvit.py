@@ -4,6 +4,7 @@ In the first two `down.N.downsample` is the convolution itself, `up.N.upsample.c
 `mid_block` the middle. MaskGIT's, as saved by open-muse (a flat dictionary), has `mid` and `up.N.upsample_conv`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from launch.command.cli import UserError
@@ -46,6 +47,22 @@ def open_magvit2(source: Source) -> Converted:
     bits = model["z_channels"]
     model["quantizer"] = {"kind": "lfq", "codebook_size": 1 << bits, "code_dim": bits, "entropy_temperature": 0.01}
     return Converted(model, weights, lightning_size(source.settings))
+
+
+def open_magvit2_video(source: Source) -> Converted:
+    """Open-MAGVIT2's tokenizer of videos: its convolutions are causal, its norms over the whole clip are not."""
+    need(source.weights, "encoder.conv_in.conv_1.weight", source)
+    pictures = replace(source, weights=renamed(source.weights, [(r"\.conv_1\.(weight|bias)$", r".\1")]))
+    converted = open_magvit2(pictures)
+    levels = len(converted.model["channel_multipliers"])
+    convs = [need(converted.weights, f"decoder.up.{level}.upsample.conv.weight", source) for level in range(1, levels)]
+    strides = [len(weight) // weight.shape[1] // 4 for weight in convs]
+    model = converted.model | {"spatial_dims": 3, "video": {"front": True, "time_strides": strides}}
+    size = find(lightning(source.settings), "ddconfig", "resolution")
+    notes = [
+        "Its group norms are over all frames of a clip: codes depend on later frames, and clips can't be streamed."
+    ]
+    return replace(converted, model=model, notes=notes, size=size if isinstance(size, int) else None)
 
 
 def simvq(source: Source) -> Converted:

@@ -5,6 +5,8 @@ Legend: B batch, C channels (I in, O out), H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,12 +36,28 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(h_BCHW, scale_factor=2.0, mode="nearest"))
 
 
-def depth_to_space(h_BCHW: Tensor, factor: int) -> Tensor:
-    """Channels to pixels: (B, f·f·C, H, W) to (B, C, f·H, f·W); row and column vary slower than C."""
+class ShuffleUpsample(nn.Module):
+    """Doubles the resolution: a convolution of width 3, then depth to space."""
+
+    def __init__(self, dims: int, channels: int):
+        super().__init__()
+        self.conv = convolution(dims, channels, channels << dims, 3, padding=1)
+
+    def forward(self, h_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, 2H, 2W)."""
+        return depth_to_space(self.conv(h_BCHW), 2)
+
+
+def depth_to_space(h_BCHW: Tensor, factor: int | Sequence[int]) -> Tensor:
+    """Channels to pixels: (B, f·f·C, H, W) to (B, C, f·H, f·W); row and column vary slower than C.
+
+    `factor` may be one for each axis.
+    """
     dims = h_BCHW.ndim - 2
-    parts = h_BCHW.unflatten(1, (*(factor,) * dims, -1))  # B, one axis of length f for each spatial one, C, H, W
+    factors = [factor] * dims if isinstance(factor, int) else list(factor)
+    parts = h_BCHW.unflatten(1, (*factors, -1))  # B, one axis of length f for each spatial one, C, H, W
     order = [0, dims + 1]
     for axis in range(dims):
         order += [dims + 2 + axis, 1 + axis]
-    sizes = [factor * size for size in h_BCHW.shape[2:]]
+    sizes = [each * size for each, size in zip(factors, h_BCHW.shape[2:], strict=True)]
     return parts.permute(order).reshape(len(h_BCHW), -1, *sizes)

@@ -13,6 +13,7 @@ from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 from launch.ranks.reduce import all_mean
 from stage1_tokenizer.layers.convolution import LastLayer
 from stage1_tokenizer.layers.precision import at_least_float32
+from stage1_tokenizer.layers.video import TimeConv3d
 
 _WEIGHT_GRADIENTS = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 
@@ -116,6 +117,8 @@ def adaptive_weight(layer: LastLayer, features_BCHW: Tensor, grad_rec: Tensor, g
     both = torch.cat([grad_rec, grad_adv], dim=1)
     outputs = grad_rec.shape[1]
     features = features_BCHW.detach().to(both.dtype)
+    if isinstance(layer, TimeConv3d):
+        features = layer.padded(features)
     # For a transposed convolution input and output change places.
     entering, grad_out = (both, features) if layer.transposed else (features, both)
     shape = (grad_out.shape[1], entering.shape[1], *layer.kernel_size)

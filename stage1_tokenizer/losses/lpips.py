@@ -177,8 +177,14 @@ class PerceptualTerm(Term):
 
     def at(self, x_hat_BCHW: Tensor, x_BCHW: Tensor, micro_batch: int | None = None) -> tuple[Tensor, Tensor]:
         """Value and weighted gradient, from `micro_batch` pictures at a time."""
-        lpips = self.fast or self.lpips
         chosen_B = evenly_spread(len(x_hat_BCHW), self.fraction, x_hat_BCHW.device)
+        return self.of_samples(x_hat_BCHW, x_BCHW, chosen_B, micro_batch)
+
+    def of_samples(
+        self, x_hat_BCHW: Tensor, x_BCHW: Tensor, chosen_B: Tensor, micro_batch: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Value and weighted gradient of the chosen pictures."""
+        lpips = self.fast or self.lpips
         gradient, total = torch.zeros_like(x_hat_BCHW), x_hat_BCHW.new_zeros(())
         for part_B in chosen_B.split(micro_batch or len(chosen_B)):
             part_BCHW = x_hat_BCHW.detach()[part_B].requires_grad_()

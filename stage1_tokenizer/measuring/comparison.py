@@ -6,6 +6,7 @@ Legend: B batch, C channels, H W pixels.
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from stage1_tokenizer.config.measuring import EvaluateConfig
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.measuring.evaluation import evaluate_tokenizer
 from stage1_tokenizer.measuring.sounds_shown import spectrograms
+from stage1_tokenizer.measuring.videos_shown import sheet, strip
 from stage1_tokenizer.tokenizer.opening import open_run
 
 SOUND_COLUMNS = {
@@ -34,6 +36,15 @@ SOUND_COLUMNS = {
     "si_sdr": ("SI-SDR", ".2f"),
     "stoi": ("STOI", ".3f"),
     "bits_per_second": ("bits/s", ".0f"),
+    "codebook_usage": ("codes used", ".1%"),
+}
+VIDEO_COLUMNS = {
+    "psnr": ("PSNR", ".2f"),
+    "difference_psnr": ("PSNR of changes", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "lpips": ("LPIPS", ".4f"),
+    "flicker": ("flicker", ".4f"),
+    "bits_per_pixel": ("bits/pixel", ".4f"),
     "codebook_usage": ("codes used", ".1%"),
 }
 COLUMNS = {
@@ -117,8 +128,8 @@ def table(results: dict[str, dict[str, Any]], steps: int) -> str:
     """The figures as a Markdown table, with their conditions."""
     last = list(results.values())[-1]
     measured = last["measured"]
-    of_sounds = "metrics" in measured
-    columns = SOUND_COLUMNS if of_sounds else COLUMNS
+    kind = (measured.get("transform") or {}).get("kind", "pictures")
+    columns = {"sounds": SOUND_COLUMNS, "videos": VIDEO_COLUMNS}.get(kind, COLUMNS)
     lines = ["| tokenizer | " + " | ".join(title for title, _ in columns.values()) + " |"]
     lines.append("|---" * (len(columns) + 1) + "|")
     for name, figures in results.items():
@@ -126,8 +137,8 @@ def table(results: dict[str, dict[str, Any]], steps: int) -> str:
         for title, row in [(name, figures), *((f"{name}, first {one['books']}", one) for one in fewer)]:
             cells = [format(row[key], form) if key in row else "–" for key, (_, form) in columns.items()]
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    samples = f"{last['samples']} {'sounds' if of_sounds else 'pictures'} of `{name_of(measured['data'])}`"
-    conditions = [f"{steps} steps each", samples, *([] if of_sounds else [f"LPIPS {measured['lpips']}"])]
+    samples = f"{last['samples']} {kind} of `{name_of(measured['data'])}`"
+    conditions = [f"{steps} steps each", samples, *([f"LPIPS {measured['lpips']}"] if "lpips" in measured else [])]
     conditions += [f"commit {measured['commit']}", measured["hardware"], f"{measured['date'][:10]}."]
     return "\n".join([*lines, "\n" + "; ".join(conditions)]) + "\n"
 
@@ -158,17 +169,36 @@ def picture(config: CompareConfig, folders: dict[str, Path], path: Path) -> None
 
 def page_of_sounds(config: CompareConfig, folders: dict[str, Path], path: Path) -> None:
     """Spectrograms of held-out sounds in rows: the original, then each variant's reconstruction, in their order."""
+    rows = _rows(config, folders, lambda batch: batch.samples_BCT, sounds.to_float, sounds.to_int16)
+    with writing(path) as file:
+        Image.fromarray(spectrograms(rows)).save(file, format="PNG")
+
+
+def page_of_videos(config: CompareConfig, folders: dict[str, Path], path: Path) -> None:
+    """Frames of held-out videos below each other: the original, then each variant's reconstruction, in their order."""
+    rows = _rows(config, folders, lambda batch: batch.pixels_BCTHW, to_float, to_uint8)
+    with writing(path) as file:
+        Image.fromarray(sheet([strip(clip) for row in rows for clip in row], len(folders) + 1)).save(file, format="PNG")
+
+
+def _rows(
+    config: CompareConfig,
+    folders: dict[str, Path],
+    stored: Callable[[Any], Tensor],
+    to_input: Callable[[Tensor], Tensor],
+    to_stored: Callable[[Tensor], Tensor],
+) -> list[list[np.ndarray]]:
+    """Held-out samples as they are stored, each followed by all variants' reconstructions."""
     rows: list[list[np.ndarray]] = []
     for folder in folders.values():
         tokenizer = open_run(folder).tokenizer
         assert tokenizer.transform is not None
         batch = next(iter(every_sample(config.held_out, tokenizer.transform, batch_size=64, limit=config.pictures)))
-        rows = rows or [[samples_CT.numpy()] for samples_CT in batch.samples_BCT]
-        made_BCT = sounds.to_int16(tokenizer.reconstruct(sounds.to_float(batch.samples_BCT))[0])
-        for row, made_CT in zip(rows, made_BCT, strict=True):
-            row.append(made_CT.numpy())
-    with writing(path) as file:
-        Image.fromarray(spectrograms(rows)).save(file, format="PNG")
+        rows = rows or [[sample.numpy()] for sample in stored(batch)]
+        made = to_stored(tokenizer.reconstruct(to_input(stored(batch)))[0])
+        for row, sample in zip(rows, made, strict=True):
+            row.append(sample.numpy())
+    return rows
 
 
 def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
@@ -191,7 +221,7 @@ def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
         results[name] = measure(config, name, folders[name])
         write_file(out / "table.md", table(results, config.steps))
         write_file(out / "table.json", json.dumps(results, indent=2) + "\n")
-    show = page_of_sounds if kind == "sounds" else picture
+    show = {"sounds": page_of_sounds, "videos": page_of_videos}.get(kind, picture)
     show(config, folders, out / "reconstructions.png")
     print(table(results, config.steps))
     return results

@@ -13,6 +13,7 @@ from data.pictures.batches import PictureBatch
 from data.pictures.config import TransformConfig
 from data.shards.tally import Tally
 from data.sounds.config import SoundConfig
+from data.videos.config import VideoConfig
 from launch.command.cli import UserError
 from launch.command.progress import Progress
 from launch.files.atomic import write_file
@@ -23,15 +24,20 @@ from stage1_tokenizer.kernels.install import install
 from stage1_tokenizer.layers.precision import TYPES, Precision, at_precision
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.distances import METHOD, NEEDED, SetStatistics, figures
-from stage1_tokenizer.measuring.features import FeatureName, FeatureNetwork, load_network
+from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
 from stage1_tokenizer.measuring.picture_sets import brief_of, count_of, every_picture
 from stage1_tokenizer.measuring.references import MeasuredSet, reference_of, save_reference, settle
 from stage1_tokenizer.measuring.results import conditions
 from stage1_tokenizer.measuring.scores import EvaluationSums, measure
 from stage1_tokenizer.measuring.side_by_side import save_pictures
 from stage1_tokenizer.measuring.sound_evaluation import check_sounds, measure_set_of_sounds
+from stage1_tokenizer.measuring.video_evaluation import check_videos, measure_set_of_videos
+from stage1_tokenizer.measuring.video_features import load_video_network
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
+
+FOLDERS = ("sounds", "videos")
+"""Settings that name a folder for samples of that kind and their reconstructions."""
 
 
 class Evaluation:
@@ -83,25 +89,19 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
     """
     outputs = {key: getattr(config, key) for key in ("out", "pictures", "save_reference")}
     try_files(outputs, inputs=(config.data, config.reference))
-    if config.sounds:
-        try_folder("sounds", config.sounds)
-    for path in (*outputs.values(), config.sounds):
+    folders = {key: getattr(config, key) for key in FOLDERS}
+    for key, path in folders.items():
+        if path:
+            try_folder(key, path)
+    for path in (*outputs.values(), *folders.values()):
         if path and Path(path).exists() and not config.overwrite:
             raise UserError(f"{path} exists: choose another file, delete it, or set --overwrite true")
     tokenizer = open_tokenizer(config.tokenizer)
     transform = tokenizer.transform
     if transform is None:
         raise UserError(f"{config.tokenizer} has no preprocessor_config.json: how pictures are prepared is unknown")
-    of_sounds = isinstance(transform, SoundConfig)
-    if of_sounds:
-        check_sounds(config)
-    elif config.sounds:
-        raise UserError(f"sounds={config.sounds} is not supported with {config.tokenizer}, a tokenizer of pictures")
-    lpips = load_lpips(config.lpips_net, config.lpips_weights) if config.lpips and not of_sounds else None
-    features: FeatureName = "none" if of_sounds else config.features
-    network = load_network(
-        features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights, lpips=lpips
-    )
+    check_kind(config, transform.kind)
+    lpips, network = _networks(config, transform.kind)
     fingerprint = tokenizer.fingerprint
     with joined() as accelerator, at_precision(config.precision):
         ranks = Ranks(accelerator)
@@ -114,15 +114,41 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
         reference = None
         if isinstance(transform, SoundConfig):
             measure_set_of_sounds(config, tokenizer, transform, ranks, evaluation.add)
+        elif isinstance(transform, VideoConfig):
+            measure_set_of_videos(config, tokenizer, transform, lpips, network, ranks, evaluation.add)
         else:
             reference = _measure(config, tokenizer, transform, lpips, network, evaluation)
         if ranks.rank == 0:
-            if config.pictures and not of_sounds:
+            if config.pictures and isinstance(transform, TransformConfig):
                 save_pictures(Path(config.pictures), tokenizer, config.data, config.picture_count)
             if config.save_reference and reference is not None and network is not None:
                 save_reference(Path(config.save_reference), reference, network)
             evaluation.write(Path(config.out))
     return evaluation.result()
+
+
+def check_kind(config: EvaluateConfig, kind: str) -> None:
+    """Raise UserError for settings that are for other samples than those of the tokenizer."""
+    for key in FOLDERS:
+        if getattr(config, key) and kind != key:
+            raise UserError(
+                f"{key}={getattr(config, key)} is not supported with {config.tokenizer}, a tokenizer of {kind}"
+            )
+    if kind == "sounds":
+        check_sounds(config)
+    elif kind == "videos":
+        check_videos(config)
+
+
+def _networks(config: EvaluateConfig, kind: str) -> tuple[LPIPS | None, FeatureNetwork | None]:
+    """LPIPS, and the network of the distances, as far as samples of a kind have them."""
+    if kind == "sounds":
+        return None, None
+    lpips = load_lpips(config.lpips_net, config.lpips_weights) if config.lpips else None
+    if kind == "videos":
+        return lpips, load_video_network(config.features, lpips, config.vgg_weights, config.i3d_weights)
+    weights = {"inception_weights": config.inception_weights, "vgg_weights": config.vgg_weights}
+    return lpips, load_network(config.features, lpips=lpips, **weights)
 
 
 def _measure(

@@ -25,7 +25,7 @@ from stage1_tokenizer.layers.frozen import FrozenConv2d
 from stage1_tokenizer.layers.precision import ieee
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 
-FeatureName = Literal["vgg16", "inception", "none"]
+FeatureName = Literal["vgg16", "inception", "i3d", "none"]
 
 FID_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Hash of the file with FID's weights, the same in pytorch-fid and torch-fidelity."""
@@ -140,10 +140,13 @@ def load_network(
 ) -> FeatureNetwork | None:
     """The network of that name, on the CPU; None for `none`.
 
-    `lpips`, if it is of VGG16, shares its weights. Raises UserError with the ways out if there are no weights.
+    `lpips`, if it is of VGG16, shares its weights. Raises UserError with the ways out if there are no weights, and for
+    a network of clips.
     """
     if name == "none":
         return None
+    if name == "i3d":
+        raise UserError("features=i3d is for videos: set it to vgg16, inception or none")
     if name == "inception":
         path = _find_inception(inception_weights)
         return Inception(path.read_bytes(), str(path)).eval()

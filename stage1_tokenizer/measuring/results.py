@@ -3,6 +3,7 @@
 `python -m stage1_tokenizer.evaluate --compare A.json B.json` (or stage2_prior's) says what differs.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,12 @@ def conditions(ranks: int) -> dict[str, Any]:
         "ranks": ranks,
         **{key: known[key] for key in ("commit", "hardware", "versions", "date")},
     }
+
+
+def defined(texts: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Definitions of figures for `measured.metrics`, each with a hash of its text."""
+    hashes = {name: hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16] for name, text in texts.items()}
+    return {name: {"definition": text, "hash": hashes[name]} for name, text in texts.items()}
 
 
 def must_agree(key: str) -> bool:

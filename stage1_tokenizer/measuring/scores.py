@@ -30,8 +30,11 @@ WINDOW = 11
 
 def psnr(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each picture in dB, (B,) float64; pictures in uint8. Equal pictures get 100 dB."""
-    difference = x_BCHW.double() - y_BCHW.double()
-    error_B = difference.square().flatten(1).mean(1)
+    return decibels((x_BCHW.double() - y_BCHW.double()).square().flatten(1).mean(1))
+
+
+def decibels(error_B: Tensor) -> Tensor:
+    """PSNR in dB of mean squared errors of uint8 values; 100 for no error."""
     return torch.where(error_B > 0, 10 * torch.log10(255.0**2 / error_B.clamp_min(1e-12)), 100.0)
 
 

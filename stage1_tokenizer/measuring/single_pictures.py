@@ -21,6 +21,7 @@ from data.pictures.decode import decode_picture
 from data.pictures.transforms import to_float, to_uint8
 from data.shards.sample import DamagedSampleError
 from data.sounds.config import SoundConfig
+from data.videos.config import VideoConfig
 from launch.command.cli import UserError
 from launch.files.atomic import new_folder
 from launch.files.outputs import try_new_folder
@@ -32,6 +33,7 @@ from stage1_tokenizer.measuring.picture_files import Files, finished
 from stage1_tokenizer.measuring.scores import psnr
 from stage1_tokenizer.measuring.side_by_side import side_by_side
 from stage1_tokenizer.measuring.single_sounds import reconstruct_sounds, table_of_sounds
+from stage1_tokenizer.measuring.single_videos import reconstruct_videos, table_of_videos, video_files
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
 from stage1_tokenizer.tokenizer.pil import transformed
@@ -52,7 +54,7 @@ def reconstruct_files(
     max_pixels: int,
     precision: Precision = "fp32",
 ) -> list[dict[str, Any]]:
-    """Reconstruct files with a tokenizer of pictures or sounds and write the folder `out`; the figures of each.
+    """Reconstruct files with a tokenizer of pictures, sounds or videos and write the folder `out`; each one's figures.
 
     `trained_size` crops and resizes as in training. Raises UserError for a picture that can't be read; then nothing is
     written.
@@ -63,11 +65,14 @@ def reconstruct_files(
         if trained_size:
             raise UserError("trained_size=true is for pictures: leave it out, and sounds are reconstructed whole")
         return reconstruct_sounds(files, opened, tokenizer, out, precision)
+    network, rows = load_lpips() if lpips else None, list[dict[str, Any]]()
+    install(network, "cpu")
+    if isinstance(opened.transform, VideoConfig):
+        reading = {"trained_size": trained_size, "max_pixels": max_pixels}
+        return reconstruct_videos(video_files(files), opened, tokenizer, out, precision, lpips=network, **reading)
     if opened.transform is None or opened.config.spatial_dims != 2:
         raise UserError(f"tokenizer={tokenizer} is not one of pictures with a transform: choose another")
     files = [each for file in files for each in _picture_files(file)]
-    network, rows = load_lpips() if lpips else None, []
-    install(network, "cpu")
     fingerprint = opened.fingerprint
     opened.to(TYPES[precision])
     with new_folder(Path(out)) as part, at_precision(precision):
@@ -153,6 +158,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """The figures as lines of text."""
     if rows and "sound" in rows[0]:
         return table_of_sounds(rows)
+    if rows and "video" in rows[0]:
+        return table_of_videos(rows)
     lines = [
         f"{'picture':32} {'pixels':>11} {'PSNR':>6} {'LPIPS':>7} {'file':>10} {'codes':>9} {'bpp':>6} {'smaller':>8}"
     ]

@@ -3,10 +3,8 @@
 Legend: B batch (clips of one length), C channels, T samples.
 """
 
-import hashlib
 import importlib
 import importlib.util
-import json
 import math
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from stage1_tokenizer.losses.spectral import FLOOR, MEL_WINDOWS, STFT_WINDOWS, default_mels, mel_distance, stft_distance
 from stage1_tokenizer.measuring import intelligibility as speech
+from stage1_tokenizer.measuring.results import defined
 
 MOST = 100.0
 """dB: largest SI-SDR, that of equal sounds; the smallest is its negative."""
@@ -128,9 +127,4 @@ def definitions(rate: int) -> dict[str, dict[str, str]]:
     if "pesq" in names():
         band = "narrow band, 8 kHz" if rate == _NARROW else "wide band, 16 kHz"
         texts["pesq"] = f"pesq {version('pesq')}, {band}, mean of channels; clips without speech left out"
-    described = {name: f"{text}; {every}" for name, text in texts.items()}
-    return {name: {"definition": text, "hash": _hash(text)} for name, text in described.items()}
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]
+    return defined({name: f"{text}; {every}" for name, text in texts.items()})

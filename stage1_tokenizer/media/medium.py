@@ -11,7 +11,7 @@ from torch import Tensor
 from launch.run.runtime import Run
 from stage1_tokenizer.config.losses import LossConfig
 from stage1_tokenizer.losses.term import Term
-from stage1_tokenizer.measuring.features import FeatureName
+from stage1_tokenizer.measuring.features import FeatureName, load_network
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
 
@@ -34,5 +34,7 @@ class Medium:
     """Write a file, named without its suffix, that shows held-out samples beside their reconstructions."""
     shown: str
     """Folder in the run for what `show` writes."""
+    network: Callable[[FeatureName], Any] = load_network
+    """Load the named network of distances; UserError where there is none for this kind, or its file is missing."""
     beside: Callable[[Any, torch.device], dict[str, Tensor]] = lambda batch, device: {}
     """What else the step takes of a batch, on a device: `valid`, where samples end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -39,14 +40,33 @@ def refuse_odd_sizes(sizes: Sequence[int], stride: tuple[int, ...]) -> None:
         raise ValueError(f"a picture of {tuple(sizes)} is not a multiple of the stride {shown}: pad or crop it")
 
 
-def in_blocks(network: Any, step: Callable[[Tensor], Result], whole: Tensor, size: int, past: Any) -> list[Result]:
-    """step(part) for each part of `size` columns; the last one's last column is repeated, as all have the same shape.
+def in_blocks(
+    network: nn.Module,
+    step: Callable[[Tensor], Result],
+    whole: Tensor,
+    size: int,
+    past: Any,
+    *,
+    axis: int = -1,
+    first: int = 0,
+) -> list[Result]:
+    """step(part) for each part of `size` along an axis; the last one's end is repeated, as all have the same shape.
 
-    The network goes on from where `past`, which it changes, ended; None: from the beginning.
+    The network goes on from where `past`, which it changes, ended; None: from the beginning, which has `first` alone.
     """
-    network.past = {} if past is None else past
+    past = {} if past is None else past
+    sizes = [first] if first and not past else []
+    begun = sum(sizes)
+    sizes += [size] * -(-(whole.shape[axis] - begun) // size)
+    ends = itertools.accumulate(sizes)
+    at = torch.arange(begun + size * (len(sizes) - bool(begun)), device=whole.device)
+    padded = whole.index_select(axis, at.clamp_max(whole.shape[axis] - 1))
+    followers: list[Any] = [part for part in network.modules() if hasattr(part, "past")]
     try:
-        at = torch.arange(size, device=whole.device)
-        return [step(part[..., at.clamp_max(part.shape[-1] - 1)]) for part in whole.split(size, dim=-1)]
+        for part in followers:
+            part.past = past
+        parts = (padded.narrow(axis, end - length, length) for end, length in zip(ends, sizes, strict=True))
+        return [step(part.contiguous()) for part in parts]
     finally:
-        network.past = None
+        for part in followers:
+            part.past = None

@@ -12,6 +12,8 @@ from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.layers.convolution import convolution
 from stage1_tokenizer.networks.maskgit import Decoder as MaskgitDecoder
 from stage1_tokenizer.networks.maskgit import Encoder as MaskgitEncoder
+from stage1_tokenizer.networks.movq import Decoder as MovqDecoder
+from stage1_tokenizer.networks.movq import Encoder as MovqEncoder
 from stage1_tokenizer.networks.seanet import Decoder as SeanetDecoder
 from stage1_tokenizer.networks.seanet import Encoder as SeanetEncoder
 from stage1_tokenizer.networks.vit import Decoder as VitDecoder
@@ -21,13 +23,14 @@ from stage1_tokenizer.networks.vocos import Encoder as VocosEncoder
 from stage1_tokenizer.networks.vqgan import Decoder as VqganDecoder
 from stage1_tokenizer.networks.vqgan import Encoder as VqganEncoder
 
-Encoder = VqganEncoder | MaskgitEncoder | VitEncoder | SeanetEncoder | VocosEncoder
-Decoder = VqganDecoder | MaskgitDecoder | VitDecoder | SeanetDecoder | VocosDecoder
+Encoder = VqganEncoder | MaskgitEncoder | VitEncoder | MovqEncoder | SeanetEncoder | VocosEncoder
+Decoder = VqganDecoder | MaskgitDecoder | VitDecoder | MovqDecoder | SeanetDecoder | VocosDecoder
 
 ENCODERS: dict[str, type[Encoder]] = {
     "conv": VqganEncoder,
     "conv_plus": MaskgitEncoder,
     "vit": VitEncoder,
+    "movq": MovqEncoder,
     "seanet": SeanetEncoder,
     "vocos": VocosEncoder,
     "seanet_vocos": SeanetEncoder,
@@ -36,6 +39,7 @@ DECODERS: dict[str, type[Decoder]] = {
     "conv": VqganDecoder,
     "conv_plus": MaskgitDecoder,
     "vit": VitDecoder,
+    "movq": MovqDecoder,
     "seanet": SeanetDecoder,
     "vocos": VocosDecoder,
     "seanet_vocos": VocosDecoder,

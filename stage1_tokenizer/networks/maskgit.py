@@ -15,20 +15,19 @@ spatial axes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import ModelConfig, norm_groups
-from stage1_tokenizer.layers.convolution import Upsample, convolution, depth_to_space
-from stage1_tokenizer.layers.norm import Norm, group_norm
+from stage1_tokenizer.layers.alike import Down
+from stage1_tokenizer.layers.norm import group_norm
 from stage1_tokenizer.layers.precision import as_weights_of, at_least_float32
 from stage1_tokenizer.layers.recompute import Recomputable
-from stage1_tokenizer.networks.base import PictureDecoder, refuse_odd_sizes
-
-_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+from stage1_tokenizer.layers.video import clips_of, frames_of
+from stage1_tokenizer.networks.along_time import ConvolutionalDecoder, ConvolutionalEncoder, layers_of, patched
 
 
 class Block(Recomputable):
@@ -39,15 +38,15 @@ class Block(Recomputable):
 
     def __init__(self, config: ModelConfig, inputs: int, outputs: int):
         super().__init__()
-        dims, self.inner = config.spatial_dims, config.conv_plus.shortcut == "inner"
-        self.norm1 = Norm(inputs)
-        self.conv1 = convolution(dims, inputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = Norm(outputs)
+        layers, self.inner = layers_of(config), config.conv_plus.shortcut == "inner"
+        self.norm1 = layers.norm(inputs)
+        self.conv1 = layers.convolution(inputs, outputs, 3, bias=False)
+        self.norm2 = layers.norm(outputs)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = convolution(dims, outputs, outputs, 3, padding=1, bias=False)
+        self.conv2 = layers.convolution(outputs, outputs, 3, bias=False)
         self.nin_shortcut: nn.Module | None = None
         if inputs != outputs:
-            self.nin_shortcut = convolution(dims, outputs if self.inner else inputs, outputs, 1, bias=False)
+            self.nin_shortcut = layers.convolution(outputs if self.inner else inputs, outputs, 1, bias=False)
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W)."""
@@ -56,34 +55,6 @@ class Block(Recomputable):
         if self.nin_shortcut is None:
             return h_BCHW + inner
         return inner + self.nin_shortcut(inner if self.inner else h_BCHW)
-
-
-class Downsample(nn.Module):
-    """Halves the resolution: a 3x3 convolution of stride 2 with zero padding on every side, or average pooling."""
-
-    def __init__(self, config: ModelConfig, channels: int):
-        super().__init__()
-        dims = config.spatial_dims
-        self.pool = _POOLS[dims]
-        self.conv: nn.Module | None = None
-        if config.conv_plus.downsample == "conv":
-            self.conv = convolution(dims, channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, h_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H/2, W/2)."""
-        return self.pool(h_BCHW, 2) if self.conv is None else self.conv(h_BCHW)
-
-
-class ShuffleUpsample(nn.Module):
-    """Doubles the resolution: a 3x3 convolution, then depth to space."""
-
-    def __init__(self, dims: int, channels: int):
-        super().__init__()
-        self.conv = convolution(dims, channels, channels << dims, 3, padding=1)
-
-    def forward(self, h_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, 2H, 2W)."""
-        return depth_to_space(self.conv(h_BCHW), 2)
 
 
 class AdaptiveNorm(nn.Module):
@@ -110,6 +81,32 @@ class AdaptiveNorm(nn.Module):
         return gamma_BC, self.beta(as_weights_of(self.beta, z_BDN.mean(2)))
 
 
+class FrameAdaptiveNorm(AdaptiveNorm):
+    """An AdaptiveNorm with statistics of each frame, and of the latents of its time, which `each` frames share."""
+
+    def __init__(self, latent_channels: int, channels: int, each: int):
+        super().__init__(latent_channels, channels)
+        self.each = each
+
+    def forward(self, h_BCTHW: Tensor, z_BDthw: Tensor) -> Tensor:
+        """Same shape as h."""
+        (batch, _, frames), latents = h_BCTHW.shape[:3], z_BDthw.shape[2]
+        given = (one.view(batch, latents, -1) for one in self.gamma_and_beta(frames_of(z_BDthw)))
+        # The first frame of a clip has latents of its own, of which one copy remains.
+        copies = (one.repeat_interleave(self.each, 1)[:, -frames:] for one in given)
+        gamma, beta = (one.transpose(1, 2)[..., None, None] for one in copies)
+        return gamma * clips_of(group_norm(frames_of(h_BCTHW), self.groups), frames) + beta
+
+
+ADAPTIVE: dict[str, Callable[[ModelConfig, int, int], AdaptiveNorm]] = {
+    "clip": lambda config, channels, _: AdaptiveNorm(config.z_channels, channels),
+    "frame": lambda config, channels, level: FrameAdaptiveNorm(
+        config.z_channels, channels, math.prod(config.time_strides[level:])
+    ),
+}
+"""Adaptive norms by what their statistics are of; a table, so that releases carry the one they have."""
+
+
 class Level(nn.Module):
     """The residual blocks of one resolution, with the layer that resamples to the next."""
 
@@ -133,49 +130,50 @@ def through(blocks: nn.ModuleList, h_BCHW: Tensor) -> Tensor:
     return h_BCHW
 
 
-class Encoder(nn.Module):
+class Encoder(ConvolutionalEncoder):
     """Pictures to latents at 1/stride of the resolution."""
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
-        dims, widths, self.stride = config.spatial_dims, config.widths, config.stride
-        self.conv_in = convolution(dims, config.in_channels, config.channels, 3, padding=1, bias=False)
+        super().__init__(config)
+        layers, widths = layers_of(config), config.widths
+        how: Down = "around" if config.conv_plus.downsample == "conv" else "pool"
+        self.conv_in = layers.outermost(patched(config), config.channels, bias=False)
         self.down = nn.ModuleList()
         for number, (inputs, outputs) in enumerate(zip([config.channels, *widths], widths, strict=False)):
-            level = Level(config, inputs, outputs)
-            level.downsample = Downsample(config, outputs) if number < len(widths) - 1 else nn.Identity()
+            level, lowest = Level(config, inputs, outputs), number == len(widths) - 1
+            level.downsample = nn.Identity() if lowest else layers.downsample(number, outputs, how)
             self.down.append(level)
         self.mid = nn.ModuleList(Block(config, widths[-1], widths[-1]) for _ in range(config.res_blocks))
-        self.norm_out = Norm(widths[-1])
-        self.conv_out = convolution(dims, widths[-1], config.encoder_channels, 1)
+        self.norm_out = layers.norm(widths[-1])
+        self.conv_out = layers.convolution(widths[-1], config.encoder_channels, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, encoder_channels, h, w); ValueError unless H and W are multiples of the stride."""
-        refuse_odd_sizes(x_BCHW.shape[2:], self.stride)
-        h = self.conv_in(x_BCHW)
+        h = self.conv_in(self.entering(x_BCHW))
         for level in cast("Sequence[Level]", self.down):
             h = level.downsample(level(h))
         return self.conv_out(self.norm_out(through(self.mid, h)))
 
 
-class Decoder(PictureDecoder):
+class Decoder(ConvolutionalDecoder):
     """Latents to pictures."""
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
-        dims, widths = config.spatial_dims, config.widths
-        self.conv_in = convolution(dims, config.z_channels, widths[-1], 3, padding=1)
+        super().__init__(config)
+        layers, widths = layers_of(config), config.widths
+        self.conv_in = layers.outermost(config.z_channels, widths[-1])
         self.mid = nn.ModuleList(Block(config, widths[-1], widths[-1]) for _ in range(config.res_blocks))
         self.up, self.adaptive = nn.ModuleList(), nn.ModuleList()
-        upsample = ShuffleUpsample if config.conv_plus.upsample == "shuffle" else Upsample
+        norm = ADAPTIVE["frame" if layers.by_frame else "clip"]
         for number, (outputs, inputs) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
             level = Level(config, inputs, outputs)
-            level.upsample = upsample(dims, outputs) if number else nn.Identity()
+            up = config.conv_plus.upsample
+            level.upsample = layers.upsample(number - 1, outputs, up) if number else nn.Identity()
             self.up.append(level)
             if config.conv_plus.adaptive_norm:
-                self.adaptive.append(AdaptiveNorm(config.z_channels, inputs))
-        self.norm_out = Norm(widths[0])
-        self.conv_out = convolution(dims, widths[0], config.in_channels, 3, padding=1)
+                self.adaptive.append(norm(config, inputs, number))
+        self.norm_out = layers.norm(widths[0])
+        self.conv_out = layers.outermost(widths[0], patched(config))
 
     def features(self, z_BDhw: Tensor) -> Tensor:
         """(B, z_channels, h, w) to the input of the last layer, (B, channels, H, W)."""

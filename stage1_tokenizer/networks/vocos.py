@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import ModelConfig
 from stage1_tokenizer.config.sound_networks import VocosConfig
+from stage1_tokenizer.layers.alike import Layers
 from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.layers.precision import as_weights_of, at_least_float32, no_autocast
 from stage1_tokenizer.layers.recompute import Recomputable
@@ -46,8 +47,9 @@ class Block(Recomputable):
 
 def attending(width: int) -> nn.Module:
     """Residual blocks with attention to all frames amid them, and a norm (Ji et al. 2024)."""
-    first, second, third, fourth = (ResnetBlock(1, width, width) for _ in range(4))
-    return nn.Sequential(first, second, AttentionBlock(1, width), third, fourth, Norm(width, swish=False))
+    layers = Layers(1)
+    first, second, third, fourth = (ResnetBlock(layers, width, width) for _ in range(4))
+    return nn.Sequential(first, second, AttentionBlock(layers, width), third, fourth, Norm(width, swish=False))
 
 
 MIXERS: dict[str, Callable[[int], nn.Module]] = {"attention": attending}

@@ -14,23 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_tokenizer.config.model import ModelConfig, attention_levels
-from stage1_tokenizer.layers.convolution import Upsample, convolution
-from stage1_tokenizer.layers.norm import Norm
+from stage1_tokenizer.layers.alike import Layers
 from stage1_tokenizer.layers.recompute import Recomputable
-from stage1_tokenizer.networks.base import PictureDecoder, refuse_odd_sizes
+from stage1_tokenizer.networks.along_time import ConvolutionalDecoder, ConvolutionalEncoder, layers_of, patched
 
 
 class ResnetBlock(Recomputable):
     """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 convolution on x if the width changes."""
 
-    def __init__(self, dims: int, inputs: int, outputs: int, dropout: float = 0.0):
+    def __init__(self, layers: Layers, inputs: int, outputs: int, dropout: float = 0.0):
         super().__init__()
-        self.norm1 = Norm(inputs)
-        self.conv1 = convolution(dims, inputs, outputs, 3, padding=1)
-        self.norm2 = Norm(outputs)
+        self.norm1 = layers.norm(inputs)
+        self.conv1 = layers.convolution(inputs, outputs, 3)
+        self.norm2 = layers.norm(outputs)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = convolution(dims, outputs, outputs, 3, padding=1)
-        self.nin_shortcut = convolution(dims, inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.conv2 = layers.convolution(outputs, outputs, 3)
+        self.nin_shortcut = layers.convolution(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W)."""
@@ -40,35 +39,29 @@ class ResnetBlock(Recomputable):
 
 
 class AttentionBlock(Recomputable):
-    """x + self-attention over all positions, one head as wide as the channels."""
+    """x + self-attention over all positions, one head as wide as the channels; of causal videos within each frame."""
 
-    def __init__(self, dims: int, channels: int):
+    def __init__(self, layers: Layers, channels: int):
         super().__init__()
-        self.norm = Norm(channels, swish=False)
-        self.q = convolution(dims, channels, channels, 1)
-        self.k = convolution(dims, channels, channels, 1)
-        self.v = convolution(dims, channels, channels, 1)
-        self.proj_out = convolution(dims, channels, channels, 1)
+        self.by_frame = layers.by_frame
+        self.norm = layers.norm(channels, swish=False)
+        self.q = layers.convolution(channels, channels, 1)
+        self.k = layers.convolution(channels, channels, 1)
+        self.v = layers.convolution(channels, channels, 1)
+        self.proj_out = layers.convolution(channels, channels, 1)
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """Same shape; the softmax is float32 in any precision."""
-        h = self.norm(h_BCHW)
-        q_B1NC, k_B1NC, v_B1NC = (part(h).flatten(2).mT.unsqueeze(1) for part in (self.q, self.k, self.v))
-        mixed_BNC = F.scaled_dot_product_attention(q_B1NC, k_B1NC, v_B1NC).squeeze(1)
-        return h_BCHW + self.proj_out(mixed_BNC.transpose(1, 2).unflatten(2, h_BCHW.shape[2:]))
+        h, apart = self.norm(h_BCHW), 1 + self.by_frame  # batch and channels, or frames, channels and batch
+        q, k, v = (self._rows(part(h)) for part in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(q, k, v).mT.unflatten(-1, h_BCHW.shape[1 + apart :])
+        return h_BCHW + self.proj_out(mixed.transpose(1, 2) if self.by_frame else mixed.squeeze(1))
 
-
-class Downsample(nn.Module):
-    """Halves the resolution: zero padding at the right and bottom, then a 3x3 convolution of stride 2."""
-
-    def __init__(self, dims: int, channels: int):
-        super().__init__()
-        self.pad = (0, 1) * dims
-        self.conv = convolution(dims, channels, channels, 3, stride=2)
-
-    def forward(self, h_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H/2, W/2)."""
-        return self.conv(F.pad(h_BCHW, self.pad))
+    def _rows(self, h_BCHW: Tensor) -> Tensor:
+        """(B, 1, N, C), or of frames (B, T, N, C)."""
+        if self.by_frame:
+            return h_BCHW.flatten(3).permute(0, 2, 3, 1)
+        return h_BCHW.flatten(2).mT.unsqueeze(1)
 
 
 class Level(nn.Module):
@@ -77,12 +70,14 @@ class Level(nn.Module):
     downsample: nn.Module
     upsample: nn.Module
 
-    def __init__(self, config: ModelConfig, number: int, inputs: int, outputs: int, blocks: int):
+    def __init__(self, config: ModelConfig, layers: Layers, number: int, widths: tuple[int, int], blocks: int):
+        """`widths`: inputs, outputs."""
         super().__init__()
-        dims, attends = config.spatial_dims, number in attention_levels(config)
-        widths = itertools.pairwise([inputs, *[outputs] * blocks])
-        self.block = nn.ModuleList(ResnetBlock(dims, *pair, config.dropout) for pair in widths)
-        self.attn = nn.ModuleList(AttentionBlock(dims, outputs) for _ in range(blocks * attends))
+        (inputs, outputs), attends = widths, number in attention_levels(config)
+        pairs = itertools.pairwise([inputs, *[outputs] * blocks])
+        self.block = nn.ModuleList(ResnetBlock(layers, *pair, config.dropout) for pair in pairs)
+        attention = (layers.attention(AttentionBlock(layers, outputs), outputs) for _ in range(blocks * attends))
+        self.attn = nn.ModuleList(attention)
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """Through the blocks, resolution unchanged."""
@@ -96,58 +91,57 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, config: ModelConfig, channels: int):
+    def __init__(self, config: ModelConfig, layers: Layers, channels: int):
         super().__init__()
-        dims, attends = config.spatial_dims, config.attention and config.attention_middle
-        self.block_1 = ResnetBlock(dims, channels, channels, config.dropout)
-        self.attn_1 = AttentionBlock(dims, channels) if attends else nn.Identity()
-        self.block_2 = ResnetBlock(dims, channels, channels, config.dropout)
+        attends = config.attention and config.attention_middle
+        self.block_1 = ResnetBlock(layers, channels, channels, config.dropout)
+        self.attn_1 = layers.attention(AttentionBlock(layers, channels), channels) if attends else nn.Identity()
+        self.block_2 = ResnetBlock(layers, channels, channels, config.dropout)
 
     def forward(self, h_BCHW: Tensor) -> Tensor:
         """Same shape."""
         return self.block_2(self.attn_1(self.block_1(h_BCHW)))
 
 
-class Encoder(nn.Module):
+class Encoder(ConvolutionalEncoder):
     """Pictures to latents at 1/stride of the resolution."""
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
-        dims, widths, self.stride = config.spatial_dims, config.widths, config.stride
-        self.conv_in = convolution(dims, config.in_channels, config.channels, 3, padding=1)
+        super().__init__(config)
+        layers, widths = layers_of(config), config.widths
+        self.conv_in = layers.outermost(patched(config), config.channels)
         self.down = nn.ModuleList()
-        for number, (inputs, outputs) in enumerate(zip([config.channels, *widths], widths, strict=False)):
-            level = Level(config, number, inputs, outputs, config.res_blocks)
-            level.downsample = Downsample(dims, outputs) if number < len(widths) - 1 else nn.Identity()
+        for number, pair in enumerate(zip([config.channels, *widths], widths, strict=False)):
+            level, lowest = Level(config, layers, number, pair, config.res_blocks), number == len(widths) - 1
+            level.downsample = nn.Identity() if lowest else layers.downsample(number, pair[1], "behind")
             self.down.append(level)
-        self.mid = Middle(config, widths[-1])
-        self.norm_out = Norm(widths[-1])
-        self.conv_out = convolution(dims, widths[-1], config.encoder_channels, 3, padding=1)
+        self.mid = Middle(config, layers, widths[-1])
+        self.norm_out = layers.norm(widths[-1])
+        self.conv_out = layers.outermost(widths[-1], config.encoder_channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, encoder_channels, h, w); ValueError unless H and W are multiples of the stride."""
-        refuse_odd_sizes(x_BCHW.shape[2:], self.stride)
-        h = self.conv_in(x_BCHW)
+        h = self.conv_in(self.entering(x_BCHW))
         for level in cast("list[Level]", self.down):
             h = level.downsample(level(h))
         return self.conv_out(self.norm_out(self.mid(h)))
 
 
-class Decoder(PictureDecoder):
-    """Latents to pictures."""
+class Decoder(ConvolutionalDecoder):
+    """Latents to pictures, with the configuration's layers or others."""
 
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        dims, widths = config.spatial_dims, config.widths
-        self.conv_in = convolution(dims, config.z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(config, widths[-1])
+    def __init__(self, config: ModelConfig, layers: Layers | None = None):
+        super().__init__(config)
+        layers, widths = layers or layers_of(config), config.widths
+        self.conv_in = layers.outermost(config.z_channels, widths[-1])
+        self.mid = Middle(config, layers, widths[-1])
         self.up = nn.ModuleList()  # up[0] is the highest resolution, as in taming-transformers
         for number, (outputs, inputs) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
-            level = Level(config, number, inputs, outputs, config.res_blocks + 1)
-            level.upsample = Upsample(dims, outputs) if number else nn.Identity()
+            level = Level(config, layers, number, (inputs, outputs), config.res_blocks + 1)
+            level.upsample = layers.upsample(number - 1, outputs, "nearest") if number else nn.Identity()
             self.up.append(level)
-        self.norm_out = Norm(widths[0])
-        self.conv_out = convolution(dims, widths[0], config.in_channels, 3, padding=1)
+        self.norm_out = layers.norm(widths[0])
+        self.conv_out = layers.outermost(widths[0], patched(config))
 
     def features(self, z_BDhw: Tensor) -> Tensor:
         """(B, z_channels, h, w) to the input of the last layer, (B, channels, H, W)."""

@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from data.media import Transform
 from data.shards.identity import name_of
 from data.sounds.config import SoundConfig
+from data.videos.config import VideoConfig
 from launch.files.places import place_name, without_places
 from launch.files.templates import render
 from stage1_tokenizer.publishing.sets import index_of, is_recorded, set_of
@@ -22,14 +23,19 @@ from stage1_tokenizer.publishing.standalone import snippet
 from stage1_tokenizer.tokenizer.model import Tokenizer
 from stage1_tokenizer.tokenizer.opening import OpenedRun
 
-PICTURES, SOUNDS = "reconstructions.png", "sounds"
-"""In a release: a picture of samples and their reconstructions, and of sounds a folder with them."""
+PICTURES, SOUNDS, VIDEOS = "reconstructions.png", "sounds", "videos"
+"""In a release: a picture of samples and their reconstructions, and of sounds or videos a folder with them."""
 
 SHOWN = {
     "samples": "pictures measured",
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
     "lpips": "LPIPS",
+    "difference_psnr": "PSNR of frame differences (dB)",
+    "flicker": "flicker",
+    "real_flicker": "flicker of the originals",
+    "frechet_video_vgg16": "Fréchet distance (VGG16 features of frames and differences)",
+    "fvd_styleganv": "FVD (StyleGAN-V's network)",
     "rfid": "Fréchet distance",
     "codebook_usage": "share of the codes used",
     "perplexity": "perplexity of the codes",
@@ -69,14 +75,19 @@ def write_card(
     """Write a released tokenizer's card; `pictures` names the set of its pictures or sounds, if it has any."""
     measured, tokenizer = metrics["measured"], opened.tokenizer
     transform: Any = tokenizer.transform
-    of_sounds, titles = isinstance(transform, SoundConfig), SHOWN | {"samples": f"{transform.kind} measured"}
+    titles = SHOWN | {"samples": f"{transform.kind} measured"}
     known: dict[str, Any] = {key: getattr(transform, key, None) for key in ("channels", "fit", "resize")}
-    if of_sounds:
+    if isinstance(transform, SoundConfig):
         known |= {key: getattr(transform, key) for key in ("sample_rate", "loudness")}
         known |= {key: metrics.get(key) for key in ("bits_per_second", "by_books")}
         known |= {"books": tokenizer.codebooks, **players(path.parent / SOUNDS)}
+    if isinstance(transform, VideoConfig):
+        shown = sorted((path.parent / VIDEOS).glob("*.webp"))
+        known |= {"videos": [f"{VIDEOS}/{file.name}" for file in shown]}
+        known |= {"bits_per_second": metrics.get("bits_per_second"), "causal": tokenizer.config.video.causal}
+        known |= {"stride_of_time": tokenizer.config.stride[0]}
     text = render(
-        "card_sounds.md" if of_sounds else "card_tokenizer.md",
+        {"sounds": "card_sounds.md", "videos": "card_videos.md"}.get(transform.kind, "card_tokenizer.md"),
         metadata=_metadata(publication, opened, metrics),
         name=publication.name,
         place=publication.place,
@@ -158,7 +169,7 @@ def write_converted_card(path: Path, name: str, tokenizer: Tokenizer, origin: Or
 
 def _medium(transform: Transform) -> str:
     """What the Hub's tags call a transform's samples."""
-    return "audio" if isinstance(transform, SoundConfig) else "image"
+    return {"sounds": "audio", "videos": "video"}.get(transform.kind, "image")
 
 
 def about_tokenizer(tokenizer: Tokenizer, transform: Any) -> dict[str, Any]:
@@ -167,6 +178,9 @@ def about_tokenizer(tokenizer: Tokenizer, transform: Any) -> dict[str, Any]:
     if isinstance(transform, SoundConfig):
         seconds, channels = transform.length / transform.sample_rate, "mono" if transform.channels == 1 else "stereo"
         sample = f"{seconds:.4g} s ({transform.length} samples at {transform.sample_rate} Hz, {channels})"
+    elif isinstance(transform, VideoConfig):
+        rate = f" at {transform.frame_rate:g} frames a second" if transform.frame_rate else ""
+        sample = f"{transform.frames} frames of {transform.size}×{transform.size} pixels{rate}"
     else:
         sample = f"{transform.size}×{transform.size} pixels"
     return {
@@ -220,7 +234,7 @@ def _metadata(publication: Publication, opened: OpenedRun, metrics: dict[str, An
             metric_name=SHOWN[key],
             metric_value=round(metrics[key], 6),
         )
-        for key in ("psnr", "ssim", "lpips", "rfid", "mel_distance", "si_sdr", "stoi")
+        for key in ("psnr", "ssim", "lpips", "difference_psnr", "rfid", "mel_distance", "si_sdr", "stoi")
         if key in metrics
     ]
     return metadata(

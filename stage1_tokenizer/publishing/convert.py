@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from data.media import Transform
 from data.pictures.config import TransformConfig
 from data.sounds.config import SoundConfig
+from data.videos.config import VideoConfig
 from launch.command.cli import UserError
 from launch.files.atomic import new_folder
 from stage1_tokenizer.config.model import ModelConfig
@@ -28,6 +29,9 @@ from stage1_tokenizer.tokenizer.opening import open_tokenizer
 
 SIZE = 256
 """Side of the pictures if neither options nor configuration set it."""
+
+FRAMES = 16
+"""Frames of a video's clips, and one more where the first has codes of its own."""
 
 
 def convert_published(
@@ -97,7 +101,7 @@ def build(converted: Converted, where: str, size: int | None = None, sample_rate
 def _transform(
     config: ModelConfig, converted: Converted, where: str, size: int | None, sample_rate: int | None
 ) -> Transform:
-    """How samples are prepared: pictures of the peer's size, or clips of about a second at its rate."""
+    """How samples are prepared: pictures and frames of the peer's size, or sounds of about a second at its rate."""
     if config.spatial_dims == 1:
         hop, rate = config.stride[0], sample_rate or converted.rate
         if rate is None:
@@ -105,6 +109,9 @@ def _transform(
         return SoundConfig(sample_rate=rate, length=max(rate // hop, 1) * hop, channels=config.in_channels)
     kind, scales = config.quantizer.kind, config.quantizer.scales
     size = size or converted.size or (scales[-1] * config.stride[0] if kind == "multiscale" else SIZE)
+    if config.spatial_dims == 3:
+        frames = config.first_alone + FRAMES // config.stride[0] * config.stride[0]
+        return VideoConfig(size=size, frames=frames, channels=3 if config.in_channels == 3 else 1)
     return TransformConfig(size=size, channels=3 if config.in_channels == 3 else 1)
 
 

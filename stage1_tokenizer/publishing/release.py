@@ -6,6 +6,7 @@ from typing import Any
 
 from data.shards.identity import Identity, set_name
 from data.sounds.config import SoundConfig
+from data.videos.config import VideoConfig
 from launch.command.cli import UserError
 from launch.files.atomic import new_folder
 from launch.files.places import without_places
@@ -14,14 +15,18 @@ from stage1_tokenizer.measuring.side_by_side import save_pictures
 from stage1_tokenizer.measuring.sound_metrics import definitions
 from stage1_tokenizer.measuring.sound_scores import levels
 from stage1_tokenizer.measuring.sounds_shown import save_sounds
-from stage1_tokenizer.publishing.card import PICTURES, SOUNDS, Publication, write_card
+from stage1_tokenizer.measuring.video_metrics import definitions as video_definitions
+from stage1_tokenizer.measuring.videos_shown import save_videos
+from stage1_tokenizer.publishing.card import PICTURES, SOUNDS, VIDEOS, Publication, write_card
 from stage1_tokenizer.publishing.folder import CARD, METRICS, check_release, given_figures, is_figure, own_figures
 from stage1_tokenizer.publishing.sets import index_of, set_of
 from stage1_tokenizer.publishing.standalone import try_out, write_model_files
 from stage1_tokenizer.tokenizer.opening import OpenedRun, open_run, saved_network
 
-SHOWN, SOUNDS_SHOWN = 8, 3
-"""Pictures, or sounds, with their reconstructions in the card."""
+SHOWN, SOUNDS_SHOWN, VIDEOS_SHOWN = 8, 3, 4
+"""Pictures, sounds or videos with their reconstructions in the card."""
+DIMENSIONS = {"pictures": 2, "sounds": 1, "videos": 3}
+"""Axes of the networks for samples of each kind."""
 
 
 def release_tokenizer(
@@ -65,15 +70,17 @@ def _add_pictures(part: Path, opened: OpenedRun, metrics: dict[str, Any]) -> str
     That of the figures is preferred.
     """
     tokenizer = opened.tokenizer
-    of_sounds = isinstance(tokenizer.transform, SoundConfig)
-    if tokenizer.config.spatial_dims != (1 if of_sounds else 2):
+    kind = tokenizer.transform.kind if tokenizer.transform is not None else "pictures"
+    if tokenizer.config.spatial_dims != DIMENSIONS.get(kind):
         return None
     found = [index for name in ("held_out", "index") if (index := index_of(opened.config, name)) and not index.remote]
     measured = metrics["measured"].get("data")
     found.sort(key=lambda index: Identity.of(index).brief() != measured)
     if not found:
         return None
-    if of_sounds:
+    if kind == "videos":
+        save_videos(part / VIDEOS, part / PICTURES, tokenizer, found[0], VIDEOS_SHOWN)
+    elif kind == "sounds":
         books = tuple(levels(tokenizer)[:-1])
         save_sounds(part / SOUNDS, part / PICTURES, tokenizer, found[0], SOUNDS_SHOWN, books)
     else:
@@ -95,6 +102,9 @@ def _figures(path: str | None, opened: OpenedRun) -> dict[str, Any]:
     what = transform.kind if transform else "pictures"
     if isinstance(transform, SoundConfig):
         how: dict[str, Any] = {"metrics": definitions(transform.sample_rate)}
+    elif isinstance(transform, VideoConfig):
+        how = {"metrics": video_definitions(tuple(figures)), "frames": transform.frames}
+        how |= {"lpips": f"{config['loss']['perceptual']['net']}, version 0.1"} if "lpips" in figures else {}
     else:
         how = {
             "pictures": "clamped and rounded to 8 bits, data range 255; every picture once, mean over pictures",

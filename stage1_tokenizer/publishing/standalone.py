@@ -14,7 +14,8 @@ import torch
 from launch.command.cli import UserError
 from launch.files.templates import render
 from stage1_tokenizer import quantizers
-from stage1_tokenizer.networks import build, seanet, vocos
+from stage1_tokenizer.config.video_networks import VideoNetConfig
+from stage1_tokenizer.networks import along_time, build, maskgit, seanet, vocos
 from stage1_tokenizer.publishing.flatten import Tables, flatten
 from stage1_tokenizer.tokenizer.folder import CONFIG
 from stage1_tokenizer.tokenizer.model import Tokenizer
@@ -49,7 +50,7 @@ def snippet(tokenizer: Tokenizer, name: str) -> str:
     """Code that loads a released folder or repository with transformers alone, and uses it."""
     assert tokenizer.transform is not None
     config, sides = tokenizer.config, tokenizer.transform.sizes
-    size = "×".join(map(str, sides)) + " samples" * (config.spatial_dims == 1)
+    size = "×".join(map(str, sides)) + {1: " samples", 2: "", 3: " (frames, height, width)"}[config.spatial_dims]
     return render(
         "card_code.md",
         name=name,
@@ -80,11 +81,17 @@ def write_model_files(folder: Path) -> None:
 def tables(model: dict[str, Any]) -> Tables:
     """The entries that a model's settings (config.json) need of the tables of kinds."""
     backbone, quantizer = [model["backbone"]], [model["quantizer"]["kind"]]
+    video = VideoNetConfig(**model.get("video", {}))
     return {
         build.__name__: {"ENCODERS": backbone, "DECODERS": backbone},
         quantizers.__name__: {"KINDS": quantizer},
         seanet.__name__: {"TRANSFORMERS": ["window"] if model.get("seanet", {}).get("layers") else []},
         vocos.__name__: {"MIXERS": ["attention"] if model.get("vocos", {}).get("attention") else []},
+        along_time.__name__: {
+            "LAYERS": ["alike" if backbone == ["movq"] else video.kind],
+            "PATCHES": ["encoder", "decoder"] if video.haar > 1 else [],
+        },
+        maskgit.__name__: {"ADAPTIVE": ["frame" if video.apart else "clip"]},
     }
 
 

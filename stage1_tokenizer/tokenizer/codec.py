@@ -87,22 +87,23 @@ class Codec(nn.Module):
     def grid(self, size: int | Sequence[int]) -> tuple[int, ...]:
         """Codes along each axis, (h, w), of a picture of `size` pixels (one number means a square); or (N,) tokens.
 
-        Raises ValueError if a side isn't a multiple of the stride or, with latent tokens, isn't the trained size.
+        Of a clip of `size` (T, H, W): (t, h, w), where a causal tokenizer has T = 1 + k·stride and t = 1 + k. Raises
+        ValueError if a side isn't a multiple of the stride or, with latent tokens, isn't the trained size.
         """
-        sides = [size] * self.config.spatial_dims if isinstance(size, int) else list(size)
-        pairs = list(zip(sides, self.config.stride, strict=True))
-        for side, step in pairs:
-            if side < 1 or side % step:
+        config = self.config
+        sides = [size] * config.spatial_dims if isinstance(size, int) else list(size)
+        for axis, (side, step) in enumerate(zip(sides, config.stride, strict=True)):
+            if side != (good := config.fitted(axis, side)):
                 raise ValueError(
-                    f"size={side} is not a multiple of the tokenizer's stride {step}: "
-                    f"pad, crop{' or resize' if len(sides) > 1 else ''} to {max(side // step, 1) * step}"
+                    f"size={side} is not {'1 + ' * (good % step)}a multiple of the tokenizer's stride {step}: "
+                    f"pad, crop{' or resize' if len(sides) > 1 else ''} to {good}"
                 )
-        tokens, trained = self.config.latent_tokens, self.config.vit.size
+        tokens, trained = config.latent_tokens, config.vit.size
         if tokens and sides != [trained] * 2:
             raise ValueError(
                 f"size={sides} is not supported with latent tokens, which need model.vit.size={trained}: resize"
             )
-        return (tokens,) if tokens else tuple(side // step for side, step in pairs)
+        return (tokens,) if tokens else tuple(-(-side // step) for side, step in zip(sides, config.stride, strict=True))
 
     @ieee()
     @torch.no_grad()
@@ -162,21 +163,31 @@ class Codec(nn.Module):
         """Latents and codes; a causal network takes pictures in blocks, and goes on from where `past` ended."""
         if self.training:
             raise RuntimeError("the tokenizer is in training mode, where its codebook may change: call .eval() first")
-        block, hop = self.config.block, self.config.stride[0]
-        if not block:
+        if not self.config.block:
             return self.quantizer(self._latents(x_BCHW))
-        parts = in_blocks(self.encoder, lambda x: self.quantizer(self._latents(x)), x_BCHW, block * hop, past)
-        frames = x_BCHW.shape[-1] // hop
+        (axis, first, hop), begins = self._time, not past
+        size = self.config.block * hop
+        parts = in_blocks(
+            self.encoder, lambda x: self.quantizer(self._latents(x)), x_BCHW, size, past, axis=axis, first=first
+        )
+        count = first * begins + (x_BCHW.shape[axis] - first * begins) // hop
         latents, codes = ([getattr(part, name) for part in parts] for name in ("latents", "codes"))
-        idx_Bhw = None if codes[0] is None else torch.cat(codes, dim=-1)[..., :frames]
-        return Quantized(torch.cat(latents, dim=-1)[..., :frames], idx_Bhw)
+        idx_Bhw = None if codes[0] is None else torch.cat(codes, axis).narrow(axis, 0, count)
+        return Quantized(torch.cat(latents, axis).narrow(axis, 0, count), idx_Bhw)
 
     def _decoded(self, step: Callable[[Tensor], Tensor], whole: Tensor, past: Any = None) -> Tensor:
         """step(whole), pictures of latents or codes, in blocks as `_quantize`."""
         if not self.config.block:
             return step(whole)
-        parts = in_blocks(self.decoder, step, whole, self.config.block, past)
-        return torch.cat(parts, dim=-1)[..., : whole.shape[-1] * self.config.stride[0]]
+        (axis, first, hop), begins = self._time, not past
+        parts = in_blocks(self.decoder, step, whole, self.config.block, past, axis=axis, first=first)
+        count = first * begins + (whole.shape[axis] - first * begins) * hop
+        return torch.cat(parts, axis).narrow(axis, 0, count)
+
+    @property
+    def _time(self) -> tuple[int, int, int]:
+        """Of causal networks: the axis of time, how many frames begin alone, and the frames of each code after."""
+        return -self.config.spatial_dims, int(self.config.first_alone), self.config.stride[0]
 
     def _latents(self, x_BCHW: Tensor) -> Tensor:
         """The quantizer's input."""
@@ -214,9 +225,9 @@ class Codec(nn.Module):
         if not self.codebook_size:
             raise ValueError(f"quantizer kind {self.config.quantizer.kind} has no codes: use `reconstruct`")
 
-    def _check_pictures(self, x_BCHW: Tensor) -> None:
+    def _check_pictures(self, x_BCHW: Tensor, *, begins: bool = True) -> None:
         dims, channels = self.config.spatial_dims, self.config.in_channels
-        what = "sounds" if dims == 1 else "pictures"
+        what = {1: "sounds", 2: "pictures", 3: "videos"}[dims]
         if not x_BCHW.is_floating_point():
             raise ValueError(f"{what} of type {x_BCHW.dtype} are not floats: scale them to [-1, 1]")
         if x_BCHW.ndim != dims + 2 or x_BCHW.shape[1] != channels:
@@ -224,7 +235,8 @@ class Codec(nn.Module):
                 f"{what} of shape {tuple(x_BCHW.shape)} don't fit: give {dims + 2} axes, batch, {channels} "
                 f"channel{'s' if channels > 1 else ''}, then size"
             )
-        self.codes_shape(x_BCHW.shape[2:])
+        size, *others = x_BCHW.shape[2:]
+        self.codes_shape((size + (self.config.first_alone and not begins), *others))
         if x_BCHW.numel() and not bool((x_BCHW.abs() <= 1.0 + _TOLERANCE).all()):  # also catches NaN
             raise ValueError(
                 f"{what} from {float(x_BCHW.min()):.4g} to {float(x_BCHW.max()):.4g} are not in [-1, 1]: scale them"

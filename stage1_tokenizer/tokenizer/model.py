@@ -24,8 +24,9 @@ from stage1_tokenizer.tokenizer.pil import as_batch, to_pil
 class Tokenizer(Codec):
     """A Codec that also takes PIL pictures and is saved to and loaded from a folder.
 
-    `transform` says how its training pictures or sounds were prepared. It is applied to PIL pictures; tensors are taken
-    as they are.
+    `transform` says how its training pictures, sounds or videos were prepared. It is applied to PIL pictures; tensors
+    are taken as they are. To a tokenizer of videos pictures (B, C, H, W) are clips of one frame; where it isn't
+    causal, of as many equal ones as its stride of time.
     """
 
     def __init__(self, config: ModelConfig, transform: Transform | None = None):
@@ -43,7 +44,11 @@ class Tokenizer(Codec):
     def _as_tensor(self, pictures: Pictures) -> Tensor:
         if isinstance(self.transform, SoundConfig):
             return stacked(pictures, "sounds")
-        return as_batch(pictures, self.transform)
+        batch = as_batch(pictures, self.transform)
+        if self.config.spatial_dims < 3 or batch.ndim != 4:
+            return batch
+        frames = 1 if self.config.first_alone else self.config.stride[0]
+        return batch.unsqueeze(2).expand(-1, -1, frames, -1, -1)
 
     @property
     def fingerprint(self) -> str:

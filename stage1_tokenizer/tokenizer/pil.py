@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.pictures.config import TransformConfig
+from data.pictures.config import FrameConfig
 from data.pictures.decode import pixels_of
 from data.pictures.transforms import apply, to_float, to_uint8
 from data.shards.sample import DamagedSampleError
 from stage1_tokenizer.tokenizer.codec import Pictures, stacked
 
 
-def as_batch(pictures: Pictures, transform: TransformConfig | None) -> Tensor:
+def as_batch(pictures: Pictures, transform: FrameConfig | None) -> Tensor:
     """Pictures as x_BCHW; PIL pictures are prepared by `transform`, as in training. ValueError for anything else."""
     if isinstance(pictures, Tensor):
         return pictures
@@ -31,7 +31,7 @@ def as_batch(pictures: Pictures, transform: TransformConfig | None) -> Tensor:
     return to_float(torch.stack([_prepared(picture, transform) for picture in several]))
 
 
-def _prepared(picture: Any, transform: TransformConfig) -> Tensor:
+def _prepared(picture: Any, transform: FrameConfig) -> Tensor:
     """uint8 (C, H, W) of a PIL picture, as in evaluation."""
     try:
         pixels_HWC = pixels_of(picture, transform)
@@ -40,7 +40,7 @@ def _prepared(picture: Any, transform: TransformConfig) -> Tensor:
     return transformed(pixels_HWC, transform)
 
 
-def transformed(pixels_HWC: np.ndarray, transform: TransformConfig) -> Tensor:
+def transformed(pixels_HWC: np.ndarray, transform: FrameConfig) -> Tensor:
     """uint8 (C, H, W) of a decoded picture, as in evaluation."""
     out_CHW = np.empty((transform.channels, transform.size, transform.size), np.uint8)
     apply(pixels_HWC, transform, None, out_CHW.transpose(1, 2, 0))

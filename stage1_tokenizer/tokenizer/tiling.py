@@ -46,6 +46,11 @@ class TiledTokenizer(Tokenizer):
                 f"model.vit.latent_tokens={self.config.latent_tokens} describe a whole picture, so tiles are not "
                 f"supported: resize the picture to {self.config.vit.size}"
             )
+        if self.config.first_alone:
+            raise ValueError(
+                "the first frame has codes of its own with this model.video, so tiles are not supported: use "
+                "stage1_tokenizer.tokenizer.streaming.Stream for long clips, or smaller frames"
+            )
         for name, value, least in (("tile", tile, stride), ("overlap", overlap, 0)):
             if value % stride or value < least:
                 raise ValueError(

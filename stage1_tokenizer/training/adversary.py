@@ -86,6 +86,7 @@ class Adversary:
         for name, (gamma, logits, samples) in penalties.items():
             if gamma and self.penalised(step):
                 penalty = gradient_penalty(at_least_float32(logits), samples)
+                penalty = penalty / samples.shape[2] if config.per_frame else penalty
                 loss = loss + config.penalty_every * gamma / 2 * penalty
                 metrics[f"gan/penalty{name}"] = penalty.detach()
         real, fake = real.detach().float(), fake.detach().float()

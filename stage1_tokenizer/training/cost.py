@@ -114,7 +114,7 @@ def on_no_device(config: TokenizerTrainConfig) -> TokenizerCost:
             with FlopCounterMode(display=False) as counter, keeping.counting():
                 network(entering)
             forward[name] = float(counter.get_total_flops())
-    if config.loss.perceptual.weight and config.data.kind == "pictures":
+    if config.loss.perceptual.weight and config.data.kind != "sounds":
         forward["LPIPS"] = VGG16_PER_PIXEL * math.prod(sizes)
     return TokenizerCost(
         _count(codec),

@@ -12,17 +12,19 @@ from launch.command.cli import UserError
 from launch.files.inputs import settings_of
 from launch.run.folder import add_to_start, differences, plain
 from launch.run.runtime import Run
-from stage1_tokenizer.config.training import ModelConfig, TokenizerTrainConfig, init_of
+from stage1_tokenizer.config.training import ModelConfig, TokenizerTrainConfig, setting_of
+from stage1_tokenizer.config.video_networks import VideoNetConfig
 from stage1_tokenizer.foreign import discriminator as foreign
 from stage1_tokenizer.tokenizer.folder import model_config
 from stage1_tokenizer.tokenizer.opening import open_tokenizer
+from stage1_tokenizer.training.inflating import check_inflated, inflated, inflated_model
 from stage1_tokenizer.training.trained import Trained
 
 _LEARNING = """
 gradient learning decay commitment beta_placement start revive_after kl_weight entropy_weight entropy_diversity
 entropy_temperature entropy_bits entropy_boost temperature temperature_final anneal codebook_dropout
 """
-TRAINING_ONLY = ("dropout", "seanet.block", *(f"quantizer.{name}" for name in _LEARNING.split()))
+TRAINING_ONLY = ("dropout", "seanet.block", "video.block", *(f"quantizer.{name}" for name in _LEARNING.split()))
 """Settings of a model that change how it learns or computes, not what weights mean: fine-tuning may change them."""
 
 
@@ -31,10 +33,14 @@ def with_model(words: Sequence[str]) -> list[str]:
 
     So settings that are left out are the tokenizer's; `check_init` compares those that are given with it.
     """
-    folder = init_of(words)
+    folder, inflate = (setting_of(name, words) for name in ("init", "inflate"))
     if folder is None or not _config_file(folder):
         return list(words)
-    return ["--config", json.dumps({"model": plain(model_of(folder))}), *words]
+    model = model_of(folder)
+    if inflate is not None:
+        last = inflate == "last"
+        model = inflated_model(model, VideoNetConfig(causal=last, by_frame=not last))
+    return ["--config", json.dumps({"model": plain(model)}), *words]
 
 
 def _config_file(folder: str) -> Path | None:
@@ -54,9 +60,15 @@ def model_of(folder: str) -> ModelConfig:
 
 def check_init(config: TokenizerTrainConfig) -> None:
     """Raise UserError unless a new run can begin with `config.init`; a run that has a checkpoint doesn't need it."""
+    if config.init is None and config.inflate is not None:
+        raise UserError(f"inflate={config.inflate} needs init, the tokenizer of pictures to begin with: set it")
     if config.init is None or folders.steps(Path(config.run.folder)):
         return
-    for key, theirs, ours in differences(plain(model_of(config.init)), plain(config.model)):
+    model = model_of(config.init)
+    if config.inflate is not None:
+        model = inflated_model(model, config.model.video)
+        check_inflated(config.model, config.inflate)
+    for key, theirs, ours in differences(plain(model), plain(config.model)):
         if not key.startswith(TRAINING_ONLY):
             raise UserError(
                 f"model.{key}={ours!r} differs from {theirs!r}, that of init={config.init}: remove it to use the "
@@ -74,6 +86,8 @@ def begin(config: TokenizerTrainConfig, trained: Trained, run: Run) -> None:
         return
     tokenizer = open_tokenizer(config.init)
     state = tokenizer.weights()
+    if config.inflate is not None:
+        state = inflated(state, config.model, config.inflate)
     trained.generator.load(state)
     trained.ema.load(state)
     origin = _begin_discriminator(config.init, trained)

@@ -42,9 +42,13 @@ class SampleKind:
     height of a picture). Any exception where they are damaged."""
     empty: float
     """Value in [-1, 1] of what isn't there."""
+    load: Callable[[Path, Any], Any] | None = None
+    """Of what moves: a written sample of a transform as one of `decoded`."""
+    moving_grid: Callable[[Sequence[Sequence[Any]]], bytes] | None = None
+    """Of what moves: rows of `decoded` as one moving picture, a WebP."""
 
     def written(self, file: Path) -> Image.Image:
-        """A picture that shows a sample in a file; that of a sound lies beside it."""
+        """A picture that shows a sample in a file; that of a sound or video lies beside it."""
         return Image.open(file.with_suffix(".png"))
 
 
@@ -68,8 +72,12 @@ PICTURES = SampleKind(
     empty=0.5,
 )
 
-_KINDS = {"pictures": "stage2_prior.codes.kinds:PICTURES", "sounds": "stage2_prior.codes.sounds:SOUNDS"}
-"""Named, as reading and writing sounds needs libraries that others don't."""
+_KINDS = {
+    "pictures": "stage2_prior.codes.kinds:PICTURES",
+    "sounds": "stage2_prior.codes.sounds:SOUNDS",
+    "videos": "stage2_prior.codes.videos:VIDEOS",
+}
+"""Named, as reading and writing sounds and videos needs libraries that others don't."""
 
 
 def sample_kind(name: str) -> SampleKind:

@@ -23,6 +23,9 @@ class EvaluateConfig(DistanceConfig):
     samples: str | None = None
     """The samples: a folder that stage2_prior.sample wrote, or, for distances alone, any folder of pictures or an .npz
     (arr_0). Needs `data` for class_agreement or `reference` for distances, or both."""
+    predictions: str | None = None
+    """Of videos: a folder of stage2_prior.inpaint with clips that go on from given ones, whose motion is checked as
+    their captions say; needs `data`."""
     data: str | None = None
     """Index of real training pictures, which the classifier is fitted to; needs `prior`."""
     held_out: str | None = None
@@ -37,10 +40,15 @@ class EvaluateConfig(DistanceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.codes is None and self.samples is None:
+        if self.codes is None and self.samples is None and self.predictions is None:
             raise ValueError("nothing to measure: set codes; samples and data; or samples and reference")
-        if (self.samples is None) != (self.data is None and self.reference is None):
+        given = self.samples is not None or self.predictions is not None
+        if self.predictions is not None and self.data is None:
+            raise ValueError("predictions need data, whose captions say what can be checked: set it, or leave them out")
+        if given == (self.data is None and self.reference is None):
             raise ValueError("samples go with data (for class_agreement), with reference (for distances), or with both")
+        if self.reference is not None and self.samples is None:
+            raise ValueError(f"reference={self.reference} needs samples to measure: set them, or leave it out")
         if self.prior is None and (self.codes or self.data or self.tokenizer):
             raise ValueError("codes, data and tokenizer need prior: set it, or leave them out")
         if self.save_reference and not self.reference:

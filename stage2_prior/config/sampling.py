@@ -40,6 +40,13 @@ class SampleConfig(Drawing):
     GPUs."""
     npz: bool = False
     """Also write OUT/samples.npz (arr_0, uint8 NHWC), which the ADM evaluation suite reads."""
+    mp4: bool = False
+    """Of videos: also write each as an .mp4, with loss."""
+    windows: int = 1
+    """Of videos: windows of the trained length that make up one. Each but the first begins with the last `overlap`
+    frames of the one before."""
+    overlap: int | None = None
+    """Of videos: frames that two windows share; they end where a code ends. Null: those of half of the codes."""
     part: int = 0
     """Which of `parts` this job samples, from 0."""
     parts: int = 1
@@ -52,24 +59,30 @@ class SampleConfig(Drawing):
         subjects = [name for name in ("classes", "prompt", "prompts") if getattr(self, name) is not None]
         if len(subjects) > 1:
             raise ValueError(f"{' and '.join(subjects)} are both set: leave one of them out")
-        at_least(1, self, "count", "batch_size", "decode_batch")
+        at_least(1, self, "count", "batch_size", "decode_batch", "windows", "overlap")
+        if self.overlap is not None and self.windows == 1:
+            raise ValueError(f"overlap={self.overlap} needs several windows: set windows to 2, or leave overlap out")
         check("seed", self.seed, self.seed >= 0, "0 or more")
         check("part", self.part, 0 <= self.part < self.parts, f"a number between 0 and parts - 1 = {self.parts - 1}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InpaintConfig(SampleConfig):
-    """Redraw parts of given pictures or sounds."""
+    """Redraw parts of given pictures, sounds or videos; of videos also frames before, after or between given ones."""
 
     given: str
     """An index of pictures (or sounds), a folder of their files, or one file."""
     limit: int = 16
     """Most pictures of `given` to use; of an index evenly spaced."""
-    keep: Literal["top", "bottom", "left", "right", "middle", "border", "start", "end"] = "top"
+    keep: Literal["top", "bottom", "left", "right", "middle", "border", "start", "end", "ends"] = "top"
     """What stays of each picture. middle: a box in the middle; border: everything around such a box. Of a sound: start
-    (which top means too), end, middle, border."""
+    (which top means too), end, both ends, middle. Of a video: start (also top), end or both ends in time; left, right,
+    middle or border of all frames."""
     share: float = 0.5
-    """How much stays, as a share of the height or width (middle, border: of both), or of a sound's length."""
+    """How much stays, as a share of the height or width (middle, border: of both), or of a sound's or video's
+    length."""
+    frames: int | None = None
+    """Of a video, instead of `share`: how many frames stay, with keep=ends at each end."""
     mask: str | None = None
     """A black-and-white picture whose white parts are redrawn, instead of `keep`: a square one for the prepared
     pictures, or one of the given pictures' own size."""
@@ -86,4 +99,8 @@ class InpaintConfig(SampleConfig):
         for name, default in (("keep", "top"), ("share", 0.5)):
             if self.mask is not None and getattr(self, name) != default:
                 raise ValueError(f"mask and {name} are both set: leave one of them out")
-        at_least(1, self, "limit")
+        if self.frames is not None and self.share != 0.5:
+            raise ValueError("frames and share are both set: leave one of them out")
+        if self.frames is not None and self.keep not in ("top", "bottom", "start", "end", "ends"):
+            raise ValueError(f"frames={self.frames} is not supported with keep={self.keep}: set keep to start, for one")
+        at_least(1, self, "limit", "frames")

@@ -1,6 +1,6 @@
-"""Class agreement: whether a classifier of real pictures (or sounds) finds samples to be of the requested class.
+"""Class agreement: whether a classifier of real pictures (or others) finds samples to be of the requested class.
 
-Shapes: B samples, C channels, H W pixels, F features; of sounds T stands for H W.
+Shapes: B samples, C channels, H W pixels, F features; of sounds T stands for H W, of videos T H W.
 """
 
 import json
@@ -50,8 +50,8 @@ def fitted_classifier(label_B: np.ndarray, pixels_BCHW: np.ndarray, _: Any = Non
     return lambda pixels_BCHW: machine.predict(features(pixels_BCHW))
 
 
-def _picture(file: Path, channels: int) -> np.ndarray:
-    pixels_HWC = np.atleast_3d(np.asarray(Image.open(file).convert("L" if channels == 1 else "RGB")))
+def _picture(file: Path, transform: Any) -> np.ndarray:
+    pixels_HWC = np.atleast_3d(np.asarray(Image.open(file).convert("L" if transform.channels == 1 else "RGB")))
     return pixels_HWC.transpose(2, 0, 1)
 
 
@@ -63,8 +63,8 @@ class Classified:
     """The classifier in words."""
     values: Callable[[Any], np.ndarray]
     """The samples of a batch of the stream, stored as they are: x_BC…."""
-    read: Callable[[Path, int], np.ndarray]
-    """The same of a written sample, x_C…, with that many channels."""
+    read: Callable[[Path, Any], np.ndarray]
+    """The same of a written sample of a transform, x_C…."""
     fitted: Callable[[np.ndarray, np.ndarray, Any], Classifier]
     """A classifier fitted to labels (B,) and samples of a transform."""
 
@@ -79,6 +79,7 @@ PICTURES = Classified(
 _KINDS = {
     "pictures": "stage2_prior.measuring.classifier:PICTURES",
     "sounds": "stage2_prior.measuring.sound_classifier:SOUNDS",
+    "videos": "stage2_prior.measuring.video_classifier:VIDEOS",
 }
 
 
@@ -113,7 +114,7 @@ def drawn_samples(folder: str, transform: Transform) -> tuple[np.ndarray, np.nda
     for one in described["classes"]:
         for number in range(one["count"]):
             file = Path(folder) / one["folder"] / f"{number:05d}{suffix}"
-            samples.append(classified(transform.kind).read(file, transform.channels))
+            samples.append(classified(transform.kind).read(file, transform))
             labels.append(one["label"])
     return np.array(labels), np.stack(samples), described
 

@@ -10,6 +10,7 @@ from data.media import read_transform
 from data.pictures.config import TransformConfig
 from data.shards.identity import Identity
 from data.shards.loading import load_index
+from data.videos.config import VideoConfig
 from launch.command.checks import named
 from launch.command.cli import UserError
 from launch.command.progress import Progress
@@ -25,10 +26,13 @@ from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
 from stage1_tokenizer.measuring.picture_files import Size, shown
 from stage1_tokenizer.measuring.picture_sets import count_of, size_of
 from stage1_tokenizer.measuring.references import measure_set, reference_of, save_reference
+from stage1_tokenizer.measuring.video_features import load_video_network
 from stage2_prior.codes.matching import matched
 from stage2_prior.config.evaluation import EvaluateConfig
+from stage2_prior.measuring.attributes import attribute_agreement
 from stage2_prior.measuring.classifier import agreement
 from stage2_prior.measuring.held_out import held_out_figures
+from stage2_prior.measuring.video_distances import add_video_distances
 from stage2_prior.priors.base import Prior, weights_hash
 from stage2_prior.priors.build import load_prior
 from stage2_prior.priors.fused import install
@@ -36,16 +40,12 @@ from stage2_prior.priors.fused import install
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure what is configured, write it to config.out, and return it (the same on every rank)."""
-    inputs = (config.codes, config.data, config.held_out, config.samples, config.reference)
+    inputs = (config.codes, config.data, config.held_out, config.samples, config.predictions, config.reference)
     try_files({"out": config.out, "save_reference": config.save_reference}, inputs=inputs)
     if config.save_reference and Path(config.save_reference).exists():
         raise UserError(f"save_reference={config.save_reference} exists: choose another file, or delete it")
-    network = None
-    if config.reference:
-        network = load_network(
-            config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights
-        )
     prior = load_prior(config.prior) if config.prior else None
+    network = distance_network(config, prior) if config.reference else None
     with joined() as accelerator, at_precision(config.precision):
         ranks = Ranks(accelerator)
         fingerprint = prior.source.tokenizer if prior else None
@@ -60,6 +60,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if ranks.rank == 0:
             evaluation.write(Path(config.out))
     return evaluation.result()
+
+
+def distance_network(config: EvaluateConfig, prior: Prior | None) -> FeatureNetwork | None:
+    """The network of the distances, of the prior's kind of samples."""
+    if prior is not None and prior.source.kind == "videos":
+        return load_video_network(config.features, None, config.vgg_weights, config.i3d_weights)
+    return load_network(config.features, inception_weights=config.inception_weights, vgg_weights=config.vgg_weights)
 
 
 def add_prior(config: EvaluateConfig, prior: Prior, ranks: Ranks, evaluation: Evaluation) -> None:
@@ -77,12 +84,19 @@ def add_prior(config: EvaluateConfig, prior: Prior, ranks: Ranks, evaluation: Ev
         codes = {"set": identity.brief(), "digest": identity.digest, "count": len(index), **prior.source.to_dict()}
         evaluation.add({**figures, "codes": len(index)}, codes=codes)
     if config.data:
-        assert config.samples is not None
-        sets, settings = (config.samples, config.data, config.held_out), (config.limit, config.batch_size)
-        classified = on_main(ranks.accelerator, partial(agreement, *sets, prior, *settings))
-        figures = ranks.gather(classified)[0]
+        figures = ranks.gather(on_main(ranks.accelerator, partial(classified, config, prior)))[0]
         classifier = {**figures.pop("fitted_to"), "limit": config.limit, "what": figures["classifier"]}
         evaluation.add(figures, classifier=classifier)
+
+
+def classified(config: EvaluateConfig, prior: Prior) -> dict[str, Any]:
+    """The classifiers' figures: of what captions say if the set's can be checked, else of classes."""
+    sets, settings = (str(config.data), config.held_out), (config.limit, config.batch_size)
+    if found := attribute_agreement(config.samples, config.predictions, *sets, prior, *settings):
+        return found
+    if config.samples is None:
+        raise UserError(f"predictions={config.predictions} can't be checked: data={config.data} has no meta.attributes")
+    return agreement(config.samples, *sets, prior, *settings)
 
 
 def checked_size(samples: str) -> Size:
@@ -99,8 +113,10 @@ def add_distances(config: EvaluateConfig, prior: Prior | None, network: FeatureN
     """Add the samples' distances from the reference."""
     assert config.samples is not None and config.reference is not None
     own = read_transform(prior.source.transform) if prior else None
+    if isinstance(own, VideoConfig):
+        return add_video_distances(config, own, network, evaluation)
     if own is not None and not isinstance(own, TransformConfig):
-        raise UserError(f"reference={config.reference} is for pictures, not for {own.kind}: leave it out")
+        raise UserError(f"reference={config.reference} is for pictures and videos, not for {own.kind}: leave it out")
     size, ranks = checked_size(config.samples), evaluation.ranks
     transform = own or TransformConfig(size=size[0])
     if prior and size != (transform.size,) * 2:

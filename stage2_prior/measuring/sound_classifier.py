@@ -64,9 +64,9 @@ def fitted_classifier(label_B: np.ndarray, samples_BCT: np.ndarray, transform: A
     return lambda samples_BCT: np.asarray(machine.predict(features(samples_BCT, rate)))
 
 
-def _read(file: Path, channels: int) -> np.ndarray:
+def _read(file: Path, transform: Any) -> np.ndarray:
     with SoundFile(file.read_bytes()) as sound:
-        x_CT = mixed(sound.read(0, sound.frames), channels)
+        x_CT = mixed(sound.read(0, sound.frames), transform.channels)
     return to_int16(torch.from_numpy(x_CT)).numpy()
 
 

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from stage1_tokenizer.quantizers import Quantizer
+from stage2_prior.codes.axes import touched
 from stage2_prior.codes.source import CodeSource, Form
 from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
@@ -236,11 +236,9 @@ class Prior(nn.Module):
     def open_codes(self, hole_HW: Tensor) -> Tensor:
         """Which codes are drawn for a hole, open_N bool in the order of the flattened codes: those it touches.
 
-        Of sounds the hole is hole_T.
+        Of sounds the hole is hole_T, of videos hole_THW.
         """
-        pool = F.adaptive_max_pool2d if hole_HW.ndim == 2 else F.adaptive_max_pool1d
-        touched_hw = pool(hole_HW.float()[None, None], self.source.grid) > 0
-        return touched_hw.flatten().repeat(self.source.codebooks)
+        return touched(hole_HW, self.source.grid).flatten().repeat(self.source.codebooks)
 
     def laid_out(self, make: Callable[[], Weights]) -> Weights:
         """The weights as `make` lays them out for sampling, made again when they or `compiled_steps` have changed."""

@@ -248,14 +248,17 @@ def rank(score_BN: Tensor) -> Tensor:
 def halton_order(*grid: int) -> Tensor:
     """All positions of a grid, int64 (h·w,), in the order in which the Halton sequence in bases 2 and 3 hits them.
 
-    Latent tokens, which have no place, count as one row.
+    Latent tokens, which have no place, count as one row. Time, as the first of three axes, has base 5.
     """
-    height, width = grid if len(grid) == 2 else (1, *grid)
+    sides = grid if len(grid) > 1 else (1, *grid)
+    bases = (5, 2, 3)[-len(sides) :]
     order: dict[int, None] = {}
     number = 0
-    while len(order) < height * width:
-        number += 1
-        order.setdefault(int(_halton(number, 2) * height) * width + int(_halton(number, 3) * width))
+    while len(order) < math.prod(sides):
+        number, place = number + 1, 0
+        for side, base in zip(sides, bases, strict=True):
+            place = place * side + int(_halton(number, base) * side)
+        order.setdefault(place)
     return torch.tensor(list(order))
 
 

@@ -9,7 +9,7 @@ from stage1_tokenizer.publishing.folder import is_figure
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.priors.base import Prior
 
-TAGS = {"pictures": "image-generation", "sounds": "audio-generation"}
+TAGS = {"pictures": "image-generation", "sounds": "audio-generation", "videos": "video-generation"}
 """What the Hub calls drawing samples of each kind."""
 
 

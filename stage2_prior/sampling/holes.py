@@ -1,8 +1,11 @@
-"""Given pictures or sounds with a hole, whose codes are kept outside it.
+"""Given pictures, sounds or videos with a hole, whose codes are kept outside it.
 
-Shapes: B samples, C channels, H W pixels, h w latent grid, N codes; of sounds T stands for H W and h w."""
+Shapes: B samples, C channels, H W pixels, h w latent grid, N codes; of sounds T stands for H W and h w, of videos
+T H W.
+"""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,18 @@ from data.shards.classes import held_to
 from data.shards.loading import load_index, names_tars
 from launch.command.cli import UserError, reason
 from stage1_tokenizer import Tokenizer
+from stage2_prior.codes.axes import frames_of_codes
 from stage2_prior.codes.kinds import sample_kind
+from stage2_prior.codes.source import CodeSource
 from stage2_prior.config.sampling import InpaintConfig
 from stage2_prior.priors.base import Prior
 from stage2_prior.sampling.conditions import Subjects, numbered, prompts_of, say_cut
 from stage2_prior.sampling.masks import read_mask
 
-ALONG = {"start": "top", "end": "bottom"}
-"""What stays of a sound, by the names for pictures: its only axis is the first."""
+TIME, PICTURE = ("start", "end"), (("top", "bottom"), ("left", "right"))
+"""Names of the parts at either end of an axis."""
+ALONG = {"top": "start", "bottom": "end"}
+"""What stays of a sound or video in time, by the names for pictures."""
 
 
 class Given(Subjects):
@@ -34,10 +41,10 @@ class Given(Subjects):
         self.tokenizer = tokenizer
         transform, self.kind = read_transform(prior.source.transform), sample_kind(prior.source.kind)
         self.what = f"given {self.kind.name}"
-        self.x_BCHW, names, labels, captions, sizes = read(config, transform, prior)
+        self.x_BCHW, names, labels, self.captions, sizes = read(config, transform, prior)
         super().__init__(prior, range(len(names)), names, numbered(names))
         self.classes = requested_classes(config.classes, labels, prior)
-        texts = requested_texts(config, captions, self.kind.name) if prior.condition.prefix else []
+        texts = requested_texts(config, self.captions, self.kind.name) if prior.condition.prefix else []
         condition = prior.condition
         self._tokens = condition.of_texts(texts) if texts else condition.of_labels(torch.tensor(self.classes))
         say_cut(prior, texts)
@@ -45,12 +52,19 @@ class Given(Subjects):
         self.hole_HW = _masked(config, transform, sizes) if config.mask else hole(config, transform.sizes)
         self.open_N = open_codes(self.hole_HW, prior)
         check_hole(prior, self.open_N, config)
+        if note := half_kept(self.hole_HW, prior.source):
+            print(f"note: {note}", file=sys.stderr, flush=True)
         self._codes: dict[int, Tensor] = {}
 
     def about(self) -> dict[str, Any]:
-        """The given samples and the hole, by their values."""
+        """The given samples and the hole, by their values; of videos the number of frames that stay at the start, and
+        captions."""
         hashes = {self.kind.name: self.x_BCHW, "hole": self.hole_HW}
-        return {"given": {key: hashlib.sha256(x.numpy().tobytes()).hexdigest()[:16] for key, x in hashes.items()}}
+        given = {key: hashlib.sha256(x.numpy().tobytes()).hexdigest()[:16] for key, x in hashes.items()}
+        if self.hole_HW.ndim < 3:
+            return {"given": given}
+        begun = int(self.hole_HW.flatten(1).any(1).int().argmax())
+        return {"given": given, "frames_kept": begun, "captions": self.captions}
 
     def class_of(self, label: int) -> int:
         """The class requested for a given picture."""
@@ -141,25 +155,46 @@ def requested_texts(config: InpaintConfig, own: list[str], what: str = "pictures
 
 
 def hole(config: InpaintConfig, sizes: Sequence[int]) -> Tensor:
-    """The part of the prepared samples to redraw, hole_HW bool. UserError for a part that they haven't."""
-    keep = ALONG.get(config.keep, config.keep) if len(sizes) == 1 else config.keep
-    inside_HW = torch.zeros(*sizes, dtype=torch.bool)
-    middle, border, axes = [], [], []
-    for size in sizes:
-        kept = round(size * config.share)
-        first = (size - kept) // 2
-        middle.append(slice(first, first + kept))
-        border.append(slice(kept - kept // 2, size - kept // 2))
-        axes.append((slice(kept), slice(size - kept, None)))
-    boxes: dict[str, Any] = {"middle": tuple(middle), "border": tuple(border)}
-    names = [("top", "bottom"), ("left", "right")]
-    for number, (pair, parts) in enumerate(zip(names, axes, strict=False)):
-        boxes |= {name: (slice(None),) * number + (part,) for name, part in zip(pair, parts, strict=True)}
+    """The part of the prepared samples to redraw, bool of their sizes: hole_HW, hole_T of sounds, hole_THW of videos.
+
+    UserError for a part that they haven't.
+    """
+    in_time = len(sizes) != 2
+    keep = ALONG.get(config.keep, config.keep) if in_time else config.keep
+    inside = torch.zeros(*sizes, dtype=torch.bool)
+    boxes = _boxes(config, sizes)
+    if config.frames is not None and len(sizes) != 3:
+        raise UserError(f"frames={config.frames} is for videos: set share instead")
     if keep not in boxes:
-        able = "start, end, middle or border" if len(sizes) == 1 else ", ".join(boxes)
-        raise UserError(f"keep={config.keep} is for {'pictures' if len(sizes) == 1 else 'sounds'}: set it to {able}")
-    inside_HW[boxes[keep]] = True
-    return inside_HW if keep == "border" else ~inside_HW
+        others = "pictures and videos" if in_time else "sounds and videos"
+        raise UserError(f"keep={config.keep} is for {others}: set it to one of {', '.join(boxes)}")
+    for box in boxes[keep]:
+        inside[box] = True
+    return inside if keep == "border" else ~inside
+
+
+Box = tuple[slice, ...]
+
+
+def _boxes(config: InpaintConfig, sizes: Sequence[int]) -> dict[str, tuple[Box, ...]]:
+    """What stays by the names of `keep`; of `border`, what doesn't."""
+    names = (TIME, *PICTURE) if len(sizes) == 3 else (TIME,) if len(sizes) == 1 else PICTURE
+    first = 1 if len(sizes) == 3 else 0  # a box in the middle of a video is in all of its frames
+    middle: Box = (slice(None),) * first
+    border, boxes = middle, dict[str, tuple[Box, ...]]()
+    for number, (pair, size) in enumerate(zip(names, sizes, strict=True)):
+        kept = config.frames if pair == TIME and config.frames is not None else round(size * config.share)
+        before: Box = (slice(None),) * number
+        both = ((*before, slice(kept)), (*before, slice(max(size - kept, 0), None)))
+        boxes |= {name: (box,) for name, box in zip(pair, both, strict=True) if name not in ALONG or len(sizes) == 2}
+        if pair == TIME:
+            each = kept if config.frames is not None else max(kept // 2, 1)
+            boxes["ends"] = ((slice(each),), (slice(max(size - each, 0), None),))
+        if number >= first:
+            start = (size - kept) // 2
+            middle += (slice(start, start + kept),)
+            border += (slice(kept - kept // 2, size - kept // 2),)
+    return boxes | {"middle": (middle,), "border": (border,)}
 
 
 def open_codes(hole_HW: Tensor, prior: Prior) -> Tensor:
@@ -169,19 +204,32 @@ def open_codes(hole_HW: Tensor, prior: Prior) -> Tensor:
     return prior.open_codes(hole_HW)
 
 
+def half_kept(hole: Tensor, source: CodeSource) -> str:
+    """Which kept frames of a video are drawn anew because their codes reach into the hole, in words; empty for none."""
+    if hole.ndim < 3:
+        return ""
+    open_T = hole.flatten(1).any(1)
+    parts = open_T.split(frames_of_codes(len(hole), source.grid[0]))
+    lost = sum(int((~part_T).sum()) for part_T in parts if part_T.any())
+    ends = ", ".join(str(sum(map(len, parts[: number + 1]))) for number in range(len(parts) - 1))
+    what = f"{lost} of {int((~open_T).sum())} kept frames share a code with drawn ones and are drawn too"
+    return f"{what}: codes end after {ends} frames" if lost else ""
+
+
 def check_hole(prior: Prior, open_N: Tensor, config: InpaintConfig) -> None:
     """UserError for an empty or full hole, and for kept codes after the hole that the prior can't attend to."""
-    what = f"mask={config.mask}" if config.mask else f"keep={config.keep} with share={config.share:g}"
+    much = f"share={config.share:g}" if config.frames is None else f"frames={config.frames}"
+    what = f"mask={config.mask}" if config.mask else f"keep={config.keep} with {much}"
     if open_N.all() or not open_N.any():
-        way = "paint other parts white" if config.mask else "choose another share"
+        way = "paint other parts white" if config.mask else f"choose another {much.split('=')[0]}"
         raise UserError(f"{what} leaves {'no code' if open_N.all() else 'all codes'} in place: {way}")
     if prior.in_order:
         place_P = open_N[: len(open_N) // prior.source.codebooks]
         if not place_P[int(place_P.int().argmax()) :].all():
-            sounds = prior.source.kind == "sounds"
-            way = "paint only the lower rows white" if config.mask else f"set keep to {'start' if sounds else 'top'}"
+            in_time = prior.source.kind != "pictures"
+            way = "paint only the lower rows white" if config.mask else f"set keep to {'start' if in_time else 'top'}"
             raise UserError(
                 f"{what} keeps codes after the hole, but a prior of kind {prior.kind} draws "
-                f"{'from start to end' if sounds else 'row by row'} and doesn't attend to them: {way}, or use a "
-                f"masked{'' if sounds else ' or multiscale'} prior"
+                f"{'from start to end' if in_time else 'row by row'} and doesn't attend to them: {way}, or use a "
+                f"masked{'' if in_time else ' or multiscale'} prior"
             )

@@ -3,8 +3,8 @@
 Shapes: B batch, N codes, h w their grid."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data.media import read_transform
 from launch.command.cli import UserError
 from launch.files.atomic import write_file
 from launch.files.outputs import output
 from launch.ranks.transfer import to_device
+from stage1_tokenizer import Tokenizer
 from stage2_prior.codes.kinds import sample_kind
 from stage2_prior.codes.source import code_type
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.sampling import SampleConfig
 from stage2_prior.priors.base import Prior, weights_hash
 from stage2_prior.sampling.conditions import Classes, Subjects
+from stage2_prior.sampling.sliding import Sliding
 from stage2_prior.sampling.writing import Files, Writers
 
 GRID_ROWS, GRID_COLUMNS, GRID_GAP = 50, 10, 2
@@ -49,16 +52,28 @@ def uniforms(seed: int, pictures: Sequence[Picture], draws: int) -> Tensor:
 
 
 def sample_codes(
-    prior: Prior, pictures: Sequence[Picture], seed: int, drawing: Drawing, subjects: Subjects | None = None
+    prior: Prior,
+    pictures: Sequence[Picture],
+    seed: int,
+    drawing: Drawing,
+    subjects: Subjects | None = None,
+    slide: tuple[Sliding, Tokenizer] | None = None,
 ) -> Tensor:
     """Codes of some pictures, idx_Bhw int64 (or in the tokenizer's form), drawn together on the prior's device.
 
-    The pictures' labels are those of `subjects`, by default classes.
+    The pictures' labels are those of `subjects`, by default classes. To `slide`, by a tokenizer, gives several windows,
+    (B, W, …), of which the first is that without sliding.
     """
     subjects, labels = subjects or Classes(prior, None), [picture.label for picture in pictures]
-    uniform_BU = to_device(uniforms(seed, pictures, prior.draws(drawing)), next(prior.parameters()).device)
-    code_BN = prior.sample(subjects.tokens(labels), uniform_BU, drawing, subjects.given(labels))
-    return code_BN.unflatten(1, prior.source.shape)
+    draws, windows = prior.draws(drawing), slide[0].windows if slide else 1
+    uniform_BX = to_device(uniforms(seed, pictures, windows * draws), next(prior.parameters()).device)
+    token_B, given_BN, found = subjects.tokens(labels), subjects.given(labels), list[Tensor]()
+    for uniform_BU in uniform_BX.split(draws, dim=1):
+        if slide and found:
+            given_BN = slide[0].given(slide[1], found[-1])
+        code_BN = prior.sample(token_B, uniform_BU.contiguous(), drawing, given_BN)
+        found.append(code_BN.unflatten(1, prior.source.shape))
+    return torch.stack(found, dim=1) if slide else found[0]
 
 
 class Sampling:
@@ -67,8 +82,10 @@ class Sampling:
     def __init__(self, config: SampleConfig, prior: Prior, subjects: Subjects):
         self.config, self.prior, self.subjects = config, prior, subjects
         self.out, self.kind = Path(config.out), sample_kind(prior.source.kind)
-        if config.npz and self.kind.name != "pictures":
-            raise UserError(f"npz=true is for pictures, but the prior is of {self.kind.name}: leave it out")
+        for name, own in (("npz", "pictures"), ("mp4", "videos")):
+            if getattr(config, name) and self.kind.name != own:
+                raise UserError(f"{name}=true is for {own}, but the prior is of {self.kind.name}: leave it out")
+        self.sliding = Sliding.of(config, prior.source)
         self.weights = weights_hash(prior)
         self.labels, self.folders = self.subjects.labels, self.subjects.folders
         if config.guidance != 1 and not self.subjects.guidable:
@@ -124,7 +141,9 @@ class Sampling:
         described, file = self.describe(), self.out / "samples.json"
         if file.exists():
             there = json.loads(file.read_text())
-            there["settings"] = {key: value for key, value in there.get("settings", {}).items() if key not in PLACES}
+            added = {field.name: field.default for field in fields(self.config) if field.default is not MISSING}
+            settings = {**added, **there.get("settings", {})}  # what older versions don't state was the default
+            there["settings"] = {key: value for key, value in settings.items() if key not in PLACES}
             later = ("prior_weights", *self.subjects.about())  # older versions don't state them
             wrong = [
                 key for key, value in described.items() if there.get(key, ...) not in (value, *[...] * (key in later))
@@ -143,7 +162,8 @@ class Sampling:
         """Sample one batch and let it be written; it is padded to the full size, as rounding depends on it."""
         pictures = self.batches[batch]
         padded = [pictures[i % len(pictures)] for i in range(self.config.batch_size)]
-        idx_Bhw = sample_codes(self.prior, padded, self.config.seed, self.config, self.subjects)
+        slide = (self.sliding, writers.decoder) if self.sliding else None
+        idx_Bhw = sample_codes(self.prior, padded, self.config.seed, self.config, self.subjects, slide)
         kind = np.dtype(code_type(self.prior.vocabulary.codebook_size))
         files = Files(self.out, [self.path(picture) for picture in pictures], self.codes_path(batch), kind)
         writers.put(idx_Bhw[: len(pictures)], files)
@@ -169,10 +189,24 @@ class Sampling:
             samples = (self.kind.written(self.path(Picture(label, number))) for number in columns)
             shown.append([*map(self.kind.picture, self.subjects.shown(label).values()), *samples])
         picture_grid(shown).save(self.out / "grid.png")
+        if self.kind.moving_grid is not None:
+            self._show_moving(self.kind.moving_grid, columns)
         if self.config.npz:
             files = [self.path(picture) for batch in self.batches for picture in batch]
             pixels = [np.asarray(Image.open(file).convert("RGB")) for file in files]
             np.savez(self.out / "samples.npz", np.stack(pixels))
+
+    def _show_moving(self, moving_grid: Callable[[Sequence[Sequence[Any]]], bytes], columns: Sequence[int]) -> None:
+        """Write grid.webp, the grid of what moves, and if requested the samples as .mp4."""
+        assert self.kind.load is not None
+        transform: Any = read_transform(self.prior.source.transform)
+        rows = []
+        for label in self.labels[:GRID_ROWS]:
+            files = [self.path(Picture(label, number)) for number in columns]
+            rows.append([*self.subjects.shown(label).values(), *(self.kind.load(each, transform) for each in files)])
+        write_file(self.out / "grid.webp", moving_grid(rows))
+        for picture in (picture for batch in self.batches if self.config.mp4 for picture in batch):
+            self.kind.load(self.path(picture), transform).save_film(self.path(picture).with_suffix(".mp4"))
 
 
 def picture_grid(images: Sequence[Sequence[Image.Image]]) -> Image.Image:

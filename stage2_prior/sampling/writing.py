@@ -26,6 +26,7 @@ from launch.files.outputs import output
 from stage1_tokenizer import Tokenizer
 from stage1_tokenizer.kernels.install import install
 from stage2_prior.codes.kinds import sample_kind
+from stage2_prior.sampling.sliding import joined
 
 PENDING = 2
 """Batches that wait to be written at most, besides the one that is drawn."""
@@ -35,11 +36,16 @@ MOST_THREADS = 8
 
 
 @torch.inference_mode()
-def decode_samples(tokenizer: Tokenizer, idx_Bhw: Tensor, batch: int) -> list[Any]:
-    """The samples of some code grids, such as PIL pictures, at most `batch` decoded at once."""
+def decode_samples(tokenizer: Tokenizer, idx_Bhw: Tensor, batch: int, overlap: int = 0) -> list[Any]:
+    """The samples of some code grids, such as PIL pictures, at most `batch` decoded at once.
+
+    With an `overlap` in frames, of windows of codes (B, W, …) that are joined to one video.
+    """
     kind, samples = sample_kind(tokenizer.transform.kind if tokenizer.transform else "pictures"), list[Any]()
     for part_Bhw in idx_Bhw.split(batch):
-        samples += kind.decoded(tokenizer, tokenizer.decode(part_Bhw))
+        windows = part_Bhw.unbind(1) if overlap else [part_Bhw]
+        x_BCHW = [tokenizer.decode(window_Bhw) for window_Bhw in windows]
+        samples += kind.decoded(tokenizer, joined(x_BCHW, overlap) if overlap else x_BCHW[0])
     return samples
 
 
@@ -79,8 +85,9 @@ class Writers:
     is begun, those begun are finished, and no codes are written.
     """
 
-    def __init__(self, decoder: Tokenizer, decode_batch: int, device: torch.device):
-        self.decoder, self.decode_batch = decoder, decode_batch
+    def __init__(self, decoder: Tokenizer, decode_batch: int, device: torch.device, overlap: int = 0):
+        """`overlap` is that of decode_samples."""
+        self.decoder, self.decode_batch, self.overlap = decoder, decode_batch, overlap
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         threads = 1 if self.stream is None else share(MOST_THREADS)
         self._savers = ThreadPoolExecutor(threads, thread_name_prefix="save")
@@ -115,7 +122,7 @@ class Writers:
         self._decoding.submit(self._decode_and_save, idx_Bhw, files, drawn, done)
 
     def _decoded(self, idx_Bhw: Tensor) -> tuple[list[Any], np.ndarray]:
-        return decode_samples(self.decoder, idx_Bhw, self.decode_batch), idx_Bhw.cpu().numpy()
+        return decode_samples(self.decoder, idx_Bhw, self.decode_batch, self.overlap), idx_Bhw.cpu().numpy()
 
     def _decode_and_save(self, idx_Bhw: Tensor, files: Files, drawn: torch.cuda.Event, done: Future[None]) -> None:
         """In the decoding thread: on its stream, after the codes are drawn."""

@@ -14,6 +14,8 @@ import torch
 from data.pictures.batches import PictureBatch
 from data.sounds.batches import SoundBatch
 from data.sounds.config import SoundConfig
+from data.videos.batches import VideoBatch
+from data.videos.config import VideoConfig
 from launch.command.cli import parse
 from launch.config import RunConfig
 from launch.run.runtime import Run
@@ -70,7 +72,10 @@ class Stage1:
         self.medium = MEDIA[self.config.data.kind]
         for kept in (lpips.evenly_spread, spectrum.hann, spectrum.mel_filters, spectral._filters):
             kept.cache_clear()  # fakes of one `pretend` are no tensors of the next
-        with mock.patch("stage1_tokenizer.media.pictures.load_lpips", random_lpips):
+        loading = [
+            mock.patch(f"stage1_tokenizer.media.{kind}.load_lpips", random_lpips) for kind in ("pictures", "videos")
+        ]
+        with loading[0], loading[1]:
             terms = self.medium.terms(self.config.loss, self.config.data.transform)
         told = mock.patch.object(
             lpips.PerceptualTerm, "compared", return_value=(0.0, 0.0)
@@ -80,16 +85,17 @@ class Stage1:
         self.monitor = Monitor.of(self.config, self.trained.tokenizer)
         self.number = 0
 
-    def batch(self) -> PictureBatch | SoundBatch:
+    def batch(self) -> PictureBatch | SoundBatch | VideoBatch:
         """Pinned, as the stream's batches are where there is a GPU."""
         transform = self.config.data.transform
         if isinstance(transform, SoundConfig):
             samples = torch.empty((self.pictures, transform.channels, transform.length), dtype=torch.int16)
             lengths = torch.full((self.pictures,), transform.length).pin_memory()
             return SoundBatch(self.number, samples.pin_memory(), lengths, torch.zeros(self.pictures).long(), [])
-        shape = (self.pictures, transform.channels, transform.size, transform.size)
+        shape = (self.pictures, transform.channels, *transform.sizes)
         pixels = torch.empty(shape, dtype=torch.uint8).pin_memory()
-        return PictureBatch(self.number, pixels, torch.zeros(self.pictures, dtype=torch.int64), [])
+        kind = VideoBatch if isinstance(transform, VideoConfig) else PictureBatch
+        return kind(self.number, pixels, torch.zeros(self.pictures, dtype=torch.int64), [])
 
     def step(self) -> None:
         """One step with all that the loop does in it."""

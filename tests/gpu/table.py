@@ -70,6 +70,11 @@ SOUNDS = (
 )
 VOCOS = f"{SOUNDS} model.backbone=vocos model.vocos.hop=16 model.vocos.window=64 model.vocos.width=16"
 SEANET = f"{SOUNDS} model.backbone=seanet model.seanet.strides=[2,4] model.channels=4"
+VIDEOS = (
+    "data.transform.kind=videos data.transform.frames=4 model.spatial_dims=3 model.res_blocks=1 model.channels=4 "
+    "model.channel_multipliers=[1,2] model.attention=false loss.adversarial.channels=4 "
+    'loss.terms={"frame_difference":1}'
+)
 PICTURES_ONLY = ("data.transform.size", "loss.perceptual.weight", "loss.adversarial.layers")
 """Of SMALL, what sounds don't have."""
 VIT = "model.backbone=vit model.vit.size=32 model.vit.patch=8 " + " ".join(
@@ -81,6 +86,7 @@ NEEDS = {
     "loss.adversarial.discriminator=periods": VOCOS,
     "loss.adversarial.discriminator=bands": f"{VOCOS} loss.adversarial.windows=[64]",
     "loss.adversarial.discriminator=stft": f"{VOCOS} loss.adversarial.windows=[64]",
+    "loss.adversarial.per_frame": VIDEOS,
     "loss.adversarial.reduction": f"{VOCOS} loss.adversarial.discriminator=periods",
     "loss.balance": VOCOS,
     "loss.preset": VOCOS,
@@ -88,6 +94,7 @@ NEEDS = {
     "loss.adversarial.penalty_fake": "loss.adversarial.penalty_every=1",
     "loss.perceptual": "loss.perceptual.weight=1",
     "model.conv_plus": "model.backbone=conv_plus",
+    "model.backbone=movq": f"{VIDEOS} model.attention=true model.quant_conv_kernel=0 model.quantizer.code_dim=8",
     "model.backbone=seanet": SEANET,
     "model.backbone=seanet_vocos": f"{VOCOS} {SEANET} model.vocos.hop=8 model.backbone=seanet_vocos",
     "model.backbone=vocos": VOCOS,
@@ -99,6 +106,11 @@ NEEDS = {
     "model.quantizer.kind=multiscale": "model.quantizer.scales=[1,2,16]",
     "model.seanet": SEANET,
     "model.seanet.odd_trim": "model.seanet.causal=false",
+    "model.video": VIDEOS,
+    "model.video.causal": "data.transform.frames=5 model.attention=true loss.perceptual.weight=1",
+    "model.video.front": "data.transform.frames=5",
+    "model.video.layers=cosmos": "data.transform.frames=5 model.attention=true model.video.causal=true "
+    "loss.adversarial.adaptive=false",
     "model.vit": VIT,
     "model.vit.latent_tokens": "model.vit.head=linear",
     "model.vocos": VOCOS,

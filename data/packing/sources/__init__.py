@@ -10,8 +10,11 @@ from typing import Any
 from data.packing.sources.arrays import ArraySource, CifarSource, IdxSource
 from data.packing.sources.base import Source
 from data.packing.sources.celeba import CelebASource
+from data.packing.sources.films import KineticsSource, Ucf101Source
 from data.packing.sources.folders import FolderSource
+from data.packing.sources.frames import BairSource, FramesSource
 from data.packing.sources.imagenet import ImageNetSource
+from data.packing.sources.moving import MovingDigitsSource
 from data.packing.sources.sounds import Esc50Source, LibriSpeechSource, LJSpeechSource, VctkSource
 from data.packing.sources.tables import ParquetSource
 from data.packing.sources.tars import TarSource
@@ -30,6 +33,11 @@ SOURCES: dict[str, type[Any]] = {
     "ljspeech": LJSpeechSource,
     "vctk": VctkSource,
     "esc50": Esc50Source,
+    "ucf101": Ucf101Source,
+    "kinetics": KineticsSource,
+    "bair": BairSource,
+    "frames": FramesSource,
+    "moving_digits": MovingDigitsSource,
 }
 """`--kind` → class; its constructor takes the path and the class's own `options`."""
 

@@ -19,6 +19,7 @@ from data.shards.text import decode_text
 from launch.command.cli import UserError
 
 _TEXT = {"pictures": ("text", "caption"), "sounds": ("text", "caption", "transcription", "sentence")}
+_TEXT["videos"] = _TEXT["pictures"]
 """Columns of captions, the first one first, by kind of sample."""
 
 

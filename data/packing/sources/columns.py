@@ -1,4 +1,4 @@
-"""Which columns of Parquet files hold pictures or sounds, labels and captions, and that all files have them."""
+"""Which columns of Parquet files hold pictures, sounds or videos, labels and captions, and that all files have them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ import numpy as np
 from data.shards.tally import Tally
 from launch.command.cli import UserError
 
-SETTINGS = {"pictures": "image_column", "sounds": "audio_column"}
+SETTINGS = {"pictures": "image_column", "sounds": "audio_column", "videos": "video_column"}
 """The setting that names the column of samples, by their kind."""
-_FEATURES = {"pictures": "Image", "sounds": "Audio"}
+_FEATURES = {"pictures": "Image", "sounds": "Audio", "videos": "Video"}
 """What the Hub's metadata call such a column."""
 LABELS = ("label", "labels", "class", "fine_label")
 """Columns that are the class where none is named."""
@@ -24,7 +24,7 @@ class Columns:
     """The names of the columns that are read."""
 
     image: str
-    """That of the pictures or sounds."""
+    """That of the samples."""
     listed: bool
     """Whether each row has a list of them."""
     label: str | None

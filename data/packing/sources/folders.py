@@ -1,4 +1,4 @@
-"""Folders of files: a class is a folder, a split is a folder of classes; captions are beside the pictures or sounds."""
+"""Folders of files: a class is a folder, a split is a folder of classes; captions are beside the samples."""
 
 import os
 from collections import Counter
@@ -71,12 +71,12 @@ def _parts(path: str) -> tuple[str, str]:
 
 
 class FolderSource(FileSource):
-    """An image or audio folder: `[split/]class/**/file`; without class folders there are no labels.
+    """A folder of pictures, sounds or videos: `[split/]class/**/file`; without class folders there are no labels.
 
     Names of splits are those of `split_names`; captions are where `captions` says.
     """
 
-    about = "picture (with media=sounds: sound) files, [split/]class/**/file"
+    about = "picture (with media: sound or video) files, [split/]class/**/file"
     options = ("caption_column", "splits", "media")
 
     def __init__(
@@ -121,7 +121,7 @@ class FolderSource(FileSource):
 
     @classmethod
     def certain_splits(cls, source: str, splits: Mapping[str, str] | None = None) -> list[str]:
-        """Those whose folder holds a picture; of sounds none."""
+        """Those whose folder holds a picture; of other kinds none."""
         root = Path(source)
         if not root.is_dir():
             return []

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.media import KINDS
-from data.shards.signature import DECODED, LENGTH, SOUNDS, picture_format, sound_format
+from data.shards.signature import DECODED, LENGTH, SOUNDS, VIDEOS, picture_format, sound_format, video_format
 from data.shards.tally import Tally, extension_in
 from launch.command.cli import UserError
 
-EXTENSIONS = {kind: frozenset(f".{name}" for name in KINDS[kind].members) - {".img"} for kind in ("pictures", "sounds")}
+EXTENSIONS = {
+    kind: frozenset(f".{name}" for name in media.members) - {".img"} for kind, media in KINDS.items() if media.convert
+}
 """Usual extensions of files, by kind of sample."""
 _FORMATS = {
     "pictures": (picture_format, DECODED, "jpg or png"),
     "sounds": (sound_format, SOUNDS, "flac or wav"),
+    "videos": (video_format, VIDEOS, "mp4 or webm"),
 }
 """By kind of sample: what tells a format, the formats that are read, and those to convert others to."""
 SIDECARS = (".txt", ".caption", ".json")
@@ -104,8 +107,11 @@ class Listing:
             kind = found if found and extension not in unread - _DRAWN else extension[1:]
             self.tally.left_out(f"{kind} isn't supported: convert it to {better}", path, of=self.media)
         else:
-            sound = self.media == "pictures" and extension in EXTENSIONS["sounds"]
-            why = "a sound: --media sounds packs those" if sound else f"no {one(self.media)} by its first bytes"
+            others = ("sounds", "videos") if self.media == "pictures" else ()
+            other = next((kind for kind in others if extension in EXTENSIONS[kind]), "")
+            why = (
+                f"a {one(other)}: --media {other} packs those" if other else f"no {one(self.media)} by its first bytes"
+            )
             self.tally.ignored(why, path)
 
 

@@ -2,37 +2,21 @@
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.packing.sources.base import existing
-from data.packing.sources.captions import Texts
-from data.packing.sources.folders import FileSource
-from data.packing.sources.listing import Listing
+from data.packing.sources.listed import ListedSource, text_of
 from data.packing.sources.split_names import SplitNames
-from data.shards.text import decode_text
 from launch.command.cli import UserError
 
 _SPEAKER = re.compile(r"[ps]\d+")
 
 
-class SoundSource(FileSource):
-    """Sounds below one root, each with the class and transcript that a subclass finds for it."""
+class SoundSource(ListedSource):
+    """Sounds below one root."""
 
     media = "sounds"
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.listing = Listing(root, self.tally, "sounds")
-
-    def take(self, files: Iterable[tuple[str, str, str]], texts: Mapping[str, str]) -> None:
-        """Set the fields from (path, class or "", split) of every sound, and the transcripts by path."""
-        files, sizes = list(files), dict(self.listing.samples)
-        self.classes = sorted({name for _, name, _ in files if name}, key=_in_order)
-        number = {name: i for i, name in enumerate(self.classes)}
-        self.fill([(path, sizes[path], number.get(name, -1), split) for path, name, split in files])
-        self.captions = Texts({path: text for path, text in texts.items() if path in sizes})
-        self.captioned = len(self.captions)
 
 
 class LibriSpeechSource(SoundSource):
@@ -66,7 +50,7 @@ class LibriSpeechSource(SoundSource):
         texts = {}
         for file, _ in self.listing.texts.values():
             folder, _, name = file.rpartition("/")
-            text = _text(self.root / file)
+            text = text_of(self.root / file)
             if name.endswith(".trans.txt"):
                 for line in text.splitlines():
                     key, _, words = line.partition(" ")
@@ -84,7 +68,7 @@ class LJSpeechSource(SoundSource):
     def __init__(self, root: str) -> None:
         super().__init__(existing(root, "LJSpeech's folder"))
         file = existing(self.root / "metadata.csv", "LJSpeech's metadata.csv")
-        rows = [line.split("|") for line in _text(file).splitlines() if line.strip()]
+        rows = [line.split("|") for line in text_of(file).splitlines() if line.strip()]
         if not rows or min(map(len, rows)) < 2:
             raise UserError(f"source: {file} has lines that aren't ID|text|text: fetch it again, or use kind=folder")
         path_of = {Path(path).stem: path for path, _ in self.listing.samples}
@@ -115,7 +99,7 @@ class VctkSource(SoundSource):
             else:
                 files.append((path, speaker, "train"))
                 if (place := self.root / "txt" / speaker / f"{key}.txt").is_file():
-                    texts[path] = _text(place).strip()
+                    texts[path] = text_of(place).strip()
         self.take(files, {path: text for path, text in texts.items() if text})
 
 
@@ -152,7 +136,7 @@ class Esc50Source(SoundSource):
 
 def _rows(table: Path) -> list[tuple[str, int, str]]:
     """File name, fold and category of each row; nothing where the columns are others."""
-    rows = list(csv.DictReader(_text(table).splitlines()))
+    rows = list(csv.DictReader(text_of(table).splitlines()))
     for columns in (("filename", "fold", "category"), ("slice_file_name", "fold", "class")):
         if rows and all(column in rows[0] for column in columns):
             name, fold, category = columns
@@ -161,15 +145,3 @@ def _rows(table: Path) -> list[tuple[str, int, str]]:
             except (ValueError, TypeError) as error:
                 raise UserError(f"source: {table} has a fold that is no number ({error}): fetch it again") from error
     return []
-
-
-def _text(file: Path) -> str:
-    try:
-        return decode_text(file.read_bytes())[0]
-    except OSError as error:
-        raise UserError(f"{file} can't be read ({error.strerror}): check its rights") from error
-
-
-def _in_order(name: str) -> tuple[int, str]:
-    """Numbers in their order, before words."""
-    return (int(name) if name.isdecimal() else 1 << 62), name

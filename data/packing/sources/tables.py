@@ -1,4 +1,4 @@
-"""Parquet files with a column of pictures or sounds, as the Hub's data sets have them."""
+"""Parquet files with a column of pictures, sounds or videos, as the Hub's data sets have them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -9,7 +9,7 @@ import numpy as np
 
 from data.packing.sources.base import LFS_POINTER, Raw, Source, existing
 from data.packing.sources.captions import first_text
-from data.packing.sources.columns import choose_columns, hub_features
+from data.packing.sources.columns import SETTINGS, choose_columns, hub_features
 from data.packing.sources.labels import class_numbers
 from data.packing.sources.listing import one, walk
 from data.packing.sources.split_names import SplitNames
@@ -24,14 +24,15 @@ OPENED = 8
 class ParquetSource(Source):
     """A `.parquet` file or a folder of them; splits are named by files or folders (`split_names`).
 
-    A sample is a struct with `bytes` (the Hub's image or audio feature) or plain bytes, or each row has a list of
-    them. A label is a whole number (its names come from the Hub's metadata) or a word; a caption is a text, of a list
-    the first one.
+    A sample is a struct with `bytes` (the Hub's image, audio or video feature) or plain bytes, or each row has a list
+    of them. A label is a whole number (its names come from the Hub's metadata) or a word; a caption is a text, of a
+    list the first one.
+
     Needs pyarrow: `pip install vqloom[parquet]`.
     """
 
-    about = "files with a column of pictures or sounds"
-    options = ("image_column", "audio_column", "label_column", "caption_column", "splits", "media")
+    about = "files with a column of pictures, sounds or videos"
+    options = ("image_column", "audio_column", "video_column", "label_column", "caption_column", "splits", "media")
 
     def __init__(
         self,
@@ -42,11 +43,12 @@ class ParquetSource(Source):
         splits: Mapping[str, str] | None = None,
         audio_column: str | None = None,
         media: str | None = None,
+        video_column: str | None = None,
     ) -> None:
         super().__init__()
-        self.media = media or ("sounds" if audio_column else "pictures")
-        if (image_column and self.media == "sounds") or (audio_column and self.media == "pictures"):
-            wrong = "image_column" if self.media == "sounds" else "audio_column"
+        named = {"pictures": image_column, "sounds": audio_column, "videos": video_column}
+        self.media = media or next((kind for kind, name in reversed(named.items()) if name), "pictures")
+        if wrong := next((SETTINGS[kind] for kind, name in named.items() if name and kind != self.media), ""):
             raise UserError(f"{wrong} is not for media={self.media}: leave one of them out")
         self.top = existing(path, "Parquet files")
         names = self._files(path)
@@ -56,7 +58,7 @@ class ParquetSource(Source):
             raise UserError(f"source={path} has no .parquet files: check the path and the kind")
         self._opened = lru_cache(OPENED)(lambda file: open_parquet(self.files[file]))
         schemas = [self._opened(file).schema_arrow for file in range(len(self.files))]
-        self.columns = choose_columns(list(zip(self.files, schemas, strict=True)), image_column or audio_column,
+        self.columns = choose_columns(list(zip(self.files, schemas, strict=True)), named[self.media],
                                       label_column, caption_column, self.tally, self.media)  # fmt: skip
         self._places([split_of[name] for name in names if name in split_of])
         self._fill_labels(schemas)

@@ -82,3 +82,18 @@ def test_a_weight_too_small_to_be_kept_is_refused() -> None:
     orders = [SampleOrder([10], seed=i, batch_size=2) for i in range(2)]
     with pytest.raises(ValueError, match="increase the small ones"):
         MixtureOrder(orders, [1.0, 1e-6], seed=0)
+
+
+def test_whole_batches_are_those_of_each_source_one_after_the_other() -> None:
+    orders = [SampleOrder([40, 24], seed=1, batch_size=8, lanes=4), SampleOrder([30], seed=2, batch_size=8, lanes=4)]
+    order = MixtureOrder(orders, [2.0, 1.0], seed=9, whole_batches=True)
+    taken = [0, 0]
+    for step in range(60):
+        batch = order.batch(step)
+        (source,) = {int(shard >= 2) for shard in batch[:, 0]}
+        expected = orders[source].batch(taken[source])
+        assert np.array_equal(batch - [2 * source, 0], expected), step
+        taken[source] += 1
+        halves = [order.part(step, rank, 2).samples for rank in range(2)]
+        assert np.array_equal(np.concatenate(halves), batch)
+    assert taken == [40, 20]

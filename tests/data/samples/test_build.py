@@ -15,7 +15,8 @@ from PIL import Image
 from data.inspecting.verify import verify
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
-from data.samples.build import Package, contents, main, on_white
+from data.samples.build import main, on_white
+from data.samples.packages import Package, contents
 from data.samples.sample_set import SampleSet, write
 from data.samples.speech import contents as package_files
 from data.samples.speech import members, texts_of, trimmed
@@ -29,11 +30,15 @@ SETS = Path(__file__).parents[3] / "data/samples"
 LICENCE = {
     "mnist": "Permission is hereby granted",
     "emoji": "Permission is hereby granted",
+    "moving_emoji": "Permission is hereby granted",
     "speech": "Changes: prompts",
 }
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("mnist", (9000, 1000)), ("emoji", (3036, 337)), ("speech", (878, 97))])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("mnist", (9000, 1000)), ("emoji", (3036, 337)), ("moving_emoji", (174, 19)), ("speech", (878, 97))],
+)
 def test_the_sets_are_whole(name: str, sizes: tuple[int, int]) -> None:
     assert (SETS / name / "LICENSE").read_text().count(LICENCE[name]) == 1
     for split, size in zip(("train", "held_out"), sizes, strict=True):
@@ -45,11 +50,11 @@ def test_the_sets_are_whole(name: str, sizes: tuple[int, int]) -> None:
 
 def test_they_are_small() -> None:
     files = [path for path in SETS.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 23e6
+    assert sum(path.stat().st_size for path in files) < 25e6
     assert max(path.stat().st_size for path in files) < 3e6
 
 
-@pytest.mark.parametrize("name", ["mnist", "emoji", "speech"])
+@pytest.mark.parametrize("name", ["mnist", "emoji", "moving_emoji", "speech"])
 def test_held_out_samples_are_sound_and_stratified(name: str) -> None:
     held_out = load_index(SETS / name / "held_out.json")
     train = load_index(SETS / name / "train.json")
@@ -124,7 +129,7 @@ def test_prompts_are_read_from_lists_and_packages(tmp_path: Path) -> None:
     (tmp_path / "asterisk-core-sounds-en_1.6.1-1_all.deb").write_bytes(raw)
     with pytest.raises(UserError, match="another SHA-256"):
         package_files("asterisk-core-sounds-en", tmp_path)
-    with pytest.raises(UserError, match="sets=mmnist is not known: choose some of mnist, emoji, speech"):
+    with pytest.raises(UserError, match="sets=mmnist is not known: choose some of mnist, emoji, moving_emoji, speech"):
         main(["--out", str(tmp_path), "--sets", "mmnist"])
 
 

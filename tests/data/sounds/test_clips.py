@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soxr
 
+from data.shards.draws import draws
 from data.shards.quarantine import QuarantinedError
 from data.shards.sample import DamagedSampleError
 from data.shards.signature import sound_format
 from data.sounds.clips import clip_of, k_filters, level, loudness
 from data.sounds.config import SoundConfig
-from data.sounds.draws import draws
 from data.sounds.files import SoundFile, library, part
 from launch.command.cli import UserError
 from tests.data.sounds.making import encoded, ramp, tone
@@ -226,6 +226,6 @@ def test_settings_that_cant_be_are_one_line(settings: dict, words: str) -> None:
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:
-    assert library("json").loads("3") == 3
+    assert library("json", "sound").loads("3") == 3
     with pytest.raises(UserError, match=r"sounds need no_such_library \(.*\): pip install 'vqloom\[sound\]'"):
-        library("no_such_library").read()
+        library("no_such_library", "sound").read()

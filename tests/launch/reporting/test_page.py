@@ -130,6 +130,26 @@ def test_sounds_have_players_beside_their_spectrograms(spoken: Path) -> None:
     assert "originals beside their reconstructions" not in page, "the pictures of all clips together are left out"
 
 
+def test_videos_move_in_the_page(outcome: Path) -> None:
+    described = {"classes": [{"name": "a 3 moves right", "folder": "0000 a 3"}], "complete": True}
+    shutil.rmtree(outcome / "samples")
+    for name, names in (("samples", ("00000", "00001")), ("prediction", ("00000", "given"))):
+        for seed, file in enumerate(names):
+            path = outcome / name / "0000 a 3" / f"{file}.png"
+            picture(path, seed)
+            path.with_suffix(".webp").write_bytes(f"{name} {file}".encode())
+        (outcome / name / "samples.json").write_text(json.dumps(described))
+    (outcome / "evaluation" / "videos").mkdir()
+    (outcome / "evaluation" / "videos" / "00.webp").write_bytes(b"a pair")
+    figures = json.loads((outcome / "metrics.json").read_text())
+    figures["prediction"] = {"direction_agreement": 0.91, "real_direction_accuracy": 1.0}
+    (outcome / "metrics.json").write_text(json.dumps(figures))
+    page = report.write(outcome).read_text()
+    moving = [base64.b64decode(one) for one in re.findall(r'src="data:image/webp;base64,([^"]*)"', page)]
+    assert moving == [b"samples 00000", b"samples 00001", b"prediction given", b"prediction 00000", b"a pair"]
+    assert "how they go on" in page and "91.0 %" in page and "100.0 %" in page
+
+
 def test_rate_and_quality_are_a_table_by_codebooks(spoken: Path) -> None:
     page = report.write(spoken).read_text()
     assert "Rate and quality" in page and "by_books" not in page

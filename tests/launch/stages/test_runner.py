@@ -15,8 +15,8 @@ import pytest
 from launch.command.cli import UserError
 from launch.command.exit_codes import INTERRUPTED
 from launch.stages import records, runner
-from launch.stages.listing import Stage
 from launch.stages.runner import Runner, is_done, key
+from launch.stages.stage import Stage
 from tests.imports import ROOT
 
 
@@ -104,7 +104,7 @@ def write_chain(folder: Path, first: str = "") -> None:
     """first.py: the runner on two stages, each of which is stage.py, after the lines `first`."""
     (folder / "first.py").write_text(
         "import sys\nfrom pathlib import Path\nfrom launch.command import cli\n"
-        "from launch.stages import runner\nfrom launch.stages.listing import Stage\n"
+        "from launch.stages import runner\nfrom launch.stages.stage import Stage\n"
         "runner.command = lambda stage: [sys.executable, *stage.arguments]\n"
         f"{first}"
         "one = Stage('one', 'do it', 'x', ('stage.py',), makes=(Path('result').absolute(),))\n"

@@ -21,6 +21,7 @@ from stage1_tokenizer.tokenizer.model import Tokenizer
 from tests.stage1_tokenizer.foreign import peer_layouts
 from tests.stage1_tokenizer.foreign.peer_layouts import Shape, Shapes
 from tests.stage1_tokenizer.foreign.test_sound_codecs import PEERS
+from tests.stage1_tokenizer.foreign.test_video_codecs import OF_VIDEOS
 
 SMALL = Shape(ch=32, mult=(1, 2), blocks=1, z=8, codes=16, dim=8, attention=(1,))
 F8 = Shape(mult=(1, 2, 2, 4), z=4, dim=4, codes=256, attention=(3,))
@@ -106,7 +107,7 @@ def test_a_published_layout_is_ours_renamed(name: str):
 
 
 def test_every_layout_has_a_published_form():
-    assert set(LAYOUTS) == {layout for layout, _, _ in PUBLISHED.values()} | {*PEERS, "wavtokenizer"}
+    assert set(LAYOUTS) == {layout for layout, _, _ in PUBLISHED.values()} | {*PEERS, "wavtokenizer", *OF_VIDEOS}
 
 
 def pictures(size: int = 16, seed: int = 3) -> Tensor:

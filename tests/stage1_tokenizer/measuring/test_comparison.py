@@ -55,7 +55,7 @@ def test_every_variant_of_sounds_loads_and_residual_ones_have_rows_by_rate(tmp_p
         assert made.model.quantizer.kind == OF_SOUNDS[name][0]["kind"]
         assert made.model.quantizer.codebook_dropout == OF_SOUNDS[name][0].get("codebook_dropout", 0)
     about = {
-        "metrics": {},
+        "transform": {"kind": "sounds"},
         "data": {"name": "speech"},
         "commit": "abc",
         "hardware": "2 CPU cores",

@@ -7,6 +7,7 @@ import torch
 
 from stage1_tokenizer.config.model import norm_groups
 from stage1_tokenizer.config.training import ModelConfig
+from stage1_tokenizer.layers.alike import Layers
 from stage1_tokenizer.layers.norm import Norm
 from stage1_tokenizer.networks.vqgan import AttentionBlock, Decoder, Encoder
 
@@ -70,7 +71,7 @@ def test_norm_and_swish_follow_their_equations() -> None:
 
 
 def test_attention_follows_its_equation() -> None:
-    block = AttentionBlock(2, 8).double()
+    block = AttentionBlock(Layers(2), 8).double()
     h = torch.randn(2, 8, 3, 4, dtype=torch.float64)
     normed = block.norm(h)
     q, k, v = (part(normed).flatten(2) for part in (block.q, block.k, block.v))

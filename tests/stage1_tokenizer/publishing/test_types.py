@@ -20,7 +20,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=dtype)
         own = Tokenizer.from_pretrained(folder).to(dtype)
-        sizes = (48,) if own.config.spatial_dims == 1 else (32, 32)
+        sizes = {1: (48,), 2: (32, 32), 3: (9, 16, 16)}[own.config.spatial_dims]
         x = torch.rand(2, own.config.in_channels, *sizes, generator=torch.Generator().manual_seed(3)) * 2 - 1
         (y, codes), (own_y, own_codes) = model.reconstruct(x), own.reconstruct(x)
         assert y.dtype == dtype and torch.equal(y, own_y), (folder, dtype)

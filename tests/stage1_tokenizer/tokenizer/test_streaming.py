@@ -1,4 +1,4 @@
-"""Sounds in parts of any size give what the whole gives, to the bit."""
+"""Sounds and videos in parts of any size give what the whole gives, to the bit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 from stage1_tokenizer.tokenizer.streaming import Stream
 from tests.stage1_tokenizer.networks.test_sound_networks import sounds, tokenizer_of
 from tests.stage1_tokenizer.small_sound import CAUSAL
+from tests.stage1_tokenizer.small_videos import CAUSAL as VIDEOS
+from tests.stage1_tokenizer.small_videos import clips
+from tests.stage1_tokenizer.small_videos import tokenizer_of as video_tokenizer
 
 FRAMES = 20
 
@@ -50,3 +53,27 @@ def test_what_can_not_be_streamed_is_refused() -> None:
         stream.encode(torch.zeros(1, 1, 5), last=True)
     with pytest.raises(ValueError, match="not all in"):
         Stream(tokenizer).decode(torch.full((1, 3, 8), 99))
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("name", VIDEOS)
+def test_parts_of_videos_give_what_the_whole_gives(name: str, size: int) -> None:
+    tokenizer = video_tokenizer(config := VIDEOS[name])
+    x_BCTHW, stream = clips(config, codes=4), Stream(tokenizer)
+    codes = tokenizer.encode(x_BCTHW)
+    *first, last = x_BCTHW.split(size, 2)
+    parts = [*(stream.encode(part) for part in first), stream.encode(last, last=True)]
+    assert torch.equal(torch.cat(parts, 1), codes)
+    *first, last = codes.split(size, 1)
+    frames = [*(stream.decode(part) for part in first), stream.decode(last, last=True)]
+    assert torch.equal(torch.cat(frames, 2), tokenizer.decode(codes))
+
+
+def test_the_first_frame_of_a_video_has_its_codes_at_once() -> None:
+    tokenizer = video_tokenizer(config := VIDEOS["conv"])  # blocks of 2·2 frames after the first
+    x_BCTHW, stream = clips(config, codes=5), Stream(tokenizer)
+    found = [stream.encode(x_BCTHW[:, :, :1]), stream.encode(x_BCTHW[:, :, 1:4]), stream.encode(x_BCTHW[:, :, 4:5])]
+    assert [tuple(each.shape) for each in found] == [(2, 1, 4, 4), (2, 0, 4, 4), (2, 2, 4, 4)]
+    assert stream.decode(found[1]).shape == (2, 1, 0, 16, 16)
+    with pytest.raises(ValueError, match=r"size=4 is not 1 \+ a multiple"):
+        stream.encode(x_BCTHW[:, :, :3], last=True)

@@ -177,7 +177,7 @@ def test_a_given_sound_is_continued(sounds: Coded, run: str, tmp_path: Path) -> 
     assert inpaint(replace(config, given=sounds.held_out, limit=2, out=str(tmp_path / "index"))) == 0
     for wrong, words in (
         ({"keep": "end"}, "keeps codes after the hole.*from start to end.*set keep to start"),
-        ({"keep": "left"}, "keep=left is for pictures: set it to start, end, middle or border"),
+        ({"keep": "left"}, "keep=left is for pictures and videos: set it to one of start, end, ends, middle, border"),
         ({"mask": "m.png", "keep": "top", "share": 0.5}, "mask=m.png is for pictures"),
         ({"given": str(tmp_path / "out" / "codes")}, "is no sound and holds none"),
     ):
@@ -199,7 +199,7 @@ def test_samples_are_evaluated_by_a_classifier_of_mel_features(
     figures = evaluate(config)
     assert figures["real_accuracy"] == 1.0 and figures["real_samples"] == 8, "tones of two heights are told apart"
     assert 0 <= figures["class_agreement"] <= 1 and figures["samples"] == 6 and "mel bands" in figures["classifier"]
-    with pytest.raises(UserError, match=r"reference=.* is for pictures, not for sounds"):
+    with pytest.raises(UserError, match=r"reference=.* is for pictures and videos, not for sounds"):
         evaluate(replace(config, reference=sounds.held_out))
 
 
