@@ -4,6 +4,7 @@
     python -m data.pack SOURCE OUT --kind librispeech|ljspeech|vctk|esc50 [options]
     python -m data.pack SOURCE OUT --kind ucf101|kinetics|bair|frames|moving_digits [options]
     python -m data.pack SOURCE OUT --kind folder|parquet|tars --media sounds|videos [options]
+    python -m data.pack data/samples/mnist OUT --kind captioned_digits [options]
 
 Each split becomes `OUT/<split>.json` and `OUT/<split>-000000.tar`, …. The same command resumes a killed pack, to the
 same bytes.
@@ -89,6 +90,8 @@ class PackConfig:
     """tars: where a member's name ends and its extension begins: at the first dot (the default) or the last one."""
     clips: int | None = None
     """moving_digits: clips of the split train; none: one of each digit."""
+    count: int | None = None
+    """captioned_digits: pictures of the split train; none: as many as there are digits."""
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     """How each picture is converted."""
     sound: SoundConvertConfig = field(default_factory=SoundConvertConfig)
@@ -106,7 +109,7 @@ class PackConfig:
         check("held_out", self.held_out, 0 <= self.held_out < 1, "the share that is held out, such as 0.1")
         if self.samples_per_shard is not None and self.megabytes_per_shard is not None:
             raise ValueError("samples_per_shard and megabytes_per_shard are both set: remove one of them")
-        for name in ("samples_per_shard", "megabytes_per_shard", "processes", "clips"):
+        for name in ("samples_per_shard", "megabytes_per_shard", "processes", "clips", "count"):
             value = getattr(self, name)
             check(name, value, value is None or value > 0, "a number above 0, or to null")
 
@@ -168,7 +171,7 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
 def plan(source: Any, config: PackConfig) -> dict[str, Any]:
     """What must be the same when a pack is resumed."""
     same = {name: value for name, value in asdict(config).items() if name not in FREE}
-    for name in ("splits", "picture", "keys", "media", "audio_column", "video_column", "clips"):
+    for name in ("splits", "picture", "keys", "media", "audio_column", "video_column", "clips", "count"):
         if not same[name]:
             del same[name]  # as before this setting was there
     for name, default in (("sound", SoundConvertConfig()), ("video", VideoConvertConfig())):

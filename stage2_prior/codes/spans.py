@@ -7,10 +7,8 @@ left out).
 Shapes: G codebooks, N codes, S tokens between the opening and the closing one.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
 
 import numpy as np
 
@@ -42,21 +40,6 @@ class Span:
         """S."""
         return len(self.marks_S)
 
-    @classmethod
-    def of(
-        cls,
-        grid: Sequence[int],
-        codebooks: int,
-        codebook_size: int,
-        first: int,
-        closing: int,
-        delayed: bool = False,
-        row: int | None = None,
-        frame: int | None = None,
-    ) -> Self:
-        """The span of codes on a grid; see `stage2_prior.codes.unified.Block` for the others."""
-        return _span(cls, tuple(grid), codebooks, codebook_size, first, closing, delayed, row, frame)
-
     def write(self, codes: np.ndarray) -> np.ndarray:
         """The ids, (S,), of codes of shape (G, *grid), or of the grid's with one codebook."""
         token_S = self.marks_S.copy()
@@ -76,17 +59,17 @@ class Span:
 
 
 @lru_cache(maxsize=256)
-def _span(
-    cls: type[Span],
+def span_of(
     grid: tuple[int, ...],
     codebooks: int,
     codebook_size: int,
     first: int,
     closing: int,
-    delayed: bool,
-    row: int | None,
-    frame: int | None,
+    delayed: bool = False,
+    row: int | None = None,
+    frame: int | None = None,
 ) -> Span:
+    """The span of codes on a grid; see `stage2_prior.codes.unified.Block` for the others."""
     places = int(np.prod(grid))
     place_N, book_N = np.divmod(np.arange(places * codebooks), codebooks)
     if delayed:
@@ -108,4 +91,4 @@ def _span(
     limits_S2 = np.repeat(np.array([*marks_S, closing], dtype=np.int64)[:, None], 2, axis=1)
     limits_S2[:, 1] += 1
     limits_S2[places_N] = np.stack([first_N, first_N + codebook_size], axis=1)
-    return cls(grid, codebooks, book_N * places + place_N, first_N, places_N, np.array(marks_S), limits_S2)
+    return Span(grid, codebooks, book_N * places + place_N, first_N, places_N, np.array(marks_S), limits_S2)

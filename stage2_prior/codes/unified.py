@@ -18,7 +18,7 @@ from torch import Tensor
 
 from launch.command.cli import UserError
 from stage2_prior.codes.source import CodeSource
-from stage2_prior.codes.spans import Span
+from stage2_prior.codes.spans import Span, span_of
 from stage2_prior.codes.specials import BEGIN, END, FRAME, NONE, ROW, SPAN, SPECIALS, id_of, size_of
 
 TEXT, MARKS = "text", "marks"
@@ -74,7 +74,7 @@ class Block:
         if source.scales:
             own = source.shape
         size, books = source.codebook_size, source.codebooks
-        return Span.of(own, books, size, self.first, self.closing, self.delayed, self.row, self.frame)
+        return span_of(own, books, size, self.first, self.closing, self.delayed, self.row, self.frame)
 
     def allowed(self, place: int) -> tuple[int, int]:
         """The ids, from the first up to but without the second, that may stand at a place of a span, 0 … S."""

@@ -88,7 +88,9 @@ class LowRank:
     def __init__(self, lm: Any, rank: int):
         """Puts them into `lm`; UserError where peft isn't installed."""
         if importlib.util.find_spec("peft") is None:
-            raise UserError("model.lora_rank needs peft, which isn't installed: pip install 'vqloom[lora]', or set it to 0")
+            raise UserError(
+                "model.lora_rank needs peft, which isn't installed: pip install 'vqloom[lora]', or set it to 0"
+            )
         settings = pkgutil.resolve_name("peft:LoraConfig")(
             r=rank, lora_alpha=2 * rank, target_modules=list(ADAPTED), lora_dropout=0.0, bias="none"
         )

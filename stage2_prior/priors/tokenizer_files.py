@@ -21,7 +21,9 @@ CHAT = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% e
 def write_tokenizer(vocabulary: UnifiedVocabulary, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and chat_template.jinja."""
     described = json.loads(vocabulary.text.to_str())
-    shown = {vocabulary.text.id_to_token(token) for block in vocabulary.blocks for token in (block.opening, block.closing)}
+    shown = {
+        vocabulary.text.id_to_token(token) for block in vocabulary.blocks for token in (block.opening, block.closing)
+    }
     added = [token | ({"special": False} if token["content"] in shown else {}) for token in described["added_tokens"]]
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     for block in vocabulary.blocks:

@@ -130,7 +130,9 @@ class UnifiedPrior(Prior):
         strange = sorted(set(config.loss_weights) - set(self.vocabulary.kinds))
         if strange:
             kinds = ", ".join(self.vocabulary.kinds)
-            raise UserError(f"model.loss_weights has {strange[0]}, but the kinds of tokens are {kinds}: give one of them")
+            raise UserError(
+                f"model.loss_weights has {strange[0]}, but the kinds of tokens are {kinds}: give one of them"
+            )
         self.balance = Balance(self.vocabulary.kinds, config.loss_weights, config.normalise_losses)
 
     def work(self) -> list[Work]:

@@ -10,6 +10,7 @@ from typing import Any
 from data.packing.sources.arrays import ArraySource, CifarSource, IdxSource
 from data.packing.sources.base import Source
 from data.packing.sources.celeba import CelebASource
+from data.packing.sources.composed import CaptionedDigitsSource
 from data.packing.sources.films import KineticsSource, Ucf101Source
 from data.packing.sources.folders import FolderSource
 from data.packing.sources.frames import BairSource, FramesSource
@@ -38,6 +39,7 @@ SOURCES: dict[str, type[Any]] = {
     "bair": BairSource,
     "frames": FramesSource,
     "moving_digits": MovingDigitsSource,
+    "captioned_digits": CaptionedDigitsSource,
 }
 """`--kind` → class; its constructor takes the path and the class's own `options`."""
 
