@@ -90,7 +90,9 @@ class BothWays:
                 continue
             texts = [self.prior.vocabulary.decode_text(list(text.ids)) for text, _ in pairs]
             longest = max(len(text.ids) for text, _ in pairs) + 1
-            right = sum(a == b for a, b in zip(self.captions([media for _, media in pairs], longest), texts, strict=True))
+            right = sum(
+                a == b for a, b in zip(self.captions([media for _, media in pairs], longest), texts, strict=True)
+            )
             sums += torch.tensor([right, len(pairs)], dtype=torch.float64, device=self.device)
             self.ranks.heartbeat()
         right_count, count = self.ranks.sum(sums).tolist()
@@ -136,7 +138,9 @@ class BothWays:
         nats = []
         for start in range(0, len(documents), self.batch_size):
             # Each document has a row of its own, which `pack` sorts by length: rows are asked for one by one.
-            rows = [pack([one], longest, self.prior.vocabulary.end) for one in documents[start : start + self.batch_size]]
+            rows = [
+                pack([one], longest, self.prior.vocabulary.end) for one in documents[start : start + self.batch_size]
+            ]
             token_BT, document_BT, kind_BT = (
                 torch.cat([getattr(row, name) for row in rows]).to(self.device)
                 for name in ("token_BT", "document_BT", "kind_BT")
