@@ -75,7 +75,7 @@ class TextDecoder:
         buffer[row] = text_of(sample)
 
 
-def check(sample: Sample, max_size: int) -> tuple[str, str]:
+def check(sample: Sample, max_size: int) -> tuple[bytes, str]:
     """The text, of which equal ones are duplicates; DamagedSampleError without one."""
     text = text_of(sample)
-    return text, "" if text.strip() else "empty"
+    return text.encode(), "" if text.strip() else "an empty text"

@@ -19,6 +19,7 @@ from data.packing.sources.moving import MovingDigitsSource
 from data.packing.sources.sounds import Esc50Source, LibriSpeechSource, LJSpeechSource, VctkSource
 from data.packing.sources.tables import ParquetSource
 from data.packing.sources.tars import TarSource
+from data.packing.sources.texts import TextSource
 from launch.command.cli import UserError
 
 SOURCES: dict[str, type[Any]] = {
@@ -40,6 +41,7 @@ SOURCES: dict[str, type[Any]] = {
     "frames": FramesSource,
     "moving_digits": MovingDigitsSource,
     "captioned_digits": CaptionedDigitsSource,
+    "texts": TextSource,
 }
 """`--kind` → class; its constructor takes the path and the class's own `options`."""
 
