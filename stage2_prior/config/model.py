@@ -17,6 +17,8 @@ PRESETS = {
 }
 """Sun et al. 2024, table 1; inner widths are 8/3 of the width rounded up to a multiple of 256, as in their code."""
 Architecture = Literal["llama", "qwen3", "olmo2"]
+UNIFIED_ONLY = ("unified", "lora_rank", "loss_weights", "normalise_losses")
+"""Settings that only unified priors have."""
 BYTES = "bytes"
 """The encoder that is trained with the prior."""
 FEED_FORWARD_MULTIPLE = 32
@@ -151,10 +153,14 @@ class PriorModelConfig:
         for kind, weight in self.loss_weights.items():
             check(f"model.loss_weights[{kind}]", weight, weight >= 0, "0 (no loss) or more")
         if self.kind == "unified" and self.code_noise > 0:
-            raise ValueError(f"model.code_noise={self.code_noise} is not supported with model.kind=unified: leave it out")
+            raise ValueError(
+                f"model.code_noise={self.code_noise} is not supported with model.kind=unified: leave it out"
+            )
         if self.kind != "unified":
             own = ("unified", "lora_rank", "loss_weights", "normalise_losses")
-            for name in (one.name for one in fields(self) if one.name in own and getattr(self, one.name) != _default(one)):
+            for name in (
+                one.name for one in fields(self) if one.name in own and getattr(self, one.name) != _default(one)
+            ):
                 raise ValueError(
                     f"model.{name} is not supported with model.kind={self.kind}: leave it out, or set model.kind to "
                     "unified"

@@ -93,7 +93,9 @@ class PriorTrainConfig:
         if self.model.lora_rank and self.init_text is None:
             raise ValueError("model.lora_rank needs the weights of a text model: set init_text, or leave it out")
         if self.model.lora_rank and self.activation_checkpointing:
-            raise ValueError("activation_checkpointing=true is not supported with model.lora_rank: leave one of them out")
+            raise ValueError(
+                "activation_checkpointing=true is not supported with model.lora_rank: leave one of them out"
+            )
 
     def micro_batches(self, world_size: int) -> int:
         """Number of micro-batches into which each of `world_size` ranks splits its samples of a batch."""

@@ -92,8 +92,8 @@ def draw_tokens(
 ) -> list[list[int]]:
     """What follows each prompt until </s>, which is left out, or for U tokens; uniform_BU is all its randomness.
 
-    Text tokens alone; with `media` also spans of codes, which are opened by the model, hold their block's ids alone, and
-    are closed at their end. A prompt may end within a span.
+    Text tokens alone; with `media` also spans of codes, which the model opens, which hold their block's ids alone, and
+    which are closed at their end. A prompt may end within a span.
     """
     rows = [_Row([], *_within(prompt, vocabulary)) for prompt in prompts]
     sequences = Sequences(lm, prompts, uniform_BU.shape[1])

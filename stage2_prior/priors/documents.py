@@ -1,11 +1,12 @@
 """Documents packed into rows of tokens: none attends to another, and positions restart at each.
 
-On CPUs attention takes a mask; on GPUs in 16 bits the kernel for sequences of several lengths (torch.nn.attention.varlen,
-a flash attention) skips what it masks.
+On CPUs attention takes a mask; on GPUs in 16 bits the kernel for sequences of several lengths (a flash attention,
+torch.nn.attention.varlen) skips what it masks.
 
 Shapes: B rows, T tokens of a row, X documents, H heads (of queries, or of keys), d their width.
 """
 
+import contextlib
 from functools import cached_property
 from typing import Any
 
@@ -15,10 +16,9 @@ from torch.nn import functional as F
 
 from stage1_tokenizer.layers.precision import HALF
 
-try:
+varlen_attn: Any = None
+with contextlib.suppress(ImportError):  # it came with torch 2.10
     from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # came with torch 2.10
-    varlen_attn = None
 
 
 class Documents:
@@ -32,13 +32,13 @@ class Documents:
         self.number_BT, self.bound_X = number_BT, bound_X
 
     @cached_property
-    def at_BT(self) -> Tensor:
+    def at_BT(self) -> Tensor:  # noqa: N802
         """Each token's place in its document."""
         place_T = torch.arange(self.number_BT.shape[1], device=self.number_BT.device)
         return place_T - torch.where(_begins(self.number_BT), place_T, 0).cummax(1)[0]
 
     @cached_property
-    def mask_B1TT(self) -> Tensor:
+    def mask_B1TT(self) -> Tensor:  # noqa: N802
         """Whether a token attends to another: of its own document, and not behind it."""
         same_BTT = self.number_BT[:, :, None] == self.number_BT[:, None]
         return same_BTT.tril()[:, None]

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from tokenizers import Tokenizer
-
 
 from launch.command.cli import UserError
 from launch.files.downloads import fetched
@@ -76,8 +74,8 @@ def _own_tokens(init_text: str, place: Path, tokenizer: Tokenizer) -> int:
     strange = next((token for token, number in theirs.items() if ours.get(token) != number), None)
     if strange is not None:
         raise UserError(
-            f"init_text={init_text} has the token {strange!r} at {theirs[strange]}, the prior's tokenizer has not: make "
-            f"the vocabulary from {place / TOKENIZER}"
+            f"init_text={init_text} has the token {strange!r} at {theirs[strange]}, the prior's tokenizer has not: leave "
+            "out model.unified.text_tokenizer"
         )
     return max(theirs.values()) + 1
 

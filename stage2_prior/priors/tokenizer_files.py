@@ -1,6 +1,6 @@
-"""The tokenizer of a unified prior as stock files, so that plain transformers and servers read and write codes as text.
+"""The tokenizer of a unified prior as stock files: plain transformers and servers read and write codes as text.
 
-`tokenizer.json` is that of the texts with a token for each code behind it, <NAME_0>, <NAME_1>, …, in the order of the ids.
+`tokenizer.json` is that of the texts with a token for each code behind it, <NAME_0>, <NAME_1>, …, in the order of ids.
 These, and the tokens that open and close spans, are no "special" ones, which servers leave out of their answers; a
 prompt's codes are read back. Prompts get <s> in front. The chat template joins the messages as they are: a request for
 a picture ends with the token that opens one.
@@ -21,11 +21,12 @@ CHAT = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% e
 def write_tokenizer(vocabulary: UnifiedVocabulary, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and chat_template.jinja."""
     described = json.loads(vocabulary.text.to_str())
-    shown = {
-        vocabulary.text.id_to_token(token) for block in vocabulary.blocks for token in (block.opening, block.closing)
-    }
+    ends = [token for block in vocabulary.blocks for token in (block.opening, block.closing, block.row, block.frame)]
+    shown = {vocabulary.text.id_to_token(token) for token in ends if token is not None}
     added = [token | ({"special": False} if token["content"] in shown else {}) for token in described["added_tokens"]]
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    holes = sorted(set(range(vocabulary.texts)) - set(vocabulary.text.get_vocab().values()))
+    added += [{"id": hole, "content": f"<unused_{hole}>", **flags} for hole in holes]
     for block in vocabulary.blocks:
         added += [{"id": block.first + i, "content": f"<{block.name}_{i}>", **flags} for i in range(block.size)]
     described["added_tokens"] = sorted(added, key=lambda token: token["id"])
@@ -54,7 +55,7 @@ def _beginning(vocabulary: UnifiedVocabulary) -> dict[str, object]:
 
 
 def read_text_tokenizer(folder: Path, texts: int) -> Tokenizer:
-    """The tokenizer of texts, of `texts` tokens, from what `write_tokenizer` wrote; UserError where it can't be read."""
+    """The tokenizer of texts, of `texts` tokens, that `write_tokenizer` wrote; UserError where it can't be read."""
     try:
         described = json.loads((folder / TOKENIZER).read_text())
         described["added_tokens"] = [token for token in described["added_tokens"] if token["id"] < texts]

@@ -190,7 +190,9 @@ class UnifiedPrior(Prior):
         for block in self.vocabulary.blocks:
             if block.source.tokenizer == fingerprint:
                 return self.over(block)
-        known = ", ".join(f"{block.source.tokenizer[:12]}… ({block.name})" for block in self.vocabulary.blocks) or "none"
+        known = (
+            ", ".join(f"{block.source.tokenizer[:12]}… ({block.name})" for block in self.vocabulary.blocks) or "none"
+        )
         raise UserError(
             f"{key}={path} has the fingerprint {fingerprint[:12]}…, but the prior is over codes of {known}: give a "
             "tokenizer that it was trained with"

@@ -1,6 +1,4 @@
-"""The training loop of a prior: steps, evaluations, checkpoints and the export.
-
-"""
+"""The training loop of a prior: steps, evaluations, checkpoints and the export."""
 
 from functools import partial
 
@@ -204,7 +202,9 @@ def say_cut(prior: Prior, index: ShardIndex, run: Run) -> None:
         run.say(f"warning: captions: {cut}; {len(texts)} of {index.meta.get('captions')} were looked at")
 
 
-def export(ema: PriorEma, strategy: Strategy, config: PriorTrainConfig, index: ShardIndex | UnifiedSets, run: Run) -> None:
+def export(
+    ema: PriorEma, strategy: Strategy, config: PriorTrainConfig, index: ShardIndex | UnifiedSets, run: Run
+) -> None:
     """Write RUN/prior: the averaged weights in stock form, with a description of the codes."""
     weights = {}
     with ema.applied():
