@@ -74,7 +74,7 @@ def _own_tokens(init_text: str, place: Path, tokenizer: Tokenizer) -> int:
     strange = next((token for token, number in theirs.items() if ours.get(token) != number), None)
     if strange is not None:
         raise UserError(
-            f"init_text={init_text} has the token {strange!r} at {theirs[strange]}, the prior's tokenizer has not: leave "
+            f"init_text={init_text} has the token {strange!r} at {theirs[strange]}, the prior has not: leave "
             "out model.unified.text_tokenizer"
         )
     return max(theirs.values()) + 1
