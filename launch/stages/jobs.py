@@ -17,20 +17,25 @@ NEEDS = {
     "tokenizer-evaluation": ("release",),
     "codes-train": ("release",),
     "codes-held_out": ("release",),
-    "prior": ("codes-train", "codes-held_out"),
+    "text-tokenizer": ("codes-train",),
+    "prior": ("codes-train", "codes-held_out", "text-tokenizer"),
     "samples": ("prior",),
     "prediction": ("prior",),
-    "prior-evaluation": ("samples", "prediction"),
+    "captions": ("prior",),
+    "prior-evaluation": ("samples", "prediction", "captions"),
     "report": ("tokenizer-evaluation", "prior-evaluation"),
 }
-"""The stages in their order, with those that must be done before. Only recipes with a predict.yaml have prediction."""
+"""The stages in their order, with those that must be done before. Only recipes with a predict.yaml have prediction,
+only those of unified priors text-tokenizer and captions."""
 
 SCRIPTS = {
     "tokenizer-evaluation": "evaluate",
     "codes-train": "encode",
     "codes-held_out": "encode",
     "samples": "sample",
+    "text-tokenizer": "evaluate_prior",
     "prediction": "evaluate_prior",
+    "captions": "evaluate_prior",
     "prior-evaluation": "evaluate_prior",
 }
 """Batch scripts in launch/slurm with another name than their stage."""

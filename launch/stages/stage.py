@@ -60,3 +60,9 @@ class Stage:
         """The command's arguments for one of several jobs."""
         own = ["--part", str(part), "--parts", str(parts)] if parts > 1 else []
         return [*self.arguments, *(self.resources.arguments or []), *own]
+
+
+def options(**values: object) -> tuple[str, ...]:
+    """Keyword arguments as options: `run__folder=x` is `--run.folder x`."""
+    pairs = [(f"--{name.replace('__', '.')}", str(value)) for name, value in values.items()]
+    return tuple(part for pair in pairs for part in pair)
