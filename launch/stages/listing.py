@@ -33,8 +33,9 @@ LICENCES = {"speech": "cc-by-sa-3.0"}
 """Of tokenizers of sample sets whose data ask for the same licence; else apache-2.0."""
 
 SHORT_STEPS, SHOWN = 20, 8
+SETS = {"captioned_digits": {"count": 27_000}}
 SHORT_SETS = {"moving_digits": {"clips": 450}, "captioned_digits": {"count": 1000}}
-"""Sizes of made sets with `short`."""
+"""Sizes of made sets, where they aren't as many as the shipped one's; and with `short`."""
 A_CLASS, A_PROMPT = 50, 3
 """Samples drawn of each class, or of each prompt of a recipe's prompts.txt."""
 VIDEOS_MEASURED, VIDEOS_CLASSIFIED = 100, 4000
@@ -139,7 +140,7 @@ def _data(config: PipelineConfig) -> list[Stage]:
         return []
     source = _shipped("data", "samples", MADE[config.data][0])
     about = {"name": config.data, "licence": settings_of(source / "train.json").get("licence", "")}
-    words = options(kind=config.data, **about, **(SHORT_SETS[config.data] if config.short else {}))
+    words = options(kind=config.data, **about, **(SHORT_SETS if config.short else SETS).get(config.data, {}))
     arguments = (str(source), str(config.folder / "data"), *words)
     indexes = (config.index("train"), config.index("held_out"))
     reads = (source / "train.json", source / "held_out.json")
