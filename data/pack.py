@@ -89,6 +89,8 @@ class PackConfig:
     """tars: extensions of the members that are the samples, the preferred one first, such as jpg,png."""
     keys: Literal["first_dot", "last_dot"] | None = None
     """tars: where a member's name ends and its extension begins: at the first dot (the default) or the last one."""
+    captions: str | None = None
+    """tars: a JSON file with the captions of samples by their keys, {"1f600": "grinning face"}."""
     clips: int | None = None
     """moving_digits: clips of the split train; none: one of each digit."""
     count: int | None = None
@@ -176,7 +178,7 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
 def plan(source: Any, config: PackConfig) -> dict[str, Any]:
     """What must be the same when a pack is resumed."""
     same = {name: value for name, value in asdict(config).items() if name not in FREE}
-    for name in ("splits", "picture", "keys", "media", "audio_column", "video_column", "clips", "count"):
+    for name in ("splits", "picture", "keys", "media", "audio_column", "video_column", "captions", "clips", "count"):
         if not same[name]:
             del same[name]  # as before this setting was there
     for name, default in (

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data.packing.sources.composed import CELL, PLACES, WORDS, CaptionedDigitsSource, sentences_of
+from data.packing.sources.tars import TarSource
 from data.shards.writer import ShardWriter
 from launch.command.cli import UserError
 
@@ -68,3 +69,15 @@ def test_a_picture_shows_what_its_sentence_says(tmp_path: Path) -> None:
 def test_other_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no train\.json of digits"):
         CaptionedDigitsSource(str(tmp_path))
+
+
+def test_captions_in_a_file_go_with_the_samples_of_its_keys(tmp_path: Path) -> None:
+    digits, names = write_digits(tmp_path / "digits", each=1), tmp_path / "names.json"
+    names.write_text('{"03": "drei"}')
+    source = TarSource(str(digits / "train.json"), captions=str(names))
+    assert source.read(3).members["txt"] == b"drei"
+    assert "txt" not in source.read(4).members
+    assert source.captioned == 10, "those without are told"
+    names.write_text('["drei"]')
+    with pytest.raises(UserError, match="an object of texts"):
+        TarSource(str(digits / "train.json"), captions=str(names))
