@@ -12,9 +12,9 @@ SHOWN = 24
 
 def text_tokenizer(folder: Path) -> Stage:
     """What learns the tokenizer of texts from the captions of the training codes."""
-    codes, out = folder / "codes" / "train" / "index.json", folder / "text-tokenizer"
-    words = (str(codes), *options(out=out))
-    return Stage(out.name, "learn a tokenizer of texts", "stage2_prior.text_tokenizer", words, (out / "tokenizer.json",))
+    codes, out = folder / "codes" / "train" / "index.json", folder / "text-tokenizer" / "tokenizer.json"
+    words = options(data=codes, out=out, overwrite=True)
+    return Stage("text-tokenizer", "learn a tokenizer of texts", "stage2_prior.text_tokenizer", words, (out,))
 
 
 def captions(folder: Path, held_out: Path) -> Stage:
