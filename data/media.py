@@ -59,6 +59,9 @@ KINDS: dict[str, Media] = {
         thumbnail="data.sounds.inspection:thumbnail",
         convert="data.sounds.convert:convert",
     ),
+    "documents": Media(
+        members=("json",), decoder="data.texts.documents:DocumentDecoder", check="data.texts.documents:check"
+    ),
     "texts": Media(
         members=TEXTS,
         decoder="data.texts.batches:TextDecoder",

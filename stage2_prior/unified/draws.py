@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stage2_prior.unified.segments import Direction, Segment, directed, without_text
+from stage2_prior.unified.segments import Direction, Interleaved, Segment, directed, without_text
 
 SALT = 0x746F6B65
 """Keeps these draws apart from others of the same seed and step."""
@@ -24,6 +24,8 @@ class Draws:
     def of(self, segments: Sequence[Segment]) -> list[Segment]:
         """The segments in their order, with what bears loss."""
         text_first = self.direction == "text_to_media" or (self.direction == "both" and not self.swapped)
+        if isinstance(segments, Interleaved):
+            return segments
         if self.dropped and text_first and (codes := without_text(segments)):
             return codes
         return directed(segments, self.direction, swap=self.swapped)

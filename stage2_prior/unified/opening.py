@@ -7,10 +7,10 @@ from tokenizers import Tokenizer
 
 from data.shards.index import ShardIndex
 from launch.command.cli import UserError, reason
-from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.specials import with_specials
 from stage2_prior.codes.unified import TOKENIZER, UnifiedVocabulary, block_names
 from stage2_prior.config.unified import UnifiedConfig
+from stage2_prior.unified.stream import sources_of
 
 
 def vocabulary_of(config: UnifiedConfig, sets: Mapping[str, ShardIndex]) -> UnifiedVocabulary:
@@ -18,11 +18,11 @@ def vocabulary_of(config: UnifiedConfig, sets: Mapping[str, ShardIndex]) -> Unif
 
     UserError for codes of one tokenizer on several grids, without rows=true.
     """
-    sources = {key: CodeSource.of_index(index, index.path, key) for key, index in sets.items() if index.kind == "codes"}
+    sources = [(key, source) for key, index in sets.items() for source in sources_of(index, key)]
     text, late = read_tokenizer(config.text_tokenizer), config.levels == "delayed"
-    blocks = block_names(list(sources.values()))
+    blocks = block_names([source for _, source in sources])
     vocabulary = UnifiedVocabulary.of(text, blocks, delayed=late, rows=config.rows)
-    for key, source in sources.items():
+    for key, source in sources:
         block = vocabulary.block_of(source)
         if source.grid != block.source.grid and block.row is None:
             grids = " and ".join("×".join(map(str, one.grid)) for one in (block.source, source))

@@ -58,6 +58,10 @@ class MediaSegment:
 Segment = TextSegment | MediaSegment
 
 
+class Interleaved(list[Segment]):
+    """The segments of a document that was written as one: they keep their order, and all bear loss."""
+
+
 @dataclass(frozen=True)
 class Document:
     """Tokens that are read together."""
@@ -80,8 +84,10 @@ class Document:
 def directed(segments: Sequence[Segment], direction: Direction, *, swap: bool = False) -> list[Segment]:
     """A sample of texts and codes in a direction's order, with what bears loss; `swap`: with `both`, codes first.
 
-    A sample of texts alone, or of codes alone, stays as it is, but for text, which leaves codes out.
+    A sample of texts alone, of codes alone, or interleaved stays as it is, but for text, which leaves codes out.
     """
+    if isinstance(segments, Interleaved):
+        return segments
     texts = [one for one in segments if isinstance(one, TextSegment)]
     media = [one for one in segments if isinstance(one, MediaSegment)]
     if direction == "text" and texts:

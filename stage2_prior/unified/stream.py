@@ -14,19 +14,20 @@ from typing import Any, Self
 import numpy as np
 
 from data.codes.batches import CodeBatch
-from data.config import CodeDataConfig, TextDataConfig
+from data.config import CodeDataConfig, DocumentDataConfig, TextDataConfig
 from data.reading.stream import Stream, every_sample_of
 from data.shards.index import ShardIndex
 from data.texts.batches import TextBatch
+from data.texts.documents import DocumentBatch
 from launch.command.cli import UserError
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.unified import Block, Packed, UnifiedVocabulary
 from stage2_prior.config.unified import UnifiedConfig
 from stage2_prior.unified.draws import drawn
 from stage2_prior.unified.packing import pack
-from stage2_prior.unified.segments import Document, MediaSegment, Segment, TextSegment, layout, pieces
+from stage2_prior.unified.segments import Document, Interleaved, MediaSegment, Segment, TextSegment, layout, pieces
 
-KINDS = {"codes": CodeDataConfig, "texts": TextDataConfig}
+KINDS = {"codes": CodeDataConfig, "texts": TextDataConfig, "documents": DocumentDataConfig}
 """Kinds of samples that a unified prior reads, and the settings that read them."""
 
 
@@ -72,9 +73,7 @@ class UnifiedStream:
             # Each set is ordered by a seed of its own, as of a mixture.
             stream = Stream(own, seed=seed + (i << 64), rank=rank, world_size=world_size)
             self.streams.append(self._stack.enter_context(stream))
-        self._blocks = [
-            vocabulary.block_of(CodeSource.of_index(s, s.path)) if s.kind == "codes" else None for s in sets
-        ]
+        self._blocks = [blocks_of(index, vocabulary) for index in sets]
 
     def batches(self, start: int = 0) -> Iterator[UnifiedBatch]:
         """This rank's part of the steps `start`, `start` + 1, … without end."""
@@ -85,8 +84,8 @@ class UnifiedStream:
         draws = drawn(self.draw_seed, step, self.samples, self.config.directions, self.dropout)  # type: ignore[arg-type]
         documents: list[Document] = []
         first, count = 0, 0
-        for size, block, part in zip(self.sizes, self._blocks, parts, strict=True):
-            samples = segments_of(part, self.vocabulary, block)
+        for size, blocks, part in zip(self.sizes, self._blocks, parts, strict=True):
+            samples = segments_of(part, self.vocabulary, blocks)
             own = first + self.rank * len(samples)
             for number, segments in enumerate(samples):
                 documents += documents_of(self.vocabulary, draws[own + number].of(segments), self.config.length)
@@ -111,29 +110,53 @@ def every_unified(
 ) -> Iterator[tuple[list[str], list[list[Segment]]]]:  # fmt: skip
     """Keys and segments of each sample of a set exactly once, in batches: rank q's contiguous slice."""
     config = of_kind(CodeDataConfig(batch_size=batch_size, max_damaged=0.0), index)
-    block = vocabulary.block_of(CodeSource.of_index(index, index.path)) if index.kind == "codes" else None
+    blocks = blocks_of(index, vocabulary)
     for batch in every_sample_of(index, config, rank, world_size, limit):
-        yield batch.keys, segments_of(batch, vocabulary, block)
+        yield batch.keys, segments_of(batch, vocabulary, blocks)
+
+
+def sources_of(index: ShardIndex, key: str = "data.index") -> list[CodeSource]:
+    """The sources of a set's codes; none of a set of texts."""
+    if index.kind == "codes":
+        return [CodeSource.of_index(index, index.path, key)]
+    return [CodeSource.from_dict(saved) for saved in index.meta.get("sources", ())]
+
+
+def blocks_of(index: ShardIndex, vocabulary: UnifiedVocabulary) -> list[Block]:
+    """The blocks of a set's codes, in the order of its sources; UserError for codes that the vocabulary hasn't."""
+    return [vocabulary.block_of(source) for source in sources_of(index)]
 
 
 def segments_of(
-    batch: CodeBatch | TextBatch, vocabulary: UnifiedVocabulary, block: Block | None = None
+    batch: CodeBatch | TextBatch | DocumentBatch, vocabulary: UnifiedVocabulary, blocks: Sequence[Block] = ()
 ) -> list[list[Segment]]:
-    """The segments of each sample of a batch: a text alone, or codes (of a block) and their caption, if any."""
+    """The segments of each sample of a batch: a text alone; a caption, if there is one, and codes; or a document's.
+
+    `blocks` are those of the set's codes.
+    """
     if isinstance(batch, TextBatch):
         return [[TextSegment.of(vocabulary, text)] for text in batch.texts]
-    assert block is not None, "codes are of a block"
+    if isinstance(batch, DocumentBatch):
+        return [
+            Interleaved(
+                TextSegment.of(vocabulary, part) if isinstance(part, str) else MediaSegment(blocks[part[0]], part[1])
+                for part in parts
+            )
+            for parts in batch.documents
+        ]
     captions = batch.captions or [""] * len(batch.keys)
     return [
-        [*([TextSegment.of(vocabulary, text)] if text else []), MediaSegment(block, codes)]
+        [*([TextSegment.of(vocabulary, text)] if text else []), MediaSegment(blocks[0], codes)]
         for text, codes in zip(captions, batch.idx_Bhw.numpy(), strict=True)
     ]
 
 
 def documents_of(vocabulary: UnifiedVocabulary, segments: Sequence[Segment], length: int) -> list[Document]:
-    """The documents of a sample, none longer than `length`: a text alone goes on in further ones, a caption is cut."""
-    texts = [one for one in segments if isinstance(one, TextSegment)]
-    if len(texts) == len(segments) or len(segments) > 2:
+    """The documents of a sample, none longer than `length`: what is text alone or interleaved goes on in further ones.
+
+    A caption is cut, so that it stays beside its codes.
+    """
+    if isinstance(segments, Interleaved) or all(isinstance(one, TextSegment) for one in segments):
         return pieces(layout(vocabulary, segments), length)
     return [layout(vocabulary, segments, length)]
 
