@@ -100,8 +100,11 @@ def print_cost(config: PriorTrainConfig) -> int:
     """Print the cost for --dry_run: of the codes if they exist, else of 16×16 out of 16384 codes and 1000 classes."""
     from stage2_prior.codes.source import CodeSource
     from stage2_prior.priors.build import KINDS
-    from stage2_prior.training.cost import dry_run
+    from stage2_prior.training.cost import dry_run, unified_dry_run
 
+    if config.model.kind == "unified":
+        print(unified_dry_run(config, checked_unified(config).on_no_device(config)))
+        return 0
     if Path(config.data.index).exists():
         index = load_index(config.data.index)
         print(dry_run(config, CodeSource.of_index(index, config.data.index), index.classes))

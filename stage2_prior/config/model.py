@@ -17,7 +17,7 @@ PRESETS = {
 }
 """Sun et al. 2024, table 1; inner widths are 8/3 of the width rounded up to a multiple of 256, as in their code."""
 Architecture = Literal["llama", "qwen3", "olmo2"]
-UNIFIED_ONLY = ("unified", "lora_rank", "loss_weights", "normalise_losses")
+UNIFIED_ONLY = ("architecture", "unified", "lora_rank", "loss_weights", "normalise_losses")
 """Settings that only unified priors have."""
 BYTES = "bytes"
 """The encoder that is trained with the prior."""
@@ -60,7 +60,7 @@ class PriorModelConfig:
     text: TextConfig = field(default_factory=TextConfig)
     """How captions are encoded."""
     architecture: Architecture = "llama"
-    """The stock transformer, of all kinds but masked. qwen3: a Llama whose queries and keys pass a norm of each head
+    """The stock transformer of a unified prior. qwen3: a Llama whose queries and keys pass a norm of each head
     (QK-norm), against attention that grows ever sharper; olmo2: with one norm of all heads' queries, one of all keys,
     and norms after attention and feed-forward layers instead of before."""
     preset: PresetName | None = None

@@ -65,6 +65,7 @@ def about_vocabulary(prior: UnifiedPrior) -> dict[str, Any]:
                 "codes": codes_of(block.source),
                 "shape": ", ".join(map(str, block.source.shape)),
                 "length": block.length,
+                "books": block.source.codebooks,
                 "first": block.first,
                 "last": block.first + block.size - 1,
                 "opening": opening,

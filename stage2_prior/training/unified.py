@@ -3,6 +3,7 @@
 Shapes: B rows, T tokens, K kinds of tokens.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -79,6 +80,11 @@ class UnifiedSets:
             rank=run.rank,
             world_size=run.world_size,
         )
+
+    def on_no_device(self, config: PriorTrainConfig) -> UnifiedPrior:
+        """A prior that isn't allocated, unless a text model decides its shape."""
+        with torch.device("meta") if config.init_text is None else contextlib.nullcontext():
+            return self.fresh(config)
 
     def fresh(self, config: PriorTrainConfig) -> UnifiedPrior:
         """The prior with its first weights."""
