@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from launch.command.cli import UserError
+from launch.ranks.transfer import to_device
 from stage1_tokenizer.layers.precision import without_autocast
 from stage2_prior.codes.unified import Block, UnifiedVocabulary
 from stage2_prior.config.drawing import Drawing
@@ -74,16 +75,14 @@ class Balance:
 
     def weights(self, count_K: Tensor) -> Tensor:
         """What each token's loss of a kind is multiplied by; count_K are the global batch's tokens."""
-        weight_K = self.weight_K.to(count_K.device)
-        if self.normalised:
-            weight_K = weight_K / self.square_K.to(count_K.device).sqrt()
+        self.weight_K, self.square_K = (to_device(x_K, count_K.device) for x_K in (self.weight_K, self.square_K))
+        weight_K = self.weight_K / self.square_K.sqrt() if self.normalised else self.weight_K
         return weight_K / count_K.clamp(min=1)
 
     def update(self, mean_K: Tensor, count_K: Tensor) -> None:
         """Take in the global batch's mean losses."""
-        square_K = self.square_K = self.square_K.to(mean_K.device)
-        new_K = torch.lerp(mean_K.square(), square_K, self.decay)
-        self.square_K = torch.where((count_K > 0) & mean_K.isfinite(), new_K, square_K)
+        new_K = torch.lerp(mean_K.square(), self.square_K, self.decay)
+        self.square_K = torch.where((count_K > 0) & mean_K.isfinite(), new_K, self.square_K)
 
     def state_dict(self) -> dict[str, Any]:
         """The running means, for a checkpoint."""
