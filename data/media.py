@@ -12,10 +12,11 @@ from typing import Any
 from data.pictures.config import TransformConfig
 from data.shards.signature import PICTURES, SOUNDS, TEXTS, VIDEOS
 from data.sounds.config import SoundConfig
+from data.texts.config import TextConfig
 from data.videos.config import VideoConfig
 from launch.command.cli import UserError
 
-Transform = TransformConfig | SoundConfig | VideoConfig
+Transform = TransformConfig | SoundConfig | VideoConfig | TextConfig
 """Settings of `data.transform`, of any kind: options and files choose one by its `kind` (launch.command.kinds)."""
 
 
@@ -64,7 +65,8 @@ KINDS: dict[str, Media] = {
     ),
     "texts": Media(
         members=TEXTS,
-        decoder="data.texts.batches:TextDecoder",
+        transform=TextConfig,
+        decoder="data.texts.windows:decoder",
         check="data.texts.batches:check",
         convert="data.texts.convert:convert",
     ),

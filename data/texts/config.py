@@ -1,8 +1,44 @@
-"""How texts are packed."""
+"""How texts are packed, and how one becomes a window of bytes. No torch here."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from launch.command.checks import check
+from launch.command.checks import at_least, check
+
+BYTES = 256
+"""Values of a byte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """How a text becomes a window of `length` bytes."""
+
+    kind: Literal["texts"] = "texts"
+    """Kind of the samples, which decides what other settings there are."""
+    length: int = 256
+    """Bytes of the window, a multiple of the tokenizer's stride. Of a longer text a part is taken; behind a shorter one
+    is nothing, which bears no loss."""
+    random_crop: bool = True
+    """In training, take the window at a random place instead of at the beginning."""
+
+    def __post_init__(self) -> None:
+        if self.kind != "texts":
+            raise ValueError(f"transform.kind={self.kind} has other settings than texts: set kind to texts")
+        at_least(1, self, "length", prefix="transform.")
+
+    @property
+    def channels(self) -> int:
+        """One for each value of a byte."""
+        return BYTES
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of a window's axes, without channels."""
+        return (self.length,)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
