@@ -75,6 +75,26 @@ class CodeDataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextDataConfig(CodeDataConfig):
+    """Which shards of texts are read, in what order and how."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the samples, as in `data.media.KINDS`."""
+        return "texts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentDataConfig(CodeDataConfig):
+    """Which shards of documents are read, in what order and how."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the samples, as in `data.media.KINDS`."""
+        return "documents"
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig(CodeDataConfig):
     """Which shards are read, in what order, and how each sample is prepared."""
 

@@ -45,7 +45,7 @@ class IndexConfig:
     hashes: bool = True
     """Read local tars whole, for the hashes of their contents: a run notices then if they are replaced by others of the
     same names and sizes. False reads their headers only."""
-    media: Literal["pictures", "sounds", "videos"] = "pictures"
+    media: Literal["pictures", "sounds", "videos", "texts"] = "pictures"
     """What the samples are."""
     picture: list[str] = field(default_factory=list)
     """Extensions of the members that are the samples, the preferred one first, such as jpg,png or

@@ -10,12 +10,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from data.pictures.config import TransformConfig
-from data.shards.signature import PICTURES, SOUNDS, VIDEOS
+from data.shards.signature import PICTURES, SOUNDS, TEXTS, VIDEOS
 from data.sounds.config import SoundConfig
+from data.texts.config import TextConfig
 from data.videos.config import VideoConfig
 from launch.command.cli import UserError
 
-Transform = TransformConfig | SoundConfig | VideoConfig
+Transform = TransformConfig | SoundConfig | VideoConfig | TextConfig
 """Settings of `data.transform`, of any kind: options and files choose one by its `kind` (launch.command.kinds)."""
 
 
@@ -58,6 +59,16 @@ KINDS: dict[str, Media] = {
         check="data.sounds.inspection:check",
         thumbnail="data.sounds.inspection:thumbnail",
         convert="data.sounds.convert:convert",
+    ),
+    "documents": Media(
+        members=("json",), decoder="data.texts.documents:DocumentDecoder", check="data.texts.documents:check"
+    ),
+    "texts": Media(
+        members=TEXTS,
+        transform=TextConfig,
+        decoder="data.texts.windows:decoder",
+        check="data.texts.batches:check",
+        convert="data.texts.convert:convert",
     ),
     "videos": Media(
         members=VIDEOS,

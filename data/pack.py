@@ -4,6 +4,7 @@
     python -m data.pack SOURCE OUT --kind librispeech|ljspeech|vctk|esc50 [options]
     python -m data.pack SOURCE OUT --kind ucf101|kinetics|bair|frames|moving_digits [options]
     python -m data.pack SOURCE OUT --kind folder|parquet|tars --media sounds|videos [options]
+    python -m data.pack SOURCE OUT --kind captioned_digits|texts [options]
 
 Each split becomes `OUT/<split>.json` and `OUT/<split>-000000.tar`, …. The same command resumes a killed pack, to the
 same bytes.
@@ -26,6 +27,7 @@ from data.shards.locations import is_remote
 from data.shards.tally import ALLOWED
 from data.shards.writer import ShardRecord
 from data.sounds.config import SoundConvertConfig
+from data.texts.config import TextConvertConfig
 from data.videos.config import VideoConvertConfig
 from launch.command.checks import check
 from launch.command.cli import UserError, parse, run
@@ -36,7 +38,7 @@ from launch.files.outputs import try_folder
 FREE = ("out", "processes", "allow_left_out", "overwrite")
 """Settings that may change when a pack is resumed."""
 
-CONVERSIONS = {"pictures": "convert", "sounds": "sound", "videos": "video"}
+CONVERSIONS = {"pictures": "convert", "sounds": "sound", "videos": "video", "texts": "text"}
 """The block of settings that says how samples of a kind are converted."""
 
 
@@ -50,7 +52,7 @@ class PackConfig:
     """Folder for shards and indexes; the second word of the command line."""
     kind: Literal[tuple(SOURCES)]  # type: ignore[valid-type]
     """Kind of the source; see the list at the top of --help."""
-    media: Literal["pictures", "sounds", "videos"] | None = None
+    media: Literal["pictures", "sounds", "videos", "texts"] | None = None
     """folder, parquet, tars: what the samples are; none: pictures, or what an index says."""
     name: str = ""
     """Name of the set; none: the last part of OUT."""
@@ -87,14 +89,20 @@ class PackConfig:
     """tars: extensions of the members that are the samples, the preferred one first, such as jpg,png."""
     keys: Literal["first_dot", "last_dot"] | None = None
     """tars: where a member's name ends and its extension begins: at the first dot (the default) or the last one."""
+    captions: str | None = None
+    """tars: a JSON file with the captions of samples by their keys, {"1f600": "grinning face"}."""
     clips: int | None = None
     """moving_digits: clips of the split train; none: one of each digit."""
+    count: int | None = None
+    """captioned_digits: pictures of the split train; none: as many as there are digits."""
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     """How each picture is converted."""
     sound: SoundConvertConfig = field(default_factory=SoundConvertConfig)
     """How each sound is converted."""
     video: VideoConvertConfig = field(default_factory=VideoConvertConfig)
     """How each video is converted."""
+    text: TextConvertConfig = field(default_factory=TextConvertConfig)
+    """texts: how each text is read and cut."""
     processes: int | None = None
     """Processes that read and write; none: one for each core."""
     allow_left_out: float = ALLOWED
@@ -106,14 +114,16 @@ class PackConfig:
         check("held_out", self.held_out, 0 <= self.held_out < 1, "the share that is held out, such as 0.1")
         if self.samples_per_shard is not None and self.megabytes_per_shard is not None:
             raise ValueError("samples_per_shard and megabytes_per_shard are both set: remove one of them")
-        for name in ("samples_per_shard", "megabytes_per_shard", "processes", "clips"):
+        for name in ("samples_per_shard", "megabytes_per_shard", "processes", "clips", "count"):
             value = getattr(self, name)
             check(name, value, value is None or value > 0, "a number above 0, or to null")
 
+        if self.media == "texts" and self.kind != "tars":
+            raise ValueError(f"media=texts is not an option of kind={self.kind}: leave it out and set kind to texts")
         check("allow_left_out", self.allow_left_out, 0 <= self.allow_left_out <= 1, "a share from 0 to 1, such as 0.2")
         for name in sorted({name for source in SOURCES.values() for name in source.options}):
             kinds = [kind for kind, source in SOURCES.items() if name in source.options]
-            if getattr(self, name) not in (None, {}) and self.kind not in kinds:
+            if getattr(self, name) not in (None, {}, TextConvertConfig()) and self.kind not in kinds:
                 raise ValueError(
                     f"{name} is an option of kind={', '.join(kinds)}, not of kind={self.kind}: leave it out"
                 )
@@ -168,16 +178,20 @@ def pack(config: PackConfig, *, show_progress: bool = True) -> dict[str, list[Sh
 def plan(source: Any, config: PackConfig) -> dict[str, Any]:
     """What must be the same when a pack is resumed."""
     same = {name: value for name, value in asdict(config).items() if name not in FREE}
-    for name in ("splits", "picture", "keys", "media", "audio_column", "video_column", "clips"):
+    for name in ("splits", "picture", "keys", "media", "audio_column", "video_column", "captions", "clips", "count"):
         if not same[name]:
             del same[name]  # as before this setting was there
-    for name, default in (("sound", SoundConvertConfig()), ("video", VideoConvertConfig())):
+    for name, default in (
+        ("sound", SoundConvertConfig()),
+        ("video", VideoConvertConfig()),
+        ("text", TextConvertConfig()),
+    ):
         if getattr(config, name) == default:
             del same[name]
     return {**same, "source": _absolute(config.source), "samples": len(source), "files": source.fingerprint()}
 
 
-def conversion(source: Any, config: PackConfig) -> ConvertConfig | SoundConvertConfig | VideoConvertConfig:
+def conversion(source: Any, config: PackConfig) -> Any:
     """How the source's samples are converted. UserError where another kind's settings are given."""
     used = CONVERSIONS[source.media]
     for name in CONVERSIONS.values():

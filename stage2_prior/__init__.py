@@ -4,7 +4,8 @@
     from stage2_prior import load_prior
 
 Commands: encode, train, sample, inpaint, evaluate, release, demo (`--help` explains each setting). Kinds of prior, the
-choices of `model.kind`: autoregressive, masked, multiscale, depth, delay; each module in `priors` has its equations.
+choices of `model.kind`: autoregressive, masked, multiscale, depth, delay, and over text and codes unified; each module
+in `priors` has its equations.
 
 Code shards carry the tokenizer's fingerprint, so that a prior can't be used with another tokenizer's codes.
 `docs/priors.md` has the tasks.
@@ -20,6 +21,7 @@ _HOMES = {
     "Drawing": "stage2_prior.config.drawing",
     "MaskedPrior": "stage2_prior.priors.masked",
     "MultiscalePrior": "stage2_prior.priors.multiscale",
+    "UnifiedPrior": "stage2_prior.priors.unified",
     "Vocabulary": "stage2_prior.codes.vocabulary",
     "build_prior": "stage2_prior.priors.build",
     "load_prior": "stage2_prior.priors.build",

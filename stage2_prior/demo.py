@@ -44,7 +44,9 @@ def main() -> None:
     from stage2_prior.priors.build import load_prior
     from stage2_prior.web.page import Demo, page
 
-    tokenizer, prior = open_tokenizer(config.tokenizer), load_prior(config.prior) if config.prior else None
+    tokenizer, loaded = open_tokenizer(config.tokenizer), load_prior(config.prior) if config.prior else None
+    unified = loaded is not None and loaded.kind == "unified"
+    prior = None if unified else loaded
     name = Path(config.tokenizer).resolve().name
     kind = tokenizer.transform.kind if tokenizer.transform is not None else "pictures"
     if kind == "videos":
@@ -57,6 +59,10 @@ def main() -> None:
         blocks = sounds.page(sounds.SoundDemo(tokenizer, prior), name, config.picture)
     else:
         blocks = page(Demo(tokenizer, prior), name, config.picture)
+    if unified:
+        from stage2_prior.web import conversation
+
+        blocks = conversation.beside(blocks, conversation.Conversation(loaded, tokenizer), name)
     blocks.launch(server_name=config.host, server_port=config.port, quiet=False)
 
 

@@ -44,9 +44,9 @@ def sample(config: SampleConfig, subjects_of: Callable[[Any, Any], Any] | None =
             f"compile=true is for autoregressive, depth and delay priors on CUDA GPUs, but the prior is "
             f"{prior.kind} and there are {torch.cuda.device_count()} GPUs: leave it false"
         )
-    prior.compiled_steps = config.compile
     tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval()
-    prior.source.must_be_of(tokenizer.code_fingerprint, "tokenizer", config.tokenizer)
+    prior = prior.over_codes_of(tokenizer.code_fingerprint, "tokenizer", config.tokenizer)
+    prior.compiled_steps = config.compile
     subjects = subjects_of(prior, tokenizer) if subjects_of else requested(config, prior)
     sampling = Sampling(config, prior, subjects, tokenizer.fingerprint)
     if config.dry_run:

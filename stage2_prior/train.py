@@ -7,6 +7,7 @@ RUN/prior/         the averaged weights in stock form, at the end
 
 import os
 from pathlib import Path
+from typing import Any
 
 from data.shards.index import ShardIndex
 from data.shards.loading import load_index
@@ -35,14 +36,15 @@ def train(config: PriorTrainConfig) -> int:
     try_folder("run.folder", config.run.folder)
     if config.run.precision == "fp16":
         raise UserError("run.precision=fp16 is not supported for priors: set it to bf16 or fp32")
-    sets = checked_codes(config)
+    opened = checked_unified(config) if config.model.kind == "unified" else None
+    sets = opened.sets if opened else checked_codes(config)
     from data.shards.identity import Identity
     from launch.run.compiling import or_uncompiled
     from launch.run.starting import start_run, until_done
     from launch.strategies.base import STRATEGIES
     from stage2_prior.training.loop import build, fit
 
-    index, data = sets["data.index"], {key: Identity.of(one) for key, one in sets.items()}
+    index, data = opened or sets["data.index"], {key: Identity.of(one) for key, one in sets.items()}
     with start_run(config, config.run, free=FREE, strategies=STRATEGIES, data=data) as started:
         held_out = sets.get("data.held_out")
 
@@ -50,6 +52,18 @@ def train(config: PriorTrainConfig) -> int:
             return fit(config, index, held_out, started, *build(config, index, started))
 
         return until_done(started, lambda: or_uncompiled(config, started, attempt))
+
+
+def checked_unified(config: PriorTrainConfig) -> Any:
+    """The sets of a unified prior and their vocabulary; UserError as of `UnifiedSets.opened`."""
+    from stage2_prior.training.unified import UnifiedSets
+
+    return UnifiedSets.opened(config, *_ranks())
+
+
+def _ranks() -> tuple[int, int]:
+    """This rank and the number of ranks, before they are joined."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def checked_codes(config: PriorTrainConfig) -> dict[str, ShardIndex]:
@@ -64,12 +78,13 @@ def checked_codes(config: PriorTrainConfig) -> dict[str, ShardIndex]:
     from stage2_prior.codes.source import CodeSource
     from stage2_prior.priors.build import check_form
 
-    rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    rank, ranks = _ranks()
     sets = training_sets(config.data, rank, ranks)
     index, condition = sets["data.index"], config.model.condition
     source = CodeSource.of_index(index, config.data.index)
-    tokenizer = Tokenizer.from_pretrained(config.tokenizer)
-    source.must_be_of(tokenizer.code_fingerprint, "tokenizer", config.tokenizer)
+    place = str(config.tokenizer)
+    tokenizer = Tokenizer.from_pretrained(place)
+    source.must_be_of(tokenizer.code_fingerprint, "tokenizer", place)
     check_form(config.model.kind, source, config.model.head)
     if config.model.head == "bits" and not tokenizer.config.quantizer.binary:
         raise UserError(
@@ -91,8 +106,11 @@ def print_cost(config: PriorTrainConfig) -> int:
     """Print the cost for --dry_run: of the codes if they exist, else of 16×16 out of 16384 codes and 1000 classes."""
     from stage2_prior.codes.source import CodeSource
     from stage2_prior.priors.build import KINDS
-    from stage2_prior.training.cost import dry_run
+    from stage2_prior.training.cost import dry_run, unified_dry_run
 
+    if config.model.kind == "unified":
+        print(unified_dry_run(config, checked_unified(config).on_no_device(config)))
+        return 0
     if Path(config.data.index).exists():
         index = load_index(config.data.index)
         print(dry_run(config, CodeSource.of_index(index, config.data.index), index.classes))

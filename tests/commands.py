@@ -22,6 +22,7 @@ from PIL import Image
 from launch.command.cli import run
 from tests.stage1_tokenizer import tiny
 from tests.stage2_prior.tiny import write_pictures, write_tokenizer
+from tests.stage2_prior.unified.tiny import write_texts
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,14 @@ TABLE: dict[str, Command] = {
         {"--tokenizer": "tokenizer", "--data": "index"},
         {"--out": "folder"},
     ),
+    "stage2_prior.documents": Command(
+        {"1": "@documents.jsonl", "2": ">documents", "--codes": "@codes/index.json"},
+        {"1": "jsonl", "--codes": "codes"},
+        {"2": "folder"},
+    ),
+    "stage2_prior.text_tokenizer": Command(
+        {"--data": "@texts/index.json", "--out": ">t.json"}, {"--data": "texts"}, {"--out": "file"}, small=("--out",)
+    ),
     "stage2_prior.codes.shares": Command({"--out": "@parts", "--parts": "1"}, {"--out": "other"}),
     "stage2_prior.train": Command(
         PRIOR_RUN,
@@ -240,6 +249,8 @@ def make_world(place: Path) -> Path:
     """Everything that the commands of the table read, as it should be."""
     write_pictures(place / "pictures", shards=2, each=9)
     write_pictures(place / "held_out", shards=1, each=9, seed=1)
+    (place / "documents.jsonl").write_text('{"segments": ["a text ", {"sample": "00_000"}, " and more"]}\n')
+    write_texts(place / "texts", [f"a text of {number} words" for number in range(8)])
     write_tokenizer(place / "tokenizer")
     (place / "empty").mkdir()
     (place / "names.txt").write_text("circle\nsquare\nstar\n")

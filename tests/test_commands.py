@@ -215,6 +215,8 @@ OTHERS = {
     "any index": ("tokenizer/config.json", "result.json"),
     "index": ("codes/index.json", "tokenizer/config.json", "result.json"),
     "codes": ("pictures/index.json", "tokenizer/config.json", "result.json"),
+    "jsonl": ("codes/index.json", "tokenizer/config.json"),
+    "texts": ("codes/index.json", "pictures/index.json", "tokenizer/config.json", "result.json"),
     "yaml": ("codes/index.json", "tokenizer/config.json"),
     "result": ("codes/index.json", "tokenizer/config.json"),
 }

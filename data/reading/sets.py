@@ -1,6 +1,6 @@
 """The sets that a training reads, opened and checked before any device is taken."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from data.config import CodeDataConfig
 from data.media import KINDS, media_of
@@ -12,12 +12,17 @@ from launch.command.cli import UserError
 
 
 def training_sets(
-    config: CodeDataConfig, rank: int = 0, ranks: int = 1, say: Callable[[str], None] = print
+    config: CodeDataConfig,
+    rank: int = 0,
+    ranks: int = 1,
+    say: Callable[[str], None] = print,
+    kinds: Sequence[str] = (),
 ) -> dict[str, ShardIndex]:
     """The indexes by their settings: data.index, data.mixture[PATH] and data.held_out, as far as they are set.
 
     Each rank checks a part of the local shards. UserError for a missing or changed shard, for another kind of samples,
-    and for a mixture's classes that `data.index` has not.
+    and for a mixture's classes that `data.index` has not. With `kinds`, sets of these kinds may be mixed, and their
+    classes have no meaning.
     """
     if not config.index:
         raise UserError("data.index is not set: give the path or URL of a shard index")
@@ -27,7 +32,7 @@ def training_sets(
     for key, path in places.items():
         index = load_index(path)
         mixed = key.startswith("data.mixture") and index.kind in media_of(config.kind).mixes
-        if index.kind != config.kind and not mixed:
+        if index.kind not in (kinds or (config.kind,)) and not mixed:
             way = (
                 "encode them with stage2_prior.encode" if config.kind == "codes" else f"give an index of {config.kind}"
             )
@@ -35,7 +40,7 @@ def training_sets(
                 way += f", or set data.transform.kind={index.kind}"
             raise UserError(f"{key}={path} holds {index.kind}, not {config.kind}: {way}")
         check_present(index, rank, ranks)
-        if key.startswith("data.mixture") and not mixed:
+        if key.startswith("data.mixture") and not (kinds or mixed):
             held_to(index, found["data.index"].classes, key, "data.index", say if rank == 0 else None)
         found[key] = index
     if rank == 0 and config.held_out:

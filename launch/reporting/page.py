@@ -45,7 +45,13 @@ PAIRS = 8
 TYPES = {".png": "image/png", ".flac": "audio/flac", ".webp": "image/webp"}
 """Of files that are embedded."""
 
-SHARES = ("codebook_usage", "real_accuracy")
+CAPTIONS = 24
+"""Described samples that are."""
+SHARES = (
+    *("codebook_usage", "real_accuracy", "agreement", "exact_match"),
+    *(way for what in ("picture", "sound", "video") for way in (f"text_to_{what}", f"{what}_to_text")),
+)
+"""Figures in percent."""
 
 TOGETHER = {"loss/nll_bits": "eval/bits_per_code"}
 """Training curves that an evaluation's curve belongs to."""
@@ -80,6 +86,7 @@ def write(source: Path, out: Path | None = None) -> Path:
         clips=clips(source / "evaluation" / "sounds"),
         pairs=[embedded(file) for file in sorted((source / "evaluation" / "videos").glob("*.webp"))[:PAIRS]],
         samples={title: samples(source / name) for name, title in SAMPLES.items()},
+        captions=captions(source / "captions"),
         origin={**runs[0]["origin"], **figures},
         written=now(),
         shown=shown,
@@ -191,6 +198,16 @@ class Shown:
 def shown_sample(file: Path, title: str = "") -> Shown:
     """The sample whose picture is `file`; a sound or video of the same name lies beside it."""
     return Shown(embedded(file.with_suffix(".webp")) or embedded(file), embedded(file.with_suffix(".flac")), title)
+
+
+def captions(source: Path) -> list[tuple[Shown, str]]:
+    """Described samples, as stage2_prior.describe writes them, with what is wrong in each caption: the sample's text."""
+    found = []
+    for number, one in enumerate(read_json(source / "captions.json").get("samples", [])[:CAPTIONS]):
+        own = one.get("text", one["caption"])
+        sample = shown_sample(source / f"{number:05d}.png", one["caption"])
+        found.append((sample, own if own != one["caption"] else ""))
+    return found
 
 
 def clips(source: Path) -> list[list[Shown]]:

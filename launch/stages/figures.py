@@ -18,10 +18,13 @@ from launch.stages.stage import Stage
 FILE = "metrics.json"
 
 OF_SAMPLES = (
-    *("class_agreement", "class_agreement_by_class", "real_accuracy", "real_samples", "classifier"),
+    *("agreement", "class_agreement", "class_agreement_by_class", "real_accuracy", "real_samples", "classifier"),
     *("frechet_vgg16", "kid_vgg16", "precision_vgg16", "recall_vgg16"),
 )
 """Figures of the prior's evaluation that tell of the samples."""
+
+APART = ("prediction", "text", "captions", "retrieval")
+"""Groups of figures of the prior's evaluation that stand beside it."""
 
 
 def write(config: PipelineConfig, done: Sequence[Stage]) -> None:
@@ -31,7 +34,7 @@ def write(config: PipelineConfig, done: Sequence[Stage]) -> None:
     prior = settings_of(out / "evaluation" / "prior.json")
     agreeing = [name for name in prior if "_agreement" in name or name.startswith("real_")]
     samples = {name: prior.pop(name) for name in dict.fromkeys((*OF_SAMPLES, *agreeing)) if name in prior}
-    prediction = {"prediction": prior.pop("prediction")} if "prediction" in prior else {}
+    apart = {name: prior.pop(name) for name in APART if name in prior}
     samples["count"] = prior.pop("samples", None)
     seconds = {stage.name: records.read(out, stage.name).get("seconds") for stage in done}
     masked = {"masked": settings_of(out / "evaluation" / "prior-masked.json")} if config.masked else {}
@@ -39,7 +42,7 @@ def write(config: PipelineConfig, done: Sequence[Stage]) -> None:
         "tokenizer": tokenizer,
         "prior": prior,
         "samples": samples,
-        **prediction,
+        **apart,
         **masked,
         "seconds": {**seconds, "total": round(sum(value or 0 for value in seconds.values()), 1)},
         "setup_seconds": setup_seconds(),

@@ -17,19 +17,21 @@ NEEDS = {
     "tokenizer-evaluation": ("release",),
     "codes-train": ("release",),
     "codes-held_out": ("release",),
-    "prior": ("codes-train", "codes-held_out"),
+    "text-tokenizer": ("codes-train",),
+    "prior": ("codes-train", "codes-held_out", "text-tokenizer"),
     "redraw": ("prior",),
     "decoder": ("redraw",),
     "decoder-release": ("decoder",),
     "samples": ("prior", "decoder-release"),
     "prediction": ("prior",),
-    "prior-evaluation": ("samples", "prediction"),
+    "captions": ("prior",),
+    "prior-evaluation": ("samples", "prediction", "captions"),
     "report": ("tokenizer-evaluation", "prior-evaluation"),
 }
 """The stages in their order, with those that must be done before. Only recipes with a predict.yaml have prediction,
-and only those with a decoder.yaml have BY_CHOICE."""
+only those of unified priors text-tokenizer and captions, only those with a decoder.yaml redraw and the decoder's."""
 
-BY_CHOICE = ("redraw", "decoder", "decoder-release")
+BY_CHOICE = ("text-tokenizer", "redraw", "decoder", "decoder-release", "captions")
 
 SCRIPTS = {
     "tokenizer-evaluation": "evaluate",
@@ -38,7 +40,9 @@ SCRIPTS = {
     "decoder": "tokenizer",
     "decoder-release": "release",
     "samples": "sample",
+    "text-tokenizer": "evaluate_prior",
     "prediction": "evaluate_prior",
+    "captions": "evaluate_prior",
     "prior-evaluation": "evaluate_prior",
 }
 """Batch scripts in launch/slurm with another name than their stage."""

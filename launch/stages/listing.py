@@ -7,6 +7,7 @@ OUT/prior-run/       stage two's run folder           OUT/stages/*.json   what w
 OUT/metrics.json     all figures                      OUT/report.html
 OUT/codes/redrawn/   what the prior draws, and        OUT/decoder-run/, OUT/decoder/   the decoder tuned on it
 OUT/data/            a sample set that is made        OUT/prediction/     given clips and how they go on
+OUT/text-tokenizer/  of a unified prior's texts       OUT/captions/       held-out samples and its texts of them
 """
 
 from __future__ import annotations
@@ -19,21 +20,24 @@ from typing import Any
 from launch.command.checks import at_least
 from launch.command.cli import UserError
 from launch.files.inputs import settings_of
+from launch.stages import unified
 from launch.stages.decoder import decoder_stages
-from launch.stages.stage import Stage
-from launch.stages.stage import options as _options
+from launch.stages.stage import Stage, options
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds the packages, the recipes and the sample sets."""
 
-SAMPLE_SETS = ("mnist", "emoji", "speech", "moving_digits")
-MADE = {"moving_digits": ("mnist", "videos")}
+SAMPLE_SETS = ("mnist", "emoji", "speech", "moving_digits", "captioned_digits")
+MADE = {"moving_digits": ("mnist", "videos"), "captioned_digits": ("mnist", "pictures")}
 """Sample sets that are packed from a shipped one: which, and the kind of their samples."""
 
 LICENCES = {"speech": "cc-by-sa-3.0"}
 """Of tokenizers of sample sets whose data ask for the same licence; else apache-2.0."""
 
-SHORT_STEPS, CLIPS, SHORT_CLIPS, SHOWN = 20, 18000, 450, 8
+SHORT_STEPS, SHOWN = 20, 8
+SETS = {"moving_digits": {"clips": 18_000}, "captioned_digits": {"count": 27_000}}
+SHORT_SETS = {"moving_digits": {"clips": 450}, "captioned_digits": {"count": 1000}}
+"""Sizes of made sets, and with `short`."""
 A_CLASS, A_PROMPT = 50, 3
 """Samples drawn of each class, or of each prompt of a recipe's prompts.txt."""
 VIDEOS_MEASURED, VIDEOS_CLASSIFIED = 100, 4000
@@ -45,7 +49,8 @@ class PipelineConfig:
     """Run the whole pipeline on one machine: tokenizer, release, codes, prior, samples, evaluations, report."""
 
     data: str = "mnist"
-    """The sample set, mnist, emoji, speech or moving_digits; also names the default of recipe, train and held_out."""
+    """The sample set: mnist, emoji, speech, moving_digits or captioned_digits; also names the default of recipe, train
+    and held_out."""
     processes: int = 1
     """Ranks of the stages that can share their work."""
     out: str | None = None
@@ -57,7 +62,8 @@ class PipelineConfig:
     held_out: str | None = None
     """Index of the held-out samples; null: the sample set's."""
     count: int | None = None
-    """Samples drawn of each class, or of each prompt of the recipe; null: 50 of a class, 3 of a prompt."""
+    """Samples drawn of each class, or of each prompt of the recipe; null: as the recipe's sample.yaml says, else 50 of a
+    class, 3 of a prompt."""
     masked: bool = False
     """Train a masked prior over the same codes too; its samples stand beside the other's in the report."""
     short: bool = False
@@ -90,6 +96,11 @@ class PipelineConfig:
             return self.folder / "data" / f"{part}.json"
         return Path(given) if given else _shipped("data", "samples", self.data, f"{part}.json")
 
+    @cached_property
+    def unified(self) -> bool:
+        """Whether the recipe's prior is of texts and codes in one vocabulary."""
+        return (settings_of(self.recipe_folder / "prior.yaml").get("model") or {}).get("kind") == "unified"
+
     @property
     def made(self) -> bool:
         """Whether the sample set is packed first."""
@@ -117,10 +128,13 @@ def stages(config: PipelineConfig) -> list[Stage]:
             raise UserError(
                 f"{path} is missing: name an existing --recipe, --train and --held_out, or use --data mnist"
             )
+    if config.masked and config.unified:
+        raise UserError(f"masked=true is not supported with {needed[1]}, a unified prior: leave it out")
+    texts = [unified.text_tokenizer(config.folder)] if config.unified else []
     masked = _second(config, "-masked", model__kind="masked") if config.masked else []
     codes = [_codes(config, "train", "training"), _codes(config, "held_out", "held-out")]
     prior, *sampling = _second(config)
-    return [*_data(config), *_first(config), *codes, prior, *_decoder(config), *sampling, *masked]
+    return [*_data(config), *_first(config), *codes, *texts, prior, *_decoder(config), *sampling, *masked]
 
 
 def _data(config: PipelineConfig) -> list[Stage]:
@@ -129,8 +143,8 @@ def _data(config: PipelineConfig) -> list[Stage]:
         return []
     source = _shipped("data", "samples", MADE[config.data][0])
     about = {"name": config.data, "licence": settings_of(source / "train.json").get("licence", "")}
-    options = _options(kind=config.data, **about, clips=SHORT_CLIPS if config.short else CLIPS)
-    arguments = (str(source), str(config.folder / "data"), *options)
+    words = options(kind=config.data, **about, **(SHORT_SETS if config.short else SETS).get(config.data, {}))
+    arguments = (str(source), str(config.folder / "data"), *words)
     indexes = (config.index("train"), config.index("held_out"))
     reads = (source / "train.json", source / "held_out.json")
     return [Stage("data", f"make the {config.kind}", "data.pack", arguments, makes=indexes, reads=reads)]
@@ -151,7 +165,7 @@ def _first(config: PipelineConfig) -> list[Stage]:
             "tokenizer",
             "train the tokenizer",
             "stage1_tokenizer.train",
-            _options(config=recipe, run__folder=run, run__seed=0, data__index=train, data__held_out=held_out, **short),
+            options(config=recipe, run__folder=run, run__seed=0, data__index=train, data__held_out=held_out, **short),
             makes=(run / "config.yaml",),
             reads=(recipe, train, held_out),
             processes=config.processes,
@@ -160,14 +174,14 @@ def _first(config: PipelineConfig) -> list[Stage]:
             "release",
             "release the tokenizer",
             "stage1_tokenizer.release",
-            _options(run=run, out=tokenizer, licence=LICENCES.get(config.data, "apache-2.0")),
+            options(run=run, out=tokenizer, licence=LICENCES.get(config.data, "apache-2.0")),
             makes=(tokenizer / "model.safetensors",),
         ),
         Stage(
             "tokenizer-evaluation",
             f"evaluate the tokenizer on held-out {config.kind}",
             "stage1_tokenizer.evaluate",
-            _options(tokenizer=tokenizer, data=held_out, out=figures, **shown),
+            options(tokenizer=tokenizer, data=held_out, out=figures, **shown),
             makes=(figures, pictures),
             reads=(held_out,),
         ),
@@ -180,7 +194,7 @@ def _codes(config: PipelineConfig, part: str, title: str) -> Stage:
         f"codes-{part}",
         f"encode the {title} {config.kind}",
         "stage2_prior.encode",
-        _options(tokenizer=config.folder / "tokenizer", data=index, out=codes),
+        options(tokenizer=config.folder / "tokenizer", data=index, out=codes),
         makes=(codes / "index.json",),
         reads=(index,),
         processes=config.processes,
@@ -202,12 +216,16 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
     codes, held_out_codes = (out / "codes" / part / "index.json" for part in ("train", "held_out"))
     figures = out / "evaluation" / f"prior{suffix}.json"
     data = {"tokenizer": tokenizer, "data__index": codes, "data__held_out": held_out_codes}
+    if config.unified:
+        data["model__unified__text_tokenizer"] = unified.text_tokenizer(out).makes[0]
     short = {"steps": SHORT_STEPS, "run__log_every": 5} if config.short else {}
     of = "prompt" if prompts.is_file() else "class"
-    count = (2 if of == "class" else 1) if config.short else config.count or (A_CLASS if of == "class" else A_PROMPT)
     own: dict[str, Any] = {"config": sampling} if sampling.is_file() else {"guidance": 3}
+    usual = settings_of(sampling).get("count") if sampling.is_file() else None
+    count = config.count or usual or (A_CLASS if of == "class" else A_PROMPT)
+    count = (2 if of == "class" else 1) if config.short else count
     own |= {"prompts": prompts} if prompts.is_file() else {}
-    measured: dict[str, Any] = {"reference": held_out} if config.kind == "pictures" else {}
+    measured: dict[str, Any] = {"reference": held_out} if config.kind == "pictures" and not config.unified else {}
     measured |= {"limit": VIDEOS_CLASSIFIED} if config.kind == "videos" else {}
     tuned = (config.recipe_folder / "decoder.yaml").is_file() and not suffix  # on what the first prior draws
     decoder = out / "decoder" if tuned else tokenizer
@@ -218,7 +236,7 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
             f"prior{suffix}",
             f"train the {suffix[1:]} prior" if suffix else "train the prior",
             "stage2_prior.train",
-            _options(config=recipe, run__folder=run, run__seed=0, **data, **others, **short),
+            options(config=recipe, run__folder=run, run__seed=0, **data, **others, **short),
             makes=(run / "prior" / "config.json",),
             reads=(recipe,),
             processes=config.processes,
@@ -227,17 +245,18 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
             f"samples{suffix}",
             f"sample {count} {config.kind} of each {of}",
             "stage2_prior.sample",
-            _options(**own, prior=run, tokenizer=decoder, out=samples, count=count),
+            options(**own, prior=run, tokenizer=decoder, out=samples, count=count),
             makes=(samples / "grid.png",),
             reads=tuple(path for path in (sampling, prompts) if path.is_file()),
             processes=config.processes,
         ),
         *predictions,
+        *([unified.captions(out, held_out)] if config.unified else []),
         Stage(
             f"prior{suffix}-evaluation",
             "evaluate the prior and its samples",
             "stage2_prior.evaluate",
-            _options(
+            options(
                 prior=run,
                 codes=held_out_codes,
                 samples=samples,
@@ -258,6 +277,6 @@ def _prediction(config: PipelineConfig, suffix: str, run: Path) -> list[Stage]:
     if not recipe.is_file():
         return []
     out, tokenizer = config.folder / f"prediction{suffix}", config.folder / "tokenizer"
-    options = _options(config=recipe, prior=run, tokenizer=tokenizer, given=given, out=out)
+    words = options(config=recipe, prior=run, tokenizer=tokenizer, given=given, out=out)
     title, makes = "go on from given frames", (out / "grid.png",)
-    return [Stage(out.name, title, "stage2_prior.inpaint", options, makes=makes, reads=(recipe, given))]
+    return [Stage(out.name, title, "stage2_prior.inpaint", words, makes=makes, reads=(recipe, given))]

@@ -94,11 +94,12 @@ class Strategy:
 
     def trained(self) -> list[Piece]:
         """Those of `weights()` that the optimizer moves."""
-        return self.weights()
+        kept = [weight.requires_grad for weight in self.model.parameters()]
+        return [piece for piece, trained in zip(self.weights(), kept, strict=True) if trained]
 
     def moments(self, key: str) -> list[Tensor]:
         """AdamW's averages, a tensor for each of `trained()`."""
-        return [self.adamw.state[weight][key].view(-1) for weight in self.model.parameters()]
+        return [self.adamw.state[weight][key].view(-1) for weight in self.model.parameters() if weight.requires_grad]
 
     def refresh(self) -> None:
         """Make the ranks compute with what was written into `weights()`."""

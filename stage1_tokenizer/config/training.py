@@ -105,7 +105,31 @@ class TokenizerTrainConfig:
             self._check_sounds()
         if self.data.kind == "videos":
             self._check_videos()
+        if self.data.kind == "texts":
+            self._check_texts()
         self._check_method()
+
+    def _check_texts(self) -> None:
+        model, text = self.model, self.data.transform
+        for name, value, needed in (
+            ("model.spatial_dims", model.spatial_dims, 1),
+            ("model.in_channels", model.in_channels, text.channels),
+            ("loss.pixel_weight", self.loss.pixel_weight, 0),
+            ("loss.perceptual.weight", self.loss.perceptual.weight, 0),
+            ("loss.adversarial.weight", self.loss.adversarial.weight, 0),
+        ):
+            if value != needed:
+                raise ValueError(
+                    f"{name}={value} is not for texts, which are compared by their bytes: set it to {needed}"
+                )
+        if "cross_entropy" not in self.loss.terms:
+            raise ValueError("loss.terms has no cross_entropy, which texts need: set loss.terms={cross_entropy: 1}")
+        (length,), (stride,) = text.sizes, model.stride
+        if length % stride:
+            raise ValueError(
+                f"data.transform.length={length} is not a multiple of {stride}, the bytes of a code: set it to "
+                f"{length // stride * stride or stride}"
+            )
 
     def _check_pictures(self) -> None:
         (size, _) = self.data.transform.sizes

@@ -140,6 +140,8 @@ def check_kind(config: EvaluateConfig, kind: str) -> None:
             raise UserError(
                 f"{key}={getattr(config, key)} is not supported with {config.tokenizer}, a tokenizer of {kind}"
             )
+    if kind == "texts":
+        raise UserError(f"tokenizer={config.tokenizer} is of texts, which stage1_tokenizer.train alone measures")
     if kind == "sounds":
         check_sounds(config)
     elif kind == "videos":

@@ -39,6 +39,8 @@ def release_tokenizer(
     """
     with new_folder(out) as part:
         opened = open_run(Path(run))
+        if opened.tokenizer.transform is not None and opened.tokenizer.transform.kind not in DIMENSIONS:
+            raise UserError(f"run={run} is a tokenizer of {opened.tokenizer.transform.kind}, which can't be released")
         figures = _figures(metrics, opened)
         if not any(is_figure(value) for value in figures.values()):
             raise UserError(

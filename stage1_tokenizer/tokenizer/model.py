@@ -46,7 +46,7 @@ class Tokenizer(Codec):
     def _as_tensor(self, pictures: Pictures) -> Tensor:
         if isinstance(self.transform, SoundConfig):
             return stacked(pictures, "sounds")
-        batch = as_batch(pictures, self.transform)
+        batch = as_batch(pictures, self.transform)  # type: ignore[arg-type]  # of texts, encode takes x_BCT alone
         if self.config.spatial_dims < 3 or batch.ndim != 4:
             return batch
         frames = 1 if self.config.first_alone else self.config.stride[0]

@@ -19,7 +19,8 @@ class EvaluateConfig(DistanceConfig):
     tokenizer: str | None = None
     """The released tokenizer, to check that the prior is over its codes; null: not checked."""
     codes: str | None = None
-    """Index of held-out codes, for bits_per_code; needs `prior`."""
+    """Index of held-out codes, for bits_per_code; needs `prior`. Of a unified prior with captions, or an index of texts,
+    for bits_per_byte."""
     samples: str | None = None
     """The samples: a folder that stage2_prior.sample wrote, or, for distances alone, any folder of pictures or an .npz
     (arr_0). Needs `data` for class_agreement or `reference` for distances, or both."""
@@ -32,6 +33,11 @@ class EvaluateConfig(DistanceConfig):
     """Index of real held-out pictures, for the classifier's accuracy."""
     limit: int = 10_000
     """Most pictures of `data` (and of `held_out`) to use, evenly spaced."""
+    captions: int = 1000
+    """Of a unified prior: most samples of `codes`, evenly spaced, whose captions are compared with its own; 0: none."""
+    retrieval: int = 100
+    """Of a unified prior: samples of `codes` with different texts, each of which is looked for among all by likelihood,
+    in both directions; 0: none."""
     batch_size: int = 64
     """Codes or pictures that each rank reads at once."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -54,3 +60,4 @@ class EvaluateConfig(DistanceConfig):
         if self.save_reference and not self.reference:
             raise ValueError("save_reference needs reference: set it to the pictures whose statistics to save")
         at_least(1, self, "limit", "batch_size")
+        at_least(0, self, "captions", "retrieval")

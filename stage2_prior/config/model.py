@@ -1,10 +1,11 @@
 """What a prior is: the block `model` of launch/recipes/*/prior.yaml."""
 
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Literal
 
 from launch.command.checks import at_least, check
 from stage2_prior.config.presets import PRESETS, SHAPE, PresetName
+from stage2_prior.config.unified import UnifiedConfig
 
 Architecture = Literal["llama", "qwen3", "olmo2"]
 BYTES = "bytes"
@@ -39,12 +40,12 @@ class TextConfig:
 class PriorModelConfig:
     """The transformer over codes."""
 
-    kind: Literal["autoregressive", "masked", "multiscale", "depth", "delay"] = "autoregressive"
+    kind: Literal["autoregressive", "masked", "multiscale", "depth", "delay", "unified"] = "autoregressive"
     """autoregressive: a causal Llama, one code after the other; masked: a bidirectional encoder that fills in masks,
     with several codebooks one after the other (SoundStorm); multiscale: all codes of a scale at once, for multiscale
     quantizers (VAR); depth: a Llama over the positions and a small one over each position's codes, for residual and
     product quantizers (RQ-Transformer); delay: a Llama with a head for each codebook, whose codes are delayed against
-    each other (MusicGen)."""
+    each other (MusicGen); unified: a causal language model over one vocabulary of text and codes."""
     condition: Literal["class", "none", "text"] = "class"
     """What the codes depend on: the sample's class, nothing, or its caption."""
     text: TextConfig = field(default_factory=TextConfig)
@@ -114,6 +115,17 @@ class PriorModelConfig:
     """With head=factors or bits, layers of the head; a masked prior's head=bits has none."""
     head_width: int | None = None
     """With head=bits of an autoregressive prior, features in the head (BAR: 2048); null: `width`."""
+    unified: UnifiedConfig = field(default_factory=UnifiedConfig)
+    """Of a unified prior: its vocabulary, and what is asked of samples."""
+    lora_rank: int = 0
+    """Of a unified prior begun from a text model (init_text): rank of the low-rank changes (LoRA) to the matrices of
+    its layers, which are else kept; embeddings and output layer are trained whole. 0: everything is trained."""
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    """Of a unified prior: weight of each kind of token's mean loss, by "text" and the blocks' names; 1 where left
+    out."""
+    normalise_losses: bool = False
+    """Of a unified prior: divide each kind's loss by its running root mean square (Dreamer 4), so that kinds with
+    larger losses don't dominate; loss_weights apply after that."""
 
     def __post_init__(self) -> None:
         self._apply_preset()
@@ -133,6 +145,7 @@ class PriorModelConfig:
                 "the first not above the second"
             )
         check("model.z_loss", self.z_loss, self.z_loss >= 0, "0 (none) or more")
+        self._check_unified()
         sizes = ("layers", "depth_layers", "width", "heads", "class_tokens", "head_layers", "head_width")
         at_least(1, self, *sizes, prefix="model.")
         if self.width % self.heads or (self.width // self.heads) % 2:
@@ -165,6 +178,25 @@ class PriorModelConfig:
                 f"model.class_tokens={self.class_tokens} is not supported with model.condition={self.condition}: leave "
                 "it out, or set model.condition to class"
             )
+
+    def _check_unified(self) -> None:
+        """What only unified priors have, or not."""
+        check("model.lora_rank", self.lora_rank, self.lora_rank >= 0, "0 (everything is trained) or more")
+        for kind, weight in self.loss_weights.items():
+            check(f"model.loss_weights[{kind}]", weight, weight >= 0, "0 (no loss) or more")
+        if self.kind == "unified" and self.code_noise > 0:
+            raise ValueError(
+                f"model.code_noise={self.code_noise} is not supported with model.kind=unified: leave it out"
+            )
+        if self.kind != "unified":
+            own = ("unified", "lora_rank", "loss_weights", "normalise_losses")
+            for name in (
+                one.name for one in fields(self) if one.name in own and getattr(self, one.name) != _default(one)
+            ):
+                raise ValueError(
+                    f"model.{name} is not supported with model.kind={self.kind}: leave it out, or set model.kind to "
+                    "unified"
+                )
 
     def _check_levels(self) -> None:
         if self.per_level_weights and self.kind != "depth":
@@ -225,3 +257,8 @@ class PriorModelConfig:
         if self.feed_forward_width is not None:
             return self.feed_forward_width
         return -(-8 * self.width // (3 * FEED_FORWARD_MULTIPLE)) * FEED_FORWARD_MULTIPLE
+
+
+def _default(setting: Field) -> Any:
+    """A setting's default."""
+    return setting.default if setting.default_factory is MISSING else setting.default_factory()

@@ -39,8 +39,13 @@ class PriorTrainConfig:
     """Folder, seed, precision, checkpoints, trackers."""
     data: CodeDataConfig
     """The code shards, made by stage2_prior.encode."""
-    tokenizer: str
-    """The released tokenizer that made these codes; codes of another one are refused."""
+    tokenizer: str | None = None
+    """The released tokenizer that made these codes; codes of another one are refused. Required, but for a unified
+    prior, whose sets of codes name theirs."""
+    init_text: str | None = None
+    """Of a unified prior: a text model whose released weights it begins from, a folder or a name on the Hub (Llama,
+    Qwen3 or OLMo 2). It decides the shape, and the tokenizer of texts unless one is given; rows of new tokens begin at
+    the mean of its own."""
     model: PriorModelConfig = field(default_factory=PriorModelConfig)
     """The transformer."""
     optimizer: PriorOptimizerConfig = field(default_factory=PriorOptimizerConfig)
@@ -63,6 +68,7 @@ class PriorTrainConfig:
         at_least(1, self, "steps", "evaluate_every")
         if not self.data.index:
             raise ValueError("data.index names no index: set it to the index.json that stage2_prior.encode wrote")
+        self._check_unified()
         if self.data.micro_batch is not None and self.optimizer.accumulate > 1:
             raise ValueError(
                 f"optimizer.accumulate={self.optimizer.accumulate} and data.micro_batch={self.data.micro_batch} both "
@@ -72,6 +78,23 @@ class PriorTrainConfig:
             raise ValueError(
                 "activation_checkpointing=true is not supported with model.per_level_weights=true: leave one of them "
                 "out"
+            )
+
+    def _check_unified(self) -> None:
+        """What only unified priors have, or not."""
+        if self.model.kind != "unified":
+            if not self.tokenizer:
+                raise ValueError("tokenizer is not set: give the released tokenizer that made the codes of data.index")
+            if self.init_text is not None:
+                raise ValueError(
+                    f"init_text is not supported with model.kind={self.model.kind}: leave it out, or set model.kind to "
+                    "unified"
+                )
+        if self.model.lora_rank and self.init_text is None:
+            raise ValueError("model.lora_rank needs the weights of a text model: set init_text, or leave it out")
+        if self.model.lora_rank and self.activation_checkpointing:
+            raise ValueError(
+                "activation_checkpointing=true is not supported with model.lora_rank: leave one of them out"
             )
 
     def micro_batches(self, world_size: int) -> int:

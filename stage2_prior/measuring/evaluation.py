@@ -31,11 +31,14 @@ from stage2_prior.codes.matching import matched
 from stage2_prior.config.evaluation import EvaluateConfig
 from stage2_prior.measuring.attributes import attribute_agreement
 from stage2_prior.measuring.classifier import agreement
+from stage2_prior.measuring.composed import Composition, composed_agreement
 from stage2_prior.measuring.held_out import held_out_figures
+from stage2_prior.measuring.unified_evaluation import add_both_ways, over_measured
 from stage2_prior.measuring.video_distances import add_video_distances
 from stage2_prior.priors.base import Prior, weights_hash
 from stage2_prior.priors.build import load_prior
 from stage2_prior.priors.fused import install
+from stage2_prior.priors.unified import UnifiedPrior
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -44,17 +47,22 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     try_files({"out": config.out, "save_reference": config.save_reference}, inputs=inputs)
     if config.save_reference and Path(config.save_reference).exists():
         raise UserError(f"save_reference={config.save_reference} exists: choose another file, or delete it")
-    prior = load_prior(config.prior) if config.prior else None
+    loaded = load_prior(config.prior) if config.prior else None
+    unified = loaded if isinstance(loaded, UnifiedPrior) else None
+    prior = over_measured(config, unified) if unified else loaded
     network = distance_network(config, prior) if config.reference else None
     with joined() as accelerator, at_precision(config.precision):
         ranks = Ranks(accelerator)
         fingerprint = prior.source.tokenizer if prior else None
         name = config.prior and place_name(config.prior)
         evaluation = Evaluation(ranks, fingerprint=fingerprint, prior=name, precision=config.precision)
-        if prior is not None:
-            weights = weights_hash(prior)
+        if loaded is not None:
+            weights = weights_hash(loaded)
             evaluation.add({"tokenizer": fingerprint, "prior_weights": weights}, prior_weights=weights)
+        if prior is not None:
             add_prior(config, prior, ranks, evaluation)
+        if unified is not None:
+            add_both_ways(config, unified, prior, ranks, evaluation)
         if network is not None:
             add_distances(config, prior, network.to(ranks.device), evaluation)
         if ranks.rank == 0:
@@ -94,6 +102,9 @@ def classified(config: EvaluateConfig, prior: Prior) -> dict[str, Any]:
     sets, settings = (str(config.data), config.held_out), (config.limit, config.batch_size)
     if found := attribute_agreement(config.samples, config.predictions, *sets, prior, *settings):
         return found
+    data, transform = load_index(str(config.data)), read_transform(prior.source.transform)
+    if config.samples and isinstance(transform, TransformConfig) and Composition.of(data):
+        return composed_agreement(config.samples, data, config.held_out, prior, transform, *settings)
     if config.samples is None:
         raise UserError(f"predictions={config.predictions} can't be checked: data={config.data} has no meta.attributes")
     return agreement(config.samples, *sets, prior, *settings)

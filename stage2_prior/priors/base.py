@@ -153,6 +153,14 @@ class Prior(nn.Module):
         why = "a text is a prefix of embeddings, made by what lies in `text/`"
         return needs_vqloom(why, f'`{self.stock}.from_pretrained("{name}")` loads the one over codes')
 
+    def over_codes_of(self, fingerprint: str, key: str, path: str) -> "Prior":
+        """The prior over the codes of the tokenizer with this fingerprint, the value `path` of `key`: this one.
+
+        A unified prior gives one over the codes of each of its tokenizers. UserError for another tokenizer.
+        """
+        self.source.must_be_of(fingerprint, key, path)
+        return self
+
     def embedded(self, token_B: Tensor) -> Tensor:
         """The embeddings in front of the codes, x_BTD."""
         return self.condition.embedded(token_B, self.lm.get_input_embeddings())

@@ -23,6 +23,7 @@ from stage2_prior.priors.masked import MaskedPrior
 from stage2_prior.priors.masked_factors import MaskedBitsPrior, MaskedFactorsPrior
 from stage2_prior.priors.multiscale import MultiscalePrior
 from stage2_prior.priors.text_prefix import TextPrefix
+from stage2_prior.priors.unified import UnifiedPrior
 
 KINDS: dict[str, type[Prior]] = {
     kind.kind: kind for kind in (AutoregressivePrior, MaskedPrior, MultiscalePrior, DepthPrior, DelayPrior)
@@ -88,6 +89,8 @@ def load_prior(folder: str | Path, revision: str | None = None, text_encoder: st
     place = _place(fetched(folder, revision))
     try:
         described = json.loads((place / DESCRIPTION).read_text())
+        if described["kind"] == UnifiedPrior.kind:
+            return UnifiedPrior.opened(place, described)
         vocabulary, source = Vocabulary.from_dict(described["vocabulary"]), CodeSource.from_dict(described["codes"])
         kind = prior_class(described["kind"], described.get("head", "softmax"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

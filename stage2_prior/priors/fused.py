@@ -18,6 +18,8 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, L
 from transformers.models.olmo2.modeling_olmo2 import Olmo2Attention, Olmo2MLP, Olmo2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP, Qwen3RMSNorm
 
+from stage2_prior.priors.documents import Documents
+
 
 def install(module: nn.Module, device: torch.device) -> None:
     """Install what is fast on a device in all stock Llamas (and their like) of a module; idempotent."""
@@ -52,7 +54,7 @@ class Mlp(LlamaMLP):
 
 
 class Attention(LlamaAttention):
-    """Causal attention; with a mask where it is true; or by `ends`, in whole stretches of tokens."""
+    """Causal attention; with a mask where it is true; by `ends`, in whole stretches of tokens; or by `documents`."""
 
     def forward(  # type: ignore[override]  # of its arguments, those that our loop gives
         self,
@@ -61,6 +63,7 @@ class Attention(LlamaAttention):
         attention_mask: Tensor | None = None,
         past_key_values: Any = None,
         ends: Sequence[int] | None = None,
+        documents: Documents | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
         """The output, (B, T, D). With `ends`, tokens up to each of them attend to all up to it.
@@ -82,6 +85,8 @@ class Attention(LlamaAttention):
             y_BHTd = F.scaled_dot_product_attention(q_BHTd, k_BHTd, v_BHTd, **how)
         elif ends is not None:
             y_BHTd = by_prefixes(q_BHTd, k_BHTd, v_BHTd, ends, **how)
+        elif documents is not None:
+            y_BHTd = documents.attended(q_BHTd, k_BHTd, v_BHTd, **how)
         else:
             causal = attention_mask is None
             y_BHTd = F.scaled_dot_product_attention(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stage1_tokenizer.layers.precision import at_least_float32
+from stage2_prior.priors.documents import Documents
 from stage2_prior.priors.fused import Attention
 
 
@@ -40,20 +41,29 @@ def through_layers(
     stretch_T: Tensor | None = None,
     ends: Sequence[int] = (),
     kept: KeyValues | None = None,
+    documents: Documents | None = None,
+    mask_B1TT: Tensor | None = None,
 ) -> Tensor:
     """The normed output, y_BTD, of a stock LlamaModel over embedded tokens.
 
     at_BT are the tokens' places for the rotary embedding, by default 0, 1, …. Each token attends to itself and to those
     before it; where stretches of tokens come in parallel, to all of its own and earlier ones: stretch_T numbers each
     token's, and `ends` are the numbers of tokens up to the end of each. With `kept` x_BTD is one token of each
-    sequence, which attends to those that `kept` has, and is kept too.
+    sequence, which attends to those that `kept` has, and is kept too. `documents` are those that are packed into each
+    row: places restart at each, and none attends to another. `mask_B1TT` says which tokens (of those in `kept` too, if
+    there are any) each one attends to.
     """
     how: dict[str, Any] = {} if kept is None else {"past_key_values": kept}
     own = isinstance(llama.layers[0].self_attn, Attention)
+    if documents is not None:
+        at_BT = documents.at_BT
+        how = {"documents": documents} if own else {"attention_mask": documents.mask_B1TT}
     if ends and own:
         how = {"ends": ends}
     elif stretch_T is not None:
         how = {"attention_mask": (stretch_T[:, None] >= stretch_T)[None, None]}
+    if mask_B1TT is not None:
+        how["attention_mask"] = mask_B1TT
     if at_BT is None:
         at_BT = torch.arange(x_BTD.shape[1], device=x_BTD.device)[None]
     # The table has the type of the tokens: at least float32 where our attention takes that.

@@ -31,7 +31,7 @@ def release_prior(
         prior = load_prior(run)
         if tokenizer is not None:
             fingerprint = Tokenizer.from_pretrained(tokenizer).code_fingerprint
-            prior.source.must_be_of(fingerprint, "tokenizer", tokenizer)
+            prior.over_codes_of(fingerprint, "tokenizer", tokenizer)
         if metrics:
             command = f"stage2_prior.evaluate --prior {run}"
             figures = given_figures(metrics, lambda result: result["prior_weights"], weights_hash(prior), command)

@@ -7,6 +7,7 @@ P parameters, N codes of a picture, K codes, D width, F inner width, L layers, n
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior, prior_class
 from stage2_prior.priors.losses import MOST_LOGITS
+from stage2_prior.priors.unified import UnifiedPrior
 
 PEAK_TFLOPS = {
     "H200": 989.0,
@@ -75,23 +77,21 @@ def on_no_device(config: PriorModelConfig, source: CodeSource, classes: Sequence
         return cost(build_prior(config, source, classes, quantizer))
 
 
-def activation_bytes(config: PriorTrainConfig, source: CodeSource, devices: int) -> float:
+def activation_bytes(config: PriorTrainConfig, positions: int, codes: int, layers: float, devices: int) -> float:
     """Bytes kept for the backward pass on each device; with activation checkpointing each layer's input only.
+
+    `positions` are the codes (or tokens) of a sample, `codes` the logits of each, `layers` those that each passes.
 
     A layer keeps its two normed inputs, q, k, v before and after rotation, attention's output, and gate, up, their
     product and the gate's activation: about 10 D + 4 F numbers per code; the loss keeps the float32 logits twice, of a
     chunk where there are too many.
     """
     model = config.model
-    tokens = (model.prefix + source.positions) * -(-config.data.batch_size // (devices * config.micro_batches(devices)))
+    tokens = (model.prefix + positions) * -(-config.data.batch_size // (devices * config.micro_batches(devices)))
     size = 2 if config.run.precision == "bf16" else 4
     layer = (10 * model.width + 4 * model.inner_width) * size
-    kind = prior_class(model.kind, model.head)
-    layers = kind.layers_per_code(model, source)
     kept = layers * model.width * 4 + layer if config.activation_checkpointing else layers * layer
-    factors = factors_for(model.kind, model.head, model.factors, source.codebook_size)
-    outputs = sum(1 << bits for bits in factors) or source.codebook_size
-    logits = min(tokens * outputs, MOST_LOGITS)
+    logits = min(tokens * codes, MOST_LOGITS)
     return float(tokens * kept + 2 * 4 * logits)
 
 
@@ -100,6 +100,11 @@ def dry_run(config: PriorTrainConfig, source: CodeSource, classes: Sequence[str]
     size, text = on_no_device(config.model, source, classes), config.model.condition == "text"
     condition = f"texts of {config.model.prefix} tokens" if text else f"{len(classes)} classes"
     tokens, each = config.data.batch_size * source.positions, size.flops_per_code
+    model = config.model
+    layers = prior_class(model.kind, model.head).layers_per_code(model, source)
+    factors = factors_for(model.kind, model.head, model.factors, source.codebook_size)
+    logits = sum(1 << bits for bits in factors) or source.codebook_size
+    kept = partial(activation_bytes, config, source.positions, logits, layers)
     lines = [
         f"prior: {config.model.preset or config.model.kind}, {size.parameters / 1e6:.2f} M parameters, "
         f"{source}, {condition}{note}",
@@ -107,8 +112,22 @@ def dry_run(config: PriorTrainConfig, source: CodeSource, classes: Sequence[str]
         f"{config.steps} steps: {each * tokens * config.steps:.3g} FLOP",
         *memory_table(
             config.run.precision,
-            lambda devices: (state_bytes(size.parameters, devices), activation_bytes(config, source, devices)),
+            lambda devices: (state_bytes(size.parameters, devices), kept(devices)),
         ),
+    ]
+    return "\n".join(lines)
+
+
+def unified_dry_run(config: PriorTrainConfig, prior: UnifiedPrior) -> str:
+    """The cost of training a unified prior, on no device, as text; a sample fills a row of tokens at most."""
+    size, layers = cost(prior), prior.lm.config.num_hidden_layers
+    tokens, each = config.data.batch_size * prior.source.positions, size.flops_per_code
+    kept = partial(activation_bytes, config, prior.source.positions, prior.vocabulary.size, layers)
+    kinds = ", ".join(f"{count} ids of {name}" for name, count in prior.vocabulary.kinds.items())
+    lines = [
+        f"prior: unified, {size.parameters / 1e6:.2f} M parameters, {prior.source}, {kinds}",
+        f"a step: up to {tokens} tokens, {each * tokens:.3g} FLOP ({each / 1e9:.3g} G a token)",
+        *memory_table(config.run.precision, lambda devices: (state_bytes(size.parameters, devices), kept(devices))),
     ]
     return "\n".join(lines)
 
@@ -137,18 +156,18 @@ def peak_flops(device: torch.device, precision: str) -> tuple[float, str]:
 class Utilisation:
     """Model FLOP utilisation: the model's operations as a share of its devices' peak."""
 
-    def __init__(self, flops_per_step: float, peak: float):
-        """`flops_per_step` and `peak` operations per second are of all devices together."""
-        self.flops_per_step, self.peak = flops_per_step, peak
-        self._steps, self._since = 0, time.perf_counter()
+    def __init__(self, flops_per_token: float, peak: float):
+        """Of a token (or code); `peak` operations per second are of all devices together."""
+        self.flops_per_token, self.peak = flops_per_token, peak
+        self._tokens, self._since = 0, time.perf_counter()
 
-    def step(self) -> None:
-        """Count a step."""
-        self._steps += 1
+    def step(self, tokens: int) -> None:
+        """Count a step of so many tokens on all devices together."""
+        self._tokens += tokens
 
     def take(self) -> float:
         """The utilisation since the last call (or the start), in [0, 1] up to the peak's error."""
         now = time.perf_counter()
-        share = self._steps * self.flops_per_step / max(now - self._since, 1e-9) / self.peak
-        self._steps, self._since = 0, now
+        share = self._tokens * self.flops_per_token / max(now - self._since, 1e-9) / self.peak
+        self._tokens, self._since = 0, now
         return share

@@ -1,9 +1,5 @@
-"""The training loop of a prior: steps, evaluations, checkpoints and the export.
+"""The training loop of a prior: steps, evaluations, checkpoints and the export."""
 
-Shapes: B batch (this rank's part), N codes of a picture.
-"""
-
-import math
 from functools import partial
 
 import torch
@@ -17,7 +13,6 @@ from launch.checkpoints import store as checkpoint
 from launch.checkpoints.ending import ending
 from launch.command.cli import UserError
 from launch.files.outputs import output
-from launch.ranks.transfer import to_device
 from launch.run.runtime import Run
 from launch.run.schedule import due, learning_rate
 from launch.run.seeding import seed_step
@@ -32,8 +27,12 @@ from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior
 from stage2_prior.priors.fused import install
 from stage2_prior.priors.stock import checkpoint_layers
+from stage2_prior.priors.unified import UnifiedPrior
 from stage2_prior.training.cost import Cost, Utilisation, cost, peak_flops
 from stage2_prior.training.optimizer import PriorEma, build_optimizer
+from stage2_prior.training.parts import parts_of, tokens_of
+from stage2_prior.training.unified import UnifiedSets, unified_figures
+from stage2_prior.unified.stream import UnifiedBatch, UnifiedStream
 
 LOOKED_AT, LOOKED_AT_REMOTE = 1000, 100
 """Captions whose length is looked at."""
@@ -41,7 +40,7 @@ LOOKED_AT, LOOKED_AT_REMOTE = 1000, 100
 
 def fit(
     config: PriorTrainConfig,
-    index: ShardIndex,
+    index: ShardIndex | UnifiedSets,
     held_out: ShardIndex | None,
     run: Run,
     raw: Prior,
@@ -51,18 +50,21 @@ def fit(
 ) -> int:
     """Train from the newest checkpoint to the end or to a signal; the exit code. Raises NotFiniteError."""
     state = {**strategy.state("prior"), "ema": ema.state}
+    if isinstance(raw, UnifiedPrior) and raw.balance.normalised:
+        state["balance"] = raw.balance
     step = checkpoint.load_latest(run.folder, state, run) or 0
     use = say_size(raw, size, config, run)
-    say_cut(raw, index, run)
+    if not isinstance(index, UnifiedSets):
+        say_cut(raw, index, run)
     with (
-        Stream(config.data, seed=run.data_seed, rank=run.rank, world_size=run.world_size) as codes,
+        stream_of(config, index, run) as codes,
         run.progress("train prior", config.steps, unit="steps", start=step) as bar,
     ):
         began = step
         for batch in codes.batches(step):
             stop, last = run.stopping(), step == config.steps
             if held_out and (last or (not stop and due(step, config.evaluate_every, began))):
-                run.log(step, evaluate(raw, ema, held_out, run))
+                run.log(step, evaluate(raw, ema, held_out, run, config))
             if step > began and (last or stop or due(step, config.run.save_every, began)):
                 checkpoint.save(run.folder, step, state, run, keep=config.run.keep)
             if last or stop:
@@ -71,7 +73,7 @@ def fit(
             raw.set_progress(step / config.steps)
             scalars, good = train_step(raw, strategy, batch, config, step, run)
             ema.update(step)
-            use.step()
+            use.step(tokens_of(batch) * run.world_size)
             if (step + 1) % config.run.log_every == 0:
                 run.log(step, {"rate/mfu": use.take()}, kind="system")
             run.record(scalars, step=step, samples=config.data.batch_size, good=good)
@@ -82,14 +84,25 @@ def fit(
     return ending(run, step, began, config.steps)
 
 
-def fresh(config: PriorTrainConfig, index: ShardIndex) -> Prior:
-    """A prior with fresh weights; a multiscale one takes the codes' embeddings from the tokenizer."""
+def stream_of(config: PriorTrainConfig, index: ShardIndex | UnifiedSets, run: Run) -> Stream | UnifiedStream:
+    """This rank's batches."""
+    if isinstance(index, UnifiedSets):
+        return index.stream(config, run)
+    return Stream(config.data, seed=run.data_seed, rank=run.rank, world_size=run.world_size)
+
+
+def fresh(config: PriorTrainConfig, index: ShardIndex | UnifiedSets) -> Prior:
+    """A prior with its first weights; a multiscale one takes the codes' embeddings from the tokenizer."""
+    if isinstance(index, UnifiedSets):
+        return index.fresh(config)
     source = CodeSource.of_index(index, config.data.index)
     quantizer = Tokenizer.from_pretrained(config.tokenizer).quantizer if source.form == "scales" else None
     return build_prior(config.model, source, index.classes, quantizer)
 
 
-def build(config: PriorTrainConfig, index: ShardIndex, run: Run) -> tuple[Prior, Strategy, PriorEma, Cost]:
+def build(
+    config: PriorTrainConfig, index: ShardIndex | UnifiedSets, run: Run
+) -> tuple[Prior, Strategy, PriorEma, Cost]:
     """The prior, the strategy with which the ranks train it, its averaged weights, and its cost."""
     raw = fresh(config, index)
     size = cost(raw)  # while every rank still has the whole model
@@ -120,45 +133,41 @@ def compile_losses(raw: Prior, strategy: str) -> None:
 
 
 def train_step(
-    raw: Prior, strategy: Strategy, batch: CodeBatch, config: PriorTrainConfig, step: int, run: Run
+    raw: Prior, strategy: Strategy, batch: CodeBatch | UnifiedBatch, config: PriorTrainConfig, step: int, run: Run
 ) -> tuple[dict[str, Tensor | float], Tensor | None]:
     """One step on this rank's samples of a batch; its scalars, still on the device, and whether it was done."""
-    code_BN = to_device(batch.idx_Bhw.flatten(1), run.device)
-    token_B = to_device(raw.condition.of_batch(batch), run.device)
-    own, count = len(code_BN), config.micro_batches(run.world_size)
-    sums = torch.zeros(2, device=run.device)
+    parts, count = parts_of(raw, batch, run), config.micro_batches(run.world_size)
+    own = parts.own
     for number in range(count):
         rows = slice(own * number // count, own * (number + 1) // count)
-        share = (rows.stop - rows.start) / own
         place = slice(run.rank * own + rows.start, run.rank * own + rows.stop)
         with (
             float32_as(IN_TRAINING[config.run.tf32]),
             strategy.part(last=number == count - 1),
             raw.sample_noise.of_batch(config.run.seed, step, own * run.world_size, place),
         ):
-            loss, nats = strategy.module(code_BN[rows], token_B[rows])
-            strategy.backward(loss * share)
-        sums += torch.stack([loss.detach(), nats]) * share
+            strategy.backward(parts.loss(strategy, rows))
+    sums, losses = parts.sums()
     rate = learning_rate(config.optimizer, step, config.steps)
     norm, good = strategy.descend(rate, config.optimizer.clip, [sums])
-    scalars: dict[str, Tensor | float] = {
-        "loss/total": sums[0],
-        "loss/nll_bits": sums[1] / math.log(2),
-        "optimizer/gradient_norm": norm,
-        "optimizer/learning_rate": rate,
-    }
-    return scalars, good
+    return losses | {"optimizer/gradient_norm": norm, "optimizer/learning_rate": rate}, good
 
 
-def evaluate(raw: Prior, ema: PriorEma, index: ShardIndex, run: Run) -> dict[str, float]:
+def evaluate(
+    raw: Prior, ema: PriorEma, index: ShardIndex, run: Run, config: PriorTrainConfig | None = None
+) -> dict[str, float]:
     """Figures of the averaged weights on held-out codes: eval/bits_per_code and eval/accuracy.
 
-    On GPUs they are computed in run.precision, on CPUs in float32.
+    On GPUs they are computed in run.precision, on CPUs in float32. Those of a unified prior are `unified_figures`.
     """
     precision: Precision = "bf16" if run.config.precision == "bf16" and run.device.type == "cuda" else "fp32"
     with ema.applied(), torch.compiler.set_stance("force_eager"):
         raw.eval()
-        figures = held_out_figures(raw, index, run, key="data.held_out", precision=precision)
+        if isinstance(raw, UnifiedPrior):
+            assert config is not None
+            figures = unified_figures(raw, index, config, run)
+        else:
+            figures = held_out_figures(raw, index, run, key="data.held_out", precision=precision)
         raw.train()
     return {f"eval/{name}": value for name, value in figures.items()}
 
@@ -166,15 +175,18 @@ def evaluate(raw: Prior, ema: PriorEma, index: ShardIndex, run: Run) -> dict[str
 def say_size(prior: Prior, size: Cost, config: PriorTrainConfig, run: Run) -> Utilisation:
     """Print and log the prior's size and cost; returns the meter of model FLOP utilisation."""
     peak, origin = peak_flops(run.device, config.run.precision)
+    if isinstance(prior, UnifiedPrior):
+        knows, unit = ", ".join(f"{count} ids of {name}" for name, count in prior.vocabulary.kinds.items()), "token"
+    else:
+        knows, unit = f"{len(prior.vocabulary.classes)} classes", "code"
     run.say(
-        f"prior: {config.model.kind}, {size.parameters / 1e6:.2f} M parameters, {prior.source}, "
-        f"{len(prior.vocabulary.classes)} classes, {size.flops_per_code / 1e6:.1f} MFLOP a code; "
+        f"prior: {config.model.kind}, {size.parameters / 1e6:.2f} M parameters, {prior.source}, {knows}, "
+        f"{size.flops_per_code / 1e6:.1f} MFLOP a {unit}; "
         f"rate/mfu is of {peak / 1e12:.3g} TFLOP/s a device ({origin})"
     )
     logged = {"model/parameters": size.parameters, "model/flops_per_code": size.flops_per_code}
     run.log(0, {**logged, "model/peak_flops": peak}, kind="system")
-    step = size.flops_per_code * prior.source.positions * config.data.batch_size
-    return Utilisation(step, peak * run.world_size)
+    return Utilisation(size.flops_per_code, peak * run.world_size)
 
 
 def say_cut(prior: Prior, index: ShardIndex, run: Run) -> None:
@@ -190,7 +202,9 @@ def say_cut(prior: Prior, index: ShardIndex, run: Run) -> None:
         run.say(f"warning: captions: {cut}; {len(texts)} of {index.meta.get('captions')} were looked at")
 
 
-def export(ema: PriorEma, strategy: Strategy, config: PriorTrainConfig, index: ShardIndex, run: Run) -> None:
+def export(
+    ema: PriorEma, strategy: Strategy, config: PriorTrainConfig, index: ShardIndex | UnifiedSets, run: Run
+) -> None:
     """Write RUN/prior: the averaged weights in stock form, with a description of the codes."""
     weights = {}
     with ema.applied():
@@ -202,5 +216,6 @@ def export(ema: PriorEma, strategy: Strategy, config: PriorTrainConfig, index: S
         assert weights.keys() == dict(prior.named_parameters()).keys()
         prior.load_state_dict(weights, strict=False)  # buffers and tied weights are already in place
         with output(run.folder / "prior"):
-            prior.eval().save_pretrained(run.folder / "prior", steps=config.steps, data=Identity.of(index).brief())
+            data = Identity.of(index.training[0] if isinstance(index, UnifiedSets) else index).brief()
+            prior.eval().save_pretrained(run.folder / "prior", steps=config.steps, data=data)
     run.say(f"prior exported to {run.folder / 'prior'}")

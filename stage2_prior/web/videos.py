@@ -57,7 +57,7 @@ class VideoDemo:
         if not isinstance(transform, VideoConfig) or not tokenizer.codebook_size:
             raise UserError("the demo needs a tokenizer of videos with codes: choose another tokenizer")
         if prior is not None:
-            prior.source.must_be_of(tokenizer.fingerprint, "tokenizer", "the page's")
+            prior.source.must_be_of(tokenizer.code_fingerprint, "tokenizer", "the page's")
         self.tokenizer, self.prior, self.transform, self.kind = tokenizer, prior, transform, sample_kind("videos")
         self._folder = tempfile.TemporaryDirectory()
         self._written = 0

@@ -15,14 +15,18 @@ from launch.run.seeding import seed_step
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers import Quantizer, build_quantizer
 from stage2_prior.codes.source import CodeSource
+from stage2_prior.codes.unified import Packed
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.generation import autoregressive, places
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior
+from stage2_prior.priors.unified import UnifiedPrior
 from stage2_prior.training.loop import build, train_step
+from stage2_prior.unified.stream import UnifiedBatch
 from tests.gpu.stage1 import QUIET, run_of_one
 from tests.gpu.watch import CUDA
+from tests.stage2_prior.unified.tiny import vocabulary
 
 CLASSES = tuple(f"class {number}" for number in range(10))
 LEVELS = CodeSource("f" * 64, 24, (2, 2), {"size": 16, "channels": 1}, codebooks=2)
@@ -67,6 +71,8 @@ class Stage2:
         self.run = run_of_one(self.config.run, device)
 
         def fresh(config: PriorTrainConfig, _: Any) -> Prior:
+            if config.model.kind == "unified":
+                return UnifiedPrior.fresh(config.model, vocabulary(), config.model.unified.length)
             return build_prior(config.model, self.source, classes, quantizer_of(self.source, dim))
 
         with mock.patch("stage2_prior.training.loop.fresh", fresh):
@@ -75,8 +81,14 @@ class Stage2:
         self.prior.forward = self.run.autocast()(self.prior.forward)  # as accelerate does
         self.number = 0
 
-    def batch(self) -> CodeBatch:
-        """Pinned, as the stream's batches are where there is a GPU."""
+    def batch(self) -> CodeBatch | UnifiedBatch:
+        """Codes are pinned, as the stream's batches are where there is a GPU."""
+        if isinstance(self.prior, UnifiedPrior):
+            shape = self.samples, self.prior.source.positions
+            kind_BT = torch.arange(shape[1]).expand(shape) % 4
+            document_BT = torch.arange(shape[1]).expand(shape) // 5
+            packed = Packed(torch.zeros(shape, dtype=torch.int64), document_BT, kind_BT)
+            return UnifiedBatch(self.number, packed, self.samples, 0)
         idx_Bhw = torch.zeros(self.samples, *self.source.shape, dtype=torch.int64)
         idx_Bhw = idx_Bhw.pin_memory() if self.run.device.type == "cuda" else idx_Bhw
         label_B = torch.zeros(self.samples, dtype=torch.int64)

@@ -10,6 +10,7 @@ from typing import Any
 from data.packing.sources.arrays import ArraySource, CifarSource, IdxSource
 from data.packing.sources.base import Source
 from data.packing.sources.celeba import CelebASource
+from data.packing.sources.composed import CaptionedDigitsSource
 from data.packing.sources.films import KineticsSource, Ucf101Source
 from data.packing.sources.folders import FolderSource
 from data.packing.sources.frames import BairSource, FramesSource
@@ -18,6 +19,7 @@ from data.packing.sources.moving import MovingDigitsSource
 from data.packing.sources.sounds import Esc50Source, LibriSpeechSource, LJSpeechSource, VctkSource
 from data.packing.sources.tables import ParquetSource
 from data.packing.sources.tars import TarSource
+from data.packing.sources.texts import TextSource
 from launch.command.cli import UserError
 
 SOURCES: dict[str, type[Any]] = {
@@ -38,6 +40,8 @@ SOURCES: dict[str, type[Any]] = {
     "bair": BairSource,
     "frames": FramesSource,
     "moving_digits": MovingDigitsSource,
+    "captioned_digits": CaptionedDigitsSource,
+    "texts": TextSource,
 }
 """`--kind` → class; its constructor takes the path and the class's own `options`."""
 

@@ -1,5 +1,6 @@
 """Existing WebDataset tars, to be re-sharded: read by byte offset, with all members."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from data.shards.locations import is_remote
 from data.shards.patterns import find_tars
 from data.shards.sample import DamagedSampleError, picture_member, read_sample
 from data.shards.scanning import build_index, index_samples
-from launch.command.cli import UserError
+from launch.command.cli import UserError, reason
 from launch.command.cores import cores
 
 _CONNECTIONS = 16
@@ -35,7 +36,7 @@ class TarSource(Source):
     """
 
     about = "an index or tars, to be re-sharded"
-    options = ("splits", "picture", "keys", "media")
+    options = ("splits", "picture", "keys", "media", "captions")
 
     def __init__(
         self,
@@ -44,8 +45,10 @@ class TarSource(Source):
         picture: Sequence[str] | None = None,
         keys: Literal["first_dot", "last_dot"] | None = None,
         media: str | None = None,
+        captions: str | None = None,
     ) -> None:
         super().__init__()
+        self.captions = read_captions(captions) if captions else {}
         self.media = media or self.media
         wanted = tuple(name.lstrip(".").lower() for name in picture or ())
         index = self._index(source, Layout(keys or "first_dot", wanted))
@@ -60,6 +63,7 @@ class TarSource(Source):
         self.first = np.concatenate([[0], np.cumsum(index.sizes, dtype=np.int64)])
         self.splits = self._splits(source, SplitNames(splits))
         self.labels = np.full(int(self.first[-1]), -1, dtype=np.int64)
+        self.captioned = len(self) if self.captions else 0
         self.sizes = np.concatenate([self._sizes(i) for i in range(len(index.shards))])
         self._open = lru_cache(64)(lambda shard: open_shard(index.location(shard)))
 
@@ -130,4 +134,17 @@ class TarSource(Source):
         if encoded is None:
             raise DamagedSampleError(f"no {self.media} among {', '.join(files)}")
         files.pop(member, None)
+        if text := self.captions.get(sample.key):
+            files["txt"] = text.encode()
         return Raw(key=sample.key, encoded=encoded, label=number_of_class, members=files, member=member)
+
+
+def read_captions(path: str) -> dict[str, str]:
+    """The captions by the samples' keys in a JSON object; UserError where the file is none."""
+    try:
+        found = json.loads(Path(path).read_text())
+        if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+            raise ValueError("it is not an object of texts by keys")
+    except (OSError, ValueError) as error:
+        raise UserError(f"captions={path} can't be read: {reason(error)}") from error
+    return found

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.config import TextDataConfig
 from data.inspecting.verify import verify
 from data.pictures.config import TransformConfig
-from data.reading.stream import every_sample
+from data.reading.stream import every_sample, every_sample_of
 from data.samples.build import main, on_white
+from data.samples.debian import members
 from data.samples.packages import Package, contents
+from data.samples.prose import plain
 from data.samples.sample_set import SampleSet, write
 from data.samples.speech import contents as package_files
-from data.samples.speech import members, texts_of, trimmed
+from data.samples.speech import texts_of, trimmed
 from data.shards.loading import load_index
 from data.sounds.config import SoundConfig
 from launch.command.cli import UserError
@@ -32,12 +35,19 @@ LICENCE = {
     "emoji": "Permission is hereby granted",
     "moving_emoji": "Permission is hereby granted",
     "speech": "Changes: prompts",
+    "prose": "It is in the public domain",
 }
 
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [("mnist", (9000, 1000)), ("emoji", (3036, 337)), ("moving_emoji", (174, 19)), ("speech", (878, 97))],
+    [
+        ("mnist", (9000, 1000)),
+        ("emoji", (3036, 337)),
+        ("moving_emoji", (174, 19)),
+        ("speech", (878, 97)),
+        ("prose", (234, 26)),
+    ],
 )
 def test_the_sets_are_whole(name: str, sizes: tuple[int, int]) -> None:
     assert (SETS / name / "LICENSE").read_text().count(LICENCE[name]) == 1
@@ -172,3 +182,16 @@ def test_a_package_of_other_contents_is_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(UserError, match="another SHA-256"):
         contents(package, tmp_path)
+
+
+def test_prose_is_words_alone_and_each_tenth_chapter_is_held_out() -> None:
+    config = TextDataConfig(batch_size=64)
+    texts = [text for b in every_sample_of(str(SETS / "prose/held_out.json"), config, 0, 1) for text in b.texts]
+    assert len(texts) == 26
+    for text in texts:
+        assert text.endswith("\n")
+        assert not set(text) & set("<>*[]{}0123456789|=")
+        assert "  " not in text
+    assert plain('<w a="1">the</w> <w>king</w><note n="a">or <b>x</b></note>. <div sID="1" type="x-p"/>New') == (
+        "the king.\nNew\n"
+    )

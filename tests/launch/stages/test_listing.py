@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from data.packing.sources.composed import sentence, sentences_of
+from launch.command.cli import UserError
 from launch.stages import figures
 from launch.stages.jobs import BY_CHOICE, NEEDS
 from launch.stages.listing import PipelineConfig, stages
+from launch.stages.unified import SHOWN
 from tests.imports import ROOT
 
 
@@ -30,6 +35,28 @@ def test_moving_digits_are_made_sampled_by_prompts_and_continued(tmp_path: Path)
     assert len(set(prompts)) == len(prompts) == 40
 
 
+def test_a_unified_prior_has_a_tokenizer_of_texts_and_describes(tmp_path: Path) -> None:
+    listed = {stage.name: stage for stage in stages(PipelineConfig(data="captioned_digits", out=str(tmp_path)))}
+    assert list(listed) == ["data", *(name for name in NEEDS if name not in ("report", "prediction"))]
+    texts, held_out = listed["text-tokenizer"], str(tmp_path / "data" / "held_out.json")
+    assert ("--data", str(tmp_path / "codes" / "train" / "index.json")) in pairs(texts.arguments)
+    assert ("--model.unified.text_tokenizer", str(texts.makes[0])) in pairs(listed["prior"].arguments)
+    assert listed["captions"].arguments[0] == held_out and ("--limit", str(SHOWN)) in pairs(
+        listed["captions"].arguments
+    )
+    assert ("--count", "2") in pairs(listed["samples"].arguments)
+    assert "--reference" not in listed["prior-evaluation"].arguments
+    prompts = (ROOT / "launch" / "recipes" / "captioned_digits" / "prompts.txt").read_text().splitlines()
+    assert len(prompts) == 100 and set(prompts) <= {sentence(chosen) for chosen in sentences_of("held_out")}
+    with pytest.raises(UserError, match="masked=true is not supported"):
+        stages(PipelineConfig(data="captioned_digits", masked=True))
+
+
+def pairs(words: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Each word with the one after it."""
+    return list(zip(words, words[1:], strict=False))
+
+
 def test_figures_of_samples_and_predictions_are_told_apart(tmp_path: Path) -> None:
     config = PipelineConfig(data="moving_digits", out=str(tmp_path))
     found = {
@@ -39,12 +66,19 @@ def test_figures_of_samples_and_predictions_are_told_apart(tmp_path: Path) -> No
         "real_digit_accuracy": 0.98,
         "samples": 120,
         "prediction": {"direction_agreement": 0.95},
+        "agreement": 0.8,
+        "text": {"bits_per_byte": 0.3},
+        "captions": {"exact_match": 0.7},
+        "retrieval": {"text_to_picture": 0.8},
     }
     for name, values in (("tokenizer", {"psnr": 21.0}), ("prior", found)):
         (tmp_path / "evaluation").mkdir(exist_ok=True)
         (tmp_path / "evaluation" / f"{name}.json").write_text(json.dumps(values))
     figures.write(config, [])
     written = json.loads((tmp_path / figures.FILE).read_text())
-    assert written["samples"] == {"digit_agreement": 0.9, "real_digit_accuracy": 0.98, "count": 120}
+    samples = {"agreement": 0.8, "digit_agreement": 0.9, "real_digit_accuracy": 0.98, "count": 120}
+    assert written["samples"] == samples
+    for name in ("text", "captions", "retrieval"):
+        assert written[name] == found[name]
     assert written["prediction"] == {"direction_agreement": 0.95}
     assert written["prior"] == {"bits_per_code": 1.5, "accuracy": 0.5} and written["tokenizer"] == {"psnr": 21.0}

@@ -105,9 +105,9 @@ def test_a_dry_run_needs_neither_gpu_nor_codes():
 def test_utilisation_is_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch):
     clock = [100.0]
     monkeypatch.setattr("stage2_prior.training.cost.time.perf_counter", lambda: clock[0])
-    use = Utilisation(flops_per_step=30.0, peak=100.0)
+    use = Utilisation(flops_per_token=10.0, peak=100.0)
     for _ in range(4):
-        use.step()
+        use.step(3)
     clock[0] += 2.0
     assert use.take() == pytest.approx(0.6)
     clock[0] += 1.0

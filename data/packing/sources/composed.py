@@ -1,0 +1,131 @@
+"""Pictures of two digits with a sentence that says which is where, made of MNIST (or other small things on black)."""
+
+import hashlib
+import io
+from collections.abc import Iterable
+from functools import cache
+from itertools import combinations, product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.packing.sources.base import Raw, Source, existing
+from data.packing.sources.tars import TarSource
+from data.shards.sample import DamagedSampleError
+from launch.command.cli import UserError
+
+SIDE, CELL = 32, 16
+"""Sides of a picture and of the corner that a digit stands in, in pixels."""
+PLACES = {"top left": (0, 0), "top right": (0, CELL), "bottom left": (CELL, 0), "bottom right": (CELL, CELL)}
+"""First row and column of each corner."""
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+HELD_OUT, SEED = 0.2, 2026
+"""Share of the sentences that train doesn't have, and the seed that chooses them."""
+_SPLITS = ("train", "held_out")
+_DARK, _FULL = 32, 20
+
+
+class CaptionedDigitsSource(Source):
+    """Pictures of two digits in two of the four corners: `a three at the top left and a seven at the bottom right`.
+
+    Of the 600 sentences the split `held_out` has a fifth, which `train` hasn't; its digits are those held out of the
+    source. `count` is the number of pictures of train; the other split gets as many for each digit of the source.
+    """
+
+    about = "pictures of two digits with sentences, made of the shards of MNIST (data/samples/mnist)"
+    options = ("count",)
+
+    def __init__(self, root: str, count: int | None = None) -> None:
+        super().__init__()
+        top = existing(root, "a folder of packed digits")
+        self._digits = {
+            name: TarSource(str(top / f"{name}.json")) for name in _SPLITS if (top / f"{name}.json").exists()
+        }
+        if "train" not in self._digits or len(self._digits["train"].classes) != len(WORDS):
+            raise UserError(f"source={root} has no train.json of digits in ten classes: name data/samples/mnist")
+        share = 1.0 if count is None else count / len(self._digits["train"])
+        self._of_class: dict[str, list[np.ndarray]] = {}
+        self._first: dict[str, int] = {}
+        total = 0
+        for name, digits in self._digits.items():
+            labels = np.array([digits.read(number).label for number in range(len(digits))])
+            self._of_class[name] = [np.flatnonzero(labels == digit) for digit in range(len(WORDS))]
+            if not all(map(len, self._of_class[name])):
+                raise UserError(f"source={root}: {name}.json lacks some of the ten digits: name data/samples/mnist")
+            pictures = max(1, round(len(digits) * share))
+            self._first[name], self.splits[name] = total, np.arange(total, total + pictures)
+            total += pictures
+        self.labels = np.full(total, -1, dtype=np.int64)
+        self.captioned = total
+        self.meta = {"composed": {"words": list(WORDS), "places": PLACES, "cell": CELL}}
+
+    @classmethod
+    def certain_splits(cls, source: str, splits: object = None) -> list[str]:
+        """Those whose digits are there."""
+        return [name for name in _SPLITS if (Path(source) / f"{name}.json").exists()]
+
+    def overlaps(self, out: Path) -> bool:
+        """See Source."""
+        return any(digits.overlaps(out) for digits in self._digits.values())
+
+    def names(self) -> Iterable[str]:
+        """The shards of digits."""
+        return [f"{shard.url} {shard.sha256}" for one in self._digits.values() for shard in one.index.shards]
+
+    def read(self, number: int) -> Raw:
+        """A picture; all sentences of its split come equally often, with other digits of the source each time."""
+        split = next(name for name in reversed(self._first) if number >= self._first[name])
+        at = number - self._first[split]
+        sentences = sentences_of(split)
+        turn, which = divmod(at, len(sentences))
+        chosen = sentences[which]
+        picture_HW = np.zeros((SIDE, SIDE), dtype=np.uint8)
+        for part, (digit, place) in enumerate(chosen):
+            pool = self._of_class[split][digit]
+            # Each sentence goes through the digits of a class in an order of its own.
+            order = mixed(len(pool), f"{which}/{part}")
+            sample = self._digits[split].read(int(pool[order[turn % len(pool)]]))
+            if sample.encoded is None:
+                raise DamagedSampleError("the digit has no picture")
+            with Image.open(io.BytesIO(sample.encoded)) as image:
+                paste(picture_HW, np.asarray(image.convert("L")), PLACES[place])
+        return Raw(f"{which:03d}_{turn:03d}", array=picture_HW, members={"txt": sentence(chosen).encode()})
+
+
+Sentence = tuple[tuple[int, str], ...]
+"""Digit and place, in the order in which they are named."""
+
+
+@cache
+def sentences_of(split: str) -> list[Sentence]:
+    """The sentences of a split: of two digits in two corners each, in an order that mixes them."""
+    pairs = combinations(PLACES, 2)
+    every = [((one, first), (other, last)) for (first, last), one, other in product(pairs, range(10), range(10))]
+    order = mixed(len(every), "sentences")
+    held_out = round(HELD_OUT * len(every))
+    return [every[i] for i in (order[:held_out] if split == "held_out" else order[held_out:])]
+
+
+@cache
+def mixed(count: int, name: str) -> list[int]:
+    """A permutation of range(count): by a hash of seed, name and number, the same on every machine."""
+    return sorted(range(count), key=lambda i: hashlib.sha256(f"{SEED}/{name}/{i}".encode()).digest())
+
+
+def sentence(chosen: Sentence) -> str:
+    """The sentence in words."""
+    return " and ".join(f"{'an' if digit == 8 else 'a'} {WORDS[digit]} at the {place}" for digit, place in chosen)
+
+
+def paste(picture_HW: np.ndarray, digit_HW: np.ndarray, place: tuple[int, int]) -> None:
+    """Put what is bright in a picture into the middle of a corner, reduced by CELL / 20: MNIST's digits have 20×20."""
+    rows, columns = (np.flatnonzero((digit_HW > _DARK).any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        raise DamagedSampleError("the digit's picture is black")
+    cut = Image.fromarray(digit_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    scale = CELL / max(_FULL, *cut.size)
+    width, height = (max(1, round(side * scale)) for side in cut.size)
+    small_HW = np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC))
+    row, column = place[0] + (CELL - height) // 2, place[1] + (CELL - width) // 2
+    picture_HW[row : row + height, column : column + width] = small_HW
