@@ -24,7 +24,8 @@ from stage2_prior.inpaint import inpaint
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior, load_prior
 from stage2_prior.priors.depth import DepthPrior
-from stage2_prior.priors.masked import MaskedPrior, still_masked
+from stage2_prior.priors.filling import still_masked
+from stage2_prior.priors.masked import MaskedPrior
 from stage2_prior.priors.multiscale import MultiscalePrior
 from stage2_prior.sampling.holes import hole, open_codes
 from stage2_prior.sampling.pictures import Picture, uniforms
