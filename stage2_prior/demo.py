@@ -7,6 +7,7 @@ with one of videos, drop a video to see it move beside its reconstruction, or to
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from launch.command.cli import UserError, parse, run
 
@@ -62,7 +63,8 @@ def main() -> None:
     if unified:
         from stage2_prior.web import conversation
 
-        blocks = conversation.beside(blocks, conversation.Conversation(loaded, tokenizer), name)
+        talk = conversation.Conversation(cast(Any, loaded), tokenizer)
+        blocks = conversation.beside(blocks, talk, name)
     blocks.launch(server_name=config.host, server_port=config.port, quiet=False)
 
 

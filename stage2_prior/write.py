@@ -5,6 +5,7 @@ line for each, and with --out written to a JSON file.
 """
 
 import json
+from pathlib import Path
 
 from launch.command.cli import one_line, parse, run
 from stage2_prior.config.texts import WriteConfig
@@ -24,7 +25,7 @@ def main() -> None:
         written.append({"prompt": prompt, "text": text})
         print(one_line(prompt + text, 10_000), flush=True)
     if config.out is not None:
-        write_file(config.out, json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+        write_file(Path(config.out), json.dumps(written, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def evaluate_tokenizer(config: EvaluateConfig) -> dict[str, Any]:
             measure_set_of_sounds(config, tokenizer, transform, ranks, evaluation.add)
         elif isinstance(transform, VideoConfig):
             measure_set_of_videos(config, tokenizer, transform, lpips, network, ranks, evaluation.add)
-        else:
+        elif isinstance(transform, TransformConfig):
             reference = _measure(config, tokenizer, transform, lpips, network, evaluation)
         if ranks.rank == 0:
             if config.pictures and isinstance(transform, TransformConfig):

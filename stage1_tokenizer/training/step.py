@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ from stage1_tokenizer.layers.precision import at_least_float32
 from stage1_tokenizer.losses.adversarial import encoder_ratio
 from stage1_tokenizer.losses.semantic import SemanticTerm
 from stage1_tokenizer.losses.term import Term
-from stage1_tokenizer.networks.build import Decoder, Encoder
+from stage1_tokenizer.networks.build import Decoder
 from stage1_tokenizer.quantizers.base import Perturbed
 from stage1_tokenizer.tokenizer.codec import Reconstruction
 from stage1_tokenizer.training.adversary import FAKE, FAKE_AGAIN, REAL, REAL_AGAIN, Adversary
@@ -190,7 +190,7 @@ class OneForwardStep:
         value, gradient = term.at(features, x_BCHW, self.micro_batch)
         metrics = {f"loss/{term.name}": value}
         if term.config.adaptive:
-            layer = cast(Encoder, unwrapped(generator).encoder).conv_out
+            layer = cast(Any, unwrapped(generator).encoder).conv_out
             both = [(at_least_float32(output.x_BCHW), grad_rec), (features, gradient / term.weight)]
             ratio = encoder_ratio(layer, [(tensor, self._scaled(grad)) for tensor, grad in both])
             gradient, metrics["semantic/weight"] = gradient * ratio, term.weight * ratio

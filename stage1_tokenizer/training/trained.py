@@ -98,9 +98,9 @@ def build(config: TokenizerTrainConfig, terms: Sequence[Term], run: Run) -> Trai
     tokenizer = Tokenizer(config.model, config.data.transform)
     semantic = next((term for term in terms if isinstance(term, SemanticTerm)), None)
     if semantic is not None:
-        sizes, step = config.data.transform.sizes, config.model.stride
-        inside = [side // one for side, one in zip(sizes, step, strict=True)]  # patches, with latent tokens too
-        semantic.check(sizes, inside if semantic.config.at == "decoder" else tokenizer.grid(sizes))
+        sides, step = config.data.transform.sizes, config.model.stride
+        inside = [side // one for side, one in zip(sides, step, strict=True)]  # patches, with latent tokens too
+        semantic.check(sides, inside if semantic.config.at == "decoder" else tokenizer.grid(sides))
         attach(tokenizer, semantic.config, semantic.teacher.width)
     freeze(tokenizer, config.freeze)
     if config.activation_checkpointing:

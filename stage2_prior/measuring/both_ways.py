@@ -35,7 +35,6 @@ from stage2_prior.unified.prompts import to_describe
 from stage2_prior.unified.segments import Direction, Document, MediaSegment, Segment, TextSegment, directed, layout
 from stage2_prior.unified.stream import documents_of, every_unified
 
-
 GREEDY = Drawing(temperature=0)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from data.media import read_transform
 from data.pictures.config import TransformConfig
@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if prior is not None:
             add_prior(config, prior, ranks, evaluation)
         if unified is not None:
-            add_both_ways(config, unified, prior, ranks, evaluation)
+            add_both_ways(config, unified, cast(Any, prior), ranks, evaluation)
         if network is not None:
             add_distances(config, prior, network.to(ranks.device), evaluation)
         if ranks.rank == 0:

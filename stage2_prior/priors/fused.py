@@ -109,9 +109,9 @@ class NormedAttention(Attention):
         return _normed(q_BTE, self.q_norm), _normed(k_BTE, self.k_norm), v_BTE
 
 
-def _normed(x_BTE: Tensor, norm: nn.Module) -> Tensor:
+def _normed(x_BTE: Tensor, norm: Any) -> Tensor:
     """Features through a norm of all of them, or of each head."""
-    y_BTHd: Tensor = norm(x_BTE.unflatten(-1, (-1, len(norm.weight))))  # type: ignore[arg-type]
+    y_BTHd: Tensor = norm(x_BTE.unflatten(-1, (-1, len(norm.weight))))
     return y_BTHd.flatten(2)
 
 

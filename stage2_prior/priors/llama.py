@@ -40,7 +40,7 @@ def through_layers(
     at_BT: Tensor | None = None,
     stretch_T: Tensor | None = None,
     ends: Sequence[int] = (),
-    kept: KeyValues | None = None,
+    kept: Any = None,
     documents: Documents | None = None,
     mask_B1TT: Tensor | None = None,
 ) -> Tensor:

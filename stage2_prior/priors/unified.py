@@ -144,7 +144,7 @@ class UnifiedPrior(Prior):
         y_BTD = through_layers(self.lm.model, self.lm.model.embed_tokens(token_BT), documents=documents)
         return Predicted(y_BTD, self.lm.lm_head, self.vocabulary.size)
 
-    def losses(  # type: ignore[override]
+    def losses(
         self, token_BT: Tensor, document_BT: Tensor, next_BT: Tensor, bound_X: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """loss_BT and nats_BT (code_losses) of the tokens next_BT that come after token_BT."""

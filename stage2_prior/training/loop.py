@@ -1,6 +1,7 @@
 """The training loop of a prior: steps, evaluations, checkpoints and the export."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def fit(
     size: Cost,
 ) -> int:
     """Train from the newest checkpoint to the end or to a signal; the exit code. Raises NotFiniteError."""
-    state = {**strategy.state("prior"), "ema": ema.state}
+    state: dict[str, Any] = {**strategy.state("prior"), "ema": ema.state}
     if isinstance(raw, UnifiedPrior) and raw.balance.normalised:
         state["balance"] = raw.balance
     step = checkpoint.load_latest(run.folder, state, run) or 0
@@ -96,7 +97,7 @@ def fresh(config: PriorTrainConfig, index: ShardIndex | UnifiedSets) -> Prior:
     if isinstance(index, UnifiedSets):
         return index.fresh(config)
     source = CodeSource.of_index(index, config.data.index)
-    quantizer = Tokenizer.from_pretrained(config.tokenizer).quantizer if source.form == "scales" else None
+    quantizer = Tokenizer.from_pretrained(str(config.tokenizer)).quantizer if source.form == "scales" else None
     return build_prior(config.model, source, index.classes, quantizer)
 
 
