@@ -1,7 +1,7 @@
 """Write texts: `python -m stage2_prior.write --prior RUN --prompt "a three" [--count 4] [--temperature 0.8]`.
 
-The prior is a unified one (model.kind=unified); it goes on from the prompt until its text ends. The texts are printed, a
-line for each, and with --out written to a JSON file.
+The prior is a unified one (model.kind=unified); it goes on from the prompt until its text ends. The texts are printed,
+a line for each, and with --out written to a JSON file.
 """
 
 import json

@@ -22,6 +22,7 @@ from PIL import Image
 from launch.command.cli import run
 from tests.stage1_tokenizer import tiny
 from tests.stage2_prior.tiny import write_pictures, write_tokenizer
+from tests.stage2_prior.unified.exported import write_unified
 from tests.stage2_prior.unified.tiny import write_texts
 
 
@@ -169,6 +170,18 @@ TABLE: dict[str, Command] = {
         {"--out": "folder"},
         small=("--out",),
     ),
+    "stage2_prior.describe": Command(
+        {"1": "@picture.png", "--prior": "@unified", "--tokenizer": "@tokenizer", "--out": ">described"},
+        {"1": "picture", "--prior": "prior", "--tokenizer": "tokenizer"},
+        {"--out": "new"},
+        small=("--out",),
+    ),
+    "stage2_prior.write": Command(
+        {"--prior": "@unified", "--out": ">w.json"},
+        {"--prior": "prior", "--prompts": "text"},
+        {"--out": "file"},
+        small=("--out",),
+    ),
     "stage2_prior.inpaint": Command(
         {**SAMPLING, "--given": "@picture.png", "--keep": "top", "--classes": "circle"},
         {"--given": "picture", "--mask": "picture", "--prior": "prior", "--tokenizer": "tokenizer"},
@@ -274,4 +287,5 @@ def make_world(place: Path) -> Path:
         code, said = call(module, words(TABLE[module], place, place, **into))
         assert code == 0, said
     shutil.copytree(place / "prior-run" / "prior", place / "prior")
+    write_unified(place / "unified", str(place / "codes" / "index.json"))
     return place

@@ -201,11 +201,11 @@ def shown_sample(file: Path, title: str = "") -> Shown:
 
 
 def captions(source: Path) -> list[tuple[Shown, str]]:
-    """Described samples, as stage2_prior.describe writes them, with what is wrong in each caption: the sample's text."""
+    """Described samples, as stage2_prior.describe writes them; each with its own text where its caption differs."""
     found = []
-    for number, one in enumerate(read_json(source / "captions.json").get("samples", [])[:CAPTIONS]):
+    for place, one in enumerate(read_json(source / "captions.json").get("samples", [])[:CAPTIONS]):
         own = one.get("text", one["caption"])
-        sample = shown_sample(source / f"{number:05d}.png", one["caption"])
+        sample = shown_sample(source / f"{place:05d}.png", one["caption"])
         found.append((sample, own if own != one["caption"] else ""))
     return found
 

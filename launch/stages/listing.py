@@ -62,8 +62,8 @@ class PipelineConfig:
     held_out: str | None = None
     """Index of the held-out samples; null: the sample set's."""
     count: int | None = None
-    """Samples drawn of each class, or of each prompt of the recipe; null: as the recipe's sample.yaml says, else 50 of a
-    class, 3 of a prompt."""
+    """Samples drawn of each class, or of each prompt of the recipe; null: as its sample.yaml says, else 50 of a class,
+    3 of a prompt."""
     masked: bool = False
     """Train a masked prior over the same codes too; its samples stand beside the other's in the report."""
     short: bool = False

@@ -19,8 +19,8 @@ class EvaluateConfig(DistanceConfig):
     tokenizer: str | None = None
     """The released tokenizer, to check that the prior is over its codes; null: not checked."""
     codes: str | None = None
-    """Index of held-out codes, for bits_per_code; needs `prior`. Of a unified prior with captions, or an index of texts,
-    for bits_per_byte."""
+    """Index of held-out codes, for bits_per_code; needs `prior`. Of a unified prior codes with captions, or an index of
+    texts, for bits_per_byte."""
     samples: str | None = None
     """The samples: a folder that stage2_prior.sample wrote, or, for distances alone, any folder of pictures or an .npz
     (arr_0). Needs `data` for class_agreement or `reference` for distances, or both."""

@@ -1,4 +1,4 @@
-"""Figures of a unified prior from likelihoods alone: texts with and without their samples, and samples with and without texts.
+"""Figures of a unified prior by likelihood: of texts with and without their samples, of samples with and without texts.
 
 For each held-out sample of codes x and its text t, once over all ranks:
 
@@ -6,10 +6,11 @@ For each held-out sample of codes x and its text t, once over all ranks:
     text.bits_per_byte_without_media    -log2 p(t) of the text alone
     bits_per_code_without_text          -log2 p(x | <none>) by code; bits_per_code is of p(x | t)
     captions.exact_match                share of the samples whose likeliest text, token by token, is t
-    retrieval.text_to_picture           share of texts for which their own sample has the largest p(t | x) of all candidates
-    retrieval.picture_to_text           share of samples for which their own text has the largest p(x | t)
+    retrieval.text_to_picture           share of the texts t for which p(t | x) is largest for their own sample
+    retrieval.picture_to_text           share of the samples x for which p(x | t) is largest for their own text
 
-Both retrievals are Bayes' rule with equally likely candidates. Of sounds and videos their names end in sound and video.
+Both retrievals are among candidates with different texts, by Bayes' rule where all are equally likely.
+Of sounds and videos their names have sound and video for picture.
 
 Shapes: B documents, T tokens of a row, N codes, C candidates.
 """

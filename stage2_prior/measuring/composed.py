@@ -179,8 +179,14 @@ def drawn_pictures(
 
 
 def composed_agreement(
-    samples: str, data: ShardIndex, held_out: str | None, prior: Prior, transform: TransformConfig, limit: int, batch_size: int
-) -> dict[str, Any]:  # fmt: skip
+    samples: str,
+    data: ShardIndex,
+    held_out: str | None,
+    prior: Prior,
+    transform: TransformConfig,
+    limit: int,
+    batch_size: int,
+) -> dict[str, Any]:
     """The figures of a folder of samples; `data` are real training pictures, `held_out` other ones, `limit` of each."""
     composition = Composition.of(data)
     assert composition is not None, "the caller has looked"

@@ -35,7 +35,7 @@ class Conversation:
     """What the turns do, with a unified prior and a tokenizer that it was trained with."""
 
     def __init__(self, prior: UnifiedPrior, tokenizer: Tokenizer):
-        over = prior.over_codes_of(tokenizer.code_fingerprint, "tokenizer", "the page's")
+        over = prior.over_codes_of(tokenizer.fingerprint, "tokenizer", "the page's")
         assert tokenizer.transform is not None, "releases have one"
         self.prior, self.tokenizer, self.over, self.transform = prior, tokenizer, over, tokenizer.transform
         self.kind = sample_kind(self.transform.kind)
@@ -117,11 +117,10 @@ def page(conversation: Conversation, title: str) -> Any:
     import gradio
 
     kind = conversation.kind
-    extensions = sorted(f".{one}" for one in kind.extensions)
+    extensions = sorted(f".{extension}" for extension in kind.extensions)
     with gradio.Blocks(title=f"vqloom: {title}") as blocks:
-        gradio.Markdown(
-            f"## {title}\nSend a text to get {conversation.sample_word}, or {conversation.sample_word} to get a text."
-        )
+        one = conversation.sample_word
+        gradio.Markdown(f"## {title}\nSend a text to get {one}, or {one} to get a text.")
         ids = gradio.State([])
         shown = gradio.Chatbot(label="conversation", height=480, buttons=[])
         message = gradio.MultimodalTextbox(label="message", file_types=extensions, file_count="multiple")
@@ -153,6 +152,5 @@ def beside(first: Any, conversation: Conversation, title: str) -> Any:
     """A page of two tabs: the tokenizer's own page, and the conversation."""
     import gradio
 
-    return gradio.TabbedInterface(
-        [page(conversation, title), first], ["Conversation", "Tokenizer"], title=f"vqloom: {title}"
-    )
+    tabs = {"Conversation": page(conversation, title), "Tokenizer": first}
+    return gradio.TabbedInterface(list(tabs.values()), list(tabs), title=f"vqloom: {title}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,18 @@ import pytest
 from data.packing.sources.composed import sentence, sentences_of
 from launch.command.cli import UserError
 from launch.stages import figures
-from launch.stages.jobs import BY_CHOICE, NEEDS
+from launch.stages.jobs import NEEDS
 from launch.stages.listing import PipelineConfig, stages
 from launch.stages.unified import SHOWN
 from tests.imports import ROOT
 
+UNIFIED = ("text-tokenizer", "captions")
+"""Stages of unified priors alone."""
+
 
 def test_moving_digits_are_made_sampled_by_prompts_and_continued(tmp_path: Path) -> None:
     listed = {stage.name: stage for stage in stages(PipelineConfig(data="moving_digits", out=str(tmp_path)))}
-    assert list(listed) == ["data", *(name for name in NEEDS if name not in ("report", *BY_CHOICE))]
+    assert list(listed) == ["data", *(name for name in NEEDS if name not in ("report", *UNIFIED))]
     data, train = tmp_path / "data", str(tmp_path / "data" / "train.json")
     assert listed["data"].module == "data.pack" and listed["data"].makes[0] == Path(train)
     assert listed["data"].arguments[1:4] == (str(data), "--kind", "moving_digits") and "MIT, see LICENSE" in str(listed)
@@ -41,9 +45,8 @@ def test_a_unified_prior_has_a_tokenizer_of_texts_and_describes(tmp_path: Path) 
     texts, held_out = listed["text-tokenizer"], str(tmp_path / "data" / "held_out.json")
     assert ("--data", str(tmp_path / "codes" / "train" / "index.json")) in pairs(texts.arguments)
     assert ("--model.unified.text_tokenizer", str(texts.makes[0])) in pairs(listed["prior"].arguments)
-    assert listed["captions"].arguments[0] == held_out and ("--limit", str(SHOWN)) in pairs(
-        listed["captions"].arguments
-    )
+    assert listed["captions"].arguments[0] == held_out
+    assert ("--limit", str(SHOWN)) in pairs(listed["captions"].arguments)
     assert ("--count", "2") in pairs(listed["samples"].arguments)
     assert "--reference" not in listed["prior-evaluation"].arguments
     prompts = (ROOT / "launch" / "recipes" / "captioned_digits" / "prompts.txt").read_text().splitlines()
@@ -54,7 +57,7 @@ def test_a_unified_prior_has_a_tokenizer_of_texts_and_describes(tmp_path: Path) 
 
 def pairs(words: tuple[str, ...]) -> list[tuple[str, str]]:
     """Each word with the one after it."""
-    return list(zip(words, words[1:], strict=False))
+    return list(pairwise(words))
 
 
 def test_figures_of_samples_and_predictions_are_told_apart(tmp_path: Path) -> None:

@@ -26,12 +26,8 @@ def pictures(count: int, seed: int) -> tuple[np.ndarray, list[str]]:
         for place, (_, column) in PLACES.items():
             if (label := int(random.integers(4))) == 3 and (said or place == "left"):
                 continue
-            thing = (
-                np.s_[:, column + 3 : column + 5],
-                np.s_[3:5, column : column + 8],
-                np.s_[2:5, column + 2 : column + 5],
-            )
-            picture_HW[thing[label % 3]] = 250
+            cell_HW = picture_HW[:, column : column + 8]
+            cell_HW[(np.s_[:, 3:5], np.s_[3:5], np.s_[2:5, 2:5])[label % 3]] = 250
             said.append(f"a {WORDS[label % 3]} at the {place}")
         sentences.append(" and ".join(said))
     return pixels_BCHW, sentences
@@ -65,5 +61,5 @@ def test_an_index_says_what_its_pictures_are_composed_of() -> None:
     assert Composition.of(ShardIndex(())) is None
     meta = {"composed": {"words": list(WORDS), "places": {name: list(at) for name, at in PLACES.items()}, "cell": 8}}
     assert Composition.of(ShardIndex((), meta=meta)) == SET
-    with pytest.raises(UserError, match="meta.composed can't be read"):
+    with pytest.raises(UserError, match=r"meta\.composed can't be read"):
         Composition.of(ShardIndex((), meta={"composed": {"words": 3}}))
