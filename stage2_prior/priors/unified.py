@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from launch.command.cli import UserError
+from launch.files.places import without_places
 from launch.ranks.transfer import to_device
 from stage1_tokenizer.layers.precision import without_autocast
 from stage2_prior.codes.unified import Block, UnifiedVocabulary
@@ -106,6 +107,8 @@ class UnifiedPrior(Prior):
         self.vocabulary: UnifiedVocabulary  # type: ignore[assignment]
         self.balance = Balance(vocabulary.kinds, {}, normalised=False)
         self.low_rank: LowRank | None = None
+        self.init_text: str | None = None
+        """The text model that it was begun from."""
 
     @classmethod
     def fresh(
@@ -118,6 +121,7 @@ class UnifiedPrior(Prior):
         else:
             lm = begun_from(init_text, config, vocabulary.text, vocabulary.size, positions)
         prior = cls(lm, vocabulary, Rows(positions))
+        prior.init_text = None if init_text is None else without_places(init_text)
         prior.set_training(config)
         if config.lora_rank:
             prior.low_rank = LowRank(lm, config.lora_rank)
@@ -133,6 +137,11 @@ class UnifiedPrior(Prior):
                 f"model.loss_weights has {strange[0]}, but the kinds of tokens are {kinds}: give one of them"
             )
         self.balance = Balance(self.vocabulary.kinds, config.loss_weights, config.normalise_losses)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The text model that it was begun from, if there is one."""
+        return {} if self.init_text is None else {"init_text": self.init_text}
 
     def work(self) -> list[Work]:
         """Each token attends to half of its row, at most."""
@@ -224,7 +233,9 @@ class UnifiedPrior(Prior):
         saved = described["vocabulary"]
         vocabulary = UnifiedVocabulary.from_dict(saved, read_text_tokenizer(folder, int(saved["text_tokens"])))
         rows = Rows(int(described["codes"]["tokens"]))
-        return cls(stock_model(cls.stock, folder), vocabulary, rows).eval()
+        prior = cls(stock_model(cls.stock, folder), vocabulary, rows).eval()
+        prior.init_text = described.get("init_text")
+        return prior
 
 
 def after(document_BT: Tensor, kind_BT: Tensor) -> Tensor:

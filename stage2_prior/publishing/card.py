@@ -76,6 +76,7 @@ def about_vocabulary(prior: UnifiedPrior) -> dict[str, Any]:
         )
     return {
         "stock": type(prior.lm).__name__,
+        "init_text": prior.init_text,
         "size": vocabulary.size,
         "texts": vocabulary.texts,
         "blocks": blocks,

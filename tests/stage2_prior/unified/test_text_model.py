@@ -71,7 +71,8 @@ def test_it_begins_with_its_rows_and_their_mean_for_new_tokens(
     assert prior.lm.lm_head.weight is prior.lm.model.embed_tokens.weight
     assert prior.lm.config.max_position_embeddings >= 40
     assert train(config) == 0
-    assert load_prior(tmp_path / "run").lm.config.model_type == "qwen3"
+    made = load_prior(tmp_path / "run")
+    assert made.lm.config.model_type == "qwen3" and made.described == {"init_text": "text_model"}
 
 
 def test_low_rank_changes_resume_and_are_merged_into_the_release(
@@ -108,15 +109,15 @@ def test_low_rank_changes_resume_and_are_merged_into_the_release(
 
 def test_other_text_models_are_refused(place: Path, tmp_path: Path, text_model: Path) -> None:
     with pytest.raises(UserError, match=r"model.layers=2 contradicts init_text=.*, which has 1: leave it out"):
-        train(begun(place, tmp_path / "run", text_model, layers=2))
+        train(begun(place, tmp_path / "run1", text_model, layers=2))
     strange = tmp_path / "strange"
     shutil.copytree(text_model, strange)
     text = (strange / "tokenizer.json").read_text()
     (strange / "tokenizer.json").write_text(text.replace('"a":', '"aa":'))
-    config = begun(place, tmp_path / "run", strange)
+    config = begun(place, tmp_path / "run2", strange)
     unified = replace(config.model.unified, text_tokenizer=str(place / "tokenizer.json"))
     with pytest.raises(UserError, match="has the token 'aa' at"):
         train(replace(config, model=replace(config.model, unified=unified)))
     GPT2LMHeadModel(GPT2Config(vocab_size=OWN, n_embd=8, n_layer=1, n_head=1)).save_pretrained(strange)
     with pytest.raises(UserError, match=r"is a GPT2LMHeadModel: give one of LlamaForCausalLM, Qwen3ForCausalLM, Olmo2"):
-        train(begun(place, tmp_path / "run", strange))
+        train(begun(place, tmp_path / "run3", strange))

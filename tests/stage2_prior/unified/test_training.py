@@ -45,6 +45,10 @@ def settings(place: Path, folder: Path, **changes: Any) -> PriorTrainConfig:
     )
 
 
+def held_out(place: Path) -> dict[str, Any]:
+    return {"held_out": str(place / "pictures" / "index.json")}
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "prior" / "model.safetensors")
 
@@ -55,9 +59,8 @@ def logged(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_killed_and_resumed_is_bit_identical(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = {"held_out": str(place / "pictures" / "index.json")}
-    assert train(settings(place, tmp_path / "whole", data=data)) == 0
-    cut = settings(place, tmp_path / "cut", data=data)
+    assert train(settings(place, tmp_path / "whole", data=held_out(place))) == 0
+    cut = settings(place, tmp_path / "cut", data=held_out(place))
     train_killed_at(cut, 3, monkeypatch)
     assert train(cut) == 0
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "cut")
@@ -71,20 +74,25 @@ def test_killed_and_resumed_is_bit_identical(place: Path, tmp_path: Path, monkey
 
 def on_two_ranks(place: Path, runs: Path) -> None:
     for strategy in SHARED:
-        config = settings(place, runs / strategy, run={"strategy": strategy}, data={"micro_batch": 2}, steps=3)
+        data = held_out(place) | {"micro_batch": 2}
+        config = settings(place, runs / strategy, run={"strategy": strategy}, data=data, steps=3)
         assert train(config) == 0
 
 
 def test_two_ranks_reach_the_losses_of_one_in_every_strategy(place: Path, tmp_path: Path) -> None:
     """Rows are packed by each rank, so that their numbers differ; micro-batches may be left without a row."""
-    data = {"mixture": {str(place / "texts" / "index.json"): 0.5}}
-    assert train(settings(place, tmp_path / "one", data=data, steps=3)) == 0
+    assert train(settings(place, tmp_path / "one", data=held_out(place), steps=3)) == 0
     run_distributed_test(on_two_ranks, args=(place, tmp_path), timeout=300)
     names = [name for name in logged(tmp_path / "one", "train")[0] if name.startswith("loss/")]
     assert sorted(names) == ["loss/marks_bits", "loss/picture_bits", "loss/text_bits", "loss/total"]
     for strategy in SHARED:
         for one, other in zip(logged(tmp_path / "one", "train"), logged(tmp_path / strategy, "train"), strict=True):
             assert [other[name] for name in names] == pytest.approx([one[name] for name in names], abs=2e-5), strategy
+        one, other = (
+            {k: v for k, v in logged(tmp_path / run, "eval")[-1].items() if k[:5] == "eval/"}
+            for run in ("one", strategy)
+        )
+        assert other == pytest.approx(one, abs=1e-4), strategy
     one, other = weights(tmp_path / "one"), weights(tmp_path / "ddp")
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
 
