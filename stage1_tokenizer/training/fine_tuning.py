@@ -122,7 +122,7 @@ def begin(config: TokenizerTrainConfig, trained: Trained, run: Run) -> None:
     run.say(f"initialised from {config.init}, fingerprint {tokenizer.fingerprint}; discriminator: {origin}")
     if run.is_main:
         init: dict[str, Any] = {"folder": config.init, "fingerprint": tokenizer.fingerprint, "discriminator": origin}
-        if {"encoder", "quantizer"} <= set(config.freeze):
+        if {"encoder", "quantizer"} <= set(config.freeze) and config.inflate is None:
             init["codes"] = {"fingerprint": tokenizer.code_fingerprint, "weights": code_weights(state)}
         add_to_start(run.folder, init=init)
 

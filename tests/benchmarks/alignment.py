@@ -132,7 +132,7 @@ def one(place: Path, network: Path, form: str, seed: int, steps: int) -> dict[st
     found = evaluate_tokenizer(parse(EvaluateConfig, options(measured), prog="alignment"))
     open_run(run).tokenizer.save_pretrained(place / "tokenizer")
     for part, index in (("train", TRAIN), ("held_out", HELD_OUT)):
-        encoded = {"tokenizer": place / "tokenizer", "data": index, "out": place / "codes" / part}
+        encoded = {"tokenizer": place / "tokenizer", "data": index, "out": place / "codes" / part, "overwrite": "true"}
         encode(parse(EncodeConfig, options(encoded), prog="alignment"))
     prior = {
         **shared,
