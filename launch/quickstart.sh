@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline in one command: bash launch/quickstart.sh [--data mnist|emoji|speech|moving_digits|captioned_digits] [--processes N] [--out DIR] [--masked] [--short]
+# The whole pipeline in one command: bash launch/quickstart.sh [--data mnist|emoji|speech|moving_digits|captioned_digits|named_emoji] [--processes N] [--out DIR] [--masked] [--short]
 # Makes .venv, trains a tokenizer and a prior on pictures, speech or clips that ship with the project, samples, evaluates, and writes a
 # report. Run again, it reuses what is there. Further options: .venv/bin/python -m launch.pipeline --help
 set -euo pipefail

@@ -27,8 +27,12 @@ from launch.stages.stage import Stage, options
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds the packages, the recipes and the sample sets."""
 
-SAMPLE_SETS = ("mnist", "emoji", "speech", "moving_digits", "captioned_digits")
-MADE = {"moving_digits": ("mnist", "videos"), "captioned_digits": ("mnist", "pictures")}
+SAMPLE_SETS = ("mnist", "emoji", "speech", "moving_digits", "captioned_digits", "named_emoji")
+MADE = {
+    "moving_digits": ("mnist", "videos"),
+    "captioned_digits": ("mnist", "pictures"),
+    "named_emoji": ("emoji", "pictures"),
+}
 """Sample sets that are packed from a shipped one: which, and the kind of their samples."""
 
 LICENCES = {"speech": "cc-by-sa-3.0"}
@@ -49,8 +53,8 @@ class PipelineConfig:
     """Run the whole pipeline on one machine: tokenizer, release, codes, prior, samples, evaluations, report."""
 
     data: str = "mnist"
-    """The sample set: mnist, emoji, speech, moving_digits or captioned_digits; also names the default of recipe, train
-    and held_out."""
+    """The sample set: mnist, emoji, speech, moving_digits, captioned_digits or named_emoji; also names the default of
+    recipe, train and held_out."""
     processes: int = 1
     """Ranks of the stages that can share their work."""
     out: str | None = None
@@ -143,7 +147,10 @@ def _data(config: PipelineConfig) -> list[Stage]:
         return []
     source = _shipped("data", "samples", MADE[config.data][0])
     about = {"name": config.data, "licence": settings_of(source / "train.json").get("licence", "")}
-    words = options(kind=config.data, **about, **(SHORT_SETS if config.short else SETS).get(config.data, {}))
+    own: dict[str, Any] = {"kind": config.data} | (SHORT_SETS if config.short else SETS).get(config.data, {})
+    if config.data == "named_emoji":
+        own = {"kind": "tars", "captions": source / "names.json"}
+    words = options(**own, **about)
     arguments = (str(source), str(config.folder / "data"), *words)
     indexes = (config.index("train"), config.index("held_out"))
     reads = (source / "train.json", source / "held_out.json")
@@ -225,7 +232,11 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
     count = config.count or usual or (A_CLASS if of == "class" else A_PROMPT)
     count = (2 if of == "class" else 1) if config.short else count
     own |= {"prompts": prompts} if prompts.is_file() else {}
-    measured: dict[str, Any] = {"reference": held_out} if config.kind == "pictures" and not config.unified else {}
+    measured: dict[str, Any] = {"samples": samples, "data": train, "held_out": held_out}
+    if config.unified:
+        measured = unified.measured(config.data, config.kind, samples, train, held_out)
+    elif config.kind == "pictures":
+        measured |= {"reference": held_out}
     measured |= {"limit": VIDEOS_CLASSIFIED} if config.kind == "videos" else {}
     tuned = (config.recipe_folder / "decoder.yaml").is_file() and not suffix  # on what the first prior draws
     decoder = out / "decoder" if tuned else tokenizer
@@ -256,15 +267,7 @@ def _second(config: PipelineConfig, suffix: str = "", **others: str) -> list[Sta
             f"prior{suffix}-evaluation",
             "evaluate the prior and its samples",
             "stage2_prior.evaluate",
-            options(
-                prior=run,
-                codes=held_out_codes,
-                samples=samples,
-                data=train,
-                held_out=held_out,
-                **measured,
-                out=figures,
-            ),
+            options(prior=run, codes=held_out_codes, **measured, out=figures),
             makes=(figures,),
             reads=(train, held_out),
         ),

@@ -226,6 +226,8 @@ def compare(config: CompareConfig) -> dict[str, dict[str, Any]]:
     """
     try_folder("out", config.out)
     kind, grid = kind_and_grid(config)
+    if kind == "texts":
+        raise UserError(f"recipe={config.recipe} is of texts, which are not compared: give one of other samples")
     names = config.variants or list(variants_of(kind))
     for name in names:
         if name not in variants_of(kind):

@@ -176,10 +176,10 @@ class UnifiedVocabulary:
                 return block
         raise UserError(f"no block is of the tokenizer {source.tokenizer[:12]}…, of these codes: train with its codes")
 
-    @property
+    @cached_property
     def kinds(self) -> dict[str, int]:
         """The kinds of tokens, in the order of their numbers, and how many ids each has."""
-        marks = sum(token in self._marks for token in range(self.texts))
+        marks = len(self._marks)
         return {TEXT: self.texts - marks, MARKS: marks} | {block.name: block.size for block in self.blocks}
 
     def kind_number(self, name: str) -> int:

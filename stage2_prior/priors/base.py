@@ -154,10 +154,7 @@ class Prior(nn.Module):
         return needs_vqloom(why, f'`{self.stock}.from_pretrained("{name}")` loads the one over codes')
 
     def over_codes_of(self, fingerprint: str, key: str, path: str) -> "Prior":
-        """The prior over the codes of the tokenizer with this fingerprint, the value `path` of `key`: this one.
-
-        A unified prior gives one over the codes of each of its tokenizers. UserError for another tokenizer.
-        """
+        """The prior over codes of the tokenizer with this fingerprint, the value `path` of `key`; UserError without."""
         self.source.must_be_of(fingerprint, key, path)
         return self
 
@@ -255,8 +252,7 @@ class Prior(nn.Module):
         state = (self.compiled_steps, [(weight.data_ptr(), weight._version) for weight in self.parameters()])
         if self._laid_out is None or self._laid_out[0] != state:
             self._laid_out = (state, make())
-        weights: Weights = self._laid_out[1]
-        return weights
+        return self._laid_out[1]
 
     @classmethod
     def load(cls, folder: Path, vocabulary: Vocabulary, source: CodeSource) -> Self:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from launch.command.cli import UserError, reason
+from stage2_prior.codes.specials import SPECIALS
 from stage2_prior.codes.unified import BEGIN, END, TOKENIZER, UnifiedVocabulary
 
 CHAT = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -58,7 +59,12 @@ def read_text_tokenizer(folder: Path, texts: int) -> Tokenizer:
     """The tokenizer of texts, of `texts` tokens, that `write_tokenizer` wrote; UserError where it can't be read."""
     try:
         described = json.loads((folder / TOKENIZER).read_text())
-        described["added_tokens"] = [token for token in described["added_tokens"] if token["id"] < texts]
+        # Special again, so that a text with "<picture>" in it means these letters.
+        described["added_tokens"] = [
+            token | ({"special": True} if token["content"] in SPECIALS else {})
+            for token in described["added_tokens"]
+            if token["id"] < texts
+        ]
         return Tokenizer.from_str(json.dumps(described))
     except Exception as error:  # tokenizers raises plain ones
         raise UserError(f"{folder / TOKENIZER} can't be read ({reason(error)}): export the prior again") from error

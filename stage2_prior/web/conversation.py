@@ -35,7 +35,7 @@ class Conversation:
     """What the turns do, with a unified prior and a tokenizer that it was trained with."""
 
     def __init__(self, prior: UnifiedPrior, tokenizer: Tokenizer):
-        over = prior.over_codes_of(tokenizer.fingerprint, "tokenizer", "the page's")
+        over = prior.over_codes_of(tokenizer.code_fingerprint, "tokenizer", "the page's")
         assert tokenizer.transform is not None, "releases have one"
         self.prior, self.tokenizer, self.over, self.transform = prior, tokenizer, over, tokenizer.transform
         self.kind = sample_kind(self.transform.kind)

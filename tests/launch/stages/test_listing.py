@@ -11,18 +11,15 @@ import pytest
 from data.packing.sources.composed import sentence, sentences_of
 from launch.command.cli import UserError
 from launch.stages import figures
-from launch.stages.jobs import NEEDS
+from launch.stages.jobs import BY_CHOICE, NEEDS
 from launch.stages.listing import PipelineConfig, stages
 from launch.stages.unified import SHOWN
 from tests.imports import ROOT
 
-UNIFIED = ("text-tokenizer", "captions")
-"""Stages of unified priors alone."""
-
 
 def test_moving_digits_are_made_sampled_by_prompts_and_continued(tmp_path: Path) -> None:
     listed = {stage.name: stage for stage in stages(PipelineConfig(data="moving_digits", out=str(tmp_path)))}
-    assert list(listed) == ["data", *(name for name in NEEDS if name not in ("report", *UNIFIED))]
+    assert list(listed) == ["data", *(name for name in NEEDS if name not in ("report", *BY_CHOICE))]
     data, train = tmp_path / "data", str(tmp_path / "data" / "train.json")
     assert listed["data"].module == "data.pack" and listed["data"].makes[0] == Path(train)
     assert listed["data"].arguments[1:4] == (str(data), "--kind", "moving_digits") and "MIT, see LICENSE" in str(listed)
@@ -41,7 +38,8 @@ def test_moving_digits_are_made_sampled_by_prompts_and_continued(tmp_path: Path)
 
 def test_a_unified_prior_has_a_tokenizer_of_texts_and_describes(tmp_path: Path) -> None:
     listed = {stage.name: stage for stage in stages(PipelineConfig(data="captioned_digits", out=str(tmp_path)))}
-    assert list(listed) == ["data", *(name for name in NEEDS if name not in ("report", "prediction"))]
+    without = {"report", "prediction", *BY_CHOICE} - {"text-tokenizer", "captions"}
+    assert list(listed) == ["data", *(name for name in NEEDS if name not in without)]
     texts, held_out = listed["text-tokenizer"], str(tmp_path / "data" / "held_out.json")
     assert ("--data", str(tmp_path / "codes" / "train" / "index.json")) in pairs(texts.arguments)
     assert ("--model.unified.text_tokenizer", str(texts.makes[0])) in pairs(listed["prior"].arguments)
@@ -51,6 +49,10 @@ def test_a_unified_prior_has_a_tokenizer_of_texts_and_describes(tmp_path: Path) 
     assert "--reference" not in listed["prior-evaluation"].arguments
     prompts = (ROOT / "launch" / "recipes" / "captioned_digits" / "prompts.txt").read_text().splitlines()
     assert len(prompts) == 100 and set(prompts) <= {sentence(chosen) for chosen in sentences_of("held_out")}
+    named = {stage.name: stage for stage in stages(PipelineConfig(data="named_emoji", out=str(tmp_path)))}
+    assert {("--kind", "tars"), ("--captions", "data/samples/emoji/names.json")} <= set(pairs(named["data"].arguments))
+    evaluated = set(named["prior-evaluation"].arguments)
+    assert "--reference" in evaluated and "--data" not in evaluated
     with pytest.raises(UserError, match="masked=true is not supported"):
         stages(PipelineConfig(data="captioned_digits", masked=True))
 

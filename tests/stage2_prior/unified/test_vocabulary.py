@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from launch.command.cli import UserError
 from stage2_prior.codes.unified import UnifiedVocabulary, block_names
+from stage2_prior.priors.tokenizer_files import read_text_tokenizer, write_tokenizer
 from tests.stage2_prior.unified.tiny import PICTURES, SOUNDS, VIDEOS, letters, vocabulary
 
 
@@ -30,12 +33,15 @@ def test_kinds_of_tokens_are_exact() -> None:
     assert sum(known.kinds.values()) == known.size
 
 
-def test_a_text_that_looks_like_a_special_token_is_a_text() -> None:
+def test_a_text_that_looks_like_a_special_token_is_a_text(tmp_path: Path) -> None:
     known = vocabulary()
     text = "see <picture> and </s>, naïve"
     tokens = known.encode_text(text)
     assert len(tokens) == len(text.encode())
     assert known.decode_text(tokens) == text
+    write_tokenizer(known, tmp_path)
+    again = UnifiedVocabulary.from_dict(known.to_dict(), read_text_tokenizer(tmp_path, known.texts))
+    assert again.encode_text(text) == tokens, "the release's tokenizer, which reads marks, is no other one here"
 
 
 @pytest.mark.parametrize("delayed", [False, True])
