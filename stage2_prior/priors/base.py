@@ -23,7 +23,7 @@ from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.priors.condition import ClassCondition, Condition
 from stage2_prior.priors.predicted import Head, Predicted, PredictedByLevel, PredictedLogits
 from stage2_prior.priors.sample_noise import SampleNoise
-from stage2_prior.priors.stock import Work, stock_model
+from stage2_prior.priors.stock import Work, needs_vqloom, stock_model
 
 DESCRIPTION = "prior.json"
 """The file beside the stock weights that says what the tokens mean and which tokenizer's codes they are."""
@@ -279,11 +279,6 @@ class Prior(nn.Module):
             **notes,
         }
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
-
-
-def needs_vqloom(why: str, stock: str) -> str:
-    """The model card's words for a prior that plain transformers can load, but not sample."""
-    return f"Sampling needs vqloom: {why}. The transformers themselves are stock: {stock}."
 
 
 def weights_hash(prior: Prior) -> str:

@@ -106,3 +106,8 @@ def stock_model(name: str, folder: Path) -> Any:
         missing = named(sorted(found["missing_keys"]))
         raise UserError(f"{folder} has no weights for {missing} of {name}: export the prior again")
     return model
+
+
+def needs_vqloom(why: str, stock: str) -> str:
+    """The model card's words for a prior that plain transformers can load, but not sample."""
+    return f"Sampling needs vqloom: {why}. The transformers themselves are stock: {stock}."

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import yaml
 
+from data.shards.loading import load_index
 from launch.command.cli import parse
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.tokenizer.opening import open_run
@@ -40,6 +41,8 @@ from stage2_prior.train import train as train_prior
 
 DATA = {"train": "data/samples/mnist/train.json", "held_out": "data/samples/mnist/held_out.json"}
 SEEDS, SMALL, LARGE = (0, 1, 2), 10, 18
+LEAST_PERPLEXITY = 64
+"""Of a tokenizer's codes: with fewer, all heads are as good as each other."""
 HEADS = {
     "softmax": ["--model.head", "softmax"],
     "factors": ["--model.head", "factors"],
@@ -69,9 +72,9 @@ model:
   channel_multipliers: [1, 2, 2]
   res_blocks: 1
   z_channels: 32
-  quantizer: {{kind: lfq, codebook_size: {1 << bits}, entropy_weight: 0.1, entropy_bits: 9}}
-loss: {{perceptual: {{weight: 0}}, adversarial: {{weight: 0}}}}
-optimizer: {{learning_rate: 1.0e-3, warmup: 50, decay: cosine, ema_decay: 0.99}}
+  quantizer: {{kind: lfq, codebook_size: {1 << bits}, entropy_weight: 0.02, entropy_bits: 9}}
+loss: {{pixel: l2, perceptual: {{weight: 0}}, adversarial: {{weight: 0}}}}
+optimizer: {{learning_rate: 2.0e-3, warmup: 20, decay: cosine, ema_decay: 0.99}}
 steps: {steps}
 """
     if not (place / "tokenizer").exists():
@@ -82,6 +85,9 @@ steps: {steps}
         out = place / "codes" / name
         if not (out / "index.json").exists():
             encode(EncodeConfig(tokenizer=str(place / "tokenizer"), data=data, out=str(out), threads=1, batch_size=64))
+        use = load_index(str(out / "index.json")).meta
+        if use["perplexity"] < LEAST_PERPLEXITY:
+            raise SystemExit(f"{out}: the tokenizer has collapsed to a perplexity of {use['perplexity']:.1f}")
     return place
 
 
