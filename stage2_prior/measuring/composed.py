@@ -45,6 +45,8 @@ class Composition:
     """First row and column of each place."""
     cell: int
     """S."""
+    nothing: str = ""
+    """The word for a place where nothing is, beside leaving the place out."""
 
     @classmethod
     def of(cls, index: ShardIndex) -> Self | None:
@@ -54,7 +56,7 @@ class Composition:
             return None
         try:
             corners = {name: (int(row), int(column)) for name, (row, column) in found["places"].items()}
-            return cls(tuple(found["words"]), corners, int(found["cell"]))
+            return cls(tuple(found["words"]), corners, int(found["cell"]), str(found.get("nothing", "")))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{index.path}: meta.composed can't be read ({error}): remove or mend it") from error
 
@@ -66,6 +68,7 @@ class Composition:
         label_P = []
         for place in self.corners_P2:
             found = re.search(rf"(\w+) at the {re.escape(place)}\b", sentence)
+            found = None if found and found[1] == self.nothing else found
             if found and found[1] not in self.words:
                 raise UserError(f"{sentence!r} has {found[1]!r} at the {place}, which isn't one of the set's words")
             label_P.append(self.words.index(found[1]) if found else len(self.words))

@@ -20,6 +20,7 @@ SIDE, CELL = 32, 16
 PLACES = {"top left": (0, 0), "top right": (0, CELL), "bottom left": (CELL, 0), "bottom right": (CELL, CELL)}
 """First row and column of each corner."""
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NOTHING = "nothing"
 HELD_OUT, SEED = 0.2, 2026
 """Share of the sentences that train doesn't have, and the seed that chooses them."""
 _SPLITS = ("train", "held_out")
@@ -27,7 +28,7 @@ _DARK, _FULL = 32, 20
 
 
 class CaptionedDigitsSource(Source):
-    """Pictures of two digits in two of the four corners: `a three at the top left and a seven at the bottom right`.
+    """Pictures of two digits in two of the four corners, and a sentence that says of each corner what is there.
 
     Of the 600 sentences the split `held_out` has a fifth, which `train` hasn't; its digits are those held out of the
     source. `count` is the number of pictures of train; the other split gets as many for each digit of the source.
@@ -58,7 +59,7 @@ class CaptionedDigitsSource(Source):
             total += pictures
         self.labels = np.full(total, -1, dtype=np.int64)
         self.captioned = total
-        self.meta = {"composed": {"words": list(WORDS), "places": PLACES, "cell": CELL}}
+        self.meta = {"composed": {"words": list(WORDS), "nothing": NOTHING, "places": PLACES, "cell": CELL}}
 
     @classmethod
     def certain_splits(cls, source: str, splits: object = None) -> list[str]:
@@ -114,8 +115,12 @@ def mixed(count: int, name: str) -> list[int]:
 
 
 def sentence(chosen: Sentence) -> str:
-    """The sentence in words."""
-    return " and ".join(f"{'an' if digit == 8 else 'a'} {WORDS[digit]} at the {place}" for digit, place in chosen)
+    """The sentence in words: `three at the top left, nothing at the top right, …`.
+
+    Each corner has its place in all sentences, so that a small model needn't learn first which digit goes where.
+    """
+    word_of = {place: WORDS[digit] for digit, place in chosen}
+    return ", ".join(f"{word_of.get(place, NOTHING)} at the {place}" for place in PLACES)
 
 
 def paste(picture_HW: np.ndarray, digit_HW: np.ndarray, place: tuple[int, int]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,7 @@ def pictures(count: int, seed: int) -> tuple[np.ndarray, list[str]]:
 
 def test_a_sentence_says_what_is_where() -> None:
     assert SET.said("a dot at the right") == [3, 2]
+    assert replace(SET, nothing="none").said("none at the left, line at the right") == [3, 1]
     assert SET.said("a bar at the left and a line at the right") == [0, 1]
     with pytest.raises(UserError, match="'star' at the left"):
         SET.said("a star at the left")
