@@ -37,7 +37,7 @@ def test_moving_digits_are_made_sampled_by_prompts_and_continued(tmp_path: Path)
 
 def test_a_unified_prior_has_a_tokenizer_of_texts_and_describes(tmp_path: Path) -> None:
     listed = {stage.name: stage for stage in stages(PipelineConfig(data="captioned_digits", out=str(tmp_path)))}
-    assert list(listed) == ["data", *(name for name in NEEDS if name not in ("report", "prediction"))]
+    assert list(listed) == ["data", *(name for name in NEEDS if name not in ("report", "prediction", *BY_CHOICE))]
     texts, held_out = listed["text-tokenizer"], str(tmp_path / "data" / "held_out.json")
     assert ("--data", str(tmp_path / "codes" / "train" / "index.json")) in pairs(texts.arguments)
     assert ("--model.unified.text_tokenizer", str(texts.makes[0])) in pairs(listed["prior"].arguments)
