@@ -206,7 +206,7 @@ def _measure(
         evaluation.add_distances(network, sums.reconstructions(ranks), reference, kept=config.kept)
         if perturbed is not None:
             figures = perturbed.result(reference.statistics, ranks)
-            evaluation.add(figures, metrics=dict.fromkeys(figures, perturbed.about))
+            evaluation.add(figures, metrics=perturbed.about if figures else {})
     if config.probe is not None:
         found, about = probed(config, tokenizer, ranks)
         evaluation.add(found, probe=about)

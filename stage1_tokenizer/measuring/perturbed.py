@@ -7,9 +7,7 @@ Legend: B batch, X pictures, N codes of a picture.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from launch.ranks.joined import Ranks
 from launch.ranks.transfer import to_device
 from stage1_tokenizer.measuring.distances import SetStatistics, SetSums, frechet
 from stage1_tokenizer.measuring.features import FeatureNetwork
+from stage1_tokenizer.measuring.results import defined
 from stage1_tokenizer.quantizers.nearby import drawn_ranks
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
@@ -44,11 +43,9 @@ class PerturbedSums:
         return f"{self._network.names['frechet']}_perturbed_{self.share:g}_of_{self.nearest}"
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What the figure is, for the result's conditions."""
-        definition = {"what": WHAT, "share": self.share, "nearest": self.nearest}
-        text = json.dumps(definition, sort_keys=True)
-        return {**definition, "hash": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    def about(self) -> dict[str, dict[str, str]]:
+        """What the figure is, with a hash of that, for the result's conditions."""
+        return defined({self.name: f"{WHAT}; share {self.share:g}, nearest {self.nearest}"})
 
     @torch.no_grad()
     def add(self, idx_Bhw: Tensor, keys: Sequence[str]) -> None:

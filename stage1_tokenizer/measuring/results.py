@@ -106,8 +106,10 @@ def report(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, list[str]]
 
 def figures_of(key: str) -> tuple[str, ...]:
     """The figures that alone depend on a condition; none for conditions of the whole result."""
-    first, *others = key.split(".")
-    return tuple(others[:1]) if first == METRICS else PARTS.get(first, ())
+    first, _, rest = key.partition(".")
+    if first == METRICS:  # a figure's name may have dots
+        return (rest.removesuffix(".definition").removesuffix(".hash"),) if rest else ()
+    return PARTS.get(first, ())
 
 
 def _short(value: Any) -> str:

@@ -157,16 +157,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def model_config(values: dict[str, Any], source: Path) -> ModelConfig:
     """ModelConfig from its JSON; UserError for a key or a value that this version doesn't know."""
     try:
-        return _built(ModelConfig, values)
+        return built(ModelConfig, values)
     except (TypeError, ValueError) as error:
         known = ", ".join(get_type_hints(ModelConfig))
         raise UserError(f"{source}: model can't be read ({error}); this version knows {known}") from error
 
 
-def _built(kind: Any, values: dict[str, Any]) -> Any:
+def built(kind: Any, values: dict[str, Any]) -> Any:
     """A dataclass from its JSON, nested ones included."""
     types = get_type_hints(kind)
-    nested = {key: _built(types[key], values[key]) for key in values if dataclasses.is_dataclass(types.get(key))}
+    nested = {key: built(types[key], values[key]) for key in values if dataclasses.is_dataclass(types.get(key))}
     return kind(**{**values, **nested})
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from launch.checkpoints.names import unwrapped
 from stage1_tokenizer.config.quantizer import QuantizerConfig
 from stage1_tokenizer.quantizers import MultiscaleQuantizer
+from stage1_tokenizer.tokenizer.folder import built
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -94,7 +95,7 @@ class Pyramid(nn.Module):
     def from_pretrained(cls, folder: Path) -> Self:
         """The pyramid that `save_pretrained` wrote."""
         settings = json.loads((folder / CONFIG).read_text())
-        pyramid = cls(MultiscaleQuantizer(QuantizerConfig(**settings["quantizer"])), settings["width"])
+        pyramid = cls(MultiscaleQuantizer(built(QuantizerConfig, settings["quantizer"])), settings["width"])
         pyramid.load_state_dict(unwrapped(load_file(folder / WEIGHTS), str(folder / WEIGHTS)))
         return pyramid
 
