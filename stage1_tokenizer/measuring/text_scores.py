@@ -27,8 +27,7 @@ def measure_texts(
     count_GK = torch.zeros(tokenizer.codebooks, counted, dtype=torch.int64, device=device)
     for batch in batches:
         x_BCT = one_hot(batch.byte_BT.to(device), batch.lengths_B.to(device))
-        with torch.no_grad():
-            y_BCT, codes_BN = tokenizer.reconstruct(x_BCT)
+        y_BCT, codes_BN = read_back(tokenizer, x_BCT)
         inside_BT = x_BCT.sum(1).bool()
         wrong_BT = (y_BCT.argmax(1) != x_BCT.argmax(1)) & inside_BT
         right = inside_BT.sum() - wrong_BT.sum()
@@ -47,3 +46,10 @@ def measure_texts(
         "samples": int(windows),
     }
     return figures | (code_statistics(total(count_GK).cpu()) if counted else {})
+
+
+@torch.no_grad()
+def read_back(tokenizer: Tokenizer, x_BCT: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The logits of each byte, y_BCT, and the codes. (`reconstruct` clamps to [-1, 1], as pictures need.)"""
+    made = tokenizer(x_BCT)
+    return made.x_BCHW, made.codes_Bhw

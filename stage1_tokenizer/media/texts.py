@@ -15,7 +15,7 @@ from stage1_tokenizer.config.losses import LossConfig
 from stage1_tokenizer.losses.bytes import CrossEntropyTerm
 from stage1_tokenizer.losses.term import Term, further_terms
 from stage1_tokenizer.measuring.features import FeatureName
-from stage1_tokenizer.measuring.text_scores import measure_texts
+from stage1_tokenizer.measuring.text_scores import measure_texts, read_back
 from stage1_tokenizer.media.medium import Medium
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
@@ -45,8 +45,7 @@ def show(path: Path, tokenizer: Tokenizer, index: str) -> None:
     transform, device = tokenizer.transform, next(tokenizer.parameters()).device
     assert isinstance(transform, TextConfig)
     batch = next(iter(every_sample(index, transform, batch_size=SHOWN, limit=SHOWN)))
-    with torch.no_grad():
-        y_BCT, _ = tokenizer.reconstruct(input_of(batch, device))
+    y_BCT, _ = read_back(tokenizer, input_of(batch, device))
     lines = []
     for row, length in enumerate(batch.lengths_B.tolist()):
         for byte_T in (batch.byte_BT[row, :length], y_BCT[row, :, :length].argmax(0)):

@@ -43,7 +43,14 @@ def test_figures_count_bits_and_exact_bytes_of_all_batches() -> None:
     y_BCT[1] = 0
     y_BCT[1].scatter_(0, BYTES[1:].long(), 50.0)
     codes_BN = torch.tensor([[1, 2], [3, 1]])
-    tokenizer: Any = SimpleNamespace(codebook_size=16, codebooks=1, reconstruct=lambda x_BCT: (y_BCT, codes_BN))
+
+    class Fake:
+        codebook_size, codebooks = 16, 1
+
+        def __call__(self, x_BCT: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(x_BCHW=y_BCT, codes_Bhw=codes_BN)
+
+    tokenizer: Any = Fake()
     batch = ByteBatch(0, BYTES, LENGTHS, torch.full((2,), -1), ["a", "b"])
     found = measure_texts(tokenizer, [batch, batch], device=torch.device("cpu"), total=lambda x: x)
     right = int((y_BCT[0, :, :3].argmax(0) == BYTES[0, :3]).sum())
