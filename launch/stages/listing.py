@@ -103,7 +103,11 @@ class PipelineConfig:
     @cached_property
     def unified(self) -> bool:
         """Whether the recipe's prior is of texts and codes in one vocabulary."""
-        return (settings_of(self.recipe_folder / "prior.yaml").get("model") or {}).get("kind") == "unified"
+        try:
+            model = settings_of(self.recipe_folder / "prior.yaml").get("model")
+        except UserError:  # told where the file is read as a configuration
+            return False
+        return isinstance(model, dict) and model.get("kind") == "unified"
 
     @property
     def made(self) -> bool:

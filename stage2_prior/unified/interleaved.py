@@ -1,7 +1,7 @@
 """Interleaved documents: lines of JSON with places, and sets of codes, made to shards of documents."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,9 +64,15 @@ class CodeSets:
 
 def write_documents(lines: Path, sets: CodeSets, out: str, *, licence: str = "", overwrite: bool = False) -> ShardIndex:
     """Write a document for each line to shards in `out`. UserError names a line that can't be one."""
-    listed = [(number, line) for number, line in enumerate(text_lines(lines.read_bytes()), 1) if line.strip()]
+    try:
+        contents = lines.read_bytes()
+    except OSError as error:
+        raise UserError(f"documents={lines} can't be read ({error.strerror}): check the file") from error
+    listed = [(number, line) for number, line in enumerate(text_lines(contents), 1) if line.strip()]
     if not listed:
         raise UserError(f"documents={lines} has no line")
+    for number, line in listed:
+        _parts(lines, number, line)
     shards = set_writer(out)
     plan = {"documents": len(listed), "codes": [Identity.of(index).brief() for index in sets.indexes]}
     shards.begin(plan, [INDEX], overwrite=overwrite)
@@ -86,13 +92,9 @@ def write_documents(lines: Path, sets: CodeSets, out: str, *, licence: str = "",
 def _sample(path: Path, number: int, line: str, sets: CodeSets) -> Sample:
     """A line as a sample of a shard."""
     what = f"documents={path}: line {number}"
-    try:
-        parts = json.loads(line)["segments"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{what} is no object with "segments" ({error}): see stage2_prior.documents --help') from error
     members: dict[str, bytes] = {}
     segments: list[Any] = []
-    for place in _checked(parts, what):
+    for place in _parts(path, number, line):
         if isinstance(place, str):
             segments.append(place)
             continue
@@ -106,11 +108,16 @@ def _sample(path: Path, number: int, line: str, sets: CodeSets) -> Sample:
     return f"{number:08d}", {"json": text.encode(), **members}
 
 
-def _checked(parts: Any, what: str) -> Iterator[Any]:
+def _parts(path: Path, number: int, line: str) -> list[Any]:
     """The segments of a line; UserError for another form."""
+    what = f"documents={path}: line {number}"
+    try:
+        parts = json.loads(line)["segments"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f'{what} is no object with "segments" ({error}): see stage2_prior.documents --help') from error
     if not isinstance(parts, Sequence) or isinstance(parts, str) or not parts:
         raise UserError(f'{what} has "segments" that are no list of texts and {{"{SAMPLE}": KEY}}')
     for one in parts:
         if not isinstance(one, str) and not (isinstance(one, dict) and isinstance(one.get(SAMPLE), str)):
             raise UserError(f'{what} has the segment {one!r}, which is neither a text nor {{"{SAMPLE}": KEY}}')
-        yield one
+    return list(parts)

@@ -53,7 +53,8 @@ def on_one_gpu(recipe: Path) -> int:
 def tokenizer(name: str, pictures: int, folder: str) -> Stage1:
     """A training of a recipe's tokenizer, its discriminators at work."""
     options = ["--config", str(RECIPES / name / "tokenizer.yaml"), *EAGER, folder, "--loss.adversarial.start", "0"]
-    options += ["--loss.semantic.weight", "0"]  # a frozen network's share isn't the recipe's to choose
+    # frozen networks' shares aren't the recipe's to choose
+    options += ["--loss.semantic.weight", "0", "--loss.logits.weight", "0"]
     return Stage1(options, pictures)
 
 

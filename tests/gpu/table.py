@@ -64,7 +64,7 @@ SMALL = {
     "tokenizer": "data.index=none data.batch_size=4 data.transform.size=32 model.z_channels=8 "
     "model.quantizer.codebook_size=32 model.quantizer.code_dim=4 loss.perceptual.weight=0 loss.adversarial.layers=1 "
     "loss.adversarial.channels=8 optimizer.warmup=10",
-    "prior": "tokenizer=none data.index=none data.batch_size=4 model.layers=1 model.width=32 model.depth_layers=1 "
+    "prior": "tokenizer=unread data.index=none data.batch_size=4 model.layers=1 model.width=32 model.depth_layers=1 "
     "model.text.layers=1 model.text.tokens=4",
 }
 """What the rows of a stage share."""
@@ -110,7 +110,6 @@ NEEDS = {
     "model.backbone=seanet_vocos": f"{VOCOS} {SEANET} model.vocos.hop=8 model.backbone=seanet_vocos",
     "model.backbone=vocos": VOCOS,
     "model.per_level_weights": "model.kind=depth",
-    "model.architecture": "model.kind=unified",
     "model.normalise_losses": "model.kind=unified",
     "model.quant_conv_kernel=0": "model.quantizer.code_dim=8",
     "model.quantizer.anneal": "model.quantizer.kind=gumbel",
@@ -263,7 +262,7 @@ ROWS = {
         ),
     ),
     "sampler": [
-        *_pairs((f"model.kind={kind}" for kind in KINDS), ["given", "guidance=3 top_k=5 bf16"]),
+        *_pairs((f"model.kind={kind}" for kind in KINDS if kind != "unified"), ["given", "guidance=3 top_k=5 bf16"]),
         "guidance=3 guidance_schedule=linear min_p=0.1",
         "guidance=3 guidance_schedule=cosine guidance_until=0.5 top_p=0.9 final_temperature=0.5",
         "guidance=3 guidance_schedule=power-cosine guidance_power=2.75",

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from launch.command.cli import UserError, parse
-from stage1_tokenizer.config.losses import AdversarialConfig, LossConfig, PerceptualConfig
+from stage1_tokenizer.config.losses import AdversarialConfig, LossConfig
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.discriminators import DISCRIMINATORS
 from stage1_tokenizer.media import MEDIA
@@ -75,7 +75,7 @@ def test_a_configuration_with_a_preset_is_read_again() -> None:
         LossConfig(
             **{
                 **yaml.safe_load(again),
-                "perceptual": PerceptualConfig(),
+                **{name: getattr(config.loss, name) for name in ("perceptual", "logits", "semantic")},
                 "adversarial": config.loss.adversarial,
                 "discriminators": config.loss.discriminators,
             }

@@ -181,11 +181,11 @@ def test_every_release_has_at_most_2000_lines_and_none_of_kernels():
     kinds = {(name, "residual") for name in ENCODERS} | {("seanet", kind) for kind in KINDS} | {("seanet_vocos", "vq")}
     for name in ("haar", "magvit2", "cosmos"):
         files = flatten(MODEL, MODEL_FILE, "From {module}", tables(asdict(VIDEOS[name])))
-        assert sum(text.count("\n") for text in files.values()) <= 2300, name
+        assert sum(text.count("\n") for text in files.values()) <= 2400, name
     for backbone, quantizer in kinds:
         published = (backbone, quantizer) == ("seanet_vocos", "vq")
         files = model_files(backbone, quantizer, layers=8 * (backbone == "seanet"), attention=published)
-        most = 2300 if backbone == "movq" else 2000
+        most = 2400 if backbone == "movq" else 2000
         assert sum(text.count("\n") for text in files.values()) <= most, (backbone, quantizer)
         for name, text in files.items():
             assert "kernels" not in name and "winograd" not in text and "channels_last" not in text

@@ -188,8 +188,8 @@ def test_what_is_beyond_a_clips_end_reaches_no_term() -> None:
             super().__init__()
             self.decoder = generator.decoder
 
-        def forward(self, x: Tensor, micro_batch: int | None = None) -> Any:
-            output = generator(x, micro_batch)
+        def forward(self, x: Tensor, *others: Any) -> Any:
+            output = generator(x, *others)
             noise = torch.rand_like(output.x_BCHW)
             y = torch.where(valid > 0, output.x_BCHW, noise if seen else output.x_BCHW)
             seen.append(y)

@@ -82,7 +82,7 @@ def test_a_depth_prior_attends_to_places_before_and_codes_before_at_its_own_plac
     logits_BPGK = prior.logits(codes_of(prior, 1), torch.tensor([prior.vocabulary.null]))
     for hook in hooks:
         hook.remove()
-    assert [tuple(x.shape[:-1]) for x in inputs] == [(1,), (1, 11, BOOKS), (1, 12, BOOKS - 1)]
+    assert [tuple(x.shape[:-1]) for x in inputs] == [(1, 1), (1, 11, BOOKS), (1, 12, BOOKS - 1)]
     for place in (0, 1, 7, 11):
         for level in range(BOOKS):
             of_class, before, beside = reach(logits_BPGK[0, place, level], inputs)
