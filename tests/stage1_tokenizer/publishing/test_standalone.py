@@ -173,7 +173,7 @@ def test_only_what_is_needed_travels():
     assert not any(part in name for name in files for part in ("lpips", "train.py", "launch_run", "remote"))
 
 
-def test_every_release_has_at_most_2000_lines_and_none_of_kernels():
+def test_every_release_has_at_most_2200_lines_and_none_of_kernels():
     """The largest quantizer with every backbone, the largest backbone with every quantizer: lines add up.
 
     Mimi's transformers and WavTokenizer's attention are counted where they are published. Of videos, 300 lines more.
@@ -185,7 +185,7 @@ def test_every_release_has_at_most_2000_lines_and_none_of_kernels():
     for backbone, quantizer in kinds:
         published = (backbone, quantizer) == ("seanet_vocos", "vq")
         files = model_files(backbone, quantizer, layers=8 * (backbone == "seanet"), attention=published)
-        most = 2400 if backbone == "movq" else 2000
+        most = 2400 if backbone == "movq" else 2200
         assert sum(text.count("\n") for text in files.values()) <= most, (backbone, quantizer)
         for name, text in files.items():
             assert "kernels" not in name and "winograd" not in text and "channels_last" not in text
