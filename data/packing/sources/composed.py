@@ -2,20 +2,18 @@
 
 import hashlib
 import io
-from collections.abc import Iterable
 from functools import cache
 from itertools import combinations, product
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data.packing.sources.base import Raw, Source, existing
-from data.packing.sources.tars import TarSource
+from data.packing.sources.base import Raw
+from data.packing.sources.digits import LARGEST, OfDigits, thing
 from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 
-SIDE, CELL = 32, 16
+SIDE, CELL = 32, LARGEST
 """Sides of a picture and of the corner that a digit stands in, in pixels."""
 PLACES = {"top left": (0, 0), "top right": (0, CELL), "bottom left": (CELL, 0), "bottom right": (CELL, CELL)}
 """First row and column of each corner."""
@@ -23,11 +21,9 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 NOTHING = "nothing"
 HELD_OUT, SEED = 0.2, 2026
 """Share of the sentences that train doesn't have, and the seed that chooses them."""
-_SPLITS = ("train", "held_out")
-_DARK, _FULL = 32, 20
 
 
-class CaptionedDigitsSource(Source):
+class CaptionedDigitsSource(OfDigits):
     """Pictures of two digits in two of the four corners, and a sentence that says of each corner what is there.
 
     Of the 600 sentences the split `held_out` has a fifth, which `train` hasn't; its digits are those held out of the
@@ -38,46 +34,20 @@ class CaptionedDigitsSource(Source):
     options = ("count",)
 
     def __init__(self, root: str, count: int | None = None) -> None:
-        super().__init__()
-        top = existing(root, "a folder of packed digits")
-        self._digits = {
-            name: TarSource(str(top / f"{name}.json")) for name in _SPLITS if (top / f"{name}.json").exists()
-        }
-        if "train" not in self._digits or len(self._digits["train"].classes) != len(WORDS):
+        super().__init__(root, count)
+        if len(self.digits["train"].classes) != len(WORDS):
             raise UserError(f"source={root} has no train.json of digits in ten classes: name data/samples/mnist")
-        share = 1.0 if count is None else count / len(self._digits["train"])
         self._of_class: dict[str, list[np.ndarray]] = {}
-        self._first: dict[str, int] = {}
-        total = 0
-        for name, digits in self._digits.items():
+        for name, digits in self.digits.items():
             labels = np.array([digits.read(number).label for number in range(len(digits))])
             self._of_class[name] = [np.flatnonzero(labels == digit) for digit in range(len(WORDS))]
             if not all(map(len, self._of_class[name])):
                 raise UserError(f"source={root}: {name}.json lacks some of the ten digits: name data/samples/mnist")
-            pictures = max(1, round(len(digits) * share))
-            self._first[name], self.splits[name] = total, np.arange(total, total + pictures)
-            total += pictures
-        self.labels = np.full(total, -1, dtype=np.int64)
-        self.captioned = total
         self.meta = {"composed": {"words": list(WORDS), "nothing": NOTHING, "places": PLACES, "cell": CELL}}
-
-    @classmethod
-    def certain_splits(cls, source: str, splits: object = None) -> list[str]:
-        """Those whose digits are there."""
-        return [name for name in _SPLITS if (Path(source) / f"{name}.json").exists()]
-
-    def overlaps(self, out: Path) -> bool:
-        """See Source."""
-        return any(digits.overlaps(out) for digits in self._digits.values())
-
-    def names(self) -> Iterable[str]:
-        """The shards of digits."""
-        return [f"{shard.url} {shard.sha256}" for one in self._digits.values() for shard in one.index.shards]
 
     def read(self, number: int) -> Raw:
         """A picture; all sentences of its split come equally often, with other digits of the source each time."""
-        split = next(name for name in reversed(self._first) if number >= self._first[name])
-        at = number - self._first[split]
+        split, at = self.place(number)
         sentences = sentences_of(split)
         turn, which = divmod(at, len(sentences))
         chosen = sentences[which]
@@ -86,7 +56,7 @@ class CaptionedDigitsSource(Source):
             pool = self._of_class[split][digit]
             # Each sentence goes through the digits of a class in an order of its own.
             order = mixed(len(pool), f"{which}/{part}")
-            sample = self._digits[split].read(int(pool[order[turn % len(pool)]]))
+            sample = self.digits[split].read(int(pool[order[turn % len(pool)]]))
             if sample.encoded is None:
                 raise DamagedSampleError("the digit has no picture")
             with Image.open(io.BytesIO(sample.encoded)) as image:
@@ -124,13 +94,8 @@ def sentence(chosen: Sentence) -> str:
 
 
 def paste(picture_HW: np.ndarray, digit_HW: np.ndarray, place: tuple[int, int]) -> None:
-    """Put what is bright in a picture into the middle of a corner, reduced by CELL / 20: MNIST's digits have 20×20."""
-    rows, columns = (np.flatnonzero((digit_HW > _DARK).any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        raise DamagedSampleError("the digit's picture is black")
-    cut = Image.fromarray(digit_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    scale = CELL / max(_FULL, *cut.size)
-    width, height = (max(1, round(side * scale)) for side in cut.size)
-    small_HW = np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC))
+    """Put what is bright in a picture into the middle of a corner."""
+    small_HW = thing(digit_HW)
+    height, width = small_HW.shape
     row, column = place[0] + (CELL - height) // 2, place[1] + (CELL - width) // 2
     picture_HW[row : row + height, column : column + width] = small_HW

@@ -68,7 +68,7 @@ def test_a_picture_shows_what_its_sentence_says(tmp_path: Path) -> None:
 
 
 def test_other_sources_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no train\.json of digits"):
+    with pytest.raises(UserError, match=r"no train\.json of pictures with classes"):
         CaptionedDigitsSource(str(tmp_path))
 
 
