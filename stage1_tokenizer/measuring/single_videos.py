@@ -26,10 +26,11 @@ from launch.command.cli import UserError
 from launch.files.atomic import new_folder, write_file
 from launch.files.places import place_name
 from stage1_tokenizer.layers.precision import TYPES, Precision, at_precision
+from stage1_tokenizer.layers.video import frames_of
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.measuring.scores import psnr
 from stage1_tokenizer.measuring.video_features import in_parts
-from stage1_tokenizer.measuring.video_metrics import difference_psnr, frames_of
+from stage1_tokenizer.measuring.video_metrics import difference_psnr
 from stage1_tokenizer.measuring.videos_shown import pair, sheet, strip
 from stage1_tokenizer.tokenizer.model import Tokenizer
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from data.pictures.transforms import to_float
 from launch.command.cli import UserError
+from stage1_tokenizer.layers.video import frames_of
 from stage1_tokenizer.losses.lpips import LPIPS, load_lpips
 from stage1_tokenizer.measuring.features import SMALLEST, FeatureNetwork, Vgg16
-from stage1_tokenizer.measuring.video_metrics import frames_of, of_clips
+from stage1_tokenizer.measuring.video_metrics import of_clips
 
 AT_ONCE = 2**19
 """Pixels in a network at once, of at least one clip: their features are large."""

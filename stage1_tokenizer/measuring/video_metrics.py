@@ -10,11 +10,6 @@ from stage1_tokenizer.measuring.results import defined
 from stage1_tokenizer.measuring.scores import decibels
 
 
-def frames_of(x_BCTHW: Tensor) -> Tensor:
-    """All frames as pictures, x_FCHW, clip by clip."""
-    return x_BCTHW.transpose(1, 2).flatten(0, 1)
-
-
 def of_clips(value_F: Tensor, frames: int) -> Tensor:
     """Means over each clip's frames, (B,), of values of `frames_of`."""
     return value_F.unflatten(0, (-1, frames)).mean(1)

@@ -13,13 +13,14 @@ from data.pictures.transforms import to_float, to_uint8
 from data.videos.batches import VideoBatch
 from data.videos.config import VideoConfig
 from launch.ranks.joined import Ranks
+from stage1_tokenizer.layers.video import frames_of
 from stage1_tokenizer.losses.lpips import LPIPS
 from stage1_tokenizer.measuring.distances import KEPT, SetSums, figures
 from stage1_tokenizer.measuring.features import FeatureNetwork
 from stage1_tokenizer.measuring.picture_sets import SampleHash, filled
 from stage1_tokenizer.measuring.scores import WINDOW, Scores, psnr, ssim
 from stage1_tokenizer.measuring.video_features import VideoVgg16, in_parts
-from stage1_tokenizer.measuring.video_metrics import difference_psnr, flicker, frames_of, of_clips
+from stage1_tokenizer.measuring.video_metrics import difference_psnr, flicker, of_clips
 from stage1_tokenizer.tokenizer.model import Tokenizer
 
 

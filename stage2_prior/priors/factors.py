@@ -74,8 +74,7 @@ class FactorsPrior(FactoredPrior, PlacesPrior):
     @classmethod
     def layers_per_code(cls, config: PriorModelConfig, source: CodeSource) -> float:
         """Those of the small Llama count for each factor."""
-        factors = factors_for(cls.kind, cls.head, config.factors, source.codebook_size)
-        return config.layers + config.head_layers * len(factors)
+        return layers_with_factors(cls.kind, config, source)
 
     def usage(self, name: str) -> str:
         """Plain transformers load both Llamas, which take turns in sampling."""
@@ -116,6 +115,12 @@ def small_llama(config: PriorModelConfig, vocabulary: Vocabulary) -> Any:
     tied, factors = config.tied or len(vocabulary.factors) == 1, len(vocabulary.factors)
     changes: dict[str, Any] = {"num_hidden_layers": config.head_layers, "tie_word_embeddings": tied}
     return with_head(llama_settings(config, vocabulary.codes, factors, **changes))
+
+
+def layers_with_factors(kind: str, config: PriorModelConfig, source: CodeSource) -> float:
+    """Layers that a code passes: those over codes, and the small Llama's once for each factor."""
+    factors = factors_for(kind, "factors", config.factors, source.codebook_size)
+    return config.layers + config.head_layers * len(factors)
 
 
 def factors_work(llama: Any, vocabulary: Vocabulary) -> Work:

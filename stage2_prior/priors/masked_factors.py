@@ -20,7 +20,6 @@ from transformers import ModernBertModel
 
 from stage1_tokenizer.layers.precision import without_autocast
 from stage1_tokenizer.quantizers import Quantizer
-from stage2_prior.codes.factors import factors_for
 from stage2_prior.codes.source import CodeSource
 from stage2_prior.codes.vocabulary import Vocabulary
 from stage2_prior.config.drawing import Drawing
@@ -28,7 +27,7 @@ from stage2_prior.config.model import PriorModelConfig
 from stage2_prior.generation.logits import draw_codes, guide
 from stage2_prior.priors.base import needs_vqloom
 from stage2_prior.priors.factored import FactoredPrior
-from stage2_prior.priors.factors import LOADERS, factors_work, small_llama
+from stage2_prior.priors.factors import LOADERS, factors_work, layers_with_factors, small_llama
 from stage2_prior.priors.filling import log_of
 from stage2_prior.priors.llama import KeyValues, through_layers
 from stage2_prior.priors.masked import MaskedPrior
@@ -85,8 +84,7 @@ class MaskedFactorsPrior(_Masked):
     @classmethod
     def layers_per_code(cls, config: PriorModelConfig, source: CodeSource) -> float:
         """Those of the small Llama count for each factor."""
-        factors = factors_for(cls.kind, cls.head, config.factors, source.codebook_size)
-        return config.layers + config.head_layers * len(factors)
+        return layers_with_factors(cls.kind, config, source)
 
     def usage(self, name: str) -> str:
         """Plain transformers load both."""

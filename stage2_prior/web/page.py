@@ -1,5 +1,6 @@
 """The demo page: what its buttons do, and the page, built with gradio."""
 
+from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
@@ -14,6 +15,7 @@ from stage1_tokenizer.tokenizer.code_maps import has_neighbours, heat_map, neigh
 from stage1_tokenizer.tokenizer.pil import as_batch
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.base import Prior
+from stage2_prior.sampling.conditions import Classes, Prompts, Subjects
 from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.sampling.writing import decode_samples
 
@@ -80,16 +82,33 @@ def _large(picture: Any, side: int = SIDE) -> Any:
 
 def page(demo: Demo, title: str, first: str | None = None) -> Any:
     """The page, a gradio.Blocks; `first` is the picture it opens with."""
+    return with_tabs(demo, title, _described(demo.tokenizer), first, _reconstruct_tab, _sample_tab)
+
+
+def with_tabs(
+    demo: Any,
+    title: str,
+    described: str,
+    first: str | None,
+    reconstruct: Callable[[Any, Any, Any, str | None], None],
+    sample: Callable[[Any, Any], None],
+) -> Any:
+    """A page for samples of any kind: what the tokenizer is, a tab that reconstructs and, with a prior, one to draw."""
     import gradio
 
     with gradio.Blocks(title=f"vqloom: {title}") as blocks:
-        gradio.Markdown(f"## {title}\n{_described(demo.tokenizer)}")
+        gradio.Markdown(f"## {title}\n{described}")
         with gradio.Tab("Reconstruct"):
-            _reconstruct_tab(gradio, blocks, demo, first)
+            reconstruct(gradio, blocks, demo, first)
         if demo.prior is not None:
             with gradio.Tab("Sample"):
-                _sample_tab(gradio, demo)
+                sample(gradio, demo)
     return blocks
+
+
+def subjects_of(prior: Prior, of: str) -> Subjects:
+    """What a page's field asks for: a text, or a class or none."""
+    return Prompts(prior, [of]) if prior.condition.texts else Classes(prior, [of] if of != NONE else ["none"])
 
 
 def _reconstruct_tab(gradio: Any, blocks: Any, demo: Demo, first: str | None) -> None:

@@ -17,10 +17,9 @@ from stage1_tokenizer.measuring.sound_metrics import si_sdr
 from stage2_prior.codes.kinds import sample_kind
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.base import Prior
-from stage2_prior.sampling.conditions import Classes, Prompts
 from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.sampling.writing import decode_samples
-from stage2_prior.web.page import NONE
+from stage2_prior.web.page import NONE, subjects_of, with_tabs
 
 SAMPLES = 4
 """Sounds that are sampled at once, at most."""
@@ -68,8 +67,7 @@ class SoundDemo:
         """Sounds of a class (or a text), sampled from the prior, None for the rest of SAMPLES; last, spectrograms."""
         assert self.prior is not None
         drawing = Drawing(guidance=guidance, temperature=temperature)
-        text = self.prior.condition.texts
-        subjects = Prompts(self.prior, [of]) if text else Classes(self.prior, [of] if of != NONE else ["none"])
+        subjects = subjects_of(self.prior, of)
         wanted = [Picture(subjects.labels[0], number) for number in range(int(count))]
         idx_BGT = sample_codes(self.prior, wanted, int(seed), drawing, subjects)
         sounds = decode_samples(self.tokenizer, idx_BGT, 16)
@@ -84,20 +82,12 @@ def heard(sound: Any) -> Heard:
 
 def page(demo: SoundDemo, title: str, first: str | None = None) -> Any:
     """The page, a gradio.Blocks; `first` is the sound it opens with."""
-    import gradio
-
     clip, tokenizer = demo.transform, demo.tokenizer
     shape = "×".join(map(str, tokenizer.codes_shape(clip.sizes)))
     count = sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6
     words = f"{clip.length / clip.sample_rate:.3g} s at {clip.sample_rate} Hz become {shape} codes out of"
-    with gradio.Blocks(title=f"vqloom: {title}") as blocks:
-        gradio.Markdown(f"## {title}\n{words} {tokenizer.codebook_size} and back; {count:.2f} M parameters.")
-        with gradio.Tab("Reconstruct"):
-            _reconstruct_tab(gradio, blocks, demo, first)
-        if demo.prior is not None:
-            with gradio.Tab("Sample"):
-                _sample_tab(gradio, demo)
-    return blocks
+    described = f"{words} {tokenizer.codebook_size} and back; {count:.2f} M parameters."
+    return with_tabs(demo, title, described, first, _reconstruct_tab, _sample_tab)
 
 
 def _reconstruct_tab(gradio: Any, blocks: Any, demo: SoundDemo, first: str | None) -> None:

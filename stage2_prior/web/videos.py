@@ -15,17 +15,18 @@ from data.videos.config import VideoConfig
 from data.videos.shown import film
 from launch.command.cli import UserError
 from stage1_tokenizer import Tokenizer
+from stage1_tokenizer.layers.video import frames_of
 from stage1_tokenizer.measuring.scores import psnr
 from stage1_tokenizer.measuring.single_pictures import code_bytes
-from stage1_tokenizer.measuring.video_metrics import difference_psnr, frames_of
+from stage1_tokenizer.measuring.video_metrics import difference_psnr
 from stage2_prior.codes.axes import kept_codes
 from stage2_prior.codes.kinds import sample_kind
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.priors.base import Prior
-from stage2_prior.sampling.conditions import Classes, Prompts, Subjects
+from stage2_prior.sampling.conditions import Subjects
 from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.sampling.writing import decode_samples
-from stage2_prior.web.page import NONE
+from stage2_prior.web.page import NONE, subjects_of, with_tabs
 
 SAMPLES = 8
 """Clips that are sampled at once, at most."""
@@ -94,10 +95,7 @@ class VideoDemo:
         """Clips of a class (or a text), sampled from the prior; with a video `first`, its first frames stay."""
         assert self.prior is not None
         drawing = Drawing(guidance=guidance, temperature=temperature)
-        text = self.prior.condition.texts
-        subjects: Subjects = (
-            Prompts(self.prior, [of]) if text else Classes(self.prior, [of] if of != NONE else ["none"])
-        )
+        subjects = subjects_of(self.prior, of)
         if first is not None:
             subjects = Begun(subjects, self._given(first, int(frames)))
         wanted = [Picture(subjects.labels[0], number) for number in range(int(count))]
@@ -115,20 +113,12 @@ class VideoDemo:
 
 def page(demo: VideoDemo, title: str, first: str | None = None) -> Any:
     """The page, a gradio.Blocks; `first` is the video it opens with."""
-    import gradio
-
     clip, tokenizer = demo.transform, demo.tokenizer
     shape = "×".join(map(str, tokenizer.codes_shape(clip.sizes)))
     count = sum(parameter.numel() for parameter in tokenizer.parameters()) / 1e6
     words = f"{clip.frames} frames of {clip.size}×{clip.size} pixels become {shape} codes out of"
-    with gradio.Blocks(title=f"vqloom: {title}") as blocks:
-        gradio.Markdown(f"## {title}\n{words} {tokenizer.codebook_size} and back; {count:.2f} M parameters.")
-        with gradio.Tab("Reconstruct"):
-            _reconstruct_tab(gradio, blocks, demo, first)
-        if demo.prior is not None:
-            with gradio.Tab("Sample"):
-                _sample_tab(gradio, demo)
-    return blocks
+    described = f"{words} {tokenizer.codebook_size} and back; {count:.2f} M parameters."
+    return with_tabs(demo, title, described, first, _reconstruct_tab, _sample_tab)
 
 
 def _reconstruct_tab(gradio: Any, blocks: Any, demo: VideoDemo, first: str | None) -> None:
