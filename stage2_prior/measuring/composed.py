@@ -32,7 +32,7 @@ from data.shards.loading import load_index
 from launch.command.cli import UserError
 from stage2_prior.priors.base import Prior, weights_hash
 
-EPOCHS, BATCH, RATE, TURNS = 12, 128, 4e-3, 0.06
+EPOCHS, BATCH, RATE, TURNS = 20, 128, 4e-3, 0.1
 """Passes over the cells, cells of a step, the largest learning rate, and by how much cells are distorted at random."""
 
 

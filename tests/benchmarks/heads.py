@@ -72,7 +72,7 @@ model:
   channel_multipliers: [1, 2, 2]
   res_blocks: 1
   z_channels: 32
-  quantizer: {{kind: lfq, codebook_size: {1 << bits}, entropy_weight: 0.02, entropy_bits: 9}}
+  quantizer: {{kind: lfq, codebook_size: {1 << bits}, entropy_weight: 0.1, entropy_bits: 9}}
 loss: {{pixel: l2, perceptual: {{weight: 0}}, adversarial: {{weight: 0}}}}
 optimizer: {{learning_rate: 2.0e-3, warmup: 20, decay: cosine, ema_decay: 0.99}}
 steps: {steps}

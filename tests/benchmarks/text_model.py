@@ -3,8 +3,9 @@
     python -m tests.benchmarks.text_model [--steps 300] [--out results.json]
 
 Both train the same Llama from the same first weights on the sample set `prose` (training chapters), with the same
-AdamW, schedule and clipping, and see as many tokens a step on average. The Trainer's rows are the same documents, cut
-alike, one to a row, in an order of its own. Bits per byte are of the held-out chapters, by the stock model's own loss.
+AdamW, schedule and clipping, and see as many tokens a step on average. The chapters are cut into texts of LONGEST bytes
+first, so that a step's texts are of many chapters for both. The Trainer's rows are the same documents, one to a row, in
+an order of its own. Bits per byte are of the held-out chapters, by the stock model's own loss.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments, set_seed
 
 from data.config import CodeDataConfig
+from data.pack import PackConfig, pack
 from data.shards.loading import load_index
+from data.texts.config import TextConvertConfig
 from launch.config import RunConfig
 from launch.run.seeding import seed_step
 from stage2_prior.config.model import PriorModelConfig
@@ -36,9 +39,11 @@ from stage2_prior.train import train
 from stage2_prior.training.unified import UnifiedSets
 from stage2_prior.unified.segments import Document
 from stage2_prior.unified.stream import documents_of, every_unified
+from stage2_prior.unified.text_training import every_text
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
-LENGTH, CHAPTERS = 128, 2
+LENGTH, LONGEST, TEXTS = 128, 300, 24
+"""Tokens of a row, bytes of a text at most, and texts of a step."""
 RATE, WARMUP = 3e-3, 20
 
 
@@ -46,7 +51,7 @@ def settings(place: Path, steps: int) -> PriorTrainConfig:
     """Our training; what the Trainer has no word for is off."""
     return PriorTrainConfig(
         run=RunConfig(folder=str(place / "run"), trackers=[], log_every=50, save_every=10**6),
-        data=CodeDataConfig(index=str(SAMPLES / "prose" / "train.json"), batch_size=CHAPTERS),
+        data=CodeDataConfig(index=str(place / "texts" / "train.json"), batch_size=TEXTS),
         model=PriorModelConfig(
             kind="unified",
             layers=2,
@@ -61,9 +66,19 @@ def settings(place: Path, steps: int) -> PriorTrainConfig:
     )
 
 
-def documents(prior: UnifiedPrior, name: str) -> list[Document]:
-    """Every chapter of a split, in documents that fit a row."""
-    index, found = load_index(str(SAMPLES / "prose" / f"{name}.json")), []
+def cut(place: Path) -> str:
+    """The chapters' texts, packed again as short ones; the index of the training ones."""
+    for name in ("train", "held_out"):
+        texts = every_text([load_index(str(SAMPLES / "prose" / f"{name}.json"))])
+        (place / "chapters" / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    short = TextConvertConfig(longest=LONGEST)
+    pack(PackConfig(source=str(place / "chapters"), out=str(place / "texts"), kind="texts", text=short))
+    return str(place / "texts" / "train.json")
+
+
+def documents(prior: UnifiedPrior, place: Path, name: str) -> list[Document]:
+    """Every text of a split, in documents that fit a row."""
+    index, found = load_index(str(place / "texts" / f"{name}.json")), []
     for _, samples in every_unified(index, prior.vocabulary):
         for segments in samples:
             found += documents_of(prior.vocabulary, segments, LENGTH)
@@ -84,13 +99,12 @@ def row(document: Document) -> dict[str, Tensor]:
 
 def by_trainer(prior: UnifiedPrior, place: Path, steps: int, seed: int) -> Any:
     """The stock model after as many steps of transformers' Trainer."""
-    rows = [row(document) for document in documents(prior, "train")]
-    chapters = len(load_index(str(SAMPLES / "prose" / "train.json")))
+    rows = [row(document) for document in documents(prior, place, "train")]
     set_seed(seed)
     arguments = TrainingArguments(
         output_dir=str(place / "trainer"),
         max_steps=steps,
-        per_device_train_batch_size=round(len(rows) / chapters * CHAPTERS),
+        per_device_train_batch_size=TEXTS,
         learning_rate=RATE,
         adam_beta1=0.9,
         adam_beta2=0.95,
@@ -131,14 +145,14 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        prose = str(SAMPLES / "prose" / "train.json")
-        text_tokenizer(TextTokenizerConfig(data=[prose], out=str(place / "tokenizer.json"), size=1024))
+        (place / "chapters").mkdir()
+        text_tokenizer(TextTokenizerConfig(data=[cut(place)], out=str(place / "tokenizer.json"), size=1024))
         config = settings(place, asked.steps)
         config = replace(config, run=replace(config.run, seed=asked.seed))
         sets = UnifiedSets.opened(config)
         seed_step(asked.seed, 0, 0)  # as a run begins
         begun = sets.fresh(config)
-        held_out = documents(begun, "held_out")
+        held_out = documents(begun, place, "held_out")
         found: dict[str, float] = {"untrained": bits_per_byte(begun.lm, held_out)}
         began = time.monotonic()
         stock = by_trainer(begun.train(), place, asked.steps, asked.seed)

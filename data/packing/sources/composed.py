@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from data.packing.sources.base import Raw
-from data.packing.sources.digits import LARGEST, OfDigits, thing
+from data.packing.sources.digits import OfDigits, thing
 from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 
-SIDE, CELL = 32, LARGEST
+SIDE, CELL = 24, 12
 """Sides of a picture and of the corner that a digit stands in, in pixels."""
 PLACES = {"top left": (0, 0), "top right": (0, CELL), "bottom left": (CELL, 0), "bottom right": (CELL, CELL)}
 """First row and column of each corner."""
@@ -95,7 +95,7 @@ def sentence(chosen: Sentence) -> str:
 
 def paste(picture_HW: np.ndarray, digit_HW: np.ndarray, place: tuple[int, int]) -> None:
     """Put what is bright in a picture into the middle of a corner."""
-    small_HW = thing(digit_HW)
+    small_HW = thing(digit_HW, CELL)
     height, width = small_HW.shape
     row, column = place[0] + (CELL - height) // 2, place[1] + (CELL - width) // 2
     picture_HW[row : row + height, column : column + width] = small_HW

@@ -12,7 +12,7 @@ from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 
 LARGEST = 16
-"""The longest side of a thing, in pixels."""
+"""The longest side of a thing, in pixels, where a set says nothing else."""
 _SPLITS = ("train", "held_out")
 _DARK, _FULL = 32, 20
 
@@ -60,15 +60,15 @@ class OfDigits(Source):
         return split, number - self._first[split]
 
 
-def thing(picture_HW: np.ndarray) -> np.ndarray:
-    """What is bright in a picture, cut out and reduced so that its longest side would be LARGEST pixels for all.
+def thing(picture_HW: np.ndarray, largest: int = LARGEST) -> np.ndarray:
+    """What is bright in a picture, cut out and reduced so that its longest side would be `largest` pixels for all.
 
-    Of MNIST, whose digits fit into 20×20 pixels, by LARGEST / 20. DamagedSampleError for a black picture.
+    Of MNIST, whose digits fit into 20×20 pixels, by `largest` / 20. DamagedSampleError for a black picture.
     """
     rows, columns = (np.flatnonzero((picture_HW > _DARK).any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         raise DamagedSampleError("the picture is black")
     cut = Image.fromarray(picture_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    scale = LARGEST / max(_FULL, *cut.size)
+    scale = largest / max(_FULL, *cut.size)
     size = (max(1, round(cut.width * scale)), max(1, round(cut.height * scale)))
     return np.asarray(cut.resize(size, Image.Resampling.BICUBIC))

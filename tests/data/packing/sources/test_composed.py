@@ -61,7 +61,7 @@ def test_a_picture_shows_what_its_sentence_says(tmp_path: Path) -> None:
                 assert brightest == 0
             else:
                 assert brightest in (100 + 10 * WORDS.index(said[place]), 101 + 10 * WORDS.index(said[place]))
-                assert np.flatnonzero(cell_HW.any(axis=1)).tolist() == list(range(16)), "20 pixels become 16"
+                assert np.flatnonzero(cell_HW.any(axis=1)).tolist() == list(range(12)), "20 pixels become 12"
     assert source.read(0).members == source.read(480).members, "after all sentences of train comes the first again"
     assert source.read(0).key != source.read(480).key
     assert source.read(700).members == source.read(820).members
