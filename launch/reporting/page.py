@@ -31,9 +31,9 @@ RUNS = {
     "prior-run-masked": "Stage two: masked prior",
 }
 SAMPLES = {
-    "samples": "Samples by class",
+    "samples": "Samples",
     "prediction": "Given clips, and how they go on",
-    "samples-masked": "Samples of the masked prior by class",
+    "samples-masked": "Samples of the masked prior",
     "prediction-masked": "Given clips, and how the masked prior goes on",
 }
 MOST_CLASSES, PICTURES_A_CLASS, SOUNDS_A_CLASS = 40, 10, 4
@@ -46,7 +46,7 @@ TYPES = {".png": "image/png", ".flac": "audio/flac", ".webp": "image/webp"}
 """Of files that are embedded."""
 
 CAPTIONS = 24
-"""Described samples that are."""
+"""Described samples, and texts with samples, that are."""
 SHARES = (
     *("codebook_usage", "real_accuracy", "agreement", "exact_match"),
     *(way for what in ("picture", "sound", "video") for way in (f"text_to_{what}", f"{what}_to_text")),
@@ -172,18 +172,19 @@ def duration(seconds: float) -> str:
 
 
 def samples(source: Path) -> dict[str, Any]:
-    """Sampled pictures, sounds or videos by class; the grid picture alone where there are none by class."""
+    """Sampled pictures, sounds or videos by class or text; the grid picture alone where there are none by these."""
     described = read_json(source / "samples.json").get("classes") or [
         {"name": path.name, "folder": path.name} for path in sorted(source.glob("*"), key=natural) if path.is_dir()
     ]
-    classes = {}
-    for one in described[:MOST_CLASSES]:
+    texts = any(one["name"] and one.get("label") == -1 for one in described)
+    classes, most = {}, CAPTIONS if texts else MOST_CLASSES
+    for one in described[:most]:
         files = sorted((source / one["folder"]).glob("*.png"), key=natural)[:PICTURES_A_CLASS]
         sounds = [file for file in files if file.with_suffix(".flac").is_file()][:SOUNDS_A_CLASS]
         if files:
             classes[one["name"] or one["folder"]] = [shown_sample(file) for file in sounds or files]
     grid = "" if classes else embedded(source / "grid.png")
-    return {"classes": classes, "more": len(described) - MOST_CLASSES if classes else 0, "grid": grid}
+    return {"classes": classes, "texts": texts, "more": len(described) - most if classes else 0, "grid": grid}
 
 
 @dataclass(frozen=True)

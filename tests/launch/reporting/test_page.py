@@ -82,6 +82,18 @@ def test_the_page_shows_all_it_promises(outcome: Path) -> None:
     assert "&lt;b&gt;x&lt;/b&gt;" in page
 
 
+def test_samples_of_texts_are_cards_of_the_first_ones(outcome: Path) -> None:
+    described = []
+    for i in range(report.CAPTIONS + 3):
+        picture(outcome / "samples" / f"{i} text" / "00000.png", i)
+        described.append({"name": f"a <text> of {i}", "folder": f"{i} text", "label": -1, "count": 1})
+    (outcome / "samples" / "samples.json").write_text(json.dumps({"classes": described}))
+    page = report.write(outcome).read_text()
+    assert "<h2>Samples by text</h2>" in page
+    assert page.count("<figcaption>a &lt;text&gt; of ") == page.count("a sample of") == report.CAPTIONS
+    assert "and 3 more texts" in page
+
+
 def test_the_page_needs_nothing_from_outside(outcome: Path) -> None:
     page = report.write(outcome).read_text()
     assert not re.search(r"<script|<link|@import|url\(|https?://", page)
