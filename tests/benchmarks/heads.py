@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -47,6 +47,7 @@ HEADS = {
     "softmax": ["--model.head", "softmax"],
     "factors": ["--model.head", "factors"],
     "bits": ["--model.head", "bits"],
+    "wide bits": ["--model.head", "bits", "--model.head_width", "384"],  # four times the Llama's; BAR's have twice
     "masked softmax": ["--model.kind", "masked", "--model.head", "softmax"],
     "masked factors": ["--model.kind", "masked", "--model.head", "factors"],
     "masked bits": ["--model.kind", "masked", "--model.head", "bits"],
@@ -115,18 +116,24 @@ def rated(place: Path, head: str, seed: int, steps: int) -> dict[str, float]:
     return found
 
 
+def resident() -> float:
+    """The largest resident memory of this process so far, in MB; getrusage's would count the one that began it."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None, "Linux tells"
+    return int(found[1]) / 1024
+
+
 def alone(place: Path, head: str, steps: int) -> None:
     """In a process of its own: train a head at 2^LARGE codes, draw samples, and print memory and time."""
     began = time.process_time()
     run = trained(place, head, 0, steps)
     seconds = time.process_time() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = resident()
     figures = held_out_figures(load_prior(run), str(place / "codes/held_out/index.json"))
     drawing: dict[str, Any] = {"count": 2, "batch_size": 20}
     sample(SampleConfig(prior=str(run), tokenizer=str(place / "tokenizer"), out=f"{run}-samples", **drawing))
     parameters = sum(weight.numel() for weight in load_prior(run).parameters()) / 1e6
-    whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    about = {"seconds": seconds, "training": peak, "whole": whole, "parameters": parameters, **figures}
+    about = {"seconds": seconds, "training": peak, "whole": resident(), "parameters": parameters, **figures}
     Path(f"{run}.json").write_text(json.dumps(about))
 
 
