@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from launch.command import interrupts
 from launch.command.cli import UserError
@@ -115,15 +116,23 @@ def _content(path: Path) -> bytes:
 def is_done(stage: Stage, out: Path, wanted: str | None) -> bool:
     """Whether a stage's result is there and, with a key, of this configuration.
 
-    Raises UserError where it began with another one: nothing is overwritten without being asked.
+    Raises UserError where it began with another one: nothing is overwritten without being asked. A stage that only
+    refused its input may begin again with a mended one.
     """
     record = records.read(out, stage.name)
-    if wanted is not None and records.path(out, stage.name).exists() and record.get("key") != wanted:
+    other = wanted is not None and records.path(out, stage.name).exists() and record.get("key") != wanted
+    if other and not _only_refused(stage, record):
         raise UserError(
             f"out={out} holds the {stage.name} stage of another configuration (options, recipe, data or processes "
             f"differ): choose another --out, or delete that folder"
         )
     return record["state"] == "done" and all(path.exists() for path in stage.makes)
+
+
+def _only_refused(stage: Stage, record: dict[str, Any]) -> bool:
+    """Whether all attempts at a stage ended with exit code 2 and wrote nothing beside its results."""
+    refused = {attempt.get("code") for attempt in record["attempts"]} == {BAD_INPUT}
+    return refused and not any(any(path.parent.glob("*")) for path in stage.makes)
 
 
 def _run(line: list[str]) -> int:

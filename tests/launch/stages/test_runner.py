@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launch.command.cli import UserError
-from launch.command.exit_codes import INTERRUPTED
+from launch.command.exit_codes import BAD_INPUT, INTERRUPTED
 from launch.stages import records, runner
 from launch.stages.runner import Runner, is_done, key
 from launch.stages.stage import Stage
@@ -38,6 +38,22 @@ def test_a_stage_is_done_only_with_its_own_key_and_result(tmp_path: Path) -> Non
     assert is_done(stage, tmp_path, wanted)
     with pytest.raises(UserError, match="choose another --out"):
         is_done(stage, tmp_path, "other")
+
+
+def test_a_stage_that_only_refused_its_input_begins_with_a_mended_one(tmp_path: Path) -> None:
+    stage = Stage("one", "do it", "module", (), makes=(tmp_path / "run" / "result",))
+    records.begin(tmp_path, "one", most_idle=None, key="bad", command=[])
+    records.end(tmp_path, "one", BAD_INPUT)
+    assert not is_done(stage, tmp_path, "mended")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint").touch()
+    with pytest.raises(UserError, match="another configuration"):
+        is_done(stage, tmp_path, "mended")
+    (tmp_path / "run" / "checkpoint").unlink()
+    records.begin(tmp_path, "one", most_idle=None, key="bad", command=[])
+    records.end(tmp_path, "one", 1)
+    with pytest.raises(UserError, match="another configuration"):
+        is_done(stage, tmp_path, "mended")
 
 
 def test_the_key_is_of_content_and_not_of_places(tmp_path: Path) -> None:
