@@ -95,7 +95,7 @@ def start(folder: Path, *arguments: str, processes: int = 2) -> forked.Command:
 
 def alone(folder: Path, steps: int) -> subprocess.CompletedProcess[str]:
     """The job's steps up to some, without a launcher."""
-    words = ["--run.folder", str(folder), "--run.trackers", "[]", "--run.log_every", "1", "--steps", str(steps)]
+    words = ["--run.folder", str(folder), "--run.trackers", "[]", "--steps", str(steps)]
     return run([sys.executable, "-m", JOB, *words])
 
 
