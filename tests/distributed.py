@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 import traceback
@@ -12,23 +11,26 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from tests import forked
+
 
 def run_distributed_test(
     func: Callable[..., Any], world_size: int = 2, args: Sequence[Any] = (), *, timeout: float = 120.0
 ) -> list[Any]:
-    """Call `func(*args)` on each of `world_size` fresh processes joined by gloo; what each returned, by rank.
+    """Call `func(*args)` on each of `world_size` forked processes joined by gloo; what each returned, by rank.
 
     `func` must be importable (a function of a test module) and its result picklable. RANK, WORLD_SIZE and LOCAL_RANK
     are set, so that start_run works inside. An exception of a rank is raised here, with its traceback; after `timeout`
     seconds all ranks are ended and TimeoutError is raised.
     """
-    context = multiprocessing.get_context("spawn")
+    context = forked.context()
     with tempfile.TemporaryDirectory() as folder:
         ends, processes = [], []
+        place = str(Path(folder) / "rendezvous")
         for rank in range(world_size):
             ours, theirs = context.Pipe(duplex=False)
-            place = str(Path(folder) / "rendezvous")
-            process = context.Process(target=_rank, args=(func, rank, world_size, tuple(args), place, theirs, timeout))
+            given = (func, rank, world_size, tuple(args), place, theirs, timeout, dict(os.environ))
+            process = context.Process(target=_rank, args=given)
             process.start()
             theirs.close()
             ends.append(ours)
@@ -75,7 +77,9 @@ def _rank(
     place: str,
     end: Connection,
     timeout: float,
+    environment: dict[str, str],
 ) -> None:
+    forked.be(environment)
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

@@ -273,16 +273,25 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def call(root: Path, module: str, *words: str) -> None:
-    line = [sys.executable, "-m", module, *words]
+IN_TURN = """
+import importlib, json, sys
+for module, *words in json.loads(sys.argv[1]):
+    sys.argv = [module, *words]
+    assert not importlib.import_module(module).main(), module
+"""
+
+
+def call(root: Path, *lines: tuple[str, ...]) -> None:
+    """Run commands of the copy, one after the other in a process that imports it once."""
+    line = [sys.executable, "-c", IN_TURN, json.dumps(lines)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{module}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{lines}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.slow
 def test_all_of_them_go_through_the_commands(extended: Path) -> None:
-    call(extended, "data.pack", "40", "shards", "--kind", "toy", "--processes", "1")
+    pack = ("data.pack", "40", "shards", "--kind", "toy", "--processes", "1")
     changed = {
         **{name: value for name, value in OPTIONS.items() if not name.startswith("model.quantizer")},
         "data.index": "shards/train.json",
@@ -296,16 +305,15 @@ def test_all_of_them_go_through_the_commands(extended: Path) -> None:
         "model.quantizer.code_dim": "8",
     }
     options = [word for name, value in changed.items() for word in (f"--{name}", value)]
-    call(extended, "stage1_tokenizer.train", *options)
-    logged = [json.loads(line) for line in (extended / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {"loss/rec", "loss/toy", "loss/discriminator"} <= {name for line in logged for name in line}
-    call(extended, "stage1_tokenizer.release", "--run", "run", "--out", "tokenizer", "--licence", "mit")
-    for part in ("train", "held_out"):
-        words = ("--tokenizer", "tokenizer", "--data", f"shards/{part}.json", "--out", f"codes/{part}")
-        call(extended, "stage2_prior.encode", *words)
+    release = ("stage1_tokenizer.release", "--run", "run", "--out", "tokenizer", "--licence", "mit")
+    encode = ("stage2_prior.encode", "--tokenizer", "tokenizer")
+    encoded = [(*encode, "--data", f"shards/{part}.json", "--out", f"codes/{part}") for part in ("train", "held_out")]
     words = ("--tokenizer", "tokenizer", "--data.index", "codes/train/index.json", "--data.batch_size", "4")
     model = ("--model.kind", "toy", "--model.layers", "1", "--model.width", "16", "--model.heads", "2")
     more = ("--steps", "2", "--run.folder", "prior", "--run.precision", "fp32", "--run.trackers", "[]")
-    call(extended, "stage2_prior.train", *words, *model, *more)
-    call(extended, "stage2_prior.sample", "--prior", "prior", "--tokenizer", "tokenizer", "--out", "samples")
+    prior = ("stage2_prior.train", *words, *model, *more)
+    sample = ("stage2_prior.sample", "--prior", "prior", "--tokenizer", "tokenizer", "--out", "samples")
+    call(extended, pack, ("stage1_tokenizer.train", *options), release, *encoded, prior, sample)
+    logged = [json.loads(line) for line in (extended / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss/rec", "loss/toy", "loss/discriminator"} <= {name for line in logged for name in line}
     assert len(list((extended / "samples").glob("*/*.png"))) == 20

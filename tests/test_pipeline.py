@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,10 @@ from PIL import Image
 
 from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
+from launch.stages import runner
 from launch.stages.listing import ROOT, PipelineConfig
+from tests import forked
+from tests.commands import call
 
 TOKENIZER = """
 run: {folder: run, log_every: 2, trackers: []}
@@ -68,21 +70,36 @@ def small_set(folder: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels_CHW[0]).save(path)
     line = ["data.pack", str(folder / "pictures"), str(folder / "shards"), "--kind", "folder", "--held_out", "0.2"]
-    subprocess.run([sys.executable, "-m", *line, "--processes", "1"], cwd=ROOT, check=True, capture_output=True)
+    done = forked.call([sys.executable, "-m", *line, "--processes", "1"])
+    assert done.returncode == 0, done.stderr
 
 
-def run(options: list[str]) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "launch.pipeline", *options]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environ, check=False)
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.CompletedProcess[str]]:
+    """The stages that were run, in forked processes; the priors' trainings without the launcher, to save time."""
+    ended: list[subprocess.CompletedProcess[str]] = []
+
+    def stage(line: list[str]) -> int:
+        started = line.index("stage2_prior.train") if "stage2_prior.train" in line else 2
+        ended.append(forked.call([*line[:2], *line[started:]]))
+        return ended[-1].returncode
+
+    monkeypatch.setattr(runner, "_run", stage)
+    return ended
 
 
 @pytest.mark.slow
-def test_the_whole_pipeline_and_again(options: list[str]) -> None:
-    done = run(options)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_whole_pipeline_and_again(
+    options: list[str], ended: list[subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*more: str) -> tuple[int, list[str], str]:
+        return (*call("launch.pipeline", [*options, *more]), capsys.readouterr().out)
+
+    code, errors, said = run()
+    assert code == 0, f"{said}\n{errors}\n{ended[-1:]}"
+    assert len(ended) == 11 and "launch.local" in ended[0].args
     out = Path(options[options.index("--out") + 1])
-    assert done.stdout.splitlines()[-1] == f"quickstart: done, report at {out / 'report.html'}"
+    assert said.splitlines()[-1] == f"quickstart: done, report at {out / 'report.html'}"
     figures = json.loads((out / "metrics.json").read_text())
     assert {"psnr", "lpips", "codebook_usage"} <= set(figures["tokenizer"])
     assert 0 < figures["prior"]["bits_per_code"] < 20
@@ -104,16 +121,15 @@ def test_the_whole_pipeline_and_again(options: list[str]) -> None:
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert made
 
-    again = run(options)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert again.stdout.count("reused, it was done earlier with the same configuration") == 11
-    assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
+    code, errors, again = run()
+    assert (code, len(ended)) == (0, 11), f"{again}\n{errors}"
+    assert again.count("reused, it was done earlier with the same configuration") == 11
+    assert again.splitlines()[-1] == said.splitlines()[-1]
     assert made == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
 
-    other = run([*options, "--processes", "2"])
-    assert other.returncode == 2
-    assert "holds the tokenizer stage of another configuration" in other.stderr
-    assert other.stderr.count("\n") == 1
+    code, errors, _ = run("--processes", "2")
+    assert (code, len(errors)) == (2, 1)
+    assert "holds the tokenizer stage of another configuration" in errors[0]
 
 
 def test_the_default_folder_names_what_differs() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from data.pictures.config import TransformConfig
 from data.reading.stream import every_sample
 from launch.stages.listing import ROOT
 from stage1_tokenizer.foreign import LAYOUTS
+from tests import forked
 from tests.stage1_tokenizer.foreign import peer_layouts
 from tests.stage1_tokenizer.publishing.test_convert import state
 from tests.stage2_prior.tiny import write_tokenizer
@@ -31,8 +30,6 @@ SMALL = {
 }
 """What makes each long command short."""
 
-ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
 
 def section(page: str, heading: str) -> str:
     """What a page has under a heading."""
@@ -45,6 +42,13 @@ def commands(page: str, *headings: str) -> list[str]:
     blocks = [block for name in headings for block in re.findall(r"```bash\n(.*?)```", section(page, name), re.DOTALL)]
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.split("  #")[0].strip() for line in lines if line.startswith(("python", "accelerate"))]
+
+
+def run(words: list[str]) -> None:
+    """A command as it is typed, in a process of its own."""
+    assert words[:2] == ["python", "-m"]
+    done = forked.call([sys.executable, *words[1:]])
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.fixture
@@ -73,8 +77,7 @@ def test_own_pictures(pictures: Path, tmp_path: Path):
         for module, options in SMALL.items():
             if module in words:
                 words += shlex.split(options)
-        done = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        run(words)
     for made in (
         "sheet.png",
         "tokenizer/model.safetensors",
@@ -123,8 +126,7 @@ def test_bringing_a_tokenizer(tmp_path: Path):
         if "--init" in words:
             words += shlex.split("--steps 2 --run.precision fp32 --data.transform.size 32 --data.batch_size 4")
             words += shlex.split("--evaluate_samples 4 --loss.perceptual.weight 0 --run.trackers []")
-        done = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        run(words)
     assert "discriminator: from there too" in (tmp_path / "mine" / "tuned" / "log.txt").read_text()
     assert (tmp_path / "mine" / "vqmodel" / "diffusion_pytorch_model.safetensors").is_file()
 

@@ -76,8 +76,9 @@ def parse(
     """
     from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     words = list(sys.argv[1:] if argv is None else argv)
+    explained = any(word.startswith(("-h", "--h", "--print")) for word in words)  # reading docstrings takes a third
+    set_parsing_settings(docstring_parse_attribute_docstrings=explained)
     try:
         form_class = narrowed(config_class, words)
     except ValueError as error:
@@ -91,7 +92,8 @@ def parse(
         if name.endswith("_"):
             parser._option_string_actions[f"--{name[:-1]}"] = action = parser._option_string_actions.pop(f"--{name}")
             action.option_strings = [f"--{name[:-1]}"]
-    _show_forms(parser, form_class)
+    if explained:
+        _show_forms(parser, form_class)
     read = Words(form_class, positional, rest)
     try:
         namespace = parser.parse_args(read.options(words))

@@ -34,6 +34,7 @@ from PIL import Image
 
 from data.order.sample_order import SampleOrder
 from stage1_tokenizer import Tokenizer
+from tests import forked
 from tests.golden.compare import BITS, OTHER_PROCESSOR, SAME_PROCESSOR, Limits, differences
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,11 +57,9 @@ Record = dict[str, Any]
 def command(module: str, **options: object) -> None:
     """Run one command of the pipeline: `run__folder=x` is `--run.folder x`."""
     words = [word for name, value in options.items() for word in (f"--{name.replace('__', '.')}", str(value))]
-    launcher = ["launch.local", "--processes", "1"] if module.endswith(".train") else []
-    line = [sys.executable, "-m", *launcher, module, *words]
-    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = forked.call([sys.executable, "-m", module, *words], env=ENVIRONMENT)
     if done.returncode:
-        raise SystemExit(f"{' '.join(line[1:])}\n{done.stdout}\n{done.stderr}")
+        raise SystemExit(f"{' '.join(done.args[1:])}\n{done.stdout}\n{done.stderr}")
 
 
 def make(folder: Path, *, masked: bool = True) -> None:

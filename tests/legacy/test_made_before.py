@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from PIL import Image
 
 from stage1_tokenizer import Tokenizer
+from tests import forked
 from tests.golden.compare import SAME_PROCESSOR, differences_of_metrics
 from tests.golden.record import ENVIRONMENT, ROOT, limits_for, metrics
 
@@ -39,9 +39,8 @@ KEPT = 4
 def call(module: str, *words: object) -> str:
     """Run a command of today's; its standard output."""
     environment = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(("ACCELERATE_", "SLURM"))}
-    line = [sys.executable, "-m", module, *map(str, words)]
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(line[1:])}\n{done.stdout}\n{done.stderr}"
+    done = forked.call([sys.executable, "-m", module, *words], env=environment)
+    assert done.returncode == 0, f"{' '.join(done.args[1:])}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 

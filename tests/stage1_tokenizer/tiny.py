@@ -13,6 +13,7 @@ import torch
 from data.pictures.config import TransformConfig
 from stage1_tokenizer.config.training import ModelConfig, QuantizerConfig
 from stage1_tokenizer.tokenizer.model import Tokenizer
+from tests import forked
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAIN, HELD_OUT = "data/samples/mnist/train.json", "data/samples/mnist/held_out.json"
@@ -86,6 +87,5 @@ def command(module: str, options: list[str], processes: int = 1) -> list[str]:
 
 
 def call(module: str, options: list[str], processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    line = command(module, options, processes)
-    return subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+    """Run a command to its end, forked; of several ranks, the launcher is forked and the ranks are not."""
+    return forked.call(command(module, options, processes), env=environment())

@@ -141,7 +141,7 @@ class Chain:
             "--run.trackers=[]",
             *(["--run.log_every=1"] if self.bench.rehearse else []),
         ]
-        began, share = time.monotonic(), 2.0 if self.bench.rehearse else SHARES[stage] * self.limit
+        began, share = time.monotonic(), 0.3 if self.bench.rehearse else SHARES[stage] * self.limit
         self.until(module, [*words, "--steps=10000000"], share, Path(run))
         step = folders.steps(Path(run))[0]
         if stage == "prior":

@@ -38,8 +38,9 @@ def sampling(bench: Bench) -> None:
     torch._dynamo.config.automatic_dynamic_shapes = False
     bench.part(TRAINING, "all", partial(training, bench), seconds=15)
     tidy(bench)
-    for number, (batch, guidance) in enumerate(PAIRS):
-        seconds = (bench.left() - KEPT) / (len(PAIRS) - number)
+    pairs = PAIRS[:2] if bench.rehearse else PAIRS  # guided and not; other batches go through the same code
+    for number, (batch, guidance) in enumerate(pairs):
+        seconds = (bench.left() - KEPT) / (len(pairs) - number)
         one = partial(measured, bench, batch, guidance, seconds, gathered_peers(bench))
         bench.part(group_of(batch, guidance), "all", one, seconds=KEPT)
         tidy(bench)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,8 +19,13 @@ from launch.checkpoints import folders
 from launch.command.exit_codes import INTERRUPTED, STOPPED
 from launch.ranks.launcher import CONFIGS, launch_arguments
 from launch.run import metrics
+from tests import forked
 
 JOB = "tests.launch.job"
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "MASTER_"))},
+    "ACCELERATE_USE_CPU": "true",
+}
 
 
 def launch(folder: Path, *arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
@@ -27,10 +33,9 @@ def launch(folder: Path, *arguments: str, processes: int = 2) -> subprocess.Comp
     return run([*line, "--run.folder", str(folder), "--run.trackers", "[]", *arguments])
 
 
-def run(line: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "MASTER_"))}
-    environment = {**clean, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environ}
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, env=environment, check=False)
+def run(line: list[str]) -> subprocess.CompletedProcess[str]:
+    """The launcher is forked, to save its imports; its ranks aren't."""
+    return forked.call(line, timeout=120, env=ENVIRONMENT)
 
 
 def test_two_processes_are_two_ranks(tmp_path: Path) -> None:
@@ -79,25 +84,29 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint_and_its_exit_code(tmp_path: 
     assert "from step 0" not in again.stderr
 
 
-def start(folder: Path, *arguments: str, processes: int = 2) -> subprocess.Popen[str]:
+def started_by(folder: Path, *arguments: str, processes: int = 2) -> list[str]:
     line = [sys.executable, "-m", "launch.local", "--processes", str(processes), JOB, "--run.folder", str(folder)]
-    return subprocess.Popen(
-        [*line, "--run.trackers", "[]", "--run.log_every", "1", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return [*line, "--run.trackers", "[]", "--run.log_every", "1", *arguments]
 
 
-def until(started: subprocess.Popen[str], sign: Callable[[], bool]) -> None:
+def start(folder: Path, *arguments: str, processes: int = 2) -> forked.Command:
+    return forked.Command(started_by(folder, *arguments, processes=processes), env=ENVIRONMENT, session=True)
+
+
+def alone(folder: Path, steps: int) -> subprocess.CompletedProcess[str]:
+    """The job's steps up to some, without a launcher."""
+    words = ["--run.folder", str(folder), "--run.trackers", "[]", "--steps", str(steps)]
+    return run([sys.executable, "-m", JOB, *words])
+
+
+def until(started: forked.Command, sign: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 100
     while not sign():
         assert started.poll() is None and time.monotonic() < deadline, "no sign of it"
         time.sleep(0.01)
 
 
-def press(started: subprocess.Popen[str], *, terminal: bool = True) -> None:
+def press(started: forked.Command | subprocess.Popen[str], *, terminal: bool = True) -> None:
     """Ctrl-C as a terminal sends it, to the whole foreground group, or `kill -INT` of the launcher alone."""
     if terminal:
         os.killpg(started.pid, signal.SIGINT)
@@ -121,7 +130,7 @@ def test_ctrl_c_saves_and_stops_all_ranks(tmp_path: Path, processes: int, termin
     assert told.count("Ctrl-C: the run saves and stops after this step; press it again to end at once") == 1
     assert told.endswith(f"stopped at step {saved}, with a checkpoint; rerun the same command to resume\n")
     assert "Traceback" not in told
-    again = launch(tmp_path / "run", "--run.log_every", "1", "--steps", str(saved + 3), processes=processes)
+    again = alone(tmp_path / "run", saved + 3)
     assert (again.returncode, f"from step {saved}\n" in again.stderr) == (0, True), again.stderr
 
 
@@ -129,7 +138,7 @@ def test_ctrl_c_saves_and_stops_all_ranks(tmp_path: Path, processes: int, termin
 def test_a_second_ctrl_c_while_saving_ends_at_once_and_leaves_the_checkpoint_before(
     tmp_path: Path, processes: int
 ) -> None:
-    assert launch(tmp_path / "run", "--steps", "3", processes=processes).returncode == 0
+    assert alone(tmp_path / "run", 3).returncode == 0
     started = start(tmp_path / "run", "--slow", "200", processes=processes)
     until(started, lambda: at_work(tmp_path / "run"))
     ranks = psutil.Process(started.pid).children(recursive=True)
@@ -146,10 +155,13 @@ def test_a_second_ctrl_c_while_saving_ends_at_once_and_leaves_the_checkpoint_bef
 
 
 def test_ctrl_c_before_there_are_ranks_is_one_line(tmp_path: Path) -> None:
-    started = start(tmp_path / "run", processes=2)
-    time.sleep(1.0)
-    press(started)
-    _, told = started.communicate(timeout=60)
+    """A launcher that isn't forked, for it must still import torch."""
+    line = started_by(tmp_path / "run")
+    options: Any = {"env": ENVIRONMENT, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(line, **options) as started:
+        time.sleep(1.0)
+        press(started)
+        _, told = started.communicate(timeout=60)
     assert started.returncode == INTERRUPTED, told
     assert told.splitlines()[-1] in ("interrupted by Ctrl-C",) or "nothing to save" in told
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from launch.command.cli import parse
 from launch.command.exit_codes import BAD_INPUT
 from stage2_prior.config.training import PriorTrainConfig
+from tests import forked
 from tests.stage2_prior.conftest import Coded
 from tests.stage2_prior.tiny import write_tokenizer
 
@@ -30,9 +30,7 @@ def test_every_recipe_is_read_and_says_how_it_is_started(recipe: Path):
 def test_a_prior_given_another_tokenizers_codes_is_one_line_and_exit_code_2(coded: Coded, tmp_path: Path):
     other = write_tokenizer(tmp_path / "other", seed=5)
     arguments = ["--run.folder", str(tmp_path / "run"), "--data.index", coded.codes, "--tokenizer", other]
-    done = subprocess.run(
-        [sys.executable, "-m", "stage2_prior.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = forked.call([sys.executable, "-m", "stage2_prior.train", *arguments])
     assert done.returncode == BAD_INPUT
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: tokenizer={other} has the fingerprint ")
