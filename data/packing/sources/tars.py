@@ -1,5 +1,6 @@
 """Existing WebDataset tars, to be re-sharded: read by byte offset, with all members."""
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -98,6 +99,8 @@ class TarSource(Source):
             if settled:  # of remote shards the offsets are not always there
                 return replace(index, offsets=build_index(tars, threads=_CONNECTIONS).offsets)
             about = {"classes": index.classes, "name": index.name, "licence": index.licence}
+        else:
+            about = {"classes": _classes_beside(Path(source))}
         tars = tars or find_tars(source, key="source")
         threads = _CONNECTIONS if any(map(is_remote, tars)) else cores()
         index, tally = index_samples(tars, layout=layout, threads=threads, kind=self.media, **about)
@@ -148,3 +151,12 @@ def read_captions(path: str) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise UserError(f"captions={path} can't be read: {reason(error)}") from error
     return found
+
+
+def _classes_beside(folder: Path) -> list[str]:
+    """The classes that all indexes in a folder of tars name alike; none where there is no index, or they differ."""
+    found = set()
+    for file in folder.glob("*.json") if folder.is_dir() else ():
+        with contextlib.suppress(UserError):  # of another kind
+            found.add(tuple(load_index(str(file)).classes))
+    return list(found.pop()) if len(found) == 1 else []

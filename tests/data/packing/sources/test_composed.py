@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -82,3 +83,11 @@ def test_captions_in_a_file_go_with_the_samples_of_its_keys(tmp_path: Path) -> N
     names.write_text('["drei"]')
     with pytest.raises(UserError, match="an object of texts"):
         TarSource(str(digits / "train.json"), captions=str(names))
+
+
+def test_a_folder_of_tars_has_the_classes_that_its_indexes_name(tmp_path: Path) -> None:
+    digits = write_digits(tmp_path / "digits", each=1)
+    assert TarSource(str(digits)).classes == list("0123456789")
+    other = json.loads((digits / "held_out.json").read_text()) | {"classes": list("abcdefghij")}
+    (digits / "held_out.json").write_text(json.dumps(other))
+    assert TarSource(str(digits)).classes == [], "they differ"
