@@ -11,8 +11,6 @@ from data.packing.sources.tars import TarSource
 from data.shards.sample import DamagedSampleError
 from launch.command.cli import UserError
 
-LARGEST = 16
-"""The longest side of a thing, in pixels, where a set says nothing else."""
 _SPLITS = ("train", "held_out")
 _DARK, _FULL = 32, 20
 
@@ -60,7 +58,7 @@ class OfDigits(Source):
         return split, number - self._first[split]
 
 
-def thing(picture_HW: np.ndarray, largest: int = LARGEST) -> np.ndarray:
+def thing(picture_HW: np.ndarray, largest: int) -> np.ndarray:
     """What is bright in a picture, cut out and reduced so that its longest side would be `largest` pixels for all.
 
     Of MNIST, whose digits fit into 20×20 pixels, by `largest` / 20. DamagedSampleError for a black picture.

@@ -3,15 +3,15 @@
 import numpy as np
 
 from data.packing.sources.base import Raw
-from data.packing.sources.digits import LARGEST, OfDigits, thing
+from data.packing.sources.digits import OfDigits, thing
 from data.pictures.config import FrameConfig
 from data.pictures.decode import decode_picture
 from data.shards.draws import draws
 from data.shards.sample import DamagedSampleError
 from data.videos.convert import encode
 
-FRAMES, SIDE = 9, 24
-"""Frames of a clip, and their side in pixels: the digit moves by one each frame."""
+FRAMES, SIDE, CELL = 9, 24, 16
+"""Frames of a clip, and in pixels the sides of a frame and of the digit's cell, which moves by one each frame."""
 SECONDS = 0.125
 """That a frame is shown."""
 DIRECTIONS = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}
@@ -50,7 +50,7 @@ class MovingDigitsSource(OfDigits):
             raise DamagedSampleError("the picture has no class")
         numbers = draws(turn, 0, digit.key)
         direction = list(DIRECTIONS)[int(len(DIRECTIONS) * next(numbers))]
-        thing_HW = thing(decode_picture(digit.encoded, FrameConfig(channels=1), max_pixels=1_000_000)[:, :, 0])
+        thing_HW = thing(decode_picture(digit.encoded, FrameConfig(channels=1), max_pixels=1_000_000)[:, :, 0], CELL)
         clip_THW = moved(thing_HW, DIRECTIONS[direction], next(numbers))
         caption = f"a {self.classes[digit.label]} moves {direction}"
         return Raw(
@@ -62,14 +62,14 @@ class MovingDigitsSource(OfDigits):
 
 
 def moved(thing_HW: np.ndarray, step: tuple[int, int], across: float) -> np.ndarray:
-    """clip_THW, uint8: a thing in the middle of a cell of LARGEST pixels that moves by `step` in each frame.
+    """clip_THW, uint8: a thing in the middle of a cell of CELL×CELL pixels that moves by `step` in each frame.
 
     The cell goes from one edge to the other; `across` in [0, 1) says where it is on the other axis.
     """
     clip_THW = np.zeros((FRAMES, SIDE, SIDE), np.uint8)
-    room, (height, width) = SIDE - LARGEST, thing_HW.shape
+    room, (height, width) = SIDE - CELL, thing_HW.shape
     for t, frame_HW in enumerate(clip_THW):
         along = {1: t, -1: room - t, 0: int((room + 1) * across)}
-        top, left = along[step[0]] + (LARGEST - height) // 2, along[step[1]] + (LARGEST - width) // 2
+        top, left = along[step[0]] + (CELL - height) // 2, along[step[1]] + (CELL - width) // 2
         frame_HW[top : top + height, left : left + width] = thing_HW
     return clip_THW
