@@ -102,6 +102,10 @@ class Quantizer(nn.Module):
         """
         raise TypeError(f"kind={self.config.kind} has no codes: choose another quantizer")
 
+    def vectors(self) -> list[Tensor]:
+        """The vectors of all codes of each codebook, (K, D) each, at least float32. TypeError without codes."""
+        raise TypeError(f"kind={self.config.kind} has no vectors of its codes: choose another quantizer")
+
     def perturbed(self, quantized: Quantized, chosen: Perturbed) -> Tensor:
         """The latents where the codes of the chosen samples are replaced by near ones. (Qiu et al. 2025, RobusTok)
 
@@ -177,6 +181,10 @@ class RowQuantizer(Quantizer):
         with exactly(codes), torch.no_grad():
             code_KD = self.compared()
             return nearby_vectors(code_KD, codes.flatten(), ranks.flatten(), nearest).view(codes.shape)
+
+    def vectors(self) -> list[Tensor]:
+        """Those that the search compares, of the one codebook."""
+        return [self.compared()]
 
     def compared(self) -> Tensor:
         """The vectors of all codes that the search compares with its rows, (K, D), at least float32."""

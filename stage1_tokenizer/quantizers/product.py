@@ -54,6 +54,10 @@ class SeveralCodebooks(Quantizer):
         means = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
         return Quantized(self.as_weights(codes_to_grid(latents_ND, grid)), idx_BGhw, means)
 
+    def vectors(self) -> list[Tensor]:
+        """Those of each codebook."""
+        return [book.compared() for book in self.books]
+
     def nearby(self, codes: Tensor, ranks: Tensor, nearest: int) -> Tensor:
         """The nearest codes, each in its own codebook."""
         each = zip(self.books, codes.unbind(1), ranks.unbind(1), strict=True)

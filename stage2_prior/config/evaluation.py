@@ -31,6 +31,10 @@ class EvaluateConfig(DistanceConfig):
     """Index of real training pictures, which the classifier is fitted to; needs `prior`."""
     held_out: str | None = None
     """Index of real held-out pictures, for the classifier's accuracy."""
+    classifier: Literal["default", "vgg16"] = "default"
+    """What tells the classes of pictures apart. default: coarse pixels, which do for drawings and digits; vgg16:
+    features of ImageNet, which know photographs far better. Sounds, videos and composed pictures have classifiers of
+    their own. Results of different ones aren't comparable."""
     limit: int = 10_000
     """Most pictures of `data` (and of `held_out`) to use, evenly spaced."""
     captions: int = 1000

@@ -76,6 +76,10 @@ class PriorModelConfig:
     """Inner width of the gated feed-forward layers; null: 8/3 of the width (the parameters of a plain layer at 4)."""
     tied: bool = False
     """Whether the output layer shares the token embedding's weights (a multiscale prior's always does)."""
+    code_embeddings: Literal["random", "codebook"] = "random"
+    """First embeddings of the codes. codebook: random projections of their vectors in the tokenizer's codebook, so that
+    codes that stand for nearly the same thing begin alike; output layers begin so too. It saves the first steps of
+    learning which codes are alike, the more the larger the codebook is."""
     rope_theta: float = 10000.0
     """Base of the rotary embeddings' wavelengths."""
     attention_dropout: float = 0.0
@@ -167,6 +171,7 @@ class PriorModelConfig:
             ("architecture", "llama", ("masked",)),
             ("token_dropout", 0.0, ("multiscale",)),
             ("class_tokens", 1, ("multiscale",)),
+            ("code_embeddings", "random", ("multiscale", "unified")),
         ):
             if getattr(self, name) != default and self.kind in kinds:
                 raise ValueError(
@@ -204,6 +209,11 @@ class PriorModelConfig:
                 f"model.per_level_weights=true is not supported with model.kind={self.kind}: leave it out, or set "
                 "model.kind to depth"
             )
+        if self.per_level_weights and self.code_embeddings != "random":
+            raise ValueError(
+                f"model.code_embeddings={self.code_embeddings} is not supported with model.per_level_weights=true: "
+                "leave one of them out"
+            )
         if self.delays is None:
             return
         if self.kind not in ("delay", "depth"):
@@ -222,6 +232,7 @@ class PriorModelConfig:
         for name, wrong, way in (
             ("head", self.head != "softmax" and self.kind not in ("autoregressive", "masked"), "set it to softmax"),
             ("order", self.head != "softmax" and self.order == "random", "set it to raster"),
+            ("code_embeddings", self.code_embeddings != "random" and self.head != "softmax", "leave it out"),
             ("factors", factors is not None and (self.head == "softmax" or bits), "leave it out"),
             ("head_width", self.head_width is not None and not bits, "leave it out"),
         ):

@@ -120,13 +120,19 @@ def drawn_samples(folder: str, transform: Transform) -> tuple[np.ndarray, np.nda
 
 
 def agreement(
-    samples: str, data: str, held_out: str | None, prior: Prior, limit: int, batch_size: int
+    samples: str,
+    data: str,
+    held_out: str | None,
+    prior: Prior,
+    limit: int,
+    batch_size: int,
+    kind: Classified | None = None,
 ) -> dict[str, Any]:
     """class_agreement and real_accuracy, each with its number of samples, and what the classifier is fitted to.
 
     `samples` is a folder of stage2_prior.sample, `data` an index of real training pictures, which the classifier is
     fitted to, `held_out` one of other real pictures; of both at most `limit` are read. Classes are those of `prior`, by
-    name.
+    name. `kind` is how samples are classified, by default that of the prior's kind.
     """
     transform = read_transform(prior.source.transform)
     requested_B, sampled_BCHW, described = drawn_samples(samples, transform)
@@ -151,7 +157,7 @@ def agreement(
         raise UserError(
             f"data={data} has {transform.kind} of one class only, which nothing tells apart: leave out data"
         )
-    kind = classified(transform.kind)
+    kind = kind or classified(transform.kind)
     classifier = kind.fitted(label_B, x_BCHW, transform)
     right_B = classifier(sampled_BCHW) == requested_B
     by_class = {

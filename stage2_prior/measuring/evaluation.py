@@ -32,6 +32,7 @@ from stage2_prior.config.evaluation import EvaluateConfig
 from stage2_prior.measuring.attributes import attribute_agreement
 from stage2_prior.measuring.classifier import agreement
 from stage2_prior.measuring.composed import Composition, composed_agreement
+from stage2_prior.measuring.feature_classifier import by_vgg16
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.measuring.unified_evaluation import add_both_ways, over_measured
 from stage2_prior.measuring.video_distances import add_video_distances
@@ -100,14 +101,20 @@ def add_prior(config: EvaluateConfig, prior: Prior, ranks: Ranks, evaluation: Ev
 def classified(config: EvaluateConfig, prior: Prior) -> dict[str, Any]:
     """The classifiers' figures: of what captions say if the set's can be checked, else of classes."""
     sets, settings = (str(config.data), config.held_out), (config.limit, config.batch_size)
+    by_features = by_vgg16(config.vgg_weights) if config.classifier == "vgg16" else None
+    own = "{} have a classifier of their own: leave classifier=vgg16 out"
+    if by_features and prior.source.kind != "pictures":
+        raise UserError(own.format(prior.source.kind))
     if found := attribute_agreement(config.samples, config.predictions, *sets, prior, *settings):
         return found
     data, transform = load_index(str(config.data)), read_transform(prior.source.transform)
     if config.samples and isinstance(transform, TransformConfig) and Composition.of(data):
+        if by_features:
+            raise UserError(own.format("composed pictures"))
         return composed_agreement(config.samples, data, config.held_out, prior, transform, *settings)
     if config.samples is None:
         raise UserError(f"predictions={config.predictions} can't be checked: data={config.data} has no meta.attributes")
-    return agreement(config.samples, *sets, prior, *settings)
+    return agreement(config.samples, *sets, prior, *settings, by_features)
 
 
 def checked_size(samples: str) -> Size:

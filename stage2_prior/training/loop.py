@@ -26,6 +26,7 @@ from stage2_prior.config.training import PriorTrainConfig
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.base import Prior
 from stage2_prior.priors.build import build_prior
+from stage2_prior.priors.code_embeddings import begin_as_vectors
 from stage2_prior.priors.fused import install
 from stage2_prior.priors.stock import checkpoint_layers
 from stage2_prior.priors.unified import UnifiedPrior
@@ -93,12 +94,17 @@ def stream_of(config: PriorTrainConfig, index: ShardIndex | UnifiedSets, run: Ru
 
 
 def fresh(config: PriorTrainConfig, index: ShardIndex | UnifiedSets) -> Prior:
-    """A prior with its first weights; a multiscale one takes the codes' embeddings from the tokenizer."""
+    """A prior with its first weights; those of codes may come from the tokenizer's codebook."""
     if isinstance(index, UnifiedSets):
         return index.fresh(config)
     source = CodeSource.of_index(index, config.data.index)
-    quantizer = Tokenizer.from_pretrained(str(config.tokenizer)).quantizer if source.form == "scales" else None
-    return build_prior(config.model, source, index.classes, quantizer)
+    by_codebook, quantizer = config.model.code_embeddings == "codebook", None
+    if source.form == "scales" or by_codebook:
+        quantizer = Tokenizer.from_pretrained(str(config.tokenizer)).quantizer
+    prior = build_prior(config.model, source, index.classes, quantizer)
+    if quantizer is not None and by_codebook:
+        begin_as_vectors(prior, quantizer.vectors())
+    return prior
 
 
 def build(

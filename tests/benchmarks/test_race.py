@@ -70,7 +70,12 @@ def test_a_short_race_measures_everybody_and_can_be_continued(
     assert {name: set(found) for name, found in result["time_to_final"].items()} == {
         "lpips": {"taming", "llamagen"}, "frechet_vgg16": {"taming", "llamagen"},
     }  # fmt: skip
-    assert all(0 <= found["class_agreement"] <= 1 and found["frechet"] > 0 for found in result["prior"].values())
+    for found in result["prior"].values():
+        at = {
+            name.rpartition("_at_")[2]: value for name, value in found.items() if name.startswith("frechet_vgg16_at_")
+        }
+        assert found["frechet"] == min(at.values()) == at[f"{found['guidance']:g}"] > 0
+        assert 0 <= found["class_agreement"] <= 1
     assert json.loads((out / "result.json").read_text()) == result
     for name in ("ours", "taming", "llamagen"):
         kept = json.loads((out / name / "curve.json").read_text())

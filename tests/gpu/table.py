@@ -32,6 +32,7 @@ NOT_HERE = {
     "loss.perceptual.net=squeeze": "needs a file of weights, and is no other code than alex",
     "loss.semantic.normalise": "is a mean and a deviation",
     "loss.semantic.resize": "is a choice of torch's interpolation",
+    "model.code_embeddings": "is how a prior begins",
     "model.double_z": "is for published weights",
     "model.preset": "is a size",
     "model.unified": "is about how rows are made, on the CPU",

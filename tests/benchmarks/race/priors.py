@@ -31,7 +31,8 @@ from stage1_tokenizer.measuring.scores import EvaluationSums
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import FEED_FORWARD_MULTIPLE
 from stage2_prior.config.training import PriorTrainConfig
-from stage2_prior.measuring.classifier import fitted_classifier, real_samples
+from stage2_prior.measuring.classifier import real_samples
+from stage2_prior.measuring.feature_classifier import by_vgg16
 from stage2_prior.sampling.pictures import Picture, sample_codes
 from stage2_prior.training.loop import build, evaluate, train_step
 from tests.benchmarks.peer_steps import importable
@@ -40,8 +41,8 @@ from tests.benchmarks.race.entrants import FEATURES, save_row, streamed
 from tests.benchmarks.race.settings import LLAMAGEN, OURS, Race, scaled_optimizer, words_of
 from tests.benchmarks.race.worker import PRIOR, Entrant, Worker, plan, planned_steps
 
-GUIDANCE = 1.5
-"""Classifier-free guidance of both."""
+GUIDANCES = (1.0, 1.5, 2.0, 3.0)
+"""Strengths of classifier-free guidance at which both are sampled; each is judged at the one with its best distance."""
 FITTED = 5000
 """Training pictures that the classifier of class agreement is fitted to."""
 MOMENTS = 3
@@ -121,7 +122,7 @@ class PriorEntrant:
         """Bits per held-out code."""
         raise NotImplementedError
 
-    def samples(self, label_B: Tensor, seed: int) -> Tensor:
+    def samples(self, label_B: Tensor, seed: int, guidance: float) -> Tensor:
         """A picture of each class, in [-1, 1]."""
         raise NotImplementedError
 
@@ -130,26 +131,40 @@ class PriorEntrant:
         return found | (self.measured_samples(folder) if last else {})
 
     def measured_samples(self, folder: Path) -> dict[str, float]:
-        """Distance of samples from the held-out pictures, and their class agreement; a PNG file of some."""
+        """Figures of the samples at each strength of guidance, and those at the best one; a PNG file of some there.
+
+        They are the distance from the held-out pictures and the class agreement.
+        """
         race, transform = self.race, self.race.config().data.transform
-        classes = len(load_index(race.data).classes)
-        label_B = torch.arange(race.samples) % classes
-        pixels = [to_uint8(self.samples(part_B, seed)).cpu() for seed, part_B in enumerate(label_B.split(classes * 5))]
-        pixels_BCHW = torch.cat(pixels)
-        for label in range(min(classes, 10)):
-            save_row(folder / f"samples-{label}.png", pixels_BCHW[label_B == label][:ROW])
+        classifier = by_vgg16().fitted(*real_samples(race.data, transform, FITTED, 50), transform)
+        test_B, test_BCHW = real_samples(race.held_out, transform, 1000, 50)
+        label_B = torch.arange(race.samples) % len(load_index(race.data).classes)
+        found, drawn = {}, {}
+        for guidance in GUIDANCES:
+            drawn[guidance] = self._drawn(label_B, guidance)
+            right_B = classifier(drawn[guidance].numpy()) == label_B.numpy()
+            found[guidance] = {**self._distances(drawn[guidance]), "class_agreement": float(right_B.mean())}
+        best = min(GUIDANCES, key=lambda guidance: found[guidance][f"frechet_{FEATURES}"])
+        for label in range(min(int(label_B.max()) + 1, 10)):
+            save_row(folder / f"samples-{label}.png", drawn[best][label_B == label][:ROW])
+        every = {f"{name}_at_{guidance:g}": x for guidance, figures in found.items() for name, x in figures.items()}
+        return {
+            **found[best], "guidance": best, "real_accuracy": float(np.mean(classifier(test_BCHW) == test_B)), **every
+        }  # fmt: skip
+
+    def _drawn(self, label_B: Tensor, guidance: float) -> Tensor:
+        parts = enumerate(label_B.split(5 * (int(label_B.max()) + 1)))
+        return torch.cat([to_uint8(self.samples(part_B, seed, guidance)).cpu() for seed, part_B in parts])
+
+    def _distances(self, pixels_BCHW: Tensor) -> dict[str, float]:
         network = load_network(FEATURES)
         assert network is not None
-        sums = EvaluationSums(network.to(race.device), self.run.device)
-        held_out = every_sample(race.held_out, transform, batch_size=50, limit=race.samples)
+        sums = EvaluationSums(network.to(self.race.device), self.run.device)
+        transform = self.race.config().data.transform
+        held_out = every_sample(self.race.held_out, transform, batch_size=50, limit=self.race.samples)
         for real, part_BCHW in zip(held_out, pixels_BCHW.split(50), strict=True):
-            sums.add(real.pixels_BCHW.to(race.device), part_BCHW.to(race.device), real.keys)
-        fitted = real_samples(race.data, transform, FITTED, 50)
-        classifier, test = fitted_classifier(*fitted), real_samples(race.held_out, transform, 1000, 50)
-        return sums.distances(self.run) | {
-            "class_agreement": float((classifier(pixels_BCHW.numpy()) == label_B.numpy()).mean()),
-            "real_accuracy": float(np.mean(classifier(test[1]) == test[0])),
-        }
+            sums.add(real.pixels_BCHW.to(self.race.device), part_BCHW.to(self.race.device), real.keys)
+        return sums.distances(self.run)
 
 
 class OurPrior(PriorEntrant):
@@ -174,12 +189,12 @@ class OurPrior(PriorEntrant):
         return evaluate(self.raw, self.ema, self.held_out, self.run)["eval/bits_per_code"]
 
     @torch.no_grad()
-    def samples(self, label_B: Tensor, seed: int) -> Tensor:
+    def samples(self, label_B: Tensor, seed: int, guidance: float) -> Tensor:
         tokenizer = Tokenizer.from_pretrained(self.config.tokenizer).eval().to(self.race.device)
         wanted = [Picture(label, number) for number, label in enumerate(label_B.tolist())]
         with self.ema.applied():
             self.raw.eval()
-            idx_Bhw = sample_codes(self.raw, wanted, seed, Drawing(guidance=GUIDANCE))
+            idx_Bhw = sample_codes(self.raw, wanted, seed, Drawing(guidance=guidance))
             self.raw.train()
         return tokenizer.decode(idx_Bhw)
 
@@ -243,10 +258,10 @@ class LlamaGensPrior(PriorEntrant):
         return nats / len(codes) / math.log(2)
 
     @torch.no_grad()
-    def samples(self, label_B: Tensor, seed: int) -> Tensor:
+    def samples(self, label_B: Tensor, seed: int, guidance: float) -> Tensor:
         self.model.eval()
         torch.manual_seed(seed)
-        settings = {"cfg_scale": GUIDANCE, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "sample_logits": True}
+        settings = {"cfg_scale": guidance, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "sample_logits": True}
         code_BN = self.generate(self.model, label_B.to(self.race.device), self.positions, **settings)
         for layer in self.model.layers:
             layer.attention.kv_cache = None  # its training has none

@@ -156,8 +156,8 @@ def table(curves: dict[str, Curve], result: dict[str, Any], race: Race) -> str:
     for name, found in result.get("prior", {}).items():
         lines.append(
             f"- {NAMES[name]}'s prior, {race.prior_minutes:g} minutes: Fréchet {found['frechet']:.1f}, class agreement "
-            f"{found['class_agreement']:.1%} (real pictures {found['real_accuracy']:.1%}), "
-            f"{found['bits_per_code']:.2f} bits per code"
+            f"{found['class_agreement']:.1%} (real pictures {found['real_accuracy']:.1%}) at guidance "
+            f"{found['guidance']:g}, {found['bits_per_code']:.2f} bits per code"
         )
     return "\n".join(lines) + "\n"
 

@@ -15,6 +15,7 @@ from stage1_tokenizer.measuring.results import report
 from stage2_prior.config.evaluation import EvaluateConfig
 from stage2_prior.measuring.classifier import features, fitted_classifier, real_samples
 from stage2_prior.measuring.evaluation import evaluate
+from stage2_prior.measuring.feature_classifier import by_vgg16
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.build import load_prior
 from tests.distributed import run_distributed_test
@@ -121,6 +122,37 @@ def test_agreement_counts_the_samples_that_show_their_class(coded: Coded, traine
         prior=trained.prior, samples=str(tmp_path), data=coded.pictures, out=str(tmp_path / "o.json")
     )
     assert evaluate(config)["class_agreement"] == pytest.approx(2 / 3)
+
+
+def textures(count: int, seed: int, side: int = 24) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and coloured stripes at random places, level or upright: alike in their coarse means."""
+    random = np.random.default_rng(seed)
+    label_B, shift_B = np.arange(count) % 2, random.integers(0, 4, count)
+    lines = (np.arange(side)[None] + shift_B[:, None]) // 2 % 2 * 120
+    pixels_BHW = np.where(label_B[:, None, None] == 0, lines[:, :, None], lines[:, None, :])
+    colours_BC = random.integers(60, 135, (count, 3))
+    return label_B, (pixels_BHW[:, None] + colours_BC[:, :, None, None]).astype(np.uint8)
+
+
+def test_vgg16_tells_apart_what_coarse_pixels_do_not():
+    transform, (label_B, pixels_BCHW) = TransformConfig(size=24), textures(60, 1)
+    seen_B, other_BCHW = textures(40, 2)
+    right = by_vgg16().fitted(label_B, pixels_BCHW, transform)(other_BCHW) == seen_B
+    assert right.mean() >= 0.95
+    grey = by_vgg16().fitted(label_B, pixels_BCHW[:, :1], transform)(other_BCHW[:, :1]) == seen_B
+    assert grey.mean() >= 0.95, "pictures of one channel too"
+
+
+def test_evaluation_by_vgg16_says_so_and_is_for_pictures(coded: Coded, trained: Trained, tmp_path: Path):
+    config = EvaluateConfig(
+        prior=trained.prior, samples=str(trained.samples), data=coded.pictures, out=str(tmp_path / "a.json")
+    )
+    results = [evaluate(replace(config, out=str(tmp_path / f"{name}.json"), classifier=name))
+               for name in ("default", "vgg16")]  # fmt: skip
+    assert [("VGG16" in found["classifier"]) for found in results] == [False, True]
+    assert 0 <= results[1]["class_agreement"] <= 1
+    comparable, lines = report(*[json.loads((tmp_path / f"{name}.json").read_text()) for name in ("default", "vgg16")])
+    assert comparable and any("not comparable" in line and "class_agreement" in line for line in lines)
 
 
 @pytest.mark.slow
