@@ -117,6 +117,7 @@ def _mp4(frames: Iterator[np.ndarray], seconds: Sequence[float], quality: int, g
                 stream.height, stream.width = frame_HWC.shape[:2]
                 stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, _TICKS)
             frame = av.VideoFrame.from_ndarray(frame_HWC, format="rgb24" if frame_HWC.ndim == 3 else "gray")
+            frame = frame.reformat(format=stream.pix_fmt)  # what the encoder's own conversion gives differs at times
             frame.pts, frame.duration, frame.time_base = start, end - start, Fraction(1, _TICKS)
             container.mux(stream.encode(frame))
         assert stream is not None, "a video has frames"
