@@ -18,6 +18,9 @@ from stage1_tokenizer.quantizers.usage import count_codes
 CPU_TILE, GPU_TILE = (1 << 10, 1 << 10), (1 << 12, 1 << 14)
 """Rows of latents, and of codes, in a tile of distances: it fits a core's cache, or has 256 MiB on a GPU."""
 
+MOST_EXACT = 1 << 24
+"""Up to here, float32 holds all whole numbers."""
+
 operator: Callable[[Tensor, Tensor], Tensor] | None = None
 """The search as one operator of torch, where this is installed."""
 
@@ -81,9 +84,14 @@ def rows_in_order(z_ND: Tensor, order_K: Tensor) -> Tensor:
 
 def sums_by_code(z_ND: Tensor, idx_N: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Number of rows of the global batch with each code, (K,) int64, and their sum, (K, D)."""
-    count_K = all_sum(count_codes(idx_N, size)[0])
+    count_K = count_codes(idx_N, size)[0]
     # The embedding's backward is the sum by code, and unlike index_add_ it is deterministic on a GPU.
-    return count_K, all_sum(torch.ops.aten.embedding_dense_backward(z_ND, idx_N, size, -1, False))
+    sum_KD = torch.ops.aten.embedding_dense_backward(z_ND, idx_N, size, -1, False)
+    ranks = world()[1]
+    if ranks == 1 or ranks * len(z_ND) > MOST_EXACT:
+        return all_sum(count_K), all_sum(sum_KD)
+    both_KX = all_sum(torch.cat([sum_KD, count_K[:, None].to(sum_KD.dtype)], dim=1))  # the ranks meet once
+    return both_KX[:, -1].long(), both_KX[:, :-1]
 
 
 @torch.no_grad()

@@ -184,7 +184,9 @@ def test_encoding_again(tmp_path: Path) -> None:
             assert extension == "webp" and np.array_equal(a, b), "without loss"
         assert np.allclose(file.times, before.times, atol=1e-3)
     assert convert(contents, None, VideoConvertConfig()) == ("mkv", contents)
-    assert len({convert(contents, None, VideoConvertConfig(side=24)) for _ in range(8)}) == 1, "the same bytes each time"
+    assert len({convert(contents, None, VideoConvertConfig(side=24)) for _ in range(8)}) == 1, (
+        "the same bytes each time"
+    )
     with pytest.raises(DamagedSampleError, match=r"20 frames are less than video\.least_frames=30"):
         convert(contents, None, VideoConvertConfig(least_frames=30))
     cut = contents[: len(contents) * 2 // 3]
