@@ -19,7 +19,7 @@ from stage1_tokenizer.publishing.standalone import try_out, write_model_files
 from stage1_tokenizer.training.fine_tuning import check_init, with_model
 from tests.imports import ROOT
 
-RELEASES = sorted((ROOT / "docs" / "releases").glob("*/config.json"))
+RELEASES = sorted((ROOT / "docs" / "releases").glob("*/preprocessor_config.json"))
 LARGEST = 8 * 2**20
 """Bytes of weights that a release in the repository may have."""
 
@@ -52,5 +52,5 @@ def test_first_try_begins_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     words = with_model(["--config", "launch/recipes/first_try/tokenizer.yaml"])
     config = parse(TokenizerTrainConfig, words, prog="test")
     check_init(config)
-    assert config.init is not None and ROOT / config.init / "config.json" in RELEASES
+    assert config.init is not None and ROOT / config.init / "preprocessor_config.json" in RELEASES
     assert config.model == Tokenizer.from_pretrained(config.init).config
