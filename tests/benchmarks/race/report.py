@@ -47,6 +47,7 @@ def report(race: Race, names: list[str]) -> dict[str, Any]:
     }
     if race.prior:
         result["prior"] = {name: prior_of(race, name) for name in names if name != TAMING}
+        samples(race, list(result["prior"]))
     draw(race.folder / "curves.png", curves)
     pictures(race, curves)
     (race.folder / "table.md").write_text(table(curves, result, race))
@@ -135,6 +136,20 @@ def pictures(race: Race, curves: dict[str, Curve]) -> None:
         pen.text((6, top + height // 2 - 6), name, fill="black")
         page.paste(row.resize((row.width * scale, height), Image.Resampling.NEAREST), (left, top))
     page.save(race.folder / "pictures.png")
+
+
+def samples(race: Race, names: list[str]) -> None:
+    """Samples of each prior at its best guidance, a class in each row, the contenders beside each other."""
+    gap, top = 16, 20
+    files = {name: sorted((race.folder / f"{PRIOR}{name}").glob("samples-*.png")) for name in names}
+    rows = {name: [Image.open(file).convert("RGB") for file in found] for name, found in files.items()}
+    width, height = rows[names[0]][0].size
+    page = Image.new("RGB", ((width + gap) * len(names) - gap, top + height * len(rows[names[0]])), "white")
+    for number, name in enumerate(names):
+        ImageDraw.Draw(page).text((number * (width + gap), 4), NAMES[name], fill="black")
+        for row, picture in enumerate(rows[name]):
+            page.paste(picture, (number * (width + gap), top + row * height))
+    page.save(race.folder / "samples.png")
 
 
 def table(curves: dict[str, Curve], result: dict[str, Any], race: Race) -> str:
