@@ -8,9 +8,9 @@ is measured at the same moments of its own time, on the same held-out pictures, 
 timed. Then LlamaGen's GPT and our prior train on each one's own codes (not with --tokenizer-only). The same command
 continues a race that was interrupted.
 
-OUT gets curves.png, table.md, pictures.png, samples.png (with priors), settings.md, and result.json: `time_to_final` (our
-time to a peer's final held-out figure as a share of its time to it; null: not reached), `final`, `prior`. The last line
-is that object.
+OUT gets curves.png, table.md, pictures.png, samples.png (with priors), settings.md, and result.json: `time_to_final`
+(our time to a peer's final held-out figure as a share of its time to it; null: not reached), `final`, `prior`. The last
+line is that object.
 """
 
 from __future__ import annotations
