@@ -78,8 +78,7 @@ class PriorModelConfig:
     """Whether the output layer shares the token embedding's weights (a multiscale prior's always does)."""
     code_embeddings: Literal["random", "codebook"] = "random"
     """First embeddings of the codes. codebook: random projections of their vectors in the tokenizer's codebook, so that
-    codes that stand for nearly the same thing begin alike; output layers begin so too. It saves the first steps of
-    learning which codes are alike, the more the larger the codebook is."""
+    codes that stand for nearly the same thing begin alike; output layers begin so too."""
     rope_theta: float = 10000.0
     """Base of the rotary embeddings' wavelengths."""
     attention_dropout: float = 0.0

@@ -278,3 +278,18 @@ def test_gaussian_is_a_vaes() -> None:
     torch.testing.assert_close(many.mean(0), mean[0], rtol=0, atol=0.3)
     with pytest.raises(TypeError, match="no codes"):
         quantizer.embed(torch.zeros(1, 2, 2, dtype=torch.int64))
+
+
+def _counted(most: int) -> tuple[Tensor, Tensor]:
+    search.MOST_EXACT = most
+    rank = torch.distributed.get_rank()
+    z_ND = torch.randn(30, 5, generator=torch.Generator().manual_seed(rank))
+    return search.sums_by_code(z_ND, torch.arange(30) * (rank + 1) % 7, 9)
+
+
+def test_counts_and_sums_of_two_ranks_are_the_same_in_one_reduction_as_in_two() -> None:
+    apart, joined = run_distributed_test(_counted, args=(0,)), run_distributed_test(_counted, args=(1000,))
+    for (count_K, sum_KD), (other_K, other_KD) in zip(apart, joined, strict=True):
+        assert count_K.dtype == other_K.dtype == torch.int64
+        assert torch.equal(count_K, other_K) and torch.equal(sum_KD, other_KD)
+    assert int(apart[0][0].sum()) == 60 and apart[0][0][7:].tolist() == [0, 0]
