@@ -26,7 +26,7 @@ from launch.run.runtime import Run
 from launch.run.seeding import seed_step
 from launch.run.starting import start_run
 from stage1_tokenizer import Tokenizer
-from stage1_tokenizer.measuring.features import load_network
+from stage1_tokenizer.measuring.features import FeatureNetwork, load_network
 from stage1_tokenizer.measuring.scores import EvaluationSums
 from stage2_prior.config.drawing import Drawing
 from stage2_prior.config.model import FEED_FORWARD_MULTIPLE
@@ -136,6 +136,8 @@ class PriorEntrant:
         They are the distance from the held-out pictures and the class agreement.
         """
         race, transform = self.race, self.race.config().data.transform
+        network = load_network(FEATURES)
+        assert network is not None
         classifier = by_vgg16().fitted(*real_samples(race.data, transform, FITTED, 50), transform)
         test_B, test_BCHW = real_samples(race.held_out, transform, 1000, 50)
         label_B = torch.arange(race.samples) % len(load_index(race.data).classes)
@@ -143,7 +145,7 @@ class PriorEntrant:
         for guidance in GUIDANCES:
             drawn[guidance] = self._drawn(label_B, guidance)
             right_B = classifier(drawn[guidance].numpy()) == label_B.numpy()
-            found[guidance] = {**self._distances(drawn[guidance]), "class_agreement": float(right_B.mean())}
+            found[guidance] = {**self._distances(network, drawn[guidance]), "class_agreement": float(right_B.mean())}
         best = min(GUIDANCES, key=lambda guidance: found[guidance][f"frechet_{FEATURES}"])
         for label in range(min(int(label_B.max()) + 1, 10)):
             save_row(folder / f"samples-{label}.png", drawn[best][label_B == label][:ROW])
@@ -156,9 +158,7 @@ class PriorEntrant:
         parts = enumerate(label_B.split(5 * (int(label_B.max()) + 1)))
         return torch.cat([to_uint8(self.samples(part_B, seed, guidance)).cpu() for seed, part_B in parts])
 
-    def _distances(self, pixels_BCHW: Tensor) -> dict[str, float]:
-        network = load_network(FEATURES)
-        assert network is not None
+    def _distances(self, network: FeatureNetwork, pixels_BCHW: Tensor) -> dict[str, float]:
         sums = EvaluationSums(network.to(self.race.device), self.run.device)
         transform = self.race.config().data.transform
         held_out = every_sample(self.race.held_out, transform, batch_size=50, limit=self.race.samples)
@@ -173,6 +173,7 @@ class OurPrior(PriorEntrant):
     def __init__(self, race: Race, config: PriorTrainConfig, run: Run):
         super().__init__(race, run)
         self.config, self.held_out = config, load_index(str(config.data.held_out))
+        self.tokenizer = Tokenizer.from_pretrained(config.tokenizer).eval().to(race.device)
         self.raw, self.strategy, self.ema, _ = build(config, load_index(config.data.index), run)
         self.state = {**self.strategy.state("prior"), "ema": self.ema.state}
 
@@ -190,13 +191,12 @@ class OurPrior(PriorEntrant):
 
     @torch.no_grad()
     def samples(self, label_B: Tensor, seed: int, guidance: float) -> Tensor:
-        tokenizer = Tokenizer.from_pretrained(self.config.tokenizer).eval().to(self.race.device)
         wanted = [Picture(label, number) for number, label in enumerate(label_B.tolist())]
         with self.ema.applied():
             self.raw.eval()
             idx_Bhw = sample_codes(self.raw, wanted, seed, Drawing(guidance=guidance))
             self.raw.train()
-        return tokenizer.decode(idx_Bhw)
+        return self.tokenizer.decode(idx_Bhw)
 
 
 class LlamaGensPrior(PriorEntrant):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from launch.command.cli import UserError
 from stage1_tokenizer.measuring.results import report
 from stage2_prior.config.evaluation import EvaluateConfig
 from stage2_prior.measuring.classifier import features, fitted_classifier, real_samples
-from stage2_prior.measuring.evaluation import evaluate
+from stage2_prior.measuring.evaluation import classified, evaluate
 from stage2_prior.measuring.feature_classifier import by_vgg16
 from stage2_prior.measuring.held_out import held_out_figures
 from stage2_prior.priors.build import load_prior
@@ -153,6 +154,9 @@ def test_evaluation_by_vgg16_says_so_and_is_for_pictures(coded: Coded, trained: 
     assert 0 <= results[1]["class_agreement"] <= 1
     comparable, lines = report(*[json.loads((tmp_path / f"{name}.json").read_text()) for name in ("default", "vgg16")])
     assert comparable and any("not comparable" in line and "class_agreement" in line for line in lines)
+    sounds: Any = SimpleNamespace(source=SimpleNamespace(kind="sounds"))
+    with pytest.raises(UserError, match="sounds have a classifier of their own: leave classifier=vgg16 out"):
+        classified(replace(config, classifier="vgg16"), sounds)
 
 
 @pytest.mark.slow
