@@ -80,6 +80,12 @@ class PipelineConfig:
                 f"data={self.data} is no sample set: use one of {', '.join(SAMPLE_SETS)}, "
                 "or set recipe, train and held_out"
             )
+        name = Path(self.recipe or "").name
+        if name in SAMPLE_SETS and name != self.data and self.train is None:
+            raise ValueError(
+                f"recipe={self.recipe} is for the sample set {name}, not for data={self.data}: set data={name}, or train "
+                "and held_out"
+            )
 
     @property
     def folder(self) -> Path:

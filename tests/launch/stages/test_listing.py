@@ -62,6 +62,14 @@ def pairs(words: tuple[str, ...]) -> list[tuple[str, str]]:
     return list(pairwise(words))
 
 
+def test_a_sample_sets_recipe_is_not_trained_on_another_set() -> None:
+    recipe = str(ROOT / "launch" / "recipes" / "captioned_digits")
+    with pytest.raises(ValueError, match="is for the sample set captioned_digits, not for data=mnist: set data="):
+        PipelineConfig(recipe=recipe)
+    PipelineConfig(recipe=recipe, data="captioned_digits")
+    PipelineConfig(recipe=recipe, train="own.json", held_out="own.json")
+
+
 def test_figures_of_samples_and_predictions_are_told_apart(tmp_path: Path) -> None:
     config = PipelineConfig(data="moving_digits", out=str(tmp_path))
     found = {
