@@ -83,8 +83,8 @@ class PipelineConfig:
         name = Path(self.recipe or "").name
         if name in SAMPLE_SETS and name != self.data and self.train is None:
             raise ValueError(
-                f"recipe={self.recipe} is for the sample set {name}, not for data={self.data}: set data={name}, or train "
-                "and held_out"
+                f"recipe={self.recipe} is for the sample set {name}, not for data={self.data}: set data={name}, or "
+                "train and held_out"
             )
 
     @property
