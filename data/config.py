@@ -1,6 +1,6 @@
 """The `data:` block of both stages' recipes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data.media import Transform
@@ -54,9 +54,9 @@ class CodeDataConfig:
         return "codes"
 
     @property
-    def decoding(self) -> dict[str, Any]:
-        """Settings of the kind's decoder."""
-        return {}
+    def decoding(self) -> dict[int, dict[str, Any]]:
+        """Settings of the kind's decoder, by the first step that has them."""
+        return {0: {}}
 
     def __post_init__(self) -> None:
         sizes = ("batch_size", "threads", "read_ahead", "retries", "connections", "micro_batch", "window")
@@ -103,6 +103,11 @@ class DataConfig(CodeDataConfig):
     codes: str | None = None
     """Path of an index of codes of `index`'s samples, from stage2_prior.redraw or .encode: the decoder is trained to
     rebuild the samples from these, not from codes of its own, and nothing random is done to the samples."""
+    early_steps: int = 0
+    """Progressive resolution: in the first so many steps, pictures have sides of `early_size` instead of
+    transform.size, and steps take a fraction of the time. Held-out pictures always have transform.size."""
+    early_size: int | None = None
+    """With early_steps, pixels of each side."""
     max_pixels: int = 80_000_000
     """A picture with more pixels than this is refused before it is decoded, and counted as damaged."""
 
@@ -112,13 +117,29 @@ class DataConfig(CodeDataConfig):
         return self.transform.kind
 
     @property
-    def decoding(self) -> dict[str, Any]:
-        """Settings of the kind's decoder."""
-        return {"transform": self.transform, "max_pixels": self.max_pixels}
+    def decoding(self) -> dict[int, dict[str, Any]]:
+        """Settings of the kind's decoder, by the first step that has them."""
+        late = {"transform": self.transform, "max_pixels": self.max_pixels}
+        if not self.early_steps:
+            return {0: late}
+        return {0: late | {"transform": replace(self.transform, size=self.early_size)}, self.early_steps: late}
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        at_least(0, self, "early_steps", prefix="data.")
+        if self.early_steps:
+            self._check_early()
         if self.codes is not None and self.mixture:
             raise ValueError(f"data.codes={self.codes} is not supported with data.mixture: remove one of them")
         fits = 1 <= self.max_pixels <= 178_956_970
         check("data.max_pixels", self.max_pixels, fits, "a number from 1 to 178956970, PIL's own limit")
+
+    def _check_early(self) -> None:
+        early = f"data.early_steps={self.early_steps}"
+        if self.kind != "pictures":
+            raise ValueError(f"{early} is for pictures, not for {self.kind}: set it to 0")
+        if self.codes is not None:
+            raise ValueError(f"{early} is not supported with data.codes, whose grids have one size: set it to 0")
+        size, full = self.early_size, self.transform.sizes[-1]
+        if size is None or not 1 <= size < full:
+            raise ValueError(f"{early} needs data.early_size, a size below data.transform.size={full}, not {size}")

@@ -29,7 +29,8 @@ class Media:
     transform: type[Transform] | None = None
     """Settings of `data.transform`; None: samples are read as they are."""
     decoder: str = ""
-    """Class `(index, seed, **config.decoding)`, a `data.reading.read_ahead.Decoder`: samples to rows of a batch."""
+    """Class `(index, seed, **settings)`, those of `config.decoding`, a `data.reading.read_ahead.Decoder`: samples to
+    rows of a batch."""
     check: str = ""
     """Function `(sample, max_size) → (content, note)`: raises DamagedSampleError unless all of the sample decodes.
     Equal contents are duplicates (None: never); `note` says what is odd about a usable sample."""

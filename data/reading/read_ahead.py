@@ -125,8 +125,9 @@ class ReadAhead:
         self.reader = RemoteReader(shards, config) if shards.remote else LocalReader(shards)
         make = handler(config.kind, "decoder")
         firsts = {index.kind: index for index in reversed(shards.indexes)}
-        self._decoders: dict[str, Decoder] = {
-            kind: make(index, seed, **config.decoding) for kind, index in firsts.items()
+        self._decoders: dict[int, dict[str, Decoder]] = {
+            step: {kind: make(index, seed, **settings) for kind, index in firsts.items()}
+            for step, settings in config.decoding.items()
         }
         self._quarantine = quarantined(shards.indexes)
         self._threads = config.threads or share(most=MOST_THREADS)
@@ -167,7 +168,11 @@ class ReadAhead:
 
     def _decoder(self, request: Request) -> Decoder:
         """What decodes a batch, whose samples are all of the kind of its first."""
-        return self._decoders[self._kind(int(request.places[0, 0]))]
+        return self._decoders_at(request.step)[self._kind(int(request.places[0, 0]))]
+
+    def _decoders_at(self, step: int) -> dict[str, Decoder]:
+        """By kind of sample, what decodes the batch of a step."""
+        return self._decoders[max(first for first in self._decoders if first <= step)]
 
     def _kind(self, shard: int) -> str:
         return self._shards.part(shard)[0].kind
@@ -177,19 +182,19 @@ class ReadAhead:
         for row in piece:
             shard, position, epoch = request.places[row].tolist()
             try:
-                rows.append(self._decode(shard, position, epoch, request.fetches[row], buffer, row))
+                rows.append(self._decode(request.step, shard, position, epoch, request.fetches[row], buffer, row))
             except DamagedSampleError as error:
-                other = self._replace(request.slots[row], shard, epoch, buffer, row) if request.slots else _Row()
+                other = self._replace(request, shard, epoch, buffer, row) if request.slots else _Row()
                 rows.append(other._replace(damage=error))
         return rows
 
-    def _decode(self, shard: int, position: int, epoch: int, fetch: Fetch, buffer: Memory, row: int) -> _Row:
+    def _decode(self, step: int, shard: int, position: int, epoch: int, fetch: Fetch, buffer: Memory, row: int) -> _Row:
         if position in self._quarantine[shard]:
             raise QuarantinedError(self._quarantine[shard][position])
         index, _ = self._shards.part(shard)
         sample = read_sample(fetch(), index.layout)
         number = index.label_of(sample) if index.kind == self._config.kind else -1
-        decoder = self._decoders[index.kind]
+        decoder = self._decoders_at(step)[index.kind]
         if self._codes is None:
             decoder.fill(sample, epoch, buffer, row)
         else:
@@ -197,13 +202,13 @@ class ReadAhead:
             self._codes.fill(shard, position, sample.key, buffer.codes, row)
         return _Row(sample.key, number, caption(sample))
 
-    def _replace(self, slot: tuple[int, int], damaged: int, epoch: int, buffer: Memory, row: int) -> _Row:
+    def _replace(self, request: Request, damaged: int, epoch: int, buffer: Memory, row: int) -> _Row:
         """Fill a row with the nearest sound sample before it in its lane (at the very start, after it), of its kind.
 
         `damaged` is the shard of its own.
         """
-        assert self._order is not None
-        lane, position = slot
+        assert self._order is not None and request.slots is not None
+        lane, position = request.slots[row]
         tried: set[int] = set()
         for turn in range(1, _MAX_TRIES + 1):
             other = position - turn if turn <= position else turn
@@ -212,7 +217,8 @@ class ReadAhead:
                 continue
             tried.add(shard)
             try:
-                return self._decode(shard, place, epoch, partial(self.reader.read, shard, place), buffer, row)
+                fetch = partial(self.reader.read, shard, place)
+                return self._decode(request.step, shard, place, epoch, fetch, buffer, row)
             except DamagedSampleError:
                 continue
         names = ", ".join(self._shards.name(shard) for shard in sorted(tried)[:5])

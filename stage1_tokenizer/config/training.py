@@ -20,6 +20,7 @@ from stage1_tokenizer.config.losses import LossConfig as LossConfig
 from stage1_tokenizer.config.losses import PerceptualConfig as PerceptualConfig
 from stage1_tokenizer.config.model import ModelConfig as ModelConfig
 from stage1_tokenizer.config.monitor import MonitorConfig as MonitorConfig
+from stage1_tokenizer.config.progressive import check_early
 from stage1_tokenizer.config.quantizer import QuantizerConfig as QuantizerConfig
 
 
@@ -155,6 +156,7 @@ class TokenizerTrainConfig:
         for adversarial in self.loss.adversaries.values():
             adversarial.check_samples(self.model.in_channels, self.model.spatial_dims, size)
         self._check_semantic()
+        check_early(self.data, self.model, self.loss, self.cuda_graph)
         if self.model.in_channels != self.data.transform.channels:
             raise ValueError(
                 f"model.in_channels={self.model.in_channels} differs from data.transform.channels="

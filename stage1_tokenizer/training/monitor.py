@@ -68,7 +68,9 @@ class Monitor:
         """The monitor of a run."""
         most: dict[str, float] = {}
         if tokenizer.codebook_size:
-            codes = math.prod(tokenizer.codes_shape(config.data.transform.sizes)) // tokenizer.codebooks
+            early = config.data.early_size if config.data.early_steps else None
+            sizes = config.data.transform.sizes if early is None else (early, early)
+            codes = math.prod(tokenizer.codes_shape(sizes)) // tokenizer.codebooks
             perplexity = min(tokenizer.codebook_size, codes * config.data.batch_size)
             most = {"codes/perplexity": perplexity, "codes/used": perplexity * tokenizer.codebooks}
         limits = {

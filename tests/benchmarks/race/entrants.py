@@ -25,7 +25,7 @@ from stage1_tokenizer.measuring.features import load_network
 from stage1_tokenizer.measuring.scores import EvaluationSums, measure
 from stage2_prior.config.training import PriorTrainConfig
 from tests.benchmarks.race.contenders import Ours, Theirs
-from tests.benchmarks.race.settings import OURS, Race
+from tests.benchmarks.race.settings import OURS, Race, words_of
 from tests.benchmarks.race.worker import PROBE, Entrant, Worker, plan, planned_steps
 
 SHOWN = 10
@@ -90,11 +90,13 @@ def tokenizer(race: Race, name: str, config: TokenizerTrainConfig) -> Iterator[E
 
 
 def rehearse(race: Race) -> None:
-    """Plan our steps: with a discriminator from step 2·PROBE on, where there is one."""
+    """Plan our steps: with a discriminator or pictures of full size from step 2·PROBE on, where there is that."""
     recipe, trial = race.config(), str(race.folder / "trial")
-    adversarial = recipe.loss.adversarial
-    config = race.config(4 * PROBE, "--run.folder", trial, "--loss.adversarial.start", str(2 * PROBE))
-    start = adversarial.start / recipe.steps if adversarial.weight else 1.0
+    adversarial, early = recipe.loss.adversarial, recipe.data.early_steps
+    changes = {"loss.adversarial.start": 2 * PROBE, "data.early_steps": 2 * PROBE * bool(early)}
+    config = race.config(4 * PROBE, "--run.folder", trial, *words_of(changes))
+    first = early or (adversarial.start if adversarial.weight else recipe.steps)
+    start = first / recipe.steps
     with tokenizer(race, OURS, config) as entrant:
         plan(race.folder / OURS, race.minutes * 60, start, entrant)
 
@@ -104,6 +106,7 @@ def entered(race: Race, name: str) -> Iterator[Worker]:
     """The worker of a contender's tokenizer."""
     folder = race.folder / name
     steps = planned_steps(folder)
-    config = race.config(steps, "--run.folder", str(folder), "--run.watchdog", "0")
+    own = [] if name == OURS else ["--data.early_steps", "0"]
+    config = race.config(steps, "--run.folder", str(folder), "--run.watchdog", "0", *own)
     with tokenizer(race, name, config) as entrant:
         yield Worker(race, folder, entrant, steps, race.minutes * 60, race.moments)

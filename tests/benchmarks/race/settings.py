@@ -99,6 +99,7 @@ def scaled(recipe: TokenizerTrainConfig, steps: int) -> dict[str, Any]:
     return scaled_optimizer(recipe.optimizer, steps, recipe.steps) | {
         "loss.adversarial.start": round(adversarial.start * share),
         "loss.adversarial.ramp": round(adversarial.ramp * share),
+        "data.early_steps": round(recipe.data.early_steps * share),
         "evaluate_every": 0,
     }
 
@@ -118,6 +119,8 @@ def differences(race: Race) -> list[tuple[str, str, str, str, str]]:
     config = race.config()
     loss, optimizer, quantizer, own = config.loss, config.optimizer, config.model.quantizer, "each its own"
     adversarial = loss.adversarial
+    early = config.data.early_steps
+    sizes = f"{config.data.early_size} px for {early / config.steps:.0%} of the steps" if early else "one"
     share = f"from {adversarial.start / config.steps:.0%} of the steps on" if adversarial.weight else "none"
     theirs = f"from {race.start:.0%} of the time on" if race.start < 1 else "none"
     unit = "unit length" if quantizer.l2_normalise else "free length"
@@ -140,5 +143,6 @@ def differences(race: Race) -> list[tuple[str, str, str, str, str]]:
         ("Adam's betas", betas, "0.5, 0.9", "0.9, 0.95", own),
         ("gradients' norm clipped to", f"{optimizer.clip:g}", "no", "1", own),
         ("measured", kept, "last weights", "last weights", "vq_train.py's --ema is off by default"),
+        ("sizes of pictures", sizes, "one", "one", "neither publishes progressive resolution"),
         ("forward passes a step", "1", "2", "1", own),
     ]  # fmt: skip

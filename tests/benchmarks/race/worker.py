@@ -103,9 +103,9 @@ class Worker:
 
 
 def plan(folder: Path, budget: float, start: float, entrant: Entrant) -> None:
-    """Write down how many steps fit into the budget, from a trial of `entrant`, whose discriminator starts at 2·PROBE.
+    """Write down how many steps fit into the budget, from a trial of `entrant`, which changes at 2·PROBE.
 
-    `start` is the share of the steps after which a discriminator works.
+    `start` is the share of the steps before the change: a discriminator starts, or pictures get their full size.
     """
     times = []
     with entrant.batches(0) as batches:

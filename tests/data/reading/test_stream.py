@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,19 @@ def test_threads_and_read_ahead_do_not_change_the_batches(pictures: Path) -> Non
     four = take(config(pictures, threads=4, read_ahead=6), 15)
     assert all(map(same, one, four))
     assert one[0].pixels_BCHW.shape == (8, 3, 16, 16) and one[0].pixels_BCHW.dtype == torch.uint8
+
+
+def test_early_batches_are_the_same_samples_in_their_own_size(pictures: Path) -> None:
+    early = config(pictures, early_steps=4, early_size=8)
+    whole, plain = take(early, 6), take(config(pictures), 6)
+    assert [batch.pixels_BCHW.shape[-1] for batch in whole] == [8] * 4 + [16] * 2
+    assert [batch.keys for batch in whole] == [batch.keys for batch in plain]
+    assert all(map(same, whole[4:], plain[4:]))
+    assert all(map(same, take(early, 3, start=3), whole[3:]))
+    small = take(config(pictures, transform=replace(RANDOM, size=8)), 4)
+    assert all(map(same, whole, small))
+    held_out = list(every_sample(str(pictures), RANDOM, batch_size=8))
+    assert {batch.pixels_BCHW.shape[-1] for batch in held_out} == {16}
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
