@@ -122,6 +122,7 @@ class DataConfig(CodeDataConfig):
         late = {"transform": self.transform, "max_pixels": self.max_pixels}
         if not self.early_steps:
             return {0: late}
+        assert isinstance(self.transform, TransformConfig) and self.early_size is not None
         return {0: late | {"transform": replace(self.transform, size=self.early_size)}, self.early_steps: late}
 
     def __post_init__(self) -> None:

@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.ablation --recipe launch/recipes/cifar10_small/tokenizer.yaml \
         --data TRAIN.json --held_out HELD_OUT.json --steps 400 --out runs/ablation [CHANGE ...]
 
-The recipe trains for so many steps, each change for as many of its own as take the same time: its step and the
-recipe's are timed in turns in one process, so that the machine's moods meet both alike. All that is counted in steps
-keeps its share. Each is stage1_tokenizer.train itself, in OUT/CHANGE; a finished one is not trained again.
+The recipe trains for so many steps, all with pictures of full size, and each change for as many of its own as take the
+same time: its step and the recipe's are timed in turns in one process, so that the machine's moods meet both alike. All
+that is counted in steps keeps its share. Each is stage1_tokenizer.train itself, in OUT/CHANGE; a finished one is not
+trained again.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Ablation:
     def __init__(self, args: argparse.Namespace):
         self.out, self.steps, self.recipe = Path(args.out), args.steps, args.recipe
         places = {"data.index": args.data, "data.held_out": args.held_out, "evaluate_features": "vgg16"}
+        places["data.early_steps"] = 0
         self.common = ["--config", args.recipe, *words_of(places), "--run.trackers", "[]"]
         self.plain = self.config({}, 0)
 

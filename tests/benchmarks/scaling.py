@@ -32,7 +32,7 @@ def speed(args: argparse.Namespace, folder: Path, processes: int, threads: int, 
     options = {
         "run.folder": str(folder), "run.log_every": str(EVERY), "run.trackers": "[]", "data.index": args.data,
         "data.held_out": "null", "data.batch_size": str(batch), "data.threads": "1", "steps": str(args.steps),
-        "loss.adversarial.start": "0",
+        "loss.adversarial.start": "0", "data.early_steps": "0",
     }  # fmt: skip
     words += [word for name, value in options.items() for word in (f"--{name}", value)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
