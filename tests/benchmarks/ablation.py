@@ -34,7 +34,7 @@ FIGURES = ("psnr", "lpips", "frechet_vgg16", "codebook_usage")
 EARLY = "data.early_size"
 """Of a change that has it, half of the time is for pictures of this size."""
 NO_FLIP = {"data.transform.flip": "false"}
-DISCRIMINATOR = {"loss.adversarial.weight": 0.1, "loss.adversarial.adaptive": "false"}
+DISCRIMINATOR = {"loss.adversarial.weight": 0.1}
 CHANGES: dict[str, dict[str, Any]] = {
     "recipe": {},
     "seed-1": {"run.seed": 1},
