@@ -63,11 +63,22 @@ def new_folder(out: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         try:
             yield temporary
+            share(temporary)
             if out.exists():
                 out.rmdir()  # fails on files that came meanwhile, which move_folder would delete
             move_folder(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def share(folder: Path) -> None:
+    """Give weights, which safetensors writes for their owner alone, the mode of any other new file."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)
 
 
 def sync_folder(folder: Path) -> None:
