@@ -176,7 +176,8 @@ def _first(config: PipelineConfig) -> list[Stage]:
         shown |= {config.kind: out / "evaluation" / config.kind, "picture_count": SHOWN}
     if config.kind == "videos":
         shown |= {"samples": VIDEOS_MEASURED, "batch_size": 16}
-    short = {"steps": SHORT_STEPS, "evaluate_samples": 64, "run__log_every": 5} if config.short else {}
+    few = {"steps": SHORT_STEPS, "data__early_steps": 0, "evaluate_samples": 64, "run__log_every": 5}
+    short = few if config.short else {}
     return [
         Stage(
             "tokenizer",

@@ -95,7 +95,8 @@ class CompareConfig:
     out: str
     """Folder for runs, table and picture; finished runs in it are reused."""
     steps: int = 2000
-    """Training steps of each variant; the adversarial term starts after a third of them."""
+    """Training steps of each variant, without early ones (data.early_steps); the adversarial term starts after a third
+    of them."""
     variants: list[str] = field(default_factory=list)
     """Variants to train, in this order; none: all for this kind of data."""
     options: dict[str, str] = field(default_factory=dict)

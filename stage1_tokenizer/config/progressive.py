@@ -11,12 +11,13 @@ SMALLEST = 16
 """Pixels of each side that LPIPS's networks halve four times."""
 
 
-def check_early(data: DataConfig, model: ModelConfig, loss: LossConfig, cuda_graph: bool) -> None:
-    """Raise ValueError for networks and losses that need pictures of one size."""
+def check_early(data: DataConfig, model: ModelConfig, loss: LossConfig, steps: int, cuda_graph: bool) -> None:
+    """Raise ValueError for networks and losses that need pictures of one size, and where no step has large ones."""
     if not data.early_steps:
         return
     early, size = f"data.early_steps={data.early_steps}", data.early_size
     assert size is not None
+    check("data.early_steps", data.early_steps, data.early_steps < steps, f"fewer than steps={steps}, or to 0")
     stride, least = math.lcm(*model.stride), SMALLEST if loss.perceptual.weight else 1
     rule = f"a multiple of {stride}, the model's stride" + f", from {least} on (LPIPS)" * (least > 1)
     check("data.early_size", size, size % stride == 0 and size >= least, rule)

@@ -156,7 +156,7 @@ class TokenizerTrainConfig:
         for adversarial in self.loss.adversaries.values():
             adversarial.check_samples(self.model.in_channels, self.model.spatial_dims, size)
         self._check_semantic()
-        check_early(self.data, self.model, self.loss, self.cuda_graph)
+        check_early(self.data, self.model, self.loss, self.steps, self.cuda_graph)
         if self.model.in_channels != self.data.transform.channels:
             raise ValueError(
                 f"model.in_channels={self.model.in_channels} differs from data.transform.channels="

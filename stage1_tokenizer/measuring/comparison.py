@@ -79,6 +79,7 @@ def settings(
         "data.held_out": "null",
         "steps": config.steps,
         "run.save_every": max(1, config.steps // 4),
+        "data.early_steps": 0,
         "loss.adversarial.start": config.steps // 3,
         "loss.adversarial.ramp": config.steps // 12,
         "optimizer.warmup": config.steps // 50,

@@ -94,7 +94,7 @@ class Ablation:
     def slower(self, name: str) -> float:
         """How many times the recipe's time a step takes with a change; a discriminator works in half of the steps."""
         count = TIMED + TIMED // 4
-        configs = [self.config(one, 2 * count, f"{name}-timed", 2 * count) for one in ({}, CHANGES[name])]
+        configs = [self.config(one, 2 * count + 1, f"{name}-timed", 2 * count) for one in ({}, CHANGES[name])]
         times: list[list[float]] = [[], []]
         with start_run(configs[0], configs[0].run) as run, contextlib.ExitStack() as opened:
             streams = [opened.enter_context(streamed(config, 0)) for config in configs]

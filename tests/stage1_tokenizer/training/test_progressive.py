@@ -64,6 +64,7 @@ def last(folder: Path) -> Path:
         ({"data__early_size": "null"}, r"data\.early_steps=3 needs data\.early_size, a size below .*=16, not None"),
         ({"data__early_size": 16}, r"data\.early_steps=3 needs data\.early_size, a size below .*=16, not 16"),
         ({"data__early_steps": -1}, r"data\.early_steps=-1 is out of range"),
+        ({"steps": 3}, r"data\.early_steps=3 is out of range: set it to fewer than steps=3, or to 0"),
         ({"data__early_size": 7}, r"data\.early_size=7 .* a multiple of 2, the model's stride$"),
         ({"loss__perceptual__weight": 1}, r"data\.early_size=8 .* a multiple of 2, .*, from 16 on \(LPIPS\)"),
         ({"loss__adversarial__start": 2}, r"start=2 of loss\.adversarial is before .*: set it to 3 or more"),
