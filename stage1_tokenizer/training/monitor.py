@@ -68,9 +68,8 @@ class Monitor:
         """The monitor of a run."""
         most: dict[str, float] = {}
         if tokenizer.codebook_size:
-            early = config.data.early_size if config.data.early_steps else None
-            sizes = config.data.transform.sizes if early is None else (early, early)
-            codes = math.prod(tokenizer.codes_shape(sizes)) // tokenizer.codebooks
+            smallest = config.data.decoding[0]["transform"]
+            codes = math.prod(tokenizer.codes_shape(smallest.sizes)) // tokenizer.codebooks
             perplexity = min(tokenizer.codebook_size, codes * config.data.batch_size)
             most = {"codes/perplexity": perplexity, "codes/used": perplexity * tokenizer.codebooks}
         limits = {

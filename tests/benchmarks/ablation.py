@@ -62,10 +62,12 @@ class Ablation:
     """One recipe, its data and its folder."""
 
     def __init__(self, args: argparse.Namespace):
-        self.out, self.steps, self.recipe = Path(args.out), args.steps, args.recipe
-        places = {"data.index": args.data, "data.held_out": args.held_out, "evaluate_features": "vgg16"}
-        places["data.early_steps"] = 0
-        self.common = ["--config", args.recipe, *words_of(places), "--run.trackers", "[]"]
+        self.out, self.steps = Path(args.out), args.steps
+        common = {
+            "data.index": args.data, "data.held_out": args.held_out, "data.early_steps": 0,
+            "evaluate_features": "vgg16", "run.trackers": "[]",
+        }  # fmt: skip
+        self.common = ["--config", args.recipe, *words_of(common)]
         self.plain = self.config({}, 0)
 
     def config(self, change: dict[str, Any], steps: int, folder: str = "trial", early: int = 0) -> TokenizerTrainConfig:
@@ -150,7 +152,7 @@ def main() -> None:
     for name in args.changes or CHANGES:
         rows.append(row(name, ablation.trained(name)))
         print(rows[-1], flush=True)
-    print("\n".join(rows))
+    print("\n".join(rows))  # in one piece: trainings print between
 
 
 if __name__ == "__main__":

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from launch.checkpoints import folders
 from launch.command.cli import UserError, parse
 from launch.command.exit_codes import STOPPED
 from stage1_tokenizer.config.training import TokenizerTrainConfig
 from stage1_tokenizer.train import train
 from stage1_tokenizer.training import loop
 from tests.stage1_tokenizer import tiny
-from tests.stage1_tokenizer.training.test_resume import Signals, flat
+from tests.stage1_tokenizer.training.test_resume import Signals, assert_same_bits
 
 EARLY: dict[str, Any] = {"data__early_steps": 3, "data__early_size": 8, "steps": 6, "loss__adversarial__start": 4}
 PLACES = {"data__index": tiny.ROOT / tiny.TRAIN, "data__held_out": tiny.ROOT / tiny.HELD_OUT}
@@ -44,18 +42,7 @@ def test_a_run_begins_with_small_pictures_and_resumes_among_them(
         assert train(settings(tmp_path / "stopped")) == STOPPED
     assert train(settings(tmp_path / "stopped")) == 0
     assert seen[6:] == seen[:6]
-    whole, stopped = (
-        flat({path.stem: torch.load(path, weights_only=True) for path in sorted(last(tmp_path / name).glob("*.pt"))})
-        for name in ("whole", "stopped")
-    )
-    assert list(whole) == list(stopped)
-    for name, value in whole.items():
-        same = torch.equal(value, stopped[name]) if isinstance(value, torch.Tensor) else value == stopped[name]
-        assert same, name
-
-
-def last(folder: Path) -> Path:
-    return folder / folders.FOLDER / f"{folders.PREFIX}{folders.steps(folder)[0]:09d}"
+    assert_same_bits(tmp_path / "stopped", tmp_path / "whole", steps=6)
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,10 @@ CHANGES: dict[str, Any] = {"steps": STEPS, "run__save_every": 7, "evaluate_every
 CHANGES |= {"data__index": tiny.ROOT / tiny.TRAIN, "data__held_out": tiny.ROOT / tiny.HELD_OUT}
 
 
-def final_state(folder: Path) -> dict[str, Any]:
+def final_state(folder: Path, steps: int) -> dict[str, Any]:
     """Everything in the last checkpoint."""
-    assert folders.steps(folder)[0] == STEPS
-    place = folder / folders.FOLDER / f"{folders.PREFIX}{STEPS:09d}"
+    assert folders.steps(folder)[0] == steps
+    place = folder / folders.FOLDER / f"{folders.PREFIX}{steps:09d}"
     return {path.stem: torch.load(path, weights_only=True) for path in sorted(place.glob("*.pt"))}
 
 
@@ -47,8 +47,8 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
     return {name: value}
 
 
-def assert_same_bits(folder: Path, reference: Path) -> None:
-    mine, other = flat(final_state(folder)), flat(final_state(reference))
+def assert_same_bits(folder: Path, reference: Path, steps: int = STEPS) -> None:
+    mine, other = flat(final_state(folder, steps)), flat(final_state(reference, steps))
     assert list(mine) == list(other)
     for name, value in mine.items():
         if isinstance(value, torch.Tensor):
